@@ -1,0 +1,61 @@
+"""Shared types: the result of a method, the errors, the dimension letters.
+
+Dimension letters in every annotation: `n` batch, `d h w` space, `c` channels of an activation,
+`k` classes, `m` ablations, `t` targets. Arrays are channels last.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+
+import jax
+from jaxtyping import Array, Float
+
+
+class SegcamError(ValueError):
+    """A fault in what was given; the message is one line: given, expected, what to do."""
+
+
+class TapError(SegcamError):
+    """A tap that is unknown, named twice, or in a place where a model cannot be split."""
+
+
+class TargetError(SegcamError):
+    """A target that explains nothing: an empty region, a pixel outside, an unknown class."""
+
+
+class InputError(SegcamError):
+    """An input (image, weights, option) that does not have the expected form."""
+
+
+class MissingExtraError(SegcamError, ImportError):
+    """An optional dependency that is not installed; the message names the extra that brings it."""
+
+
+def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
+    """The choices, those that look most like `name` first."""
+    choices = list(choices)
+    near = difflib.get_close_matches(name, choices, n=len(choices), cutoff=0.4)
+    return near + [choice for choice in choices if choice not in near]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What a method returns: the raw, signed result at the resolution of the tapped activation.
+
+    Attributes:
+        map: importance of each position, float32, signed, not normalised. Positive values support
+            the target.
+        score: the target's value for the unchanged input.
+        weights: importance of each channel, for methods that weight channels; else None.
+        scores: the target's value under each ablation, for methods that ablate; else None.
+        attribution: importance of each element of the activation (or input), for methods that
+            resolve channels; `map` is its sum over channels. Else None.
+    """
+
+    map: Float[Array, "*space"]
+    score: Float[Array, ""]
+    weights: Float[Array, "c"] | None = None
+    scores: Float[Array, "m"] | None = None
+    attribution: Float[Array, "*space c"] | None = None
