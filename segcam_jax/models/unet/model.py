@@ -1,0 +1,173 @@
+"""A configurable U-Net in 2D and 3D, with a tap after every convolution and every block."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segcam_jax.taps import tap
+from segcam_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """The shape of a U-Net.
+
+    The defaults are the CSBDeep U-Net that Seg-Grad-CAM explains: 5,505,707 parameters with one
+    input channel and eleven classes, 5,500,779 of them trainable.
+
+    Attributes:
+        in_channels: channels of the image.
+        classes: channels of the logits.
+        ndim: number of spatial dimensions, 2 or 3.
+        depth: number of poolings; the image extents must be multiples of 2**depth.
+        width: channels of the first level; each deeper level has twice as many.
+        dropout: share of activations dropped in training after the first convolution of a block.
+        upsample: `"nearest"` and `"linear"` resize, `"transposed"` learns a 2-strided convolution.
+        skips: whether the encoder's activations are concatenated in the decoder.
+    """
+
+    in_channels: int = 1
+    classes: int = 11
+    ndim: int = 2
+    depth: int = 4
+    width: int = 32
+    dropout: float = 0.0
+    upsample: Literal["nearest", "linear", "transposed"] = "nearest"
+    skips: bool = True
+
+    def __post_init__(self):
+        if self.ndim not in (2, 3):
+            raise InputError(f"`ndim` is {self.ndim}; a U-Net here has 2 or 3 spatial dimensions")
+        if self.upsample not in ("nearest", "linear", "transposed"):
+            raise InputError(
+                f"`upsample` is {self.upsample!r}; choose nearest, linear or transposed"
+            )
+        for field in ("in_channels", "classes", "depth", "width"):
+            if getattr(self, field) < 1:
+                raise InputError(f"`{field}` is {getattr(self, field)}; it must be at least 1")
+
+    @property
+    def multiple(self) -> int:
+        """What every extent of the image must be a multiple of."""
+        return 2**self.depth
+
+
+class ConvNormRelu(nnx.Module):
+    """Convolution 3^ndim with bias, BatchNorm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, ndim: int, *, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(
+            inputs, outputs, (3,) * ndim, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs
+        )
+        self.norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return nnx.relu(self.norm(self.conv(x)))
+
+
+class Block(nnx.Module):
+    """Two convolutions; taps `{name}/conv1` and `{name}`."""
+
+    def __init__(
+        self, name: str, inputs: int, hidden: int, outputs: int, config: UNetConfig, rngs: nnx.Rngs
+    ):
+        self.name = name
+        self.conv1 = ConvNormRelu(inputs, hidden, config.ndim, rngs=rngs)
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs) if config.dropout else None
+        self.conv2 = ConvNormRelu(hidden, outputs, config.ndim, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = tap(self.conv1(x), f"{self.name}/conv1")
+        if self.dropout is not None:
+            x = self.dropout(x)
+        return tap(self.conv2(x), self.name)
+
+
+class UNet(nnx.Module):
+    """Encoder, bottleneck and decoder with concatenated skips (Ronneberger et al., 2015).
+
+    Taps, from input to output: `encoder1` ... `encoder{depth}`, `bottleneck`,
+    `decoder{depth}` ... `decoder1`, `logits`; each block also has `{block}/conv1`.
+    """
+
+    def __init__(self, config: UNetConfig = UNetConfig(), *, rngs: nnx.Rngs):
+        self.config = config
+        widths = [config.width * 2**level for level in range(config.depth)]
+        inputs = [config.in_channels, *widths[:-1]]
+        self.encoder = nnx.List(
+            Block(f"encoder{level + 1}", inputs[level], width, width, config, rngs)
+            for level, width in enumerate(widths)
+        )
+        deepest = widths[-1]
+        self.bottleneck = Block("bottleneck", deepest, 2 * deepest, deepest, config, rngs)
+        self.decoder = nnx.List(
+            Block(
+                f"decoder{level + 1}",
+                widths[level] * (2 if config.skips else 1),
+                widths[level],
+                widths[max(0, level - 1)],
+                config,
+                rngs,
+            )
+            for level in reversed(range(config.depth))
+        )
+        window = (2,) * config.ndim
+        self.upsample = nnx.List(
+            nnx.ConvTranspose(widths[level], widths[level], window, strides=window, rngs=rngs)
+            for level in reversed(range(config.depth))
+            if config.upsample == "transposed"
+        )
+        self.head = nnx.Conv(widths[0], config.classes, (1,) * config.ndim, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
+        """Returns logits at the extent of the image.
+
+        Args:
+            x: one image or a batch of them, channels last.
+
+        Raises:
+            InputError: if the channels, or an extent of the image, do not fit the network.
+        """
+        self._check(x.shape)
+        window = (2,) * self.config.ndim
+        skips = []
+        for block in self.encoder:
+            x = block(x)
+            skips.append(x)
+            x = nnx.max_pool(x, window, strides=window)
+        x = self.bottleneck(x)
+        for index, (block, skip) in enumerate(zip(self.decoder, reversed(skips), strict=True)):
+            x = self._upsampled(x, index)
+            if self.config.skips:
+                x = jnp.concatenate([x, skip], axis=-1)
+            x = block(x)
+        return tap(self.head(x), "logits")
+
+    def _upsampled(self, x: Array, index: int) -> Array:
+        if self.config.upsample == "transposed":
+            return self.upsample[index](x)
+        ndim = self.config.ndim
+        if self.config.upsample == "linear":
+            lead = x.ndim - ndim - 1
+            shape = (*x.shape[:lead], *(2 * n for n in x.shape[lead:-1]), x.shape[-1])
+            return jax.image.resize(x, shape, "linear", antialias=False)
+        for axis in range(x.ndim - 1 - ndim, x.ndim - 1):
+            x = jnp.repeat(x, 2, axis=axis)
+        return x
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        config = self.config
+        if len(shape) not in (config.ndim + 1, config.ndim + 2) or shape[-1] != config.in_channels:
+            raise InputError(
+                f"the U-Net was given shape {shape}; it expects {config.ndim} spatial dimensions "
+                f"and {config.in_channels} channel(s) last, after an optional batch dimension"
+            )
+        space = shape[-1 - config.ndim : -1]
+        if any(extent % config.multiple for extent in space):
+            raise InputError(
+                f"the U-Net was given extents {space}; pad them to multiples of {config.multiple}"
+            )

@@ -1,0 +1,82 @@
+"""Tensors on disk: safetensors with JSON metadata, written whole or not at all, read strictly."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from segcam_jax.types import InputError
+
+
+def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping) -> None:
+    """Writes tensors and metadata to a `.safetensors` file under a temporary name, then renames.
+
+    Args:
+        path: the file to write; its folder is made.
+        tensors: name -> array.
+        metadata: what JSON can hold.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = {key: json.dumps(value) for key, value in metadata.items()}
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        safetensors.numpy.save_file(arrays, temporary, metadata=texts)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads what `save` wrote.
+
+    Returns:
+        `(tensors, metadata)`.
+
+    Raises:
+        InputError: if the file is missing, truncated or no safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weights file {str(path)!r} does not exist; give a .safetensors file")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            texts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = {key: json.loads(value) for key, value in texts.items()}
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(
+            f"weights file {str(path)!r} cannot be read ({error}); it is truncated or was not "
+            "written by segcam_jax"
+        ) from None
+    return tensors, metadata
+
+
+def check_fit(
+    tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], source: str
+) -> None:
+    """Checks that names and shapes are exactly those expected.
+
+    Raises:
+        InputError: one message with every missing, unexpected and misshapen tensor.
+    """
+    problems = [f"{name} is missing" for name in expected if name not in tensors]
+    problems += [f"{name} is not in the model" for name in tensors if name not in expected]
+    problems += [
+        f"{name} has shape {tensors[name].shape}, the model {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != tuple(shape)
+    ]
+    if problems:
+        raise InputError(
+            f"weights of {source!r} do not fit the model, {len(problems)} mismatch(es): "
+            + "; ".join(problems)
+        )
