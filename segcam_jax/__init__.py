@@ -1,3 +1,63 @@
-"""Exact, fast explanations of segmentation networks and classifiers for any JAX model."""
+"""Exact, fast explanations of segmentation networks and classifiers for any JAX model.
+
+Name activations with `tap`, cut the model with `split`, choose a target, explain it:
+
+    import segcam_jax as segcam
+
+    split = segcam.split(fn, "bottleneck", params, x)  # fn(params, x) -> logits
+    target = segcam.predicted(fn(params, x), class_index=2)
+    explanation = segcam.ablation_cam(split, params, x, target)
+    picture = segcam.heatmap(explanation.map, x.shape[:-1])
+
+Conventions: channels last. One example per call; batching is `jax.vmap`. Images are float32 in
+[0, 1] before the model's own normalisation. Logits are `h w k`, maps `h w` (3D: `d h w`), float32,
+signed and raw: nothing is normalised before `heatmap`. PRNG keys are explicit. The same input gives
+the same map for every chunk size.
+"""
+
+from segcam_jax.adapters import from_nnx as from_nnx
+from segcam_jax.heatmap import PROFILES as PROFILES, Profile as Profile, heatmap as heatmap
+from segcam_jax.methods import (
+    METHODS as METHODS,
+    ablation_cam as ablation_cam,
+    eigen_cam as eigen_cam,
+    eigen_grad_cam as eigen_grad_cam,
+    fast_ablation_cam as fast_ablation_cam,
+    grad_cam as grad_cam,
+    grad_cam_pp as grad_cam_pp,
+    gradient as gradient,
+    hires_cam as hires_cam,
+    input_x_gradient as input_x_gradient,
+    integrated_gradients as integrated_gradients,
+    layer_cam as layer_cam,
+    seg_grad_cam as seg_grad_cam,
+    smooth_grad as smooth_grad,
+    xgrad_cam as xgrad_cam,
+)
+from segcam_jax.taps import (
+    Split as Split,
+    bottleneck as bottleneck,
+    list_taps as list_taps,
+    split as split,
+    tap as tap,
+)
+from segcam_jax.targets import (
+    Target as Target,
+    component as component,
+    component_mask as component_mask,
+    pixel as pixel,
+    predicted as predicted,
+    predicted_mask as predicted_mask,
+    region as region,
+    stack as stack,
+    whole_image as whole_image,
+)
+from segcam_jax.types import (
+    Explanation as Explanation,
+    InputError as InputError,
+    SegcamError as SegcamError,
+    TapError as TapError,
+    TargetError as TargetError,
+)
 
 __version__ = "0.1.0"

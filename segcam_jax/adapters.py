@@ -1,9 +1,13 @@
-"""Models of other libraries as the plain functions `fn(params, x)` that `split` takes."""
+"""Models of other libraries as the plain functions `fn(params, x)` that `split` takes.
+
+Their libraries are imported when an adapter runs, so that `import segcam_jax` stays light.
+"""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flax import nnx
+if TYPE_CHECKING:
+    from flax import nnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,11 +16,13 @@ class _Apply:
 
     graph: Any
 
-    def __call__(self, params, x):
+    def __call__(self, params: Any, x: Any) -> Any:
+        from flax import nnx
+
         return nnx.merge(self.graph, params)(x)
 
 
-def from_nnx(model: nnx.Module):
+def from_nnx(model: "nnx.Module") -> tuple[_Apply, Any]:
     """Turns a Flax NNX model into `fn(params, x) -> output` and its parameters, in eval mode.
 
     The user's model is left as it is: a view with dropout off and BatchNorm on its running
@@ -28,8 +34,8 @@ def from_nnx(model: nnx.Module):
     Returns:
         `(fn, params)`: `fn` is pure and hashable; `params` is a pytree of arrays.
     """
-    view = nnx.view(
-        model, deterministic=True, use_running_average=True, raise_if_not_found=False
-    )
+    from flax import nnx
+
+    view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     graph, params = nnx.split(view)
     return _Apply(graph), params

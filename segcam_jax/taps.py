@@ -1,11 +1,50 @@
-"""Taps: named activations inside a model."""
+"""Taps (named activations inside a model) and the split of a model at one of them.
 
-from typing import TypeVar
+A model is any JAX function `fn(params, x) -> output` of one example. Where its author wrote
+`tap(x, name)`, `split` cuts it in two:
 
+    encode(params, x)         -> activation, carry     run once per image
+    decode(activation, carry) -> output                run once per ablation, or differentiated
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> def model(params, x):
+    ...     hidden = tap(jax.nn.relu(x @ params["in"]), "hidden")
+    ...     return hidden @ params["out"]
+    >>> params = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+    >>> x = jnp.ones((5, 3))
+    >>> s = split(model, "hidden", params, x)
+    >>> activation, carry = s.encode(params, x)
+    >>> activation.shape, bool((s.decode(activation, carry) == model(params, x)).all())
+    ((5, 4), True)
+
+Sharp edges: ablating or differentiating a tap reaches the consumers of the tapped value only, so
+tap before a skip branches off if both paths are meant. A tap inside scan, while or cond cannot be
+split at. `fn` is traced once per shape and cached by identity, as `jax.jit` does: what it closes
+over is fixed at the first trace.
+"""
+
+import collections
+import dataclasses
+import math
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from segcam_jax._jaxpr import cost, graph, slicing
+from segcam_jax.types import InputError, TapError, nearest_first
 
 T = TypeVar("T")
+Carry = tuple[Array, ...]
 PREFIX = "segcam:"
+INPUT = "input"
+_CACHED_SPLITS = 256
 
 
 def tap(x: T, name: str) -> T:
@@ -19,3 +58,281 @@ def tap(x: T, name: str) -> T:
         `x`, marked in the traced program so that `split` can cut there.
     """
     return checkpoint_name(x, PREFIX + name)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """A model cut at a tap; made by `split`, for one shape of parameters and input.
+
+    Works under `jit`, `vmap` and `grad`. Equal arguments to `split` give the same object.
+
+    Attributes:
+        tap: the name of the tap.
+        activation: shape and dtype of the activation, channels last, without a batch axis.
+        output: pytree of shape and dtype of the output.
+        input: pytree of shape and dtype of one example.
+    """
+
+    tap: str
+    activation: jax.ShapeDtypeStruct
+    output: Any
+    input: Any
+    _slice: slicing.Slice
+    _signature: Any
+    _channel_axis: int
+    _batch_axis: int | None
+
+    def encode(self, params: Any, x: Any) -> tuple[Float[Array, "*space c"], Carry]:
+        """Runs the part before the tap.
+
+        Returns:
+            `(activation, carry)`; the carry holds what `decode` reads besides the activation:
+            skip tensors and parameters.
+
+        Raises:
+            InputError: if shapes or dtypes are not those the model was split for.
+        """
+        leaves, signature = _abstract(params, x)
+        if signature != self._signature:
+            raise InputError(_mismatch(self._signature, signature))
+        activation, *carry = self._slice.encode(*map(jnp.asarray, leaves))
+        return self._canonical(activation), tuple(carry)
+
+    def decode(self, activation: Float[Array, "*space c"], carry: Carry) -> Any:
+        """Runs the part after the tap; `decode(*encode(params, x))` is the whole model."""
+        outputs = self._slice.decode(self._native(activation), *carry)
+        return jax.tree.unflatten(jax.tree.structure(self.output), outputs)
+
+    def ablated(self, params: Any, x: Any, mask: Float[Array, "..."]) -> Any:
+        """The output when the activation is multiplied by `mask`: 1 keeps, 0 ablates.
+
+        Args:
+            params: parameters.
+            x: one example.
+            mask: broadcasts against the activation `*space c`.
+        """
+        activation, carry = self.encode(params, x)
+        return self.decode(activation * jnp.asarray(mask, activation.dtype), carry)
+
+    @property
+    def decode_live_bytes(self) -> int:
+        """Bytes that one ablation holds at its peak, the shared carry left out."""
+        return cost.live_bytes(self._slice.decode_jaxpr)
+
+    @property
+    def decode_total_bytes(self) -> int:
+        """Bytes of all values of decode: a bound on what one gradient holds."""
+        return cost.total_bytes(self._slice.decode_jaxpr)
+
+    def _canonical(self, activation: Array) -> Array:
+        if self._batch_axis is not None:
+            activation = jnp.squeeze(activation, self._batch_axis)
+        return jnp.moveaxis(activation, self._channel_axis, -1)
+
+    def _native(self, activation: Array) -> Array:
+        if activation.shape != self.activation.shape:
+            raise InputError(
+                f"the activation at tap {self.tap!r} has shape {activation.shape}; "
+                f"expected {self.activation.shape}"
+            )
+        activation = jnp.moveaxis(activation, -1, self._channel_axis)
+        if self._batch_axis is not None:
+            activation = jnp.expand_dims(activation, self._batch_axis)
+        return activation
+
+
+def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Lists the taps of a model in order of evaluation, without running it.
+
+    Args:
+        fn: the model, `fn(params, x) -> output`.
+        params: pytree of arrays or `ShapeDtypeStruct`s.
+        x: one example, likewise.
+
+    Returns:
+        name -> shape and dtype. The input itself is the tap `"input"`, unless the model names one
+        so, or the input is more than one array.
+
+    Raises:
+        TapError: if a name is given twice.
+    """
+    _, signature = _abstract(params, x)
+    traced, _ = _trace(fn, signature)
+    return {name: _struct(variable.aval) for name, variable in _variables(traced, x).items()}
+
+
+def bottleneck(taps: Mapping[str, jax.ShapeDtypeStruct]) -> str:
+    """The tap with the fewest positions, the last of them if several have as few.
+
+    Args:
+        taps: what `list_taps` returned, channels last.
+    """
+    if not taps:
+        raise TapError("the model has no taps; name activations with tap(x, name)")
+    positions = {name: math.prod(struct.shape[:-1]) for name, struct in taps.items()}
+    spatial = {name: n for name, n in positions.items() if len(taps[name].shape) > 2} or positions
+    fewest = min(spatial.values())
+    return [name for name, count in spatial.items() if count == fewest][-1]
+
+
+def split(
+    fn: Callable,
+    tap_name: str,
+    params: Any,
+    x: Any,
+    *,
+    channel_axis: int = -1,
+    batch_axis: int | None = None,
+) -> Split:
+    """Cuts a model at a tap.
+
+    Args:
+        fn: the model, `fn(params, x) -> output`, any JAX function of one example.
+        tap_name: the name given by `tap`, or `"input"`.
+        params: pytree of arrays or `ShapeDtypeStruct`s; only shapes and dtypes are read.
+        x: one example, likewise.
+        channel_axis: the channel axis of the activation inside the model, after `batch_axis` is
+            taken away; 0 for models that keep channels first, as Equinox's do.
+        batch_axis: an axis of size one to take away, for models that insist on a batch.
+
+    Returns:
+        A `Split`, cached per function, tap, shapes and layout.
+
+    Raises:
+        TapError: if the tap is unknown, inside control flow, named twice, or reaches no output.
+        InputError: if a leaf of `params` or `x` is not an array.
+    """
+    _, signature = _abstract(params, x)
+    key = (fn, tap_name, signature, channel_axis, batch_axis, jax.config.jax_enable_x64)
+    return _CACHE.get(key, lambda: _split(fn, tap_name, signature, x, channel_axis, batch_axis))
+
+
+def _split(fn, tap_name, signature, x, channel_axis, batch_axis) -> Split:
+    traced, output = _trace(fn, signature)
+    variables = _variables(traced, x)
+    if tap_name in traced.enclosed:
+        raise TapError(
+            f"tap {tap_name!r} lies inside `{traced.enclosed[tap_name]}`, where a model cannot be "
+            f"split; tap outside of it. Taps: {_listing(tap_name, variables)}"
+        )
+    if tap_name not in variables:
+        raise TapError(f"unknown tap {tap_name!r}. Taps: {_listing(tap_name, variables)}")
+    variable = variables[tap_name]
+    cut = slicing.cut(traced, variable)
+    if not cut.reaches_output:
+        raise TapError(
+            f"tap {tap_name!r} reaches no output of the model. "
+            f"Taps: {_listing(tap_name, variables)}"
+        )
+    activation = _layout(variable.aval, channel_axis, batch_axis, tap_name)
+    tree, _ = signature
+    struct = jax.tree.unflatten(tree, _structs(signature))[1]
+    return Split(tap_name, activation, output, struct, cut, signature, channel_axis, batch_axis)
+
+
+class _Cache:
+    """The last splits made; a bound keeps functions that are gone from piling up."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._lock = threading.Lock()
+        self._values: collections.OrderedDict[Any, Split] = collections.OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], Split]) -> Split:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()
+        with self._lock:
+            value = self._values.setdefault(key, value)
+            while len(self._values) > self._size:
+                self._values.popitem(last=False)
+        return value
+
+
+_CACHE = _Cache(_CACHED_SPLITS)
+
+
+def _abstract(params: Any, x: Any) -> tuple[list[Any], Any]:
+    """The leaves, and their structure, shapes and dtypes as a hashable signature."""
+    paths, tree = jax.tree_util.tree_flatten_with_path((params, x))
+    avals = []
+    for path, leaf in paths:
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)) and (
+            isinstance(leaf, (str, bytes)) or not np.isscalar(leaf)
+        ):
+            name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
+            raise InputError(
+                f"{name} is {type(leaf).__name__}, expected an array; keep what is not an array "
+                "outside of `params`"
+            )
+        dtype = jax.dtypes.canonicalize_dtype(getattr(leaf, "dtype", np.result_type(leaf)))
+        avals.append((np.shape(leaf), dtype))
+    return [leaf for _, leaf in paths], (tree, tuple(avals))
+
+
+def _structs(signature: Any) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in signature[1]]
+
+
+def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any]:
+    params, x = jax.tree.unflatten(signature[0], _structs(signature))
+    traced, output = graph.trace(fn, PREFIX, params, x)
+    if traced.duplicates:
+        names = ", ".join(repr(name) for name in sorted(traced.duplicates))
+        raise TapError(f"tap name(s) {names} given more than once; names must be unique")
+    return traced, output
+
+
+def _variables(traced: graph.Graph, x: Any) -> dict[str, Any]:
+    """The taps that can be split at, the input first."""
+    if INPUT in traced.taps or len(jax.tree.leaves(x)) != 1:
+        return dict(traced.taps)
+    return {INPUT: traced.invars[-1], **traced.taps}
+
+
+def _struct(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _layout(aval, channel_axis, batch_axis, name) -> jax.ShapeDtypeStruct:
+    """Shape of the activation, batch axis taken away and channels moved last."""
+    shape = list(aval.shape)
+    if batch_axis is not None and (
+        not -len(shape) <= batch_axis < len(shape) or shape.pop(batch_axis) != 1
+    ):
+        raise InputError(
+            f"tap {name!r} has shape {aval.shape}; expected size 1 at batch_axis={batch_axis}"
+        )
+    if not -len(shape) <= channel_axis < len(shape):
+        raise InputError(f"tap {name!r} has shape {aval.shape}; no channel_axis={channel_axis}")
+    shape.append(shape.pop(channel_axis))
+    return jax.ShapeDtypeStruct(tuple(shape), aval.dtype)
+
+
+def _listing(name: str, variables: Mapping[str, Any]) -> str:
+    ordered = nearest_first(name, variables)
+    return ", ".join(f"{each} {tuple(variables[each].aval.shape)}" for each in ordered) or "none"
+
+
+def _mismatch(expected: Any, given: Any) -> str:
+    if expected[0] != given[0]:
+        return (
+            f"params and x have structure {given[0]}, the model was split for {expected[0]}; "
+            "split it again for these"
+        )
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(
+            jax.tree.unflatten(expected[0], list(range(len(expected[1]))))
+        ),
+        expected[1],
+        given[1],
+        strict=True,
+    )
+    path, old, new = next((path, old, new) for (path, _), old, new in pairs if old != new)
+    name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
+    return (
+        f"{name} has shape {new[0]} and dtype {new[1]}, the model was split for {old[0]} "
+        f"{old[1]}; split it again for this shape"
+    )

@@ -66,6 +66,7 @@ class ConvNormRelu(nnx.Module):
         self.norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-3, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
+        """Returns `relu(norm(conv(x)))`."""
         return nnx.relu(self.norm(self.conv(x)))
 
 
@@ -81,6 +82,7 @@ class Block(nnx.Module):
         self.conv2 = ConvNormRelu(hidden, outputs, config.ndim, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
+        """Returns the second convolution's activation."""
         x = tap(self.conv1(x), f"{self.name}/conv1")
         if self.dropout is not None:
             x = self.dropout(x)

@@ -1,0 +1,192 @@
+"""A traced function as a flat list of equations, calls that hold a tap inlined.
+
+Works with jax 0.10 to 0.12: `ClosedJaxpr` and `Jaxpr` are told apart nowhere, since the two merge
+in 0.12, and new jaxprs come from `Jaxpr.replace` only.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core
+
+Var = Any
+Equation = Any
+
+# Calls that mean no more than their body does. Control flow runs its body any number of times, and
+# a value in there has no place in the outer program: it is never opened.
+_TRANSPARENT = frozenset(
+    (
+        *("jit", "pjit", "closed_call", "core_call", "call_hi_primitive"),
+        *("remat", "remat2", "checkpoint"),
+        *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """Equations in order of evaluation, each variable defined once.
+
+    Attributes:
+        invars: the flat inputs.
+        constvars: variables of the arrays that the function closes over.
+        consts: those arrays.
+        equations: inlined as far as taps lie in calls.
+        outvars: the flat outputs, variables or literals.
+        taps: name -> the variable it names, in order of evaluation.
+        enclosed: name -> the primitive (scan, while, cond, ...) that a tap lies inside.
+        duplicates: names given more than once.
+    """
+
+    invars: tuple[Var, ...]
+    constvars: tuple[Var, ...]
+    consts: tuple[Any, ...]
+    equations: tuple[Equation, ...]
+    outvars: tuple[Any, ...]
+    taps: Mapping[str, Var]
+    enclosed: Mapping[str, str]
+    duplicates: frozenset[str]
+
+
+def is_variable(atom: Any) -> bool:
+    """Whether an atom is a variable, not a literal."""
+    return not isinstance(atom, core.Literal)
+
+
+def tap_name(equation: Equation, prefix: str) -> str | None:
+    """The name that an equation gives its operand, if it is one of our taps."""
+    name = equation.params.get("name") if equation.primitive.name == "name" else None
+    if equation.primitive.name == "call_hi_primitive":
+        name = getattr(equation.params.get("_prim"), "name", None)
+    if isinstance(name, str) and name.startswith(prefix):
+        return name.removeprefix(prefix)
+    return None
+
+
+def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
+    """Traces `fn(*args)` to a graph.
+
+    Args:
+        fn: a JAX function.
+        prefix: what the names of our taps begin with.
+        args: arrays or `ShapeDtypeStruct`s.
+
+    Returns:
+        `(graph, output)`, output the pytree of `ShapeDtypeStruct`s that `fn` returns.
+    """
+    closed, output = jax.make_jaxpr(fn, return_shape=True)(*args)
+    jaxpr = getattr(closed, "jaxpr", closed)
+    builder = _Inliner(prefix)
+    outvars = builder.inline(jaxpr, {}, rename=False)
+    graph = Graph(
+        invars=tuple(jaxpr.invars),
+        constvars=(*jaxpr.constvars, *builder.constants),
+        consts=(*_consts(closed), *builder.constants.values()),
+        equations=tuple(builder.equations),
+        outvars=tuple(outvars),
+        taps=builder.taps,
+        enclosed=builder.enclosed,
+        duplicates=frozenset(builder.duplicates),
+    )
+    return graph, output
+
+
+def subgraph_function(
+    inputs: Sequence[Var], equations: Sequence[Equation], outputs: Sequence[Any]
+) -> tuple[Any, Callable]:
+    """The jaxpr of some equations, and the function `(*inputs) -> [*outputs]` that evaluates it."""
+    template = getattr(_EMPTY, "jaxpr", _EMPTY)
+    effects = frozenset().union(*(equation.effects for equation in equations))
+    jaxpr = template.replace(
+        constvars=(),
+        invars=list(inputs),
+        eqns=list(equations),
+        outvars=list(outputs),
+        effects=effects,
+        debug_info=template.debug_info.with_unknown_names(),
+    )
+    return jaxpr, core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, []))
+
+
+_EMPTY = jax.make_jaxpr(lambda: None)()
+
+
+class _Inliner:
+    """Walks a jaxpr and its transparent calls; every variable of a call gets a fresh one."""
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+        self.fresh = core.gensym()
+        self.equations: list[Equation] = []
+        self.constants: dict[Var, Any] = {}
+        self.taps: dict[str, Var] = {}
+        self.enclosed: dict[str, str] = {}
+        self.duplicates: set[str] = set()
+
+    def inline(self, jaxpr: Any, names: dict[Var, Any], *, rename: bool) -> list[Any]:
+        """Appends the equations of `jaxpr`, inputs renamed by `names`; returns its outputs.
+
+        With `rename` its own variables get fresh ones: a body may be called more than once.
+        """
+
+        def read(atom):
+            return names.get(atom, atom) if is_variable(atom) else atom
+
+        for equation in jaxpr.eqns:
+            inner = _body(equation)
+            held = list(_names_within(equation, self.prefix))
+            if held and inner is not None and equation.primitive.name in _TRANSPARENT:
+                body = getattr(inner, "jaxpr", inner)
+                bound = dict(zip(body.invars, map(read, equation.invars), strict=True))
+                for variable, value in zip(body.constvars, _consts(inner), strict=True):
+                    bound[variable] = self.fresh(variable.aval)
+                    self.constants[bound[variable]] = value
+                outputs = self.inline(body, bound, rename=True)
+                names.update(zip(equation.outvars, outputs, strict=True))
+                continue
+            for name in held:
+                self._register(name, equation.primitive.name, enclosed=True)
+            outvars = equation.outvars
+            if rename:
+                outvars = [self.fresh(variable.aval) for variable in outvars]
+                names.update(zip(equation.outvars, outvars, strict=True))
+            self.equations.append(
+                equation.replace(invars=[read(v) for v in equation.invars], outvars=outvars)
+            )
+            name = tap_name(equation, self.prefix)
+            if name is not None:
+                self._register(name, outvars[0], enclosed=False)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _register(self, name: str, value: Any, *, enclosed: bool) -> None:
+        if name in self.taps or name in self.enclosed:
+            self.duplicates.add(name)
+        (self.enclosed if enclosed else self.taps)[name] = value
+
+
+def _consts(jaxpr: Any) -> Sequence[Any]:
+    return getattr(jaxpr, "consts", ())
+
+
+def _body(equation: Equation) -> Any | None:
+    """The jaxpr that a call equation evaluates, or None."""
+    for key in ("jaxpr", "call_jaxpr"):
+        if hasattr(equation.params.get(key), "eqns"):
+            return equation.params[key]
+    return getattr(equation.params.get("_prim"), "jaxpr", None)
+
+
+def _names_within(equation: Equation, prefix: str) -> Iterator[str]:
+    """Names of the taps in the jaxprs that an equation holds."""
+    bodies = list(core.jaxprs_in_params(equation.params))
+    body = _body(equation)
+    if not bodies and body is not None:
+        bodies = [body]
+    for inner in bodies:
+        for nested in getattr(inner, "jaxpr", inner).eqns:
+            name = tap_name(nested, prefix)
+            if name is not None:
+                yield name
+            yield from _names_within(nested, prefix)

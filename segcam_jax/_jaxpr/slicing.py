@@ -1,0 +1,125 @@
+"""Cutting a graph in two at one of its variables.
+
+Equations that depend on the variable are `decode`; what they read besides it is the carry; the
+equations that make the variable and the carry are `encode`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from segcam_jax._jaxpr.graph import Equation, Graph, Var, is_variable, subgraph_function
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slice:
+    """A graph cut at a variable.
+
+    Attributes:
+        encode: `(*inputs) -> [activation, *carry]`.
+        decode: `(activation, *carry) -> [*outputs]`.
+        encode_jaxpr, decode_jaxpr: their equations.
+        carry_avals: shape and dtype of each member of the carry.
+        reaches_output: whether any output depends on the activation.
+    """
+
+    encode: Callable[..., list]
+    decode: Callable[..., list]
+    encode_jaxpr: Any
+    decode_jaxpr: Any
+    carry_avals: tuple[Any, ...]
+    reaches_output: bool
+
+
+def cut(graph: Graph, activation: Var) -> Slice:
+    """Cuts a graph at a variable.
+
+    Args:
+        graph: a traced function.
+        activation: the variable to cut at, an input or the output of an equation.
+    """
+    dependent = _dependents(graph.equations, activation)
+    after = [equation for equation in graph.equations if _reads(equation, dependent)]
+    before = [equation for equation in graph.equations if not _reads(equation, dependent)]
+    decode_equations = _needed(after, graph.outvars)
+    decode_equations = _with_expansions(before, decode_equations, graph.outvars)
+    carry = _free_variables(decode_equations, graph.outvars, bound={activation})
+    encode_outputs = [activation, *carry]
+    encode_equations = _needed(before, encode_outputs)
+    inputs = [*graph.constvars, *graph.invars]
+    encode_jaxpr, encode = subgraph_function(inputs, encode_equations, encode_outputs)
+    decode_jaxpr, decode = subgraph_function([activation, *carry], decode_equations, graph.outvars)
+    consts = graph.consts
+    return Slice(
+        encode=lambda *flat: encode(*consts, *flat),
+        decode=decode,
+        encode_jaxpr=encode_jaxpr,
+        decode_jaxpr=decode_jaxpr,
+        carry_avals=tuple(variable.aval for variable in carry),
+        reaches_output=any(is_variable(atom) and atom in dependent for atom in graph.outvars),
+    )
+
+
+def _reads(equation: Equation, variables: set[Var]) -> bool:
+    return any(is_variable(atom) and atom in variables for atom in equation.invars)
+
+
+def _dependents(equations: Iterable[Equation], variable: Var) -> set[Var]:
+    dependent = {variable}
+    for equation in equations:
+        if _reads(equation, dependent):
+            dependent.update(equation.outvars)
+    return dependent
+
+
+def _needed(equations: Sequence[Equation], outputs: Iterable[Any]) -> list[Equation]:
+    """The equations that the outputs depend on, in order; those with effects stay."""
+    wanted = {atom for atom in outputs if is_variable(atom)}
+    kept = []
+    for equation in reversed(equations):
+        if equation.effects or any(variable in wanted for variable in equation.outvars):
+            kept.append(equation)
+            wanted.update(atom for atom in equation.invars if is_variable(atom))
+    return kept[::-1]
+
+
+def _with_expansions(
+    before: Sequence[Equation], decode: list[Equation], outputs: Iterable[Any]
+) -> list[Equation]:
+    """Moves into decode what only repeats a small array, such as a bias over all positions.
+
+    The carry then holds the bias, not a copy of it for every position.
+    """
+    wanted = set(_free_variables(decode, outputs, bound=set()))
+    moved = []
+    for equation in reversed(before):
+        (outvar, *others) = equation.outvars
+        if not others and outvar in wanted and _expands(equation):
+            moved.append(equation)
+            wanted.update(atom for atom in equation.invars if is_variable(atom))
+    return moved[::-1] + decode
+
+
+def _expands(equation: Equation) -> bool:
+    if equation.primitive.name == "iota":
+        return True
+    if equation.primitive.name != "broadcast_in_dim":
+        return False
+    return all(atom.aval.size < equation.outvars[0].aval.size for atom in equation.invars)
+
+
+def _free_variables(
+    equations: Iterable[Equation], outputs: Iterable[Any], bound: set[Var]
+) -> list[Var]:
+    """Variables read and not defined, in order of first use."""
+    bound = set(bound)
+    free: dict[Var, None] = {}
+    for equation in equations:
+        for atom in equation.invars:
+            if is_variable(atom) and atom not in bound:
+                free[atom] = None
+        bound.update(equation.outvars)
+    for atom in outputs:
+        if is_variable(atom) and atom not in bound:
+            free[atom] = None
+    return list(free)

@@ -1,0 +1,57 @@
+"""The one place that jits: a method becomes a single compiled kernel."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import jax
+
+from segcam_jax.taps import Split
+from segcam_jax.types import InputError, TargetError
+
+F = TypeVar("F", bound=Callable)
+_STATIC = (str, int, bool, tuple, type(None))
+
+
+def compiled(method: F) -> F:
+    """Compiles `method(split, params, x, target, **options)` once per split and static options.
+
+    Options that are strings, integers, booleans, tuples or None are part of the program; floats,
+    arrays and keys are its inputs, so that another value does not compile again. Inside a
+    caller's own `jit`, `vmap` or `grad` the method is traced along.
+
+    A target may be a pytree with a `check(output)` method, or any function `output -> scalar`.
+    """
+    signature = inspect.signature(method)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def kernel(split, static, params, x, target, traced):
+        return method(split, params, x, target, **dict(static), **traced)
+
+    @functools.wraps(method)
+    def call(split: Split, params: Any, x: Any, target: Any, **options: Any):
+        if not isinstance(split, Split):
+            raise InputError(
+                f"the first argument is {type(split).__name__}, expected a Split; make one with "
+                "split(fn, tap_name, params, x)"
+            )
+        signature.bind(split, params, x, target, **options)
+        target = _checked(target, split)
+        static = tuple((k, v) for k, v in sorted(options.items()) if isinstance(v, _STATIC))
+        traced = {k: v for k, v in options.items() if not isinstance(v, _STATIC)}
+        return kernel(split, static, params, x, target, traced)
+
+    return cast(F, call)
+
+
+def _checked(target: Any, split: Split) -> Any:
+    if not callable(target):
+        raise TargetError(
+            f"the target is {type(target).__name__}; expected a Target or a function "
+            "output -> scalar"
+        )
+    if hasattr(target, "check"):
+        target.check(split.output)
+    leaves = jax.tree.leaves(target)
+    return jax.tree_util.Partial(target) if leaves == [target] else target

@@ -1,0 +1,177 @@
+"""From a raw map to a heatmap: what people look at.
+
+A heatmap is made by a profile, a sequence of steps. The profiles carry the exact constants of the
+libraries and papers that they are named after, so that figures can be compared:
+
+    segcam_jax          ReLU, resize, smooth (off), / max                  in [0, 1]; the default
+    signed              resize, / max |.|                                  in [-1, 1]
+    raw                 resize                                             quantitative
+    pytorch_grad_cam    ReLU, min-max (1e-7), resize, ReLU, min-max (1e-7) pytorch-grad-cam 1.5.7
+    captum              nearest resize                                     captum's interpolate
+    seg_grad_cam        resize, ReLU, / max                                Seg-Grad-CAM's code
+    fast_ablation_cam   ReLU, / max, resize                                FastAblationCAM's code
+    ablation_eurocon    ReLU, resize                                       the Eurocon 2023 code
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from segcam_jax.types import InputError, nearest_first
+
+Step = Callable[[Array, tuple[int, ...]], Array]
+
+
+def relu(values: Float[Array, "*space"]) -> Float[Array, "*space"]:
+    """max(v, 0)."""
+    return jnp.maximum(values, 0)
+
+
+def divide_by_max(values: Float[Array, "*space"], *, magnitude: bool = False) -> Array:
+    """v / max(v), or v / max(|v|) with `magnitude`; a map without a positive maximum is kept."""
+    largest = jnp.abs(values).max() if magnitude else values.max()
+    return values / jnp.where(largest > 0, largest, 1)
+
+
+def min_max(values: Float[Array, "*space"], *, epsilon: float = 1e-7) -> Array:
+    """(v - min v) / (epsilon + max(v - min v))."""
+    shifted = values - values.min()
+    return shifted / (epsilon + shifted.max())
+
+
+def resize(
+    values: Float[Array, "*space"],
+    size: Sequence[int],
+    *,
+    kind: Literal["linear", "nearest"] = "linear",
+) -> Array:
+    """Resizes a map in 2D or 3D.
+
+    `linear` is bi- or trilinear with half-pixel centres and no antialiasing, as OpenCV's
+    INTER_LINEAR and torch's `interpolate(align_corners=False)`; `nearest` is torch's nearest:
+    output i reads floor(i n / m).
+    """
+    if len(size) != values.ndim:
+        raise InputError(f"size {tuple(size)} is not for a map of {values.ndim} dimensions")
+    if kind == "linear":
+        return jax.image.resize(values, tuple(size), "linear", antialias=False)
+    for axis, (old, new) in enumerate(zip(values.shape, size, strict=True)):
+        values = jnp.take(values, (jnp.arange(new) * old) // new, axis=axis)
+    return values
+
+
+def smooth(values: Float[Array, "*space"], sigma: float, *, truncate: float = 4.0) -> Array:
+    """Gaussian smoothing, borders reflected, as `scipy.ndimage.gaussian_filter`.
+
+    Args:
+        values: the map.
+        sigma: standard deviation in pixels; 0 leaves the map as it is. A static number.
+        truncate: the filter ends at this many standard deviations.
+    """
+    if sigma < 0:
+        raise InputError(f"sigma={sigma}; a standard deviation is not negative")
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
+        return values
+    offsets = jnp.arange(-radius, radius + 1)
+    weights = jnp.exp(-0.5 * (offsets / sigma) ** 2)
+    weights = weights / weights.sum()
+    for axis in range(values.ndim):
+        padding = [(radius, radius) if a == axis else (0, 0) for a in range(values.ndim)]
+        padded = jnp.moveaxis(jnp.pad(values, padding, mode="symmetric"), axis, -1)
+        filtered = jnp.apply_along_axis(lambda row: jnp.convolve(row, weights, "valid"), -1, padded)
+        values = jnp.moveaxis(filtered, -1, axis)
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """How a raw map becomes a heatmap.
+
+    Attributes:
+        name: the library, paper or purpose.
+        steps: applied in order, each `(map, size) -> map`.
+        signed: whether negative importance survives.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    signed: bool
+
+
+def _step(function: Callable[..., Array], **options) -> Step:
+    return lambda values, size: function(values, **options)
+
+
+def _resized(kind: Literal["linear", "nearest"]) -> Step:
+    return functools.partial(resize, kind=kind)
+
+
+_RELU, _MAX, _MIN_MAX = _step(relu), _step(divide_by_max), _step(min_max, epsilon=1e-7)
+_LINEAR, _NEAREST = _resized("linear"), _resized("nearest")
+_MAGNITUDE = _step(divide_by_max, magnitude=True)
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile("segcam_jax", (_RELU, _LINEAR, _MAX), False),
+        Profile("signed", (_LINEAR, _MAGNITUDE), True),
+        Profile("raw", (_LINEAR,), True),
+        Profile("pytorch_grad_cam", (_RELU, _MIN_MAX, _LINEAR, _RELU, _MIN_MAX), False),
+        Profile("captum", (_NEAREST,), True),
+        Profile("seg_grad_cam", (_LINEAR, _RELU, _MAX), False),
+        Profile("fast_ablation_cam", (_RELU, _MAX, _LINEAR), False),
+        Profile("ablation_eurocon", (_RELU, _LINEAR), False),
+    )
+}
+
+
+def find_profile(profile: str | Profile) -> Profile:
+    """The profile of a name; a `Profile` is returned as it is.
+
+    Raises:
+        InputError: if there is none of that name; lists those there are, the nearest first.
+    """
+    if isinstance(profile, Profile):
+        return profile
+    if profile not in PROFILES:
+        choices = ", ".join(nearest_first(profile, PROFILES))
+        raise InputError(f"unknown profile {profile!r}; choose from {choices}")
+    return PROFILES[profile]
+
+
+def heatmap(
+    raw: Float[Array, "*space"],
+    size: Sequence[int],
+    profile: str | Profile = "segcam_jax",
+    *,
+    smoothing: float = 0.0,
+) -> Float[Array, "*size"]:
+    """Makes a heatmap at the resolution of an image.
+
+    Args:
+        raw: a raw map, `h w` or `d h w`, as `Explanation.map`.
+        size: extents of the image, without channels.
+        profile: a name in `PROFILES`, or a profile of your own.
+        smoothing: standard deviation of a Gaussian in pixels of `size`, applied to the map resized
+            linearly, before the profile's own steps; 0 for none.
+
+    Returns:
+        The heatmap, in the range that the profile gives. A map without any positive value is all
+        zero after a ReLU; it is never NaN.
+
+    Raises:
+        InputError: if the profile is unknown or `size` has another number of dimensions.
+    """
+    chosen = find_profile(profile)
+    values, size = jnp.asarray(raw), tuple(size)
+    if smoothing:
+        values = smooth(resize(values, size), smoothing)
+    for step in chosen.steps:
+        values = step(values, size)
+    return values

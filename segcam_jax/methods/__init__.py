@@ -1,0 +1,26 @@
+"""Methods, all of one signature: `method(split, params, x, target, **options) -> Explanation`."""
+
+from segcam_jax.methods.ablation import (
+    ablation_cam as ablation_cam,
+    fast_ablation_cam as fast_ablation_cam,
+)
+from segcam_jax.methods.eigen_cams import (
+    eigen_cam as eigen_cam,
+    eigen_grad_cam as eigen_grad_cam,
+)
+from segcam_jax.methods.gradient_cams import (
+    grad_cam as grad_cam,
+    grad_cam_pp as grad_cam_pp,
+    hires_cam as hires_cam,
+    layer_cam as layer_cam,
+    xgrad_cam as xgrad_cam,
+)
+from segcam_jax.methods.registry import METHODS as METHODS, Method as Method, find as find
+from segcam_jax.methods.saliency import (
+    gradient as gradient,
+    input_x_gradient as input_x_gradient,
+    integrated_gradients as integrated_gradients,
+    smooth_grad as smooth_grad,
+)
+
+seg_grad_cam = grad_cam

@@ -1,0 +1,131 @@
+"""CAMs from ablation: how far the score falls when a part of the activation is taken away."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from segcam_jax import engine
+from segcam_jax.masks import ChannelMasks, WindowMasks
+from segcam_jax.methods.gradient_cams import weighted
+from segcam_jax.methods.registry import method
+from segcam_jax.taps import Split
+from segcam_jax.types import Explanation
+
+
+def _drop(score: Array, scores: Array, *, relative: bool) -> Array:
+    """S - S_m, divided by |S| if relative; where S is 0 it is left undivided."""
+    drop = score - scores
+    if not relative:
+        return drop
+    size = jnp.abs(score)
+    return drop / jnp.where(size > 0, size, 1)
+
+
+@method(
+    "activation",
+    cost="1 encode, c + 1 decodes",
+    paper="Desai and Ramaswamy, WACV 2020; for segmentation MODAL-UNINA, Eurocon 2023",
+)
+def ablation_cam(
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Any,
+    *,
+    ablation_value: float = 0.0,
+    relative: bool = True,
+    chunk_size: int | None = None,
+    memory_limit: int | None = None,
+) -> Explanation:
+    """Ablation-CAM: channels are weighted by the fall of the score without them.
+
+        w_k = (S - S_k) / |S|,    map[p] = sum_k w_k A[p, k]
+
+    S_k is the score with channel k multiplied by `ablation_value`. Exact: every channel is ablated,
+    and the part of the model before the tap runs once.
+
+    Args:
+        split: the model, cut at the tap to explain; zero is a meaningful value after a ReLU.
+        params: its parameters.
+        x: one example.
+        target: the score to explain.
+        ablation_value: what an ablated channel is multiplied by.
+        relative: divide by |S|; a score of exactly 0 divides by 1.
+        chunk_size: channels at once; planned from memory if None. Does not change the result.
+        memory_limit: bytes that a chunk may hold.
+
+    Returns:
+        `map` `*space`, `weights` `c`, `scores` `c` (S_k), `score`.
+
+    References:
+        Desai and Ramaswamy, Ablation-CAM, WACV 2020, eq. 2 and 3. Deviation: the paper divides by
+        S, which turns every sign around where a logit is negative; |S| keeps a supporting channel
+        positive. Equal for S > 0.
+    """
+    activation, carry, score = engine.baseline(split, params, x, target)
+    masks = ChannelMasks(activation.shape[-1], ablation_value)
+    scores = engine.ablation_scores(
+        split, activation, carry, target, masks, chunk_size=chunk_size, memory_limit=memory_limit
+    )
+    weights = _drop(score, scores, relative=relative)
+    explanation = weighted(engine.wide(activation), weights, score)
+    return Explanation(explanation.map, score, weights, scores)
+
+
+@method("activation", cost="1 encode, positions + 1 decodes", paper="Sipila, FastAblationCAM, 2022")
+def fast_ablation_cam(
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Any,
+    *,
+    window: int | tuple[int, ...] = 1,
+    stride: int | tuple[int, ...] = 1,
+    ablation_value: float = 0.0,
+    relative: bool = False,
+    chunk_size: int | None = None,
+    memory_limit: int | None = None,
+) -> Explanation:
+    """FastAblationCAM: the fall of the score without one window of positions, all channels.
+
+        drop_m = S - S_m,    map[p] = mean of drop_m over the windows m that cover p
+
+    S_m is the score with window m multiplied by `ablation_value` in every channel.
+
+    Args:
+        split: the model, cut at the tap to explain.
+        params: its parameters.
+        x: one example.
+        target: the score to explain.
+        window: extent of a window, one number or one per axis.
+        stride: distance of windows, at most `window`; the last one is moved back to the border.
+        ablation_value: what ablated positions are multiplied by; 0 removes them, negative values
+            and values above 1 ask the counterfactual.
+        relative: divide by |S|; a score of exactly 0 divides by 1.
+        chunk_size: windows at once; planned from memory if None. Does not change the result.
+        memory_limit: bytes that a chunk may hold.
+
+    Returns:
+        `map` `*space`, `scores` `m` (S_m, windows in row-major order), `score`.
+
+    Raises:
+        InputError: if windows do not fit the map, or would leave positions out.
+
+    References:
+        Sipila, FastAblationCAM, 2022, whose windows are single positions. Its published maps are
+        shifted by one cell, a fault of its position counter that is not repeated here.
+    """
+    activation, carry, score = engine.baseline(split, params, x, target)
+    shape = activation.shape[:-1]
+    masks = WindowMasks(shape, _per_axis(window, shape), _per_axis(stride, shape), ablation_value)
+    masks.check()
+    scores = engine.ablation_scores(
+        split, activation, carry, target, masks, chunk_size=chunk_size, memory_limit=memory_limit
+    )
+    drop = _drop(score, scores, relative=relative)
+    return Explanation(map=masks.spread(drop), score=score, scores=scores)
+
+
+def _per_axis(size: int | tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (size,) * len(shape) if isinstance(size, int) else tuple(size)

@@ -1,0 +1,167 @@
+"""CAMs from one gradient: A the activation `*space c`, g = dS/dA, S the target's score.
+
+For a segmentation target S is the class over a region, and `grad_cam` is Seg-Grad-CAM. Maps are raw
+and signed: the papers' final ReLU is a step of the heatmap.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from segcam_jax import engine
+from segcam_jax.methods.registry import method
+from segcam_jax.taps import Split
+from segcam_jax.types import Explanation
+
+
+def _activation_and_gradient(split, params, x, target):
+    activation, carry = split.encode(params, x)
+    score, gradient = engine.value_and_gradient(split, activation, carry, target)
+    return engine.wide(activation), engine.wide(gradient), score
+
+
+def _space(x: Array) -> tuple[int, ...]:
+    return tuple(range(x.ndim - 1))
+
+
+def weighted(
+    activation: Float[Array, "*space c"], weights: Float[Array, "c"], score
+) -> Explanation:
+    """The map sum_k w_k A_k."""
+    return Explanation(map=activation @ weights, score=score, weights=weights)
+
+
+@method(
+    "activation",
+    cost="1 forward, 1 backward",
+    paper="Selvaraju et al., ICCV 2017; for segmentation Vinogradova et al., AAAI 2020",
+)
+def grad_cam(
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Any,
+    *,
+    absolute_weights: bool = False,
+    positive_weights: bool = False,
+) -> Explanation:
+    """Grad-CAM; with a segmentation target, Seg-Grad-CAM.
+
+        w_k = mean_p g[p, k],    map[p] = sum_k w_k A[p, k]
+
+    Args:
+        split: the model, cut at the tap to explain.
+        params: its parameters.
+        x: one example.
+        target: the score to explain.
+        absolute_weights: take |w_k| (`abs_w` of the Seg-Grad-CAM code).
+        positive_weights: take max(w_k, 0) (`posit_w`), after the absolute value.
+
+    Returns:
+        `map` `*space`, `weights` `c`, `score`.
+
+    References:
+        Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. Vinogradova et al., Seg-Grad-CAM, AAAI
+        2020, eq. 1. Deviation: the ReLU is left to the heatmap.
+    """
+    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    weights = gradient.mean(_space(gradient))
+    if absolute_weights:
+        weights = jnp.abs(weights)
+    if positive_weights:
+        weights = jnp.maximum(weights, 0)
+    return weighted(activation, weights, score)
+
+
+@method("activation", cost="1 forward, 1 backward", paper="Draelos and Carin, 2020")
+def hires_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+    """HiResCAM: gradients are not averaged over positions (Seg-HiRes-Grad-CAM for segmentation).
+
+        map[p] = sum_k g[p, k] A[p, k]
+
+    Returns:
+        `map` `*space`, `attribution` `*space c` (g A), `score`.
+
+    References:
+        Draelos and Carin, HiResCAM, 2020; Rheude et al., Seg-HiRes-Grad-CAM, 2024.
+    """
+    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    product = gradient * activation
+    return Explanation(map=product.sum(-1), score=score, attribution=product)
+
+
+@method("activation", cost="1 forward, 1 backward", paper="Chattopadhyay et al., WACV 2018")
+def grad_cam_pp(
+    split: Split, params: Any, x: Array, target: Any, *, epsilon: float = 0.0
+) -> Explanation:
+    """Grad-CAM++.
+
+        alpha[p, k] = g^2 / (2 g^2 + g^3 sum_q A[q, k])
+        w_k = sum_p alpha[p, k] max(g[p, k], 0),    map[p] = sum_k w_k A[p, k]
+
+    Args:
+        split: the model, cut at the tap to explain.
+        params: its parameters.
+        x: one example.
+        target: the score to explain.
+        epsilon: added to the denominator. pytorch-grad-cam adds 1e-6, with which the weights
+            depend on the scale of the score: a mean over a large region has gradients so small
+            that epsilon takes over. The default 0 divides g^2 out and needs none.
+
+    Returns:
+        `map` `*space`, `weights` `c`, `score`.
+
+    References:
+        Chattopadhyay et al., Grad-CAM++, WACV 2018, eq. 10 and 19, for Y = exp(S), whose positive
+        factor exp(S) is dropped: it cancels in the normalised map and overflows for summed logits.
+    """
+    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    total = activation.sum(_space(activation))
+    positive = gradient > 0
+    g = jnp.where(positive, gradient, 1)
+    denominator = 2 + g * total + epsilon / g**2
+    usable = positive & (denominator != 0)
+    alpha = jnp.where(usable, 1 / jnp.where(usable, denominator, 1), 0)
+    weights = (alpha * jnp.maximum(gradient, 0)).sum(_space(gradient))
+    return weighted(activation, weights, score)
+
+
+@method("activation", cost="1 forward, 1 backward", paper="Fu et al., BMVC 2020")
+def xgrad_cam(
+    split: Split, params: Any, x: Array, target: Any, *, epsilon: float = 1e-7
+) -> Explanation:
+    """XGrad-CAM.
+
+        w_k = sum_p A[p, k] g[p, k] / (sum_q A[q, k] + epsilon),    map[p] = sum_k w_k A[p, k]
+
+    A channel whose activations cancel to a sum of exactly -epsilon gets weight 0.
+
+    Returns:
+        `map` `*space`, `weights` `c`, `score`.
+
+    References:
+        Fu et al., Axiom-based Grad-CAM, BMVC 2020, eq. 8; epsilon as in pytorch-grad-cam.
+    """
+    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    total = activation.sum(_space(activation)) + epsilon
+    products = (activation * gradient).sum(_space(activation))
+    weights = jnp.where(total != 0, products / jnp.where(total != 0, total, 1), 0)
+    return weighted(activation, weights, score)
+
+
+@method("activation", cost="1 forward, 1 backward", paper="Jiang et al., TIP 2021")
+def layer_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+    """LayerCAM: each activation is weighted by its own positive gradient.
+
+        map[p] = sum_k max(g[p, k], 0) A[p, k]
+
+    Returns:
+        `map` `*space`, `attribution` `*space c`, `score`.
+
+    References:
+        Jiang et al., LayerCAM, IEEE TIP 2021, eq. 6 and 7.
+    """
+    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    product = jnp.maximum(gradient, 0) * activation
+    return Explanation(map=product.sum(-1), score=score, attribution=product)

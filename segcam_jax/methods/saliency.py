@@ -1,0 +1,193 @@
+"""Gradients at the tap itself; at the tap `"input"` these are the usual input-space methods.
+
+Each explains the tapped activation a: `split(fn, "input", params, x)` for the image, any hidden tap
+for a layer. Results keep their sign, and `attribution` keeps the channels apart (the modalities of
+a volume); `map` is its sum over channels.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from segcam_jax import engine
+from segcam_jax.methods.registry import method
+from segcam_jax.taps import Split
+from segcam_jax.types import Explanation, InputError
+
+
+def _attributed(attribution: Float[Array, "*space c"], score: Array) -> Explanation:
+    attribution = engine.wide(attribution)
+    return Explanation(map=attribution.sum(-1), score=score, attribution=attribution)
+
+
+@method("input", cost="1 forward, 1 backward", paper="Simonyan et al., ICLR workshop 2014")
+def gradient(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+    """The gradient of the score, signed.
+
+        attribution = dS/da
+
+    Returns:
+        `attribution` `*space c`, `map` its sum over channels, `score`.
+
+    References:
+        Simonyan et al., Deep Inside Convolutional Networks, 2014. Deviation: signed and summed,
+        not the largest magnitude over channels.
+    """
+    activation, carry = split.encode(params, x)
+    score, slope = engine.value_and_gradient(split, activation, carry, target)
+    return _attributed(slope, score)
+
+
+@method("input", cost="1 forward, 1 backward", paper="Shrikumar et al., 2016")
+def input_x_gradient(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+    """The activation times the gradient of the score.
+
+        attribution = a dS/da
+
+    Returns:
+        `attribution` `*space c`, `map` its sum over channels, `score`.
+    """
+    activation, carry = split.encode(params, x)
+    score, slope = engine.value_and_gradient(split, activation, carry, target)
+    return _attributed(engine.wide(activation) * engine.wide(slope), score)
+
+
+@method("input", cost="steps forwards and backwards", paper="Sundararajan et al., ICML 2017")
+def integrated_gradients(
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Any,
+    *,
+    baseline: float | Float[Array, "*space c"] = 0.0,
+    steps: int = 50,
+    rule: Literal["gauss_legendre", "midpoint", "left"] = "gauss_legendre",
+    chunk_size: int | None = None,
+    memory_limit: int | None = None,
+) -> Explanation:
+    """Integrated gradients along the straight path from a baseline b.
+
+        attribution = (a - b) integral_0^1 dS/da(b + t (a - b)) dt
+
+    The attributions add up to S(a) - S(b), the closer the more steps.
+
+    Args:
+        split: the model, cut at the tap to explain.
+        params: its parameters.
+        x: one example.
+        target: the score to explain.
+        baseline: b, a number or an array that broadcasts against the activation.
+        steps: points of the quadrature.
+        rule: Gauss-Legendre (captum's default), midpoints, or the left Riemann sum of the
+            Seg-Grad-CAM code (there with b = 0.5 and 200 steps).
+        chunk_size: points at once; planned from memory if None.
+        memory_limit: bytes that a chunk may hold.
+
+    Returns:
+        `attribution` `*space c`, `map` its sum over channels, `score`.
+
+    References:
+        Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1.
+    """
+    activation, carry, score = engine.baseline(split, params, x, target)
+    points, weights = _quadrature(rule, steps)
+    start = jnp.broadcast_to(jnp.asarray(baseline, activation.dtype), activation.shape)
+    points = jnp.asarray(points, activation.dtype)
+
+    def slope(index):
+        between = start + points[index] * (activation - start)
+        return engine.wide(engine.value_and_gradient(split, between, carry, target)[1])
+
+    mean, _ = engine.sampled_moments(
+        slope,
+        jnp.asarray(weights, engine.wide(points).dtype),
+        bytes_each=split.decode_total_bytes,
+        chunk_size=chunk_size,
+        memory_limit=memory_limit,
+    )
+    return _attributed(engine.wide(activation - start) * mean, score)
+
+
+def _quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points in [0, 1], and weights that sum to 1."""
+    if steps < 1:
+        raise InputError(f"steps={steps}; at least 1 is needed")
+    if rule == "gauss_legendre":
+        points, weights = np.polynomial.legendre.leggauss(steps)
+        return (points + 1) / 2, weights / 2
+    offsets = {"left": 0.0, "midpoint": 0.5}
+    if rule not in offsets:
+        raise InputError(f"rule={rule!r}; choose gauss_legendre, midpoint or left")
+    return (np.arange(steps) + offsets[rule]) / steps, np.full(steps, 1 / steps)
+
+
+@method("input", cost="samples forwards and backwards", paper="Smilkov et al., 2017")
+def smooth_grad(
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Any,
+    *,
+    key: PRNGKeyArray,
+    samples: int = 50,
+    sigma: float = 0.15,
+    sigma_unit: Literal["range", "absolute"] = "range",
+    statistic: Literal["mean", "squared", "variance"] = "mean",
+    chunk_size: int | None = None,
+    memory_limit: int | None = None,
+) -> Explanation:
+    """SmoothGrad: a statistic of the gradient over noisy copies of the activation.
+
+        g_i = dS/da(a + n_i),    n_i ~ Normal(0, s^2)
+        attribution = mean_i g_i,   mean_i g_i^2 (squared),   var_i g_i (variance)
+
+    Sample i draws its noise from `fold_in(key, i)`: the result depends on the key, not on chunks.
+
+    Args:
+        split: the model, cut at the tap to explain.
+        params: its parameters.
+        x: one example.
+        target: the score to explain.
+        key: a key of `jax.random`.
+        samples: noisy copies.
+        sigma: s, as a share of max(a) - min(a) or absolute.
+        sigma_unit: `"range"` or `"absolute"`.
+        statistic: `"mean"` keeps the sign; `"squared"` and `"variance"` are not negative.
+        chunk_size: samples at once; planned from memory if None.
+        memory_limit: bytes that a chunk may hold.
+
+    Returns:
+        `attribution` `*space c`, `map` its sum over channels, `score` (of the noise-free input).
+
+    References:
+        Smilkov et al., SmoothGrad, 2017 (mean); Hooker et al., NeurIPS 2019 (squared); Adebayo et
+        al., 2018 (variance).
+    """
+    if samples < 1:
+        raise InputError(f"samples={samples}; at least 1 is needed")
+    if sigma_unit not in ("range", "absolute"):
+        raise InputError(f"sigma_unit={sigma_unit!r}; choose range or absolute")
+    if statistic not in ("mean", "squared", "variance"):
+        raise InputError(f"statistic={statistic!r}; choose mean, squared or variance")
+    activation, carry, score = engine.baseline(split, params, x, target)
+    scale = jnp.asarray(sigma, activation.dtype)
+    if sigma_unit == "range":
+        scale = scale * (activation.max() - activation.min())
+
+    def slope(index):
+        noise = jax.random.normal(jax.random.fold_in(key, index), activation.shape)
+        noisy = activation + scale * noise.astype(activation.dtype)
+        return engine.wide(engine.value_and_gradient(split, noisy, carry, target)[1])
+
+    mean, variance = engine.sampled_moments(
+        slope,
+        jnp.ones(samples, engine.wide(scale).dtype),
+        bytes_each=split.decode_total_bytes,
+        chunk_size=chunk_size,
+        memory_limit=memory_limit,
+    )
+    chosen = {"mean": mean, "squared": mean**2 + variance, "variance": variance}
+    return _attributed(chosen[statistic], score)

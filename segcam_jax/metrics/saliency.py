@@ -1,0 +1,38 @@
+"""Where saliency lies: its share on each of several regions, by mass and per area."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def region_shares(
+    saliency: Float[Array, "h w"], regions: Bool[Array, "r h w"]
+) -> tuple[Float[Array, "r"], Float[Array, "r"]]:
+    """Share of saliency in each region.
+
+        mass_i    = sum_{p in R_i} s[p] / sum_j sum_{p in R_j} s[p]
+        density_i = (sum_{p in R_i} s[p] / |R_i|) / sum_j (sum_{p in R_j} s[p] / |R_j|)
+
+    With the regions biased background, unbiased background and digit this is the ProportionBias of
+    the Seg-Grad-CAM code. Saliency spread evenly has density 1/r in each of r regions.
+
+    Args:
+        saliency: a heatmap, not negative.
+        regions: disjoint regions; an empty one has share 0.
+
+    Returns:
+        `(mass, density)`, each sums to 1, or is all 0 for a map that is 0 on every region.
+
+    References:
+        Vinogradova et al., Seg-Grad-CAM, AAAI 2020, and its published code.
+    """
+    inside = regions.astype(saliency.dtype)
+    axes = tuple(range(1, inside.ndim))
+    mass = (inside * saliency).sum(axes)
+    area = inside.sum(axes)
+    density = mass / jnp.where(area > 0, area, 1)
+    return _to_shares(mass), _to_shares(density)
+
+
+def _to_shares(values: Array) -> Array:
+    total = values.sum()
+    return values / jnp.where(total > 0, total, 1)

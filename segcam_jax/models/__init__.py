@@ -1,0 +1,74 @@
+"""Networks by name, and weights files opened as the functions that the library explains."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from segcam_jax.adapters import from_nnx
+from segcam_jax.models.unet import load_unet
+from segcam_jax.types import InputError, nearest_first
+from segcam_jax.weights import store
+
+_LOADERS: dict[str, Callable] = {"unet": load_unet}
+_UNET_TRAINED = Path(__file__).parent / "unet" / "trained"
+
+BUNDLED: dict[str, Path] = {
+    "texture-mnist-biased": _UNET_TRAINED / "texture_mnist_biased.safetensors",
+    "texture-mnist-unbiased": _UNET_TRAINED / "texture_mnist_unbiased.safetensors",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A network with its weights.
+
+    Attributes:
+        name: the network's name, for example `"unet"`.
+        fn: `fn(params, x) -> logits`, one example.
+        params: its parameters.
+        config: the network's configuration; has `in_channels`, `classes`, `ndim`, `multiple`.
+        metadata: what the weights file says of itself: class names, scores.
+    """
+
+    name: str
+    fn: Callable
+    params: Any
+    config: Any
+    metadata: Mapping[str, Any]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes; their numbers where the weights file has none."""
+        return self.metadata.get("classes") or [str(k) for k in range(self.config.classes)]
+
+
+def load(weights: str | Path, *, model: str | None = None) -> LoadedModel:
+    """Opens bundled weights by name, or a `.safetensors` file that the library wrote.
+
+    Args:
+        weights: a name in `BUNDLED`, or a path.
+        model: the network expected in it; None takes what the file says.
+
+    Raises:
+        InputError: if the file is missing, corrupt, of another network, or does not fit.
+    """
+    if model is not None and model not in _LOADERS:
+        choices = ", ".join(nearest_first(model, _LOADERS))
+        raise InputError(f"unknown model {model!r}; choose from {choices}")
+    path = BUNDLED.get(str(weights), Path(weights))
+    if not path.exists():
+        choices = ", ".join(nearest_first(str(weights), BUNDLED))
+        raise InputError(
+            f"weights {str(weights)!r} are neither a file nor bundled; bundled are {choices}"
+        )
+    metadata = store.load(path)[1]
+    name = metadata.get("model")
+    if name not in _LOADERS or model not in (None, name):
+        raise InputError(
+            f"weights file {str(path)!r} holds model {name!r}, expected "
+            f"{model or ' or '.join(_LOADERS)}"
+        )
+    network, metadata = _LOADERS[name](path)
+    fn, params = from_nnx(network)
+    return LoadedModel(name, fn, params, network.config, metadata)
