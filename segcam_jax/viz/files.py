@@ -1,0 +1,57 @@
+"""Figures to files and arrays."""
+
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from segcam_jax.types import InputError
+from segcam_jax.viz.canvas import DPI
+
+
+def save(figure: Figure, path: str | Path, *, dpi: float = DPI) -> Path:
+    """Writes a figure under a temporary name beside `path`, then renames it.
+
+    A reader never sees half a file, and an earlier file survives a failure.
+
+    Args:
+        figure: any matplotlib figure.
+        path: the file; its suffix chooses the format, and its folder is made.
+        dpi: pixels per inch.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: if the suffix names no format.
+    """
+    path = Path(path)
+    kind = path.suffix.lstrip(".").lower()
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    if kind not in kinds:
+        raise InputError(f"figure file {str(path)!r} has no known suffix; use one of {kinds}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        figure.savefig(temporary, format=kind, dpi=dpi)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def to_array(figure: Figure, *, dpi: float = DPI) -> UInt8[np.ndarray, "h w 3"]:
+    """Renders a figure to RGB pixels, `dpi` of them per inch."""
+    dots, canvas = figure.dpi, figure.canvas
+    try:
+        figure.set_dpi(dpi)
+        agg = FigureCanvasAgg(figure)
+        agg.draw()
+        return np.array(agg.buffer_rgba())[..., :3]
+    finally:
+        figure.set_dpi(dots)
+        figure.set_canvas(canvas)
