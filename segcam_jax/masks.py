@@ -27,6 +27,12 @@ class Masks(Protocol):
         ...
 
 
+def ablate(activation: Float[Array, "*space c"], mask: Float[Array, "..."]) -> Array:
+    """The activation times a mask that broadcasts against it, in the activation's dtype."""
+    mask = jnp.asarray(mask, activation.dtype)
+    return activation * mask.reshape((1,) * (activation.ndim - mask.ndim) + mask.shape)
+
+
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["channels"]
 )

@@ -37,6 +37,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from segcam_jax import masks
 from segcam_jax._jaxpr import cost, graph, slicing
 from segcam_jax.types import InputError, TapError, nearest_first
 
@@ -112,7 +113,7 @@ class Split:
             mask: broadcasts against the activation `*space c`.
         """
         activation, carry = self.encode(params, x)
-        return self.decode(activation * jnp.asarray(mask, activation.dtype), carry)
+        return self.decode(masks.ablate(activation, mask), carry)
 
     @property
     def decode_live_bytes(self) -> int:
@@ -267,7 +268,9 @@ def _abstract(params: Any, x: Any) -> tuple[list[Any], Any]:
                 f"{name} is {type(leaf).__name__}, expected an array; keep what is not an array "
                 "outside of `params`"
             )
-        dtype = jax.dtypes.canonicalize_dtype(getattr(leaf, "dtype", np.result_type(leaf)))
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
+        if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+            dtype = jax.dtypes.canonicalize_dtype(dtype)
         avals.append((np.shape(leaf), dtype))
     return [leaf for _, leaf in paths], (tree, tuple(avals))
 

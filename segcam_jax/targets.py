@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 
-from segcam_jax.types import TargetError
+from segcam_jax.types import TargetError, wide
 
 Of = Literal["logits", "probabilities"]
 Reduce = Literal["sum", "mean"]
@@ -101,8 +101,7 @@ class Target:
             )
 
     def _values(self, output: Array) -> Array:
-        dtype = jnp.promote_types(output.dtype, jnp.float32)
-        output = output.astype(dtype)
+        output = wide(output)
         if self.of == "probabilities":
             single = output.shape[-1] == 1
             output = jax.nn.sigmoid(output) if single else jax.nn.softmax(output, axis=-1)

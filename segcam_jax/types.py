@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -37,6 +38,11 @@ def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
     choices = list(choices)
     near = difflib.get_close_matches(name, choices, n=len(choices), cutoff=0.4)
     return near + [choice for choice in choices if choice not in near]
+
+
+def wide(x: Array) -> Array:
+    """At least float32: activations may be bfloat16, results are not."""
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 @jax.tree_util.register_dataclass

@@ -7,5 +7,4 @@ from segcam_jax.engine.run import (
     baseline as baseline,
     sampled_moments as sampled_moments,
     value_and_gradient as value_and_gradient,
-    wide as wide,
 )

@@ -8,13 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segcam_jax.engine.chunks import chunk_for
-from segcam_jax.masks import Masks
+from segcam_jax.masks import Masks, ablate
 from segcam_jax.taps import Carry, Split
-
-
-def wide(x: Array) -> Array:
-    """At least float32: activations may be bf16, results are not."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def baseline(split: Split, params: Any, x: Any, target: Any) -> tuple[Array, Carry, Array]:
@@ -43,8 +38,7 @@ def ablation_scores(
     """The score under each mask: m runs of decode, as many at once as fit."""
 
     def score(index):
-        mask = masks(index).astype(activation.dtype)
-        return target(split.decode(activation * mask, carry))
+        return target(split.decode(ablate(activation, masks(index)), carry))
 
     count = len(masks)
     chunk = chunk_for(
@@ -89,7 +83,7 @@ def sampled_moments(
         mass = weight.sum()
         column = weight.reshape(-1, *[1] * (values.ndim - 1)) / jnp.where(mass > 0, mass, 1)
         chunk_mean = (column * values).sum(0)
-        chunk_spread = mass * (column * (values - chunk_mean) ** 2).sum(0)
+        chunk_spread = mass * (column * (values - chunk_mean[None]) ** 2).sum(0)
         new_total = total + mass
         share = jnp.where(new_total > 0, mass / jnp.where(new_total > 0, new_total, 1), 0)
         delta = chunk_mean - mean

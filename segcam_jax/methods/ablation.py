@@ -10,7 +10,7 @@ from segcam_jax.masks import ChannelMasks, WindowMasks
 from segcam_jax.methods.gradient_cams import weighted
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
-from segcam_jax.types import Explanation
+from segcam_jax.types import Explanation, wide
 
 
 def _drop(score: Array, scores: Array, *, relative: bool) -> Array:
@@ -69,7 +69,7 @@ def ablation_cam(
         split, activation, carry, target, masks, chunk_size=chunk_size, memory_limit=memory_limit
     )
     weights = _drop(score, scores, relative=relative)
-    explanation = weighted(engine.wide(activation), weights, score)
+    explanation = weighted(wide(activation), weights, score)
     return Explanation(explanation.map, score, weights, scores)
 
 

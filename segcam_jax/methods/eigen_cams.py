@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from segcam_jax import engine
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
-from segcam_jax.types import Explanation
+from segcam_jax.types import Explanation, wide
 
 
 def first_component(values: Float[Array, "*space c"]) -> tuple[Array, Array]:
@@ -23,7 +23,7 @@ def first_component(values: Float[Array, "*space c"]) -> tuple[Array, Array]:
         `(projection, direction)`, `*space` and `c`.
     """
     rows = values.reshape(-1, values.shape[-1])
-    centred = rows - rows.mean(0)
+    centred = rows - rows.mean(0, keepdims=True)
     direction = jnp.linalg.svd(centred, full_matrices=False)[2][0]
     projection = centred @ direction
     agreement = projection @ centred.sum(-1)
@@ -47,7 +47,7 @@ def eigen_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
         the linear algebra library.
     """
     activation, _, score = engine.baseline(split, params, x, target)
-    projection, direction = first_component(engine.wide(activation))
+    projection, direction = first_component(wide(activation))
     return Explanation(map=projection, score=score, weights=direction)
 
 
@@ -66,5 +66,5 @@ def eigen_grad_cam(split: Split, params: Any, x: Array, target: Any) -> Explanat
     """
     activation, carry = split.encode(params, x)
     score, gradient = engine.value_and_gradient(split, activation, carry, target)
-    projection, direction = first_component(engine.wide(gradient) * engine.wide(activation))
+    projection, direction = first_component(wide(gradient) * wide(activation))
     return Explanation(map=projection, score=score, weights=direction)

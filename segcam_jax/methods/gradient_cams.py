@@ -12,13 +12,13 @@ from jaxtyping import Array, Float
 from segcam_jax import engine
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
-from segcam_jax.types import Explanation
+from segcam_jax.types import Explanation, wide
 
 
 def _activation_and_gradient(split, params, x, target):
     activation, carry = split.encode(params, x)
     score, gradient = engine.value_and_gradient(split, activation, carry, target)
-    return engine.wide(activation), engine.wide(gradient), score
+    return wide(activation), wide(gradient), score
 
 
 def _space(x: Array) -> tuple[int, ...]:
@@ -117,7 +117,7 @@ def grad_cam_pp(
         factor exp(S) is dropped: it cancels in the normalised map and overflows for summed logits.
     """
     activation, gradient, score = _activation_and_gradient(split, params, x, target)
-    total = activation.sum(_space(activation))
+    total = activation.sum(_space(activation), keepdims=True)
     positive = gradient > 0
     g = jnp.where(positive, gradient, 1)
     denominator = 2 + g * total + epsilon / g**2

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from segcam_jax import engine
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
-from segcam_jax.types import Explanation, InputError
+from segcam_jax.types import Explanation, InputError, wide
 
 
 def _attributed(attribution: Float[Array, "*space c"], score: Array) -> Explanation:
-    attribution = engine.wide(attribution)
+    attribution = wide(attribution)
     return Explanation(map=attribution.sum(-1), score=score, attribution=attribution)
 
 
@@ -52,7 +52,7 @@ def input_x_gradient(split: Split, params: Any, x: Array, target: Any) -> Explan
     """
     activation, carry = split.encode(params, x)
     score, slope = engine.value_and_gradient(split, activation, carry, target)
-    return _attributed(engine.wide(activation) * engine.wide(slope), score)
+    return _attributed(wide(activation) * wide(slope), score)
 
 
 @method("input", cost="steps forwards and backwards", paper="Sundararajan et al., ICML 2017")
@@ -99,16 +99,16 @@ def integrated_gradients(
 
     def slope(index):
         between = start + points[index] * (activation - start)
-        return engine.wide(engine.value_and_gradient(split, between, carry, target)[1])
+        return wide(engine.value_and_gradient(split, between, carry, target)[1])
 
     mean, _ = engine.sampled_moments(
         slope,
-        jnp.asarray(weights, engine.wide(points).dtype),
+        jnp.asarray(weights, wide(points).dtype),
         bytes_each=split.decode_total_bytes,
         chunk_size=chunk_size,
         memory_limit=memory_limit,
     )
-    return _attributed(engine.wide(activation - start) * mean, score)
+    return _attributed(wide(activation - start) * mean, score)
 
 
 def _quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,11 +180,11 @@ def smooth_grad(
     def slope(index):
         noise = jax.random.normal(jax.random.fold_in(key, index), activation.shape)
         noisy = activation + scale * noise.astype(activation.dtype)
-        return engine.wide(engine.value_and_gradient(split, noisy, carry, target)[1])
+        return wide(engine.value_and_gradient(split, noisy, carry, target)[1])
 
     mean, variance = engine.sampled_moments(
         slope,
-        jnp.ones(samples, engine.wide(scale).dtype),
+        jnp.ones(samples, wide(scale).dtype),
         bytes_each=split.decode_total_bytes,
         chunk_size=chunk_size,
         memory_limit=memory_limit,

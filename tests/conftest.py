@@ -1,0 +1,21 @@
+"""Several virtual devices, and no silent promotion of dtypes or ranks."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+from hypothesis import settings
+
+settings.register_profile("few", max_examples=12, deadline=None, derandomize=True)
+settings.load_profile("few")
+
+
+@pytest.fixture(autouse=True)
+def _strict():
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield

@@ -1,0 +1,99 @@
+"""The rooms and floors of docs/architecture.md: a room imports only from floors below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import segcam_jax
+
+ROOT = Path(segcam_jax.__file__).parent
+FLOORS = {
+    "types": 0,
+    "extras": 1,
+    "_jaxpr": 1,
+    "taps": 1,
+    "targets": 1,
+    "masks": 1,
+    "heatmap": 1,
+    "weights": 1,
+    "data": 1,
+    "viz": 1,
+    "engine": 2,
+    "methods": 3,
+    "metrics": 3,
+    "adapters": 3,
+    "models": 4,
+    "sweep": 5,
+    "cli": 6,
+    "explorer": 6,
+}
+# Within a floor, which other rooms a room may use.
+NEIGHBOURS = {
+    "taps": {"_jaxpr", "masks"},
+    "masks": set(),
+    "data": {"extras"},
+    "viz": {"extras"},
+    "weights": {"extras"},
+}
+FLAX_ROOMS = {"models", "adapters", "sweep", "cli"}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_room_has_a_floor():
+    assert {room(path) for path in FILES} <= FLOORS.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down(path):
+    here = room(path)
+    for name in imports(path):
+        if not name.startswith("segcam_jax."):
+            continue
+        there = name.split(".")[1]
+        if there == "__version__" or there == here:
+            continue
+        lower = FLOORS[there] < FLOORS[here]
+        assert lower or there in NEIGHBOURS.get(here, set()), f"{here} imports {there}"
+        assert {here, there} != {"methods", "models"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_and_framework_imports_stay_in_their_rooms(path):
+    for name in imports(path):
+        assert not name.startswith("jax._src"), f"{path}: {name}"
+        if name.startswith("jax.extend"):
+            assert room(path) == "_jaxpr", f"{path}: {name}"
+        if name.split(".")[0] == "flax":
+            assert room(path) in FLAX_ROOMS, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_readable(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_only_the_engine_jits():
+    allowed = {"engine", "sweep", "cli"}
+    for path in FILES:
+        calls = {
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute)
+        }
+        assert room(path) in allowed or "jax.jit" not in calls, path

@@ -1,0 +1,237 @@
+"""`tap`, `list_taps`, `split`: exact, under every transform, in every kind of call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import segcam_jax as segcam
+from segcam_jax import InputError, TapError, tap
+from tests.networks import make_input, make_params, skip_net
+
+
+def whole_equals_parts(fn, name, params, x, **layout):
+    split = segcam.split(fn, name, params, x, **layout)
+    expected = fn(params, x)
+    outputs = split.decode(*split.encode(params, x))
+    jax.tree.map(np.testing.assert_array_equal, outputs, expected)
+    return split
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", ["input", "encoder", "bottleneck", "decoder"])
+def test_decode_of_encode_is_the_whole_model(ndim, dtype, name):
+    params, x = make_params(ndim, dtype=dtype), make_input(ndim, dtype=dtype)
+    split = whole_equals_parts(skip_net, name, params, x)
+    assert split.activation == segcam.list_taps(skip_net, params, x)[name]
+
+
+def test_list_taps_in_order_of_evaluation():
+    taps = segcam.list_taps(skip_net, make_params(), make_input())
+    assert list(taps) == ["input", "encoder", "bottleneck", "decoder"]
+    assert taps["bottleneck"].shape == (4, 6, 8)
+    assert segcam.bottleneck(taps) == "bottleneck"
+
+
+def test_list_taps_needs_no_values():
+    structs = jax.eval_shape(lambda: (make_params(), make_input()))
+    assert list(segcam.list_taps(skip_net, *structs)) == list(
+        segcam.list_taps(skip_net, make_params(), make_input())
+    )
+
+
+def test_split_under_jit_vmap_and_grad():
+    params = make_params()
+    xs = jnp.stack([make_input(seed=seed) for seed in range(3)])
+    split = segcam.split(skip_net, "bottleneck", params, xs[0])
+
+    def through(x):
+        return split.decode(*split.encode(params, x))
+
+    expected = jax.vmap(lambda x: skip_net(params, x))(xs)
+    np.testing.assert_allclose(jax.jit(jax.vmap(through))(xs), expected, atol=1e-5)
+    slope = jax.grad(lambda x: skip_net(params, x).sum())(xs[0])
+    np.testing.assert_allclose(jax.grad(lambda x: through(x).sum())(xs[0]), slope, atol=1e-5)
+
+
+def test_gradient_at_the_tap_by_finite_differences():
+    params, x = make_params(), make_input()
+    split = segcam.split(skip_net, "bottleneck", params, x)
+    activation, carry = split.encode(params, x)
+    slope = jax.grad(lambda a: (split.decode(a, carry) ** 2).sum())(activation)
+    direction = jax.random.normal(jax.random.key(5), activation.shape)
+
+    def score(step):
+        return (skip_net(params, x, change=step * direction) ** 2).sum()
+
+    step = 1e-2
+    numeric = (score(step) - score(-step)) / (2 * step)
+    np.testing.assert_allclose((slope * direction).sum(), numeric, rtol=2e-3)
+
+
+@jax.custom_jvp
+def doubled(x):
+    return tap(2 * x, "custom_jvp")
+
+
+doubled.defjvps(lambda t, _, x: 2 * t)
+
+
+@jax.custom_vjp
+def tripled(x):
+    return tap(3 * x, "custom_vjp")
+
+
+tripled.defvjp(lambda x: (tripled(x), None), lambda _, t: (3 * t,))
+
+
+def nested(params, x):
+    x = jax.jit(lambda p, y: tap(jnp.tanh(y @ p), "jit"))(params, x)
+    x = jax.checkpoint(lambda y: tap(jnp.sin(y), "remat"))(x)
+    x = jax.jit(lambda y: jax.jit(lambda z: tap(z + 1, "jit in jit"))(y))(x)
+    return {"logits": tripled(doubled(x)) @ params, "norm": jnp.sum(x**2)}
+
+
+@pytest.mark.parametrize("name", ["jit", "remat", "jit in jit", "custom_jvp", "custom_vjp"])
+@pytest.mark.parametrize("remat3", [False, True])
+def test_taps_inside_calls(name, remat3):
+    if not hasattr(jax.config, "jax_remat3"):
+        pytest.skip("this jax has one kind of remat")
+    before = jax.config.jax_remat3
+    jax.config.update("jax_remat3", remat3)
+    try:
+        # A new function: splits are cached by identity, traces too.
+        whole_equals_parts(lambda p, x: nested(p, x), name, jnp.eye(3) * 0.3, jnp.ones((2, 3)))
+    finally:
+        jax.config.update("jax_remat3", before)
+
+
+def test_one_body_called_twice_is_two_computations():
+    layer = jax.jit(lambda p, x: jnp.tanh(x @ p))
+
+    def fn(params, x):
+        x = tap(layer(params, layer(params, x)), "hidden")
+        return jax.jit(lambda y: tap(y * 2, "doubled") + 1)(layer(params, x))
+
+    params, x = jnp.arange(9.0).reshape(3, 3) / 10, jnp.ones((2, 3))
+    whole_equals_parts(fn, "hidden", params, x)
+    whole_equals_parts(fn, "doubled", params, x)
+
+
+def test_closed_over_arrays_and_literal_outputs():
+    constant = jnp.arange(3.0)
+
+    def fn(params, x):
+        hidden = tap(x * params, "hidden")
+        return hidden + constant.reshape(1, 3), constant, 7.0
+
+    whole_equals_parts(fn, "hidden", jnp.ones(()), jnp.ones((2, 3)))
+
+
+def test_carry_holds_a_bias_not_its_broadcast():
+    params, x = make_params(), make_input()
+    split = segcam.split(skip_net, "input", params, x)
+    _, carry = split.encode(params, x)
+    assert sum(v.size for v in carry) == sum(v.size for v in jax.tree.leaves(params))
+
+
+def test_ablated_equals_the_model_with_the_mask_inside():
+    params, x = make_params(), make_input()
+    split = segcam.split(skip_net, "bottleneck", params, x)
+    mask = jnp.ones((1, 1, 8)).at[..., 3].set(0)
+    expected = skip_net(params, x, mask=mask)
+    np.testing.assert_array_equal(split.ablated(params, x, mask), expected)
+
+
+def test_splits_are_cached_per_function_tap_and_shape():
+    params, x = make_params(), make_input()
+    split = segcam.split(skip_net, "bottleneck", params, x)
+    assert segcam.split(skip_net, "bottleneck", params, x + 1) is split
+    assert segcam.split(skip_net, "decoder", params, x) is not split
+    assert segcam.split(skip_net, "bottleneck", params, x[:, :8]) is not split
+
+
+def channels_first(params, x):
+    hidden = tap(jnp.maximum(jnp.einsum("chw,cd->dhw", x, params), 0), "hidden")
+    return jnp.moveaxis(hidden, 0, -1)
+
+
+def insists_on_a_batch(params, x):
+    hidden = tap(jnp.einsum("nhwc,cd->nhwd", x[None], params), "hidden")
+    return hidden[0]
+
+
+def test_layouts_are_made_channels_last():
+    x = jax.random.normal(jax.random.key(0), (4, 5, 2))
+    params = jax.random.normal(jax.random.key(1), (2, 3))
+    moved = jnp.moveaxis(x, -1, 0)
+    split = whole_equals_parts(channels_first, "hidden", params, moved, channel_axis=0)
+    assert split.activation.shape == split.encode(params, moved)[0].shape == (4, 5, 3)
+    split = whole_equals_parts(insists_on_a_batch, "hidden", params, x, batch_axis=0)
+    assert split.activation.shape == (4, 5, 3)
+    with pytest.raises(InputError, match="expected size 1 at batch_axis=1"):
+        segcam.split(insists_on_a_batch, "hidden", params, x, batch_axis=1)
+
+
+def inside(kind):
+    def body(y):
+        return tap(y * 2, "within")
+
+    def fn(params, x):
+        x = tap(x * params, "before")
+        if kind == "scan":
+            return jax.lax.scan(lambda c, _: (body(c), None), x, None, length=2)[0]
+        if kind == "while":
+            return jax.lax.while_loop(lambda c: c.sum() < 10, body, x)
+        return jax.lax.cond(x.sum() > 0, body, lambda y: y, x)
+
+    return fn
+
+
+@pytest.mark.parametrize("kind", ["scan", "while", "cond"])
+def test_a_tap_in_control_flow(kind):
+    fn, one, x = inside(kind), jnp.ones(()), jnp.ones((2, 3))
+    with pytest.raises(TapError, match=rf"inside `{kind}`.*before \(2, 3\)"):
+        segcam.split(fn, "within", one, x)
+    assert "within" not in segcam.list_taps(fn, one, x)
+    whole_equals_parts(fn, "before", one, x)
+
+
+def test_an_unknown_tap_names_the_nearest_first():
+    with pytest.raises(TapError, match=r"unknown tap 'botleneck'. Taps: bottleneck \(4, 6, 8\), "):
+        segcam.split(skip_net, "botleneck", make_params(), make_input())
+
+
+def test_a_name_given_twice():
+    def fn(params, x):
+        return tap(tap(x, "same") * params, "same")
+
+    with pytest.raises(TapError, match="'same' given more than once"):
+        segcam.list_taps(fn, jnp.ones(()), jnp.ones(3))
+
+
+def test_a_tap_that_reaches_no_output():
+    def fn(params, x):
+        tap(x * 2, "unused")
+        return x * params
+
+    with pytest.raises(TapError, match="reaches no output"):
+        segcam.split(fn, "unused", jnp.ones(()), jnp.ones(3))
+
+
+def test_other_shapes_are_refused():
+    params, x = make_params(), make_input()
+    split = segcam.split(skip_net, "bottleneck", params, x)
+    with pytest.raises(InputError, match=r"x has shape \(4, 12, 2\).*split for \(8, 12, 2\)"):
+        split.encode(params, x[:4])
+    with pytest.raises(InputError, match="have structure"):
+        split.encode({}, x)
+    activation, carry = split.encode(params, x)
+    with pytest.raises(InputError, match=r"has shape \(2, 6, 8\); expected \(4, 6, 8\)"):
+        split.decode(activation[:2], carry)
+
+
+def test_leaves_must_be_arrays():
+    with pytest.raises(InputError, match=r"params\['name'\] is str, expected an array"):
+        segcam.split(skip_net, "input", {"name": "unet"}, make_input())

@@ -1,0 +1,109 @@
+"""Targets: values by hand, batches, signs, and errors where a region is empty."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import segcam_jax as segcam
+from segcam_jax import TargetError
+
+LOGITS = jax.random.normal(jax.random.key(0), (5, 7, 3))
+MASK = np.zeros((5, 7), bool)
+MASK[1:3, 2:6] = True
+
+
+def test_values_by_hand():
+    logits = np.asarray(LOGITS)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    checks = [
+        (segcam.whole_image(1), logits[..., 1].sum()),
+        (segcam.whole_image(1, reduce="mean"), logits[..., 1].mean()),
+        (segcam.pixel(2, (4, 6), (5, 7)), logits[4, 6, 2]),
+    ]
+    for target, expected in checks:
+        np.testing.assert_allclose(target(LOGITS), expected, rtol=1e-5)
+    region = segcam.region(0, MASK)
+    np.testing.assert_allclose(region(LOGITS), logits[MASK][:, 0].sum(), rtol=1e-5)
+    region = segcam.region(0, MASK, of="probabilities", reduce="mean")
+    np.testing.assert_allclose(region(LOGITS), probabilities[MASK][:, 0].mean(), rtol=1e-5)
+
+
+def test_a_region_is_the_sum_of_its_pixels():
+    pixels = segcam.stack([segcam.pixel(1, at, (5, 7)) for at in np.argwhere(MASK)])
+    scores = jax.vmap(lambda target: target(LOGITS))(pixels)
+    np.testing.assert_allclose(scores.sum(), segcam.region(1, MASK)(LOGITS), rtol=1e-5)
+
+
+def test_a_classifier_and_a_single_class():
+    assert segcam.whole_image(2)(jnp.array([1.0, 2.0, 5.0])) == 5
+    single = segcam.whole_image(0, of="probabilities", reduce="mean")
+    np.testing.assert_allclose(single(jnp.zeros((2, 2, 1))), 0.5)
+    np.testing.assert_array_equal(
+        segcam.predicted_mask(jnp.array([[-1.0], [1.0]]), 0), [False, True]
+    )
+
+
+def test_predicted_region_and_its_confidence():
+    logits = jnp.array([[[0.0, 3.0], [0.0, 0.0001], [2.0, 0.0]]])
+    np.testing.assert_array_equal(segcam.predicted_mask(logits, 1), [[True, True, False]])
+    three = jnp.array([[[1.0, 1.1, 1.0], [0.0, 9.0, 0.0]]])
+    confident = segcam.predicted_mask(three, 1, min_probability=0.5)
+    np.testing.assert_array_equal(confident, [[False, True]])
+    np.testing.assert_array_equal(segcam.predicted(three, 1).mask, [[True, True]])
+
+
+BLOBS = np.array([[1, 1, 0, 0, 1], [1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 1]], dtype=bool)
+
+
+def test_components():
+    assert segcam.component_mask(BLOBS, "largest").sum() == 4
+    assert segcam.component_mask(BLOBS, 1).sum() == 3
+    assert segcam.component_mask(BLOBS, "smallest").sum() == 2
+    assert segcam.component_mask(BLOBS, "smallest", connectivity=1).sum() == 1
+    assert segcam.component_mask(BLOBS, at=(1, 3))[0, 4]
+    logits = jnp.stack([jnp.zeros(BLOBS.shape), jnp.where(BLOBS, 1.0, -1.0)], axis=-1)
+    target = segcam.component(logits, 1, "largest")
+    np.testing.assert_allclose(target(logits), 4)
+    volume = np.zeros((3, 3, 3), bool)
+    volume[0, 0, 0] = volume[1, 1, 1] = volume[2, 1, 1] = True
+    assert segcam.component_mask(volume, connectivity=2).sum() == 2
+    assert segcam.component_mask(volume).sum() == 3
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+@pytest.mark.parametrize("of", ["logits", "probabilities"])
+def test_an_empty_region_that_is_traced_scores_zero(of, reduce):
+    def score(mask, logits):
+        return segcam.Target(1, mask, of, reduce)(logits)
+
+    empty = jnp.zeros((5, 7), bool)
+    value, slope = jax.jit(jax.value_and_grad(score, argnums=1))(empty, LOGITS)
+    assert value == 0
+    assert not slope.any()
+
+
+def test_infinite_logits_outside_of_the_region_do_not_matter():
+    logits = LOGITS.at[0, 0].set(-jnp.inf)
+    assert jnp.isfinite(segcam.region(1, MASK)(logits))
+
+
+def test_errors():
+    with pytest.raises(TargetError, match="class 3 .* has 3, 0 to 2"):
+        segcam.whole_image(3).check(jax.ShapeDtypeStruct((5, 7, 3), jnp.float32))
+    with pytest.raises(TargetError, match="the region for class 1 is empty"):
+        segcam.region(1, np.zeros((5, 7), bool))
+    with pytest.raises(TargetError, match=r"no position is predicted as class 1.*\[0\]"):
+        segcam.predicted(jnp.zeros((2, 2, 2)), 1)
+    with pytest.raises(TargetError, match=r"\(5, 0\) lies outside of the image \(5, 7\)"):
+        segcam.pixel(0, (5, 0), (5, 7))
+    with pytest.raises(TargetError, match=r"component 3; the region has 3"):
+        segcam.component_mask(BLOBS, 3)
+    with pytest.raises(TargetError, match="no connected component"):
+        segcam.component_mask(np.zeros((2, 2), bool))
+    with pytest.raises(TargetError, match="is not in the region"):
+        segcam.component_mask(BLOBS, at=(2, 2))
+    with pytest.raises(TargetError, match="connectivity=3"):
+        segcam.component_mask(BLOBS, connectivity=3)
+    with pytest.raises(TargetError, match="differ in"):
+        segcam.stack([segcam.whole_image(0), segcam.whole_image(1, of="probabilities")])
