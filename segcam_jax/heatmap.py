@@ -20,7 +20,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+from scipy import ndimage
 
 from segcam_jax.types import InputError, nearest_first
 
@@ -75,17 +77,13 @@ def smooth(values: Float[Array, "*space"], sigma: float, *, truncate: float = 4.
     """
     if sigma < 0:
         raise InputError(f"sigma={sigma}; a standard deviation is not negative")
-    radius = int(truncate * sigma + 0.5)
-    if radius == 0:
+    if sigma == 0:
         return values
-    offsets = jnp.arange(-radius, radius + 1)
-    weights = jnp.exp(-0.5 * (offsets / sigma) ** 2)
-    weights = weights / weights.sum()
-    for axis in range(values.ndim):
-        padding = [(radius, radius) if a == axis else (0, 0) for a in range(values.ndim)]
-        padded = jnp.moveaxis(jnp.pad(values, padding, mode="symmetric"), axis, -1)
-        filtered = jnp.apply_along_axis(lambda row: jnp.convolve(row, weights, "valid"), -1, padded)
-        values = jnp.moveaxis(filtered, -1, axis)
+    for axis, extent in enumerate(values.shape):
+        # The filter is linear: its response to each unit vector is a column of its matrix.
+        matrix = ndimage.gaussian_filter1d(np.eye(extent), sigma, axis=0, truncate=truncate)
+        along = jnp.tensordot(jnp.asarray(matrix, values.dtype), values, (1, axis))
+        values = jnp.moveaxis(along, 0, axis)
     return values
 
 

@@ -27,7 +27,7 @@ def region_shares(
     """
     inside = regions.astype(saliency.dtype)
     axes = tuple(range(1, inside.ndim))
-    mass = (inside * saliency).sum(axes)
+    mass = (inside * saliency[None]).sum(axes)
     area = inside.sum(axes)
     density = mass / jnp.where(area > 0, area, 1)
     return _to_shares(mass), _to_shares(density)

@@ -1,0 +1,91 @@
+"""Heatmap steps against independent implementations, and the ranges of every profile."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import segcam_jax as segcam
+from segcam_jax import InputError
+from segcam_jax.heatmap import resize, smooth
+
+RAW = jax.random.normal(jax.random.key(0), (4, 6))
+
+
+def interpolated(values, size):
+    """Linear interpolation at half-pixel centres, borders clamped, by hand in numpy."""
+    for axis, new in enumerate(size):
+        old = values.shape[axis]
+        at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, old - 1)
+        share = (at - low).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+        values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    return values
+
+
+@pytest.mark.parametrize("size", [(8, 12), (10, 13), (3, 4), (4, 6)])
+def test_linear_resize(size):
+    expected = interpolated(np.asarray(RAW), size)
+    np.testing.assert_allclose(resize(RAW, size), expected, atol=1e-6)
+
+
+def test_trilinear_resize_and_nearest():
+    volume = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    expected = interpolated(np.asarray(volume), (5, 6, 7))
+    np.testing.assert_allclose(resize(volume, (5, 6, 7)), expected, atol=1e-6)
+    nearest = resize(jnp.arange(3.0), (6,), kind="nearest")
+    np.testing.assert_array_equal(nearest, [0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize("sigma", [0.7, 2.0])
+def test_smoothing_is_scipys(sigma):
+    values = jax.random.normal(jax.random.key(2), (20, 30))
+    expected = ndimage.gaussian_filter(np.asarray(values), sigma)
+    np.testing.assert_allclose(smooth(values, sigma), expected, atol=1e-5)
+
+
+def test_profiles_by_hand():
+    raw, size = np.asarray(RAW), (8, 12)
+    large = interpolated(raw, size)
+    rectified = interpolated(np.maximum(raw, 0), size)
+
+    def min_max(values):
+        values = values - values.min()
+        return values / (1e-7 + values.max())
+
+    expected = {
+        "segcam_jax": rectified / rectified.max(),
+        "signed": large / np.abs(large).max(),
+        "raw": large,
+        "pytorch_grad_cam": min_max(interpolated(min_max(np.maximum(raw, 0)), size)),
+        "captum": raw.repeat(2, 0).repeat(2, 1),
+        "seg_grad_cam": np.maximum(large, 0) / large.max(),
+        "fast_ablation_cam": interpolated(np.maximum(raw, 0) / raw.max(), size),
+        "ablation_eurocon": rectified,
+    }
+    assert expected.keys() == segcam.PROFILES.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(segcam.heatmap(RAW, size, name), value, atol=1e-5)
+
+
+@pytest.mark.parametrize("profile", segcam.PROFILES)
+@pytest.mark.parametrize("raw", [RAW, -jnp.abs(RAW), jnp.zeros((4, 6)), jnp.ones((4, 6))])
+def test_heatmaps_are_finite_and_in_range(profile, raw):
+    heatmap = jax.jit(lambda r: segcam.heatmap(r, (8, 12), profile, smoothing=1.0))(raw)
+    assert heatmap.shape == (8, 12)
+    assert jnp.isfinite(heatmap).all()
+    if not segcam.PROFILES[profile].signed:
+        assert heatmap.min() >= 0
+    if not raw.any():
+        assert not heatmap.any()
+
+
+def test_errors():
+    with pytest.raises(InputError, match="unknown profile 'pytorch-gradcam'; choose from pytorch_"):
+        segcam.heatmap(RAW, (8, 12), "pytorch-gradcam")
+    with pytest.raises(InputError, match=r"size \(8, 12, 3\) is not for a map of 2"):
+        segcam.heatmap(RAW, (8, 12, 3))
+    with pytest.raises(InputError, match="sigma=-1"):
+        smooth(RAW, -1.0)

@@ -1,0 +1,27 @@
+"""Shares of saliency by region, by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from segcam_jax.metrics.saliency import region_shares
+
+
+def test_region_shares():
+    saliency = jnp.array([[4.0, 0.0, 1.0], [2.0, 2.0, 9.0]])
+    regions = jnp.array(
+        [
+            [[1, 0, 0], [0, 0, 0]],
+            [[0, 1, 1], [0, 0, 0]],
+            [[0, 0, 0], [1, 1, 0]],
+            [[0, 0, 0], [0, 0, 0]],
+        ],
+        bool,
+    )
+    mass, density = region_shares(saliency, regions)
+    np.testing.assert_allclose(mass, np.array([4, 1, 4, 0]) / 9, rtol=1e-6)
+    np.testing.assert_allclose(density, np.array([4, 0.5, 2, 0]) / 6.5, rtol=1e-6)
+    mass, density = region_shares(jnp.ones((2, 3)), regions[:3])
+    np.testing.assert_allclose(density, 1 / 3, rtol=1e-6)
+    mass, density = region_shares(jnp.zeros((2, 3)), regions)
+    assert not mass.any()
+    assert not density.any()

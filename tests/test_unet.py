@@ -1,0 +1,118 @@
+"""The U-Net: the CSBDeep twin's parameter count, its taps, its options, its weights on disk."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import segcam_jax as segcam
+from segcam_jax import InputError, models
+from segcam_jax.models.unet import UNet, UNetConfig, load_unet, save_unet
+
+SMALL = UNetConfig(depth=2, width=2, classes=3)
+
+
+@pytest.fixture(autouse=True)
+def _flax_promotes():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def size(state):
+    return sum(leaf.size for leaf in jax.tree.leaves(state))
+
+
+def test_the_csbdeep_twin_of_seg_grad_cam():
+    model = nnx.eval_shape(lambda: UNet(rngs=nnx.Rngs(0)))
+    trainable = size(nnx.state(model, nnx.Param))
+    assert trainable == 5_500_779
+    assert trainable + size(nnx.state(model, nnx.BatchStat)) == 5_505_707
+
+
+def test_taps_of_the_twin():
+    fn, params = segcam.from_nnx(nnx.eval_shape(lambda: UNet(rngs=nnx.Rngs(0))))
+    taps = segcam.list_taps(fn, params, jax.ShapeDtypeStruct((64, 64, 1), jnp.float32))
+    channels = {name: struct.shape[-1] for name, struct in taps.items()}
+    blocks = [f"{kind}{level}" for level in range(1, 5) for kind in ("encoder",)]
+    blocks += ["bottleneck", *(f"decoder{level}" for level in (4, 3, 2, 1))]
+    assert list(taps) == [
+        "input",
+        *(name for block in blocks for name in (f"{block}/conv1", block)),
+        "logits",
+    ]
+    assert [channels[block] for block in blocks] == [32, 64, 128, 256, 256, 128, 64, 32, 32]
+    assert channels["bottleneck/conv1"] == 512
+    assert segcam.bottleneck(taps) == "bottleneck"
+    assert taps["bottleneck"].shape == (4, 4, 256)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("upsample", ["nearest", "linear", "transposed"])
+@pytest.mark.parametrize("skips", [True, False])
+def test_options_split_exactly(ndim, upsample, skips):
+    config = UNetConfig(
+        ndim=ndim, depth=1, width=2, classes=3, dropout=0.5, upsample=upsample, skips=skips
+    )
+    fn, params = segcam.from_nnx(UNet(config, rngs=nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6)[3 - ndim :] + (1,))
+    split = segcam.split(fn, "bottleneck", params, x)
+    np.testing.assert_array_equal(split.decode(*split.encode(params, x)), fn(params, x))
+    assert fn(params, x).shape == (*x.shape[:-1], 3)
+
+
+def test_a_batch_and_a_single_image_agree():
+    model = nnx.view(UNet(SMALL, rngs=nnx.Rngs(0)), use_running_average=True)
+    x = jax.random.normal(jax.random.key(0), (3, 8, 12, 1))
+    np.testing.assert_allclose(model(x)[1], model(x[1]), atol=1e-5)
+
+
+def test_inputs_that_do_not_fit():
+    model = UNet(SMALL, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"extents \(8, 10\); pad them to multiples of 4"):
+        model(jnp.zeros((8, 10, 1)))
+    with pytest.raises(InputError, match=r"shape \(8, 8, 3\); it expects 2 spatial .* 1 channel"):
+        model(jnp.zeros((8, 8, 3)))
+    for field, value in {"ndim": 4, "upsample": "cubic", "depth": 0}.items():
+        with pytest.raises(InputError, match=field):
+            UNetConfig(**{field: value})
+
+
+def test_weights_on_disk(tmp_path):
+    path = tmp_path / "weights" / "unet.safetensors"
+    model = UNet(SMALL, rngs=nnx.Rngs(3))
+    save_unet(path, model, {"classes": ["a", "b", "c"]})
+    loaded = models.load(path)
+    assert loaded.class_names == ["a", "b", "c"]
+    assert loaded.config == SMALL
+    fn, params = segcam.from_nnx(model)
+    x = jax.random.normal(jax.random.key(0), (8, 8, 1))
+    np.testing.assert_array_equal(loaded.fn(loaded.params, x), fn(params, x))
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_weights_that_do_not_fit_list_every_mismatch(tmp_path):
+    from segcam_jax.weights import store
+
+    path = tmp_path / "unet.safetensors"
+    save_unet(path, UNet(SMALL, rngs=nnx.Rngs(0)))
+    tensors, metadata = store.load(path)
+    tensors["head/kernel"] = tensors["head/kernel"][..., :2]
+    tensors["surplus"] = tensors.pop("head/bias")
+    store.save(path, tensors, metadata)
+    with pytest.raises(InputError, match="3 mismatch") as caught:
+        load_unet(path)
+    for part in ("head/bias is missing", "surplus is not", "head/kernel has shape (1, 1, 2, 2)"):
+        assert part in str(caught.value)
+
+
+def test_weights_files_that_are_none(tmp_path):
+    path = tmp_path / "unet.safetensors"
+    save_unet(path, UNet(SMALL, rngs=nnx.Rngs(0)))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be read"):
+        models.load(path)
+    with pytest.raises(InputError, match="bundled are texture-mnist-biased"):
+        models.load("texture-mnist-bias")
+    with pytest.raises(InputError, match="unknown model 'unett'; choose from unet"):
+        models.load(path, model="unett")
