@@ -1,0 +1,257 @@
+"""Image files as networks read them: float32 `h w c` in [0, 1]. What was converted is said.
+
+    image = read_image("scan.png", channels=1)
+    image.pixels          # float32 h w 1
+    image.notes           # ("RGB was converted to luminance",)
+    padded = pad_to_multiple(image.pixels, 16)   # at the bottom and the right, reflected
+
+Files are whatever Pillow opens, or `.npy` arrays `h w` or `h w c` (floats in [0, 1], or 8 and
+16-bit integers). Nothing is resized, and nothing is clipped: values that are not finite, or lie
+outside of [0, 1], are errors.
+"""
+
+import dataclasses
+import hashlib
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from segcam_jax.types import InputError
+
+# ITU-R BT.601, as Pillow's mode "L".
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+_INTEGER_RANGE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadImage:
+    """An image file, read.
+
+    Attributes:
+        pixels: the image in [0, 1].
+        notes: what was converted, one sentence each; empty if the file was taken as it is.
+        sha256: of the file, hexadecimal.
+    """
+
+    pixels: Float[np.ndarray, "h w c"]
+    notes: tuple[str, ...]
+    sha256: str
+
+
+def read_image(path: str | Path, *, channels: int) -> ReadImage:
+    """Reads an image file for a network.
+
+    Greyscale is repeated for a network of three channels, colour converted to luminance for a
+    network of one; transparency is composited on white; 16-bit values are divided by 65535; the
+    orientation that a camera wrote down is applied. Each is said in `notes`.
+
+    Args:
+        path: an image file, or a `.npy` array.
+        channels: channels that the network expects.
+
+    Raises:
+        InputError: if the file is missing or corrupt, has values that are not finite or outside of
+            [0, 1], or channels that cannot be converted.
+    """
+    data, digest = _bytes_of(path)
+    array, notes = _array(data, str(path)) if _is_npy(path) else _picture(data, str(path))
+    _check_values(array, str(path))
+    pixels, note = _to_channels(array, channels, str(path))
+    return ReadImage(np.ascontiguousarray(pixels), tuple(notes + note), digest)
+
+
+def read_mask(path: str | Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Reads a region from an image file or a `.npy` array: inside wherever a value is not 0.
+
+    Args:
+        path: an image file of any mode (its transparency is ignored), or an array `h w`.
+        shape: the extents of the image that the region is for.
+
+    Raises:
+        InputError: if the file cannot be read, or its extents are others.
+    """
+    data, _ = _bytes_of(path)
+    if _is_npy(path):
+        array = _load_npy(data, str(path))
+    else:
+        with _opened(data, str(path)) as image:
+            plain = image.convert("RGB") if image.mode in _ALPHA_MODES | {"P"} else image
+            array = np.asarray(plain)
+    if array.ndim == 3:
+        array = (array != 0).any(-1)
+    if array.shape != tuple(shape):
+        raise InputError(f"mask {str(path)!r} has extents {array.shape}, the image {tuple(shape)}")
+    return array != 0
+
+
+def pad_to_multiple(
+    pixels: Float[np.ndarray, "h w c"], multiple: int
+) -> Float[np.ndarray, "u v c"]:
+    """Extends an image at the bottom and the right to multiples of a number.
+
+    The padding mirrors the image, so that no border is made up; an extent of one pixel repeats it.
+    """
+    for axis in (0, 1):
+        missing = -pixels.shape[axis] % multiple
+        mode = "reflect" if pixels.shape[axis] > 1 else "edge"
+        widths = [(0, missing if other == axis else 0) for other in range(pixels.ndim)]
+        pixels = np.pad(pixels, widths, mode=mode)
+    return pixels
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, hexadecimal.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    return _bytes_of(path)[1]
+
+
+def _is_npy(path: str | Path) -> bool:
+    return Path(path).suffix.lower() == ".npy"
+
+
+def _bytes_of(path: str | Path) -> tuple[bytes, str]:
+    """The file's bytes, read once, and their digest."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{str(path)!r} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{str(path)!r} is a folder; give the files in it") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)!r} cannot be read: {reason}") from None
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def _load_npy(data: bytes, name: str) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError, MemoryError) as error:
+        raise InputError(f"{name!r} is no readable .npy array: {_one_line(error)}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise InputError(f"{name!r} holds no array of real numbers")
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise InputError(f"{name!r} has shape {array.shape}; expected `h w` or `h w c`")
+    return array
+
+
+def _array(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
+    array = _load_npy(data, name)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.dtype.kind in "iu":
+        top = _INTEGER_RANGE.get(array.dtype)
+        if top is None:
+            raise InputError(
+                f"{name!r} has dtype {array.dtype}, whose range is unknown; give floats in [0, 1], "
+                "uint8 or uint16"
+            )
+        return array.astype(np.float32) / top, [f"{array.dtype} values were divided by {top}"]
+    if array.dtype.kind == "f" and np.isfinite(array).all():
+        # float16 and float64 alike; what leaves float32's range is caught as infinite below.
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32), []
+    return array.astype(np.float32), []
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    """The first frame, decoded and turned as its orientation says."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            return image
+    except UnidentifiedImageError:
+        raise InputError(f"{name!r} is no image file that can be read, or is corrupt") from None
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name!r} is too large: {_one_line(error)}") from None
+    except Exception as error:  # Pillow's decoders raise many kinds on corrupt data.
+        raise InputError(f"{name!r} is a corrupt image: {_one_line(error)}") from None
+
+
+def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
+    notes = []
+    reduced = data[24:25] == b"\x10" and data[:8] == b"\x89PNG\r\n\x1a\n"
+    image = _opened(data, name)
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append(f"the first of {image.n_frames} frames was taken")
+    if image.getexif().get(0x0112, 1) not in (0, 1):
+        image = ImageOps.exif_transpose(image)
+        notes.append("it was turned as its orientation tag says")
+    if image.mode.startswith("I"):
+        return _deep_grey(image, name, notes)
+    if image.mode == "F":
+        return np.asarray(image, np.float32)[..., None], notes
+    if reduced and image.mode in ("RGB", "RGBA", "LA"):
+        notes.append("16-bit colour was read as 8-bit")
+    if image.mode in _ALPHA_MODES or (image.mode == "P" and "transparency" in image.info):
+        rgba = image.convert("RGBA")
+        opaque = rgba.getextrema()[3] == (255, 255)
+        white = Image.new("RGBA", rgba.size, "white")
+        grey = image.mode in ("LA", "La")
+        image = Image.alpha_composite(white, rgba).convert("L" if grey else "RGB")
+        notes.append(
+            "its opaque alpha channel was dropped"
+            if opaque
+            else "transparency was composited on white"
+        )
+    elif image.mode == "P":
+        image = image.convert("RGB")
+        notes.append("palette colours were read as RGB")
+    elif image.mode not in ("L", "RGB"):
+        target = "L" if image.mode == "1" else "RGB"
+        notes.append(f"mode {image.mode} was converted to {target}")
+        image = image.convert(target)
+    array = np.asarray(image, np.float32) / 255
+    return array[..., None] if array.ndim == 2 else array, notes
+
+
+def _deep_grey(image: Image.Image, name: str, notes: list[str]) -> tuple[np.ndarray, list[str]]:
+    """16-bit grey, which Pillow opens as mode I;16 or, at times, as 32-bit I."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(
+            f"{name!r} has 32-bit integers in [{values.min()}, {values.max()}]; save it with 16 "
+            "bits, or as a .npy array of floats in [0, 1]"
+        )
+    scaled = (values / 65535).astype(np.float32)[..., None]
+    return scaled, [*notes, "16-bit values were divided by 65535"]
+
+
+def _check_values(array: np.ndarray, name: str) -> None:
+    finite = np.isfinite(array)
+    if not finite.all():
+        first = np.argwhere(~finite)[0]
+        raise InputError(
+            f"{name!r} has {int((~finite).sum())} value(s) that are NaN or infinite, the first at "
+            f"row {first[0]}, column {first[1]}"
+        )
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 1:
+        hint = "; divide it by 255" if low >= 0 and 2 < high <= 255 else ""
+        raise InputError(f"{name!r} has values in [{low:.6g}, {high:.6g}], expected [0, 1]{hint}")
+
+
+def _to_channels(array: np.ndarray, channels: int, name: str) -> tuple[np.ndarray, list[str]]:
+    given = array.shape[-1]
+    if given == channels:
+        return array, []
+    if given == 1 and channels == 3:
+        return np.repeat(array, 3, axis=-1), ["grey was repeated for 3 channels"]
+    if given == 3 and channels == 1:
+        # A weighted sum of ones may round to slightly more than one.
+        grey = np.minimum(array @ _LUMINANCE[:, None], 1)
+        return grey, ["RGB was converted to luminance"]
+    raise InputError(f"{name!r} has {given} channel(s), the network expects {channels}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
