@@ -1,0 +1,1 @@
+"""Metrics: segmentation quality, faithfulness and localisation of explanations, sanity checks."""
