@@ -397,6 +397,8 @@ def test_broken_folders(tmp_path, call, match):
         (lambda: dataset(bias=(PLANTED, PLANTED)), "at most one bias"),
         (lambda: dataset(bias=(Bias(2),)), "no `background_texture`"),
         (lambda: dataset(bias=(Bias(2, background_texture="stripe"),)), "choose from stripes_"),
+        (lambda: dataset().retextured(dataset().layout(0), 2, "waves"), "tile 2"),
+        (lambda: dataset().retextured(dataset().layout(0), 1, "wave"), "choose from weave"),
         (lambda: Bias(10), "0 to 9"),
         (lambda: Bias(1, background_probability=1.5), "0 to 1"),
     ],

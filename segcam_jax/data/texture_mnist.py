@@ -21,127 +21,25 @@ textures are sorted by name, and the digit's texture is never the one behind it 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from segcam_jax.data import digits as digit_masks
+from segcam_jax.data.texture_mnist_config import (
+    SAMPLES,
+    Bias as Bias,
+    Jitter as Jitter,
+    TextureMnistConfig as TextureMnistConfig,
+)
 from segcam_jax.data.textures import texture_set
 from segcam_jax.types import InputError, nearest_first
 
 BACKGROUND = 10
 CLASSES = (*(str(digit) for digit in range(10)), "background")
-_SAMPLES = {"train": 50_000, "test": 1_000}
 # What random numbers are for; each purpose has its own stream, so that none disturbs another.
 _ORDER, _TEXTURES, _BIAS, _JITTER = range(4)
-
-
-@dataclasses.dataclass(frozen=True)
-class Bias:
-    """A digit tied to textures.
-
-    Attributes:
-        digit: the biased digit, 0..9.
-        foreground_texture: the texture that fills it, if a draw succeeds.
-        foreground_probability: how often, in [0, 1].
-        background_texture: the texture of one background tile, chosen at random.
-        background_probability: how often, in [0, 1]; a success overrides the foreground's.
-    """
-
-    digit: int
-    foreground_texture: str | None = None
-    foreground_probability: float = 0.0
-    background_texture: str | None = None
-    background_probability: float = 1.0
-
-    def __post_init__(self):
-        if self.digit not in range(10):
-            raise InputError(f"`Bias.digit` is {self.digit}; expected 0 to 9")
-        for part in ("foreground", "background"):
-            probability = getattr(self, f"{part}_probability")
-            if not 0 <= probability <= 1:
-                raise InputError(f"`Bias.{part}_probability` is {probability}; expected 0 to 1")
-
-    def textures(self) -> list[str]:
-        """The textures that it uses with a probability above zero."""
-        pairs = (
-            (self.foreground_texture, self.foreground_probability),
-            (self.background_texture, self.background_probability),
-        )
-        return [name for name, probability in pairs if name is not None and probability > 0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Jitter:
-    """Random affine changes of the digits, each uniform between minus and plus its bound.
-
-    Attributes:
-        rotation: degrees.
-        scale: share of the size; height and width are drawn apart.
-        shear: columns moved per row.
-        shift: share of the tile.
-    """
-
-    rotation: float = 10.0
-    scale: float = 0.1
-    shear: float = 0.15
-    shift: float = 0.06
-
-
-@dataclasses.dataclass(frozen=True)
-class TextureMnistConfig:
-    """All that determines a TextureMNIST.
-
-    Attributes:
-        split: `"train"` or `"test"`: disjoint digits; in train the ten digits of a cycle share one
-            draw of textures and crops, in test each sample has its own.
-        seed: a number at least 0.
-        samples: length; None for 50,000 (train) or 1,000 (test).
-        tile_size: extent of the image.
-        texture_resolution: smaller textures are repeated up to this size.
-        background_split: number of background tiles: 1, 2 (top and bottom) or 4 (quadrants).
-        bias: the planted biases, at most one a digit.
-        exclude_bias_textures: keep the textures of biases out of all unbiased draws.
-        distinct_textures: the digit's texture is never the one behind it.
-        jitter: random affine changes of the digits, for training; None for none.
-        digits: source of digits, see `digits.read_digits`.
-        textures: folder of textures; None for the built-in ones, see `textures.texture_set`.
-    """
-
-    split: Literal["train", "test"] = "train"
-    seed: int = 0
-    samples: int | None = None
-    tile_size: int = 64
-    texture_resolution: int = 400
-    background_split: Literal[1, 2, 4] = 2
-    bias: tuple[Bias, ...] = ()
-    exclude_bias_textures: bool = False
-    distinct_textures: bool = True
-    jitter: Jitter | None = None
-    digits: str | None = None
-    textures: str | None = None
-
-    def __post_init__(self):
-        if self.split not in _SAMPLES:
-            raise InputError(f"`split` is {self.split!r}; choose 'train' or 'test'")
-        if self.seed < 0:
-            raise InputError(f"`seed` is {self.seed}; give a number of at least 0")
-        if self.samples is not None and self.samples < 1:
-            raise InputError(f"`samples` is {self.samples}; give at least 1, or None")
-        if self.background_split not in (1, 2, 4):
-            raise InputError(f"`background_split` is {self.background_split}; choose 1, 2 or 4")
-        if self.tile_size < 8 or self.tile_size % 2:
-            raise InputError(f"`tile_size` is {self.tile_size}; give an even number from 8")
-        if self.texture_resolution < self.tile_size:
-            raise InputError(
-                f"`texture_resolution` is {self.texture_resolution}; it must be at least "
-                f"`tile_size`, {self.tile_size}"
-            )
-        biased = [bias.digit for bias in self.bias]
-        if len(set(biased)) < len(biased):
-            raise InputError(f"`bias` names the digits {biased}; give at most one bias a digit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +115,7 @@ class TextureMnist:
         MissingExtraError: if the built-in digits or textures are wanted without extra `train`.
     """
 
-    def __init__(self, config: TextureMnistConfig = TextureMnistConfig()):
+    def __init__(self, config: TextureMnistConfig):
         self.config = config
         self.textures = texture_set(config.textures, config.texture_resolution)
         self._names = tuple(self.textures)
@@ -227,7 +125,7 @@ class TextureMnist:
 
     def __len__(self) -> int:
         """The number of samples."""
-        return self.config.samples or _SAMPLES[self.config.split]
+        return self.config.samples or SAMPLES[self.config.split]
 
     def __repr__(self) -> str:
         """Names the configuration: `grain` compares it when it restores an iterator."""
@@ -296,7 +194,15 @@ class TextureMnist:
         """The layout with another texture in one background tile, cut at the same place.
 
         Where the other texture is too small for that place, it is cut at its end.
+
+        Raises:
+            InputError: if there is no such tile or texture.
         """
+        if not 0 <= tile < len(layout.tiles):
+            raise InputError(
+                f"tile {tile} does not exist; the background has {len(layout.tiles)}, from 0"
+            )
+        self._check_name(texture)
         rows, columns = self._tiles()[tile]
         height, width = self.textures[texture].shape
         before = layout.tiles[tile]
@@ -325,7 +231,7 @@ class TextureMnist:
         return int(index)
 
     def _rng(self, purpose: int, index: int) -> np.random.Generator:
-        split = list(_SAMPLES).index(self.config.split)
+        split = list(SAMPLES).index(self.config.split)
         return np.random.default_rng((self.config.seed, split, purpose, index))
 
     def _digit_masks(self) -> list[np.ndarray]:
@@ -355,14 +261,18 @@ class TextureMnist:
                         f"the bias of digit {bias.digit} has a `{part}_probability` above 0 but "
                         f"no `{part}_texture`; name one, or set the probability to 0"
                     )
-                if name is not None and name not in self.textures:
-                    choices = ", ".join(nearest_first(name, self._names))
-                    raise InputError(f"there is no texture {name!r}; choose from {choices}")
+                if name is not None:
+                    self._check_name(name)
         if len(self._allowed()) < 1 + self.config.distinct_textures:
             raise InputError(
                 f"{len(self._allowed())} texture(s) are left for unbiased draws; add textures, or "
                 "set `exclude_bias_textures` to False"
             )
+
+    def _check_name(self, name: str) -> None:
+        if name not in self.textures:
+            choices = ", ".join(nearest_first(name, self._names))
+            raise InputError(f"there is no texture {name!r}; choose from {choices}")
 
     def _allowed(self) -> list[str]:
         """The textures of unbiased draws."""
