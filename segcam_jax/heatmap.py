@@ -21,7 +21,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from scipy import ndimage
 
 from segcam_jax.types import InputError, nearest_first
@@ -144,7 +144,7 @@ def find_profile(profile: str | Profile) -> Profile:
 
 
 def heatmap(
-    raw: Float[Array, "*space"],
+    raw: Float[ArrayLike, "*space"],
     size: Sequence[int],
     profile: str | Profile = "segcam_jax",
     *,

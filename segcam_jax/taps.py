@@ -204,7 +204,7 @@ def split(
         InputError: if a leaf of `params` or `x` is not an array.
     """
     _, signature = _abstract(params, x)
-    key = (fn, tap_name, signature, channel_axis, batch_axis, jax.config.jax_enable_x64)
+    key = (fn, tap_name, signature, channel_axis, batch_axis)
     return _CACHE.get(key, lambda: _split(fn, tap_name, signature, x, channel_axis, batch_axis))
 
 
@@ -268,8 +268,8 @@ def _abstract(params: Any, x: Any) -> tuple[list[Any], Any]:
                 f"{name} is {type(leaf).__name__}, expected an array; keep what is not an array "
                 "outside of `params`"
             )
-        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
-        if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        dtype: Any = getattr(leaf, "dtype", None) or np.result_type(leaf)
+        if not jnp.issubdtype(dtype, jax.dtypes.extended):
             dtype = jax.dtypes.canonicalize_dtype(dtype)
         avals.append((np.shape(leaf), dtype))
     return [leaf for _, leaf in paths], (tree, tuple(avals))

@@ -19,12 +19,13 @@ has a positive weight then as well (Ablation-CAM divides by |S|, not by S).
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from scipy import ndimage
 
 from segcam_jax.types import TargetError, wide
@@ -60,7 +61,7 @@ class Target:
     """
 
     class_index: Int[Array, ""] | int
-    mask: Float[Array, "*space"] | Bool[Array, "*space"] | None = None
+    mask: Any = None
     of: Of = "logits"
     reduce: Reduce = "sum"
 
@@ -115,7 +116,7 @@ def whole_image(class_index: int, *, of: Of = "logits", reduce: Reduce = "sum") 
 
 def region(
     class_index: int,
-    mask: Bool[Array, "*space"],
+    mask: Bool[ArrayLike, "*space"],
     *,
     of: Of = "logits",
     reduce: Reduce = "sum",
@@ -162,7 +163,7 @@ def pixel(
 
 
 def predicted_mask(
-    output: Float[Array, "*space k"], class_index: int, *, min_probability: float | None = None
+    output: Float[ArrayLike, "*space k"], class_index: int, *, min_probability: float | None = None
 ) -> Bool[Array, "*space"]:
     """Where the output predicts the class: its logit is the largest.
 
@@ -172,6 +173,7 @@ def predicted_mask(
         min_probability: also require a softmax probability above this; 0.5 is Seg-Grad-CAM's
             ClassRoI (Vinogradova et al., 2020).
     """
+    output = jnp.asarray(output)
     _check_class(class_index, output.shape[-1])
     if output.shape[-1] == 1:
         return jax.nn.sigmoid(output[..., 0]) > (
@@ -184,7 +186,7 @@ def predicted_mask(
 
 
 def predicted(
-    output: Float[Array, "*space k"],
+    output: Float[ArrayLike, "*space k"],
     class_index: int,
     *,
     min_probability: float | None = None,
@@ -208,7 +210,7 @@ def predicted(
 
 
 def component_mask(
-    mask: Bool[Array, "*space"],
+    mask: Bool[ArrayLike, "*space"],
     which: Which = "largest",
     *,
     at: Sequence[int] | None = None,
@@ -231,7 +233,8 @@ def component_mask(
     connectivity = mask.ndim if connectivity is None else connectivity
     if not 1 <= connectivity <= mask.ndim:
         raise TargetError(f"connectivity={connectivity}; expected 1 to {mask.ndim}")
-    labels, count = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, connectivity))
+    structure = ndimage.generate_binary_structure(mask.ndim, connectivity)
+    labels, count = cast(tuple[np.ndarray, int], ndimage.label(mask, structure))
     if count == 0:
         raise TargetError("the region is empty; it has no connected component")
     if at is not None:
@@ -242,9 +245,7 @@ def component_mask(
         return labels == label
     sizes = np.bincount(labels.ravel())[1:]
     ordered = np.argsort(-sizes, kind="stable")
-    rank = (
-        {"largest": 0, "smallest": count - 1}.get(which, which) if isinstance(which, str) else which
-    )
+    rank: Any = {"largest": 0, "smallest": count - 1}.get(cast(str, which), which)
     if not isinstance(rank, int) or not 0 <= rank < count:
         raise TargetError(
             f"component {which!r}; the region has {count}: choose 'largest', 'smallest', or an "
@@ -254,7 +255,7 @@ def component_mask(
 
 
 def component(
-    output: Float[Array, "*space k"],
+    output: Float[ArrayLike, "*space k"],
     class_index: int,
     which: Which = "largest",
     *,
@@ -287,7 +288,7 @@ def stack(targets: Sequence[Target]) -> Target:
 
 
 def _is_traced(value: Any) -> bool:
-    return isinstance(value, jax.core.Tracer)
+    return isinstance(value, Tracer)
 
 
 def _check_class(class_index: Any, classes: int) -> None:

@@ -66,7 +66,10 @@ def test_linen():
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         model = LinenNet()
         variables = model.init(jax.random.key(1), X[None])
-        fn = lambda params, x: model.apply(params, x[None])[0]
+
+        def fn(params, x):
+            return model.apply(params, x[None])[0]
+
         explained(fn, variables, X, segcam.whole_image(1), batch_axis=0)
 
 

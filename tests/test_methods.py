@@ -94,7 +94,7 @@ def test_eigen_cams_are_the_first_principal_component_with_a_fixed_sign():
         rows = values.reshape(-1, 5)
         rows = rows - rows.mean(0)
         expected = (rows @ np.linalg.svd(rows)[2][0]).reshape(4, 6)
-        expected *= np.sign((expected.ravel() @ rows.sum(-1)))
+        expected *= np.sign(expected.ravel() @ rows.sum(-1))
         np.testing.assert_allclose(run(name, split, params, x, target).map, expected, atol=1e-4)
 
 

@@ -97,7 +97,7 @@ def subgraph_function(
     inputs: Sequence[Var], equations: Sequence[Equation], outputs: Sequence[Any]
 ) -> tuple[Any, Callable]:
     """The jaxpr of some equations, and the function `(*inputs) -> [*outputs]` that evaluates it."""
-    template = getattr(_EMPTY, "jaxpr", _EMPTY)
+    template: Any = getattr(_EMPTY, "jaxpr", _EMPTY)
     effects = frozenset().union(*(equation.effects for equation in equations))
     jaxpr = template.replace(
         constvars=(),

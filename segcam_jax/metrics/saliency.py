@@ -1,11 +1,11 @@
 """Where saliency lies: its share on each of several regions, by mass and per area."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 
 def region_shares(
-    saliency: Float[Array, "h w"], regions: Bool[Array, "r h w"]
+    saliency: Float[ArrayLike, "h w"], regions: Bool[ArrayLike, "r h w"]
 ) -> tuple[Float[Array, "r"], Float[Array, "r"]]:
     """Share of saliency in each region.
 
@@ -25,6 +25,7 @@ def region_shares(
     References:
         Vinogradova et al., Seg-Grad-CAM, AAAI 2020, and its published code.
     """
+    saliency, regions = jnp.asarray(saliency), jnp.asarray(regions)
     inside = regions.astype(saliency.dtype)
     axes = tuple(range(1, inside.ndim))
     mass = (inside * saliency[None]).sum(axes)
