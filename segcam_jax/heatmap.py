@@ -6,11 +6,13 @@ libraries and papers that they are named after, so that figures can be compared:
     segcam_jax          ReLU, resize, smooth (off), / max                  in [0, 1]; the default
     signed              resize, / max |.|                                  in [-1, 1]
     raw                 resize                                             quantitative
-    pytorch_grad_cam    ReLU, min-max (1e-7), resize, ReLU, min-max (1e-7) pytorch-grad-cam 1.5.7
+    pytorch_grad_cam    ReLU, min-max (1e-7), resize, ReLU, min-max (1e-7) pytorch-grad-cam, 2D
     captum              nearest resize                                     captum's interpolate
     seg_grad_cam        resize, ReLU, / max                                Seg-Grad-CAM's code
     fast_ablation_cam   ReLU, / max, resize                                FastAblationCAM's code
     ablation_eurocon    ReLU, resize                                       the Eurocon 2023 code
+
+pytorch-grad-cam resizes volumes by a cubic spline on another grid; here linear is trilinear.
 """
 
 import dataclasses

@@ -34,20 +34,27 @@ def ablation_scores(
     *,
     chunk_size: int | None,
     memory_limit: int | None,
-) -> Float[Array, "m"]:
-    """The score under each mask: m runs of decode, as many at once as fit."""
+) -> tuple[Float[Array, ""], Float[Array, "m"]]:
+    """The score of the unchanged activation, and under each mask: m + 1 runs of decode.
 
-    def score(index):
-        return target(split.decode(ablate(activation, masks(index)), carry))
+    The unchanged activation is one more row of the same computation. Run apart, its score would be
+    rounded in another way, and a channel without any effect would get a weight.
+    """
 
-    count = len(masks)
+    def score(row):
+        mask = masks(jnp.maximum(row - 1, 0))
+        mask = jnp.where(row == 0, jnp.ones_like(mask), mask)
+        return target(split.decode(ablate(activation, mask), carry))
+
+    count = len(masks) + 1
     chunk = chunk_for(
         count, split.decode_live_bytes, chunk_size=chunk_size, memory_limit=memory_limit
     )
     if chunk == count:
-        return jax.vmap(score)(jnp.arange(count))
-    indices = _padded(count, chunk)
-    return jax.lax.map(jax.vmap(score), indices).reshape(-1)[:count]
+        scores = jax.vmap(score)(jnp.arange(count))
+    else:
+        scores = jax.lax.map(jax.vmap(score), _padded(count, chunk)).reshape(-1)
+    return scores[0], scores[1:count]
 
 
 def sampled_moments(

@@ -63,9 +63,9 @@ def ablation_cam(
         S, which turns every sign around where a logit is negative; |S| keeps a supporting channel
         positive. Equal for S > 0.
     """
-    activation, carry, score = engine.baseline(split, params, x, target)
+    activation, carry = split.encode(params, x)
     masks = ChannelMasks(activation.shape[-1], ablation_value)
-    scores = engine.ablation_scores(
+    score, scores = engine.ablation_scores(
         split, activation, carry, target, masks, chunk_size=chunk_size, memory_limit=memory_limit
     )
     weights = _drop(score, scores, relative=relative)
@@ -116,11 +116,11 @@ def fast_ablation_cam(
         Sipila, FastAblationCAM, 2022, whose windows are single positions. Its published maps are
         shifted by one cell, a fault of its position counter that is not repeated here.
     """
-    activation, carry, score = engine.baseline(split, params, x, target)
+    activation, carry = split.encode(params, x)
     shape = activation.shape[:-1]
     masks = WindowMasks(shape, _per_axis(window, shape), _per_axis(stride, shape), ablation_value)
     masks.check()
-    scores = engine.ablation_scores(
+    score, scores = engine.ablation_scores(
         split, activation, carry, target, masks, chunk_size=chunk_size, memory_limit=memory_limit
     )
     drop = _drop(score, scores, relative=relative)
