@@ -1,0 +1,140 @@
+"""The command line `segcam`.
+
+Results go to stdout, notes, progress and errors to stderr. Exit codes: 0 done, 2 a fault in what
+was given (one line says which), 130 interrupted.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import segcam_jax
+from segcam_jax.cli import cache, console
+from segcam_jax.types import InputError, SegcamError, nearest_first
+
+_COMMANDS = {
+    "demo": "show what the library does, on networks and images that it ships",
+    "explain": "explain a network's segmentation of images: maps, figures, a manifest",
+    "layers": "list the taps of a network with their shapes",
+    "methods": "list the methods and the heatmap profiles",
+    "evaluate": "measure segmentation quality and the planted bias",
+}
+_HELP = f"""usage: segcam COMMAND [options]
+
+Explain segmentation networks: where does a network look when it segments an image?
+
+commands:
+{chr(10).join(f"  {name:<10}{what}" for name, what in _COMMANDS.items())}
+
+examples:
+  segcam demo
+  segcam layers --weights texture-mnist-unbiased
+  segcam explain scan.png --weights texture-mnist-unbiased --out results
+
+`segcam COMMAND --help` explains a command; `segcam --version` tells the version."""
+_LISTS = ("--tap", "--method")
+_INTERRUPTED, _FAULT, _CLOSED_PIPE = 130, 2, 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Args:
+        arguments: without the program's name; None takes `sys.argv`.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in (["--version"], ["-V"]):
+        print(f"segcam {segcam_jax.__version__}")
+        return 0
+    try:
+        with warnings.catch_warnings():
+            # A cache that fails must not disturb; the run goes on without it.
+            warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
+            return _run(given)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else _FAULT
+    except SegcamError as problem:
+        console.error(problem)
+        return _FAULT
+    except KeyboardInterrupt:
+        console.note("interrupted; all files are whole, and the same command goes on from here")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_PIPE
+    except MemoryError:
+        console.error("out of memory; use a smaller image, or fewer images at once")
+        return _FAULT
+    except RuntimeError as problem:
+        if "RESOURCE_EXHAUSTED" not in str(problem):
+            raise
+        console.error("the device is out of memory; use a smaller image")
+        return _FAULT
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    name, rest = given[0], given[1:]
+    if name not in _COMMANDS:
+        choices = ", ".join(nearest_first(name, _COMMANDS))
+        raise InputError(f"unknown command {name!r}; choose from {choices}")
+    from segcam_jax.cli import commands
+
+    command = commands.parse(name, merged_lists(rest))
+    cache.enable()
+    # Each command's own imports are heavy; only those of the command that runs are made.
+    match command:
+        case commands.Layers():
+            from segcam_jax.cli.listing import layers
+
+            layers(command)
+        case commands.Methods():
+            from segcam_jax.cli.listing import methods
+
+            methods()
+        case commands.Explain():
+            from segcam_jax.cli.explain import explain
+
+            explain(command, ["segcam", *given])
+        case commands.Evaluate():
+            from segcam_jax.cli.evaluate import evaluate
+
+            evaluate(command)
+        case commands.Demo():
+            from segcam_jax.cli.demo import demo
+
+            demo(command)
+    return 0
+
+
+def merged_lists(arguments: Sequence[str]) -> list[str]:
+    """Gathers options that take several values and were given more than once.
+
+    `--tap a --tap b` then means `--tap a b`, where otherwise the last one alone would count.
+    """
+    rest: list[str] = []
+    lists: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for position, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if argument == "--":
+            rest += arguments[position:]
+            break
+        if option in _LISTS:
+            current = lists.setdefault(option, [])
+            current += [value] if equals else []
+        elif argument.startswith("-") or current is None:
+            current = None
+            rest.append(argument)
+        else:
+            current.append(argument)
+    gathered = [word for option, words in lists.items() for word in (option, *words)]
+    split = rest.index("--") if "--" in rest else len(rest)
+    return [*rest[:split], *gathered, *rest[split:]]

@@ -1,0 +1,178 @@
+"""The commands as dataclasses: `tyro` makes options and help texts of them."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def _optional(metavar: str):
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
+MaybeName = Annotated[str | None, _optional("NAME")]
+MaybeNumber = Annotated[float | None, _optional("NUMBER")]
+MaybeFile = Annotated[Path | None, _optional("FILE")]
+Images = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]],
+    tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint=""),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """List the taps of a network with their shapes.
+
+    For example: segcam layers --weights texture-mnist-unbiased --size 128 96
+
+    Attributes:
+        weights: Bundled weights by name, or a .safetensors file.
+        model: The network expected in the file.
+        size: Height and width of an image.
+    """
+
+    weights: str
+    model: MaybeName = None
+    size: tuple[int, int] = (64, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Methods:
+    """List the methods and the heatmap profiles."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain:
+    """Explain a network's segmentation of images: maps, figures, and a manifest.
+
+    For example:
+
+      segcam explain scan.png --weights texture-mnist-unbiased --out results
+
+      segcam explain a.png b.png --weights my.safetensors --class-index 2 --region largest
+      --tap bottleneck decoder1 --method grad_cam ablation_cam integrated_gradients
+
+      segcam explain --repeat results/manifest.json --out again
+
+    Attributes:
+        images: Image files (PNG, JPEG, TIFF, ... or .npy arrays in [0, 1]).
+        weights: Bundled weights by name (`texture-mnist-unbiased`, `texture-mnist-biased`), or a
+            .safetensors file.
+        model: The network expected in the file.
+        tap: Where to explain (`segcam layers` lists taps). Default: the bottleneck. Methods of the
+            input always use the input.
+        method: Methods by name (`segcam methods` lists them).
+        class_index: Number or name of the class. Default: the class predicted most often that is
+            not named background.
+        region: The explained pixels: predicted, all, largest, smallest, component:K, at:ROW,COL,
+            pixel:ROW,COL or mask:FILE.
+        min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
+        of: What is explained.
+        reduce: How the region's pixels are reduced to one score.
+        profile: How raw maps become heatmaps (`segcam methods` lists profiles).
+        smoothing: Standard deviation, in pixels, of a Gaussian on the heatmaps.
+        window: fast_ablation_cam: extent of a window.
+        stride: fast_ablation_cam: distance of windows, at most the window.
+        samples: smooth_grad: noisy copies.
+        sigma: smooth_grad: noise, as a share of the image's range.
+        steps: integrated_gradients: points of the quadrature.
+        seed: Of all random numbers.
+        colormap: A matplotlib colour table, for example jet.
+        out: Folder of the results. A run that was interrupted there is resumed.
+        overwrite: Replace another run in that folder; other people's files stay.
+        repeat: A manifest.json: do the same again, with the same maps.
+    """
+
+    images: Images = ()
+    weights: MaybeName = None
+    model: MaybeName = None
+    tap: Names = ()
+    method: Names = ("grad_cam", "ablation_cam")
+    class_index: MaybeName = None
+    region: str = "predicted"
+    min_probability: MaybeNumber = None
+    of: Literal["logits", "probabilities"] = "logits"
+    reduce: Literal["sum", "mean"] = "sum"
+    profile: str = "segcam_jax"
+    smoothing: float = 0.0
+    window: int = 1
+    stride: int = 1
+    samples: int = 50
+    sigma: float = 0.15
+    steps: int = 50
+    seed: int = 0
+    colormap: MaybeName = None
+    out: Path = Path("segcam-out")
+    overwrite: bool = False
+    repeat: MaybeFile = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure segmentation quality, and where saliency falls when a bias was planted.
+
+    For example: segcam evaluate --weights texture-mnist-biased --json biased.json
+
+    Quality needs the extra `train`, which generates held-out samples. The bias table is over
+    samples that the package ships: each shows a 2 with one texture in one half of the background.
+
+    Attributes:
+        weights: Bundled weights by name, or a .safetensors file.
+        model: The network expected in the file.
+        dataset: The data set.
+        samples: Generated samples for the quality.
+        bias_samples: Bundled samples for the bias table, at most 200.
+        class_index: Number or name of the biased class.
+        method: Methods of the bias table. Default: all that explain an activation.
+        tap: Taps of the bias table. Default: the bottleneck and decoder1.
+        profile: How raw maps become heatmaps; one without negative values.
+        json: Also write everything to this file.
+    """
+
+    weights: str
+    model: MaybeName = None
+    dataset: str = "texture_mnist"
+    samples: int = 200
+    bias_samples: int = 200
+    class_index: str = "2"
+    method: Names = ()
+    tap: Names = ()
+    profile: str = "segcam_jax"
+    json: MaybeFile = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Show what the library does, on networks and images that it ships.
+
+    For example: segcam demo --out demo --open
+
+    Attributes:
+        out: Folder of the page and its figures.
+        open: Open the page in a browser.
+    """
+
+    out: Path = Path("segcam-demo")
+    open: bool = False
+
+
+COMMANDS = {
+    "demo": Demo,
+    "explain": Explain,
+    "layers": Layers,
+    "methods": Methods,
+    "evaluate": Evaluate,
+}
+
+
+def parse(name: str, arguments: Sequence[str]) -> Demo | Explain | Layers | Methods | Evaluate:
+    """Reads the options of a command; exits with tyro's message if they are wrong."""
+    return tyro.cli(
+        COMMANDS[name],
+        prog=f"segcam {name}",
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )

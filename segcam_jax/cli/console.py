@@ -1,0 +1,95 @@
+"""What a person sees: results on stdout, notes and progress on stderr, plain lines without one."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+# Wide enough for every table of ours, where no terminal says otherwise.
+_PIPE_WIDTH = 200
+
+
+def results() -> Console:
+    """Where results go."""
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False)
+
+
+def note(line: str) -> None:
+    """Says something on stderr, in one line."""
+    print(f"segcam: {one_line(line)}", file=sys.stderr, flush=True)
+
+
+def error(problem: object) -> None:
+    """Says what was wrong on stderr, in one line."""
+    note(f"error: {problem}")
+
+
+def one_line(text: object) -> str:
+    """The text without line breaks."""
+    return " ".join(str(text).split())
+
+
+def is_wide() -> bool:
+    """Whether a table of ten columns fits."""
+    return results().width >= 160
+
+
+def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a table; columns whose cells are numbers are set to the right."""
+    drawn = Table(header_style="bold")
+    for number, name in enumerate(columns):
+        numeric = all(_is_number(row[number]) for row in rows) and bool(rows)
+        drawn.add_column(
+            name, justify="right" if numeric else "left", no_wrap=number == 0, overflow="fold"
+        )
+    for row in rows:
+        drawn.add_row(*(escape(str(cell)) for cell in row))
+    console = results()
+    if title:
+        console.print(title, style="bold", markup=False)
+    console.print(drawn)
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        float(str(cell).split(" ")[0].replace("—", "0"))
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows progress while the block runs.
+
+    Yields:
+        `advance(count=1, text="")`. On a terminal a bar moves; elsewhere a line is written for
+        every text that is given.
+    """
+    if not sys.stderr.isatty():
+
+        def advance_plainly(count: int = 1, text: str = "") -> None:
+            if text:
+                note(text)
+
+        yield advance_plainly
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=total, text="")
+
+        def advance(count: int = 1, text: str = "") -> None:
+            bars.update(task, advance=count, text=escape(one_line(text)))
+
+        yield advance

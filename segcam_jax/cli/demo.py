@@ -1,0 +1,241 @@
+"""`segcam demo`: two networks, one of which learned a shortcut, explained on bundled images."""
+
+import dataclasses
+import io
+import time
+import webbrowser
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from segcam_jax import viz
+from segcam_jax.cli import commands, console, page
+from segcam_jax.data.samples import load as load_samples
+from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSample
+from segcam_jax.methods import METHODS
+from segcam_jax.sweep import batch, store
+from segcam_jax.sweep.bias import BiasStudy, regions_of, study_of_maps
+from segcam_jax.sweep.network import Network, open_network, predicted_labels
+from segcam_jax.sweep.run import own_scale
+
+BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
+TITLES = {BIASED: "biased network", UNBIASED: "unbiased network"}
+TAPS = ("bottleneck", "decoder1")
+DIGITS = (3, 5, 8)
+BIASED_CLASS = 2
+# The page must be there within seconds; `segcam evaluate` takes all 200 samples.
+STUDY_SAMPLES = 21
+CHUNK = 8  # with three digits, three full chunks
+_FEWEST_PIXELS = 60
+CAMS = tuple(name for name, method in METHODS.items() if method.explains == "activation")
+COMPARED = ("grad_cam", "hires_cam", "layer_cam", "ablation_cam")
+SHOWN_METHOD, SHOWN_TAP = "ablation_cam", "bottleneck"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """Images explained with one network: those of `NAMES` first, then those of the study alone.
+
+    Attributes:
+        samples: the images with their ground truth.
+        classes: the explained class of each.
+        prediction: predicted class of each pixel.
+        maps: raw maps by tap and method.
+    """
+
+    samples: TextureMnistSample
+    classes: Int[np.ndarray, "n"]
+    prediction: Int[np.ndarray, "n h w"]
+    maps: dict[str, dict[str, Float[np.ndarray, "n *space"]]]
+
+    @property
+    def regions(self) -> Bool[np.ndarray, "n h w"]:
+        """The explained pixels: those predicted as the class."""
+        return self.prediction == self.classes[:, None, None]
+
+    def heatmap(self, tap: str, method: str, n: int) -> Float[np.ndarray, "h w"]:
+        """The heatmap of image `n`; those of `NAMES` share one compiled program."""
+        few = self.maps[tap][method][: len(NAMES)]
+        return batch.heatmaps(few, self.samples.image.shape[1:3], "segcam_jax")[n]
+
+
+def demo(command: commands.Demo) -> None:
+    """Writes the page and its figures."""
+    start = time.perf_counter()
+    folder = command.out
+    store.RunFolder(folder, store.key_of("demo"), FILES)
+    networks = {name: open_network(name) for name in (BIASED, UNBIASED)}
+    samples = load_samples()
+    with console.progress("demo", len(FILES) + 2 * len(networks)) as advance:
+        twos = _telling(samples.biased, networks)
+        shown, studies = {}, {}
+        for name, network in networks.items():
+            advance(1, f"explaining {STUDY_SAMPLES + len(DIGITS)} images, {TITLES[name]}")
+            shown[name] = _explained(network, samples, twos)
+            studies[name] = _study(shown[name], TITLES[name])
+        advance(1, "the figures")
+        for file, draw in _figures(shown, studies).items():
+            viz.save(draw(), folder / file)
+            advance(1)
+    for file, image in zip(IMAGES, shown[UNBIASED].samples.image, strict=False):
+        store.write_bytes(folder / file, _png(image))
+    facts = page.Facts(
+        studies=studies,
+        samples=STUDY_SAMPLES,
+        seconds=time.perf_counter() - start,
+        scores={name: net.model.metadata.get("scores") or {} for name, net in networks.items()},
+    )
+    store.write_bytes(folder / PAGE, page.render(facts).encode())
+    place = (folder / PAGE).resolve()
+    print(f"The demo is in {folder}; open {place.as_uri()}")
+    if command.open:
+        webbrowser.open(place.as_uri())
+
+
+PAGE = "index.html"
+IMAGES = tuple(f"images/{name}.png" for name in (*(f"digit-{d}" for d in DIGITS), "two-a", "two-b"))
+FIGURES = (
+    *(f"figures/digit-{digit}.png" for digit in DIGITS),
+    *(f"figures/two-{letter}-networks.png" for letter in "ab"),
+    *(f"figures/two-a-{weights}.png" for weights in ("biased", "unbiased")),
+    "figures/montage.png",
+    "figures/bias.png",
+)
+NAMES = (*(f"digit {digit}" for digit in DIGITS), "biased 2 (a)", "biased 2 (b)")
+FILES = (*FIGURES, *IMAGES, PAGE)
+
+
+def _take(samples: TextureMnistSample, indices: Sequence[int]) -> TextureMnistSample:
+    chosen = np.asarray(indices)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], samples)
+
+
+def _telling(samples: TextureMnistSample, networks: dict[str, Network]) -> list[int]:
+    """Two samples that both networks see a 2 in, with the biased tile at the top and the bottom."""
+    few = _take(samples, range(min(40, len(samples.image))))
+    seen = [(_predicted(network, few) == BIASED_CLASS).sum((1, 2)) for network in networks.values()]
+    usable = np.min(seen, axis=0) >= _FEWEST_PIXELS
+    on_top = few.biased_tile[:, 0, 0]
+    found = []
+    for side in (True, False):
+        first = [*np.flatnonzero(usable & (on_top == side)), *np.flatnonzero(on_top == side)]
+        found.append(int(first[0]) if first else len(found))
+    return found
+
+
+def _predicted(network: Network, samples: TextureMnistSample) -> Int[np.ndarray, "n h w"]:
+    images = np.asarray(samples.image, np.float32)
+    model = network.model
+    return predicted_labels(batch.batch_logits(model.fn, model.params, images, chunk=CHUNK))
+
+
+def _explained(network: Network, samples: Any, twos: Sequence[int]) -> Shown:
+    """Maps of all CAM methods at all taps: three digits, two telling 2s, and 2s for the study."""
+    others = [n for n in range(len(samples.biased.image)) if n not in twos]
+    study = [*twos, *others][:STUDY_SAMPLES]
+    parts = (_take(samples.unbiased, DIGITS), _take(samples.biased, study))
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    classes = np.array([*DIGITS, *[BIASED_CLASS] * len(study)])
+    prediction = _predicted(network, joined)
+    maps = {}
+    for tap in TAPS:
+        split = network.split(tap, joined.image.shape[1:])
+        maps[tap] = batch.batch_maps(
+            split,
+            network.model.params,
+            joined.image,
+            classes,
+            prediction == classes[:, None, None],
+            batch.cam_options(CAMS, split),
+            chunk=CHUNK,
+        )
+    return Shown(joined, classes, prediction, maps)
+
+
+def _study(shown: Shown, title: str) -> BiasStudy:
+    """The planted bias, over the 2s in which a 2 is seen."""
+    usable = shown.regions.any(axis=(1, 2))
+    usable[: len(DIGITS)] = False
+    maps = {
+        tap: {method: raw[usable] for method, raw in by_method.items()}
+        for tap, by_method in shown.maps.items()
+    }
+    places = regions_of(shown.samples)[usable]
+    return study_of_maps(
+        maps, places, weights=title.split()[0], left_out=STUDY_SAMPLES - int(usable.sum())
+    )
+
+
+def _figures(shown: dict[str, Shown], studies: dict[str, BiasStudy]) -> dict[str, Callable]:
+    """What draws each of `FIGURES`."""
+    fair, biased = shown[UNBIASED], shown[BIASED]
+    first = len(DIGITS)
+    rows = [row for name in (BIASED, UNBIASED) for row in studies[name].rows]
+    draws: list[Callable] = [
+        *((lambda n=n: _six(fair, n, TITLES[UNBIASED])) for n in range(first)),
+        *((lambda n=n: _networks(shown, n)) for n in (first, first + 1)),
+        lambda: _six(biased, first, TITLES[BIASED]),
+        lambda: _six(fair, first, TITLES[UNBIASED]),
+        lambda: _montage(fair, 0),
+        lambda: viz.bias_table(rows, title=f"Class 2 on {STUDY_SAMPLES} biased images"),
+    ]
+    return dict(zip(FIGURES, draws, strict=True))
+
+
+def _six(shown: Shown, n: int, network: str):
+    return viz.six_panels(
+        shown.samples.image[n],
+        shown.samples.label[n],
+        shown.prediction[n],
+        shown.maps[SHOWN_TAP][SHOWN_METHOD][n],
+        shown.heatmap(SHOWN_TAP, SHOWN_METHOD, n),
+        region=shown.regions[n],
+        class_names=CLASSES,
+        class_index=int(shown.classes[n]),
+        background=BACKGROUND,
+        ignored=None,
+        title=f"{NAMES[n]}, {network}: {SHOWN_METHOD} at the {SHOWN_TAP}",
+    )
+
+
+def _networks(shown: dict[str, Shown], n: int):
+    """The two networks side by side on one image."""
+    order = (BIASED, UNBIASED)
+    cells = {
+        (method, TITLES[name]): own_scale(shown[name].heatmap(SHOWN_TAP, method, n))
+        for name in order
+        for method in COMPARED
+    }
+    return viz.montage(
+        shown[BIASED].samples.image[n],
+        cells,
+        rows=COMPARED,
+        columns=[TITLES[name] for name in order],
+        region=shown[BIASED].samples.digit_with_infill[n],
+        title=f"{NAMES[n]}: what speaks for a 2?",
+    )
+
+
+def _montage(shown: Shown, n: int):
+    cells = {
+        (method, tap): own_scale(shown.heatmap(tap, method, n)) for tap in TAPS for method in CAMS
+    }
+    return viz.montage(
+        shown.samples.image[n],
+        cells,
+        rows=CAMS,
+        columns=TAPS,
+        region=shown.regions[n],
+        title=f"{NAMES[n]}: nine methods, two taps",
+    )
+
+
+def _png(image: Float[np.ndarray, "h w 1"]) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.round(image[..., 0] * 255).astype(np.uint8)).save(stream, format="PNG")
+    return stream.getvalue()

@@ -1,0 +1,262 @@
+"""The demo's page: HTML with relative links and nothing from elsewhere."""
+
+import dataclasses
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import segcam_jax
+from segcam_jax.sweep.bias import BiasRow, BiasStudy
+
+BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
+_TABLE_METHODS = ("grad_cam", "hires_cam", "ablation_cam")
+# A share counts as larger if the difference of means exceeds two standard errors.
+_ERRORS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the page reports.
+
+    Attributes:
+        studies: the planted-bias study by name of the weights.
+        samples: images of the study.
+        seconds: how long the demo took.
+        scores: segmentation scores by name of the weights, as the weights' file tells them.
+    """
+
+    studies: Mapping[str, BiasStudy]
+    samples: int
+    seconds: float
+    scores: Mapping[str, Mapping[str, Any]]
+
+
+def render(facts: Facts) -> str:
+    """The page as HTML."""
+    return _PAGE.format(
+        style=_STYLE,
+        verdict=_verdict(facts),
+        table=_table(facts),
+        samples=facts.samples,
+        scores=_scores(facts),
+        version=html.escape(segcam_jax.__version__),
+        seconds=f"{facts.seconds:.0f}",
+        left_out=_left_out(facts),
+    )
+
+
+def drawn_to_tile(row: BiasRow) -> bool:
+    """Whether the biased tile draws more saliency per area than the other background does."""
+    error = float(np.hypot(row.biased_error, row.unbiased_error))
+    return row.biased - row.unbiased > _ERRORS * error
+
+
+def _verdict(facts: Facts) -> str:
+    """One sentence for each network, from the numbers."""
+    counts = {
+        name: sum(drawn_to_tile(row) for row in study.rows if row.tap == "bottleneck")
+        for name, study in facts.studies.items()
+    }
+    total = sum(row.tap == "bottleneck" for row in facts.studies[BIASED].rows)
+    means = {name: _mean_shares(study) for name, study in facts.studies.items()}
+    found = counts[BIASED] > total / 2 > counts[UNBIASED]
+    lead = "The shortcut was found." if found else "The shortcut did not show clearly here."
+    return (
+        f"<strong>{lead}</strong> At the bottleneck, {counts[BIASED]} of {total} methods see the "
+        f"<em>biased</em> network look clearly more at the striped half than at the other "
+        f"background; for the <em>unbiased</em> network it is {counts[UNBIASED]} of {total}. "
+        f"Averaged over the methods, the striped half gets {means[BIASED]} on the biased "
+        f"network, and {means[UNBIASED]} on the unbiased one."
+    )
+
+
+def _mean_shares(study: BiasStudy) -> str:
+    rows = [row for row in study.rows if row.tap == "bottleneck" and row.samples]
+    if not rows:
+        return "nothing"
+    biased, other = (np.mean([getattr(row, key) for row in rows]) for key in ("biased", "unbiased"))
+    return (
+        f"{100 * biased:.0f} % of the saliency per area against {100 * other:.0f} % for the other"
+    )
+
+
+def _table(facts: Facts) -> str:
+    """Numbers of a few methods at the bottleneck."""
+    lines = []
+    for name, study in facts.studies.items():
+        for row in study.rows:
+            if row.tap == "bottleneck" and row.method in _TABLE_METHODS:
+                cells = (
+                    f"{100 * value:.0f} ± {100 * error:.0f} %"
+                    for value, error in (
+                        (row.biased, row.biased_error),
+                        (row.unbiased, row.unbiased_error),
+                        (row.digit, row.digit_error),
+                    )
+                )
+                numbers = "".join(f"<td>{cell}</td>" for cell in cells)
+                label = name.removeprefix("texture-mnist-")
+                lines.append(
+                    f"<tr><th>{html.escape(label)}</th><th>{html.escape(row.method)}</th>"
+                    f"{numbers}</tr>"
+                )
+    return "\n".join(lines)
+
+
+def _left_out(facts: Facts) -> str:
+    parts = [
+        f"{study.left_out} left out for the {name.removeprefix('texture-mnist-')} network"
+        for name, study in facts.studies.items()
+        if study.left_out
+    ]
+    why = " because it saw no 2 in them" if parts else ""
+    return f" ({', '.join(parts)}{why})" if parts else ""
+
+
+def _scores(facts: Facts) -> str:
+    parts = []
+    for name, scores in facts.scores.items():
+        value = scores.get("mean_iou")
+        if isinstance(value, (int, float)):
+            parts.append(f"{name.removeprefix('texture-mnist-')} {value:.3f}")
+    return f" Their mean IoU on held-out images: {', '.join(parts)}." if parts else ""
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2330; --soft: #5b6475; --line: #d9dde5;
+  --paper: #ffffff; --card: #f5f7fa; --accent: #0a5ea8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ef; --soft: #a3adbd; --line: #363d49; --paper: #14171c; --card: #1e232b;
+    --accent: #7cb8f2; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.2rem 4rem; max-width: 62rem; background: var(--paper);
+  color: var(--ink); font: 17px/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; }
+h2 { margin: 3rem 0 .6rem; font-size: 1.35rem; }
+p, ul, ol { max-width: 46rem; }
+a { color: var(--accent); }
+.lead { font-size: 1.1rem; color: var(--soft); }
+.found { background: var(--card); border-left: 4px solid var(--accent); padding: .8rem 1.1rem;
+  max-width: none; }
+figure { margin: 1.2rem 0; }
+figure img { display: block; width: 100%; height: auto; background: #fff; border-radius: 6px;
+  border: 1px solid var(--line); padding: 6px; }
+figcaption { color: var(--soft); font-size: .92rem; margin-top: .4rem; }
+.pair { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(21rem, 1fr)); }
+.pair figure { margin: .4rem 0; }
+.narrow { max-width: 34rem; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
+  padding: .8rem 1rem; overflow-x: auto; font-size: .88rem; line-height: 1.45; }
+code { font-family: ui-monospace, Menlo, Consolas, monospace; }
+table { border-collapse: collapse; font-size: .95rem; }
+th, td { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); }
+th { font-weight: 500; } thead th { color: var(--soft); } td { font-variant-numeric: tabular-nums; }
+footer { margin-top: 3rem; color: var(--soft); font-size: .9rem; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>segcam: where does a network look?</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>Where does a segmentation network look?</h1>
+<p class="lead">Two U-Nets segment digits out of textures. One of them learned a shortcut, and its
+explanations give it away.</p>
+<p class="found">{verdict}</p>
+
+<h2>What was explained</h2>
+<p>Each image shows a digit (0 to 9), filled with one texture, on a background of two others. Both
+networks mark the digit's pixels and say which digit it is.{scores} In the training images of the
+<em>biased</em> network, every 2 had diagonal stripes in one half of its background, and no other
+digit ever had. It could learn that stripes mean 2. The <em>unbiased</em> network never had that
+chance.</p>
+<p>An explanation answers: <strong>which places speak for the predicted class?</strong> The
+explained score is the sum of the class's logits over the pixels that are predicted as it (the green
+outline).</p>
+
+<h2>How to read the colours</h2>
+<ul>
+<li><strong>Bright yellow</strong>: most important for the class. <strong>Dark, or plain grey in an
+overlay</strong>: says nothing.</li>
+<li><strong>Red and blue</strong>, where a map has both signs: red speaks for the class, blue
+against it.</li>
+<li><strong>Green outline</strong>: the explained pixels; in the comparison of the two networks the
+digit itself.</li>
+<li>Each map has its own scale: colours tell <em>where</em>, not how strongly.</li>
+</ul>
+
+<h2>The same 2, two networks</h2>
+<p>The stripes should not matter. Is the striped half bright, the network uses it.</p>
+<div class="pair">
+<figure><a href="figures/two-a-networks.png"><img src="figures/two-a-networks.png"
+ alt="Heatmaps of four methods for the biased and the unbiased network, first image"></a>
+<figcaption>Rows: methods. Columns: networks. Tap: the bottleneck.</figcaption></figure>
+<figure><a href="figures/two-b-networks.png"><img src="figures/two-b-networks.png"
+ alt="Heatmaps of four methods for the biased and the unbiased network, second image"></a>
+<figcaption>Another 2, with the stripes in the other half.</figcaption></figure>
+</div>
+<p>From the input to the overlay, first for the biased network, then for the unbiased one:</p>
+<figure><a href="figures/two-a-biased.png"><img src="figures/two-a-biased.png"
+ alt="Six panels for the biased network"></a></figure>
+<figure><a href="figures/two-a-unbiased.png"><img src="figures/two-a-unbiased.png"
+ alt="Six panels for the unbiased network"></a></figure>
+
+<h2>Measured</h2>
+<p>A few pictures prove nothing, so the saliency of {samples} biased images{left_out} was divided by
+place: the striped half of the background, its other half, and the digit. Shares are per area; a map
+without preference gives each place a third. The full study, on 200 images, is
+<code>segcam evaluate --weights texture-mnist-biased</code>.</p>
+<figure><a href="figures/bias.png"><img src="figures/bias.png"
+ alt="Saliency per area on the biased tile, the unbiased tile and the digit, by method"></a>
+<figcaption>Biased network against unbiased network, for every method at two taps. The shortcut is
+the distance between the two dots in the first column.</figcaption></figure>
+<table>
+<thead><tr><th>network</th><th>method, bottleneck</th><th>striped half</th><th>other half</th>
+<th>digit</th></tr></thead>
+<tbody>
+{table}
+</tbody>
+</table>
+
+<h2>Three digits, step by step</h2>
+<p>The unbiased network, explained with Ablation-CAM at the bottleneck: each channel is switched
+off once, and those whose loss hurts the class most make up the map.</p>
+<figure><a href="figures/digit-3.png"><img src="figures/digit-3.png" alt="Six panels, digit 3"></a>
+</figure>
+<figure><a href="figures/digit-5.png"><img src="figures/digit-5.png" alt="Six panels, digit 5"></a>
+</figure>
+<figure><a href="figures/digit-8.png"><img src="figures/digit-8.png" alt="Six panels, digit 8"></a>
+</figure>
+
+<h2>All methods</h2>
+<p>The bottleneck is coarse (8 x 8) and knows what it sees; the last decoder block is fine and knows
+where. Methods that ignore the class (Eigen-CAM) are there for comparison.</p>
+<figure class="narrow"><a href="figures/montage.png"><img src="figures/montage.png"
+ alt="Nine methods at two taps"></a></figure>
+
+<h2>Do it yourself</h2>
+<p>One of these images, another method and tap:</p>
+<pre><code>segcam explain images/two-a.png --weights texture-mnist-biased --class-index 2 \\
+    --method grad_cam ablation_cam --tap bottleneck decoder1 --out results</code></pre>
+<p>Your own images, with your own U-Net saved by <code>segcam_jax.models.unet.save_unet</code>:</p>
+<pre><code>segcam layers --weights my-unet.safetensors
+segcam explain *.png --weights my-unet.safetensors --method ablation_cam --out results</code></pre>
+<p>Your own model, any JAX function <code>fn(params, image) -&gt; logits</code> that names its
+activations with <code>segcam_jax.tap(x, "name")</code>:</p>
+<pre><code>import segcam_jax as segcam
+
+split = segcam.split(fn, "bottleneck", params, image)
+target = segcam.predicted(fn(params, image), class_index=2)
+explanation = segcam.ablation_cam(split, params, image, target)
+picture = segcam.heatmap(explanation.map, image.shape[:-1])</code></pre>
+<footer>segcam_jax {version}, written in {seconds} s by <code>segcam demo</code>. Input images are
+in <code>images/</code>, figures in <code>figures/</code>.</footer>
+</body>
+</html>
+"""

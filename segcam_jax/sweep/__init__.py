@@ -1,0 +1,1 @@
+"""Many explanations: planned, checked before anything is written, run, stored, resumed."""

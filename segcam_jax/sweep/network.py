@@ -1,0 +1,118 @@
+"""A network opened for a sweep: its weights' digest, its taps and splits, its logits."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from segcam_jax import models, taps
+from segcam_jax.data import images
+from segcam_jax.types import InputError, TargetError, nearest_first
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A network with its weights, as a sweep uses it.
+
+    Attributes:
+        given: the weights as the user named them.
+        path: their file.
+        sha256: of that file.
+        model: the network.
+    """
+
+    given: str
+    path: Path
+    sha256: str
+    model: models.LoadedModel
+
+    @functools.cached_property
+    def _forward(self):
+        return jax.jit(self.model.fn)
+
+    def logits(self, padded: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w k"]:
+        """The network's output for one image, on the host.
+
+        Raises:
+            InputError: if it is not finite.
+        """
+        output = np.asarray(self._forward(self.model.params, padded), np.float32)
+        if not np.isfinite(output).all():
+            raise InputError(
+                "the network's output holds NaN or infinite values; its weights are broken"
+            )
+        return output
+
+    def list_taps(self, shape: tuple[int, ...]) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """The taps with their shapes for an image of a shape `h w c`."""
+        x = jax.ShapeDtypeStruct(shape, np.float32)
+        return taps.list_taps(self.model.fn, self.model.params, x)
+
+    def bottleneck(self, shape: tuple[int, ...]) -> str:
+        """The tap at the coarsest resolution, for images of a shape `h w c`."""
+        return taps.bottleneck(self.list_taps(shape))
+
+    def split(self, tap: str, shape: tuple[int, ...]) -> taps.Split:
+        """The network cut at a tap, for images of a shape `h w c`."""
+        x = jax.ShapeDtypeStruct(shape, np.float32)
+        return taps.split(self.model.fn, tap, self.model.params, x)
+
+
+def open_network(weights: str, model: str | None = None) -> Network:
+    """Opens bundled weights by name, or a file, for 2D images.
+
+    Raises:
+        InputError: if they cannot be opened, or the network is not one of 2D images.
+    """
+    path = models.BUNDLED.get(weights, Path(weights))
+    loaded = models.load(weights, model=model)
+    if loaded.config.ndim != 2:
+        raise InputError(
+            f"weights {weights!r} are of a {loaded.config.ndim}D network; the command line "
+            "explains 2D images: call the library for volumes"
+        )
+    return Network(weights, path, images.sha256_of(path), loaded)
+
+
+def find_class(words: str, names: list[str]) -> int:
+    """The class of a number or a name.
+
+    Raises:
+        TargetError: if there is no such class; the nearest name comes first.
+    """
+    if words in names:
+        return names.index(words)
+    folded = [name.casefold() for name in names]
+    if words.casefold() in folded:
+        return folded.index(words.casefold())
+    if words.isascii() and words.isdigit() and int(words) < len(names):
+        return int(words)
+    choices = ", ".join(nearest_first(words, names))
+    raise TargetError(
+        f"class {words!r} is not a class of the model; it has {len(names)}, 0 to "
+        f"{len(names) - 1}: {choices}"
+    )
+
+
+def usual_class(logits: Float[np.ndarray, "h w k"], names: list[str]) -> tuple[int, str | None]:
+    """The most frequent predicted class that is not named background.
+
+    Returns:
+        `(class_index, note)`: a note if only the background is predicted and therefore taken.
+    """
+    counts: Any = np.bincount(predicted_labels(logits).ravel(), minlength=len(names))
+    others = [k for k, name in enumerate(names) if name.casefold() != "background" and counts[k]]
+    if others:
+        return max(others, key=lambda k: counts[k]), None
+    only = int(counts.argmax())
+    return only, f"only {names[only]!r} is predicted here, so it is explained"
+
+
+def predicted_labels(logits: Float[np.ndarray, "*space k"]) -> np.ndarray:
+    """The predicted class of each position; with one class all positions are of it."""
+    return logits.argmax(-1)

@@ -1,0 +1,155 @@
+"""What a run of explanations is asked for: plain values, checked, and what methods get of them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+
+from segcam_jax import methods
+from segcam_jax.heatmap import find_profile
+from segcam_jax.masks import WindowMasks
+from segcam_jax.sweep import regions
+from segcam_jax.taps import INPUT, Split
+from segcam_jax.types import InputError, nearest_first
+
+# The types of options whose default is None.
+_OF_NONE: dict[str, type] = {"class_index": str, "min_probability": float, "colormap": str}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainOptions:
+    """All that determines the maps and figures of a run, but for images and weights.
+
+    Attributes:
+        taps: where to explain; empty: the bottleneck. Input methods always use the input.
+        methods: names of methods.
+        class_index: number or name of the class; None: the most frequent predicted one that is not
+            named background.
+        region: the explained pixels, as `regions.parse` reads them.
+        min_probability: predicted pixels need a probability above this.
+        of: whether logits or probabilities are explained.
+        reduce: sum or mean over the region.
+        profile: how raw maps become heatmaps.
+        smoothing: standard deviation in pixels of a Gaussian on the heatmaps; 0 for none.
+        window: fast_ablation_cam: extent of a window.
+        stride: fast_ablation_cam: distance of windows.
+        samples: smooth_grad: noisy copies.
+        sigma: smooth_grad: noise as a share of the image's range.
+        steps: integrated_gradients: points of the quadrature.
+        seed: of all random numbers.
+        colormap: a matplotlib colour table; None: the library's.
+    """
+
+    taps: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("grad_cam", "ablation_cam")
+    class_index: str | None = None
+    region: str = "predicted"
+    min_probability: float | None = None
+    of: Literal["logits", "probabilities"] = "logits"
+    reduce: Literal["sum", "mean"] = "sum"
+    profile: str = "segcam_jax"
+    smoothing: float = 0.0
+    window: int = 1
+    stride: int = 1
+    samples: int = 50
+    sigma: float = 0.15
+    steps: int = 50
+    seed: int = 0
+    colormap: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON can hold."""
+        values = dataclasses.asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def from_json(values: Any) -> ExplainOptions:
+    """Reads what `to_json` made.
+
+    Raises:
+        InputError: if a field is unknown or of another type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(ExplainOptions)}
+    if not isinstance(values, Mapping) or not values.keys() <= fields.keys():
+        raise InputError("the options are not those of this version of segcam_jax")
+    kwargs: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
+    }
+    for key, value in kwargs.items():
+        default = fields[key].default
+        kind = _OF_NONE.get(key) or type(default)
+        allowed = (int, float) if kind is float else kind
+        words = not isinstance(value, tuple) or all(isinstance(each, str) for each in value)
+        none = value is None and default is None
+        if not none and (isinstance(value, bool) or not isinstance(value, allowed) or not words):
+            raise InputError(f"option {key!r} is {value!r}, not of the type {kind.__name__}")
+    return ExplainOptions(**kwargs)
+
+
+def checked(options: ExplainOptions) -> ExplainOptions:
+    """Returns the options with their names resolved.
+
+    Raises:
+        InputError: if a name is unknown or a number is out of range.
+    """
+    if not options.methods:
+        raise InputError("no method was given; `segcam methods` lists them")
+    names = tuple(dict.fromkeys(methods.find(name).name for name in options.methods))
+    find_profile(options.profile)
+    regions.check(regions.parse(options.region), min_probability=options.min_probability)
+    for field, choices in (("of", ("logits", "probabilities")), ("reduce", ("sum", "mean"))):
+        if getattr(options, field) not in choices:
+            raise InputError(f"`{field}` is {getattr(options, field)!r}; choose from {choices}")
+    for field in ("window", "stride", "samples", "steps"):
+        if getattr(options, field) < 1:
+            raise InputError(f"`{field}` is {getattr(options, field)}; give at least 1")
+    for field in ("smoothing", "sigma"):
+        value = getattr(options, field)
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"`{field}` is {value}; give a finite number that is not negative")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"`seed` is {options.seed}; give a number from 0 to below 2^32")
+    _check_colormap(options.colormap)
+    return dataclasses.replace(options, methods=names, taps=tuple(dict.fromkeys(options.taps)))
+
+
+def _check_colormap(name: str | None) -> None:
+    import matplotlib
+
+    if name is not None and name not in matplotlib.colormaps:
+        near = ", ".join(nearest_first(name, matplotlib.colormaps)[:5])
+        raise InputError(f"unknown colormap {name!r}; the nearest of matplotlib's are {near}")
+
+
+def pairs(options: ExplainOptions, bottleneck: str) -> list[tuple[str, str]]:
+    """The (method, tap) pairs to run, in the order of the methods."""
+    taps = options.taps or (bottleneck,)
+    return [
+        (name, tap)
+        for name in options.methods
+        for tap in ((INPUT,) if methods.METHODS[name].explains == "input" else taps)
+    ]
+
+
+def arguments(name: str, options: ExplainOptions) -> dict[str, Any]:
+    """The keyword arguments that a method is called with."""
+    if name == "fast_ablation_cam":
+        return {"window": options.window, "stride": options.stride}
+    if name == "smooth_grad":
+        key = jax.random.key(options.seed)
+        return {"key": key, "samples": options.samples, "sigma": options.sigma}
+    if name == "integrated_gradients":
+        return {"steps": options.steps}
+    return {}
+
+
+def check_windows(split: Split, options: ExplainOptions) -> None:
+    """Raises `InputError` if the windows of fast_ablation_cam do not fit the tap."""
+    space = split.activation.shape[:-1]
+    rank = len(space)
+    try:
+        WindowMasks(space, (options.window,) * rank, (options.stride,) * rank).check()
+    except InputError as error:
+        raise InputError(f"fast_ablation_cam at tap {split.tap!r}: {error}") from None

@@ -1,0 +1,170 @@
+"""A run's folder: whole files or none, a claim on the folder, records that say what is finished.
+
+    OUT/.segcam-run.json      the claim: which run this folder is of; written first
+    OUT/NAME/record.json      one image is finished: what was explained, its files; its last file
+    OUT/manifest.json         the run is finished; written last of all
+
+The claim names every file that the run will write; nothing else is ever removed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from segcam_jax.types import InputError
+
+CLAIM = ".segcam-run.json"
+RECORD = "record.json"
+MANIFEST = "manifest.json"
+
+
+def key_of(values: Any) -> str:
+    """A digest of what JSON can hold, the same for equal values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file under a temporary name; it gets its own name when all is written."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file; its folder is made.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(data)
+
+    _write(path, write)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a `.npy` file; raises as `write_bytes`."""
+    _write(path, lambda stream: np.save(stream, array, allow_pickle=False))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON that other readers than Python's take (no NaN); raises as `write_bytes`."""
+    write_bytes(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as stream:
+            write(stream)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def check_writable(path: Path) -> None:
+    """Checks, before a long computation, that a file can be written; makes its folder.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; give a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """The one-line form of an operating system's refusal."""
+    return InputError(f"{str(path)!r} cannot be written: {error.strerror or error}")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; None if there is no such file or it is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+class RunFolder:
+    """The folder of one run, claimed.
+
+    Args:
+        path: the folder; made if it is not there.
+        key: digest of all that determines the run.
+        files: all that the run will write, relative to the folder.
+        overwrite: take the folder even if it holds another run or files of these names; what a
+            run's claim names is removed first.
+
+    Raises:
+        InputError: if the path is a file, cannot be written, or holds another run.
+    """
+
+    def __init__(self, path: Path, key: str, files: Sequence[str], *, overwrite: bool = False):
+        self.path, self.key = path, key
+        if path.exists() and not path.is_dir():
+            raise InputError(f"output {str(path)!r} is a file; give a folder")
+        claim = read_json(path / CLAIM) or read_json(path / MANIFEST)
+        mine = isinstance(claim, dict) and claim.get("key") == key
+        if overwrite:
+            self._remove(_files_of(claim))
+        elif not mine:
+            self._check_empty(files, claimed=claim is not None)
+        write_json(path / CLAIM, {"key": key, "files": list(files)})
+        # A manifest says that the run is finished; it is not, until it is written again.
+        (path / MANIFEST).unlink(missing_ok=True)
+
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """The record of an image that this run has finished, if all its files are there."""
+        record = read_json(self.path / name / RECORD)
+        if not isinstance(record, dict) or record.get("run") != self.key:
+            return None
+        files = _files_of(record)
+        return record if files and all((self.path / file).is_file() for file in files) else None
+
+    def _check_empty(self, files: Sequence[str], *, claimed: bool) -> None:
+        if claimed or (self.path / MANIFEST).exists():
+            raise InputError(
+                f"output {str(self.path)!r} holds another run; give another folder, or --overwrite"
+            )
+        there = [file for file in files if os.path.lexists(self.path / file)]
+        if there:
+            raise InputError(
+                f"output {str(self.path)!r} already holds {there[0]!r}; give another folder, or "
+                "--overwrite"
+            )
+
+    def _remove(self, files: Sequence[str]) -> None:
+        """Removes a run's own files, and its folders where nobody else's files keep them."""
+        inside = self.path.resolve()
+        for file in files:
+            target = self.path / file
+            if target.parent.resolve().is_relative_to(inside) and not target.is_dir():
+                target.unlink(missing_ok=True)
+        for folder in {(self.path / file).parent for file in files} - {self.path}:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _files_of(record: Any) -> list[str]:
+    """The files that a claim, record or manifest names, relative to the run's folder."""
+    files = record.get("files") if isinstance(record, dict) else None
+    return [file for file in files if isinstance(file, str)] if isinstance(files, list) else []
