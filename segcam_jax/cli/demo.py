@@ -157,8 +157,8 @@ def _explained(network: Network, samples: Any, twos: Sequence[int]) -> Shown:
 
 def _study(shown: Shown, title: str) -> BiasStudy:
     """The planted bias, over the 2s in which a 2 is seen."""
-    usable = shown.regions.any(axis=(1, 2))
-    usable[: len(DIGITS)] = False
+    seen = shown.regions.any(axis=(1, 2))
+    usable = seen & (np.arange(np.size(seen)) >= len(DIGITS))
     maps = {
         tap: {method: raw[usable] for method, raw in by_method.items()}
         for tap, by_method in shown.maps.items()
@@ -221,13 +221,13 @@ def _networks(shown: dict[str, Shown], n: int):
 
 def _montage(shown: Shown, n: int):
     cells = {
-        (method, tap): own_scale(shown.heatmap(tap, method, n)) for tap in TAPS for method in CAMS
+        (tap, method): own_scale(shown.heatmap(tap, method, n)) for tap in TAPS for method in CAMS
     }
     return viz.montage(
         shown.samples.image[n],
         cells,
-        rows=CAMS,
-        columns=TAPS,
+        rows=TAPS,
+        columns=CAMS,
         region=shown.regions[n],
         title=f"{NAMES[n]}: nine methods, two taps",
     )

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import segcam_jax
@@ -103,8 +105,6 @@ def _names_and_taps(
 
 
 def _first(samples, count: int):
-    import jax
-
     return jax.tree.map(lambda leaf: leaf[:count], samples)
 
 
@@ -130,7 +130,9 @@ def _quality(network: Network, count: int) -> dict[str, Any] | None:
     prediction = predicted_labels(
         batch.batch_logits(model.fn, model.params, np.asarray(samples.image, np.float32))
     )
-    matrix = segmentation.confusion_matrix(samples.label, prediction, classes=len(CLASSES))
+    matrix = segmentation.confusion_matrix(
+        jnp.asarray(samples.label), jnp.asarray(prediction), classes=len(CLASSES)
+    )
     found = segmentation.scores(matrix)
     return {
         "samples": count,

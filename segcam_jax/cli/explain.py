@@ -35,11 +35,11 @@ def explain(command: commands.Explain, line: Sequence[str]) -> None:
 
 
 def _planned(command: commands.Explain) -> Plan:
+    options = _options(command)
     if not command.images:
         raise InputError("no images were given; name at least one file before the options")
     if command.weights is None:
         raise InputError("no weights were given; add --weights with a file or a bundled name")
-    options = _options(command)
     network = open_network(command.weights, command.model)
     return make_plan(
         network, command.images, options, version=segcam_jax.__version__, report=console.note

@@ -89,7 +89,7 @@ def _table(facts: Facts) -> str:
         for row in study.rows:
             if row.tap == "bottleneck" and row.method in _TABLE_METHODS:
                 cells = (
-                    f"{100 * value:.0f} ± {100 * error:.0f} %"
+                    _percent(value, error)
                     for value, error in (
                         (row.biased, row.biased_error),
                         (row.unbiased, row.unbiased_error),
@@ -103,6 +103,13 @@ def _table(facts: Facts) -> str:
                     f"{numbers}</tr>"
                 )
     return "\n".join(lines)
+
+
+def _percent(value: float, error: float) -> str:
+    if not np.isfinite(value):
+        return "—"
+    spread = f" ± {100 * error:.0f}" if np.isfinite(error) else ""
+    return f"{100 * value:.0f}{spread} %"
 
 
 def _left_out(facts: Facts) -> str:
@@ -146,7 +153,6 @@ figure img { display: block; width: 100%; height: auto; background: #fff; border
 figcaption { color: var(--soft); font-size: .92rem; margin-top: .4rem; }
 .pair { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(21rem, 1fr)); }
 .pair figure { margin: .4rem 0; }
-.narrow { max-width: 34rem; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: .8rem 1rem; overflow-x: auto; font-size: .88rem; line-height: 1.45; }
 code { font-family: ui-monospace, Menlo, Consolas, monospace; }
@@ -237,7 +243,7 @@ off once, and those whose loss hurts the class most make up the map.</p>
 <h2>All methods</h2>
 <p>The bottleneck is coarse (8 x 8) and knows what it sees; the last decoder block is fine and knows
 where. Methods that ignore the class (Eigen-CAM) are there for comparison.</p>
-<figure class="narrow"><a href="figures/montage.png"><img src="figures/montage.png"
+<figure><a href="figures/montage.png"><img src="figures/montage.png"
  alt="Nine methods at two taps"></a></figure>
 
 <h2>Do it yourself</h2>

@@ -181,8 +181,9 @@ def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
     notes = []
     reduced = data[24:25] == b"\x10" and data[:8] == b"\x89PNG\r\n\x1a\n"
     image = _opened(data, name)
-    if getattr(image, "n_frames", 1) > 1:
-        notes.append(f"the first of {image.n_frames} frames was taken")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"the first of {frames} frames was taken")
     if image.getexif().get(0x0112, 1) not in (0, 1):
         image = ImageOps.exif_transpose(image)
         notes.append("it was turned as its orientation tag says")
@@ -194,7 +195,7 @@ def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
         notes.append("16-bit colour was read as 8-bit")
     if image.mode in _ALPHA_MODES or (image.mode == "P" and "transparency" in image.info):
         rgba = image.convert("RGBA")
-        opaque = rgba.getextrema()[3] == (255, 255)
+        opaque = rgba.getchannel("A").getextrema() == (255, 255)
         white = Image.new("RGBA", rgba.size, "white")
         grey = image.mode in ("LA", "La")
         image = Image.alpha_composite(white, rgba).convert("L" if grey else "RGB")

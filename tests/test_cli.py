@@ -1,0 +1,416 @@
+"""The command line, in process: what it writes, and one line and exit code 2 for every fault."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+import segcam_jax
+from segcam_jax import cli
+from segcam_jax.cli import cache
+from segcam_jax.models.unet import UNet, UNetConfig, save_unet
+from segcam_jax.sweep import run as sweep_run
+
+CLASSES = ["square", "circle", "background"]
+CACHE_OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """A compilation cache that leaves other tests alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    before = {name: getattr(jax.config, name) for name in CACHE_OPTIONS}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A random network of one level, three classes, one channel."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    model = UNet(UNetConfig(classes=3, depth=1, width=4), rngs=nnx.Rngs(3))
+    save_unet(path, model, {"classes": CLASSES})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "scan.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 12), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def fault(capsys):
+    """Runs a command line that must fail: exit code 2 and one line on stderr, which it returns."""
+
+    def check(*arguments):
+        capsys.readouterr()
+        assert run(*arguments) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if line.startswith("segcam: error: ")]
+        assert errors == lines[-1:]
+        assert "Traceback" not in "".join(lines)
+        return errors[0]
+
+    return check
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_version_and_help(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"segcam {segcam_jax.__version__}\n"
+    assert run("--help") == run() == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("demo", "explain", "layers", "methods", "evaluate"))
+    assert run("explain", "--help") == 0
+    assert "--repeat results/manifest.json" in capsys.readouterr().out
+
+
+def test_methods_and_layers(capsys, weights):
+    assert run("methods") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*segcam_jax.METHODS, *segcam_jax.PROFILES))
+    assert run("layers", "--weights", weights, "--size", 16, 11) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"bottleneck +│ +8 x 6 +│ +4 │ the bottleneck", out)
+    assert "padded to 16 x 12" in err
+
+
+def test_explain_writes_maps_figures_and_a_manifest(tmp_path, weights, image, capsys):
+    out = tmp_path / "out"
+    arguments = ("explain", image, "--weights", weights, "--region", "all", "--seed", 4)
+    chosen = ("--tap", "bottleneck,decoder1", "--method", "grad-cam", "--method", "smooth_grad")
+    assert run(*arguments, *chosen, "--samples", 3, "--colormap", "jet", "--out", out) == 0
+    assert "3 map(s) of 1 image(s)" in capsys.readouterr().out
+    assert files(out) == [
+        ".segcam-run.json",
+        "manifest.json",
+        "scan/grad_cam.bottleneck.npy",
+        "scan/grad_cam.bottleneck.png",
+        "scan/grad_cam.decoder1.npy",
+        "scan/grad_cam.decoder1.png",
+        "scan/montage.png",
+        "scan/record.json",
+        "scan/smooth_grad.input.attribution.npy",
+        "scan/smooth_grad.input.npy",
+        "scan/smooth_grad.input.png",
+    ]
+    manifest = json.loads((out / "manifest.json").read_text())
+    (record,) = manifest["images"]
+    assert manifest["options"]["seed"] == 4
+    assert record["region"] == {**record["region"], "words": "all", "pixels": 16 * 12}
+    assert record["taps"] == {
+        "bottleneck": [8, 6, 4],
+        "decoder1": [16, 12, 4],
+        "input": [16, 12, 1],
+    }
+    for entry in record["maps"]:
+        raw = np.load(out / entry["map"])
+        assert raw.dtype == np.float32
+        assert list(raw.shape) == entry["shape"]
+        assert (float(raw.min()), float(raw.max())) == (entry["min"], entry["max"])
+
+    again = tmp_path / "again"
+    assert run("explain", "--repeat", out / "manifest.json", "--out", again) == 0
+    for name in files(out):
+        if name.endswith((".npy", ".png")):
+            assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_maps_are_those_of_the_library(tmp_path, weights, image):
+    out = tmp_path / "out"
+    arguments = ("--class-index", "circle", "--region", "pixel:3,5", "--method", "ablation_cam")
+    assert run("explain", image, "--weights", weights, *arguments, "--out", out) == 0
+    model = segcam_jax.models.load(weights)  # pyright: ignore[reportAttributeAccessIssue]
+    x = jax.numpy.asarray(Image.open(image), "float32")[..., None] / 255
+    split = segcam_jax.split(model.fn, "bottleneck", model.params, x)
+    target = segcam_jax.pixel(1, (3, 5), (16, 12))
+    expected = segcam_jax.ablation_cam(split, model.params, x, target).map
+    np.testing.assert_allclose(
+        np.load(out / "scan/ablation_cam.bottleneck.npy"), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_odd_sizes_are_padded_and_cropped_back(tmp_path, weights, capsys):
+    path = tmp_path / "odd.npy"
+    np.save(path, np.random.default_rng(1).random((13, 9)))
+    out = tmp_path / "out"
+    assert run("explain", path, "--weights", weights, "--region", "all", "--out", out) == 0
+    assert "mirrored" in capsys.readouterr().err
+    (record,) = json.loads((out / "manifest.json").read_text())["images"]
+    assert record["input"]["extent"] == [13, 9]
+    assert record["input"]["padding"] == [[0, 1], [0, 1]]
+    assert record["region"]["pixels"] == 13 * 9
+    assert np.load(out / "odd/grad_cam.bottleneck.npy").shape == (7, 5)
+
+
+def test_conversions_are_said(tmp_path, weights, capsys):
+    rgba = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    arguments = ("--method", "grad_cam", "--region", "all", "--out", tmp_path / "out")
+    assert run("explain", tmp_path / "rgba.png", "--weights", weights, *arguments) == 0
+    err = capsys.readouterr().err
+    assert "composited on white" in err
+    assert "converted to luminance" in err
+
+
+def test_equal_names_in_different_folders(tmp_path, weights, image):
+    paths = [tmp_path / folder / "scan.png" for folder in ("a", "b")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 12), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    out = tmp_path / "out"
+    arguments = ("--weights", weights, "--method", "grad_cam", "--region", "all", "--out", out)
+    assert run("explain", *paths, paths[0], *arguments) == 0
+    names = [r["name"] for r in json.loads((out / "manifest.json").read_text())["images"]]
+    assert names == ["scan", "scan-2"]
+    maps = [np.load(out / name / "grad_cam.bottleneck.npy") for name in names]
+    assert not np.array_equal(*maps)
+
+
+def test_resumes_and_refuses_other_runs(tmp_path, weights, image, monkeypatch, fault, capsys):
+    second = tmp_path / "second.png"
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(second)
+    out = tmp_path / "out"
+    line = ("explain", image, second, "--weights", weights, "--region", "all", "--out", out)
+    line = (*line, "--method", "grad_cam")
+    original, calls = sweep_run._explain, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(sweep_run, "_explain", interrupted)
+    assert run(*line) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("segcam: interrupted")
+    assert "manifest.json" not in files(out)
+    assert not [name for name in files(out) if re.search(r"\.[0-9a-f]{8}$", name)]
+    assert run(*line) == 0
+    assert len(calls) == 3  # The first image was not explained again.
+    assert "finished before" in capsys.readouterr().err
+
+    assert "holds another run" in fault(*line, "--seed", 1)
+    foreign = out / "second" / "mine.txt"
+    foreign.write_text("keep")
+    assert run("explain", image, *line[3:], "--seed", 1, "--overwrite") == 0
+    assert foreign.read_text() == "keep"
+    assert files(out / "second") == ["mine.txt"]
+
+
+def test_foreign_files_are_not_overwritten(tmp_path, weights, image, fault):
+    out = tmp_path / "out"
+    (out / "scan").mkdir(parents=True)
+    (out / "scan" / "montage.png").write_text("mine")
+    line = ("explain", image, "--weights", weights, "--region", "all", "--out", out)
+    assert "already holds 'scan/montage.png'" in fault(*line)
+    assert files(out) == ["scan/montage.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--tap", "botleneck"), r"unknown tap 'botleneck'. Taps: bottleneck "),
+        (("--method", "gradcm"), r"unknown method 'gradcm'; choose from grad_cam"),
+        (("--model", "unett"), r"unknown model 'unett'; choose from unet"),
+        (("--class-index", "circel"), r"class 'circel' .*: circle, "),
+        (("--class-index", "3"), r"class '3' is not a class .* 0 to 2"),
+        (("--profile", "captm"), r"unknown profile 'captm'; choose from captum"),
+        (("--region", "largst"), r"unknown region 'largst'; choose from largest"),
+        (("--region", "pixel:3"), r"not of the form pixel:ROW,COL"),
+        (("--region", "component:x"), r"'x' is no number"),
+        (("--region", "component:99", "--class-index", "CLASS"), r"component 99; the region has"),
+        (("--region", "pixel:16,0"), r"\(16, 0\) lies outside of the image \(16, 12\)"),
+        (("--region", "at:0,-1"), r"lies outside"),
+        (("--min-probability", "0.999999"), r"no position is predicted as class .* empty"),
+        (("--min-probability", "2"), r"min probability 2"),
+        (("--region", "all", "--min-probability", "0.5"), r"narrows predicted pixels"),
+        (("--colormap", "jett"), r"unknown colormap 'jett'; .* jet"),
+        (("--method", "fast_ablation_cam", "--window", "9"), r"window .* does not fit"),
+        (("--method", "fast_ablation_cam", "--stride", "2"), r"stride"),
+        (("--samples", "0"), r"`samples` is 0"),
+        (("--sigma", "nan"), r"`sigma` is nan"),
+        (("--smoothing", "-1"), r"`smoothing` is -1"),
+        (("--seed", "-1"), r"`seed` is -1"),
+        (("--repeat", "none.json"), r"--repeat takes all but --out"),
+    ],
+)
+def test_bad_options(tmp_path, weights, image, fault, arguments, complaint):
+    arguments = ["0" if each == "CLASS" else each for each in arguments]
+    out = tmp_path / "out"
+    if "component:99" in arguments:
+        arguments[-1] = predicted_class(weights, image)
+    assert re.search(
+        complaint, fault("explain", image, "--weights", weights, *arguments, "--out", out)
+    )
+    assert not out.exists()
+
+
+def predicted_class(weights, image):
+    model = segcam_jax.models.load(weights)  # pyright: ignore[reportAttributeAccessIssue]
+    x = np.asarray(Image.open(image), np.float32)[..., None] / 255
+    return str(int(np.asarray(model.fn(model.params, x)).argmax(-1)[0, 0]))
+
+
+def test_bad_files(tmp_path, weights, image, fault):
+    out = tmp_path / "out"
+    ending = ("--weights", weights, "--out", out)
+    assert "no images were given" in fault("explain", *ending)
+    assert "no weights were given" in fault("explain", image)
+    assert "does not exist" in fault("explain", image, tmp_path / "none.png", *ending)
+    assert "a file; name images before" in fault("explain", "--tap", "bottleneck", image, *ending)
+    corrupt = tmp_path / "corrupt.png"
+    corrupt.write_bytes(Path(image).read_bytes()[:60])
+    assert "corrupt" in fault("explain", corrupt, *ending)
+    four = tmp_path / "four.npy"
+    np.save(four, np.zeros((8, 8, 4)))
+    assert "4 channel(s), the network expects 1" in fault("explain", four, *ending)
+    np.save(four, np.full((8, 8), np.nan))
+    assert "NaN" in fault("explain", four, *ending)
+    empty = tmp_path / "empty.npy"
+    np.save(empty, np.zeros((16, 12), bool))
+    assert "is empty" in fault("explain", image, *ending, "--region", f"mask:{empty}")
+    np.save(empty, np.ones((12, 16), bool))
+    assert "extents" in fault("explain", image, *ending, "--region", f"mask:{empty}")
+    assert not out.exists()
+
+
+def test_bad_weights(tmp_path, weights, image, fault):
+    ending = ("--out", tmp_path / "out")
+    assert "neither a file nor bundled" in fault("explain", image, "--weights", "none", *ending)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(Path(weights).read_bytes()[:400])
+    assert "cannot be read" in fault("explain", image, "--weights", broken, *ending)
+
+    from segcam_jax.weights import store
+
+    tensors, metadata = store.load(weights)
+    tensors.pop("head/bias")
+    tensors["head/kernel"] = tensors["head/kernel"][..., :1]
+    store.save(broken, tensors, metadata)
+    message = fault("explain", image, "--weights", broken, *ending)
+    assert "2 mismatch(es)" in message
+    assert "head/bias" in message
+    assert "head/kernel" in message
+    tensors, metadata = store.load(weights)
+    tensors["head/bias"] = np.full_like(tensors["head/bias"], np.nan)
+    store.save(broken, tensors, metadata)
+    assert "weights are broken" in fault("explain", image, "--weights", broken, *ending)
+
+
+def test_bad_output(tmp_path, weights, image, fault):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    line = ("explain", image, "--weights", weights, "--region", "all", "--out")
+    assert "is a file" in fault(*line, file)
+    assert "cannot be written" in fault(*line, file / "below")
+    assert file.read_text() == "mine"
+
+
+def test_bad_manifests(tmp_path, weights, image, fault):
+    out = tmp_path / "out"
+    line = ("--weights", weights, "--region", "all", "--method", "grad_cam", "--out", out)
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(image).read_bytes())
+    assert run("explain", copy, *line) == 0
+    again = ("explain", "--out", tmp_path / "again", "--repeat")
+    assert "does not exist" in fault(*again, tmp_path / "none.json")
+    assert "is no manifest" in fault(*again, weights)
+    Image.fromarray(np.zeros((16, 12), np.uint8)).save(copy)
+    assert "not the file of the manifest" in fault(*again, out)
+    copy.unlink()
+    assert "does not exist" in fault(*again, out)
+
+
+def test_unknown_commands_and_options(fault, capsys):
+    assert "unknown command 'explian'; choose from explain" in fault("explian")
+    assert run("methods", "--bogus") == 2
+    assert "bogus" in capsys.readouterr().err
+    assert "unknown data set" in fault("evaluate", "--weights", "x", "--dataset", "mnist")
+    assert "no share" in fault("evaluate", "--weights", "x", "--profile", "raw")
+
+
+def test_evaluate_needs_a_network_of_the_data_set(fault, weights):
+    assert "11 classes" in fault("evaluate", "--weights", weights)
+
+
+def test_evaluate_reports_quality_and_bias(tmp_path, capsys):
+    path = tmp_path / "digits.safetensors"
+    model = UNet(UNetConfig(classes=11, depth=1, width=4), rngs=nnx.Rngs(0))
+    names = [*map(str, range(10)), "background"]
+    save_unet(path, model, {"classes": names})
+    loaded = segcam_jax.models.load(path)  # pyright: ignore[reportAttributeAccessIssue]
+    from segcam_jax.data.samples import load
+
+    logits = np.asarray(loaded.fn(loaded.params, load().biased.image[0]))
+    seen = int(np.bincount(logits.argmax(-1).ravel()).argmax())
+    report = tmp_path / "report.json"
+    arguments = ("--samples", 4, "--bias-samples", 3, "--method", "grad_cam", "layer_cam")
+    line = ("evaluate", "--weights", path, *arguments, "--class-index", seen, "--json", report)
+    assert run(*line) == 0
+    written = json.loads(report.read_text())
+    assert set(written["quality"]["classes"]) == set(names)
+    rows = written["bias"]["rows"]
+    assert [(row["method"], row["tap"]) for row in rows] == [
+        (method, tap) for tap in ("bottleneck", "decoder1") for method in ("grad_cam", "layer_cam")
+    ]
+    for row in rows:
+        if row["samples"]:
+            assert sum(row[key] for key in ("biased", "unbiased", "digit")) == pytest.approx(1)
+    assert written["bias"]["samples"] + written["bias"]["left_out"] == 3
+    assert "left out because no pixel was predicted" in capsys.readouterr().out
+
+
+def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch, weights):
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    jax.config.update("jax_compilation_cache_dir", None)
+    cache.enable()
+    assert jax.config.jax_compilation_cache_dir is None  # pyright: ignore
+    assert run("layers", "--weights", weights) == 0
+
+
+def test_repeated_lists_are_gathered():
+    merged = cli.merged_lists(["a.png", "--tap", "x", "--out", "o", "--tap=y", "z", "--seed", "1"])
+    assert merged == ["a.png", "--out", "o", "--seed", "1", "--tap", "x", "y", "z"]
+
+
+def test_a_process_ends_with_one_line_and_code_2(tmp_path):
+    line = [sys.executable, "-m", "segcam_jax.cli", "explain", "none.png", "--weights", "none"]
+    done = subprocess.run(
+        line,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("segcam: error: ")
+    assert list(tmp_path.iterdir()) == []
