@@ -26,6 +26,10 @@ class Masks(Protocol):
         """The mask of an index."""
         ...
 
+    def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
+        """For each mask, the sum of (1 - mask) values."""
+        ...
+
 
 def ablate(activation: Float[Array, "*space c"], mask: Float[Array, "..."]) -> Array:
     """The activation times a mask that broadcasts against it, in the activation's dtype."""
@@ -54,6 +58,10 @@ class ChannelMasks:
     def __call__(self, index: Int[Array, ""]) -> Float[Array, "c"]:
         """The mask of channel `index`."""
         return jnp.where(jnp.arange(self.channels) == index, self.value, 1.0)
+
+    def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
+        """For each mask, the sum of (1 - mask) values."""
+        return (1 - self.value) * values.sum(tuple(range(values.ndim - 1)))
 
 
 @functools.partial(
@@ -122,10 +130,14 @@ class WindowMasks:
         """The mask of window `index`, row-major over the grid."""
         return jnp.where(self.covers(index), self.value, 1.0)[..., None]
 
-    def spread(self, scores: Float[Array, "m"]) -> Float[Array, "*space"]:
-        """Gives each position the mean score of the windows that cover it."""
-        total = jnp.zeros(self.shape, scores.dtype)
-        count = np.zeros(self.shape)
+    def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
+        """For each mask, the sum of (1 - mask) values."""
+        total = values.sum(-1)
+        inside = [total[self._cells(offset)] for offset in np.ndindex(*self.window)]
+        return (1 - self.value) * sum(inside)
+
+    def _cells(self, offset: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """The position at an offset from the corner of every window, one array per axis."""
         starts = [
             np.minimum(np.arange(g) * step, n - size)
             for g, n, size, step in zip(
@@ -133,8 +145,14 @@ class WindowMasks:
             )
         ]
         corners = np.stack([a.ravel() for a in np.meshgrid(*starts, indexing="ij")])
+        return tuple(corners + np.asarray(offset)[:, None])
+
+    def spread(self, scores: Float[Array, "m"]) -> Float[Array, "*space"]:
+        """Gives each position the mean score of the windows that cover it."""
+        total = jnp.zeros(self.shape, scores.dtype)
+        count = np.zeros(self.shape)
         for offset in np.ndindex(*self.window):
-            cells = tuple(corners + np.asarray(offset)[:, None])
+            cells = self._cells(offset)
             total = total.at[cells].add(scores)
             np.add.at(count, cells, 1)
         return total / jnp.asarray(count, scores.dtype)

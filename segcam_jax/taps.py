@@ -26,6 +26,7 @@ over is fixed at the first trace.
 
 import collections
 import dataclasses
+import functools
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from segcam_jax import masks
-from segcam_jax._jaxpr import cost, graph, slicing
+from segcam_jax._jaxpr import cost, graph, hoisting, slicing, windows
 from segcam_jax.types import InputError, TapError, nearest_first
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ class Split:
 
     def decode(self, activation: Float[Array, "*space c"], carry: Carry) -> Any:
         """Runs the part after the tap; `decode(*encode(params, x))` is the whole model."""
-        outputs = self._slice.decode(self._native(activation), *carry)
+        outputs = self._slice.decode(self.native(activation), *carry)
         return jax.tree.unflatten(jax.tree.structure(self.output), outputs)
 
     def ablated(self, params: Any, x: Any, mask: Float[Array, "..."]) -> Any:
@@ -115,22 +116,46 @@ class Split:
         activation, carry = self.encode(params, x)
         return self.decode(masks.ablate(activation, mask), carry)
 
-    @property
-    def decode_live_bytes(self) -> int:
-        """Bytes that one ablation holds at its peak, the shared carry left out."""
-        return cost.live_bytes(self._slice.decode_jaxpr)
+    def prepare(self, carry: Carry) -> Carry:
+        """Computes, once, what in decode the activation cannot change: see `_jaxpr/hoisting.py`.
 
-    @property
-    def decode_total_bytes(self) -> int:
-        """Bytes of all values of decode: a bound on what one gradient holds."""
-        return cost.total_bytes(self._slice.decode_jaxpr)
+        Returns:
+            The carry of `decode_prepared`.
+        """
+        anything = jnp.zeros(self.activation.shape, self.activation.dtype)
+        _, *prepared = self._hoisted.encode(self.native(anything), *carry)
+        return tuple(prepared)
+
+    def decode_prepared(self, activation: Float[Array, "*space c"], prepared: Carry) -> Any:
+        """`decode` from what `prepare` returned: the same output up to rounding, with less work."""
+        outputs = self._hoisted.decode(self.native(activation), *prepared)
+        return jax.tree.unflatten(jax.tree.structure(self.output), outputs)
+
+    def window_plan(self, extents: tuple[int, ...]) -> windows.WindowPlan:
+        """How decode, prepared, runs for a window of its one output; cached per extents."""
+        if extents not in self._plans:
+            self._plans[extents] = windows.plan(self._hoisted.decode_jaxpr, extents)
+        return self._plans[extents]
+
+    @functools.cached_property
+    def _hoisted(self) -> slicing.Slice:
+        return hoisting.hoist(self._slice.decode_jaxpr)
+
+    @functools.cached_property
+    def _plans(self) -> dict[tuple[int, ...], windows.WindowPlan]:
+        return {}
+
+    def flops(self) -> int:
+        """Operations of the convolutions and products of decode."""
+        return cost.flops(self._slice.decode_jaxpr)
 
     def _canonical(self, activation: Array) -> Array:
         if self._batch_axis is not None:
             activation = jnp.squeeze(activation, self._batch_axis)
         return jnp.moveaxis(activation, self._channel_axis, -1)
 
-    def _native(self, activation: Array) -> Array:
+    def native(self, activation: Array) -> Array:
+        """The activation in the layout that it has inside the model."""
         if activation.shape != self.activation.shape:
             raise InputError(
                 f"the activation at tap {self.tap!r} has shape {activation.shape}; "

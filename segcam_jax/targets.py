@@ -37,8 +37,8 @@ Which = Literal["largest", "smallest"] | int
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["class_index", "mask"],
-    meta_fields=["of", "reduce"],
+    data_fields=["class_index", "mask", "corner"],
+    meta_fields=["of", "reduce", "extent"],
 )
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -58,12 +58,23 @@ class Target:
         mask: weight of each position, `h w`; 1 inside and 0 outside. None: all positions.
         of: what is read.
         reduce: how positions are reduced.
+        extent: extents of a window that holds the region, from a few sizes only, so that regions
+            of like size share one program. None: unknown, as for a region that is traced.
+        corner: where that window starts.
     """
 
     class_index: Int[Array, ""] | int
     mask: Any = None
     of: Of = "logits"
     reduce: Reduce = "sum"
+    extent: tuple[int, ...] | None = None
+    corner: Any = None
+
+    def cropped(self) -> "Target":
+        """The same score as a function of the output's window at `corner`, of size `extent`."""
+        assert self.extent is not None
+        mask = jax.lax.dynamic_slice(self.mask, list(self.corner), self.extent)
+        return Target(self.class_index, mask, self.of, self.reduce)
 
     def __call__(self, output: Float[Array, "*space k"]) -> Float[Array, ""]:
         """Returns the score of an output, float32 (float64 for a float64 output)."""
@@ -137,7 +148,7 @@ def region(
             f"the region for class {class_index} is empty, out of {np.size(mask)} positions; "
             "choose another region or class"
         )
-    return Target(class_index, jnp.asarray(mask), of, reduce)
+    return _on_window(Target(class_index, jnp.asarray(mask), of, reduce))
 
 
 def pixel(
@@ -206,7 +217,7 @@ def predicted(
             f"no position is predicted as class {class_index}{threshold}; the region is empty. "
             f"Classes predicted here: {found}"
         )
-    return Target(class_index, mask, of, reduce)
+    return _on_window(Target(class_index, mask, of, reduce))
 
 
 def component_mask(
@@ -281,10 +292,39 @@ def stack(targets: Sequence[Target]) -> Target:
     """
     if not targets:
         raise TargetError("no targets to stack")
-    structures = {(jax.tree.structure(target), np.shape(target.mask)) for target in targets}
-    if len(structures) > 1:
+    kinds = {(target.of, target.reduce, np.shape(target.mask)) for target in targets}
+    if len(kinds) > 1:
         raise TargetError("targets differ in `of`, `reduce` or the shape of their region")
+    extents = [target.extent for target in targets]
+    common = None if None in extents else tuple(np.max(np.array(extents), axis=0).tolist())
+    targets = [_on_window(target, common) for target in targets]
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(v) for v in leaves]), *targets)
+
+
+def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
+    """The target with a window around its region: of the given extents, or as few as hold it."""
+    target = dataclasses.replace(target, extent=None, corner=None)
+    if target.mask is None or _is_traced(target.mask):
+        return target
+    mask = np.asarray(target.mask)
+    low, sizes = [], []
+    for axis, length in enumerate(mask.shape):
+        along = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
+        first, last = (along[0], along[-1]) if along.size else (0, 0)
+        size = _size_class(int(last - first) + 1, length) if extent is None else extent[axis]
+        low.append(min(int(first), length - size))
+        sizes.append(size)
+    return dataclasses.replace(target, extent=tuple(sizes), corner=jnp.asarray(low, jnp.int32))
+
+
+def _size_class(size: int, most: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ...: at most half as large again."""
+    power = 1
+    while power < size:
+        if power + power // 2 >= size and power > 1:
+            return min(power + power // 2, most)
+        power *= 2
+    return min(power, most)
 
 
 def _is_traced(value: Any) -> bool:

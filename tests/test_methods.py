@@ -191,8 +191,8 @@ def test_a_negative_score_keeps_the_sign_of_importance(name):
 @given(st.integers(1, 9), st.sampled_from(["ablation_cam", "integrated_gradients", "smooth_grad"]))
 def test_chunks_change_nothing(chunk_size, name):
     split, params, x, target = case()
-    whole = run(name, split, params, x, target, chunk_size=1000)
-    chunked = run(name, split, params, x, target, chunk_size=chunk_size)
+    whole = run(name, split, params, x, target, execution=segcam.Execution(chunk_size=1000))
+    chunked = run(name, split, params, x, target, execution=segcam.Execution(chunk_size=chunk_size))
     scale = np.abs(whole.map).max()
     np.testing.assert_allclose(chunked.map / scale, whole.map / scale, atol=1e-6)
 
@@ -300,11 +300,12 @@ def test_ablating_with_one_changes_nothing():
 def test_memory_limits():
     split, params, x, target = case()
     unlimited = segcam.ablation_cam(split, params, x, target)
-    limit = 2 * split.decode_live_bytes
-    limited = segcam.ablation_cam(split, params, x, target, memory_limit=limit)
+    limited = segcam.ablation_cam(
+        split, params, x, target, execution=segcam.Execution(memory_limit=50_000)
+    )
     np.testing.assert_allclose(limited.weights, unlimited.weights, atol=1e-6)
     with pytest.raises(InputError, match="memory_limit=10 bytes; one evaluation alone needs"):
-        segcam.ablation_cam(split, params, x, target, memory_limit=10)
+        segcam.ablation_cam(split, params, x, target, execution=segcam.Execution(memory_limit=10))
 
 
 def test_bad_arguments():
@@ -320,7 +321,7 @@ def test_bad_arguments():
     with pytest.raises(TypeError, match="unexpected keyword"):
         segcam.grad_cam(split, params, x, target, samples=3)
     with pytest.raises(InputError, match="chunk_size=0"):
-        segcam.ablation_cam(split, params, x, target, chunk_size=0)
+        segcam.Execution(chunk_size=0)
     with pytest.raises(InputError, match="rule='right'"):
         segcam.integrated_gradients(split, params, x, target, rule="right")
     for option in ({"samples": 0}, {"statistic": "mode"}, {"sigma_unit": "pixels"}):

@@ -1,8 +1,9 @@
 """What an evaluation needs, read off its equations."""
 
+import math
 from typing import Any
 
-from segcam_jax._jaxpr.graph import is_variable
+from segcam_jax._jaxpr.graph import called_jaxpr, is_variable
 
 
 def _bytes(aval: Any) -> int:
@@ -41,3 +42,24 @@ def total_bytes(jaxpr: Any) -> int:
     return sum(
         _bytes(variable.aval) for equation in jaxpr.eqns for variable in equation.outvars
     ) + _bytes(jaxpr.invars[0].aval)
+
+
+def flops(jaxpr: Any) -> int:
+    """Floating point operations of the convolutions and products of a jaxpr, calls included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        body = called_jaxpr(equation)
+        if body is not None:
+            total += flops(getattr(body, "jaxpr", body))
+        elif equation.primitive.name == "dot_general":
+            (contracting, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            summed = math.prod(shape[axis] for axis in contracting)
+            total += 2 * equation.outvars[0].aval.size * summed
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            numbers = equation.params["dimension_numbers"]
+            per_output = kernel.size // kernel.shape[numbers.rhs_spec[0]]
+            dilation = math.prod(equation.params["lhs_dilation"])
+            total += 2 * equation.outvars[0].aval.size * per_output // dilation
+    return total

@@ -83,7 +83,7 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
     graph = Graph(
         invars=tuple(jaxpr.invars),
         constvars=(*jaxpr.constvars, *builder.constants),
-        consts=(*_consts(closed), *builder.constants.values()),
+        consts=(*constants_of(closed), *builder.constants.values()),
         equations=tuple(builder.equations),
         outvars=tuple(outvars),
         taps=builder.taps,
@@ -91,6 +91,31 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
         duplicates=frozenset(builder.duplicates),
     )
     return graph, output
+
+
+def called_jaxpr(equation: Equation) -> Any | None:
+    """The jaxpr of a call that means no more than its body (jit, remat), or None.
+
+    Calls with a derivative rule of their own are not among them.
+    """
+    if equation.primitive.name in _TRANSPARENT and "custom" not in equation.primitive.name:
+        return _body(equation)
+    return None
+
+
+def constants_of(jaxpr: Any) -> Sequence[Any]:
+    """The arrays that a closed jaxpr closes over."""
+    return getattr(jaxpr, "consts", ())
+
+
+def bind(equation: Equation, *operands: Any) -> list[Any]:
+    """Evaluates one equation, calls and custom derivatives included."""
+    places, inputs = [], []
+    for atom, operand in zip(equation.invars, operands, strict=True):
+        if is_variable(atom) and atom not in places:
+            places.append(atom)
+            inputs.append(operand)
+    return subgraph_function(places, [equation], equation.outvars)[1](*inputs)
 
 
 def subgraph_function(
@@ -140,7 +165,7 @@ class _Inliner:
             if held and inner is not None and equation.primitive.name in _TRANSPARENT:
                 body = getattr(inner, "jaxpr", inner)
                 bound = dict(zip(body.invars, map(read, equation.invars), strict=True))
-                for variable, value in zip(body.constvars, _consts(inner), strict=True):
+                for variable, value in zip(body.constvars, constants_of(inner), strict=True):
                     bound[variable] = self.fresh(variable.aval)
                     self.constants[bound[variable]] = value
                 outputs = self.inline(body, bound, rename=True)
@@ -164,10 +189,6 @@ class _Inliner:
         if name in self.taps or name in self.enclosed:
             self.duplicates.add(name)
         (self.enclosed if enclosed else self.taps)[name] = value
-
-
-def _consts(jaxpr: Any) -> Sequence[Any]:
-    return getattr(jaxpr, "consts", ())
 
 
 def _body(equation: Equation) -> Any | None:

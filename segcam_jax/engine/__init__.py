@@ -1,7 +1,7 @@
-"""How a study runs: compiled once, in chunks that fit the memory. Methods say what to ablate."""
+"""How a study runs: what is computed, compiled once, in chunks that fit the memory."""
 
-from segcam_jax.engine.chunks import chunk_for as chunk_for
 from segcam_jax.engine.compiled import compiled as compiled
+from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution
 from segcam_jax.engine.run import (
     ablation_scores as ablation_scores,
     baseline as baseline,

@@ -7,17 +7,19 @@ from typing import Any, TypeVar, cast
 
 import jax
 
+from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError, TargetError
 
 F = TypeVar("F", bound=Callable)
-_STATIC = (str, int, bool, tuple, type(None))
+_STATIC = (str, int, bool, tuple, type(None), Execution)
 
 
 def compiled(method: F) -> F:
     """Compiles `method(split, params, x, target, **options)` once per split and static options.
 
-    Options that are strings, integers, booleans, tuples or None are part of the program; floats,
+    Options that are strings, integers, booleans, tuples, None or an `Execution` are part of the
+    program; floats,
     arrays and keys are its inputs, so that another value does not compile again. Inside a
     caller's own `jit`, `vmap` or `grad` the method is traced along.
 

@@ -7,22 +7,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax.engine.chunks import chunk_for
+from segcam_jax.engine import memory
+from segcam_jax.engine.execution import Execution
+from segcam_jax.engine.scoring import scoring
 from segcam_jax.masks import Masks, ablate
 from segcam_jax.taps import Carry, Split
+from segcam_jax.types import wide
 
 
-def baseline(split: Split, params: Any, x: Any, target: Any) -> tuple[Array, Carry, Array]:
+def baseline(
+    split: Split, params: Any, x: Any, target: Any, execution: Execution
+) -> tuple[Array, Carry, Array]:
     """Returns `(activation, carry, score)` of the unchanged input."""
     activation, carry = split.encode(params, x)
-    return activation, carry, target(split.decode(activation, carry))
+    score = scoring(split, carry, target, execution).score(activation)
+    return activation, carry, score
 
 
 def value_and_gradient(
-    split: Split, activation: Float[Array, "*space c"], carry: Carry, target: Any
+    split: Split,
+    activation: Float[Array, "*space c"],
+    carry: Carry,
+    target: Any,
+    execution: Execution,
 ) -> tuple[Float[Array, ""], Float[Array, "*space c"]]:
     """The score and its gradient with respect to the activation."""
-    return jax.value_and_grad(lambda a: target(split.decode(a, carry)))(activation)
+    return jax.value_and_grad(scoring(split, carry, target, execution).score)(activation)
 
 
 def ablation_scores(
@@ -31,60 +41,91 @@ def ablation_scores(
     carry: Carry,
     target: Any,
     masks: Masks,
-    *,
-    chunk_size: int | None,
-    memory_limit: int | None,
+    execution: Execution,
 ) -> tuple[Float[Array, ""], Float[Array, "m"]]:
-    """The score of the unchanged activation, and under each mask: m + 1 runs of decode.
+    """The score of the unchanged activation, and under each mask.
 
-    The unchanged activation is one more row of the same computation. Run apart, its score would be
-    rounded in another way, and a channel without any effect would get a weight.
+    Where the score is linear in the activation, from one gradient:
+
+        S - S_m = sum (1 - mask_m) A dS/dA
+
+    Else by m + 1 evaluations, as many at once as fit. The unchanged activation is one more row of
+    the same computation: run apart, its score would be rounded in another way, and a channel
+    without any effect would get a weight. Masks that change nothing are not run.
     """
+    how = scoring(split, carry, target, execution)
+    if execution.closed_form and how.is_affine:
+        score, gradient = jax.value_and_grad(how.score)(activation)
+        dtype = score.dtype
+        drops = masks.removed(activation.astype(dtype) * gradient.astype(dtype))
+        return score, score - drops
 
-    def score(row):
+    removed = masks.removed(jnp.abs(activation).astype(jnp.float32)) != 0
+    live = removed if execution.skip_dead else jnp.ones_like(removed)
+    order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.argsort(~live).astype(jnp.int32)])
+
+    def score_of(row):
         mask = masks(jnp.maximum(row - 1, 0))
         mask = jnp.where(row == 0, jnp.ones_like(mask), mask)
-        return target(split.decode(ablate(activation, mask), carry))
+        return how.score(ablate(activation, mask))
 
     count = len(masks) + 1
-    chunk = chunk_for(
-        count, split.decode_live_bytes, chunk_size=chunk_size, memory_limit=memory_limit
-    )
+    chunk = execution.chunk(count, how.live_bytes, memory.free_bytes())
     if chunk == count:
-        scores = jax.vmap(score)(jnp.arange(count))
-    else:
-        scores = jax.lax.map(jax.vmap(score), _padded(count, chunk)).reshape(-1)
-    return scores[0], scores[1:count]
+        scores = jax.vmap(score_of)(jnp.arange(count))
+        return scores[0], scores[1:]
+    rows = _padded(count, chunk)
+    needed = rows[:, 0] <= live.sum()
+    scores = _chunk_by_chunk(jax.vmap(score_of), order[rows], needed).reshape(-1)[:count]
+    scores = jnp.zeros_like(scores).at[order].set(scores)
+    return scores[0], jnp.where(live, scores[1:], scores[0])
+
+
+def _chunk_by_chunk(evaluate: Callable[[Array], Array], rows: Array, needed: Array) -> Array:
+    """Evaluates rows of indices one after the other, those that are needed."""
+    like = jax.eval_shape(evaluate, rows[0])
+
+    def step(_, chunk):
+        row, wanted = chunk
+        return None, jax.lax.cond(
+            wanted, evaluate, lambda _: jnp.zeros(like.shape, like.dtype), row
+        )
+
+    return jax.lax.scan(step, None, (rows, needed))[1]
 
 
 def sampled_moments(
-    sample: Callable[[Array], Array],
+    split: Split,
+    carry: Carry,
+    target: Any,
+    activation_of: Callable[[Array], Array],
     weights: Float[Array, "n"],
-    *,
-    bytes_each: int,
-    chunk_size: int | None,
-    memory_limit: int | None,
+    execution: Execution,
 ) -> tuple[Array, Array]:
-    """Weighted mean and variance of `sample(i)` over i, without keeping the samples.
+    """Weighted mean and variance of the score's gradient over activations, none of them kept.
 
     Chunks are merged by the rule of Chan et al. (1979), so that neither result depends on the size
     of chunks but for rounding.
 
     Args:
-        sample: index -> array.
+        split: the model.
+        carry: of the unchanged input.
+        target: the score.
+        activation_of: index -> activation at which the gradient is taken.
         weights: non-negative, not all zero.
-        bytes_each: bytes that one sample holds at its peak.
-        chunk_size: samples at once; None to plan.
-        memory_limit: bytes that a chunk may hold.
+        execution: how to run.
     """
+    how = scoring(split, carry, target, execution)
     count = weights.shape[0]
-    chunk = chunk_for(count, bytes_each, chunk_size=chunk_size, memory_limit=memory_limit)
-    indices = _padded(count, chunk)
-    valid = jnp.arange(indices.size).reshape(indices.shape) < count
+    rows = _padded(count, execution.chunk(count, how.total_bytes, memory.free_bytes()))
+    valid = jnp.arange(rows.size).reshape(rows.shape) < count
 
-    def merge(state, chunk_of):
+    def sample(index):
+        return wide(jax.grad(how.score)(activation_of(index)))
+
+    def merge(state, chunk):
         total, mean, spread = state
-        index, keep = chunk_of
+        index, keep = chunk
         values = jax.vmap(sample)(index)
         weight = jnp.where(keep, weights[index], 0)
         mass = weight.sum()
@@ -94,20 +135,12 @@ def sampled_moments(
         new_total = total + mass
         share = jnp.where(new_total > 0, mass / jnp.where(new_total > 0, new_total, 1), 0)
         delta = chunk_mean - mean
-        state = (
-            new_total,
-            mean + delta * share,
-            spread + chunk_spread + delta**2 * total * share,
-        )
-        return state, None
+        moved = spread + chunk_spread + delta**2 * total * share
+        return (new_total, mean + delta * share, moved), None
 
-    shape = jax.eval_shape(sample, jax.ShapeDtypeStruct((), indices.dtype))
-    start = (
-        jnp.zeros((), weights.dtype),
-        jnp.zeros(shape.shape, shape.dtype),
-        jnp.zeros(shape.shape, shape.dtype),
-    )
-    (total, mean, spread), _ = jax.lax.scan(merge, start, (indices, valid))
+    zeros = wide(jnp.zeros(split.activation.shape, split.activation.dtype))
+    start = (jnp.zeros((), weights.dtype), zeros, zeros)
+    (total, mean, spread), _ = jax.lax.scan(merge, start, (rows, valid))
     return mean, spread / total
 
 

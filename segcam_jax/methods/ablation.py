@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from segcam_jax import engine
+from segcam_jax.engine import Execution
 from segcam_jax.masks import ChannelMasks, WindowMasks
 from segcam_jax.methods.gradient_cams import weighted
 from segcam_jax.methods.registry import method
@@ -35,8 +36,7 @@ def ablation_cam(
     *,
     ablation_value: float = 0.0,
     relative: bool = True,
-    chunk_size: int | None = None,
-    memory_limit: int | None = None,
+    execution: Execution = Execution(),
 ) -> Explanation:
     """Ablation-CAM: channels are weighted by the fall of the score without them.
 
@@ -52,8 +52,7 @@ def ablation_cam(
         target: the score to explain.
         ablation_value: what an ablated channel is multiplied by.
         relative: divide by |S|; a score of exactly 0 divides by 1.
-        chunk_size: channels at once; planned from memory if None. Does not change the result.
-        memory_limit: bytes that a chunk may hold.
+        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `weights` `c`, `scores` `c` (S_k), `score`.
@@ -65,9 +64,7 @@ def ablation_cam(
     """
     activation, carry = split.encode(params, x)
     masks = ChannelMasks(activation.shape[-1], ablation_value)
-    score, scores = engine.ablation_scores(
-        split, activation, carry, target, masks, chunk_size=chunk_size, memory_limit=memory_limit
-    )
+    score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
     weights = _drop(score, scores, relative=relative)
     explanation = weighted(wide(activation), weights, score)
     return Explanation(explanation.map, score, weights, scores)
@@ -84,8 +81,7 @@ def fast_ablation_cam(
     stride: int | tuple[int, ...] = 1,
     ablation_value: float = 0.0,
     relative: bool = False,
-    chunk_size: int | None = None,
-    memory_limit: int | None = None,
+    execution: Execution = Execution(),
 ) -> Explanation:
     """FastAblationCAM: the fall of the score without one window of positions, all channels.
 
@@ -103,8 +99,7 @@ def fast_ablation_cam(
         ablation_value: what ablated positions are multiplied by; 0 removes them, negative values
             and values above 1 ask the counterfactual.
         relative: divide by |S|; a score of exactly 0 divides by 1.
-        chunk_size: windows at once; planned from memory if None. Does not change the result.
-        memory_limit: bytes that a chunk may hold.
+        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `scores` `m` (S_m, windows in row-major order), `score`.
@@ -120,9 +115,7 @@ def fast_ablation_cam(
     shape = activation.shape[:-1]
     masks = WindowMasks(shape, _per_axis(window, shape), _per_axis(stride, shape), ablation_value)
     masks.check()
-    score, scores = engine.ablation_scores(
-        split, activation, carry, target, masks, chunk_size=chunk_size, memory_limit=memory_limit
-    )
+    score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
     drop = _drop(score, scores, relative=relative)
     return Explanation(map=masks.spread(drop), score=score, scores=scores)
 

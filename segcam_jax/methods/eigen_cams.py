@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segcam_jax import engine
+from segcam_jax.engine import Execution
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
@@ -33,7 +34,9 @@ def first_component(values: Float[Array, "*space c"]) -> tuple[Array, Array]:
 
 
 @method("activation", cost="1 forward, 1 SVD", paper="Muhammad and Yeasin, IJCNN 2020")
-def eigen_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+def eigen_cam(
+    split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
+) -> Explanation:
     """Eigen-CAM: the first principal component of the activation; independent of the target.
 
         map = X V_1,    X the centred activation as (positions, c), X = U S V^T
@@ -46,7 +49,7 @@ def eigen_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
         pytorch-grad-cam does, and the sign is fixed (see `first_component`); there it depends on
         the linear algebra library.
     """
-    activation, _, score = engine.baseline(split, params, x, target)
+    activation, _, score = engine.baseline(split, params, x, target, execution)
     projection, direction = first_component(wide(activation))
     return Explanation(map=projection, score=score, weights=direction)
 
@@ -56,7 +59,9 @@ def eigen_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
     cost="1 forward, 1 backward, 1 SVD",
     paper="pytorch-grad-cam; Eigen-CAM of Muhammad and Yeasin, IJCNN 2020",
 )
-def eigen_grad_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+def eigen_grad_cam(
+    split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
+) -> Explanation:
     """Eigen-Grad-CAM: the first principal component of gradient times activation.
 
         map = X V_1,    X the centred g A as (positions, c), X = U S V^T
@@ -65,6 +70,6 @@ def eigen_grad_cam(split: Split, params: Any, x: Array, target: Any) -> Explanat
         `map` `*space`, `weights` `c` (V_1), `score`.
     """
     activation, carry = split.encode(params, x)
-    score, gradient = engine.value_and_gradient(split, activation, carry, target)
+    score, gradient = engine.value_and_gradient(split, activation, carry, target, execution)
     projection, direction = first_component(wide(gradient) * wide(activation))
     return Explanation(map=projection, score=score, weights=direction)

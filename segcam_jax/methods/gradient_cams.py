@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segcam_jax import engine
+from segcam_jax.engine import Execution
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
 
 
-def _activation_and_gradient(split, params, x, target):
+def _activation_and_gradient(split, params, x, target, execution):
     activation, carry = split.encode(params, x)
-    score, gradient = engine.value_and_gradient(split, activation, carry, target)
+    score, gradient = engine.value_and_gradient(split, activation, carry, target, execution)
     return wide(activation), wide(gradient), score
 
 
@@ -45,6 +46,7 @@ def grad_cam(
     *,
     absolute_weights: bool = False,
     positive_weights: bool = False,
+    execution: Execution = Execution(),
 ) -> Explanation:
     """Grad-CAM; with a segmentation target, Seg-Grad-CAM.
 
@@ -65,7 +67,7 @@ def grad_cam(
         Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1 and 2. Vinogradova et al., Seg-Grad-CAM, AAAI
         2020, eq. 1. Deviation: the ReLU is left to the heatmap.
     """
-    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    activation, gradient, score = _activation_and_gradient(split, params, x, target, execution)
     weights = gradient.mean(_space(gradient))
     if absolute_weights:
         weights = jnp.abs(weights)
@@ -75,7 +77,9 @@ def grad_cam(
 
 
 @method("activation", cost="1 forward, 1 backward", paper="Draelos and Carin, 2020")
-def hires_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+def hires_cam(
+    split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
+) -> Explanation:
     """HiResCAM: gradients are not averaged over positions (Seg-HiRes-Grad-CAM for segmentation).
 
         map[p] = sum_k g[p, k] A[p, k]
@@ -86,14 +90,20 @@ def hires_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
     References:
         Draelos and Carin, HiResCAM, 2020; Rheude et al., Seg-HiRes-Grad-CAM, 2024.
     """
-    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    activation, gradient, score = _activation_and_gradient(split, params, x, target, execution)
     product = gradient * activation
     return Explanation(map=product.sum(-1), score=score, attribution=product)
 
 
 @method("activation", cost="1 forward, 1 backward", paper="Chattopadhyay et al., WACV 2018")
 def grad_cam_pp(
-    split: Split, params: Any, x: Array, target: Any, *, epsilon: float = 0.0
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Any,
+    *,
+    epsilon: float = 0.0,
+    execution: Execution = Execution(),
 ) -> Explanation:
     """Grad-CAM++.
 
@@ -116,7 +126,7 @@ def grad_cam_pp(
         Chattopadhyay et al., Grad-CAM++, WACV 2018, eq. 10 and 19, for Y = exp(S), whose positive
         factor exp(S) is dropped: it cancels in the normalised map and overflows for summed logits.
     """
-    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    activation, gradient, score = _activation_and_gradient(split, params, x, target, execution)
     total = activation.sum(_space(activation), keepdims=True)
     positive = gradient > 0
     g = jnp.where(positive, gradient, 1)
@@ -129,7 +139,13 @@ def grad_cam_pp(
 
 @method("activation", cost="1 forward, 1 backward", paper="Fu et al., BMVC 2020")
 def xgrad_cam(
-    split: Split, params: Any, x: Array, target: Any, *, epsilon: float = 1e-7
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Any,
+    *,
+    epsilon: float = 1e-7,
+    execution: Execution = Execution(),
 ) -> Explanation:
     """XGrad-CAM.
 
@@ -143,7 +159,7 @@ def xgrad_cam(
     References:
         Fu et al., Axiom-based Grad-CAM, BMVC 2020, eq. 8; epsilon as in pytorch-grad-cam.
     """
-    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    activation, gradient, score = _activation_and_gradient(split, params, x, target, execution)
     total = activation.sum(_space(activation)) + epsilon
     products = (activation * gradient).sum(_space(activation))
     weights = jnp.where(total != 0, products / jnp.where(total != 0, total, 1), 0)
@@ -151,7 +167,9 @@ def xgrad_cam(
 
 
 @method("activation", cost="1 forward, 1 backward", paper="Jiang et al., TIP 2021")
-def layer_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+def layer_cam(
+    split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
+) -> Explanation:
     """LayerCAM: each activation is weighted by its own positive gradient.
 
         map[p] = sum_k max(g[p, k], 0) A[p, k]
@@ -162,6 +180,6 @@ def layer_cam(split: Split, params: Any, x: Array, target: Any) -> Explanation:
     References:
         Jiang et al., LayerCAM, IEEE TIP 2021, eq. 6 and 7.
     """
-    activation, gradient, score = _activation_and_gradient(split, params, x, target)
+    activation, gradient, score = _activation_and_gradient(split, params, x, target, execution)
     product = jnp.maximum(gradient, 0) * activation
     return Explanation(map=product.sum(-1), score=score, attribution=product)

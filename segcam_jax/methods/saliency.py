@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from segcam_jax import engine
+from segcam_jax.engine import Execution
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, InputError, wide
@@ -24,7 +25,9 @@ def _attributed(attribution: Float[Array, "*space c"], score: Array) -> Explanat
 
 
 @method("input", cost="1 forward, 1 backward", paper="Simonyan et al., ICLR workshop 2014")
-def gradient(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+def gradient(
+    split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
+) -> Explanation:
     """The gradient of the score, signed.
 
         attribution = dS/da
@@ -37,12 +40,14 @@ def gradient(split: Split, params: Any, x: Array, target: Any) -> Explanation:
         not the largest magnitude over channels.
     """
     activation, carry = split.encode(params, x)
-    score, slope = engine.value_and_gradient(split, activation, carry, target)
+    score, slope = engine.value_and_gradient(split, activation, carry, target, execution)
     return _attributed(slope, score)
 
 
 @method("input", cost="1 forward, 1 backward", paper="Shrikumar et al., 2016")
-def input_x_gradient(split: Split, params: Any, x: Array, target: Any) -> Explanation:
+def input_x_gradient(
+    split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
+) -> Explanation:
     """The activation times the gradient of the score.
 
         attribution = a dS/da
@@ -51,7 +56,7 @@ def input_x_gradient(split: Split, params: Any, x: Array, target: Any) -> Explan
         `attribution` `*space c`, `map` its sum over channels, `score`.
     """
     activation, carry = split.encode(params, x)
-    score, slope = engine.value_and_gradient(split, activation, carry, target)
+    score, slope = engine.value_and_gradient(split, activation, carry, target, execution)
     return _attributed(wide(activation) * wide(slope), score)
 
 
@@ -65,8 +70,7 @@ def integrated_gradients(
     baseline: float | Float[Array, "*space c"] = 0.0,
     steps: int = 50,
     rule: Literal["gauss_legendre", "midpoint", "left"] = "gauss_legendre",
-    chunk_size: int | None = None,
-    memory_limit: int | None = None,
+    execution: Execution = Execution(),
 ) -> Explanation:
     """Integrated gradients along the straight path from a baseline b.
 
@@ -83,8 +87,7 @@ def integrated_gradients(
         steps: points of the quadrature.
         rule: Gauss-Legendre (captum's default), midpoints, or the left Riemann sum of the
             Seg-Grad-CAM code (there with b = 0.5 and 200 steps).
-        chunk_size: points at once; planned from memory if None.
-        memory_limit: bytes that a chunk may hold.
+        execution: how the engine runs it; does not change the result.
 
     Returns:
         `attribution` `*space c`, `map` its sum over channels, `score`.
@@ -92,22 +95,16 @@ def integrated_gradients(
     References:
         Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1.
     """
-    activation, carry, score = engine.baseline(split, params, x, target)
+    activation, carry, score = engine.baseline(split, params, x, target, execution)
     points, weights = _quadrature(rule, steps)
     start = jnp.broadcast_to(jnp.asarray(baseline, activation.dtype), activation.shape)
     points = jnp.asarray(points, activation.dtype)
 
-    def slope(index):
-        between = start + points[index] * (activation - start)
-        return wide(engine.value_and_gradient(split, between, carry, target)[1])
+    def between(index):
+        return start + points[index] * (activation - start)
 
-    mean, _ = engine.sampled_moments(
-        slope,
-        jnp.asarray(weights, wide(points).dtype),
-        bytes_each=split.decode_total_bytes,
-        chunk_size=chunk_size,
-        memory_limit=memory_limit,
-    )
+    weights = jnp.asarray(weights, wide(points).dtype)
+    mean, _ = engine.sampled_moments(split, carry, target, between, weights, execution)
     return _attributed(wide(activation - start) * mean, score)
 
 
@@ -136,8 +133,7 @@ def smooth_grad(
     sigma: float = 0.15,
     sigma_unit: Literal["range", "absolute"] = "range",
     statistic: Literal["mean", "squared", "variance"] = "mean",
-    chunk_size: int | None = None,
-    memory_limit: int | None = None,
+    execution: Execution = Execution(),
 ) -> Explanation:
     """SmoothGrad: a statistic of the gradient over noisy copies of the activation.
 
@@ -156,8 +152,7 @@ def smooth_grad(
         sigma: s, as a share of max(a) - min(a) or absolute.
         sigma_unit: `"range"` or `"absolute"`.
         statistic: `"mean"` keeps the sign; `"squared"` and `"variance"` are not negative.
-        chunk_size: samples at once; planned from memory if None.
-        memory_limit: bytes that a chunk may hold.
+        execution: how the engine runs it; does not change the result.
 
     Returns:
         `attribution` `*space c`, `map` its sum over channels, `score` (of the noise-free input).
@@ -172,22 +167,16 @@ def smooth_grad(
         raise InputError(f"sigma_unit={sigma_unit!r}; choose range or absolute")
     if statistic not in ("mean", "squared", "variance"):
         raise InputError(f"statistic={statistic!r}; choose mean, squared or variance")
-    activation, carry, score = engine.baseline(split, params, x, target)
+    activation, carry, score = engine.baseline(split, params, x, target, execution)
     scale = jnp.asarray(sigma, activation.dtype)
     if sigma_unit == "range":
         scale = scale * (activation.max() - activation.min())
 
-    def slope(index):
+    def noisy(index):
         noise = jax.random.normal(jax.random.fold_in(key, index), activation.shape)
-        noisy = activation + scale * noise.astype(activation.dtype)
-        return wide(engine.value_and_gradient(split, noisy, carry, target)[1])
+        return activation + scale * noise.astype(activation.dtype)
 
-    mean, variance = engine.sampled_moments(
-        slope,
-        jnp.ones(samples, wide(scale).dtype),
-        bytes_each=split.decode_total_bytes,
-        chunk_size=chunk_size,
-        memory_limit=memory_limit,
-    )
+    weights = jnp.ones(samples, wide(scale).dtype)
+    mean, variance = engine.sampled_moments(split, carry, target, noisy, weights, execution)
     chosen = {"mean": mean, "squared": mean**2 + variance, "variance": variance}
     return _attributed(chosen[statistic], score)

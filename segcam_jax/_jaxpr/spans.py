@@ -1,0 +1,154 @@
+"""Windows of values: for each axis, which part is needed for each place of the output window.
+
+The output window of a target starts anywhere; its start along each axis is a dynamic index t. What
+a value needs along an axis is a `Span`: a start for every t, worked out ahead in numpy, and one
+size for all t. So sizes are static, starts are a table look-up, and one program serves every place.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Span:
+    """A window along one axis of a value.
+
+    Attributes:
+        axis: the axis of the output whose start t it follows.
+        starts: the start for every t, within the value.
+        size: its extent, the same for every t.
+    """
+
+    axis: int
+    starts: np.ndarray
+    size: int
+
+    @property
+    def ends(self) -> np.ndarray:
+        """One past the last position, for every t."""
+        return self.starts + self.size
+
+    def same(self, other: "Span | None") -> bool:
+        """Whether two windows are one."""
+        return (
+            other is not None
+            and self.axis == other.axis
+            and self.size == other.size
+            and np.array_equal(self.starts, other.starts)
+        )
+
+
+# One entry an axis; None is the whole axis.
+Window = tuple[Span | None, ...]
+
+
+def span(axis: int, low: np.ndarray, high: np.ndarray, extent: int) -> Span | None:
+    """The window of one size that covers [low, high) inside [0, extent), or None for the whole."""
+    low, high = np.maximum(low, 0), np.minimum(high, extent)
+    size = int((high - low).max())
+    if size >= extent:
+        return None
+    return Span(axis, np.clip(low, 0, extent - size), max(size, 1))
+
+
+def union(one: Window, other: Window, shape: Sequence[int]) -> Window:
+    """The smallest window that covers two."""
+    joined = []
+    for a, b, extent in zip(one, other, shape, strict=True):
+        if a is None or b is None or a.axis != b.axis:
+            joined.append(None)
+        else:
+            low, high = np.minimum(a.starts, b.starts), np.maximum(a.ends, b.ends)
+            joined.append(span(a.axis, low, high, extent))
+    return tuple(joined)
+
+
+def whole(shape: Sequence[int]) -> Window:
+    """The window of everything."""
+    return (None,) * len(shape)
+
+
+def sizes(window: Window, shape: Sequence[int]) -> tuple[int, ...]:
+    """Extents of a window of a value of this shape."""
+    return tuple(n if s is None else s.size for s, n in zip(window, shape, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Windowed:
+    """An array that holds one window of a value.
+
+    Attributes:
+        array: the window.
+        window: which window.
+        shape: shape of the whole value.
+    """
+
+    array: Array
+    window: Window
+    shape: tuple[int, ...]
+
+
+Places = Mapping[int, Array]
+
+
+def start(of: Span, places: Places) -> Array:
+    """The dynamic start of a window."""
+    return jnp.asarray(of.starts, jnp.int32)[places[of.axis]]
+
+
+def narrow(value: Windowed, window: Window, places: Places) -> Array:
+    """The part of a windowed value that a smaller window wants."""
+    starts, extents, changed = [], [], False
+    for want, have, extent, size in zip(
+        window, value.window, value.shape, np.shape(value.array), strict=True
+    ):
+        if want is None or want.same(have):
+            assert want is not None or have is None or size == extent
+            starts.append(0)
+            extents.append(size)
+            continue
+        changed = True
+        origin = 0 if have is None else start(have, places)
+        starts.append(start(want, places) - origin)
+        extents.append(want.size)
+    return jax.lax.dynamic_slice(value.array, starts, extents) if changed else value.array
+
+
+def take(
+    value: Windowed,
+    axis: int,
+    follows: int,
+    low: np.ndarray,
+    size: int,
+    fill: Array,
+    places: Places,
+) -> Array:
+    """Positions [low, low + size) of one axis, `fill` outside of the value.
+
+    Args:
+        value: its window holds all of these positions that lie inside the value.
+        axis: the axis of the value.
+        follows: the axis of the output whose start `low` follows.
+        low: for every t; may lie outside of the value.
+        size: how many positions.
+        fill: what lies outside: 0 for a convolution, the initial value for a pooling.
+        places: the starts of the output window.
+    """
+    have = value.window[axis]
+    origin = np.zeros_like(low) if have is None else have.starts
+    extent = value.shape[axis] if have is None else have.size
+    before = max(0, int((origin - low).max()))
+    after = max(0, int((low + size - origin - extent).max()))
+    array = value.array
+    if before or after:
+        config = [(before, after, 0) if a == axis else (0, 0, 0) for a in range(array.ndim)]
+        array = jax.lax.pad(array, jnp.asarray(fill, array.dtype), config)
+    offset = jnp.asarray(low - origin + before, jnp.int32)[places[follows]]
+    return jax.lax.dynamic_slice_in_dim(array, offset, size, axis)

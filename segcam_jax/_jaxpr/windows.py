@@ -1,0 +1,122 @@
+"""Running a function for one window of its output: bounds inference, then evaluation on windows.
+
+Backwards over the equations, as Halide does for loops: the window of an output says which windows
+of the operands it needs, those say it of theirs, down to the inputs. Forwards, every equation is
+then computed on its window only. Exact, at the borders too. An equation without a rule is computed
+whole, and so is what leads to it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from segcam_jax._jaxpr import cost, graph, spans, window_rules
+from segcam_jax._jaxpr.graph import Equation
+from segcam_jax._jaxpr.spans import Places, Window, Windowed
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WindowPlan:
+    """What of every value is needed for a window of the first output.
+
+    Attributes:
+        jaxpr: flat, as `hoisting.hoist` makes it; one output.
+        extents: of the output window, one per output axis; None for a whole axis.
+        windows: variable -> what is needed of it.
+        fallbacks: names of primitives that are computed whole for want of a rule.
+    """
+
+    jaxpr: Any
+    extents: tuple[int | None, ...]
+    windows: dict[Any, Window]
+    fallbacks: tuple[str, ...]
+
+    def run(self, inputs: Sequence[Array], corner: Sequence[Array]) -> Array:
+        """The output window that starts at `corner`, from whole inputs.
+
+        Args:
+            inputs: one per input of the jaxpr.
+            corner: start along each output axis; the window must lie inside.
+        """
+        places = {axis: corner[axis] for axis, n in enumerate(self.extents) if n is not None}
+        environment = {
+            variable: Windowed(array, spans.whole(np.shape(array)), np.shape(array))
+            for variable, array in zip(self.jaxpr.invars, inputs, strict=True)
+        }
+
+        def read(atom):
+            if graph.is_variable(atom):
+                return environment[atom]
+            return Windowed(atom.val, (), ())
+
+        for equation in self.jaxpr.eqns:
+            if any(variable in self.windows for variable in equation.outvars):
+                operands = [read(atom) for atom in equation.invars]
+                environment.update(self._evaluate(equation, operands, places))
+        (out,) = self.jaxpr.outvars
+        return spans.narrow(read(out), self.windows[out], places)
+
+    def _evaluate(self, equation: Equation, operands: list[Windowed], places: Places) -> dict:
+        out = equation.outvars[0]
+        window = self.windows.get(out, ())
+        if any(s is not None for s in window) and _needs(equation, window) is not None:
+            rule = window_rules.find(equation)
+            assert rule is not None
+            array = rule.apply(equation, operands, window, places)
+            return {out: Windowed(array, window, out.aval.shape)}
+        arrays = graph.bind(equation, *(operand.array for operand in operands))
+        return {
+            variable: Windowed(array, spans.whole(array.shape), array.shape)
+            for variable, array in zip(equation.outvars, arrays, strict=True)
+        }
+
+    def flops(self) -> int:
+        """Operations of convolutions and products on their windows, dynamic slices left out."""
+        structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.jaxpr.invars]
+        corner = [jax.ShapeDtypeStruct((), np.int32)] * len(self.extents)
+        closed = jax.make_jaxpr(self.run)(structs, corner)
+        return cost.flops(getattr(closed, "jaxpr", closed))
+
+
+def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
+    """Works out the windows for an output window of the given extents.
+
+    Args:
+        jaxpr: flat, one output.
+        extents: of the window, one per axis of the output; a full extent is the whole axis.
+    """
+    (out,) = jaxpr.outvars
+    shape = out.aval.shape
+    wanted = tuple(
+        None if size >= n else spans.Span(axis, np.arange(n - size + 1), size)
+        for axis, (size, n) in enumerate(zip(extents, shape, strict=True))
+    )
+    windows: dict[Any, Window] = {out: wanted}
+    fallbacks: dict[str, None] = {}
+    for equation in reversed(jaxpr.eqns):
+        asked = [variable for variable in equation.outvars if variable in windows]
+        if not asked:
+            continue
+        window = windows[asked[0]]
+        needs = None
+        if any(s is not None for v in asked for s in windows[v]):
+            needs = _needs(equation, window) if len(equation.outvars) == 1 else None
+            if needs is None:
+                fallbacks[equation.primitive.name] = None
+        for index, atom in enumerate(equation.invars):
+            if graph.is_variable(atom):
+                of = spans.whole(atom.aval.shape) if needs is None else needs[index]
+                known = windows.get(atom)
+                windows[atom] = of if known is None else spans.union(known, of, atom.aval.shape)
+    kept = tuple(None if s is None else s.size for s in wanted)
+    return WindowPlan(jaxpr, kept, windows, tuple(fallbacks))
+
+
+def _needs(equation: Equation, window: Window) -> list[Window] | None:
+    rule = window_rules.find(equation)
+    return None if rule is None else rule.needs(equation, window)

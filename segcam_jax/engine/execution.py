@@ -1,0 +1,60 @@
+"""How a study is run; nothing here changes its result but for rounding."""
+
+import dataclasses
+
+from segcam_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """Settings of the engine.
+
+    Attributes:
+        chunk_size: evaluations at once; planned from memory if None.
+        memory_limit: bytes that the evaluations of a chunk may hold; None for a cache-sized chunk
+            on CPU and a share of the free memory elsewhere.
+        hoist: compute what the activation cannot change once, outside of the loop.
+        windows: compute only what a target's region can see.
+        closed_form: where the score is linear in the activation, take all ablations from one
+            gradient.
+        skip_dead: do not run ablations of what is zero already.
+    """
+
+    chunk_size: int | None = None
+    memory_limit: int | None = None
+    hoist: bool = True
+    windows: bool = True
+    closed_form: bool = True
+    skip_dead: bool = True
+
+    def __post_init__(self):
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise InputError(f"chunk_size={self.chunk_size}; it must be at least 1")
+        if self.memory_limit is not None and self.memory_limit < 1:
+            raise InputError(f"memory_limit={self.memory_limit} bytes; it must be at least 1")
+
+    def chunk(self, count: int, bytes_each: int, free_bytes: int) -> int:
+        """The number of evaluations per chunk, from 1 to `count`, evened out.
+
+        Args:
+            count: evaluations in all.
+            bytes_each: bytes that one evaluation holds at its peak.
+            free_bytes: what a chunk may hold where `memory_limit` is None.
+
+        Raises:
+            InputError: if one evaluation alone exceeds `memory_limit`.
+        """
+        if self.chunk_size is not None:
+            return min(self.chunk_size, count)
+        if self.memory_limit is not None and self.memory_limit < bytes_each:
+            raise InputError(
+                f"memory_limit={self.memory_limit} bytes; one evaluation alone needs about "
+                f"{bytes_each}"
+            )
+        limit = free_bytes if self.memory_limit is None else self.memory_limit
+        most = max(1, min(count, limit // max(1, bytes_each)))
+        chunks = -(-count // most)
+        return -(-count // chunks)
+
+
+NAIVE = Execution(hoist=False, windows=False, closed_form=False, skip_dead=False)

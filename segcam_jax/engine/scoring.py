@@ -1,0 +1,83 @@
+"""From a split and a target to the score as a function of the activation, as cheap as exact allows.
+
+    score(activation) = target(decode(activation, carry))
+
+Hoisting moves to the outside what the activation cannot change. A target that knows the window of
+its region has decode run for that window only.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from segcam_jax._jaxpr import cost, linearity
+from segcam_jax.engine.execution import Execution
+from segcam_jax.taps import Carry, Split
+from segcam_jax.targets import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """The score as a function of the activation, and what an evaluation costs.
+
+    Attributes:
+        score: activation -> scalar, traceable.
+        live_bytes: bytes that one evaluation holds at its peak.
+        total_bytes: bytes of all its values, a bound on what its gradient holds.
+        flops: operations of its convolutions and products.
+        is_affine: whether the score is linear in the activation, but for a constant.
+        window: what of the output is computed, or None for all of it.
+        fallbacks: primitives computed whole for want of a window rule.
+    """
+
+    score: Callable[[Array], Array]
+    live_bytes: int
+    total_bytes: int
+    flops: int
+    is_affine: bool
+    window: tuple[int | None, ...] | None
+    fallbacks: tuple[str, ...]
+
+
+def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Scoring:
+    """Chooses how the score is computed. Traced along; the choice rests on shapes alone."""
+    plan = None
+    if execution.hoist or _on_window(split, target, execution):
+        carry = split.prepare(carry)
+        if _on_window(split, target, execution):
+            channels = jax.tree.leaves(split.output)[0].shape[-1]
+            plan = split.window_plan((*target.extent, channels))
+            cropped, corner = target.cropped(), [*target.corner, 0]
+
+            def score(a):
+                return cropped(plan.run([split.native(a), *carry], corner))
+        else:
+
+            def score(a):
+                return target(split.decode_prepared(a, carry))
+    else:
+
+        def score(a):
+            return target(split.decode(a, carry))
+
+    closed = jax.make_jaxpr(score)(split.activation)
+    jaxpr = getattr(closed, "jaxpr", closed)
+    return Scoring(
+        score,
+        cost.live_bytes(jaxpr),
+        cost.total_bytes(jaxpr),
+        cost.flops(jaxpr),
+        linearity.is_affine(jaxpr),
+        None if plan is None else plan.extents[:-1],
+        () if plan is None else plan.fallbacks,
+    )
+
+
+def _on_window(split: Split, target: Any, execution: Execution) -> bool:
+    if not execution.windows or not isinstance(target, Target) or target.extent is None:
+        return False
+    shape = jax.tree.leaves(split.output)[0].shape
+    return target.extent != shape[:-1]
