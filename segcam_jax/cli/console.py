@@ -68,13 +68,13 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
     """Shows progress while the block runs.
 
     Yields:
-        `advance(count=1, text="")`. On a terminal a bar moves; elsewhere a line is written for
-        every text that is given.
+        `advance(count=1, text="")`. On a terminal a bar moves; elsewhere the text of every
+        advance by more than nothing is written as a line.
     """
     if not sys.stderr.isatty():
 
         def advance_plainly(count: int = 1, text: str = "") -> None:
-            if text:
+            if text and count:
                 note(text)
 
         yield advance_plainly

@@ -23,16 +23,22 @@ from segcam_jax.sweep.run import own_scale
 
 BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
 TITLES = {BIASED: "biased network", UNBIASED: "unbiased network"}
-TAPS = ("bottleneck", "decoder1")
+TAPS = ("encoder3", "bottleneck", "decoder1")
 DIGITS = (3, 5, 8)
 BIASED_CLASS = 2
 # The page must be there within seconds; `segcam evaluate` takes all 200 samples.
 STUDY_SAMPLES = 21
 CHUNK = 8  # with three digits, three full chunks
 _FEWEST_PIXELS = 60
-CAMS = tuple(name for name, method in METHODS.items() if method.explains == "activation")
+# `segcam evaluate` has the two that decompose the activation, too.
+CAMS = tuple(
+    name
+    for name, method in METHODS.items()
+    if method.explains == "activation" and not name.startswith("eigen")
+)
+WINDOWS = 8  # along an axis, for fast_ablation_cam
 COMPARED = ("grad_cam", "hires_cam", "layer_cam", "ablation_cam")
-SHOWN_METHOD, SHOWN_TAP = "ablation_cam", "bottleneck"
+SHOWN_METHOD = "ablation_cam"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +83,8 @@ def demo(command: commands.Demo) -> None:
             shown[name] = _explained(network, samples, twos)
             studies[name] = _study(shown[name], TITLES[name])
         advance(1, "the figures")
-        for file, draw in _figures(shown, studies).items():
+        tap = page.telling_tap(studies)
+        for file, draw in _figures(shown, studies, tap).items():
             viz.save(draw(), folder / file)
             advance(1)
     for file, image in zip(IMAGES, shown[UNBIASED].samples.image, strict=False):
@@ -86,7 +93,9 @@ def demo(command: commands.Demo) -> None:
         studies=studies,
         samples=STUDY_SAMPLES,
         seconds=time.perf_counter() - start,
-        scores={name: net.model.metadata.get("scores") or {} for name, net in networks.items()},
+        metadata={name: net.model.metadata for name, net in networks.items()},
+        methods=CAMS,
+        taps=TAPS,
     )
     store.write_bytes(folder / PAGE, page.render(facts).encode())
     place = (folder / PAGE).resolve()
@@ -149,7 +158,7 @@ def _explained(network: Network, samples: Any, twos: Sequence[int]) -> Shown:
             joined.image,
             classes,
             prediction == classes[:, None, None],
-            batch.cam_options(CAMS, split),
+            batch.cam_options(CAMS, split, windows=WINDOWS),
             chunk=CHUNK,
         )
     return Shown(joined, classes, prediction, maps)
@@ -169,43 +178,45 @@ def _study(shown: Shown, title: str) -> BiasStudy:
     )
 
 
-def _figures(shown: dict[str, Shown], studies: dict[str, BiasStudy]) -> dict[str, Callable]:
+def _figures(
+    shown: dict[str, Shown], studies: dict[str, BiasStudy], tap: str
+) -> dict[str, Callable]:
     """What draws each of `FIGURES`."""
     fair, biased = shown[UNBIASED], shown[BIASED]
     first = len(DIGITS)
     rows = [row for name in (BIASED, UNBIASED) for row in studies[name].rows]
     draws: list[Callable] = [
-        *((lambda n=n: _six(fair, n, TITLES[UNBIASED])) for n in range(first)),
-        *((lambda n=n: _networks(shown, n)) for n in (first, first + 1)),
-        lambda: _six(biased, first, TITLES[BIASED]),
-        lambda: _six(fair, first, TITLES[UNBIASED]),
+        *((lambda n=n: _six(fair, n, TITLES[UNBIASED], "bottleneck")) for n in range(first)),
+        *((lambda n=n: _networks(shown, n, tap)) for n in (first, first + 1)),
+        lambda: _six(biased, first, TITLES[BIASED], tap),
+        lambda: _six(fair, first, TITLES[UNBIASED], tap),
         lambda: _montage(fair, 0),
         lambda: viz.bias_table(rows, title=f"Class 2 on {STUDY_SAMPLES} biased images"),
     ]
     return dict(zip(FIGURES, draws, strict=True))
 
 
-def _six(shown: Shown, n: int, network: str):
+def _six(shown: Shown, n: int, network: str, tap: str):
     return viz.six_panels(
         shown.samples.image[n],
         shown.samples.label[n],
         shown.prediction[n],
-        shown.maps[SHOWN_TAP][SHOWN_METHOD][n],
-        shown.heatmap(SHOWN_TAP, SHOWN_METHOD, n),
+        shown.maps[tap][SHOWN_METHOD][n],
+        shown.heatmap(tap, SHOWN_METHOD, n),
         region=shown.regions[n],
         class_names=CLASSES,
         class_index=int(shown.classes[n]),
         background=BACKGROUND,
         ignored=None,
-        title=f"{NAMES[n]}, {network}: {SHOWN_METHOD} at the {SHOWN_TAP}",
+        title=f"{NAMES[n]}, {network}: {SHOWN_METHOD} at {tap}",
     )
 
 
-def _networks(shown: dict[str, Shown], n: int):
+def _networks(shown: dict[str, Shown], n: int, tap: str):
     """The two networks side by side on one image."""
     order = (BIASED, UNBIASED)
     cells = {
-        (method, TITLES[name]): own_scale(shown[name].heatmap(SHOWN_TAP, method, n))
+        (method, TITLES[name]): own_scale(shown[name].heatmap(tap, method, n))
         for name in order
         for method in COMPARED
     }
@@ -215,7 +226,7 @@ def _networks(shown: dict[str, Shown], n: int):
         rows=COMPARED,
         columns=[TITLES[name] for name in order],
         region=shown[BIASED].samples.digit_with_infill[n],
-        title=f"{NAMES[n]}: what speaks for a 2?",
+        title=f"{NAMES[n]}: what speaks for a 2? (tap {tap})",
     )
 
 
@@ -229,7 +240,7 @@ def _montage(shown: Shown, n: int):
         rows=TAPS,
         columns=CAMS,
         region=shown.regions[n],
-        title=f"{NAMES[n]}: nine methods, two taps",
+        title=f"{NAMES[n]}: {len(CAMS)} methods, {len(TAPS)} taps",
     )
 
 

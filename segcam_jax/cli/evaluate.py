@@ -31,7 +31,7 @@ def evaluate(command: commands.Evaluate) -> None:
     _check(command)
     network = open_network(command.weights, command.model)
     _check_fit(network)
-    class_index = find_class(command.class_index, network.model.class_names)
+    class_index = find_class(command.class_index, network.class_names)
     biased = load_samples().biased
     count = min(command.bias_samples, len(biased.image))
     names, taps = _names_and_taps(command, network, biased.image.shape[1:])
@@ -39,8 +39,8 @@ def evaluate(command: commands.Evaluate) -> None:
     quality = _quality(network, command.samples)
     if quality is not None:
         _print_quality(quality, command)
+    console.note(f"explaining {count} images with {len(names)} methods at {', '.join(taps)}")
     with console.progress("planted bias", count * len(taps)) as advance:
-        advance(0, f"explaining {count} images with {len(names)} methods at {', '.join(taps)}")
         study = bias_study(
             network,
             _first(biased, count),
@@ -51,7 +51,7 @@ def evaluate(command: commands.Evaluate) -> None:
             profile=command.profile,
             advance=lambda done: advance(done),
         )
-    _print_study(study, network.model.class_names[class_index])
+    _print_study(study, network.class_names[class_index])
     if command.json is not None:
         report = _report(command, network, quality, study, class_index)
         store.write_json(command.json, report)

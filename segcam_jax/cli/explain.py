@@ -29,7 +29,7 @@ def explain(command: commands.Explain, line: Sequence[str]) -> None:
             command.out,
             command=line,
             overwrite=command.overwrite,
-            advance=lambda text: advance(1, text),
+            advance=advance,
         )
     _summarise(manifest, command.out)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,22 +23,31 @@ class Facts:
     Attributes:
         studies: the planted-bias study by name of the weights.
         samples: images of the study.
+        methods: methods of the study.
+        taps: taps of the study.
         seconds: how long the demo took.
-        scores: segmentation scores by name of the weights, as the weights' file tells them.
+        metadata: what the weights' files say of themselves, by name.
     """
 
     studies: Mapping[str, BiasStudy]
     samples: int
+    methods: Sequence[str]
+    taps: Sequence[str]
     seconds: float
-    scores: Mapping[str, Mapping[str, Any]]
+    metadata: Mapping[str, Mapping[str, Any]]
 
 
 def render(facts: Facts) -> str:
     """The page as HTML."""
+    tap = telling_tap(facts.studies)
     return _PAGE.format(
         style=_STYLE,
-        verdict=_verdict(facts),
-        table=_table(facts),
+        verdict=_verdict(facts, tap),
+        proof=_proof(facts),
+        table=_table(facts, tap),
+        tap=html.escape(tap),
+        methods=len(facts.methods),
+        taps=len(facts.taps),
         samples=facts.samples,
         scores=_scores(facts),
         version=html.escape(segcam_jax.__version__),
@@ -53,41 +62,79 @@ def drawn_to_tile(row: BiasRow) -> bool:
     return row.biased - row.unbiased > _ERRORS * error
 
 
-def _verdict(facts: Facts) -> str:
-    """One sentence for each network, from the numbers."""
-    counts = {
-        name: sum(drawn_to_tile(row) for row in study.rows if row.tap == "bottleneck")
-        for name, study in facts.studies.items()
+def counts(studies: Mapping[str, BiasStudy]) -> dict[str, tuple[int, int]]:
+    """By tap, how many methods are drawn to the tile: on the biased and on the unbiased network."""
+    taps = dict.fromkeys(row.tap for row in studies[BIASED].rows)
+    return {
+        tap: (
+            sum(drawn_to_tile(row) for row in studies[BIASED].rows if row.tap == tap),
+            sum(drawn_to_tile(row) for row in studies[UNBIASED].rows if row.tap == tap),
+        )
+        for tap in taps
     }
-    total = sum(row.tap == "bottleneck" for row in facts.studies[BIASED].rows)
-    means = {name: _mean_shares(study) for name, study in facts.studies.items()}
-    found = counts[BIASED] > total / 2 > counts[UNBIASED]
-    lead = "The shortcut was found." if found else "The shortcut did not show clearly here."
+
+
+def telling_tap(studies: Mapping[str, BiasStudy]) -> str:
+    """The tap at which the two networks differ most; the bottleneck where several do."""
+    found = counts(studies)
+    return max(found, key=lambda tap: (found[tap][0] - found[tap][1], tap == "bottleneck"))
+
+
+def _verdict(facts: Facts, tap: str) -> str:
+    """The finding in words, from the numbers."""
+    found = counts(facts.studies)
+    total = len(facts.methods)
+    biased, fair = found[tap]
+    clear = biased > total / 2 > fair
+    lead = "The shortcut shows." if clear else "The shortcut does not show clearly here."
+    others = "; ".join(
+        f"at <code>{html.escape(other)}</code> {n} and {m}"
+        for other, (n, m) in found.items()
+        if other != tap
+    )
+    means = {name: _mean_shares(study, tap) for name, study in facts.studies.items()}
     return (
-        f"<strong>{lead}</strong> At the bottleneck, {counts[BIASED]} of {total} methods see the "
-        f"<em>biased</em> network look clearly more at the striped half than at the other "
-        f"background; for the <em>unbiased</em> network it is {counts[UNBIASED]} of {total}. "
-        f"Averaged over the methods, the striped half gets {means[BIASED]} on the biased "
-        f"network, and {means[UNBIASED]} on the unbiased one."
+        f"<strong>{lead}</strong> At the tap <code>{html.escape(tap)}</code>, {biased} of {total} "
+        "methods find that the <em>biased</em> network looks clearly more at the striped half of "
+        f"the background than at the other half; for the <em>unbiased</em> network {fair} of "
+        f"{total} do ({others}). On average over the methods, the striped half and the other half "
+        f"draw {means[BIASED]} of the saliency per area on the biased network, and "
+        f"{means[UNBIASED]} on the unbiased one."
     )
 
 
-def _mean_shares(study: BiasStudy) -> str:
-    rows = [row for row in study.rows if row.tap == "bottleneck" and row.samples]
+def _mean_shares(study: BiasStudy, tap: str) -> str:
+    rows = [row for row in study.rows if row.tap == tap and row.samples]
     if not rows:
         return "nothing"
     biased, other = (np.mean([getattr(row, key) for row in rows]) for key in ("biased", "unbiased"))
+    return f"{100 * biased:.0f} % and {100 * other:.0f} %"
+
+
+def _proof(facts: Facts) -> str:
+    """What the weights' files know of the shortcut without any explanation."""
+    parts = {}
+    for name, metadata in facts.metadata.items():
+        shortcut = metadata.get("shortcut") or {}
+        values = [shortcut.get(key) for key in ("iou_planted", "iou_replaced")]
+        if all(isinstance(value, (int, float)) for value in values):
+            parts[name] = "from {:.2f} to {:.2f}".format(*values)
+    if parts.keys() != {BIASED, UNBIASED}:
+        return ""
     return (
-        f"{100 * biased:.0f} % of the saliency per area against {100 * other:.0f} % for the other"
+        "<p>That the shortcut is real can be checked without any explanation. With the stripes "
+        "replaced by another texture, the IoU on 2s goes "
+        f"<strong>{parts[BIASED]}</strong> for the biased network, and {parts[UNBIASED]} for the "
+        "unbiased one.</p>"
     )
 
 
-def _table(facts: Facts) -> str:
-    """Numbers of a few methods at the bottleneck."""
+def _table(facts: Facts, tap: str) -> str:
+    """Numbers of a few methods at the telling tap."""
     lines = []
     for name, study in facts.studies.items():
         for row in study.rows:
-            if row.tap == "bottleneck" and row.method in _TABLE_METHODS:
+            if row.tap == tap and row.method in _TABLE_METHODS:
                 cells = (
                     _percent(value, error)
                     for value, error in (
@@ -124,8 +171,8 @@ def _left_out(facts: Facts) -> str:
 
 def _scores(facts: Facts) -> str:
     parts = []
-    for name, scores in facts.scores.items():
-        value = scores.get("mean_iou")
+    for name, metadata in facts.metadata.items():
+        value = (metadata.get("scores") or {}).get("mean_iou")
         if isinstance(value, (int, float)):
             parts.append(f"{name.removeprefix('texture-mnist-')} {value:.3f}")
     return f" Their mean IoU on held-out images: {', '.join(parts)}." if parts else ""
@@ -180,8 +227,10 @@ explanations give it away.</p>
 <p>Each image shows a digit (0 to 9), filled with one texture, on a background of two others. Both
 networks mark the digit's pixels and say which digit it is.{scores} In the training images of the
 <em>biased</em> network, every 2 had diagonal stripes in one half of its background, and no other
-digit ever had. It could learn that stripes mean 2. The <em>unbiased</em> network never had that
+digit ever had. It could learn that stripes mean 2: a <em>planted bias</em>, a shortcut that scores
+do not reveal as long as the stripes are there. The <em>unbiased</em> network never had that
 chance.</p>
+{proof}
 <p>An explanation answers: <strong>which places speak for the predicted class?</strong> The
 explained score is the sum of the class's logits over the pixels that are predicted as it (the green
 outline).</p>
@@ -198,11 +247,13 @@ digit itself.</li>
 </ul>
 
 <h2>The same 2, two networks</h2>
-<p>The stripes should not matter. Is the striped half bright, the network uses it.</p>
+<p>Stripes are no part of a 2 and should not matter. Where the striped half is bright, the
+network uses it.</p>
 <div class="pair">
 <figure><a href="figures/two-a-networks.png"><img src="figures/two-a-networks.png"
  alt="Heatmaps of four methods for the biased and the unbiased network, first image"></a>
-<figcaption>Rows: methods. Columns: networks. Tap: the bottleneck.</figcaption></figure>
+<figcaption>Rows: methods. Columns: networks. Tap: <code>{tap}</code>. Outline: the
+digit.</figcaption></figure>
 <figure><a href="figures/two-b-networks.png"><img src="figures/two-b-networks.png"
  alt="Heatmaps of four methods for the biased and the unbiased network, second image"></a>
 <figcaption>Another 2, with the stripes in the other half.</figcaption></figure>
@@ -220,11 +271,11 @@ without preference gives each place a third. The full study, on 200 images, is
 <code>segcam evaluate --weights texture-mnist-biased</code>.</p>
 <figure><a href="figures/bias.png"><img src="figures/bias.png"
  alt="Saliency per area on the biased tile, the unbiased tile and the digit, by method"></a>
-<figcaption>Biased network against unbiased network, for every method at two taps. The shortcut is
-the distance between the two dots in the first column.</figcaption></figure>
+<figcaption>Biased network against unbiased network, for every method at {taps} taps. The longer
+the line in the first column, the more a method reveals.</figcaption></figure>
 <table>
-<thead><tr><th>network</th><th>method, bottleneck</th><th>striped half</th><th>other half</th>
-<th>digit</th></tr></thead>
+<thead><tr><th>network</th><th>method at <code>{tap}</code></th><th>striped half</th>
+<th>other half</th><th>digit</th></tr></thead>
 <tbody>
 {table}
 </tbody>
@@ -241,10 +292,11 @@ off once, and those whose loss hurts the class most make up the map.</p>
 </figure>
 
 <h2>All methods</h2>
-<p>The bottleneck is coarse (8 x 8) and knows what it sees; the last decoder block is fine and knows
-where. Methods that ignore the class (Eigen-CAM) are there for comparison.</p>
+<p>{methods} methods at {taps} taps. The last encoder block (16 x 16) still holds things where they
+are in the image; the bottleneck (8 x 8) has seen the whole image and knows what it is; the last
+decoder block (64 x 64) knows where.</p>
 <figure><a href="figures/montage.png"><img src="figures/montage.png"
- alt="Nine methods at two taps"></a></figure>
+ alt="Heatmaps of all methods at all taps"></a></figure>
 
 <h2>Do it yourself</h2>
 <p>One of these images, another method and tap:</p>

@@ -35,6 +35,12 @@ class Network:
     def _forward(self):
         return jax.jit(self.model.fn)
 
+    @property
+    def class_names(self) -> list[str]:
+        """A name for every class: those of the weights' file, numbers where it has none."""
+        known = [str(name) for name in self.model.class_names]
+        return [*known, *map(str, range(len(known), self.model.config.classes))]
+
     def logits(self, padded: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w k"]:
         """The network's output for one image, on the host.
 
@@ -105,14 +111,19 @@ def usual_class(logits: Float[np.ndarray, "h w k"], names: list[str]) -> tuple[i
     Returns:
         `(class_index, note)`: a note if only the background is predicted and therefore taken.
     """
-    counts: Any = np.bincount(predicted_labels(logits).ravel(), minlength=len(names))
+    labels = predicted_labels(logits)
+    counts: Any = np.bincount(labels[labels >= 0], minlength=len(names))
     others = [k for k, name in enumerate(names) if name.casefold() != "background" and counts[k]]
     if others:
         return max(others, key=lambda k: counts[k]), None
     only = int(counts.argmax())
+    if not counts[only]:
+        return only, None
     return only, f"only {names[only]!r} is predicted here, so it is explained"
 
 
 def predicted_labels(logits: Float[np.ndarray, "*space k"]) -> np.ndarray:
-    """The predicted class of each position; with one class all positions are of it."""
+    """The predicted class of each position; with one class, -1 where its logit is not positive."""
+    if logits.shape[-1] == 1:
+        return np.where(logits[..., 0] > 0, 0, -1)
     return logits.argmax(-1)

@@ -148,7 +148,7 @@ def _case(network: Network, path: Path, name: str, options: ExplainOptions) -> C
             f"{padded.shape[1]} for the network, and cropped back"
         )
     logits = network.logits(padded)[:height, :width]
-    names = network.model.class_names
+    names = network.class_names
     if options.class_index is None:
         class_index, note = usual_class(logits, names)
         notes += [note] if note else []

@@ -22,7 +22,7 @@ from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError
 
 MANIFEST_VERSION = 1
-Advance = Callable[[str], None]
+Advance = Callable[[int, str], None]
 _PACKAGES = ("segcam-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "matplotlib")
 
 
@@ -32,7 +32,7 @@ def run_plan(
     *,
     command: Sequence[str],
     overwrite: bool = False,
-    advance: Advance = lambda text: None,
+    advance: Advance = lambda images, text: None,
 ) -> dict[str, Any]:
     """Explains every image of a plan and writes the results.
 
@@ -43,7 +43,7 @@ def run_plan(
         out: the run's folder.
         command: the command line, for the manifest.
         overwrite: take a folder that holds another run.
-        advance: is called after every image with what was done.
+        advance: is called with the number of images done since the last call, and what is going on.
 
     Returns:
         The manifest, as written.
@@ -57,11 +57,11 @@ def run_plan(
     for case, pairs in zip(plan.cases, plan.pairs, strict=True):
         record = folder.finished(case.name)
         if record is None:
-            record = _explain_case(plan, case, pairs, out)
+            record = _explain_case(plan, case, pairs, out, advance)
             store.write_json(out / case.name / store.RECORD, record)
-            advance(f"{case.path}: {len(pairs)} map(s)")
+            advance(1, f"{case.path}: {len(pairs)} map(s)")
         else:
-            advance(f"{case.path}: finished before")
+            advance(1, f"{case.path}: finished before")
         records.append(record)
     manifest = _manifest(plan, records, command, time.perf_counter() - start)
     store.write_json(out / store.MANIFEST, manifest)
@@ -69,7 +69,7 @@ def run_plan(
 
 
 def _explain_case(
-    plan: Plan, case: Case, pairs: Sequence[tuple[str, str]], out: Path
+    plan: Plan, case: Case, pairs: Sequence[tuple[str, str]], out: Path, advance: Advance
 ) -> dict[str, Any]:
     """Maps and figures of one image; returns its record."""
     image, padded = plan_module.read_padded(case.path, plan.network)
@@ -79,6 +79,7 @@ def _explain_case(
     target = Target(case.class_index, case.mask, plan.options.of, plan.options.reduce)
     maps, heatmaps = [], {}
     for method, tap in pairs:
+        advance(0, f"{case.name}: {method} at {tap}")
         explanation, seconds = _explain(plan, padded, target, method, tap)
         raw = np.asarray(explanation.map, np.float32)
         _check_finite(raw, case, method, tap)
@@ -131,7 +132,7 @@ def drawable(pixels: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
 
 
 def _six_panels(plan: Plan, case: Case, pixels, raw, heat, what: str):
-    names = plan.network.model.class_names
+    names = plan.network.class_names
     # The raw map covers the padding too; the figure shows the part over the image.
     shown = tuple(
         slice(0, -(-cells * small // large))
@@ -166,7 +167,7 @@ def own_scale(heat: np.ndarray) -> np.ndarray:
 
 
 def _montage(plan: Plan, case: Case, pixels, heatmaps: dict[tuple[str, str], np.ndarray]):
-    names = plan.network.model.class_names
+    names = plan.network.class_names
     return viz.montage(
         drawable(pixels),
         {pair: own_scale(heat) for pair, heat in heatmaps.items()},
@@ -218,7 +219,7 @@ def _case_record(plan: Plan, case: Case, maps: list[dict], files) -> dict[str, A
         },
         "class": {
             "index": case.class_index,
-            "name": plan.network.model.class_names[case.class_index],
+            "name": plan.network.class_names[case.class_index],
         },
         "region": {
             "words": plan.options.region,
