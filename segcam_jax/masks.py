@@ -57,7 +57,7 @@ class ChannelMasks:
 
     def __call__(self, index: Int[Array, ""]) -> Float[Array, "c"]:
         """The mask of channel `index`."""
-        return jnp.where(jnp.arange(self.channels) == index, self.value, 1.0)
+        return jnp.where(jnp.arange(self.channels, dtype=index.dtype) == index, self.value, 1.0)
 
     def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
         """For each mask, the sum of (1 - mask) values."""
@@ -121,7 +121,7 @@ class WindowMasks:
             zip(cells, self.shape, self.window, self.stride, strict=True)
         ):
             start = jnp.minimum(cell * step, n - size)
-            position = jnp.arange(n)
+            position = jnp.arange(n, dtype=start.dtype)
             along = (position >= start) & (position < start + size)
             inside &= along.reshape([-1 if a == axis else 1 for a in range(len(self.shape))])
         return inside
@@ -133,8 +133,10 @@ class WindowMasks:
     def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
         """For each mask, the sum of (1 - mask) values."""
         total = values.sum(-1)
-        inside = [total[self._cells(offset)] for offset in np.ndindex(*self.window)]
-        return (1 - self.value) * sum(inside)
+        inside = jnp.zeros(len(self), total.dtype)
+        for offset in np.ndindex(*self.window):
+            inside += total[self._cells(offset)]
+        return (1 - self.value) * inside
 
     def _cells(self, offset: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         """The position at an offset from the corner of every window, one array per axis."""

@@ -9,9 +9,16 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
-settings.register_profile("few", max_examples=12, deadline=None, derandomize=True)
+# No shrinking: every example compiles a network.
+settings.register_profile(
+    "few",
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
+)
 settings.load_profile("few")
 
 

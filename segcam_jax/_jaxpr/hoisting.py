@@ -173,9 +173,12 @@ def _contracted(equation: Equation, operands: list[Value]) -> Value | None:
     if name not in ("conv_general_dilated", "dot_general"):
         return None
     left, right = operands
-    if isinstance(left, Known) == isinstance(right, Known):
+    if isinstance(right, Known) and not isinstance(left, Known):
+        place, value, weight = 0, left, right
+    elif isinstance(left, Known) and not isinstance(right, Known):
+        place, value, weight = 1, right, left
+    else:
         return None
-    place, value, weight = (0, left, right) if isinstance(right, Known) else (1, right, left)
     if name == "conv_general_dilated" and place == 1:
         return None
 
@@ -216,7 +219,7 @@ def _sum_of_products(value: Pieces, weight: Array, axis: int, product: Callable)
                 known.append((part.known, weights))
 
     def total(pairs):
-        arrays, weights = zip(*pairs, strict=True)
+        arrays, weights = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         joined = jnp.concatenate(arrays, value.axis) if len(arrays) > 1 else arrays[0]
         return product(joined, jnp.concatenate(weights, axis) if len(arrays) > 1 else weights[0])
 

@@ -111,7 +111,7 @@ def narrow(value: Windowed, window: Window, places: Places) -> Array:
     ):
         if want is None or want.same(have):
             assert want is not None or have is None or size == extent
-            starts.append(0)
+            starts.append(jnp.zeros((), jnp.int32))
             extents.append(size)
             continue
         changed = True

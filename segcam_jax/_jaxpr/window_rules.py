@@ -23,14 +23,14 @@ from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
 
 Array = Any
-Needs = list[Window] | None
+Needs = list[Window]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """How one primitive is computed on windows."""
 
-    needs: Callable[[Equation, Window], Needs]
+    needs: Callable[[Equation, Window], Needs | None]
     apply: Callable[[Equation, Sequence[Windowed], Window, Places], Array]
 
 
@@ -59,7 +59,7 @@ def _elementwise_needs(equation: Equation, window: Window) -> Needs:
 def _elementwise(equation, operands, window, places):
     function = kinds.elementwise(equation)
     assert function is not None
-    needs = _elementwise_needs(equation, window) or []
+    needs = _elementwise_needs(equation, window)
     return function(*(spans.narrow(x, w, places) for x, w in zip(operands, needs, strict=True)))
 
 
@@ -112,7 +112,7 @@ def _reduced(equation, operands, window, places):
     return equation.primitive.bind(array, **equation.params)
 
 
-def _concatenate_needs(equation: Equation, window: Window) -> Needs:
+def _concatenate_needs(equation: Equation, window: Window) -> Needs | None:
     if window[equation.params["dimension"]] is not None:
         return None
     return [window for _ in equation.invars]
@@ -150,7 +150,7 @@ def _major(axes: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:
     return long[0], math.prod(shape[axis] for axis in long[1:])
 
 
-def _reshape_needs(equation: Equation, window: Window) -> Needs:
+def _reshape_needs(equation: Equation, window: Window) -> Needs | None:
     old, new = equation.invars[0].aval.shape, equation.params["new_sizes"]
     wanted: list[Span | None] = [None] * len(old)
     for left, right in _reshape_groups(old, new):
@@ -170,7 +170,9 @@ def _reshape_needs(equation: Equation, window: Window) -> Needs:
 def _reshape(equation, operands, window, places):
     """Flattens each group of axes, slices it there, and gives it its new axes."""
     old, new = equation.invars[0].aval.shape, equation.params["new_sizes"]
-    (wanted,) = _reshape_needs(equation, window)
+    needs = _reshape_needs(equation, window)
+    assert needs is not None
+    (wanted,) = needs
     array = spans.narrow(operands[0], wanted, places)
     groups = _reshape_groups(old, new)
     array = array.reshape([math.prod(array.shape[axis] for axis in left) for left, _ in groups])
@@ -186,7 +188,7 @@ def _reshape(equation, operands, window, places):
     return array.reshape(spans.sizes(window, new))
 
 
-def _pad_needs(equation: Equation, window: Window) -> Needs:
+def _pad_needs(equation: Equation, window: Window) -> Needs | None:
     shape, config = equation.invars[0].aval.shape, equation.params["padding_config"]
     wanted = []
     for have, extent, (low, _, interior) in zip(window, shape, config, strict=True):
@@ -288,7 +290,7 @@ def _axis_needs(
     return spans.span(have.axis, first, last + 1, extent)
 
 
-def _pool_needs(equation: Equation, window: Window) -> Needs:
+def _pool_needs(equation: Equation, window: Window) -> Needs | None:
     shape, params = equation.invars[0].aval.shape, equation.params
     wanted = []
     for axis, have in enumerate(window):
@@ -345,7 +347,7 @@ def _convolution_axes(equation: Equation) -> list[tuple[int, int, int, int, int,
     ]
 
 
-def _convolution_needs(equation: Equation, window: Window) -> Needs:
+def _convolution_needs(equation: Equation, window: Window) -> Needs | None:
     left, right = _shapes(equation)
     numbers = equation.params["dimension_numbers"]
     if any(window[axis] is not None for axis in numbers.out_spec[:2]):

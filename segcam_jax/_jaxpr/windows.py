@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from segcam_jax._jaxpr import cost, graph, spans, window_rules
@@ -43,7 +44,11 @@ class WindowPlan:
             inputs: one per input of the jaxpr.
             corner: start along each output axis; the window must lie inside.
         """
-        places = {axis: corner[axis] for axis, n in enumerate(self.extents) if n is not None}
+        places = {
+            axis: jnp.asarray(corner[axis], jnp.int32)
+            for axis, extent in enumerate(self.extents)
+            if extent is not None
+        }
         environment = {
             variable: Windowed(array, spans.whole(np.shape(array)), np.shape(array))
             for variable, array in zip(self.jaxpr.invars, inputs, strict=True)

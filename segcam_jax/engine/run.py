@@ -72,10 +72,10 @@ def ablation_scores(
     count = len(masks) + 1
     chunk = execution.chunk(count, how.live_bytes, memory.free_bytes())
     if chunk == count:
-        scores = jax.vmap(score_of)(jnp.arange(count))
+        scores = jax.vmap(score_of)(jnp.arange(count, dtype=jnp.int32))
         return scores[0], scores[1:]
     rows = _padded(count, chunk)
-    needed = rows[:, 0] <= live.sum()
+    needed = rows[:, 0] <= live.sum(dtype=jnp.int32)
     scores = _chunk_by_chunk(jax.vmap(score_of), order[rows], needed).reshape(-1)[:count]
     scores = jnp.zeros_like(scores).at[order].set(scores)
     return scores[0], jnp.where(live, scores[1:], scores[0])
@@ -118,7 +118,7 @@ def sampled_moments(
     how = scoring(split, carry, target, execution)
     count = weights.shape[0]
     rows = _padded(count, execution.chunk(count, how.total_bytes, memory.free_bytes()))
-    valid = jnp.arange(rows.size).reshape(rows.shape) < count
+    valid = jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape) < count
 
     def sample(index):
         return wide(jax.grad(how.score)(activation_of(index)))
@@ -147,4 +147,4 @@ def sampled_moments(
 def _padded(count: int, chunk: int) -> Array:
     """Indices in rows of `chunk`; the last row repeats the last index to be full."""
     rows = -(-count // chunk)
-    return jnp.minimum(jnp.arange(rows * chunk), count - 1).reshape(rows, chunk)
+    return jnp.minimum(jnp.arange(rows * chunk, dtype=jnp.int32), count - 1).reshape(rows, chunk)
