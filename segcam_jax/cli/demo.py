@@ -37,7 +37,7 @@ CAMS = tuple(
     if method.explains == "activation" and not name.startswith("eigen")
 )
 WINDOWS = 8  # along an axis, for fast_ablation_cam
-COMPARED = ("grad_cam", "hires_cam", "layer_cam", "ablation_cam")
+COMPARED = ("ablation_cam", "xgrad_cam", "layer_cam", "grad_cam")
 SHOWN_METHOD = "ablation_cam"
 
 

@@ -111,19 +111,25 @@ def _first(samples, count: int):
 def _quality(network: Network, count: int) -> dict[str, Any] | None:
     """Scores on generated held-out samples; None, and a note, without the extra."""
     planted = network.model.metadata.get("bias")
+    training = network.model.metadata.get("training") or {}
+    # Digits as the network was trained on, where its file tells.
+    drawn = {key: training[key] for key in ("digit_rounding",) if key in training}
     try:
         config = TextureMnistConfig(
             split="test",
             samples=count,
             bias=(Bias(**planted),) if isinstance(planted, Mapping) else (),
             exclude_bias_textures=True,
+            **drawn,
         )
         data = TextureMnist(config)
     except MissingExtraError as problem:
         console.note(f"segmentation quality is left out: {problem}")
         return None
     except TypeError:
-        raise InputError(f"weights {network.given!r} tell of a bias in an unknown form") from None
+        raise InputError(
+            f"weights {network.given!r} tell of a bias or digits in an unknown form"
+        ) from None
     console.note(f"generating {count} held-out samples")
     samples = data.batch(range(count))
     model = network.model
