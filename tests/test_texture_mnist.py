@@ -70,7 +70,7 @@ def test_reading_order_and_other_readers_change_nothing(split, jitter):
 def test_digits_cycle_and_go_through_all_masks_once_a_round():
     data = dataset(samples=1000)
     assert [int(data[n].digit) for n in range(20)] == [*range(10), *range(10)]
-    every = digits.resized(digits.read_digits(None).test[3], 64)
+    every = digits.resized(np.round(digits.read_digits(None).test[3]), 64)
     one_round = [data.digit_mask(index) for index in range(3, 3 + 10 * len(every), 10)]
     assert {mask.tobytes() for mask in one_round} == {mask.tobytes() for mask in every}
     np.testing.assert_array_equal(data.digit_mask(3 + 10 * len(every)), one_round[0])
@@ -276,16 +276,26 @@ def test_textures_from_a_folder(tmp_path):
     assert data[0].image.shape == (64, 64, 1)
 
 
-def test_resized_is_the_bilinear_resize_of_scikit_image():
+@pytest.mark.parametrize(("source", "size"), [(8, 64), (28, 64), (28, 16)])
+def test_resized_is_the_bilinear_resize_of_scikit_image(source, size):
     transform = pytest.importorskip("skimage.transform")
-    for name, size in (("train", 64), ("test", 28)):
-        digit = digits.read_digits(None).split(name)[5][:3]
-        for mask, found in zip(digit, digits.resized(digit, size), strict=True):
-            expected = transform.resize(
-                mask.astype(float), (size, size), order=1, anti_aliasing=False, mode="constant"
-            )
-            decided = np.abs(expected - 0.5) > 1e-6
-            np.testing.assert_array_equal(found[decided], (expected >= 0.5)[decided])
+    greys = np.random.default_rng(0).random((3, source, source))
+    for digit, found in zip(greys, digits.resized(greys, size), strict=True):
+        expected = transform.resize(
+            digit, (size, size), order=1, anti_aliasing=False, mode="constant"
+        )
+        decided = np.abs(expected - 0.5) > 1e-6
+        np.testing.assert_array_equal(found[decided], (expected >= 0.5)[decided])
+
+
+@pytest.mark.parametrize("jitter", [None, Jitter(0.0, 0.0, 0.0, 0.0)])
+def test_digits_are_rounded_before_or_after_they_are_enlarged(jitter):
+    grey = digits.read_digits(None).test[5]
+    for rounding, source in (("before", np.round(grey)), ("after", grey)):
+        masks = {mask.tobytes() for mask in digits.resized(source, 64)}
+        data = dataset(digit_rounding=rounding, jitter=jitter)
+        inside = [data.digit_mask(index).tobytes() in masks for index in range(5, 105, 10)]
+        assert np.mean(inside) == 1 if jitter is None else np.mean(inside) > 0.3
 
 
 def idx(array, magic):
@@ -310,7 +320,7 @@ def test_idx_files_plain_and_gzipped(idx_folder):
     assert [len(members) for members in found.train] == [3] * 10
     assert [len(members) for members in found.test] == [2] * 10
     images = digits.read_idx_images(idx_folder / "train-images-idx3-ubyte.gz")
-    np.testing.assert_array_equal(found.train[4][1], np.round(images[14] / 255) == 1)
+    np.testing.assert_allclose(found.train[4][1], images[14] / 255, rtol=1e-6)
     assert dataset(digits=str(idx_folder))[4].digit == 4
 
 
@@ -322,7 +332,7 @@ def test_json_folder(tmp_path):
         (tmp_path / f"{digit}.json").write_text(content)
     found = digits.read_digits(str(tmp_path))
     assert [len(members) for members in found.train] == [4] * 10
-    np.testing.assert_array_equal(found.test[3][0].ravel(), np.round(greys[3, 4]) == 1)
+    np.testing.assert_allclose(found.test[3][0].ravel(), greys[3, 4], rtol=1e-6)
 
 
 # --- bad input -------------------------------------------------------------------------------
@@ -391,6 +401,7 @@ def test_broken_folders(tmp_path, call, match):
         (lambda: dataset(split="val"), "'train' or 'test'"),
         (lambda: dataset(seed=-1), "`seed`"),
         (lambda: dataset(samples=0), "`samples`"),
+        (lambda: dataset(digit_rounding="never"), "'before' or 'after'"),
         (lambda: dataset(background_split=3), "1, 2 or 4"),
         (lambda: dataset(tile_size=63), "even"),
         (lambda: dataset(texture_resolution=32), "`texture_resolution`"),
@@ -421,7 +432,9 @@ def test_bundled_samples():
     assert (found.biased.digit == 2).all()
     assert found.biased.is_biased.all()
     assert found.biased.image.max() <= 1
-    data = dataset(samples=2000, bias=(PLANTED,), exclude_bias_textures=True)
+    data = dataset(
+        samples=2000, bias=(PLANTED,), exclude_bias_textures=True, digit_rounding="after"
+    )
     np.testing.assert_allclose(found.biased.image[3], data[32].image, atol=0.5 / 255 + 1e-6)
     np.testing.assert_array_equal(found.biased.biased_tile[3], data[32].biased_tile)
     np.testing.assert_array_equal(found.biased.label[3], data[32].label)

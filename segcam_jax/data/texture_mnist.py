@@ -237,6 +237,8 @@ class TextureMnist:
     def _digit_masks(self) -> list[np.ndarray]:
         """For each digit its masks in their fixed order; enlarged, unless a jitter does that."""
         classes = digit_masks.read_digits(self.config.digits).split(self.config.split)
+        if self.config.digit_rounding == "before":
+            classes = [np.round(greys) for greys in classes]
         ordered = [
             masks[self._rng(_ORDER, digit).permutation(len(masks))]
             for digit, masks in enumerate(classes)

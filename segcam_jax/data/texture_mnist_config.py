@@ -77,6 +77,9 @@ class TextureMnistConfig:
         exclude_bias_textures: keep the textures of biases out of all unbiased draws.
         distinct_textures: the digit's texture is never the one behind it.
         jitter: random affine changes of the digits, for training; None for none.
+        digit_rounding: whether digits are made binary at the resolution of their source, then
+            enlarged (`"before"`, as in the original data), or enlarged as greys, then made binary.
+            At 8x8 pixels the first loses much of what tells digits apart.
         digits: source of digits, see `digits.read_digits`.
         textures: folder of textures; None for the built-in ones, see `textures.texture_set`.
     """
@@ -91,6 +94,7 @@ class TextureMnistConfig:
     exclude_bias_textures: bool = False
     distinct_textures: bool = True
     jitter: Jitter | None = None
+    digit_rounding: Literal["before", "after"] = "before"
     digits: str | None = None
     textures: str | None = None
 
@@ -109,6 +113,10 @@ class TextureMnistConfig:
             raise InputError(
                 f"`texture_resolution` is {self.texture_resolution}; it must be at least "
                 f"`tile_size`, {self.tile_size}"
+            )
+        if self.digit_rounding not in ("before", "after"):
+            raise InputError(
+                f"`digit_rounding` is {self.digit_rounding!r}; choose 'before' or 'after'"
             )
         biased = [bias.digit for bias in self.bias]
         if len(set(biased)) < len(biased):

@@ -27,7 +27,7 @@ class BundledSamples:
     Attributes:
         unbiased: ten samples without bias, digits 0 to 9 in order.
         biased: two hundred samples of digit 2, each with the texture `stripes_diagonal` in one half
-            (`biased_tile`) of its background.
+            (`biased_tile`) of its background; in four of them the other half drew it too.
     """
 
     unbiased: TextureMnistSample
