@@ -1,0 +1,49 @@
+"""Writes the TextureMNIST samples that the package ships.
+
+    python -m train.texture_mnist_samples
+
+Expected result: `segcam_jax/data/samples/texture_mnist.npz` below 1.2 MB, the same bytes each time.
+Cost: seconds.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import tyro
+
+from segcam_jax.data import samples
+from segcam_jax.data.texture_mnist import TextureMnist
+from train.texture_mnist_config import PLANTED, TrainConfig, dataset_config
+
+BIASED_SAMPLES = 200
+
+
+def make_samples() -> samples.BundledSamples:
+    """One held-out unbiased sample of each digit, and 200 held-out biased ones of digit 2."""
+    plain = dataset_config(TrainConfig(variant="unbiased"), "test")
+    planted = dataclasses.replace(
+        dataset_config(TrainConfig(variant="biased"), "test"), samples=10 * BIASED_SAMPLES
+    )
+    return samples.BundledSamples(
+        unbiased=TextureMnist(plain).batch(range(10)),
+        biased=TextureMnist(planted).batch(range(PLANTED.digit, 10 * BIASED_SAMPLES, 10)),
+    )
+
+
+def main(out: Path = samples.PATH) -> None:
+    """Writes the samples under a temporary name, then renames.
+
+    Args:
+        out: the file to write.
+    """
+    temporary = out.with_name(f".{out.stem}.{os.getpid()}.npz")
+    try:
+        samples.save(temporary, make_samples())
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
