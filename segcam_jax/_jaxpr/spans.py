@@ -152,3 +152,10 @@ def take(
         array = jax.lax.pad(array, jnp.asarray(fill, array.dtype), config)
     offset = jnp.asarray(low - origin + before, jnp.int32)[places[follows]]
     return jax.lax.dynamic_slice_in_dim(array, offset, size, axis)
+
+
+def taken(value: Windowed, axis: int, array: Array) -> Windowed:
+    """A value of which one axis has been taken, and is not sliced again."""
+    window = tuple(None if a == axis else s for a, s in enumerate(value.window))
+    shape = tuple(array.shape[axis] if a == axis else n for a, n in enumerate(value.shape))
+    return Windowed(array, window, shape)

@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import kinds, spans
+from segcam_jax._jaxpr import kinds, sliding_rules, spans
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
 
@@ -209,16 +208,9 @@ def _pad(equation, operands, window, places):
         if have is not None:
             low = have.starts - config[axis][0]
             array = spans.take(value, axis, have.axis, low, have.size, fill.array, places)
-            value = _taken(value, axis, array)
+            value = spans.taken(value, axis, array)
             config[axis] = (0, 0, 0)
     return jax.lax.pad(value.array, fill.array, config)
-
-
-def _taken(value: Windowed, axis: int, array: Array) -> Windowed:
-    """A value of which one axis has been taken, and is not sliced again."""
-    window = tuple(None if a == axis else s for a, s in enumerate(value.window))
-    shape = tuple(array.shape[axis] if a == axis else n for a, n in enumerate(value.shape))
-    return Windowed(array, window, shape)
 
 
 def _slice_needs(equation: Equation, window: Window) -> Needs:
@@ -246,7 +238,7 @@ def _slice(equation, operands, window, places):
             low = starts[axis] + have.starts * strides[axis]
             size = (have.size - 1) * strides[axis] + 1
             array = spans.take(value, axis, have.axis, low, size, np.zeros(()), places)
-            value = _taken(value, axis, array)
+            value = spans.taken(value, axis, array)
             starts[axis], limits[axis] = 0, size
     return jax.lax.slice(value.array, starts, limits, strides)
 
@@ -280,136 +272,6 @@ def _dot(equation, operands, window, places):
     return equation.primitive.bind(*arrays, **equation.params)
 
 
-def _axis_needs(
-    have: Span | None, extent: int, low: np.ndarray, size: int, dilation: int
-) -> Span | None:
-    """The window of an operand that positions [low, low + size) of its dilated self lie on."""
-    if have is None:
-        return None
-    first, last = -(-low // dilation), (low + size - 1) // dilation
-    return spans.span(have.axis, first, last + 1, extent)
-
-
-def _pool_needs(equation: Equation, window: Window) -> Needs | None:
-    shape, params = equation.invars[0].aval.shape, equation.params
-    wanted = []
-    for axis, have in enumerate(window):
-        if have is None:
-            wanted.append(None)
-            continue
-        if params["base_dilation"][axis] != 1:
-            return None
-        low = have.starts * params["window_strides"][axis] - params["padding"][axis][0]
-        size = _read(have.size, params, axis)
-        wanted.append(_axis_needs(have, shape[axis], low, size, 1))
-    return [tuple(wanted)]
-
-
-def _read(size: int, params: dict, axis: int) -> int:
-    """How many positions a window of a pooling's output reads."""
-    reach = (params["window_dimensions"][axis] - 1) * params["window_dilation"][axis]
-    return (size - 1) * params["window_strides"][axis] + reach + 1
-
-
-_POOL_FILL = {"reduce_window_max": -np.inf, "reduce_window_min": np.inf, "reduce_window_sum": 0.0}
-
-
-def _pool(equation, operands, window, places):
-    params, value = dict(equation.params), operands[0]
-    fill = np.asarray(_POOL_FILL[equation.primitive.name])
-    padding = list(params["padding"])
-    for axis, have in enumerate(window):
-        if have is not None:
-            low = have.starts * params["window_strides"][axis] - padding[axis][0]
-            size = _read(have.size, params, axis)
-            array = spans.take(value, axis, have.axis, low, size, fill, places)
-            value, padding[axis] = _taken(value, axis, array), (0, 0)
-    return equation.primitive.bind(value.array, **{**params, "padding": tuple(padding)})
-
-
-def _convolution_axes(equation: Equation) -> list[tuple[int, int, int, int, int, int, int]]:
-    """Per spatial axis: axis of the operand, of the output, stride, padding, dilations, reach."""
-    params = equation.params
-    numbers = params["dimension_numbers"]
-    kernel = equation.invars[1].aval.shape
-    spatial = zip(numbers.lhs_spec[2:], numbers.out_spec[2:], numbers.rhs_spec[2:], strict=True)
-    return [
-        (
-            left,
-            out,
-            params["window_strides"][at],
-            params["padding"][at][0],
-            params["lhs_dilation"][at],
-            params["rhs_dilation"][at],
-            (kernel[weight] - 1) * params["rhs_dilation"][at] + 1,
-        )
-        for at, (left, out, weight) in enumerate(spatial)
-    ]
-
-
-def _convolution_needs(equation: Equation, window: Window) -> Needs | None:
-    left, right = _shapes(equation)
-    numbers = equation.params["dimension_numbers"]
-    if any(window[axis] is not None for axis in numbers.out_spec[:2]):
-        return None
-    wanted: list[Span | None] = [None] * len(left)
-    for source, out, stride, padding, dilation, _, reach in _convolution_axes(equation):
-        have = window[out]
-        if have is None:
-            continue
-        if dilation != 1 and stride != 1:
-            return None
-        low = have.starts * stride - padding
-        size = (have.size - 1) * stride + reach
-        wanted[source] = _axis_needs(have, left[source], low, size, dilation)
-    return [tuple(wanted), spans.whole(right)]
-
-
-def _convolution(equation, operands, window, places):
-    value, weight = operands
-    params = dict(equation.params)
-    padding, sliced = list(params["padding"]), []
-    for at, axes in enumerate(_convolution_axes(equation)):
-        source, out, stride, low_padding, dilation, _, reach = axes
-        have = window[out]
-        if have is None:
-            continue
-        if dilation == 1:
-            low = have.starts * stride - low_padding
-            size = (have.size - 1) * stride + reach
-            array = spans.take(value, source, have.axis, low, size, np.zeros(()), places)
-            value, padding[at] = _taken(value, source, array), (0, 0)
-        else:
-            padding[at], offset = _dilated_padding(
-                value, source, have, low_padding, dilation, reach
-            )
-            sliced.append((out, have, offset))
-    array = equation.primitive.bind(
-        value.array, weight.array, **{**params, "padding": tuple(padding)}
-    )
-    for out, have, offset in sliced:
-        at_place = jnp.asarray(offset, jnp.int32)[places[have.axis]]
-        array = jax.lax.dynamic_slice_in_dim(array, at_place, have.size, out)
-    return array
-
-
-def _dilated_padding(
-    value: Windowed, axis: int, have: Span, padding: int, dilation: int, reach: int
-) -> tuple[tuple[int, int], np.ndarray]:
-    """Padding of a window in a transposed convolution, and where its outputs begin, for every t.
-
-    Output o of the whole starts at o - padding of the dilated operand; of the window, whose first
-    element lies at origin * dilation, it is output o - padding - origin * dilation + before.
-    """
-    source = value.window[axis]
-    origin = np.zeros_like(have.starts) if source is None else source.starts
-    extent = (value.array.shape[axis] - 1) * dilation + 1
-    shift = have.starts - padding - origin * dilation
-    before = max(0, -int(shift.min()))
-    after = int((shift + before + have.size).max()) - (extent + before - reach + 1)
-    return (before, after), shift + before
-
-
 _ELEMENTWISE = Rule(_elementwise_needs, _elementwise)
 _REDUCED = Rule(_reduced_needs, _reduced)
 _RULES: dict[str, Rule] = {
@@ -420,8 +282,10 @@ _RULES: dict[str, Rule] = {
     "pad": Rule(_pad_needs, _pad),
     "slice": Rule(_slice_needs, _slice),
     "dot_general": Rule(_dot_needs, _dot),
-    "conv_general_dilated": Rule(_convolution_needs, _convolution),
-    **{name: Rule(_pool_needs, _pool) for name in _POOL_FILL},
+    "conv_general_dilated": Rule(sliding_rules.convolution_needs, sliding_rules.convolution),
+    **{
+        name: Rule(sliding_rules.pool_needs, sliding_rules.pool) for name in sliding_rules.POOL_FILL
+    },
     "squeeze": _REDUCED,
     **{f"reduce_{name}": _REDUCED for name in ("sum", "max", "min", "prod", "and", "or", "xor")},
 }

@@ -18,6 +18,8 @@ class Execution:
         closed_form: where the score is linear in the activation, take all ablations from one
             gradient.
         skip_dead: do not run ablations of what is zero already.
+        lowering: rewrite equations that XLA runs slowly on a CPU; None does so on CPUs only.
+            Reverse-mode differentiation through a method stays possible, forward-mode does not.
     """
 
     chunk_size: int | None = None
@@ -26,6 +28,7 @@ class Execution:
     windows: bool = True
     closed_form: bool = True
     skip_dead: bool = True
+    lowering: bool | None = None
 
     def __post_init__(self):
         if self.chunk_size is not None and self.chunk_size < 1:
@@ -57,4 +60,4 @@ class Execution:
         return -(-count // chunks)
 
 
-NAIVE = Execution(hoist=False, windows=False, closed_form=False, skip_dead=False)
+NAIVE = Execution(hoist=False, windows=False, closed_form=False, skip_dead=False, lowering=False)

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from segcam_jax._jaxpr import cost, linearity
+from segcam_jax._jaxpr import cost, linearity, lowering
+from segcam_jax._jaxpr.windows import WindowPlan
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
@@ -44,27 +45,11 @@ class Scoring:
 
 def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Scoring:
     """Chooses how the score is computed. Traced along; the choice rests on shapes alone."""
-    plan = None
-    if execution.hoist or _on_window(split, target, execution):
-        carry = split.prepare(carry)
-        if _on_window(split, target, execution):
-            channels = jax.tree.leaves(split.output)[0].shape[-1]
-            plan = split.window_plan((*target.extent, channels))
-            cropped, corner = target.cropped(), [*target.corner, 0]
-
-            def score(a):
-                return cropped(plan.run([split.native(a), *carry], corner))
-        else:
-
-            def score(a):
-                return target(split.decode_prepared(a, carry))
-    else:
-
-        def score(a):
-            return target(split.decode(a, carry))
-
+    plan, score = _score_of(split, carry, target, execution)
     closed = jax.make_jaxpr(score)(split.activation)
     jaxpr = getattr(closed, "jaxpr", closed)
+    if execution.lowering or (execution.lowering is None and jax.default_backend() == "cpu"):
+        score = _first_of(lowering.lowered(closed))
     return Scoring(
         score,
         cost.live_bytes(jaxpr),
@@ -74,6 +59,25 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
         None if plan is None else plan.extents[:-1],
         () if plan is None else plan.fallbacks,
     )
+
+
+def _first_of(function: Callable[[Array], list]) -> Callable[[Array], Array]:
+    return lambda activation: function(activation)[0]
+
+
+def _score_of(
+    split: Split, carry: Carry, target: Any, execution: Execution
+) -> tuple[WindowPlan | None, Callable[[Array], Array]]:
+    """The score as a function of the activation, and the window that it is computed on, if any."""
+    if _on_window(split, target, execution):
+        channels = jax.tree.leaves(split.output)[0].shape[-1]
+        plan = split.window_plan((*target.extent, channels))
+        cropped, corner, prepared = target.cropped(), [*target.corner, 0], split.prepare(carry)
+        return plan, lambda a: cropped(plan.run([split.native(a), *prepared], corner))
+    if execution.hoist:
+        prepared = split.prepare(carry)
+        return None, lambda a: target(split.decode_prepared(a, prepared))
+    return None, lambda a: target(split.decode(a, carry))
 
 
 def _on_window(split: Split, target: Any, execution: Execution) -> bool:

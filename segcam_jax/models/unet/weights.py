@@ -53,7 +53,6 @@ def load_unet(path: str | Path) -> tuple[UNet, dict[str, Any]]:
     model = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
     targets = _tensors(model)
     store.check_fit(tensors, {name: leaf.shape for name, leaf in targets.items()}, str(path))
-    model = UNet(config, rngs=nnx.Rngs(0))
-    for name, leaf in _tensors(model).items():
-        leaf[...] = jax.numpy.asarray(tensors[name])
+    for name, leaf in targets.items():
+        leaf.set_value(jax.numpy.asarray(tensors[name]))
     return model, metadata
