@@ -23,7 +23,7 @@ from segcam_jax.sweep.run import own_scale
 
 BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
 TITLES = {BIASED: "biased network", UNBIASED: "unbiased network"}
-TAPS = ("encoder3", "bottleneck", "decoder1")
+TAPS = ("encoder4", "bottleneck", "decoder1")
 DIGITS = (3, 5, 8)
 BIASED_CLASS = 2
 # The page must be there within seconds; `segcam evaluate` takes all 200 samples.
