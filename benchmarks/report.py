@@ -1,0 +1,64 @@
+"""Writes the README's tables from the registry and from `benchmarks/results/`.
+
+    segcam evaluate --weights texture-mnist-biased --json benchmarks/results/bias_biased.json
+    segcam evaluate --weights texture-mnist-unbiased --json benchmarks/results/bias_unbiased.json
+    python -m benchmarks.report
+"""
+
+import json
+import re
+from pathlib import Path
+
+from segcam_jax.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def methods_table() -> str:
+    """One row per method."""
+    lines = ["| method | cost | paper |", "|---|---|---|"]
+    lines += [f"| `{each.name}` | {each.cost} | {each.paper} |" for each in METHODS.values()]
+    return "\n".join(lines)
+
+
+def bias_table() -> str:
+    """One row per tap and method, both networks side by side."""
+    studies = {}
+    for name in ("biased", "unbiased"):
+        rows = json.loads((RESULTS / f"bias_{name}.json").read_text())["bias"]["rows"]
+        studies[name] = {(row["tap"], row["method"]): row for row in rows}
+    lines = [
+        "| tap | method | biased network: stripes, other half, digit | images |"
+        " unbiased network: stripes, other half, digit | images |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key, row in studies["biased"].items():
+        cells = [f"`{key[0]}`", f"`{key[1]}`"]
+        for each in (row, studies["unbiased"][key]):
+            shares = (each["biased"], each["unbiased"], each["digit"])
+            cells += [", ".join(f"{share:.2f}" for share in shares), f"{each['preferred']:.0%}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {"methods": methods_table, "bias": bias_table}
+
+
+def filled(text: str) -> str:
+    """The README with every `<!-- table: NAME -->` ... `<!-- end -->` made anew."""
+
+    def table(match: re.Match) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Rewrites README.md in place."""
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()
