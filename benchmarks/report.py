@@ -1,8 +1,8 @@
 """Writes the README's tables from the registry and from `benchmarks/results/`.
 
-    segcam evaluate --weights texture-mnist-biased --json benchmarks/results/bias_biased.json
-    segcam evaluate --weights texture-mnist-unbiased --json benchmarks/results/bias_unbiased.json
-    python -m benchmarks.report
+segcam evaluate --weights texture-mnist-biased --json benchmarks/results/bias_biased.json
+segcam evaluate --weights texture-mnist-unbiased --json benchmarks/results/bias_unbiased.json
+python -m benchmarks.report
 """
 
 import json

@@ -27,8 +27,8 @@ TAPS = ("encoder4", "bottleneck", "decoder1")
 DIGITS = (3, 5, 8)
 BIASED_CLASS = 2
 # The page must be there within seconds; `segcam evaluate` takes all 200 samples.
-STUDY_SAMPLES = 21
-CHUNK = 8  # with three digits, three full chunks
+STUDY_SAMPLES = 13
+CHUNK = 8  # with three digits, two full chunks
 _FEWEST_PIXELS = 60
 # `segcam evaluate` has the two that decompose the activation, too.
 CAMS = tuple(
