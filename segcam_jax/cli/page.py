@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import segcam_jax
-from segcam_jax.sweep.bias import BiasRow, BiasStudy
+from segcam_jax.sweep.bias import BiasStudy
 
 BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
 _TABLE_METHODS = ("grad_cam", "hires_cam", "ablation_cam")
@@ -105,8 +105,8 @@ def _verdict(facts: Facts, tap: str) -> str:
         f"<strong>{lead}</strong> At the tap <code>{html.escape(tap)}</code>, {telling[tap]} of "
         f"{total} methods find that the <em>biased</em> network leans clearly more to the striped "
         f"half of the background than the <em>unbiased</em> one does ({others}). On average over "
-        f"the methods, the striped half and the other half draw {means[BIASED]} of the saliency per "
-        f"area on the biased network, and {means[UNBIASED]} on the unbiased one."
+        f"the methods, the striped half and the other half draw {means[BIASED]} of the saliency "
+        f"per area on the biased network, and {means[UNBIASED]} on the unbiased one."
     )
 
 
