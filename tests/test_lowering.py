@@ -1,0 +1,115 @@
+"""The CPU rewrites against XLA's own convolutions, values and gradients."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segcam_jax._jaxpr.lowering import lowered
+
+KEYS = jax.random.split(jax.random.key(0), 2)
+
+
+def compared(fn, *args):
+    fast = lowered(jax.make_jaxpr(fn)(*args))
+    expected = fn(*args)
+    np.testing.assert_allclose(fast(*args)[0], expected, rtol=1e-4, atol=1e-4)
+
+    def score(run):
+        return lambda *a: (
+            run(*a) * jnp.linspace(-1, 1, expected.size).reshape(expected.shape)
+        ).sum()
+
+    ours = jax.grad(score(lambda *a: fast(*a)[0]), argnums=(0, 1))(*args)
+    theirs = jax.grad(score(fn), argnums=(0, 1))(*args)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("strides", "dilation", "padding"), list(itertools.product([1, 2], [1, 2], ["SAME", "VALID"]))
+)
+def test_convolutions_in_2d(strides, dilation, padding):
+    x = jax.random.normal(KEYS[0], (2, 7, 9, 3))
+    w = jax.random.normal(KEYS[1], (3, 2, 3, 4))
+
+    def fn(x, w):
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            (strides, 1),
+            padding,
+            rhs_dilation=(1, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    compared(fn, x, w)
+
+
+def test_transposed_and_channels_first():
+    x = jax.random.normal(KEYS[0], (1, 3, 5, 6))
+    w = jax.random.normal(KEYS[1], (4, 3, 2, 2))
+
+    def fn(x, w):
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            (1, 1),
+            [(1, 1), (1, 1)],
+            lhs_dilation=(2, 2),
+            dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        )
+
+    compared(fn, x, w)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_3d_over_depth(strides):
+    x = jax.random.normal(KEYS[0], (2, 5, 6, 4, 2))
+    w = jax.random.normal(KEYS[1], (3, 3, 3, 2, 3))
+
+    def fn(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, (strides,) * 3, "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        )
+
+    compared(fn, x, w)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_depthwise(strides):
+    x = jax.random.normal(KEYS[0], (2, 7, 8, 5))
+    w = jax.random.normal(KEYS[1], (3, 3, 1, 5))
+
+    def fn(x, w):
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            (strides,) * 2,
+            "SAME",
+            feature_group_count=5,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    compared(fn, x, w)
+
+
+def test_grouped_convolutions_calls_and_control_flow_are_left_as_they_are():
+    x = jax.random.normal(KEYS[0], (1, 6, 6, 4))
+    w = jax.random.normal(KEYS[1], (3, 3, 2, 4))
+
+    def fn(x, w):
+        y = jax.lax.conv_general_dilated(
+            x,
+            w,
+            (1, 1),
+            "SAME",
+            feature_group_count=2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        y = jax.jit(jax.nn.relu)(y)
+        return jax.lax.scan(lambda z, _: (jnp.sin(z), None), y, None, length=2)[0]
+
+    compared(fn, x, w)
