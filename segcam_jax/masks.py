@@ -133,28 +133,26 @@ class WindowMasks:
     def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
         """For each mask, the sum of (1 - mask) values."""
         total = values.sum(-1)
-        inside = jnp.zeros(len(self), total.dtype)
-        for offset in np.ndindex(*self.window):
-            inside += total[self._cells(offset)]
-        return (1 - self.value) * inside
+        for axis, places in enumerate(self._places()):
+            total = jnp.take(total, places, axis=axis).sum(axis + 1)
+        return (1 - self.value) * total.reshape(-1)
 
-    def _cells(self, offset: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        """The position at an offset from the corner of every window, one array per axis."""
-        starts = [
-            np.minimum(np.arange(g) * step, n - size)
+    def spread(self, scores: Float[Array, "m"]) -> Float[Array, "*space"]:
+        """Gives each position the mean score of the windows that cover it."""
+        total, count = scores.reshape(self.grid), np.ones(())
+        for axis, (places, extent) in enumerate(zip(self._places(), self.shape, strict=True)):
+            rows = jnp.moveaxis(total, axis, 0)
+            repeated = jnp.broadcast_to(rows[:, None], (*places.shape, *rows.shape[1:]))
+            summed = jnp.zeros((extent, *rows.shape[1:]), scores.dtype).at[places].add(repeated)
+            total = jnp.moveaxis(summed, 0, axis)
+            count = count[..., None] * np.bincount(places.ravel(), minlength=extent)
+        return total / jnp.asarray(count, scores.dtype)
+
+    def _places(self) -> list[np.ndarray]:
+        """Per axis, the positions of each window along it, `grid window`."""
+        return [
+            np.minimum(np.arange(g) * step, n - size)[:, None] + np.arange(size)
             for g, n, size, step in zip(
                 self.grid, self.shape, self.window, self.stride, strict=True
             )
         ]
-        corners = np.stack([a.ravel() for a in np.meshgrid(*starts, indexing="ij")])
-        return tuple(corners + np.asarray(offset)[:, None])
-
-    def spread(self, scores: Float[Array, "m"]) -> Float[Array, "*space"]:
-        """Gives each position the mean score of the windows that cover it."""
-        total = jnp.zeros(self.shape, scores.dtype)
-        count = np.zeros(self.shape)
-        for offset in np.ndindex(*self.window):
-            cells = self._cells(offset)
-            total = total.at[cells].add(scores)
-            np.add.at(count, cells, 1)
-        return total / jnp.asarray(count, scores.dtype)

@@ -18,10 +18,13 @@ Example:
     >>> activation.shape, bool((s.decode(activation, carry) == model(params, x)).all())
     ((5, 4), True)
 
+The output of `fn` has its classes last, `*space k`, whatever the layout inside the model.
+
 Sharp edges: ablating or differentiating a tap reaches the consumers of the tapped value only, so
 tap before a skip branches off if both paths are meant. A tap inside scan, while or cond cannot be
-split at. `fn` is traced once per shape and cached by identity, as `jax.jit` does: what it closes
-over is fixed at the first trace.
+split at; one inside a function with a derivative rule of its own (custom_vjp) opens that function
+and drops the rule. `fn` is traced once per shape and cached by identity, as `jax.jit` does: what it
+closes over is fixed at the first trace.
 """
 
 import collections
@@ -95,7 +98,7 @@ class Split:
             InputError: if shapes or dtypes are not those the model was split for.
         """
         leaves, signature = _abstract(params, x)
-        if signature != self._signature:
+        if _shapes(signature) != _shapes(self._signature):
             raise InputError(_mismatch(self._signature, signature))
         activation, *carry = self._slice.encode(*map(jnp.asarray, leaves))
         return self._canonical(activation), tuple(carry)
@@ -217,8 +220,8 @@ def split(
         tap_name: the name given by `tap`, or `"input"`.
         params: pytree of arrays or `ShapeDtypeStruct`s; only shapes and dtypes are read.
         x: one example, likewise.
-        channel_axis: the channel axis of the activation inside the model, after `batch_axis` is
-            taken away; 0 for models that keep channels first, as Equinox's do.
+        channel_axis: the channel axis of the activation (not of the output) inside the model, after
+            `batch_axis` is taken away; 0 for models that keep channels first, as Equinox's do.
         batch_axis: an axis of size one to take away, for models that insist on a batch.
 
     Returns:
@@ -257,7 +260,9 @@ def _split(fn, tap_name, signature, x, channel_axis, batch_axis) -> Split:
 
 
 class _Cache:
-    """The last splits made; a bound keeps functions that are gone from piling up."""
+    """The last splits made. Programs compiled for a split keep it alive as `jax.jit` does with its
+    static arguments; `jax.clear_caches()` lets go of them.
+    """
 
     def __init__(self, size: int):
         self._size = size
@@ -296,12 +301,20 @@ def _abstract(params: Any, x: Any) -> tuple[list[Any], Any]:
         dtype: Any = getattr(leaf, "dtype", None) or np.result_type(leaf)
         if not jnp.issubdtype(dtype, jax.dtypes.extended):
             dtype = jax.dtypes.canonicalize_dtype(dtype)
-        avals.append((np.shape(leaf), dtype))
+        scalar = isinstance(leaf, (bool, int, float, complex))
+        avals.append((np.shape(leaf), dtype, getattr(leaf, "weak_type", scalar)))
     return [leaf for _, leaf in paths], (tree, tuple(avals))
 
 
 def _structs(signature: Any) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in signature[1]]
+    return [
+        jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in signature[1]
+    ]
+
+
+def _shapes(signature: Any) -> Any:
+    """The structure, shapes and dtypes of a signature; weakly typed arrays pass for others."""
+    return signature[0], [(shape, dtype) for shape, dtype, _ in signature[1]]
 
 
 def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any]:
@@ -358,7 +371,7 @@ def _mismatch(expected: Any, given: Any) -> str:
         given[1],
         strict=True,
     )
-    path, old, new = next((path, old, new) for (path, _), old, new in pairs if old != new)
+    path, old, new = next((path, old, new) for (path, _), old, new in pairs if old[:2] != new[:2])
     name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
     return (
         f"{name} has shape {new[0]} and dtype {new[1]}, the model was split for {old[0]} "

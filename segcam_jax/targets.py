@@ -73,7 +73,7 @@ class Target:
     def cropped(self) -> "Target":
         """The same score as a function of the output's window at `corner`, of size `extent`."""
         assert self.extent is not None
-        mask = jax.lax.dynamic_slice(self.mask, list(self.corner), self.extent)
+        mask = jax.lax.dynamic_slice(jnp.asarray(self.mask), list(self.corner), self.extent)
         return Target(self.class_index, mask, self.of, self.reduce)
 
     def __call__(self, output: Float[Array, "*space k"]) -> Float[Array, ""]:
@@ -111,6 +111,16 @@ class Target:
                 f"the target's region has shape {np.shape(self.mask)}; the output has positions "
                 f"{output.shape[:-1]}"
             )
+        if self.extent is None or _is_traced(self.corner):
+            return
+        mask, corner = np.asarray(self.mask), np.asarray(self.corner)
+        if corner.ndim == 1:
+            window = tuple(slice(c, c + n) for c, n in zip(corner, self.extent, strict=True))
+            if np.count_nonzero(mask) != np.count_nonzero(mask[window]):
+                raise TargetError(
+                    "the target's region reaches out of its window; make a target of another "
+                    "region with `region`, not by replacing `mask`"
+                )
 
     def _values(self, output: Array) -> Array:
         output = wide(output)
@@ -148,7 +158,7 @@ def region(
             f"the region for class {class_index} is empty, out of {np.size(mask)} positions; "
             "choose another region or class"
         )
-    return _on_window(Target(class_index, jnp.asarray(mask), of, reduce))
+    return _on_window(Target(class_index, mask, of, reduce))
 
 
 def pixel(
@@ -170,7 +180,9 @@ def pixel(
         TargetError: if the position lies outside.
     """
     _check_position(position, shape)
-    return region(class_index, jnp.zeros(tuple(shape), bool).at[tuple(position)].set(True), of=of)
+    mask = np.zeros(tuple(shape), bool)
+    mask[tuple(position)] = True
+    return region(class_index, mask, of=of)
 
 
 def predicted_mask(
@@ -211,7 +223,8 @@ def predicted(
     """
     mask = predicted_mask(output, class_index, min_probability=min_probability)
     if not _is_traced(mask) and not bool(mask.any()):
-        found = np.unique(np.argmax(np.asarray(output), axis=-1)).tolist()
+        scores = np.asarray(output)
+        found = np.unique(np.argmax(scores, axis=-1)).tolist() if scores.shape[-1] > 1 else []
         threshold = "" if min_probability is None else f" with probability > {min_probability}"
         raise TargetError(
             f"no position is predicted as class {class_index}{threshold}; the region is empty. "
@@ -272,14 +285,15 @@ def component(
     *,
     at: Sequence[int] | None = None,
     connectivity: int | None = None,
+    min_probability: float | None = None,
     of: Of = "logits",
     reduce: Reduce = "sum",
 ) -> Target:
     """The class over one connected component of the positions predicted as it.
 
-    Arguments as in `component_mask`; raises as it and `predicted` do.
+    Arguments as in `component_mask` and `predicted_mask`; raises as it and `predicted` do.
     """
-    whole = predicted(output, class_index).mask
+    whole = predicted(output, class_index, min_probability=min_probability).mask
     mask = component_mask(whole, which, at=at, connectivity=connectivity)
     return region(class_index, mask, of=of, reduce=reduce)
 
@@ -307,6 +321,7 @@ def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
     if target.mask is None or _is_traced(target.mask):
         return target
     mask = np.asarray(target.mask)
+    target = dataclasses.replace(target, mask=mask)
     low, sizes = [], []
     for axis, length in enumerate(mask.shape):
         along = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
@@ -314,7 +329,7 @@ def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
         size = _size_class(int(last - first) + 1, length) if extent is None else extent[axis]
         low.append(min(int(first), length - size))
         sizes.append(size)
-    return dataclasses.replace(target, extent=tuple(sizes), corner=jnp.asarray(low, jnp.int32))
+    return dataclasses.replace(target, extent=tuple(sizes), corner=np.asarray(low, np.int32))
 
 
 def _size_class(size: int, most: int) -> int:

@@ -179,6 +179,28 @@ def test_each_switch_alone(switch, name):
     np.testing.assert_allclose(fast.map / scale, naive.map / scale, atol=1e-5)
 
 
+def with_what_has_no_rule(params, x):
+    """A cumulative sum, a gather, a scan and attention over positions after the tap."""
+    hidden = tap(jax.nn.relu(x @ params), "hidden")
+    summed = jnp.cumsum(hidden, axis=0)
+    mirrored = summed[::-1]
+    flat = mirrored.reshape(-1, mirrored.shape[-1])
+    mixed = jax.nn.softmax(flat @ flat.T) @ flat
+    looped = jax.lax.scan(lambda c, _: (jnp.tanh(c), None), mixed, None, length=2)[0]
+    return looped.reshape(hidden.shape) + hidden
+
+
+def test_equations_without_a_rule_are_computed_whole():
+    params, x = jax.random.normal(jax.random.key(0), (2, 3)), make_input()
+    split = segcam.split(with_what_has_no_rule, "hidden", params, x)
+    target = segcam.region(1, a_region((8, 12), (0.3, 0.9), 2))
+    assert split.window_plan((2, 2, 3)).fallbacks
+    for method in (segcam.ablation_cam, segcam.hires_cam):
+        naive = method(split, params, x, target, execution=segcam.NAIVE)
+        fast = method(split, params, x, target)
+        np.testing.assert_allclose(fast.map, naive.map, rtol=1e-4, atol=1e-5)
+
+
 def test_one_program_for_all_regions_of_a_size_class():
     params, x = make_params(), make_input()
     traces = []

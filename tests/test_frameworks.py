@@ -45,7 +45,7 @@ class NnxNet(nnx.Module):
 
 
 def explained(fn, params, x, target, **layout):
-    """Every channel ablated, against a loop of whole forwards through the framework."""
+    """Parts equal the framework's own model; ablations equal a loop over decode."""
     split = segcam.split(fn, "hidden", params, x, **layout)
     activation, carry = split.encode(params, x)
     assert jax.tree.all(

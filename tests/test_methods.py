@@ -291,6 +291,44 @@ def test_compiled_once_for_all_inputs_targets_and_float_options():
     assert len(calls) <= 3
 
 
+def test_tiny_gradients_do_not_underflow_to_nan():
+    def faint(params, x):
+        return tap(x, "hidden") * params
+
+    x = jax.random.normal(KEY, (3, 4, 2))
+    split = segcam.split(faint, "hidden", jnp.float32(1e-20), x)
+    for epsilon in (0.0, 1e-6):
+        explanation = segcam.grad_cam_pp(
+            split, jnp.float32(1e-20), x, segcam.whole_image(1), epsilon=epsilon
+        )
+        assert jnp.isfinite(explanation.map).all()
+        assert (explanation.weights[1] > 0) == (epsilon == 0)
+
+
+def test_options_and_targets_in_other_forms():
+    split, params, x, target = case()
+    expected = segcam.fast_ablation_cam(split, params, x, target, window=(2, 2), stride=2).map
+    for window in ([2, 2], np.int64(2), np.array([2, 2])[0]):
+        ours = segcam.fast_ablation_cam(split, params, x, target, window=window, stride=2).map
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    mask = np.asarray(target.mask, np.float32)[..., None]
+    partial = jax.tree_util.Partial(lambda mask, output: (mask * output).sum(), mask)
+    whole = segcam.grad_cam(split, params, x, partial)
+    plain = segcam.grad_cam(split, params, x, lambda output: (mask * output).sum())
+    np.testing.assert_allclose(whole.map, plain.map, rtol=1e-6)
+
+
+def test_integers_are_refused():
+    image = jnp.ones((4, 4, 2), jnp.uint8)
+
+    def fn(params, x):
+        return x.astype(jnp.float32) * params
+
+    split = segcam.split(fn, "input", jnp.ones(()), image)
+    with pytest.raises(InputError, match="dtype uint8; expected floating point"):
+        segcam.gradient(split, jnp.ones(()), image, segcam.whole_image(0))
+
+
 def test_ablating_with_one_changes_nothing():
     split, params, x, target = case()
     explanation = segcam.ablation_cam(split, params, x, target, ablation_value=1.0)

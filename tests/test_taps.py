@@ -136,6 +136,35 @@ def test_carry_holds_a_bias_not_its_broadcast():
     assert sum(v.size for v in carry) == sum(v.size for v in jax.tree.leaves(params))
 
 
+def test_debug_callbacks_and_weakly_typed_parameters():
+    def fn(params, x):
+        jax.debug.callback(lambda y: None, x.sum())
+        return tap(x * params["scale"], "hidden") * params["gain"]
+
+    params = {"scale": 0.5, "gain": jnp.asarray(2, jnp.bfloat16)}
+    x = jnp.ones((2, 3), jnp.bfloat16)
+    split = whole_equals_parts(fn, "hidden", params, x)
+    assert split.output.dtype == jnp.bfloat16
+
+
+def test_memory_inside_of_loops_is_counted():
+    def fn(params, x):
+        hidden = tap(x * params, "hidden")
+
+        def step(carry, _):
+            large = jnp.broadcast_to(carry, (1000, *carry.shape))
+            return carry + jnp.sin(large).mean(0), None
+
+        return jax.lax.scan(step, hidden, None, length=2)[0]
+
+    from segcam_jax._jaxpr import cost
+
+    split = segcam.split(fn, "hidden", jnp.ones(()), jnp.ones((4, 4)))
+    jaxpr = split._slice.decode_jaxpr
+    assert cost.live_bytes(jaxpr) > 1000 * 16 * 4
+    assert cost.total_bytes(jaxpr) > 2 * 1000 * 16 * 4
+
+
 def test_ablated_equals_the_model_with_the_mask_inside():
     params, x = make_params(), make_input()
     split = segcam.split(skip_net, "bottleneck", params, x)

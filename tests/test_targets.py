@@ -1,5 +1,7 @@
 """Targets: values by hand, batches, signs, and errors where a region is empty."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,22 @@ def test_an_empty_region_that_is_traced_scores_zero(of, reduce):
 def test_infinite_logits_outside_of_the_region_do_not_matter():
     logits = LOGITS.at[0, 0].set(-jnp.inf)
     assert jnp.isfinite(segcam.region(1, MASK)(logits))
+
+
+def test_a_window_is_known_under_jit_and_never_stale():
+    extents = []
+
+    @jax.jit
+    def score(logits):
+        target = segcam.region(1, MASK)
+        extents.append(target.extent)
+        return target(logits)
+
+    assert jnp.isfinite(score(LOGITS))
+    assert extents == [(2, 4)]
+    moved = dataclasses.replace(segcam.region(1, MASK), mask=np.roll(MASK, 3, axis=1))
+    with pytest.raises(TargetError, match="reaches out of its window"):
+        moved.check(jax.ShapeDtypeStruct((5, 7, 3), jnp.float32))
 
 
 def test_errors():

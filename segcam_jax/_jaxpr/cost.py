@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from segcam_jax._jaxpr import graph
 from segcam_jax._jaxpr.graph import called_jaxpr, is_variable
 
 
@@ -24,11 +25,12 @@ def live_bytes(jaxpr: Any) -> int:
     for atom in jaxpr.outvars:
         if is_variable(atom):
             last_use[atom] = len(jaxpr.eqns)
-    live = {jaxpr.invars[0]: _bytes(jaxpr.invars[0].aval)}
+    live = {variable: _bytes(variable.aval) for variable in jaxpr.invars[:1]}
     peak = sum(live.values())
     for position, equation in enumerate(jaxpr.eqns):
         live.update((variable, _bytes(variable.aval)) for variable in equation.outvars)
-        peak = max(peak, sum(live.values()))
+        within = max((live_bytes(body) for body in graph.bodies(equation)), default=0)
+        peak = max(peak, sum(live.values()) + within)
         live = {
             variable: size
             for variable, size in live.items()
@@ -39,9 +41,12 @@ def live_bytes(jaxpr: Any) -> int:
 
 def total_bytes(jaxpr: Any) -> int:
     """Bytes of all values of an evaluation: a bound on what a gradient keeps for its way back."""
-    return sum(
-        _bytes(variable.aval) for equation in jaxpr.eqns for variable in equation.outvars
-    ) + _bytes(jaxpr.invars[0].aval)
+    total = sum(_bytes(variable.aval) for variable in jaxpr.invars[:1])
+    for equation in jaxpr.eqns:
+        total += sum(_bytes(variable.aval) for variable in equation.outvars)
+        rounds = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += rounds * sum(total_bytes(body) for body in graph.bodies(equation))
+    return total
 
 
 def flops(jaxpr: Any) -> int:

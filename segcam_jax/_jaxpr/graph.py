@@ -103,6 +103,15 @@ def called_jaxpr(equation: Equation) -> Any | None:
     return None
 
 
+def bodies(equation: Equation) -> list[Any]:
+    """The jaxprs that an equation holds: of a call, a loop, the branches of a condition."""
+    held = list(core.jaxprs_in_params(equation.params))
+    body = _body(equation)
+    if not held and body is not None:
+        held = [body]
+    return [getattr(inner, "jaxpr", inner) for inner in held]
+
+
 def constants_of(jaxpr: Any) -> Sequence[Any]:
     """The arrays that a closed jaxpr closes over."""
     return getattr(jaxpr, "consts", ())
@@ -201,12 +210,8 @@ def _body(equation: Equation) -> Any | None:
 
 def _names_within(equation: Equation, prefix: str) -> Iterator[str]:
     """Names of the taps in the jaxprs that an equation holds."""
-    bodies = list(core.jaxprs_in_params(equation.params))
-    body = _body(equation)
-    if not bodies and body is not None:
-        bodies = [body]
-    for inner in bodies:
-        for nested in getattr(inner, "jaxpr", inner).eqns:
+    for body in bodies(equation):
+        for nested in body.eqns:
             name = tap_name(nested, prefix)
             if name is not None:
                 yield name

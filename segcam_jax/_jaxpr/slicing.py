@@ -93,8 +93,8 @@ def _with_expansions(
     wanted = set(_free_variables(decode, outputs, bound=set()))
     moved = []
     for equation in reversed(before):
-        (outvar, *others) = equation.outvars
-        if not others and outvar in wanted and _expands(equation):
+        single = len(equation.outvars) == 1 and equation.outvars[0] in wanted
+        if single and _expands(equation):
             moved.append(equation)
             wanted.update(atom for atom in equation.invars if is_variable(atom))
     return moved[::-1] + decode

@@ -122,14 +122,15 @@ def _quality(network: Network, count: int) -> dict[str, Any] | None:
             exclude_bias_textures=True,
             **drawn,
         )
-        data = TextureMnist(config)
-    except MissingExtraError as problem:
-        console.note(f"segmentation quality is left out: {problem}")
-        return None
     except TypeError:
         raise InputError(
             f"weights {network.given!r} tell of a bias or digits in an unknown form"
         ) from None
+    try:
+        data = TextureMnist(config)
+    except MissingExtraError as problem:
+        console.note(f"segmentation quality is left out: {problem}")
+        return None
     console.note(f"generating {count} held-out samples")
     samples = data.batch(range(count))
     model = network.model

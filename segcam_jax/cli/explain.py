@@ -95,12 +95,14 @@ def _repeated(command: commands.Explain) -> Plan:
     if not isinstance(manifest, dict) or manifest.get("manifest") != MANIFEST_VERSION:
         raise InputError(f"{str(path)!r} is no manifest of `segcam explain`")
     try:
-        options = options_module.checked(options_module.from_json(manifest["options"]))
-        network = _same_weights(manifest["weights"], path)
-        images = [_same_file(entry["input"], path) for entry in manifest["images"]]
+        given, weights = options_module.from_json(manifest["options"]), dict(manifest["weights"])
+        inputs = [dict(entry["input"]) for entry in manifest["images"]]
         version, key = manifest["versions"]["segcam-jax"], manifest["key"]
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"manifest {str(path)!r} lacks what a repetition needs") from None
+    options = options_module.checked(given)
+    network = _same_weights(weights, path)
+    images = [_same_file(each, path) for each in inputs]
     plan = make_plan(network, images, options, version=version, report=console.note)
     if version != segcam_jax.__version__:
         console.note(

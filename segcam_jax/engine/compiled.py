@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Split
@@ -23,7 +25,9 @@ def compiled(method: F) -> F:
     arrays and keys are its inputs, so that another value does not compile again. Inside a
     caller's own `jit`, `vmap` or `grad` the method is traced along.
 
-    A target may be a pytree with a `check(output)` method, or any function `output -> scalar`.
+    A target may be a pytree with a `check(output)` method, or any function `output -> scalar`. A
+    function is part of the program: a new lambda compiles again. To explain many, keep one function
+    and pass what varies as arrays, `jax.tree_util.Partial(function, arrays)`.
     """
     signature = inspect.signature(method)
 
@@ -39,6 +43,12 @@ def compiled(method: F) -> F:
                 "split(fn, tap_name, params, x)"
             )
         signature.bind(split, params, x, target, **options)
+        options = {key: _plain(value) for key, value in options.items()}
+        if not jnp.issubdtype(split.activation.dtype, jnp.floating):
+            raise InputError(
+                f"the activation at tap {split.tap!r} has dtype {split.activation.dtype}; expected "
+                "floating point (convert images to float32 in [0, 1])"
+            )
         target = _checked(target, split)
         static = tuple((k, v) for k, v in sorted(options.items()) if isinstance(v, _STATIC))
         traced = {k: v for k, v in options.items() if not isinstance(v, _STATIC)}
@@ -56,4 +66,12 @@ def _checked(target: Any, split: Split) -> Any:
     if hasattr(target, "check"):
         target.check(split.output)
     leaves = jax.tree.leaves(target)
-    return jax.tree_util.Partial(target) if leaves == [target] else target
+    plain = len(leaves) == 1 and leaves[0] is target
+    return jax.tree_util.Partial(target) if plain else target
+
+
+def _plain(option: Any) -> Any:
+    """Lists as tuples, and numpy's integers as Python's: both are part of the program."""
+    if isinstance(option, list):
+        return tuple(_plain(each) for each in option)
+    return int(option) if isinstance(option, np.integer) else option

@@ -14,7 +14,7 @@ class Execution:
         memory_limit: bytes that the evaluations of a chunk may hold; None for a cache-sized chunk
             on CPU and a share of the free memory elsewhere.
         hoist: compute what the activation cannot change once, outside of the loop.
-        windows: compute only what a target's region can see.
+        windows: compute only what a target's region can see; hoists what it computes, too.
         closed_form: where the score is linear in the activation, take all ablations from one
             gradient.
         skip_dead: do not run ablations of what is zero already.

@@ -130,7 +130,10 @@ def grad_cam_pp(
     total = activation.sum(_space(activation), keepdims=True)
     positive = gradient > 0
     g = jnp.where(positive, gradient, 1)
-    denominator = 2 + g * total + epsilon / g**2
+    # g^2 of a small gradient underflows; without epsilon there is nothing to divide.
+    smallest = jnp.finfo(g.dtype).tiny
+    extra = jnp.where(epsilon == 0, 0, epsilon / jnp.maximum(g**2, smallest))
+    denominator = 2 + g * total + extra
     usable = positive & (denominator != 0)
     alpha = jnp.where(usable, 1 / jnp.where(usable, denominator, 1), 0)
     weights = (alpha * jnp.maximum(gradient, 0)).sum(_space(gradient))

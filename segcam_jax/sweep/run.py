@@ -18,7 +18,7 @@ from segcam_jax.sweep import options as options_module, plan as plan_module, sto
 from segcam_jax.sweep.heat import cropped_heatmap
 from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.plan import Case, Plan
-from segcam_jax.targets import Target
+from segcam_jax.targets import Target, region
 from segcam_jax.types import Explanation, InputError
 
 MANIFEST_VERSION = 1
@@ -76,7 +76,7 @@ def _explain_case(
     if image.sha256 != case.sha256:
         raise InputError(f"{str(case.path)!r} was changed while the run went on; start it again")
     files = plan_module.case_files(case, pairs)
-    target = Target(case.class_index, case.mask, plan.options.of, plan.options.reduce)
+    target = region(case.class_index, case.mask, of=plan.options.of, reduce=plan.options.reduce)
     maps, heatmaps = [], {}
     for method, tap in pairs:
         advance(0, f"{case.name}: {method} at {tap}")
