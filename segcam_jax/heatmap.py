@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from scipy import ndimage
 
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import Explanation, InputError, nearest_first
 
 Step = Callable[[Array, tuple[int, ...]], Array]
 
@@ -168,6 +168,8 @@ def heatmap(
     Raises:
         InputError: if the profile is unknown or `size` has another number of dimensions.
     """
+    if isinstance(raw, Explanation):
+        raise InputError("heatmap takes a map, not an Explanation; give explanation.map")
     chosen = find_profile(profile)
     values, size = jnp.asarray(raw), tuple(size)
     if smoothing:

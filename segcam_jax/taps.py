@@ -62,6 +62,8 @@ def tap(x: T, name: str) -> T:
     Returns:
         `x`, marked in the traced program so that `split` can cut there.
     """
+    if not isinstance(name, str):
+        raise TapError(f"a tap's name is a string, not {name!r}")
     return checkpoint_name(x, PREFIX + name)
 
 

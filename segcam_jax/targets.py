@@ -153,6 +153,8 @@ def region(
     Raises:
         TargetError: if the region is empty and its values are known.
     """
+    if not _is_traced(mask) and not np.isfinite(np.asarray(mask, float)).all():
+        raise TargetError(f"the region for class {class_index} holds NaN or infinite weights")
     if not _is_traced(mask) and not np.any(np.asarray(mask)):
         raise TargetError(
             f"the region for class {class_index} is empty, out of {np.size(mask)} positions; "
@@ -222,6 +224,8 @@ def predicted(
         TargetError: if no position is predicted as the class and values are known.
     """
     mask = predicted_mask(output, class_index, min_probability=min_probability)
+    if not _is_traced(mask) and np.isnan(np.asarray(output, np.float32)).any():
+        raise TargetError("the output holds NaN; check the input and the weights")
     if not _is_traced(mask) and not bool(mask.any()):
         scores = np.asarray(output)
         found = np.unique(np.argmax(scores, axis=-1)).tolist() if scores.shape[-1] > 1 else []
@@ -253,6 +257,11 @@ def component_mask(
     Raises:
         TargetError: if the region is empty, or there is no such component.
     """
+    if _is_traced(mask):
+        raise TargetError(
+            "a connected component is found on the host; make the target outside of jit and vmap, "
+            "and pass it in (`stack` makes a batch)"
+        )
     mask = np.asarray(mask, bool)
     connectivity = mask.ndim if connectivity is None else connectivity
     if not 1 <= connectivity <= mask.ndim:

@@ -358,6 +358,12 @@ def test_bad_arguments():
         segcam.grad_cam(split, params, x, segcam.region(0, np.ones((2, 2), bool)))
     with pytest.raises(TypeError, match="unexpected keyword"):
         segcam.grad_cam(split, params, x, target, samples=3)
+    with pytest.raises(TargetError, match=r"returns shape\(s\) \[\(8, 12\)\]; expected one scalar"):
+        segcam.grad_cam(split, params, x, lambda output: output[..., 0])
+    with pytest.raises(InputError, match="key=0; give a key of jax.random"):
+        segcam.smooth_grad(split, params, x, target, key=0)
+    with pytest.raises(InputError, match="give explanation.map"):
+        segcam.heatmap(segcam.grad_cam(split, params, x, target), (8, 12))
     with pytest.raises(InputError, match="chunk_size=0"):
         segcam.Execution(chunk_size=0)
     with pytest.raises(InputError, match="rule='right'"):

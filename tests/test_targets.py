@@ -123,5 +123,11 @@ def test_errors():
         segcam.component_mask(BLOBS, at=(2, 2))
     with pytest.raises(TargetError, match="connectivity=3"):
         segcam.component_mask(BLOBS, connectivity=3)
+    with pytest.raises(TargetError, match="holds NaN"):
+        segcam.predicted(jnp.full((2, 2, 2), jnp.nan), 1)
+    with pytest.raises(TargetError, match="NaN or infinite weights"):
+        segcam.region(1, np.full((2, 2), np.nan))
+    with pytest.raises(TargetError, match="found on the host"):
+        jax.jit(segcam.component_mask)(BLOBS)
     with pytest.raises(TargetError, match="differ in"):
         segcam.stack([segcam.whole_image(0), segcam.whole_image(1, of="probabilities")])

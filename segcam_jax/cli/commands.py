@@ -1,11 +1,16 @@
 """The commands as dataclasses: `tyro` makes options and help texts of them."""
 
+import contextlib
 import dataclasses
+import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from segcam_jax.types import InputError
 
 
 def _optional(metavar: str):
@@ -169,10 +174,22 @@ COMMANDS = {
 
 
 def parse(name: str, arguments: Sequence[str]) -> Demo | Explain | Layers | Methods | Evaluate:
-    """Reads the options of a command; exits with tyro's message if they are wrong."""
-    return tyro.cli(
-        COMMANDS[name],
-        prog=f"segcam {name}",
-        args=list(arguments),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    """Reads the options of a command.
+
+    Raises:
+        InputError: if they are wrong; tyro's message without its frame.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                COMMANDS[name],
+                prog=f"segcam {name}",
+                args=list(arguments),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    text = re.sub(r"[\u2500-\u257f]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))
+    raise InputError(" ".join(text.split()) or f"wrong options; see segcam {name} --help")

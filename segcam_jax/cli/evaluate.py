@@ -12,7 +12,7 @@ import numpy as np
 import segcam_jax
 from segcam_jax import methods as registry
 from segcam_jax.cli import commands, console
-from segcam_jax.data.samples import load as load_samples
+from segcam_jax.data.samples import BUNDLED_SAMPLES, load as load_samples
 from segcam_jax.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMnistConfig
 from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics import segmentation
@@ -33,7 +33,7 @@ def evaluate(command: commands.Evaluate) -> None:
     _check_fit(network)
     class_index = find_class(command.class_index, network.class_names)
     biased = load_samples().biased
-    count = min(command.bias_samples, len(biased.image))
+    count = command.bias_samples
     names, taps = _names_and_taps(command, network, biased.image.shape[1:])
     # Everything that can be wrong is known by now; the slow part comes last.
     quality = _quality(network, command.samples)
@@ -65,6 +65,10 @@ def _check(command: commands.Evaluate) -> None:
     for field in ("samples", "bias_samples"):
         if getattr(command, field) < 1:
             raise InputError(f"`{field}` is {getattr(command, field)}; give at least 1")
+    if command.bias_samples > BUNDLED_SAMPLES:
+        raise InputError(
+            f"`bias_samples` is {command.bias_samples}; {BUNDLED_SAMPLES} samples are bundled"
+        )
     if find_profile(command.profile).signed:
         raise InputError(
             f"profile {command.profile!r} keeps negative values, of which there is no share; "

@@ -299,8 +299,8 @@ off once, and those whose loss hurts the class most make up the map.</p>
 </figure>
 
 <h2>All methods</h2>
-<p>{methods} methods at {taps} taps. The last encoder block (16 x 16) still holds things where they
-are in the image; the bottleneck (8 x 8) has seen the whole image and knows what it is; the last
+<p>{methods} methods at {taps} taps. The last encoder block (8 x 8) still holds things where they
+are in the image; the bottleneck (4 x 4) has seen the whole image and knows what it is; the last
 decoder block (64 x 64) knows where.</p>
 <figure><a href="figures/montage.png"><img src="figures/montage.png"
  alt="Heatmaps of all methods at all taps"></a></figure>

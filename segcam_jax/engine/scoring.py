@@ -18,6 +18,7 @@ from segcam_jax._jaxpr.windows import WindowPlan
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
+from segcam_jax.types import TargetError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,9 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
     plan, score = _score_of(split, carry, target, execution)
     closed = jax.make_jaxpr(score)(split.activation)
     jaxpr = getattr(closed, "jaxpr", closed)
+    if [variable.aval.shape for variable in jaxpr.outvars] != [()]:
+        shapes = [tuple(variable.aval.shape) for variable in jaxpr.outvars]
+        raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
     if execution.lowering or (execution.lowering is None and jax.default_backend() == "cpu"):
         score = _first_of(lowering.lowered(closed))
     return Scoring(

@@ -161,6 +161,8 @@ def smooth_grad(
         Smilkov et al., SmoothGrad, 2017 (mean); Hooker et al., NeurIPS 2019 (squared); Adebayo et
         al., 2018 (variance).
     """
+    if isinstance(key, int) or not hasattr(key, "dtype"):
+        raise InputError(f"key={key!r}; give a key of jax.random, for example jax.random.key(0)")
     if samples < 1:
         raise InputError(f"samples={samples}; at least 1 is needed")
     if sigma_unit not in ("range", "absolute"):

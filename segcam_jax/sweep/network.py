@@ -98,7 +98,8 @@ def find_class(words: str, names: list[str]) -> int:
         return folded.index(words.casefold())
     if words.isascii() and words.isdigit() and int(words) < len(names):
         return int(words)
-    choices = ", ".join(nearest_first(words, names))
+    numeric = words.lstrip("-").isdigit()
+    choices = ", ".join(names if numeric else nearest_first(words, names))
     raise TargetError(
         f"class {words!r} is not a class of the model; it has {len(names)}, 0 to "
         f"{len(names) - 1}: {choices}"

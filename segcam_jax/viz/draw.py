@@ -156,8 +156,9 @@ def show_overlay(
 
 
 def number(value: float) -> str:
-    """A number on a scale: two significant digits."""
-    return f"{value:.2g}".replace("-", "\N{MINUS SIGN}") if value else "0"
+    """A number on a scale: two significant digits, no exponent for everyday sizes."""
+    text = f"{float(f'{value:.2g}'):g}" if value else "0"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def colour_bar(

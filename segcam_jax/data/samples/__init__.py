@@ -17,6 +17,7 @@ from segcam_jax.data.texture_mnist import BACKGROUND, TextureMnistSample
 from segcam_jax.types import InputError
 
 PATH = Path(__file__).with_name("texture_mnist.npz")
+BUNDLED_SAMPLES = 200  # of the biased digit
 _FIELDS = ("image", "label", "biased_tile")
 
 
