@@ -88,6 +88,11 @@ def test_files_stay_readable(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+def test_jaxprs_are_made_in_one_room():
+    for path in FILES:
+        assert room(path) == "_jaxpr" or "make_jaxpr" not in path.read_text(), path
+
+
 def test_only_the_engine_jits():
     allowed = {"engine", "sweep", "cli"}
     for path in FILES:

@@ -93,6 +93,12 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
     return graph, output
 
 
+def closed(fn: Callable, *structs: Any) -> tuple[Any, Any]:
+    """The jaxpr of a function, closed over its constants as `make_jaxpr` returns it, and opened."""
+    whole = jax.make_jaxpr(fn)(*structs)
+    return whole, getattr(whole, "jaxpr", whole)
+
+
 def called_jaxpr(equation: Equation) -> Any | None:
     """The jaxpr of a call that means no more than its body (jit, remat), or None.
 

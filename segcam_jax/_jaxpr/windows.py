@@ -84,8 +84,7 @@ class WindowPlan:
         """Operations of convolutions and products on their windows, dynamic slices left out."""
         structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.jaxpr.invars]
         corner = [jax.ShapeDtypeStruct((), np.int32)] * len(self.extents)
-        closed = jax.make_jaxpr(self.run)(structs, corner)
-        return cost.flops(getattr(closed, "jaxpr", closed))
+        return cost.flops(graph.closed(self.run, structs, corner)[1])
 
 
 def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from segcam_jax._jaxpr import cost, linearity, lowering
+from segcam_jax._jaxpr import cost, graph, linearity, lowering
 from segcam_jax._jaxpr.windows import WindowPlan
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Carry, Split
@@ -47,8 +47,7 @@ class Scoring:
 def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Scoring:
     """Chooses how the score is computed. Traced along; the choice rests on shapes alone."""
     plan, score = _score_of(split, carry, target, execution)
-    closed = jax.make_jaxpr(score)(split.activation)
-    jaxpr = getattr(closed, "jaxpr", closed)
+    closed, jaxpr = graph.closed(score, split.activation)
     if [variable.aval.shape for variable in jaxpr.outvars] != [()]:
         shapes = [tuple(variable.aval.shape) for variable in jaxpr.outvars]
         raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
