@@ -1,0 +1,146 @@
+"""What the classifiers share: their layers, the normalisation of images, the check of shapes.
+
+Images are `h w c` or `n h w c`. A convolution is padded evenly, as PyTorch does it.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segcam_jax.types import InputError, nearest_first
+
+# mean and standard deviation of each channel of an image in [0, 1]
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] = {
+    "none": None,
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "symmetric": ((0.5,), (0.5,)),
+}
+_HE = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+
+
+def check_config(config, **least: int) -> None:
+    """Checks the fields that the configurations of all classifiers have.
+
+    Args:
+        config: has `normalisation` and `in_channels`.
+        least: field -> the smallest value that it may have.
+
+    Raises:
+        InputError: naming the field.
+    """
+    for field, smallest in {"in_channels": 1, "classes": 1, **least}.items():
+        if getattr(config, field) < smallest:
+            raise InputError(
+                f"`{field}` is {getattr(config, field)}; it must be at least {smallest}"
+            )
+    name = config.normalisation
+    if name not in NORMALISATIONS:
+        choices = ", ".join(nearest_first(str(name), NORMALISATIONS))
+        raise InputError(f"unknown normalisation {name!r}; choose from {choices}")
+    if name == "imagenet" and config.in_channels != 3:
+        raise InputError(
+            f"normalisation 'imagenet' is for 3 channels, not {config.in_channels}; choose none "
+            "or symmetric"
+        )
+
+
+def check_choice(field: str, value, choices) -> None:
+    """Checks a field that has few valid values.
+
+    Raises:
+        InputError: listing them.
+    """
+    if value not in choices:
+        listed = ", ".join(map(str, choices))
+        raise InputError(f"`{field}` is {value!r}; choose from {listed}")
+
+
+def check_image(shape: tuple[int, ...], config, name: str, smallest: int) -> None:
+    """Checks that a shape is that of an image, or of a batch of images, that a network takes.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if len(shape) not in (3, 4) or shape[-1] != config.in_channels:
+        raise InputError(
+            f"{name} was given shape {shape}; it expects height, width and {config.in_channels} "
+            "channel(s), after an optional batch dimension"
+        )
+    if min(shape[-3:-1]) < smallest:
+        raise InputError(
+            f"{name} was given an image of {shape[-3]} x {shape[-2]}; it needs at least "
+            f"{smallest} x {smallest}, enlarge the image"
+        )
+
+
+def normalise(x: Float[Array, "... c"], name: str) -> Float[Array, "... c"]:
+    """Returns `(x - mean) / std` with the constants of a normalisation."""
+    constants = NORMALISATIONS[name]
+    if constants is None:
+        return x
+    mean, std = (
+        jnp.asarray(value, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,)) for value in constants
+    )
+    return (x - mean) / std
+
+
+def conv(
+    inputs: int,
+    outputs: int,
+    kernel: int | tuple[int, int],
+    *,
+    stride: int = 1,
+    padding: int | tuple[int, int] | None = None,
+    groups: int = 1,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A convolution without bias.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        kernel: extents of the kernel.
+        stride: of both axes.
+        padding: zeros before and after each axis; None keeps the extent at stride one.
+        groups: as many as channels for a depthwise convolution.
+        rngs: of the kernel.
+    """
+    size = (kernel, kernel) if isinstance(kernel, int) else kernel
+    if padding is None:
+        padding = (size[0] // 2, size[1] // 2)
+    pads = (padding, padding) if isinstance(padding, int) else padding
+    return nnx.Conv(
+        inputs,
+        outputs,
+        size,
+        strides=stride,
+        padding=tuple((pad, pad) for pad in pads),  # hashable, as `from_nnx` needs it
+        feature_group_count=groups,
+        use_bias=False,
+        kernel_init=_HE,
+        rngs=rngs,
+    )
+
+
+def norm(channels: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """BatchNorm; its statistics move by a tenth in each step, PyTorch's momentum of 0.1."""
+    return nnx.BatchNorm(channels, momentum=0.9, epsilon=epsilon, rngs=rngs)
+
+
+def max_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
+    """The maximum over windows; what pads never wins."""
+    pads: Any = [(padding, padding)] * 2
+    return nnx.max_pool(x, (window, window), strides=(stride, stride), padding=pads)
+
+
+def avg_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
+    """The mean over windows, in which padded zeros count."""
+    pads: Any = [(padding, padding)] * 2
+    return nnx.avg_pool(x, (window, window), strides=(stride, stride), padding=pads)
+
+
+def pooled(x: Float[Array, "... h w c"]) -> Float[Array, "... c"]:
+    """The mean over all positions."""
+    return jnp.mean(x, axis=(-3, -2))
