@@ -61,6 +61,28 @@ def test_options_split_exactly(ndim, upsample, skips):
     assert fn(params, x).shape == (*x.shape[:-1], 3)
 
 
+def test_the_classic_u_net():
+    """Ronneberger et al., 2015, with padding and BatchNorm: counted by hand, layer by layer."""
+    config = UNetConfig(in_channels=3, classes=2, width=64, upsample="transposed", halve="upsample")
+    model = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
+    levels = [(3, 64), (64, 128), (128, 256), (256, 512), (512, 1024)]
+    convolutions = [pair for i, o in levels for pair in ((i, o), (o, o))]
+    convolutions += [pair for _, o in levels[:-1] for pair in ((2 * o, o), (o, o))]
+    expected = sum(9 * i * o + o + 2 * o for i, o in convolutions)
+    expected += sum(4 * (2 * o) * o + o for _, o in levels[:-1]) + 64 * 2 + 2
+    assert size(nnx.state(model, nnx.Param)) == expected
+
+    fn, params = segcam.from_nnx(model)
+    taps = segcam.list_taps(fn, params, jax.ShapeDtypeStruct((64, 32, 3), jnp.float32))
+    assert taps["bottleneck"].shape == (4, 2, 1024)
+    assert [taps[f"decoder{level}"].shape for level in (4, 3, 2, 1)] == [
+        (8, 4, 512),
+        (16, 8, 256),
+        (32, 16, 128),
+        (64, 32, 64),
+    ]
+
+
 def test_a_batch_and_a_single_image_agree():
     model = nnx.view(UNet(SMALL, rngs=nnx.Rngs(0)), use_running_average=True)
     x = jax.random.normal(jax.random.key(0), (3, 8, 12, 1))
@@ -73,9 +95,11 @@ def test_inputs_that_do_not_fit():
         model(jnp.zeros((8, 10, 1)))
     with pytest.raises(InputError, match=r"shape \(8, 8, 3\); it expects 2 spatial .* 1 channel"):
         model(jnp.zeros((8, 8, 3)))
-    for field, value in {"ndim": 4, "upsample": "cubic", "depth": 0}.items():
+    for field, value in {"ndim": 4, "upsample": "cubic", "halve": "all", "depth": 0}.items():
         with pytest.raises(InputError, match=field):
             UNetConfig(**{field: value})
+    with pytest.raises(InputError, match="choose upsample='transposed'"):
+        UNetConfig(halve="upsample")
 
 
 def test_weights_on_disk(tmp_path):

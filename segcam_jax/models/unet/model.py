@@ -28,6 +28,9 @@ class UNetConfig:
         dropout: share of activations dropped in training after the first convolution of a block.
         upsample: `"nearest"` and `"linear"` resize, `"transposed"` learns a 2-strided convolution.
         skips: whether the encoder's activations are concatenated in the decoder.
+        halve: what halves the channels from level to level of the decoder: the second convolution
+            of the deeper `"block"`, as in CSBDeep; or the transposed convolution, `"upsample"`, as
+            in Ronneberger et al. (2015), whose bottleneck keeps all its channels.
     """
 
     in_channels: int = 1
@@ -38,6 +41,7 @@ class UNetConfig:
     dropout: float = 0.0
     upsample: Literal["nearest", "linear", "transposed"] = "nearest"
     skips: bool = True
+    halve: Literal["block", "upsample"] = "block"
 
     def __post_init__(self):
         if self.ndim not in (2, 3):
@@ -45,6 +49,13 @@ class UNetConfig:
         if self.upsample not in ("nearest", "linear", "transposed"):
             raise InputError(
                 f"`upsample` is {self.upsample!r}; choose nearest, linear or transposed"
+            )
+        if self.halve not in ("block", "upsample"):
+            raise InputError(f"`halve` is {self.halve!r}; choose block or upsample")
+        if self.halve == "upsample" and self.upsample != "transposed":
+            raise InputError(
+                f"`halve` is 'upsample' and `upsample` is {self.upsample!r}, which keeps all "
+                "channels; choose upsample='transposed'"
             )
         for field in ("in_channels", "classes", "depth", "width"):
             if getattr(self, field) < 1:
@@ -105,13 +116,15 @@ class UNet(nnx.Module):
             for level, width in enumerate(widths)
         )
         deepest = widths[-1]
-        self.bottleneck = Block("bottleneck", deepest, 2 * deepest, deepest, config, rngs)
+        # How many channels of the level below reach the upsampling, per channel of a level.
+        below = 2 if config.halve == "upsample" else 1
+        self.bottleneck = Block("bottleneck", deepest, 2 * deepest, below * deepest, config, rngs)
         self.decoder = nnx.List(
             Block(
                 f"decoder{level + 1}",
                 widths[level] * (2 if config.skips else 1),
                 widths[level],
-                widths[max(0, level - 1)],
+                widths[level] if config.halve == "upsample" else widths[max(0, level - 1)],
                 config,
                 rngs,
             )
@@ -119,7 +132,9 @@ class UNet(nnx.Module):
         )
         window = (2,) * config.ndim
         self.upsample = nnx.List(
-            nnx.ConvTranspose(widths[level], widths[level], window, strides=window, rngs=rngs)
+            nnx.ConvTranspose(
+                below * widths[level], widths[level], window, strides=window, rngs=rngs
+            )
             for level in reversed(range(config.depth))
             if config.upsample == "transposed"
         )
