@@ -131,7 +131,8 @@ class Evaluate:
         samples: Generated samples for the quality.
         bias_samples: Bundled samples for the bias table, at most 200.
         class_index: Number or name of the biased class.
-        method: Methods of the bias table. Default: all that explain an activation.
+        method: Methods of the bias table. Default: CAMs of one gradient, one
+            component, or exact ablations.
         tap: Taps of the bias table. Default: the bottleneck and decoder1.
         profile: How raw maps become heatmaps; one without negative values.
         json: Also write everything to this file.

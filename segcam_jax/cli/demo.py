@@ -15,7 +15,6 @@ from segcam_jax import viz
 from segcam_jax.cli import commands, console, page
 from segcam_jax.data.samples import load as load_samples
 from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSample
-from segcam_jax.methods import METHODS
 from segcam_jax.sweep import batch, store
 from segcam_jax.sweep.bias import BiasStudy, regions_of, study_of_maps
 from segcam_jax.sweep.network import Network, open_network, predicted_labels
@@ -31,11 +30,7 @@ STUDY_SAMPLES = 13
 CHUNK = 8  # with three digits, two full chunks
 _FEWEST_PIXELS = 60
 # `segcam evaluate` has the two that decompose the activation, too.
-CAMS = tuple(
-    name
-    for name, method in METHODS.items()
-    if method.explains == "activation" and not name.startswith("eigen")
-)
+CAMS = tuple(name for name in batch.CAMS if not name.startswith("eigen"))
 WINDOWS = 8  # along an axis, for fast_ablation_cam
 COMPARED = ("ablation_cam", "xgrad_cam", "layer_cam", "grad_cam")
 SHOWN_METHOD = "ablation_cam"

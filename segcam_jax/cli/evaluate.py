@@ -92,9 +92,7 @@ def _names_and_taps(
 ) -> tuple[list[str], list[str]]:
     """Methods and taps of the table, all known to exist."""
     wanted = [name for each in command.method for name in each.split(",") if name]
-    names = list(dict.fromkeys(registry.find(name).name for name in wanted)) or [
-        name for name, method in registry.METHODS.items() if method.explains == "activation"
-    ]
+    names = list(dict.fromkeys(registry.find(name).name for name in wanted)) or list(batch.CAMS)
     for name in names:
         if registry.METHODS[name].explains == "input":
             raise InputError(f"{name} explains the input; the bias table compares activations")

@@ -33,8 +33,10 @@ def layers(command: commands.Layers) -> None:
 
 def methods() -> None:
     """Prints the registry of methods, and the profiles."""
-    rows = [(each.name, each.explains, each.cost, each.paper) for each in METHODS.values()]
-    console.table("Methods", ("method", "explains", "cost", "paper"), rows)
+    rows = [
+        (each.name, each.explains, each.cost, each.paper, each.notes) for each in METHODS.values()
+    ]
+    console.table("Methods", ("method", "explains", "cost", "paper", "notes"), rows)
     steps = {
         "segcam_jax": "ReLU, resize, / max; in [0, 1]; the default",
         "signed": "resize, / max |.|; in [-1, 1]",

@@ -14,19 +14,20 @@ from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
 
 
-def _drop(score: Array, scores: Array, *, relative: bool) -> Array:
+def drop(score: Array, scores: Array, *, relative: bool) -> Array:
     """S - S_m, divided by |S| if relative; where S is 0 it is left undivided."""
-    drop = score - scores
+    fall = score - scores
     if not relative:
-        return drop
+        return fall
     size = jnp.abs(score)
-    return drop / jnp.where(size > 0, size, 1)
+    return fall / jnp.where(size > 0, size, 1)
 
 
 @method(
     "activation",
     cost="1 encode, c + 1 decodes",
     paper="Desai and Ramaswamy, WACV 2020; for segmentation MODAL-UNINA, Eurocon 2023",
+    ablates=True,
 )
 def ablation_cam(
     split: Split,
@@ -65,12 +66,17 @@ def ablation_cam(
     activation, carry = split.encode(params, x)
     masks = ChannelMasks(activation.shape[-1], ablation_value)
     score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
-    weights = _drop(score, scores, relative=relative)
+    weights = drop(score, scores, relative=relative)
     explanation = weighted(wide(activation), weights, score)
     return Explanation(explanation.map, score, weights, scores)
 
 
-@method("activation", cost="1 encode, positions + 1 decodes", paper="Sipila, FastAblationCAM, 2022")
+@method(
+    "activation",
+    cost="1 encode, positions + 1 decodes",
+    paper="Sipila, FastAblationCAM, 2022",
+    ablates=True,
+)
 def fast_ablation_cam(
     split: Split,
     params: Any,
@@ -116,8 +122,8 @@ def fast_ablation_cam(
     masks = WindowMasks(shape, _per_axis(window, shape), _per_axis(stride, shape), ablation_value)
     masks.check()
     score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
-    drop = _drop(score, scores, relative=relative)
-    return Explanation(map=masks.spread(drop), score=score, scores=scores)
+    falls = drop(score, scores, relative=relative)
+    return Explanation(map=masks.spread(falls), score=score, scores=scores)
 
 
 def _per_axis(size: int | tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

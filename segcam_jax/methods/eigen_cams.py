@@ -42,7 +42,12 @@ def _first_right_singular_vector(rows: Float[Array, "p c"]) -> Float[Array, "c"]
     return direction / jnp.where(length > 0, length, 1)
 
 
-@method("activation", cost="1 forward, 1 eigenvector", paper="Muhammad and Yeasin, IJCNN 2020")
+@method(
+    "activation",
+    cost="1 forward, 1 eigenvector",
+    paper="Muhammad and Yeasin, IJCNN 2020",
+    uses_target=False,
+)
 def eigen_cam(
     split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
 ) -> Explanation:

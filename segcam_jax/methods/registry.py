@@ -21,6 +21,11 @@ class Method:
             `"input"` is.
         cost: what it runs, in words.
         paper: where it comes from.
+        ablates: runs many evaluations of one image, as many at once as memory allows; several
+            images are then run in turn, not at once.
+        needs_key: takes a `key` of `jax.random`.
+        approximates: the exact method whose result it estimates; None for a method of its own.
+        uses_target: whether the map depends on the target; if not, only `score` does.
     """
 
     name: str
@@ -28,17 +33,50 @@ class Method:
     explains: Literal["activation", "input"]
     cost: str
     paper: str
+    ablates: bool = False
+    needs_key: bool = False
+    approximates: str | None = None
+    uses_target: bool = True
+
+    @property
+    def notes(self) -> str:
+        """What to know before choosing it: what it estimates, what its map does not depend on."""
+        estimate = "" if self.approximates is None else f"approximates {self.approximates}"
+        blind = "" if self.uses_target else "the map does not depend on the target"
+        return "; ".join(filter(None, (estimate, blind)))
 
 
 METHODS: dict[str, Method] = {}
 
 
-def method(explains: Literal["activation", "input"], *, cost: str, paper: str):
-    """Compiles a method and enters it in the registry under its function's name."""
+def method(
+    explains: Literal["activation", "input"],
+    *,
+    cost: str,
+    paper: str,
+    ablates: bool = False,
+    needs_key: bool = False,
+    approximates: str | None = None,
+    uses_target: bool = True,
+):
+    """Compiles a method and enters it in the registry under its function's name.
+
+    Arguments as the attributes of `Method`.
+    """
 
     def register(function: F) -> F:
         compiled = engine.compiled(function)
-        METHODS[function.__name__] = Method(function.__name__, compiled, explains, cost, paper)
+        METHODS[function.__name__] = Method(
+            function.__name__,
+            compiled,
+            explains,
+            cost,
+            paper,
+            ablates=ablates,
+            needs_key=needs_key,
+            approximates=approximates,
+            uses_target=uses_target,
+        )
         return compiled
 
     return register

@@ -121,7 +121,9 @@ def _quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     return (np.arange(steps) + offsets[rule]) / steps, np.full(steps, 1 / steps)
 
 
-@method("input", cost="samples forwards and backwards", paper="Smilkov et al., 2017")
+@method(
+    "input", cost="samples forwards and backwards", paper="Smilkov et al., 2017", needs_key=True
+)
 def smooth_grad(
     split: Split,
     params: Any,

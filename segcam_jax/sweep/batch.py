@@ -18,6 +18,18 @@ from segcam_jax.methods import METHODS
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
 
+# What a study compares by default: methods of one gradient, one component, and exact ablations.
+CAMS = (
+    "grad_cam",
+    "hires_cam",
+    "grad_cam_pp",
+    "xgrad_cam",
+    "layer_cam",
+    "ablation_cam",
+    "fast_ablation_cam",
+    "eigen_cam",
+    "eigen_grad_cam",
+)
 Advance = Callable[[int], None]
 Options = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 
@@ -29,13 +41,13 @@ def _maps(split: Split, options: Options, params: Any, images, classes, masks, k
         found = {}
         for name, keywords in chosen:
             arguments: dict[str, Any] = dict(keywords)
-            if name == "smooth_grad":
+            if METHODS[name].needs_key:
                 arguments["key"] = key
             found[name] = METHODS[name].function(split, params, image, target, **arguments).map
         return found
 
     # The engine fills the memory with the ablations of one image; images then run in turn.
-    ablating = tuple(each for each in options if "ablation" in each[0])
+    ablating = tuple(each for each in options if METHODS[each[0]].ablates)
     others = tuple(each for each in options if each not in ablating)
     at_once = jax.vmap(functools.partial(explain, others))(images, classes, masks)
     in_turn = jax.lax.map(lambda each: explain(ablating, *each), (images, classes, masks))
@@ -64,7 +76,7 @@ def batch_maps(
         masks: the explained pixels of each image; an empty region gives a zero map.
         options: `((method, ((keyword, value), ...)), ...)`.
         chunk: images at once; the last chunk is filled up, so that one program serves all.
-        seed: of `smooth_grad`'s noise.
+        seed: of the key that methods with random numbers get.
         advance: is called with the number of images done since the last call.
     """
     key = jax.random.key(seed)
