@@ -1,8 +1,11 @@
 """How a study is run; nothing here changes its result but for rounding."""
 
 import dataclasses
+from typing import Literal, get_args
 
 from segcam_jax.types import InputError
+
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,12 @@ class Execution:
         skip_dead: do not run ablations of what is zero already.
         lowering: rewrite equations that XLA runs slowly on a CPU; None does so on CPUs only.
             Reverse-mode differentiation through a method stays possible, forward-mode does not.
+        precision: of the convolutions and dot products after the tap. `"float32"`: all bits of
+            their operands, also on accelerators, which would round them by default; what precedes
+            the tap runs as the model is written. `"tf32"` rounds the operands to 10 bits where the
+            device has tensorfloat32, `"bfloat16"` to 7 bits everywhere; both accumulate in
+            float32, and the score, sums and results stay float32. `explain_plan(...,
+            measure=True)` shows the error.
     """
 
     chunk_size: int | None = None
@@ -29,12 +38,17 @@ class Execution:
     closed_form: bool = True
     skip_dead: bool = True
     lowering: bool | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self):
         if self.chunk_size is not None and self.chunk_size < 1:
             raise InputError(f"chunk_size={self.chunk_size}; it must be at least 1")
         if self.memory_limit is not None and self.memory_limit < 1:
             raise InputError(f"memory_limit={self.memory_limit} bytes; it must be at least 1")
+        if self.precision not in get_args(Precision):
+            raise InputError(
+                f"precision={self.precision!r}; choose from {', '.join(get_args(Precision))}"
+            )
 
     def chunk(self, count: int, bytes_each: int, free_bytes: int) -> int:
         """The number of evaluations per chunk, from 1 to `count`, evened out.

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from segcam_jax._jaxpr import cost, graph, linearity, lowering
 from segcam_jax._jaxpr.windows import WindowPlan
 from segcam_jax.engine.execution import Execution
+from segcam_jax.engine.precision import at_precision
 from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
 from segcam_jax.types import TargetError
@@ -72,15 +73,24 @@ def _score_of(
     split: Split, carry: Carry, target: Any, execution: Execution
 ) -> tuple[WindowPlan | None, Callable[[Array], Array]]:
     """The score as a function of the activation, and the window that it is computed on, if any."""
+    plan, target, decode = _decoder(split, carry, target, execution)
+    decode = at_precision(decode, execution.precision, split.activation)
+    return plan, lambda a: target(decode(a))
+
+
+def _decoder(
+    split: Split, carry: Carry, target: Any, execution: Execution
+) -> tuple[WindowPlan | None, Any, Callable]:
+    """The window that is computed, if any, the target of it, and what computes it."""
     if _on_window(split, target, execution):
         channels = jax.tree.leaves(split.output)[0].shape[-1]
         plan = split.window_plan((*target.extent, channels))
-        cropped, corner, prepared = target.cropped(), [*target.corner, 0], split.prepare(carry)
-        return plan, lambda a: cropped(plan.run([split.native(a), *prepared], corner))
+        corner, prepared = [*target.corner, 0], split.prepare(carry)
+        return plan, target.cropped(), lambda a: plan.run([split.native(a), *prepared], corner)
     if execution.hoist:
         prepared = split.prepare(carry)
-        return None, lambda a: target(split.decode_prepared(a, prepared))
-    return None, lambda a: target(split.decode(a, carry))
+        return None, target, lambda a: split.decode_prepared(a, prepared)
+    return None, target, lambda a: split.decode(a, carry)
 
 
 def _on_window(split: Split, target: Any, execution: Execution) -> bool:

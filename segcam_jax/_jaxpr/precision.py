@@ -1,0 +1,175 @@
+"""The products of a function (convolutions, dot products) in another precision.
+
+Everything between products keeps its dtype: normalisations, sums and softmax see float32. In
+bfloat16, the operands of products are rounded and XLA accumulates in float32; arrays that the
+function closes over, which evaluations share, are rounded once, outside of the loop.
+
+The last linear piece stays float32: the products that no nonlinearity follows on the way to
+another product, such as the head and the resize of its logits. They cost little, and rounding there
+would round the score itself, whose small changes are what an ablation measures.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segcam_jax._jaxpr import graph, kinds
+from segcam_jax._jaxpr.graph import Equation, is_variable
+
+Array = Any
+
+_PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
+# Kept while looking back from one of the last products for others: linear, or nearly always so.
+_PASSED = kinds.LINEAR | frozenset(
+    "add sub add_any mul div concatenate pad convert_element_type dynamic_slice gather".split()
+)
+
+
+def with_precision(closed: Any, precision: str) -> Callable[..., list]:
+    """The function of a jaxpr with its products in a precision.
+
+    Args:
+        closed: as `jax.make_jaxpr` returns it; computes in float32 or float64.
+        precision: `"float32"`: all bits of the operands, also where a device would round them by
+            default; a precision that the model itself chose stays. `"tf32"`: operands rounded to
+            tensorfloat32 where the device has it. `"bfloat16"`: operands rounded to bfloat16.
+    """
+    jaxpr = getattr(closed, "jaxpr", closed)
+    consts = graph.constants_of(closed)
+    if precision != "bfloat16":
+        level = lax.Precision.HIGHEST if precision == "float32" else lax.Precision.HIGH
+        product = functools.partial(_float32, level, precision == "tf32")
+        return functools.partial(_run, jaxpr, consts, lambda _: product, False)
+    late = _last_piece(jaxpr)
+    consts = [
+        _narrow(value) if _narrows(variable, jaxpr, late) else value
+        for variable, value in zip(jaxpr.constvars, consts, strict=True)
+    ]
+    return functools.partial(_run, jaxpr, consts, _bfloat16_but_last, True)
+
+
+def holds_products(jaxpr: Any) -> bool:
+    """Whether there is a product in a jaxpr, calls included."""
+    return any(
+        equation.primitive.name in _PRODUCTS or any(map(holds_products, graph.bodies(equation)))
+        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns
+    )
+
+
+def _run(
+    jaxpr: Any,
+    consts: Sequence[Array],
+    product_of: Callable[[bool], Callable],
+    ends: bool,
+    *inputs: Array,
+) -> list[Array]:
+    """Evaluates a jaxpr; `product_of(late)` evaluates its products.
+
+    Args:
+        jaxpr: opened.
+        consts: its constants, some perhaps narrower than the jaxpr has them.
+        product_of: whether a product belongs to the last linear piece -> how to evaluate it.
+        ends: whether the jaxpr's outputs are the function's, so that it holds that piece.
+        inputs: its inputs.
+    """
+    late = _last_piece(jaxpr) if ends else frozenset()
+    environment = dict(zip(jaxpr.invars, inputs, strict=True))
+    environment.update(zip(jaxpr.constvars, consts, strict=True))
+
+    def read(atom):
+        return environment[atom] if is_variable(atom) else atom.val
+
+    for index, equation in enumerate(jaxpr.eqns):
+        operands = [read(atom) for atom in equation.invars]
+        body = graph.called_jaxpr(equation)
+        if equation.primitive.name in _PRODUCTS and _is_float(equation.outvars[0]):
+            results = [product_of(index in late)(equation, *operands)]
+        elif body is not None and holds_products(body):
+            opened, inner = getattr(body, "jaxpr", body), graph.constants_of(body)
+            operands = _as_traced(equation, operands)
+            results = _run(opened, inner, product_of, index in late, *operands)
+        else:
+            results = graph.bind(equation, *_as_traced(equation, operands))
+        environment.update(zip(equation.outvars, results, strict=True))
+    return [_as(atom, read(atom)) for atom in jaxpr.outvars]
+
+
+def _float32(level: lax.Precision, override: bool, equation: Equation, *operands: Array) -> Array:
+    """A product at a level of precision; one that the model chose stays, unless overridden."""
+    params = dict(equation.params)
+    if params["precision"] is None or override:
+        params["precision"] = (level, level)
+    return equation.primitive.bind(*_as_traced(equation, operands), **params)
+
+
+def _bfloat16(equation: Equation, *operands: Array) -> Array:
+    # The result is bfloat16 as well: mixed types keep cuDNN from its fast kernels. It accumulates
+    # in float32 all the same.
+    params = {**equation.params, "precision": None, "preferred_element_type": jnp.bfloat16}
+    product = equation.primitive.bind(*map(_narrow, operands), **params)
+    return product.astype(equation.outvars[0].aval.dtype)
+
+
+def _bfloat16_but_last(late: bool) -> Callable:
+    return functools.partial(_float32, lax.Precision.HIGHEST, False) if late else _bfloat16
+
+
+def _last_piece(jaxpr: Any) -> frozenset[int]:
+    """Positions of the equations of the last linear piece, and of what follows it.
+
+    Backwards from the outputs: everything up to the first product, then on through products and
+    linear equations.
+    """
+    crossed = {atom: False for atom in jaxpr.outvars if is_variable(atom)}
+    piece = set()
+    for index in reversed(range(len(jaxpr.eqns))):
+        equation = jaxpr.eqns[index]
+        states = [crossed[variable] for variable in equation.outvars if variable in crossed]
+        if not states:
+            continue
+        name, behind = equation.primitive.name, any(states)
+        is_product = name in _PRODUCTS or any(map(holds_products, graph.bodies(equation)))
+        if behind and not (name in _PRODUCTS or name in _PASSED):
+            continue
+        piece.add(index)
+        for atom in equation.invars:
+            if is_variable(atom):
+                crossed[atom] = crossed.get(atom, False) or behind or is_product
+    return frozenset(piece)
+
+
+def _narrows(constant: Any, jaxpr: Any, late: frozenset[int]) -> bool:
+    """Whether a constant is kept in bfloat16: maps and weights, none that are read at the end."""
+    aval = constant.aval
+    if not _is_float(constant) or aval.size <= max((1, *aval.shape)):
+        return False
+    return not any(
+        constant is atom for index in late for atom in jaxpr.eqns[index].invars
+    ) and not any(constant is atom for atom in jaxpr.outvars)
+
+
+def _is_float(variable: Any) -> bool:
+    return variable.aval.dtype in (jnp.float32, jnp.float64)
+
+
+def _narrow(value: Array) -> Array:
+    """Rounded to bfloat16, by an operation that XLA keeps even where it computes in float32."""
+    value = jnp.asarray(value)
+    if value.dtype == jnp.bfloat16:
+        return value
+    return lax.reduce_precision(value, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
+
+
+def _as(atom: Any, value: Array) -> Array:
+    """A value in the dtype that its variable was traced with."""
+    dtype = atom.aval.dtype
+    same = jnp.issubdtype(dtype, jax.dtypes.extended) or jnp.result_type(value) == dtype
+    return value if same else jnp.asarray(value).astype(dtype)
+
+
+def _as_traced(equation: Equation, operands: Sequence[Array]) -> list[Array]:
+    return [_as(atom, value) for atom, value in zip(equation.invars, operands, strict=True)]
