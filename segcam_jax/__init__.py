@@ -27,11 +27,13 @@ from segcam_jax.methods import (
     grad_cam as grad_cam,
     grad_cam_pp as grad_cam_pp,
     gradient as gradient,
+    group_ablation_cam as group_ablation_cam,
     hires_cam as hires_cam,
     input_x_gradient as input_x_gradient,
     integrated_gradients as integrated_gradients,
     layer_cam as layer_cam,
     seg_grad_cam as seg_grad_cam,
+    screened_ablation_cam as screened_ablation_cam,
     smooth_grad as smooth_grad,
     xgrad_cam as xgrad_cam,
 )

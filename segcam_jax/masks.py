@@ -156,3 +156,134 @@ class WindowMasks:
                 self.grid, self.shape, self.window, self.stride, strict=True
             )
         ]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["indices", "value"], meta_fields=["channels"]
+)
+@dataclasses.dataclass(frozen=True)
+class ChosenChannels:
+    """Mask i multiplies channel `indices[i]` by `value` and keeps all others.
+
+    Attributes:
+        indices: the chosen channels, data: which ones may depend on the image.
+        channels: number of channels.
+        value: 0 ablates; negative and above 1 are counterfactuals.
+    """
+
+    indices: Int[Array, "m"]
+    channels: int
+    value: float = 0.0
+
+    def __len__(self) -> int:
+        return self.indices.shape[0]
+
+    def __call__(self, index: Int[Array, ""]) -> Float[Array, "c"]:
+        """The mask of the chosen channel `index`."""
+        chosen = self.indices[index]
+        return jnp.where(jnp.arange(self.channels, dtype=chosen.dtype) == chosen, self.value, 1.0)
+
+    def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
+        """For each mask, the sum of (1 - mask) values."""
+        return (1 - self.value) * values.sum(tuple(range(values.ndim - 1)))[self.indices]
+
+    def windows(self, ndim: int) -> dict[int, tuple[np.ndarray, int]]:
+        """One channel, the last axis."""
+        return {ndim - 1: (np.arange(self.channels), 1)}
+
+    def places(self, index: Int[Array, ""], ndim: int) -> dict[int, Int[Array, ""]]:
+        """The window of index i starts at channel `indices[i]`."""
+        return {ndim - 1: self.indices[index]}
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["groups", "value"], meta_fields=["count"]
+)
+@dataclasses.dataclass(frozen=True)
+class GroupMasks:
+    """Mask g multiplies all channels of group g by `value` and keeps all others.
+
+    Attributes:
+        groups: the group of each channel, from 0 to `count - 1`.
+        count: number of groups, and of masks.
+        value: 0 ablates; negative and above 1 are counterfactuals.
+    """
+
+    groups: Int[Array, "c"]
+    count: int
+    value: float = 0.0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, index: Int[Array, ""]) -> Float[Array, "c"]:
+        """The mask of group `index`."""
+        return jnp.where(self.groups == index.astype(self.groups.dtype), self.value, 1.0)
+
+    def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
+        """For each mask, the sum of (1 - mask) values."""
+        return (1 - self.value) * self.sums(values.sum(tuple(range(values.ndim - 1))))
+
+    def sums(self, values: Float[Array, "c"]) -> Float[Array, "m"]:
+        """The sum of one value per channel over each group."""
+        return jnp.zeros(self.count, values.dtype).at[self.groups].add(values)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["activation"],
+    meta_fields=["size", "corners", "resize_first", "epsilon"],
+)
+@dataclasses.dataclass(frozen=True)
+class ActivationMasks:
+    """Mask k is channel k of an activation, brought to [0, 1] and to the extents of an input.
+
+        (A_k - min A_k) / (max A_k - min A_k + epsilon),    resized linearly
+
+    Attributes:
+        activation: A, `*space c`.
+        size: extents of the input.
+        corners: resize on the grid through the centres of the corners; else half-pixel centres.
+        resize_first: take the minimum and the maximum after the resize.
+        epsilon: keeps a constant channel's mask finite: it is 0.
+    """
+
+    activation: Float[Array, "*space c"]
+    size: tuple[int, ...]
+    corners: bool = False
+    resize_first: bool = False
+    epsilon: float = 1e-8
+
+    def __len__(self) -> int:
+        return self.activation.shape[-1]
+
+    def __call__(self, index: Int[Array, ""]) -> Float[Array, "*size 1"]:
+        """The mask of channel `index`."""
+        mask = jax.lax.dynamic_index_in_dim(self.activation, index, -1, keepdims=False)
+        if self.resize_first:
+            mask = self._normalised(self._resized(mask))
+        else:
+            mask = self._resized(self._normalised(mask))
+        return mask[..., None]
+
+    def removed(self, values: Float[Array, "*size c"]) -> Float[Array, "m"]:
+        """For each mask, the sum of (1 - mask) values."""
+        total = values.sum(-1)
+        indices = jnp.arange(len(self), dtype=jnp.int32)
+        kept = jax.lax.map(lambda i: (self(i)[..., 0].astype(total.dtype) * total).sum(), indices)
+        return total.sum() - kept
+
+    def _normalised(self, mask: Array) -> Array:
+        low = mask.min()
+        return (mask - low) / (mask.max() - low + self.epsilon)
+
+    def _resized(self, mask: Array) -> Array:
+        for axis, (old, new) in enumerate(zip(mask.shape, self.size, strict=True)):
+            if self.corners:
+                at = np.arange(new) * ((old - 1) / max(new - 1, 1))
+            else:
+                at = (np.arange(new) + 0.5) * (old / new) - 0.5
+            rows = [np.interp(at, np.arange(old), unit) for unit in np.eye(old)]
+            along = jnp.tensordot(jnp.asarray(np.stack(rows, 1), mask.dtype), mask, (1, axis))
+            mask = jnp.moveaxis(along, 0, axis)
+        return mask

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 class SegcamError(ValueError):
@@ -58,6 +58,7 @@ class Explanation:
         scores: the target's value under each ablation, for methods that ablate; else None.
         attribution: importance of each element of the activation (or input), for methods that
             resolve channels; `map` is its sum over channels. Else None.
+        exact: which of `weights` are exact, for methods that estimate the others; else None.
     """
 
     map: Float[Array, "*space"]
@@ -65,3 +66,4 @@ class Explanation:
     weights: Float[Array, "c"] | None = None
     scores: Float[Array, "m"] | None = None
     attribution: Float[Array, "*space c"] | None = None
+    exact: Bool[Array, "c"] | None = None

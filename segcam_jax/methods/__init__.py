@@ -4,6 +4,10 @@ from segcam_jax.methods.ablation import (
     ablation_cam as ablation_cam,
     fast_ablation_cam as fast_ablation_cam,
 )
+from segcam_jax.methods.approximate import (
+    group_ablation_cam as group_ablation_cam,
+    screened_ablation_cam as screened_ablation_cam,
+)
 from segcam_jax.methods.eigen_cams import (
     eigen_cam as eigen_cam,
     eigen_grad_cam as eigen_grad_cam,
