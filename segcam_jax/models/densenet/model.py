@@ -162,13 +162,21 @@ class DenseNet(nnx.Module):
         x = tap(self.last_norm(tap(x, "features")), "features/norm")
         return [*features, tap(nnx.relu(x), "features/relu")]
 
+    def convolutions(self) -> list[str]:
+        """The taps of all convolutions in torchvision's order."""
+        names = ["stem/conv"]
+        for number, block in enumerate(self.blocks, 1):
+            names += [f"{layer.name}/conv{n}" for layer in block for n in (1, 2)]
+            names += [f"transition{number}/conv"] if number <= len(self.transitions) else []
+        return names
+
 
 def densenet(depth: int = 121, *, rngs: nnx.Rngs | None = None, **options) -> DenseNet:
     """Makes a DenseNet.
 
     Args:
         depth: 121, 169 or 201.
-        rngs: of the weights; None takes `nnx.Rngs(0)`.
+        rngs: of the weights; None takes those of seed zero.
         options: fields of `DenseNetConfig`.
     """
-    return DenseNet(DenseNetConfig(depth=depth, **options), rngs=rngs or nnx.Rngs(0))
+    return DenseNet(DenseNetConfig(depth=depth, **options), rngs=layers.keys(rngs))

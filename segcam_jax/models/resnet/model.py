@@ -165,13 +165,22 @@ class ResNet(nnx.Module):
         x = tap(blocks[-1].summed(x), "features")
         return [*features, tap(blocks[-1].activated(x), "features/relu")]
 
+    def convolutions(self) -> list[str]:
+        """The taps of all convolutions in torchvision's order."""
+        names = ["stem/conv"]
+        for stage in self.stages:
+            for block in stage:
+                names += [f"{block.name}/conv{n}" for n in range(1, 3 + self.config.bottleneck)]
+                names += [f"{block.name}/shortcut"] if block.shortcut is not None else []
+        return names
+
 
 def resnet(depth: int = 50, *, rngs: nnx.Rngs | None = None, **options) -> ResNet:
     """Makes a ResNet.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        rngs: of the weights; None takes `nnx.Rngs(0)`.
+        rngs: of the weights; None takes those of seed zero.
         options: fields of `ResNetConfig`.
     """
-    return ResNet(ResNetConfig(depth=depth, **options), rngs=rngs or nnx.Rngs(0))
+    return ResNet(ResNetConfig(depth=depth, **options), rngs=layers.keys(rngs))

@@ -1,0 +1,95 @@
+"""Where the tensors of torchvision and Keras go in a DenseNet."""
+
+from collections.abc import Mapping
+
+from segcam_jax.models.densenet.model import DenseNetConfig
+from segcam_jax.weights.tables import Rule, Table, norm_rules
+
+_KERAS_EPSILON = 1.001e-5
+_LAYER = "blocks/{block-1}/{layer-1}"
+
+
+def torchvision_table(config: DenseNetConfig) -> Table:
+    """The rules for torchvision's DenseNets, whose oldest files write `norm1` as `norm.1`."""
+    layer = "features.denseblock{block}.denselayer{layer}"
+    transition = "features.transition{block}"
+    return Table(
+        rules=(
+            Rule("features.conv0.weight", "conv/kernel", "conv"),
+            *norm_rules("features.norm0", "norm"),
+            Rule(f"{layer}.conv{{n}}.weight", f"{_LAYER}/conv{{n}}/kernel", "conv"),
+            Rule(f"{layer}.conv.{{n}}.weight", f"{_LAYER}/conv{{n}}/kernel", "conv"),
+            *norm_rules(f"{layer}.norm{{n}}", f"{_LAYER}/norm{{n}}"),
+            *norm_rules(f"{layer}.norm.{{n}}", f"{_LAYER}/norm{{n}}"),
+            *norm_rules(f"{transition}.norm", "transitions/{block-1}/norm"),
+            Rule(f"{transition}.conv.weight", "transitions/{block-1}/conv/kernel", "conv"),
+            *norm_rules("features.norm5", "last_norm"),
+            Rule("classifier.weight", "head/kernel", "dense"),
+            Rule("classifier.bias", "head/bias"),
+        ),
+        ignored=("*.num_batches_tracked",),
+    )
+
+
+def torchvision_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """What the shapes in a file say of the configuration."""
+    sizes = {}
+    if len(stem := shapes.get("features.conv0.weight", ())) == 4:
+        sizes |= {"growth": stem[0] // 2, "in_channels": stem[1]}
+    if len(head := shapes.get("classifier.weight", ())) == 2:
+        sizes["classes"] = head[0]
+    return sizes
+
+
+def keras_table(config: DenseNetConfig, names: tuple[str, ...]) -> Table:
+    """The rules for keras.applications' DenseNets, with one or two Dense layers on top.
+
+    Keras numbers its Dense layers as a session goes, so that their names are taken from the file:
+    two are the pooled head of FastAblationCAM, the first one linear.
+
+    Args:
+        config: of the network.
+        names: the file's, in its order; Keras 2 names the stem `conv1/conv`, Keras 3 `conv1_conv`.
+    """
+    layer = "conv{block}_block{layer}"
+    # In Keras blocks are called conv2 to conv5, and transitions pool2 to pool4.
+    place = "blocks/{block-2}/{layer-1}"
+    rules = []
+    for join in "/_":
+        rules.append(Rule(f"conv1{join}conv/kernel", "conv/kernel"))
+        rules += _keras_norm(f"conv1{join}bn", "norm")
+    for number, part in enumerate(("conv1", "conv2"), 1):
+        rules += _keras_norm(f"{layer}_{number - 1}_bn", f"{place}/norm{number}")
+        rules.append(Rule(f"{layer}_{number}_conv/kernel", f"{place}/{part}/kernel"))
+    rules += _keras_norm("pool{block}_bn", "transitions/{block-2}/norm")
+    rules.append(Rule("pool{block}_conv/kernel", "transitions/{block-2}/conv/kernel"))
+    rules += _keras_norm("bn", "last_norm")
+    parts = ("hidden", "head") if config.hidden else ("head",)
+    for dense, part in zip(keras_dense(names), parts, strict=False):
+        rules += [Rule(f"{dense}/{each}", f"{part}/{each}") for each in ("kernel", "bias")]
+    return Table(tuple(rules))
+
+
+def keras_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | float]:
+    """What the shapes in a file say of the configuration."""
+    sizes: dict[str, int | float] = {"epsilon": _KERAS_EPSILON}
+    for name in ("conv1/conv/kernel", "conv1_conv/kernel"):
+        if len(stem := shapes.get(name, ())) == 4:
+            sizes |= {"growth": stem[-1] // 2, "in_channels": stem[-2]}
+    dense = [shapes.get(f"{name}/kernel", ()) for name in keras_dense(tuple(shapes))]
+    if dense and len(dense[-1]) == 2:
+        sizes["classes"] = dense[-1][-1]
+    if len(dense) == 2:
+        sizes["hidden"] = dense[0][-1]
+    return sizes
+
+
+def keras_dense(names: tuple[str, ...]) -> list[str]:
+    """The Dense layers of a file, in its order."""
+    layers = [name.rpartition("/")[0] for name in names if name.endswith("/kernel")]
+    return [name for name in layers if "conv" not in name]
+
+
+def _keras_norm(source: str, target: str) -> list[Rule]:
+    names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+    return [Rule(f"{source}/{old}", f"{target}/{new}") for old, new in names.items()]

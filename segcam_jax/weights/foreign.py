@@ -1,0 +1,139 @@
+"""Tensors of other libraries' weights files: safetensors, PyTorch, Keras; no code in them runs."""
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcam_jax.extras import require
+from segcam_jax.types import InputError
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a weights file, by its suffix.
+
+    Args:
+        path: `.safetensors`; `.pth`, `.pt` or `.bin` of PyTorch: a state dict, or a checkpoint that
+            holds one (extra `torch`); `.h5` or `.hdf5` of Keras: a model, or weights by layer
+            (extra `keras`).
+
+    Returns:
+        name -> tensor, in the file's order. PyTorch's names lose `module.`, which data parallel
+        training puts before them; Keras's are `layer/weight`, without `:0`.
+
+    Raises:
+        InputError: if the file is missing, truncated, of an unknown kind, or holds more than
+            tensors.
+        MissingExtraError: if the library that reads it is not installed.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _READERS:
+        raise InputError(
+            f"weights file {str(path)!r} has suffix {path.suffix!r}; expected one of "
+            + ", ".join(_READERS)
+        )
+    if not path.is_file():
+        raise InputError(f"weights file {str(path)!r} does not exist")
+    tensors = _READERS[path.suffix.lower()](path)
+    if not tensors:
+        raise InputError(f"weights file {str(path)!r} holds no tensors; give a network's weights")
+    return tensors
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, TypeError, AttributeError) as error:
+        raise _unreadable(path, error) from None
+    return _without_prefix(tensors)
+
+
+def _torch(path: Path) -> dict[str, np.ndarray]:
+    torch = require("torch", extra="torch")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error) and "Unsupported" not in str(error):
+            raise _unreadable(path, "not a file of torch.save") from None
+        raise InputError(
+            f"weights file {str(path)!r} holds Python objects, which could run code when read; "
+            "save the network's `state_dict()` alone, and give that file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, error) from None
+    state = _state(loaded)
+    if state is None:
+        raise InputError(
+            f"weights file {str(path)!r} holds no state dict; save the network's `state_dict()`"
+        )
+    arrays = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        for name, tensor in state.items()
+        if hasattr(tensor, "is_floating_point")
+    }
+    return _without_prefix(arrays)
+
+
+def _state(loaded: Any) -> Mapping[str, Any] | None:
+    """The dictionary of tensors in what was loaded: itself, or one level down."""
+    if not isinstance(loaded, Mapping):
+        return None
+    if any(hasattr(value, "is_floating_point") for value in loaded.values()):
+        return loaded
+    inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)]
+    return _state(inner[0]) if inner else None
+
+
+def _keras(path: Path) -> dict[str, np.ndarray]:
+    h5py = require("h5py", extra="keras")
+    try:
+        with h5py.File(path) as file:
+            group = file.get("model_weights", file)
+            if "layer_names" not in group.attrs:
+                raise InputError(
+                    f"weights file {str(path)!r} names no layers, as Keras 3 writes "
+                    "`.weights.h5`; save the whole model: model.save('model.h5')"
+                )
+            tensors = {}
+            for layer in group.attrs["layer_names"]:
+                layer = _text(layer)
+                for name in map(_text, group[layer].attrs["weight_names"]):
+                    tensors[name.removesuffix(":0")] = np.asarray(group[layer][name])
+    except (OSError, KeyError) as error:
+        raise _unreadable(path, error) from None
+    return tensors
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if tensors and all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _unreadable(path: Path, why: object) -> InputError:
+    line = " ".join(str(why).split())
+    return InputError(
+        f"weights file {str(path)!r} cannot be read ({line[:200]}); it is truncated or of another "
+        "kind than its name says"
+    )
+
+
+_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".safetensors": _safetensors,
+    ".pth": _torch,
+    ".pt": _torch,
+    ".bin": _torch,
+    ".h5": _keras,
+    ".hdf5": _keras,
+}

@@ -1,0 +1,149 @@
+"""Tables that map the tensors of a foreign weights file onto a model, strictly.
+
+A table is data: rules of a source pattern, a target template and a transform.
+
+Example:
+    >>> import numpy as np
+    >>> table = Table((Rule("layer{stage}.conv.weight", "stages/{stage-1}/conv/kernel", "conv"),))
+    >>> source = {"layer1.conv.weight": np.zeros((8, 3, 5, 5), np.float32)}
+    >>> found = converted(source, table, {"stages/0/conv/kernel": (5, 5, 3, 8)}, "weights.pth")
+    >>> {name: array.shape for name, array in found.items()}
+    {'stages/0/conv/kernel': (5, 5, 3, 8)}
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from segcam_jax.types import InputError
+
+# name -> axes of the source in the order of the target
+TRANSFORMS: dict[str, tuple[int, ...] | None] = {
+    "same": None,
+    "conv": (2, 3, 1, 0),  # out in height width -> height width in out; depthwise kernels too
+    "dense": (1, 0),  # out in -> in out
+}
+_SHOWN = 12
+_PLACEHOLDER = re.compile(r"\{(\w+)([+-]\d+)?\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where a tensor goes.
+
+    Attributes:
+        source: name in the file; `{word}` stands for a number.
+        target: name in the model; `{word}`, `{word+1}` and `{word-1}` are filled in.
+        transform: one of `TRANSFORMS`.
+    """
+
+    source: str
+    target: str
+    transform: str = "same"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All that a file may hold.
+
+    Attributes:
+        rules: the first that matches a name decides.
+        ignored: names that are left out on purpose, with `*` for anything.
+    """
+
+    rules: tuple[Rule, ...]
+    ignored: tuple[str, ...] = ()
+
+
+def norm_rules(source: str, target: str) -> tuple[Rule, ...]:
+    """The rules of a BatchNorm of PyTorch."""
+    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    return tuple(Rule(f"{source}.{old}", f"{target}/{new}") for old, new in names.items())
+
+
+def converted(
+    source: Mapping[str, np.ndarray],
+    table: Table,
+    expected: Mapping[str, tuple[int, ...]],
+    origin: str,
+) -> dict[str, np.ndarray]:
+    """Maps tensors by a table; every one is used or named as ignored, every target is filled.
+
+    Args:
+        source: name -> tensor of the file.
+        table: the rules.
+        expected: name -> shape of the model's tensors.
+        origin: the file's name, for the message.
+
+    Returns:
+        name -> tensor of the model, float32.
+
+    Raises:
+        InputError: one message with all that does not fit.
+    """
+    found: dict[str, np.ndarray] = {}
+    unknown, surplus, misshapen = [], [], []
+    for name, tensor in source.items():
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in table.ignored):
+            continue
+        target, transform = _target(name, table)
+        if target is None:
+            unknown.append(name)
+        elif target not in expected or target in found:
+            surplus.append(f"{name} -> {target}")
+        else:
+            moved = _transformed(tensor, transform)
+            found[target] = moved
+            if moved.shape != tuple(expected[target]):
+                misshapen.append(f"{name} {moved.shape} -> {target} {tuple(expected[target])}")
+    missing = [name for name in expected if name not in found]
+    problems = {
+        "unknown to the table": unknown,
+        "without a place in the model": surplus,
+        "of another shape, after the change of layout": misshapen,
+        "not in the file": missing,
+    }
+    if any(problems.values()):
+        raise InputError(_message(problems, origin))
+    return found
+
+
+def _target(name: str, table: Table) -> tuple[str | None, str]:
+    for rule in table.rules:
+        match = _pattern(rule.source).fullmatch(name)
+        if match:
+            return _filled(rule.target, match.groupdict()), rule.transform
+    return None, "same"
+
+
+def _filled(template: str, numbers: Mapping[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda m: str(int(numbers[m[1]]) + int(m[2] or 0)), template)
+
+
+@functools.cache
+def _pattern(source: str) -> re.Pattern[str]:
+    pieces = re.split(r"\{(\w+)\}", source)
+    pieces[::2] = map(re.escape, pieces[::2])
+    pieces[1::2] = [rf"(?P<{word}>\d+)" for word in pieces[1::2]]
+    return re.compile("".join(pieces))
+
+
+def _transformed(tensor: np.ndarray, transform: str) -> np.ndarray:
+    axes = TRANSFORMS[transform]
+    if axes is not None and tensor.ndim == len(axes):
+        tensor = tensor.transpose(axes)
+    return np.ascontiguousarray(tensor, np.float32) if tensor.ndim else tensor.astype(np.float32)
+
+
+def _message(problems: Mapping[str, list[str]], origin: str) -> str:
+    total = sum(map(len, problems.values()))
+    parts = []
+    for what, names in problems.items():
+        if names:
+            more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            parts.append(f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}")
+    return f"weights of {origin!r} do not fit the model, {total} mismatch(es): {'; '.join(parts)}"
