@@ -6,11 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from segcam_jax.adapters import from_nnx
+from segcam_jax.models.convolutions import convolution_tap as convolution_tap
+from segcam_jax.models.randomised import randomised as randomised
 from segcam_jax.models.unet import load_unet
+from segcam_jax.models.zoo import (
+    CLASSIFIERS as CLASSIFIERS,
+    NETWORKS as NETWORKS,
+    classifier as classifier,
+    convert as convert,
+    from_tensors as from_tensors,
+)
 from segcam_jax.types import InputError, nearest_first
 from segcam_jax.weights import store
 
-_LOADERS: dict[str, Callable] = {"unet": load_unet}
+_LOADERS: dict[str, Callable] = {
+    "unet": load_unet,
+    **{name: network.load for name, network in NETWORKS.items()},
+}
 _UNET_TRAINED = Path(__file__).parent / "unet" / "trained"
 
 BUNDLED: dict[str, Path] = {

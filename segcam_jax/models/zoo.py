@@ -1,0 +1,239 @@
+"""The classifiers by name, and the weights files of other libraries that they take."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from segcam_jax.models import layers, stored
+from segcam_jax.models.densenet import DenseNet, DenseNetConfig, weights as densenet_weights
+from segcam_jax.models.efficientnet_lite import (
+    EfficientNetLite,
+    EfficientNetLiteConfig,
+    weights as lite_weights,
+)
+from segcam_jax.models.inception import Inception, InceptionConfig, weights as inception_weights
+from segcam_jax.models.resnet import ResNet, ResNetConfig, weights as resnet_weights
+from segcam_jax.types import InputError, nearest_first
+from segcam_jax.weights import foreign, tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a library lays out a network's weights.
+
+    Attributes:
+        table: `(config, names in the file) -> Table`.
+        sizes: shapes in the file -> what they say of the configuration's fields.
+        normalisation: what the library's trained weights expect of an image.
+    """
+
+    table: Callable[[Any, tuple[str, ...]], tables.Table]
+    sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Any]]
+    normalisation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A family of networks.
+
+    Attributes:
+        name: what weights files call it.
+        model: its class, `model(config, rngs=...)`.
+        config: the class of its configuration.
+        layouts: library -> how it lays out weights; the first is the default.
+    """
+
+    name: str
+    model: Callable[..., Any]
+    config: Callable[..., Any]
+    layouts: Mapping[str, Layout]
+
+    def make(self, config: Any) -> nnx.Module:
+        """Makes a network with random weights."""
+        return self.model(config, rngs=layers.keys(None))
+
+    def load(self, path: str | Path) -> tuple[Any, dict[str, Any]]:
+        """Reads a network of this family that `stored.save` wrote."""
+        return stored.load(path, self.name, self.make, self.config)
+
+
+def _plain(table: Callable[[Any], tables.Table]) -> Callable[[Any, Any], tables.Table]:
+    return lambda config, _names: table(config)
+
+
+NETWORKS: dict[str, Network] = {
+    network.name: network
+    for network in (
+        Network(
+            "resnet",
+            ResNet,
+            ResNetConfig,
+            {
+                "torchvision": Layout(
+                    _plain(resnet_weights.torchvision_table),
+                    resnet_weights.torchvision_sizes,
+                    "imagenet",
+                )
+            },
+        ),
+        Network(
+            "densenet",
+            DenseNet,
+            DenseNetConfig,
+            {
+                "torchvision": Layout(
+                    _plain(densenet_weights.torchvision_table),
+                    densenet_weights.torchvision_sizes,
+                    "imagenet",
+                ),
+                "keras": Layout(
+                    densenet_weights.keras_table, densenet_weights.keras_sizes, "imagenet"
+                ),
+            },
+        ),
+        Network(
+            "inception",
+            Inception,
+            InceptionConfig,
+            {
+                "torchvision": Layout(
+                    _plain(inception_weights.torchvision_table),
+                    inception_weights.torchvision_sizes,
+                    "symmetric",
+                )
+            },
+        ),
+        Network(
+            "efficientnet_lite",
+            EfficientNetLite,
+            EfficientNetLiteConfig,
+            {
+                "torch": Layout(
+                    _plain(lite_weights.torch_table), lite_weights.torch_sizes, "efficientnet_lite"
+                )
+            },
+        ),
+    )
+}
+
+# name -> family and the fields of its configuration
+CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"resnet{depth}": ("resnet", {"depth": depth}) for depth in (18, 34, 50, 101, 152)},
+    **{f"densenet{depth}": ("densenet", {"depth": depth}) for depth in (121, 169, 201)},
+    "inception_v3": ("inception", {}),
+    "efficientnet_lite0": ("efficientnet_lite", {}),
+}
+
+
+def classifier(name: str, **options) -> Any:
+    """Makes a classifier with random weights.
+
+    Args:
+        name: one of `CLASSIFIERS`, for example `"resnet50"`.
+        options: fields of its configuration, for example `classes=10`.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    family, fields = _family(name)
+    return family.make(family.config(**{**fields, **options}))
+
+
+def from_tensors(
+    source: Mapping[str, Any],
+    name: str,
+    *,
+    layout: str | None = None,
+    origin: str = "the given tensors",
+    **options,
+) -> Any:
+    """Makes a classifier of another library's tensors.
+
+    Args:
+        source: name -> array, for example a state dict of torchvision in NumPy.
+        name: one of `CLASSIFIERS`.
+        layout: whose names they are; None takes the family's first.
+        origin: what the tensors are called in messages.
+        options: fields of the configuration; those that the shapes tell are read off them, and
+            `normalisation` is `"none"` unless given.
+
+    Raises:
+        InputError: if a name is unknown, or the tensors do not fit; every one is named.
+    """
+    family, fields = _family(name)
+    chosen = _layout(family, layout)
+    sizes = chosen.sizes({key: tuple(value.shape) for key, value in source.items()})
+    config = family.config(**{**fields, **sizes, **options})
+    model = nnx.eval_shape(lambda: family.make(config))
+    table = chosen.table(config, tuple(source))
+    stored.fill(model, tables.converted(source, table, stored.shapes(model), origin))
+    return model
+
+
+def convert(
+    path: str | Path,
+    name: str,
+    out: str | Path,
+    *,
+    layout: str | None = None,
+    normalisation: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Any:
+    """Converts a weights file of another library to one that `models.load` opens.
+
+    Args:
+        path: `.safetensors`, `.pth`, `.pt`, `.bin`, `.h5` or `.hdf5`.
+        name: one of `CLASSIFIERS`.
+        out: the `.safetensors` file to write.
+        layout: whose file it is; None takes Keras for `.h5`, else the family's first.
+        normalisation: what the network does to an image in [0, 1] first; None takes what the
+            library's trained weights expect.
+        labels: names of the classes.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: if the file cannot be read or does not fit, or labels are too few or too many;
+            nothing is written then.
+    """
+    family, _ = _family(name)
+    if Path(out).suffix != ".safetensors":
+        raise InputError(f"`out` is {str(out)!r}; give a file that ends in .safetensors")
+    if layout is None and Path(path).suffix.lower() in (".h5", ".hdf5"):
+        layout = "keras"
+    chosen = _layout(family, layout)
+    source = foreign.read(path)
+    model = from_tensors(
+        source,
+        name,
+        layout=layout,
+        origin=str(path),
+        normalisation=chosen.normalisation if normalisation is None else normalisation,
+    )
+    if labels is not None and len(labels) != model.config.classes:
+        raise InputError(
+            f"{len(labels)} labels were given for {model.config.classes} classes; give one each"
+        )
+    metadata = {"source": Path(path).name} | ({"classes": list(labels)} if labels else {})
+    stored.save(out, family.name, model, metadata)
+    return model
+
+
+def _family(name: str) -> tuple[Network, dict[str, Any]]:
+    if name not in CLASSIFIERS:
+        choices = ", ".join(nearest_first(str(name), CLASSIFIERS))
+        raise InputError(f"unknown model {name!r}; choose from {choices}")
+    family, fields = CLASSIFIERS[name]
+    return NETWORKS[family], fields
+
+
+def _layout(family: Network, layout: str | None) -> Layout:
+    name = next(iter(family.layouts)) if layout is None else layout
+    if name not in family.layouts:
+        choices = ", ".join(nearest_first(str(name), family.layouts))
+        raise InputError(f"{family.name} has no table for layout {name!r}; choose from {choices}")
+    return family.layouts[name]
