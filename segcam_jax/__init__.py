@@ -16,7 +16,13 @@ the same map for every chunk size.
 """
 
 from segcam_jax.adapters import from_nnx as from_nnx
-from segcam_jax.engine import NAIVE as NAIVE, Execution as Execution
+from segcam_jax.engine import (
+    NAIVE as NAIVE,
+    Execution as Execution,
+    device_mesh as device_mesh,
+    explain_batch as explain_batch,
+    replicate as replicate,
+)
 from segcam_jax.heatmap import PROFILES as PROFILES, Profile as Profile, heatmap as heatmap
 from segcam_jax.methods import (
     METHODS as METHODS,

@@ -1,6 +1,8 @@
 """How a study runs: what is computed, compiled once, in chunks that fit the memory."""
 
+from segcam_jax.engine.batch import explain_batch as explain_batch
 from segcam_jax.engine.compiled import compiled as compiled
+from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as replicate
 from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution
 from segcam_jax.engine.run import (
     ablation_scores as ablation_scores,

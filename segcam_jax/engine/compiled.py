@@ -2,18 +2,21 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from segcam_jax.engine import devices
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError, TargetError
 
 F = TypeVar("F", bound=Callable)
+Static = tuple[tuple[str, Any], ...]
 _STATIC = (str, int, bool, tuple, type(None), Execution)
 
 
@@ -33,7 +36,8 @@ def compiled(method: F) -> F:
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def kernel(split, static, params, x, target, traced):
-        return method(split, params, x, target, **dict(static), **traced)
+        run = functools.partial(_run, method, split, static)
+        return devices.on_mesh(run, _mesh(static))(params, x, target, traced)
 
     @functools.wraps(method)
     def call(split: Split, params: Any, x: Any, target: Any, **options: Any):
@@ -43,21 +47,39 @@ def compiled(method: F) -> F:
                 "split(fn, tap_name, params, x)"
             )
         signature.bind(split, params, x, target, **options)
-        options = {key: _plain(value) for key, value in options.items()}
         if not jnp.issubdtype(split.activation.dtype, jnp.floating):
             raise InputError(
                 f"the activation at tap {split.tap!r} has dtype {split.activation.dtype}; expected "
                 "floating point (convert images to float32 in [0, 1])"
             )
-        target = _checked(target, split)
-        static = tuple((k, v) for k, v in sorted(options.items()) if isinstance(v, _STATIC))
-        traced = {k: v for k, v in options.items() if not isinstance(v, _STATIC)}
-        return kernel(split, static, params, x, target, traced)
+        target = checked_target(target, split)
+        static, traced = divided(options)
+        inputs = (params, x, target, traced)
+        mesh = _mesh(static)
+        if mesh is not None:
+            inputs = devices.replicate(inputs, mesh)
+        return kernel(split, static, *inputs)
 
     return cast(F, call)
 
 
-def _checked(target: Any, split: Split) -> Any:
+def _run(method, split, static, params, x, target, traced):
+    return method(split, params, x, target, **dict(static), **traced)
+
+
+def _mesh(static: Static) -> Mesh | None:
+    return dict(static).get("execution", Execution()).mesh
+
+
+def divided(options: Mapping[str, Any]) -> tuple[Static, dict[str, Any]]:
+    """Options that are part of a program, sorted by name, and those that are its inputs."""
+    options = {key: _plain(value) for key, value in options.items()}
+    static = tuple((k, v) for k, v in sorted(options.items()) if isinstance(v, _STATIC))
+    return static, {k: v for k, v in options.items() if not isinstance(v, _STATIC)}
+
+
+def checked_target(target: Any, split: Split) -> Any:
+    """The target as a pytree, checked against the output as far as it can be."""
     if not callable(target):
         raise TargetError(
             f"the target is {type(target).__name__}; expected a Target or a function "

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Literal, get_args
 
+from jax.sharding import Mesh
+
+from segcam_jax.engine import devices
 from segcam_jax.types import InputError
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -23,6 +26,9 @@ class Execution:
         skip_dead: do not run ablations of what is zero already.
         lowering: rewrite equations that XLA runs slowly on a CPU; None does so on CPUs only.
             Reverse-mode differentiation through a method stays possible, forward-mode does not.
+        mesh: devices that share the work, as `device_mesh` makes it: the ablations of a study are
+            dealt over its axis "ablations", the images of `explain_batch` over "images". None: one
+            device.
         precision: of the convolutions and dot products after the tap. `"float32"`: all bits of
             their operands, also on accelerators, which would round them by default; what precedes
             the tap runs as the model is written. `"tf32"` rounds the operands to 10 bits where the
@@ -38,6 +44,7 @@ class Execution:
     closed_form: bool = True
     skip_dead: bool = True
     lowering: bool | None = None
+    mesh: Mesh | None = None
     precision: Precision = "float32"
 
     def __post_init__(self):
@@ -45,6 +52,8 @@ class Execution:
             raise InputError(f"chunk_size={self.chunk_size}; it must be at least 1")
         if self.memory_limit is not None and self.memory_limit < 1:
             raise InputError(f"memory_limit={self.memory_limit} bytes; it must be at least 1")
+        if self.mesh is not None:
+            devices.check_mesh(self.mesh)
         if self.precision not in get_args(Precision):
             raise InputError(
                 f"precision={self.precision!r}; choose from {', '.join(get_args(Precision))}"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax.engine import memory
+from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.scoring import scoring
 from segcam_jax.masks import Masks, ablate
@@ -51,7 +51,8 @@ def ablation_scores(
 
     Else by m + 1 evaluations, as many at once as fit. The unchanged activation is one more row of
     the same computation: run apart, its score would be rounded in another way, and a channel
-    without any effect would get a weight. Masks that change nothing are not run.
+    without any effect would get a weight. Masks that change nothing are not run; the others are
+    dealt evenly over the devices.
     """
     how = scoring(split, carry, target, execution)
     if execution.closed_form and how.is_affine:
@@ -69,14 +70,15 @@ def ablation_scores(
         mask = jnp.where(row == 0, jnp.ones_like(mask), mask)
         return how.score(ablate(activation, mask))
 
-    count = len(masks) + 1
-    chunk = execution.chunk(count, how.live_bytes, memory.free_bytes())
-    if chunk == count:
-        scores = jax.vmap(score_of)(jnp.arange(count, dtype=jnp.int32))
+    dealt = devices.share(len(masks) + 1, execution.mesh)
+    chunk = execution.chunk(len(dealt), how.live_bytes, memory.free_bytes())
+    rows, own = dealt.rows(chunk)
+    if chunk == len(dealt):
+        scores = dealt.gathered(jax.vmap(score_of)(rows[0]))
         return scores[0], scores[1:]
-    rows = _padded(count, chunk)
-    needed = rows[:, 0] <= live.sum(dtype=jnp.int32)
-    scores = _chunk_by_chunk(jax.vmap(score_of), order[rows], needed).reshape(-1)[:count]
+    needed = own[:, 0] & (rows[:, 0] <= live.sum(dtype=jnp.int32))
+    scores = _chunk_by_chunk(jax.vmap(score_of), order[rows], needed).reshape(-1)
+    scores = dealt.gathered(scores)
     scores = jnp.zeros_like(scores).at[order].set(scores)
     return scores[0], jnp.where(live, scores[1:], scores[0])
 
@@ -116,9 +118,9 @@ def sampled_moments(
         execution: how to run.
     """
     how = scoring(split, carry, target, execution)
-    count = weights.shape[0]
-    rows = _padded(count, execution.chunk(count, how.total_bytes, memory.free_bytes()))
-    valid = jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape) < count
+    dealt = devices.share(weights.shape[0], execution.mesh)
+    chunk = execution.chunk(len(dealt), how.total_bytes, memory.free_bytes())
+    rows, own = dealt.rows(chunk)
 
     def sample(index):
         return wide(jax.grad(how.score)(activation_of(index)))
@@ -140,11 +142,10 @@ def sampled_moments(
 
     zeros = wide(jnp.zeros(split.activation.shape, split.activation.dtype))
     start = (jnp.zeros((), weights.dtype), zeros, zeros)
-    (total, mean, spread), _ = jax.lax.scan(merge, start, (rows, valid))
+    (total, mean, spread), _ = jax.lax.scan(merge, start, (rows, own))
+    if dealt.devices > 1:
+        own_total, own_mean = total, mean
+        total = dealt.summed(own_total)
+        mean = dealt.summed(own_total * own_mean) / total
+        spread = dealt.summed(spread + own_total * (own_mean - mean) ** 2)
     return mean, spread / total
-
-
-def _padded(count: int, chunk: int) -> Array:
-    """Indices in rows of `chunk`; the last row repeats the last index to be full."""
-    rows = -(-count // chunk)
-    return jnp.minimum(jnp.arange(rows * chunk, dtype=jnp.int32), count - 1).reshape(rows, chunk)

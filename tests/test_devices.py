@@ -1,0 +1,299 @@
+"""Studies dealt over 8 virtual devices: the same maps for any number of devices and chunk size."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import segcam_jax as segcam
+from segcam_jax import Execution, InputError, TargetError
+from segcam_jax.engine import devices
+from tests.networks import make_input, make_params, skip_net
+
+
+@functools.cache
+def study():
+    """A split, its parameters with half of the channels dead, an image, a target."""
+    params, x = make_params(width=6), make_input()
+    params = {**params, "deep": params["deep"].at[..., 1::2].set(0)}
+    return segcam.split(skip_net, "bottleneck", params, x), params, x, a_target(2, 3)
+
+
+def a_target(row, column, class_index=1):
+    mask = np.zeros((8, 12), bool)
+    mask[row : row + 3, column : column + 4] = True
+    return segcam.region(class_index, mask)
+
+
+def on(count, images=1, **options):
+    return Execution(mesh=segcam.device_mesh(count, images=images), **options)
+
+
+def close(found, expected, tolerance=1e-6):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        scale = np.abs(other).max() + 1e-12
+        np.testing.assert_allclose(one / scale, other / scale, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "runs"),
+    [
+        ("ablation_cam", {}, [(1, 1), (2, 3), (3, 1), (3, None), (8, 1)]),
+        ("fast_ablation_cam", {"window": 2, "stride": 1}, [(3, 1), (8, None)]),
+    ],
+)
+def test_ablations_on_any_number_of_devices(name, options, runs):
+    """12 channels and 15 windows, and the unchanged activation: most counts do not divide them."""
+    method = segcam.METHODS[name].function
+    alone = method(*study(), **options, execution=Execution(chunk_size=1))
+    for count, chunk in runs:
+        dealt = method(*study(), **options, execution=on(count, chunk_size=chunk))
+        close(dealt, alone)
+        if chunk == 1:
+            # Every row runs in the same program then.
+            np.testing.assert_array_equal(dealt.scores, alone.scores)
+        assert len(dealt.map.sharding.device_set) == count
+        assert dealt.map.is_fully_replicated
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("smooth_grad", {"samples": 13, "statistic": "variance"}),
+        ("integrated_gradients", {"steps": 5}),
+    ],
+)
+def test_samples_on_any_number_of_devices(name, options):
+    """Noise belongs to the index of a sample; 5 steps leave 3 of 8 devices without any."""
+    method = segcam.METHODS[name].function
+    if name == "smooth_grad":
+        options = {**options, "key": jax.random.key(3)}
+    alone = method(*study(), **options, execution=Execution(chunk_size=4))
+    for count, chunk in ((3, 2), (8, 1)):
+        close(method(*study(), **options, execution=on(count, chunk_size=chunk)), alone)
+
+
+def test_other_methods_on_a_mesh():
+    for method in (segcam.grad_cam, segcam.eigen_cam):
+        close(method(*study(), execution=on(3)), method(*study()))
+
+
+def test_rows_are_dealt_evenly():
+    for count, number, chunk in ((13, 8, 1), (13, 3, 2), (2, 8, 1), (64, 8, 5)):
+        shares = [devices.Share(count, number, jnp.int32(first)) for first in range(number)]
+        own = [rows[kept] for rows, kept in (share.rows(chunk) for share in shares)]
+        assert sorted(np.concatenate(own).tolist()) == list(range(count))
+        # Live rows come first: each device has as many of them as the others, but for one.
+        for live in range(count + 1):
+            many = [int((rows < live).sum()) for rows in own]
+            assert max(many) - min(many) <= 1
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_dead_channels_are_not_run_on_any_device(count):
+    split, params, x, _ = study()
+    seen = []
+
+    def target(output):
+        score = output[..., 1].sum()
+        jax.debug.callback(lambda s: seen.append(float(s)), score)
+        return score
+
+    alive = int((split.encode(params, x)[0] > 0).any((0, 1)).sum())
+    assert 2 < alive <= 6
+    explanation = segcam.ablation_cam(split, params, x, target, execution=on(count, chunk_size=1))
+    jax.effects_barrier()
+    assert len(seen) == 1 + alive
+    assert not explanation.weights[1::2].any()
+    nothing = {**params, "deep": jnp.zeros_like(params["deep"])}
+    explanation = segcam.ablation_cam(split, nothing, x, target, execution=on(count, chunk_size=1))
+    assert not explanation.map.any()
+    assert (explanation.scores == explanation.score).all()
+
+
+def test_under_vmap_jit_and_grad():
+    split, params, x, _ = study()
+    targets = segcam.stack([a_target(0, 0), a_target(5, 8, 2), a_target(3, 2, 0)])
+
+    def explain(execution, x, target):
+        return segcam.ablation_cam(split, params, x, target, execution=execution)
+
+    def of_images(execution):
+        return jax.vmap(functools.partial(explain, execution), (0, None))(
+            jnp.stack([x, -x, 2 * x]), study()[3]
+        )
+
+    def of_targets_in_a_jit(execution):
+        batched = jax.vmap(functools.partial(explain, execution), (None, 0))
+        return jax.jit(lambda x: 2 * batched(x, targets).map)(x)
+
+    def slope(execution):
+        return jax.grad(lambda x: explain(execution, x, study()[3]).scores.sum())(x)
+
+    for transformed in (of_images, of_targets_in_a_jit, slope):
+        close(transformed(on(3, chunk_size=2)), transformed(Execution(chunk_size=2)), 1e-5)
+
+
+def test_arguments_may_lie_on_any_device():
+    split, params, x, target = study()
+    expected = segcam.ablation_cam(split, params, x, target)
+    elsewhere = jax.device_put(x, jax.devices()[5])
+    close(segcam.ablation_cam(split, params, elsewhere, target, execution=on(3)), expected)
+    execution = on(8)
+    placed = segcam.replicate(params, execution.mesh)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(placed))
+    again = segcam.replicate(placed, execution.mesh)
+    assert again["up"] is placed["up"]
+    close(segcam.ablation_cam(split, placed, x, target, execution=execution), expected)
+    explicit = Execution(mesh=jax.make_mesh((4,), ("ablations",)))
+    close(segcam.ablation_cam(split, placed, x, target, execution=explicit), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "at_once", "meshes"),
+    [
+        ("ablation_cam", 1, [None, (3, 3), (8, 4)]),
+        ("grad_cam", 2, [None, (3, 3), (8, 1)]),
+        ("smooth_grad", 1, [(4, 2)]),
+    ],
+)
+def test_a_batch_is_its_single_explanations(name, at_once, meshes):
+    split, params, x, _ = study()
+    method = segcam.METHODS[name].function
+    options = {"key": jax.random.key(0), "samples": 3} if name == "smooth_grad" else {}
+    images = np.stack([np.asarray(x) * scale for scale in (1, -1, 0.5, 2, 3)])
+    targets = segcam.stack([a_target(k, 2 * k, k % 3) for k in range(5)])
+    singles = [
+        method(split, params, image, jax.tree.map(lambda leaf, k=k: leaf[k], targets), **options)
+        for k, image in enumerate(images)
+    ]
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *singles)
+    for mesh in meshes:
+        execution = Execution() if mesh is None else on(*mesh)
+        found = segcam.explain_batch(
+            method, split, params, images, targets, at_once=at_once, execution=execution, **options
+        )
+        close(found, expected)
+
+
+def test_one_target_for_a_batch():
+    split, params, x, target = study()
+    images = jnp.stack([x, -x, 2 * x])
+    expected = segcam.grad_cam(split, params, -x, target).map
+    for shared in (target, lambda output: target(output)):
+        for execution in (Execution(), on(4, 4)):
+            found = segcam.explain_batch(
+                segcam.grad_cam, split, params, images, shared, execution=execution
+            )
+            close(found.map[1], expected)
+    listed = segcam.explain_batch(segcam.grad_cam, split, params, images, [target] * 3)
+    close(listed.map[1], expected)
+
+
+def test_a_batch_that_is_dealt_already_and_inside_a_jit():
+    split, params, x, target = study()
+    execution = on(4, 4)
+    images = jnp.stack([x, -x, 2 * x, 3 * x])
+    expected = segcam.explain_batch(segcam.ablation_cam, split, params, images, target)
+    dealt = jax.device_put(images, NamedSharding(execution.mesh, PartitionSpec("images")))
+
+    def explain(images):
+        return segcam.explain_batch(
+            segcam.ablation_cam, split, params, images, target, execution=execution
+        )
+
+    close(explain(dealt), expected)
+    close(jax.jit(explain)(images), expected)
+
+
+def test_no_recompilation_for_another_image_or_instance():
+    split, params, x, _ = study()
+    traced = []
+
+    def fn(output):
+        traced.append(1)
+        return output[..., 1].sum()
+
+    execution = on(8, 4)
+    images = np.stack([np.asarray(x)] * 6)
+    for scale in (1, 2):
+        segcam.ablation_cam(split, params, scale * x, fn, execution=execution)
+        once = len(traced) if scale == 1 else once
+    assert len(traced) == once
+    for scale in (1, 2):
+        segcam.explain_batch(
+            segcam.ablation_cam, split, params, scale * images, fn, execution=execution
+        )
+        once = len(traced) if scale == 1 else once
+    assert len(traced) == once
+
+
+def test_operations_of_a_device_are_its_share():
+    """A U-Net's channel ablation on 8 devices: within 5 % of one eighth of the whole, compiled."""
+    from flax import nnx
+
+    from segcam_jax.models.unet import UNet, UNetConfig
+
+    config = UNetConfig(classes=2, width=64, upsample="transposed", halve="upsample")
+    fn, params = segcam.from_nnx(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))))
+    x = jax.ShapeDtypeStruct((32, 32, 1), jnp.float32)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        split = segcam.split(fn, "bottleneck", params, x)
+        assert split.activation.shape[-1] == 1024
+
+        def operations(mesh):
+            # One chunk: in a loop, the compiler counts a single round.
+            execution = Execution(chunk_size=2000, mesh=mesh)
+
+            def explain(params, x):
+                target = segcam.whole_image(1)
+                return segcam.ablation_cam(split, params, x, target, execution=execution)
+
+            cost = jax.jit(explain).lower(params, x).compile().cost_analysis()
+            assert cost is not None
+            return cost["flops"]
+
+        share = operations(segcam.device_mesh(8)) / operations(None)
+    assert abs(8 * share - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: segcam.device_mesh(9), "9 device.*of 8.*1 to 8"),
+        (lambda: segcam.device_mesh(0), "0 device"),
+        (lambda: segcam.device_mesh(8, images=3), "images=3 does not divide the 8"),
+        (lambda: segcam.device_mesh(8, images=0), "images=0"),
+        (lambda: Execution(mesh=8), "mesh is int.*device_mesh"),
+        (
+            lambda: Execution(mesh=Mesh(np.array(jax.devices()), ("data",))),
+            r"axes \('data',\).*'images', 'ablations'",
+        ),
+        (lambda: batch(images=np.zeros((0, 8, 12, 2))), "leading axes"),
+        (lambda: batch(at_once=0), "at_once=0"),
+        (lambda: batch(targets=[a_target(0, 0)] * 3), "2 image.*leading axes"),
+        (lambda: batch(images=np.zeros((2, 8, 8, 2), np.float32)), "shape"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(wrong, words):
+    with pytest.raises(InputError, match=words) as caught:
+        wrong()
+    assert "\n" not in str(caught.value)
+
+
+def batch(images=None, targets=None, at_once=1):
+    split, params, x, target = study()
+    images = np.stack([np.asarray(x)] * 2) if images is None else images
+    targets = target if targets is None else targets
+    return segcam.explain_batch(
+        segcam.grad_cam, split, params, images, targets, at_once=at_once, execution=on(2)
+    )
+
+
+def test_a_batch_checks_every_target():
+    stacked = segcam.stack([a_target(0, 0), a_target(0, 0, class_index=7)])
+    with pytest.raises(TargetError, match="class 7"):
+        batch(targets=stacked)
