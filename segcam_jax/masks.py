@@ -268,10 +268,7 @@ class ActivationMasks:
 
     def removed(self, values: Float[Array, "*size c"]) -> Float[Array, "m"]:
         """For each mask, the sum of (1 - mask) values."""
-        total = values.sum(-1)
-        indices = jnp.arange(len(self), dtype=jnp.int32)
-        kept = jax.lax.map(lambda i: (self(i)[..., 0].astype(total.dtype) * total).sum(), indices)
-        return total.sum() - kept
+        return _removed_in_turn(self, values)
 
     def _normalised(self, mask: Array) -> Array:
         low = mask.min()
@@ -287,3 +284,46 @@ class ActivationMasks:
             along = jnp.tensordot(jnp.asarray(np.stack(rows, 1), mask.dtype), mask, (1, axis))
             mask = jnp.moveaxis(along, 0, axis)
         return mask
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepMasks:
+    """Mask n keeps what lies around position n and takes away the rest; the last keeps nothing.
+
+    Attributes:
+        shape: positions of the activation, `(h, w)` or `(d, h, w)`.
+        soft: keep 1/4, 1/2, 1/4 along each axis, a small Gaussian; else the position alone.
+    """
+
+    shape: tuple[int, ...]
+    soft: bool = True
+
+    def __len__(self) -> int:
+        return math.prod(self.shape) + 1
+
+    def __call__(self, index: Int[Array, ""]) -> Float[Array, "*space 1"]:
+        """The mask of position `index`, row-major."""
+        last = len(self) - 1
+        mask = jnp.where(index < last, 1.0, 0.0).reshape((1,) * len(self.shape))
+        cells = jnp.unravel_index(jnp.minimum(index, last - 1), self.shape)
+        for axis, (cell, extent) in enumerate(zip(cells, self.shape, strict=True)):
+            distance = jnp.abs(jnp.arange(extent, dtype=cell.dtype) - cell)
+            kept = jnp.where(distance == 0, 1.0, 0.0)
+            if self.soft:
+                kept = jnp.where(distance == 0, 0.5, jnp.where(distance == 1, 0.25, 0.0))
+            mask = mask * kept.reshape([-1 if a == axis else 1 for a in range(len(self.shape))])
+        return mask[..., None]
+
+    def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
+        """For each mask, the sum of (1 - mask) values."""
+        return _removed_in_turn(self, values)
+
+
+def _removed_in_turn(masks: Masks, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
+    """One mask after the other; the total less what is kept would round small remainders away."""
+    total = values.sum(-1, keepdims=True)
+
+    def removed(index):
+        return ((1 - masks(index).astype(total.dtype)) * total).sum()
+
+    return jax.lax.map(removed, jnp.arange(len(masks), dtype=jnp.int32))

@@ -150,6 +150,22 @@ class Split:
     def _plans(self) -> dict[tuple[int, ...], windows.WindowPlan]:
         return {}
 
+    @functools.cached_property
+    def at_input(self) -> "Split":
+        """The same model cut at its input, in the same layout: all of it runs after the cut."""
+        if self.tap == INPUT:
+            return self
+        leaves = _structs(self._signature)
+        params, x = jax.tree.unflatten(self._signature[0], leaves)
+        return split(
+            lambda *given: self.decode(*self.encode(*given)),
+            INPUT,
+            params,
+            x,
+            channel_axis=self._channel_axis,
+            batch_axis=self._batch_axis,
+        )
+
     def flops(self) -> int:
         """Operations of the convolutions and products of decode."""
         return cost.flops(self._slice.decode_jaxpr)

@@ -8,10 +8,15 @@ from segcam_jax.methods.approximate import (
     group_ablation_cam as group_ablation_cam,
     screened_ablation_cam as screened_ablation_cam,
 )
+from segcam_jax.methods.contrast_cams import (
+    finer_cam as finer_cam,
+    shapley_cam as shapley_cam,
+)
 from segcam_jax.methods.eigen_cams import (
     eigen_cam as eigen_cam,
     eigen_grad_cam as eigen_grad_cam,
 )
+from segcam_jax.methods.feature_cams import fem as fem, kpca_cam as kpca_cam
 from segcam_jax.methods.gradient_cams import (
     grad_cam as grad_cam,
     grad_cam_pp as grad_cam_pp,
@@ -26,5 +31,6 @@ from segcam_jax.methods.saliency import (
     integrated_gradients as integrated_gradients,
     smooth_grad as smooth_grad,
 )
+from segcam_jax.methods.score_cam import recipro_cam as recipro_cam, score_cam as score_cam
 
 seg_grad_cam = grad_cam

@@ -1,0 +1,121 @@
+"""Grad-CAM carried on: to second order (ShapleyCAM), and against similar classes (Finer-CAM)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from segcam_jax import engine
+from segcam_jax.engine import Execution
+from segcam_jax.methods.gradient_cams import weighted
+from segcam_jax.methods.registry import method
+from segcam_jax.taps import Split
+from segcam_jax.targets import Target
+from segcam_jax.types import Explanation, InputError, wide
+
+
+@method("activation", cost="1 forward, 2 backwards, one of them twice as long", paper="Cai, 2025")
+def shapley_cam(
+    split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
+) -> Explanation:
+    """ShapleyCAM: Grad-CAM with a second-order term.
+
+        w_k = mean_p (g - H A / 2)[p, k],    map[p] = sum_k w_k A[p, k]
+
+    H A is the product of the Hessian of S and the activation. Where the network after the tap is
+    piecewise linear and S a logit, it is zero and the map is Grad-CAM's; explain probabilities.
+
+    Returns:
+        `map` `*space`, `weights` `c`, `score`.
+
+    References:
+        Cai, CAMs as Shapley Value-based Explainers, 2025 (arXiv 2501.06261).
+    """
+    # The rewrites for CPUs have a derivative rule of their own, for the first derivative.
+    execution = dataclasses.replace(execution, lowering=False)
+    activation, carry = split.encode(params, x)
+    score, gradient = engine.value_and_gradient(split, activation, carry, target, execution)
+
+    def slope_along(a):
+        _, slope = engine.value_and_gradient(split, a, carry, target, execution)
+        return (wide(slope) * wide(activation)).sum()
+
+    curved = wide(jax.grad(slope_along)(activation))
+    weights = (wide(gradient) - curved / 2).mean(tuple(range(activation.ndim - 1)))
+    return weighted(wide(activation), weights, score)
+
+
+@method("activation", cost="2 forwards, 1 backward", paper="Zhang et al., CVPR 2025")
+def finer_cam(
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Target,
+    *,
+    comparisons: int = 3,
+    alpha: float = 1.0,
+    execution: Execution = Execution(),
+) -> Explanation:
+    """Finer-CAM: Grad-CAM of what sets a class apart from the classes most like it.
+
+        y'[p] = sum_i q_i[p] (y_c[p] - alpha y_i[p]) / sum_i q_i[p],    S' = y' over the region
+        w_k = mean_p dS'/dA[p, k],    map[p] = sum_k w_k A[p, k]
+
+    q is the softmax of y; i runs over the `comparisons` classes whose mean logit over the region is
+    nearest to that of the explained class c.
+
+    Args:
+        split: the model, cut at the tap to explain; it has two classes or more.
+        params: its parameters.
+        x: one example.
+        target: a `Target`: its class, region and reduction; of logits.
+        comparisons: how many similar classes, at most all others.
+        alpha: strength of the comparison; with 0 it is Grad-CAM.
+        execution: how the engine runs it; does not change the result.
+
+    Returns:
+        `map` `*space`, `weights` `c`, `score` (the target's own, S, not S').
+
+    Raises:
+        InputError: if the target is not a `Target` of logits, there is one class only, or
+            `comparisons` is less than 1.
+
+    References:
+        Zhang et al., Finer-CAM, CVPR 2025 (arXiv 2501.11309), with the softmax weights of
+        pytorch-grad-cam's `FinerWeightedTarget`, which are differentiated too; here per position.
+    """
+    if not isinstance(target, Target) or target.of != "logits":
+        raise InputError("finer_cam compares the logits of classes; give a Target of logits")
+    if comparisons < 1:
+        raise InputError(f"comparisons={comparisons}; at least 1 is needed")
+    if split.output.shape[-1] < 2:
+        raise InputError("finer_cam compares classes; the model has one only")
+    activation, carry = split.encode(params, x)
+    output = wide(split.decode(activation, carry))
+    similar = _most_similar(target, output, min(comparisons, output.shape[-1] - 1))
+    contrasted = jax.tree_util.Partial(_contrast, target, similar, jnp.asarray(alpha, output.dtype))
+    _, gradient = engine.value_and_gradient(split, activation, carry, contrasted, execution)
+    weights = wide(gradient).mean(tuple(range(activation.ndim - 1)))
+    return weighted(wide(activation), weights, target(output))
+
+
+def _most_similar(target: Target, output: Float[Array, "*space k"], count: int) -> Int[Array, "m"]:
+    """The classes whose score over the region is nearest to the target's, without itself."""
+    classes = jnp.arange(output.shape[-1], dtype=jnp.int32)
+    scores = jax.vmap(lambda k: dataclasses.replace(target, class_index=k)(output))(classes)
+    own = jnp.asarray(target.class_index, jnp.int32)
+    distance = jnp.where(classes == own, jnp.inf, jnp.abs(scores - scores[own]))
+    return jax.lax.top_k(-distance, count)[1]
+
+
+def _contrast(target: Target, similar: Int[Array, "m"], alpha: Array, output: Array) -> Array:
+    """S': the target of an output whose one channel is the contrast."""
+    output = wide(output)
+    own = jax.lax.dynamic_index_in_dim(output, target.class_index, -1)
+    share = jax.nn.softmax(output, axis=-1)[..., similar]
+    # pytorch-grad-cam's 1e-9 keeps a sum of vanishing probabilities finite.
+    contrast = (share * (own - alpha * output[..., similar])).sum(-1, keepdims=True)
+    contrast = contrast / (share.sum(-1, keepdims=True) + 1e-9)
+    return Target(0, target.mask, "logits", target.reduce)(contrast)
