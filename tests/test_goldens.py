@@ -27,11 +27,25 @@ METHODS = {
     "eigen_cam": segcam.eigen_cam,
     "eigen_grad_cam": segcam.eigen_grad_cam,
     "ablation_cam": segcam.ablation_cam,
+    "score_cam": functools.partial(segcam.score_cam, masks="pytorch_grad_cam"),
+    "fem": segcam.fem,
+    "kpca_cam": segcam.kpca_cam,
+    "shapley_cam": segcam.shapley_cam,
+    "finer_cam": functools.partial(segcam.finer_cam, comparisons=2),
 }
-EIGEN = ("eigen_cam", "eigen_grad_cam")
-SUMMED = ("grad_cam", "grad_cam_pp", "xgrad_cam", "ablation_cam")
-# pytorch-grad-cam 1.5.7 ablates 2D activations only.
-IN_3D = tuple(name for name in METHODS if name != "ablation_cam")
+TARGETS = {"shapley_cam": {"of": "probabilities"}}
+EIGEN = ("eigen_cam", "eigen_grad_cam", "kpca_cam")
+SUMMED = (
+    "grad_cam",
+    "grad_cam_pp",
+    "xgrad_cam",
+    "ablation_cam",
+    "score_cam",
+    "shapley_cam",
+    "finer_cam",
+)
+# pytorch-grad-cam 1.5.7 ablates and masks in 2D only.
+IN_3D = tuple(name for name in METHODS if name not in ("ablation_cam", "score_cam"))
 CASES = [
     (file, layer, name)
     for file in FILES
@@ -74,7 +88,8 @@ def golden(file: str) -> Golden:
 
 @functools.cache
 def explained(file: str, layer: str, name: str) -> segcam.Explanation:
-    return golden(file).explain(METHODS[name], layer)
+    one = golden(file)
+    return one.explain(METHODS[name], layer, one.target(**TARGETS.get(name, {})))
 
 
 def agree(actual, expected, tolerance=1e-5):

@@ -21,11 +21,14 @@ Files, all arrays channels last without a batch axis, kernels `spatial in out`:
     LAYER/pgc/METHOD/raw                what the method returns before any post-processing
     LAYER/pgc/METHOD/weights            channel weights, where the method has them
     LAYER/pgc/METHOD/heatmap            what the library returns, at the extent of the image
+                                        (score_cam: of the mean over the mask; shapley_cam: of the
+                                        sum of probabilities; finer_cam: of the class against the
+                                        two most like it, per position, over the mask)
     LAYER/captum/*                      Grad-CAM (raw, ReLU, interpolated), ablated channels
     LAYER/seg_grad_cam/OF/VARIANT       resize, ReLU, divide by the maximum; OF names the output
     input/captum/*                      gradients and integrated gradients
 
-Maps of EigenCAM and EigenGradCAM have an arbitrary sign: compare their `raw` up to sign.
+Maps of EigenCAM, EigenGradCAM and KPCA-CAM have an arbitrary sign: compare their `raw` up to sign.
 """
 
 import sys
@@ -55,7 +58,10 @@ import captum.attr as captum  # noqa: E402
 import cv2  # noqa: E402
 import pytorch_grad_cam as pgc  # noqa: E402
 import torch  # noqa: E402
-from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget  # noqa: E402
+from pytorch_grad_cam.utils.model_targets import (  # noqa: E402
+    FinerWeightedTarget,
+    SemanticSegmentationTarget,
+)
 from torch import nn  # noqa: E402
 
 FOLDER = Path(__file__).parent
@@ -69,7 +75,13 @@ METHODS = {
     "eigen_cam": pgc.EigenCAM,
     "eigen_grad_cam": pgc.EigenGradCAM,
     "ablation_cam": pgc.AblationCAM,
+    "score_cam": pgc.ScoreCAM,
+    "fem": pgc.FEM,
+    "kpca_cam": pgc.KPCA_CAM,
+    "shapley_cam": pgc.ShapleyCAM,
+    "finer_cam": pgc.GradCAM,  # pytorch-grad-cam's FinerCAM is this, with another target
 }
+ONLY_2D = ("ablation_cam", "score_cam")
 
 
 class SmallUNet(nn.Module):
@@ -173,11 +185,19 @@ def recorded(cam, image, target) -> dict[str, np.ndarray]:
 
 def by_grad_cam_library(model, image, mask, class_index) -> dict[str, np.ndarray]:
     found = {}
+    plain = SemanticSegmentationTarget(class_index, mask.astype(np.float32))
+    region = torch.from_numpy(mask)
+    finer = FinerWeightedTarget(class_index, compared(last(model(image)), mask, class_index), 1.0)
+    targets = {
+        "score_cam": lambda output: plain(output) / mask.sum(),
+        "shapley_cam": lambda output: output.softmax(dim=0)[class_index][region].sum(),
+        "finer_cam": lambda output: finer(output.movedim(0, -1))[region].sum(),
+    }
     for layer in LAYERS:
         for name, method in METHODS.items():
-            if name == "ablation_cam" and image.ndim == 5:
-                continue  # pytorch-grad-cam 1.5.7 ablates 2D activations only
-            target = SemanticSegmentationTarget(class_index, mask.astype(np.float32))
+            if name in ONLY_2D and image.ndim == 5:
+                continue  # pytorch-grad-cam 1.5.7 ablates and masks in 2D only
+            target = targets.get(name, plain)
             cam = method(model, [getattr(model, layer)])
             values = recorded(cam, image, target)
             if name != "grad_cam" and image.ndim == 5:
@@ -186,6 +206,13 @@ def by_grad_cam_library(model, image, mask, class_index) -> dict[str, np.ndarray
                 ]  # one shows how volumes are resized; the raw map says the rest
             found |= {f"{layer}/pgc/{name}/{key}": value for key, value in values.items()}
     return found
+
+
+def compared(logits: np.ndarray, mask: np.ndarray, class_index: int) -> list[int]:
+    """The two classes whose mean logit over the mask is nearest to the explained class's."""
+    means = logits[mask].mean(axis=0)
+    nearest = np.argsort(np.abs(means - means[class_index]))
+    return [int(k) for k in nearest if k != class_index][:2]
 
 
 def by_captum(model, image, mask, class_index) -> dict[str, np.ndarray]:
@@ -307,6 +334,12 @@ def check(arrays: dict[str, np.ndarray]) -> None:
         assert activation.min() == 0
         for factor in (activation, activation * arrays[f"{layer}/gradient"]):
             assert spectral_gap(factor) > 1.2, f"two components of {layer} are nearly equal"
+        weights = arrays.get(f"{layer}/pgc/score_cam/weights")
+        assert weights is None or weights.max() < 0.5, "the softmax of Score-CAM is saturated"
+        plain, curved = (
+            arrays[f"{layer}/pgc/{name}/weights"] for name in ("grad_cam", "shapley_cam")
+        )
+        assert abs(np.corrcoef(plain, curved)[0, 1]) < 0.9999
         raw = arrays[f"{layer}/pgc/grad_cam/raw"]
         assert raw.min() < 0 < raw.max()
         np.testing.assert_allclose(raw, arrays[f"{layer}/captum/grad_cam"], atol=1e-5)
