@@ -1,14 +1,18 @@
-"""Writes the README's tables from the registry and from `benchmarks/results/`.
+"""Writes tables and plots from the registry and from `benchmarks/results/`.
 
 segcam evaluate --weights texture-mnist-biased --json benchmarks/results/bias_biased.json
 segcam evaluate --weights texture-mnist-unbiased --json benchmarks/results/bias_unbiased.json
-python -m benchmarks.report
+python -m benchmarks run --suite cpu
+python -m benchmarks report
 """
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+from benchmarks import plots, tables
+from benchmarks.workloads import Suite
 from segcam_jax.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -42,11 +46,32 @@ def bias_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"methods": methods_table, "bias": bias_table}
+def summary(found: dict[str, Any]) -> str:
+    """The overview of what a run has measured."""
+    return tables.overview(found, found["suite"])
+
+
+def _overview(suite: Suite) -> str:
+    return tables.overview(tables.load(suite), suite)
+
+
+def _rows(suite: Suite) -> str:
+    return tables.rows(tables.load(suite))
+
+
+TABLES = {
+    "methods": methods_table,
+    "bias": bias_table,
+    "benchmarks_cpu": lambda: _overview("cpu"),
+    "benchmarks_gpu": lambda: _overview("gpu"),
+    "rows_cpu": lambda: _rows("cpu"),
+    "rows_gpu": lambda: _rows("gpu"),
+}
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
 
 def filled(text: str) -> str:
-    """The README with every `<!-- table: NAME -->` ... `<!-- end -->` made anew."""
+    """A page with every `<!-- table: NAME -->` ... `<!-- end -->` made anew."""
 
     def table(match: re.Match) -> str:
         return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
@@ -55,9 +80,11 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrites README.md in place."""
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    """Rewrites the pages in place, and draws the plots."""
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
+    for suite in ("cpu", "gpu"):
+        plots.write(tables.load(suite), RESULTS, suite)
 
 
 if __name__ == "__main__":

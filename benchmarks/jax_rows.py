@@ -1,0 +1,208 @@
+"""Rows in JAX: a loop of whole forwards, and the engine with its optimisations switched on in turn.
+
+The loop is the brute force that all rows are compared with. The engine with everything off is the
+naive program: the prefix once, then a map over the whole rest of the network, in one jit.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import segcam_jax as segcam
+from benchmarks import cost
+from benchmarks.rows import Ready, Row
+from benchmarks.studies import Study
+from benchmarks.workloads import ENGINE, JAX_LOOP, NAIVE_MAP
+from segcam_jax.engine import NAIVE, Execution, ablation_scores
+from segcam_jax.masks import ablate
+
+# In this order optimisations are switched on; what the engine has beyond these comes after them.
+SWITCHES: dict[str, str] = {
+    "hoist": "hoisting",
+    "windows": "windows",
+    "changes": "changes",
+    "closed_form": "closed form",
+    "skip_dead": "dead skipped",
+    "lowering": "lowering",
+}
+# Instances that are explained at once: on a CPU a window fits the caches, a whole decode does not.
+_AT_ONCE = {"cpu": (1, 8), "other": (8, 32)}
+_UNCHANGED = -1
+
+
+def switches() -> list[str]:
+    """The fields of `Execution` that `NAIVE` switches off, in the order of the table."""
+    fields = [field.name for field in dataclasses.fields(Execution)]
+    off = [
+        name
+        for name in fields
+        if getattr(NAIVE, name) is False and getattr(Execution(), name) is not False
+    ]
+    known = [name for name in SWITCHES if name in off]
+    return known + [name for name in off if name not in SWITCHES]
+
+
+def executions() -> Iterator[tuple[str, Execution]]:
+    """The naive program, then one more optimisation at a time, up to the engine's defaults."""
+    execution = NAIVE
+    yield NAIVE_MAP, execution
+    for position, name in enumerate(switches()):
+        execution = dataclasses.replace(execution, **{name: getattr(Execution(), name)})
+        mark = "" if position == 0 else "+ "
+        yield f"{ENGINE}, {mark}{SWITCHES.get(name, name)}", execution
+    if jax.default_backend() != "cpu" and hasattr(execution, "precision"):
+        yield f"{ENGINE}, bfloat16", dataclasses.replace(execution, precision="bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopRow(Row):
+    """A compiled whole forward with an ablation in the middle, called once per ablation."""
+
+    name: str = JAX_LOOP
+    group: str = "jax"
+    step: int = 4
+
+    def flops_each(self, study: Study) -> float:
+        """Operations of the whole network; with its gradient where instances are explained."""
+        function, arguments = _whole(study)
+        return cost.flops(function, *arguments)
+
+    def ready(self, study: Study, count: int) -> Ready:
+        """Compiles the whole network once."""
+        function, arguments = _whole(study)
+        call, facts = compiled(function, *arguments)
+        if study.workload.what == "instances":
+
+            def maps() -> np.ndarray:
+                targets = [_at(study.target, index) for index in range(count)]
+                return np.stack([np.asarray(call(study.params, study.x, one)) for one in targets])
+
+            return Ready(maps, count, facts)
+
+        def drops() -> np.ndarray:
+            indices = range(_UNCHANGED, count)
+            given = (study.params, study.x, study.target)
+            scores = np.array([float(call(*given, np.int32(index))) for index in indices])
+            return scores[0] - scores[1:]
+
+        return Ready(drops, count, facts)
+
+
+def _whole(study: Study) -> tuple[Callable, tuple]:
+    split = study.split
+    if study.workload.what == "instances":
+
+        def explained(params, x, target):
+            return segcam.grad_cam(split, params, x, target, execution=NAIVE).map
+
+        return explained, (study.params, study.x, _at(study.target, 0))
+    masks = study.masks(study.total)
+
+    def ablated(params, x, target, index):
+        activation, carry = split.encode(params, x)
+        mask = masks(jnp.maximum(index, 0))
+        mask = jnp.where(index == _UNCHANGED, jnp.ones_like(mask), mask)
+        return target(split.decode(ablate(activation, mask), carry))
+
+    return ablated, (study.params, study.x, study.target, np.int32(0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRow(Row):
+    """The whole study as one compiled program, by the engine's settings.
+
+    Attributes:
+        execution: the settings.
+    """
+
+    execution: Execution
+    group: str = "engine"
+
+    @property
+    def exact(self) -> bool:
+        """Whether all is computed in float32."""
+        return getattr(self.execution, "precision", "float32") == "float32"
+
+    def flops_each(self, study: Study) -> float:
+        """Operations that one more ablation or instance costs."""
+        if study.workload.what == "instances":
+            one, two = (cost.flops(*self._program(study, n)) for n in (1, 2))
+            return max(0.0, two - one)
+        masks = study.masks(study.total)
+        arguments = (study.params, study.x, study.target, masks, self.execution)
+        return cost.flops_per_ablation(study.split, *arguments)
+
+    def digest(self, study: Study) -> str:
+        """Of the program for all results: rows of one digest would run the same program."""
+        function, *arguments = self._program(study, study.total)
+        text = jax.jit(function).lower(*arguments).as_text()
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def ready(self, study: Study, count: int) -> Ready:
+        """Compiles the study of the first results."""
+        function, *arguments = self._program(study, count)
+        call, facts = compiled(function, *arguments)
+        return Ready(lambda: np.asarray(call(*arguments)), count, facts)
+
+    def _program(self, study: Study, count: int) -> tuple:
+        split, execution = study.split, self.execution
+        if study.workload.what == "instances":
+            few, many = _AT_ONCE.get(jax.default_backend(), _AT_ONCE["other"])
+            at_once = min(count, many if execution.windows else few)
+
+            def maps(params, x, targets):
+                def explained(target):
+                    return segcam.grad_cam(split, params, x, target, execution=execution).map
+
+                return jax.lax.map(explained, targets, batch_size=at_once)
+
+            return maps, study.params, study.x, study.first_targets(count)
+        masks = study.masks(count)
+
+        def drops(params, x, target):
+            activation, carry = split.encode(params, x)
+            score, scores = ablation_scores(split, activation, carry, target, masks, execution)
+            return score - scores
+
+        return drops, study.params, study.x, study.target
+
+
+def compiled(function: Callable, *arguments: Any) -> tuple[Callable, dict[str, Any]]:
+    """The compiled function, and what its compilation took and planned."""
+    start = time.perf_counter()
+    lowered = jax.jit(function).lower(*arguments)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    facts: dict[str, Any] = {
+        "trace_seconds": traced - start,
+        "compile_seconds": time.perf_counter() - traced,
+    }
+    memory = program.memory_analysis()
+    if memory is not None:
+        sizes = (memory.temp_size_in_bytes, memory.argument_size_in_bytes)
+        facts["peak_bytes"] = int(sum(sizes) + memory.output_size_in_bytes)
+        facts["peak_from"] = "XLA's memory analysis"
+    return program, facts
+
+
+def engine_rows(study: Study) -> Iterator[tuple[EngineRow, str | None]]:
+    """Rows of the engine, each with the name of an earlier row that is the same program, if any."""
+    seen: dict[str, str] = {}
+    every = list(executions())
+    for position, (name, execution) in enumerate(every):
+        # What people get is measured longest.
+        last = position == len(every) - 1
+        row = EngineRow(name=name, execution=execution, weight=3 if last else 1)
+        digest = row.digest(study)
+        yield row, seen.get(digest)
+        seen.setdefault(digest, name)
+
+
+def _at(targets: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], targets)

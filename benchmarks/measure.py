@@ -1,0 +1,183 @@
+"""Measures the rows of one study: each is warmed up and checked, then all are timed in turns."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import timing
+from benchmarks.rows import Ready, Row
+from benchmarks.studies import Study
+
+MOST_TURNS = 5
+LEAST_TURNS = 2
+# Of a row's seconds, what one turn may take: compilation and warm-up are paid as well.
+_TURN_SHARE = 0.2
+# From here on all results are computed: a projection would save too little.
+_NEARLY_ALL = 0.6
+
+
+@dataclasses.dataclass
+class Pace:
+    """Operations per second, learned from rows that ran, by group of rows.
+
+    Attributes:
+        rates: group -> operations per second.
+        unknown: what a group is taken to do before one of its rows ran.
+    """
+
+    rates: dict[str, float]
+    unknown: float = 5e10
+
+    def count(self, row: Row, flops_each: float, study: Study, seconds: float) -> int:
+        """How many results a row computes in about so many seconds, in its own batches."""
+        if flops_each <= 0:
+            return study.total
+        rate = self.rates.get(row.group) or self.rates.get("jax") or self.unknown
+        fitting = int(seconds * rate / flops_each)
+        if fitting >= _NEARLY_ALL * study.total:
+            return study.total
+        return max(row.step, fitting // row.step * row.step)
+
+
+@dataclasses.dataclass
+class Reference:
+    """The results of brute force that all others are compared with."""
+
+    values: np.ndarray
+
+    def differences(self, values: np.ndarray) -> dict[str, Any]:
+        """The largest difference over the results that both have, relative to the largest one."""
+        count = min(len(values), len(self.values))
+        ours, theirs = np.asarray(values[:count], float), self.values[:count]
+        largest = float(np.abs(theirs).max())
+        difference = float(np.abs(ours - theirs).max())
+        relative = difference / largest if largest > 0 else difference
+        return {"difference": relative, "compared": count}
+
+
+@dataclasses.dataclass
+class Timed:
+    """A row at work."""
+
+    row: Row
+    ready: Ready
+    record: dict[str, Any]
+    turns: int
+    seconds: list[float]
+
+
+def prepare(
+    row: Row,
+    study: Study,
+    pace: Pace,
+    reference: Reference | None,
+    *,
+    budget: float,
+    full: bool,
+) -> tuple[Timed, np.ndarray]:
+    """Compiles a row, warms it up, checks it and decides how often it is timed.
+
+    Args:
+        row: the row.
+        study: its study.
+        pace: rates so far; the row's own is added.
+        reference: brute force, or None for the row that is it.
+        budget: seconds that the row may take in all.
+        full: compute all results, whatever it takes.
+
+    Returns:
+        The row, and the results of its warm-up.
+
+    Raises:
+        Unavailable: if it cannot run here.
+    """
+    flops_each = row.flops_each(study)
+    start = time.perf_counter()
+    turn = _TURN_SHARE * budget
+    count = study.total if full else pace.count(row, flops_each, study, turn)
+    ready = row.ready(study, min(count, study.total))
+    values: list[np.ndarray] = []
+    warm_up = timing.seconds(lambda: values.append(ready.run()))
+    left = budget - (time.perf_counter() - start)
+    record = {
+        "name": row.name,
+        "group": row.group,
+        "status": "measured",
+        "count": ready.count,
+        "total": study.total,
+        "projected": ready.count < study.total,
+        "warm_up_seconds": warm_up,
+        "flops_each": flops_each,
+        "exact": row.exact,
+        **ready.facts,
+    }
+    if ready.fixed is not None and record["projected"]:
+        record["fixed_seconds"] = timing.seconds(ready.fixed)
+    if reference is not None:
+        record.update(reference.differences(values[0]))
+    turns = int(np.clip(left / max(warm_up, 1e-9), LEAST_TURNS, MOST_TURNS))
+    if flops_each > 0:
+        pace.rates.setdefault(row.group, ready.count * flops_each / warm_up)
+    return Timed(row, ready, record, turns, []), values[0]
+
+
+def in_turns(rows: Sequence[Timed]) -> Iterator[Timed]:
+    """Times the rows one after the other, then again, until each has had its turns.
+
+    Yields:
+        Each row after each of its turns, its record brought up to date.
+    """
+    for turn in range(max((timed.turns for timed in rows), default=0)):
+        for timed in rows:
+            if turn >= timed.turns:
+                continue
+            memory = timed.ready.memory
+            if memory is not None:
+                memory.start()
+            timed.seconds.append(timing.seconds(timed.ready.run))
+            if memory is not None and (peak := memory.peak()) is not None:
+                highest = max(timed.record.get("peak_bytes", 0), peak)
+                timed.record.update(peak_bytes=highest, peak_from=memory.source)
+            timed.record.update(summary(timed.record, timed.seconds))
+            yield timed
+
+
+def summary(record: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
+    """Medians and spread of a row, projected to all results where it computed some of them.
+
+        total = fixed + (seconds - fixed) * total / count
+
+    Where a row's fixed part is not known, it is taken to be 0: the projection is then too high.
+    """
+    fixed = record.get("fixed_seconds", 0.0)
+    scale = record["total"] / record["count"]
+    totals = [fixed + max(0.0, value - fixed) * scale for value in seconds]
+    found = {
+        "seconds": seconds,
+        "total_seconds": timing.median(totals),
+        "total_spread": [min(totals), max(totals)],
+        "turns": len(seconds),
+    }
+    if record["flops_each"]:
+        rate = record["count"] * record["flops_each"] / timing.median(seconds)
+        found["flops_per_second"] = rate
+    return found
+
+
+def unavailable(row_name: str, group: str, reason: str) -> dict[str, Any]:
+    """The record of a row that cannot run here."""
+    return {"name": row_name, "group": group, "status": "unavailable", "reason": reason}
+
+
+def failed(row_name: str, group: str, problem: Exception) -> dict[str, Any]:
+    """The record of a row that raised."""
+    reason = " ".join(f"{type(problem).__name__}: {problem}".split())
+    return {"name": row_name, "group": group, "status": "failed", "reason": reason}
+
+
+def same_program(row_name: str, group: str, other: str) -> dict[str, Any]:
+    """The record of a row whose program is that of an earlier row."""
+    return {"name": row_name, "group": group, "status": "same program", "same_as": other}

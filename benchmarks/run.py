@@ -1,0 +1,219 @@
+"""Runs workloads within a budget of seconds, and keeps what is finished whatever happens."""
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks import curves, measure, rates, results, scaling, timing
+from benchmarks.jax_rows import LoopRow, engine_rows
+from benchmarks.peers import rows as peers
+from benchmarks.rows import Row, Unavailable
+from benchmarks.studies import Study, study
+from benchmarks.workloads import CURVES, JAX_LOOP, WORKLOADS, Size, Suite, Workload
+from segcam_jax.types import InputError
+
+_CURVE_SHARE = 1.5
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a suite is run.
+
+    Attributes:
+        suite: `"cpu"` or `"gpu"`.
+        size: `"full"` or `"tiny"`.
+        seconds: the budget of the whole run.
+        full: no projection: every row computes all of its results.
+        again: also what is finished already.
+        threads: of PyTorch; None leaves it to PyTorch.
+        path: the JSON file.
+    """
+
+    suite: Suite
+    size: Size
+    seconds: float
+    full: bool
+    again: bool
+    threads: int | None
+    path: Path
+
+
+def run(options: Options, keys: Sequence[str]) -> dict[str, Any]:
+    """Runs workloads and curves; finished ones of the same code are kept.
+
+    Args:
+        options: how.
+        keys: of `WORKLOADS` and `CURVES`, in order.
+
+    Returns:
+        All results of the suite.
+
+    Raises:
+        InputError: if the suite's device is not there, or the file cannot be written.
+    """
+    _check_device(options.suite)
+    made_from = {"code": results.code(), "size": options.size, "full": options.full}
+    made_from.update(commit=results.commit(), environment=timing.environment())
+    found = results.load(options.path)
+    found["suite"] = options.suite
+    todo = []
+    with _saying() as say:
+        for key in keys:
+            kept = found["workloads"].get(key) or found["curves"].get(key)
+            if not options.again and results.is_finished(kept, made_from):
+                say(f"{key}: finished already, by the same code; --again measures it anew")
+            else:
+                todo.append(key)
+        left = Budget(options.seconds, {key: _share(key) for key in todo})
+        for key in todo:
+            place = found["workloads" if key in WORKLOADS else "curves"]
+            start = time.perf_counter()
+            for record in _record(key, options, left.seconds(key), say):
+                place[key] = {**made_from, **record, "seconds": time.perf_counter() - start}
+                results.save(options.path, found)
+    return found
+
+
+class Budget:
+    """Seconds dealt to what is still to do, by shares: what one leaves, the others get."""
+
+    def __init__(self, seconds: float, shares: dict[str, float]):
+        self._end = time.perf_counter() + seconds
+        self._shares = dict(shares)
+
+    def seconds(self, key: str) -> float:
+        """What `key` may take, which is dealt out by then."""
+        left = max(0.0, self._end - time.perf_counter())
+        total = sum(self._shares.values())
+        return left * self._shares.pop(key) / total
+
+
+def _share(key: str) -> float:
+    return WORKLOADS[key].share if key in WORKLOADS else _CURVE_SHARE
+
+
+def _record(key: str, options: Options, seconds: float, say: Say) -> Iterator[dict[str, Any]]:
+    """The record of a workload or curve, again and again as it grows."""
+    if key in CURVES:
+        say(f"{key}: {CURVES[key]}")
+        points = []
+        for point in curves.points(key, options.size, measure.Pace({}), seconds):
+            points.append(point)
+            yield {"title": CURVES[key], "complete": False, "points": points}
+        yield {"title": CURVES[key], "complete": True, "points": points}
+        return
+    workload = WORKLOADS[key]
+    say(f"{key}: {workload.title}")
+    about = {"title": workload.title, "baseline": workload.baseline, "goals": dict(workload.goals)}
+    if key == "P8":
+        yield {**about, "complete": True, **scaling.run(options.size)}
+        return
+    for record in _workload(workload, options, seconds, say):
+        yield {**about, **record}
+
+
+def _workload(
+    workload: Workload, options: Options, seconds: float, say: Say
+) -> Iterator[dict[str, Any]]:
+    base = study(workload, options.size)
+    record: dict[str, Any] = {"complete": False, "total": base.total, "rows": []}
+    if workload.key == "P2":
+        say("P2: convolution rates")
+        record["rates"] = rates.convolution_rates(options.size, options.threads)
+    pace = measure.Pace({})
+    lines = _lines(base, options.threads, pace)
+    record["engine"] = _defaults(lines)
+    records = {line["name"]: line for line in lines if isinstance(line, dict)}
+    # Brute force first: all others are compared with it.
+    rows = [line for line in lines if not isinstance(line, dict)]
+    rows.sort(key=lambda row: row.name != JAX_LOOP)
+    weights = sum(row.weight for row in rows)
+    at_work: list[measure.Timed] = []
+    reference = None
+    for row in rows:
+        say(f"{workload.key}: {row.name}: compiling, warming up")
+        budget = seconds * row.weight / weights
+        try:
+            timed, values = measure.prepare(
+                row, base, pace, reference, budget=budget, full=options.full
+            )
+        except Unavailable as reason:
+            records[row.name] = measure.unavailable(row.name, row.group, str(reason))
+            continue
+        except Exception as problem:
+            # One row must not cost the others their half hour; the table shows what happened.
+            say(f"{workload.key}: {row.name}: failed: {problem}")
+            records[row.name] = measure.failed(row.name, row.group, problem)
+            continue
+        if reference is None:
+            reference = measure.Reference(values)
+            timed.record.update(reference.differences(values))
+        at_work.append(timed)
+        records[row.name] = timed.record
+    names = [line["name"] if isinstance(line, dict) else line.name for line in lines]
+
+    for timed in measure.in_turns(at_work):
+        took = timed.record["total_seconds"]
+        say(f"{workload.key}: {timed.row.name}: turn {len(timed.seconds)}, {took:.3g} s in all")
+        timed_rows = [records[name] for name in names if _is_told(records[name])]
+        yield {**record, "rows": timed_rows}
+    yield {**record, "complete": True, "rows": [records[name] for name in names]}
+
+
+def _is_told(record: dict[str, Any]) -> bool:
+    """Whether a record has its times, or the reason why it has none."""
+    return record["status"] != "measured" or "total_seconds" in record
+
+
+def _lines(base: Study, threads: int | None, pace: measure.Pace) -> list[Row | dict[str, Any]]:
+    """The lines of the table in order: rows to measure, and records of those that are not."""
+    lines: list[Row | dict[str, Any]] = []
+    try:
+        layout = peers.layout(base, threads)
+        pace.rates["peer"] = layout.rate
+        for row in peers.peer_rows(base, layout):
+            reason = peers.missing(row.name)
+            missing = None if reason is None else measure.unavailable(row.name, "peer", reason)
+            lines.append(missing or row)
+    except Unavailable as reason:
+        lines.append(measure.unavailable("PyTorch rows", "peer", str(reason)))
+    lines.append(LoopRow())
+    for row, other in engine_rows(base):
+        lines.append(row if other is None else measure.same_program(row.name, row.group, other))
+    return lines
+
+
+def _defaults(lines: Sequence[Row | dict[str, Any]]) -> str:
+    """The name of the row that ran the engine with its defaults."""
+    exact = [line for line in lines if isinstance(line, dict) or line.exact]
+    last = exact[-1]
+    return last["same_as"] if isinstance(last, dict) else last.name
+
+
+def _check_device(suite: Suite) -> None:
+    platform = jax.default_backend()
+    if suite == "gpu" and platform == "cpu":
+        raise InputError("suite 'gpu', but JAX finds no accelerator; install an extra for one")
+    if suite == "cpu" and platform != "cpu":
+        raise InputError(f"suite 'cpu', but JAX runs on {platform}; set JAX_PLATFORMS=cpu")
+
+
+@contextlib.contextmanager
+def _saying() -> Iterator[Say]:
+    """Shows what is being done: a moving line on a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda line: print(line, file=sys.stderr, flush=True)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda line: bar.update(task, description=line)

@@ -1,0 +1,166 @@
+"""A workload made concrete: network, weights, image, target, and the masks of its ablations."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+import segcam_jax as segcam
+from benchmarks.workloads import Network, Size, Workload
+from segcam_jax.masks import ChannelMasks, Masks, WindowMasks
+from segcam_jax.models.densenet import densenet
+from segcam_jax.models.randomised import randomised
+from segcam_jax.models.resnet import resnet
+from segcam_jax.models.unet import UNet, UNetConfig
+
+CLASS = 1
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["channels", "count"]
+)
+@dataclasses.dataclass(frozen=True)
+class FirstChannels(ChannelMasks):
+    """The first `count` of all channel masks."""
+
+    count: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def removed(self, values: Array) -> Array:
+        """As of all masks, for the first ones."""
+        return super().removed(values)[: self.count]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["value"],
+    meta_fields=["shape", "window", "stride", "count"],
+)
+@dataclasses.dataclass(frozen=True)
+class FirstWindows(WindowMasks):
+    """The first `count` of all window masks."""
+
+    count: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def removed(self, values: Array) -> Array:
+        """As of all masks, for the first ones."""
+        return super().removed(values)[: self.count]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """What every row of a workload computes: `total` results, of which it may measure the first.
+
+    A result is the fall of the score under one ablation, or the map of one instance.
+
+    Attributes:
+        workload: the workload.
+        network: the network at the chosen size.
+        tap: the tap.
+        model: the Flax model, whose weights the torch twin gets, too.
+        fn: the model as a function.
+        params: its parameters.
+        x: the image, channels last.
+        split: the model cut at the tap.
+        target: the score; a stack of them where instances are explained.
+        regions: masks of the target's regions, one per target, on the host; None for a whole
+            image or a class.
+        total: number of ablations or instances.
+    """
+
+    workload: Workload
+    network: Network
+    tap: str
+    model: nnx.Module
+    fn: Callable
+    params: Any
+    x: Array
+    split: segcam.Split
+    target: Any
+    regions: np.ndarray | None
+    total: int
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the output is one value per class."""
+        return len(self.split.output.shape) == 1
+
+    def masks(self, count: int) -> Masks:
+        """The first masks of the ablation; all of them are the library's own."""
+        *space, channels = self.split.activation.shape
+        whole = count == self.total
+        if self.workload.what == "channels":
+            return ChannelMasks(channels) if whole else FirstChannels(channels, count=count)
+        shape = (tuple(space), (1,) * len(space), (1,) * len(space))
+        return WindowMasks(*shape) if whole else FirstWindows(*shape, count=count)
+
+    def first_targets(self, count: int) -> Any:
+        """The first of a stack of targets."""
+        return jax.tree.map(lambda leaf: leaf[:count], self.target)
+
+
+def study(workload: Workload, size: Size, *, seed: int = 0) -> Study:
+    """Makes the study of a workload: weights, image and regions are drawn from the seed."""
+    network, tap = workload.networks[size], workload.taps[size]
+    model = model_of(network, seed=seed)
+    fn, params = segcam.from_nnx(model)
+    generator = np.random.default_rng(seed)
+    x = jax.numpy.asarray(generator.random(network.image, np.float32))
+    split = segcam.split(fn, tap, params, x)
+    side, space = workload.sides[size], network.image[:-1]
+    count = workload.instances.get(size, 1)
+    regions = None if side is None else _regions(space, side, count, generator)
+    target = _target(workload, regions)
+    *positions, channels = split.activation.shape
+    totals = {"channels": channels, "positions": int(np.prod(positions)), "instances": count}
+    total = totals[workload.what]
+    return Study(workload, network, tap, model, fn, params, x, split, target, regions, total)
+
+
+def model_of(network: Network, *, seed: int = 0, abstract: bool = False) -> nnx.Module:
+    """The network with random weights, or with shapes alone."""
+    options = dict(network.options)
+    make: Callable[[], nnx.Module]
+    match network.kind:
+        case "unet":
+            make = functools.partial(_unet, options)
+        case "resnet":
+            make = functools.partial(resnet, options.pop("depth"), **options)
+        case "densenet":
+            make = functools.partial(densenet, options.pop("depth"), **options)
+    return nnx.eval_shape(make) if abstract else randomised(make, seed=seed)
+
+
+def _unet(options: dict[str, Any]) -> UNet:
+    return UNet(UNetConfig(**options), rngs=nnx.Rngs(0))
+
+
+def _target(workload: Workload, regions: np.ndarray | None) -> Any:
+    if regions is None:
+        return segcam.whole_image(CLASS)
+    targets = [segcam.region(CLASS, region) for region in regions]
+    return segcam.stack(targets) if workload.what == "instances" else targets[0]
+
+
+def _regions(
+    space: tuple[int, ...], side: int, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Boxes inside the image, `count *space`; a single one lies in the middle."""
+    regions = np.zeros((count, *space), bool)
+    for region in regions:
+        corner = [
+            (n - side) // 2 if count == 1 else int(generator.integers(0, n - side + 1))
+            for n in space
+        ]
+        region[tuple(slice(low, low + side) for low in corner)] = True
+    return regions

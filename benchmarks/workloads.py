@@ -1,0 +1,205 @@
+"""The workloads P1 to P8 as data: network, tap, target, what is ablated, goals.
+
+Every workload has a `full` size, whose figures count, and a `tiny` one, which takes seconds and
+tests the harness.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from segcam_jax.types import InputError, nearest_first
+
+Size = Literal["full", "tiny"]
+Suite = Literal["cpu", "gpu"]
+What = Literal["channels", "positions", "instances"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network with random weights.
+
+    Attributes:
+        kind: `"unet"`, `"resnet"` or `"densenet"`.
+        options: fields of its configuration.
+        image: extents and channels of the image.
+    """
+
+    kind: Literal["unet", "resnet", "densenet"]
+    options: Mapping[str, Any]
+    image: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One study, run by every row.
+
+    Attributes:
+        key: `"P1"` to `"P8"`.
+        title: what is explained, in a line.
+        networks: the network per size.
+        taps: the tap per size.
+        what: channels or positions are ablated, or instances are explained by Seg-Grad-CAM.
+        sides: extent per axis of the target's region, or of each instance; None for the whole
+            image, and for a class of a classifier.
+        instances: number of instances per size, for `what="instances"`.
+        baseline: the row that the goals are against.
+        goals: how many times faster than the baseline, per suite; `"gpu bf16"` is a goal of its
+            own.
+        share: of the run's budget, against the other workloads.
+    """
+
+    key: str
+    title: str
+    networks: Mapping[Size, Network]
+    taps: Mapping[Size, str]
+    what: What
+    sides: Mapping[Size, int | None]
+    baseline: str
+    goals: Mapping[str, float]
+    share: float
+    instances: Mapping[Size, int] = dataclasses.field(default_factory=dict)
+
+
+PGC = "pytorch-grad-cam"
+CAPTUM = "captum LayerFeatureAblation"
+TORCH_LOOP = "torch, whole forwards"
+TORCH_CACHED = "torch, prefix cached by hand"
+JAX_LOOP = "JAX, loop of whole forwards"
+NAIVE_MAP = "JAX, naive one-jit map"
+ENGINE = "segcam_jax"
+
+_CLASSIC = {"in_channels": 3, "classes": 2, "upsample": "transposed", "halve": "upsample"}
+_UNET: Mapping[Size, Network] = {
+    "full": Network("unet", {**_CLASSIC, "width": 64}, (256, 256, 3)),
+    "tiny": Network("unet", {**_CLASSIC, "width": 2, "depth": 2}, (32, 32, 3)),
+}
+_UNET_3D = {**_CLASSIC, "ndim": 3, "in_channels": 1}
+_VOLUME: Mapping[Size, Network] = {
+    "full": Network("unet", {**_UNET_3D, "width": 16, "depth": 3}, (96, 96, 96, 1)),
+    "tiny": Network("unet", {**_UNET_3D, "width": 2, "depth": 2}, (8, 8, 8, 1)),
+}
+_RESNET: Mapping[Size, Network] = {
+    "full": Network("resnet", {"depth": 50}, (224, 224, 3)),
+    "tiny": Network("resnet", {"depth": 18, "width": 2, "classes": 5}, (32, 32, 3)),
+}
+_DENSENET: Mapping[Size, Network] = {
+    "full": Network("densenet", {"depth": 169}, (224, 224, 3)),
+    "tiny": Network("densenet", {"depth": 121, "growth": 2, "classes": 5}, (64, 64, 3)),
+}
+
+
+def _same(value: Any) -> dict[Any, Any]:
+    return {"full": value, "tiny": value}
+
+
+_LISTED = (
+    Workload(
+        key="P1",
+        title="U-Net base 64, 1024 bottleneck channels, Ablation-CAM of a 32x32 region",
+        networks=_UNET,
+        taps=_same("bottleneck"),
+        what="channels",
+        sides={"full": 32, "tiny": 4},
+        baseline=PGC,
+        goals={"cpu": 50, "gpu": 100},
+        share=6,
+    ),
+    Workload(
+        key="P2",
+        title="the same, the whole image",
+        networks=_UNET,
+        taps=_same("bottleneck"),
+        what="channels",
+        sides=_same(None),
+        baseline=PGC,
+        goals={"cpu": 2, "gpu": 5, "gpu bf16": 10},
+        share=8,
+    ),
+    Workload(
+        key="P3",
+        title="ResNet-50, last block, 2048 channels, Ablation-CAM of a class",
+        networks=_RESNET,
+        taps=_same("features/relu"),
+        what="channels",
+        sides=_same(None),
+        baseline=PGC,
+        goals={"cpu": 300, "gpu": 300},
+        share=3,
+    ),
+    Workload(
+        key="P4",
+        title="DenseNet-169, last layer, ablation of its 49 positions",
+        networks=_DENSENET,
+        taps=_same("features"),
+        what="positions",
+        sides=_same(None),
+        baseline=TORCH_LOOP,
+        goals={"cpu": 40, "gpu": 40},
+        share=2,
+    ),
+    Workload(
+        key="P5",
+        title="U-Net, Seg-Grad-CAM of 32 instances of one image",
+        networks=_UNET,
+        taps=_same("bottleneck"),
+        what="instances",
+        sides={"full": 16, "tiny": 4},
+        baseline=PGC,
+        goals={"cpu": 15, "gpu": 30},
+        share=4,
+        instances={"full": 32, "tiny": 3},
+    ),
+    Workload(
+        key="P6",
+        title="3D U-Net 16 to 128 channels on 96^3, Ablation-CAM of one instance of 8^3 voxels",
+        networks=_VOLUME,
+        taps=_same("bottleneck"),
+        what="channels",
+        sides={"full": 8, "tiny": 2},
+        baseline=TORCH_CACHED,
+        goals={"cpu": 10, "gpu": 20},
+        share=5,
+    ),
+    Workload(
+        key="P7",
+        title="ResNet-50, an early layer, ablation of its 56x56 positions",
+        networks=_RESNET,
+        taps={"full": "layer1/block3", "tiny": "layer1/block2"},
+        what="positions",
+        sides=_same(None),
+        baseline=NAIVE_MAP,
+        goals={"cpu": 3, "gpu": 3},
+        share=4,
+    ),
+    Workload(
+        key="P8",
+        title="P2's study on 8 virtual devices: work per device, the same maps",
+        networks=_UNET,
+        taps=_same("bottleneck"),
+        what="channels",
+        sides={"full": 32, "tiny": 4},
+        baseline="one device",
+        goals={},
+        share=1,
+    ),
+)
+WORKLOADS: dict[str, Workload] = {workload.key: workload for workload in _LISTED}
+CURVES: dict[str, str] = {
+    "channels": "time against the number of channels",
+    "windows": "time and FLOPs against the side of the target's region",
+}
+
+
+def chosen(keys: tuple[str, ...]) -> list[str]:
+    """The keys of workloads and curves to run, in their own order; all if none is given.
+
+    Raises:
+        InputError: for a key that is none, the nearest first.
+    """
+    known = [*WORKLOADS, *CURVES]
+    for key in keys:
+        if key not in known:
+            choices = ", ".join(nearest_first(key, known))
+            raise InputError(f"unknown workload {key!r}; choose from {choices}")
+    return [key for key in known if not keys or key in keys]

@@ -1,0 +1,353 @@
+"""The benchmark: its harness at a tiny size, its arithmetic, and FLOPs that must not grow."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import segcam_jax as segcam
+from benchmarks import __main__ as command, cost, jax_rows, measure, report, results, run, tables
+from benchmarks.peers import rows as peers
+from benchmarks.rows import Ready, Row
+from benchmarks.studies import CLASS, FirstChannels, model_of, study
+from benchmarks.workloads import ENGINE, JAX_LOOP, NAIVE_MAP, PGC, WORKLOADS, chosen
+from segcam_jax import InputError
+from segcam_jax.engine import NAIVE, Execution
+from segcam_jax.masks import ChannelMasks
+
+
+@pytest.fixture(autouse=True)
+def _flax_promotes():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+# FLOPs, from shapes alone: no weights, nothing compiled
+
+
+@pytest.fixture(scope="module")
+def classic():
+    """The U-Net of P1 as shapes: split at the bottleneck, parameters, image."""
+    network = WORKLOADS["P1"].networks["full"]
+    fn, params = segcam.from_nnx(model_of(network, abstract=True))
+    params, x = cost.shapes(params), jax.ShapeDtypeStruct(network.image, jnp.float32)
+    return segcam.split(fn, "bottleneck", params, x), fn, params, x
+
+
+def decode_flops(classic):
+    split, _, params, x = classic
+    return cost.flops(split.decode, *jax.eval_shape(split.encode, params, x))
+
+
+def per_channel(classic, target, execution=Execution()):
+    split, _, params, x = classic
+    masks = ChannelMasks(split.activation.shape[-1])
+    return cost.flops_per_ablation(split, params, x, target, masks, execution)
+
+
+def box(side, space=(256, 256)):
+    mask = np.zeros(space, bool)
+    mask[tuple(slice((n - side) // 2, (n - side) // 2 + side) for n in space)] = True
+    return segcam.region(CLASS, mask)
+
+
+def test_flops_of_the_network(classic):
+    _, fn, params, x = classic
+    assert cost.flops(fn, params, x) == pytest.approx(94.3e9, rel=1e-2)
+    assert decode_flops(classic) == pytest.approx(61.3e9, rel=1e-2)
+    assert per_channel(classic, segcam.whole_image(CLASS), NAIVE) == pytest.approx(61.3e9, rel=1e-2)
+
+
+def test_flops_of_a_channel_for_the_whole_image(classic):
+    whole = segcam.whole_image(CLASS)
+    assert per_channel(classic, whole, dataclasses.replace(NAIVE, hoist=True)) <= 43e9
+    assert per_channel(classic, whole) <= 43e9
+
+
+@pytest.mark.parametrize(("side", "share"), [(1, 0.02), (32, 0.06), (64, 0.13)])
+def test_flops_of_a_channel_for_a_window(classic, side, share):
+    assert per_channel(classic, box(side)) <= share * decode_flops(classic)
+
+
+def test_flops_of_a_closed_form_do_not_depend_on_the_number_of_channels():
+    base = study(WORKLOADS["P3"], "tiny")
+    arguments = (base.split, base.params, base.x, base.target, base.masks(base.total))
+    assert cost.flops_per_ablation(*arguments, Execution()) == 0
+    assert cost.flops_per_ablation(*arguments, NAIVE) > 0
+
+
+# Workloads and rows
+
+
+def test_workloads_are_chosen_by_key():
+    assert chosen(("P3", "P1")) == ["P1", "P3"]
+    assert chosen(())[:8] == [f"P{n}" for n in range(1, 9)]
+    with pytest.raises(InputError, match="unknown workload 'P9'; choose from P"):
+        chosen(("P9",))
+
+
+def test_every_switch_of_the_engine_is_a_row():
+    names, executions = zip(*jax_rows.executions(), strict=True)
+    assert names[0] == NAIVE_MAP
+    assert executions[0] == NAIVE
+    assert executions[-1] == Execution()
+    assert len(set(executions)) == len(executions) == 1 + len(jax_rows.switches())
+    assert set(jax_rows.SWITCHES) <= set(jax_rows.switches()), "a switch that is no more"
+
+
+@pytest.mark.parametrize("key", ["P1", "P7"])
+def test_the_first_masks_are_those_of_all(key):
+    base = study(WORKLOADS[key], "tiny")
+    some, every = base.masks(3), base.masks(base.total)
+    assert (len(some), len(every)) == (3, base.total)
+    for index in range(3):
+        np.testing.assert_array_equal(some(jnp.int32(index)), every(jnp.int32(index)))
+    values = jax.random.normal(jax.random.key(0), base.split.activation.shape)
+    np.testing.assert_array_equal(some.removed(values), every.removed(values)[:3])
+    assert isinstance(some, FirstChannels) == (key == "P1")
+
+
+@pytest.mark.parametrize("key", ["P3", "P5", "P6"])
+def test_rows_agree_with_brute_force(key):
+    base = study(WORKLOADS[key], "tiny")
+    count = min(4, base.total)
+    reference = measure.Reference(jax_rows.LoopRow().ready(base, count).run())
+    every = list(jax_rows.executions())
+    for name, execution in (every[0], every[-1]):
+        row = jax_rows.EngineRow(name=name, execution=execution)
+        found = reference.differences(row.ready(base, count).run())
+        assert found["compared"] == count
+        assert found["difference"] < 1e-3, name
+
+
+def test_a_projection_scales_what_is_not_fixed():
+    record = {"count": 8, "total": 32, "flops_each": 6.0, "fixed_seconds": 1.0}
+    found = measure.summary(record, [5.0, 3.0, 4.0])
+    assert found["total_seconds"] == 1 + 3 * 4
+    assert found["total_spread"] == [1 + 2 * 4, 1 + 4 * 4]
+    assert found["flops_per_second"] == 8 * 6 / 4
+
+
+def test_the_pace_sets_how_much_is_measured():
+    base = study(WORKLOADS["P1"], "tiny")
+    base = dataclasses.replace(base, total=1024)
+    row, pace = Row(name="a", group="peer", step=32), measure.Pace({"peer": 100.0})
+    assert pace.count(row, 1.0, base, 1.0) == 96
+    assert pace.count(row, 1.0, base, 0.01) == 32
+    assert pace.count(row, 1.0, base, 7.0) == 1024
+    assert pace.count(row, 0.0, base, 0.01) == 1024
+
+
+def test_rows_take_turns():
+    log = []
+    base = study(WORKLOADS["P1"], "tiny")
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Logged(Row):
+        def flops_each(self, study):
+            return 1.0
+
+        def ready(self, study, count):
+            return Ready(lambda: log.append(self.name) or np.ones(count), count)
+
+    rows = [
+        measure.prepare(
+            Logged(name=name, group="jax"), base, measure.Pace({}), None, budget=1e-9, full=True
+        )[0]
+        for name in "ab"
+    ]
+    assert [timed.row.name for timed in measure.in_turns(rows)] == ["a", "b"] * measure.LEAST_TURNS
+    assert log == ["a", "b", *["a", "b"] * measure.LEAST_TURNS]
+    assert rows[0].record["turns"] == measure.LEAST_TURNS
+    assert not rows[0].record["projected"]
+
+
+# The command
+
+
+def options(path, **changes):
+    given = {"suite": "cpu", "size": "tiny", "seconds": 2.0, "full": True, "again": False}
+    return run.Options(**{**given, "threads": None, "path": path, **changes})
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+    def missing(*_):
+        raise run.Unavailable("torch is not installed")
+
+    monkeypatch.setattr(peers, "layout", missing)
+
+
+@pytest.fixture
+def one_engine_row(monkeypatch):
+    row = jax_rows.EngineRow(name=ENGINE, execution=Execution())
+    monkeypatch.setattr(run, "engine_rows", lambda _: [(row, None)])
+
+
+def test_a_tiny_run_without_torch(tmp_path, no_torch, capsys):
+    path = tmp_path / "cpu.json"
+    found = run.run(options(path), ["P1"])
+    assert json.loads(path.read_text())["workloads"].keys() == {"P1"}
+    record = found["workloads"]["P1"]
+    assert record["complete"]
+    assert record["environment"]["versions"]["jax"]
+    rows = {row["name"]: row for row in record["rows"]}
+    assert rows["PyTorch rows"]["reason"] == "torch is not installed"
+    measured = [row for row in rows.values() if row["status"] == "measured"]
+    assert {JAX_LOOP, NAIVE_MAP, record["engine"]} <= {row["name"] for row in measured}
+    for row in measured:
+        assert row["turns"] >= 2
+        assert row["difference"] < 1e-3
+        assert {"total_seconds", "total_spread", "peak_bytes", "compile_seconds"} <= row.keys()
+
+    # Finished by this code: the second run measures nothing, another code measures anew.
+    capsys.readouterr()
+    assert run.run(options(path), ["P1"])["workloads"]["P1"]["rows"] == results._plain(
+        record["rows"]
+    )
+    assert "P1: finished already" in capsys.readouterr().err
+    assert not results.is_finished(record, {"code": "other", "size": "tiny", "full": True})
+
+
+def test_an_interrupted_run_keeps_its_rows(tmp_path, no_torch, one_engine_row, monkeypatch):
+    path = tmp_path / "cpu.json"
+    in_turns = measure.in_turns
+
+    def interrupted(rows):
+        for number, timed in enumerate(in_turns(rows[:2])):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield timed
+
+    monkeypatch.setattr(measure, "in_turns", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(options(path), ["P1"])
+    record = json.loads(path.read_text())["workloads"]["P1"]
+    assert not record["complete"]
+    assert [row["turns"] for row in record["rows"] if row["status"] == "measured"] == [1]
+    assert not results.is_finished(record, record)
+
+
+def test_a_row_that_fails_does_not_end_the_run(tmp_path, no_torch, one_engine_row, monkeypatch):
+    def broken(self, study, count):
+        raise RuntimeError("out of\nluck")
+
+    monkeypatch.setattr(jax_rows.EngineRow, "ready", broken)
+    record = run.run(options(tmp_path / "cpu.json"), ["P1"])["workloads"]["P1"]
+    reasons = {row.get("reason") for row in record["rows"] if row["status"] == "failed"}
+    assert reasons == {"RuntimeError: out of luck"}
+    assert "RuntimeError: out of luck" in tables.rows({"workloads": {"P1": record}})
+
+
+def test_faults_are_one_line(capsys):
+    assert command.main(["run", "--only", "P99"]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks: error: unknown workload 'P99'")
+
+
+def test_the_gpu_suite_needs_one(tmp_path):
+    with pytest.raises(InputError, match="finds no accelerator"):
+        run.run(options(tmp_path / "gpu.json", suite="gpu"), ["P1"])
+
+
+# The report
+
+
+def a_record(**changes):
+    common = {"group": "peer", "status": "measured", "exact": True, "flops_each": 4e9}
+    slow = {"name": PGC, "count": 32, "total": 1024, "projected": True, **common}
+    fast = {"name": f"{ENGINE}, + windows", "count": 1024, "total": 1024, "projected": False}
+    slow.update(measure.summary(slow, [25.0, 26.0]), difference=2e-6, setting="batch 32")
+    fast.update({**common, "group": "engine"}, difference=1e-6, compile_seconds=3.0)
+    fast.update(measure.summary(fast, [8.0, 8.0]), peak_bytes=10**9)
+    rows = [slow, fast, measure.same_program("last", "engine", fast["name"])]
+    environment = {"processor": "a CPU", "accelerator": None, "cores": 2, "versions": {}}
+    about = {"title": "t", "baseline": PGC, "goals": {"cpu": 50}, "engine": fast["name"]}
+    return {**about, "rows": rows, "complete": True, "commit": "c", "environment": environment}
+
+
+def test_the_tables_say_what_is_projected():
+    found = {"workloads": {"P1": a_record()}, "curves": {}}
+    lines = tables.overview(found, "cpu").splitlines()
+    assert (
+        lines[2] == "| P1 | t | pytorch-grad-cam | ~816 s (32 of 1024) | 8 s | 102x | 50x | 1e-06 |"
+    )
+    assert len(lines) == 2 + len(WORKLOADS)
+    rows = tables.rows(found)
+    assert "32 of 1024, projected" in rows
+    assert "| last | the same program as “segcam_jax, + windows” |" in rows
+    assert tables.rows({"workloads": {}}) == "Not measured yet."
+
+
+def test_plots_are_written_for_what_there_is(tmp_path):
+    from benchmarks import plots
+
+    points = [{"side": n, "count": 2, "seconds": [0.1 * n], "flops_each": n} for n in (1, 8)]
+    found = {"workloads": {"P1": a_record()}, "curves": {"windows": {"points": points}}}
+    written = {path.name for path in plots.write(found, tmp_path, "cpu")}
+    assert written == {"cpu_windows.png", "cpu_flops.png", "cpu_rows.png"}
+    assert all((tmp_path / name).read_bytes()[1:4] == b"PNG" for name in written)
+
+
+def test_pages_hold_the_tables_of_the_results():
+    for page in report.PAGES:
+        assert report.filled(page.read_text()) == page.read_text()
+
+
+# PyTorch
+
+
+@pytest.mark.parametrize("key", ["P1", "P3", "P4", "P5", "P6", "P7"])
+@pytest.mark.filterwarnings("ignore")
+def test_peers_agree_with_brute_force(key):
+    pytest.importorskip("torch")
+    base = study(WORKLOADS[key], "tiny")
+    count = min(3, base.total)
+    reference = measure.Reference(jax_rows.LoopRow().ready(base, count).run())
+    for channels_last in (False, True):
+        layout = peers.Layout(channels_last, {}, 1e9)
+        for row in peers.peer_rows(base, layout):
+            if peers.missing(row.name) is not None:
+                continue
+            found = reference.differences(row.ready(base, count).run())
+            assert found["compared"] == count
+            assert found["difference"] < 1e-3, row.name
+
+
+@pytest.mark.parametrize("key", ["P1", "P3", "P4", "P6"])
+@pytest.mark.filterwarnings("ignore")
+def test_twins_are_the_same_network(key):
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers.twins import twin
+
+    base = study(WORKLOADS[key], "tiny")
+    image = torch.from_numpy(np.moveaxis(np.asarray(base.x), -1, 0).copy())[None]
+    with torch.no_grad():
+        found = twin(base.network, base.tap, base.model)(image)[0].numpy()
+    expected = np.asarray(base.fn(base.params, base.x))
+    expected = np.moveaxis(expected, -1, 0) if expected.ndim > 1 else expected
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_eight_devices_share_the_work():
+    from benchmarks import scaling
+
+    rows = scaling.run("tiny")["rows"]
+    assert [row["devices"] for row in rows] == [1, 2, 4, 8]
+    assert all(row["difference"] < 1e-5 for row in rows)
+
+
+def test_threads_are_limited():
+    from benchmarks import timing
+
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("no affinity here")
+    before = os.sched_getaffinity(0)
+    try:
+        assert timing.limit_threads(1) == 1
+    finally:
+        os.sched_setaffinity(0, before)
