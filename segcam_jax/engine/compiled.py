@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from segcam_jax.engine import devices
+from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
+from segcam_jax.engine.fitting import Programs
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError, TargetError
 
@@ -34,10 +35,13 @@ def compiled(method: F) -> F:
     """
     signature = inspect.signature(method)
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def kernel(split, static, params, x, target, traced):
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+    def kernel(split, static, halvings, params, x, target, traced):
         run = functools.partial(_run, method, split, static)
-        return devices.on_mesh(run, _mesh(static))(params, x, target, traced)
+        with memory.halved(halvings):
+            return devices.on_mesh(run, _mesh(static))(params, x, target, traced)
+
+    programs = Programs(kernel)
 
     @functools.wraps(method)
     def call(split: Split, params: Any, x: Any, target: Any, **options: Any):
@@ -58,7 +62,7 @@ def compiled(method: F) -> F:
         mesh = _mesh(static)
         if mesh is not None:
             inputs = devices.replicate(inputs, mesh)
-        return kernel(split, static, *inputs)
+        return programs.run(split, static, inputs, _execution(static))
 
     return cast(F, call)
 
@@ -67,8 +71,12 @@ def _run(method, split, static, params, x, target, traced):
     return method(split, params, x, target, **dict(static), **traced)
 
 
+def _execution(static: Static) -> Execution:
+    return dict(static).get("execution", Execution())
+
+
 def _mesh(static: Static) -> Mesh | None:
-    return dict(static).get("execution", Execution()).mesh
+    return _execution(static).mesh
 
 
 def divided(options: Mapping[str, Any]) -> tuple[Static, dict[str, Any]]:

@@ -17,8 +17,10 @@ class Execution:
 
     Attributes:
         chunk_size: evaluations at once; planned from memory if None.
-        memory_limit: bytes that the evaluations of a chunk may hold; None for a cache-sized chunk
-            on CPU and a share of the free memory elsewhere.
+        memory_limit: bytes that a study's temporaries may take, all that the compiled program
+            holds besides parameters, input and result; chunks are halved until it does. Inside of
+            a caller's own `jit` it bounds an estimate of a chunk. None: cache-sized chunks on CPU,
+            what is free elsewhere. Chunks are halved as well where memory runs out.
         hoist: compute what the activation cannot change once, outside of the loop.
         windows: compute only what a target's region can see; hoists what it computes, too.
         closed_form: where the score is linear in the activation, take all ablations from one

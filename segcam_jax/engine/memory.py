@@ -1,6 +1,13 @@
-"""How much memory a chunk may take where nobody says."""
+"""How many evaluations run at once: from an estimate, halved where a program turns out too large."""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
 
 import jax
+
+from segcam_jax.engine.execution import Execution
 
 # A CPU runs small chunks at the higher rate: what a chunk holds should stay in its cache.
 _CPU_BYTES = 32 * 2**20
@@ -8,11 +15,73 @@ _ACCELERATOR_SHARE = 0.4
 _UNKNOWN_ACCELERATOR_BYTES = 2 * 2**30
 
 
+class NoSmallerChunk(Exception):
+    """Halving chunks once more changes nothing: all run one evaluation at a time."""
+
+
+@dataclasses.dataclass
+class _Halving:
+    times: int
+    helps: bool = False
+
+
+_HALVING: contextvars.ContextVar[_Halving | None] = contextvars.ContextVar("halving", default=None)
+
+
 def free_bytes() -> int:
     """Bytes for one chunk: a cache's worth on CPU, a share of the free memory elsewhere."""
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
+    if jax.default_backend() == "cpu":
         return _CPU_BYTES
-    stats = device.memory_stats() or {}
-    free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-    return int(_ACCELERATOR_SHARE * free) if free > 0 else _UNKNOWN_ACCELERATOR_BYTES
+    free = _device_bytes()
+    return int(_ACCELERATOR_SHARE * free) if free else _UNKNOWN_ACCELERATOR_BYTES
+
+
+def limit(execution: Execution) -> int | None:
+    """Bytes that the temporaries of a compiled study may take; None where nothing says."""
+    if execution.memory_limit is not None:
+        return execution.memory_limit
+    return None if jax.default_backend() == "cpu" else _device_bytes()
+
+
+def chunk(execution: Execution, count: int, bytes_each: int) -> int:
+    """The number of evaluations per chunk, from 1 to `count`: as planned, halved by `halved`.
+
+    Args:
+        execution: how to run.
+        count: evaluations in all.
+        bytes_each: bytes that one evaluation holds at its peak.
+    """
+    planned = execution.chunk(count, bytes_each, free_bytes())
+    halving = _HALVING.get()
+    if halving is None or halving.times == 0:
+        return planned
+    most = max(1, planned >> halving.times)
+    halving.helps |= most < max(1, planned >> (halving.times - 1))
+    return -(-count // -(-count // most))
+
+
+@contextlib.contextmanager
+def halved(times: int) -> Iterator[None]:
+    """What is planned inside is halved so many times.
+
+    Raises:
+        NoSmallerChunk: if the last halving made no chunk smaller.
+    """
+    halving = _Halving(times)
+    token = _HALVING.set(halving)
+    try:
+        yield
+    finally:
+        _HALVING.reset(token)
+    if times and not halving.helps:
+        raise NoSmallerChunk
+
+
+def _device_bytes() -> int | None:
+    """Free memory of the first device, or None where it does not say.
+
+    Several processes must plan alike, so they take no account of what is in use in each.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    in_use = stats.get("bytes_in_use", 0) if jax.process_count() == 1 else 0
+    return max(0, stats.get("bytes_limit", 0) - in_use) or None

@@ -71,7 +71,7 @@ def ablation_scores(
         return how.score(ablate(activation, mask))
 
     dealt = devices.share(len(masks) + 1, execution.mesh)
-    chunk = execution.chunk(len(dealt), how.live_bytes, memory.free_bytes())
+    chunk = memory.chunk(execution, len(dealt), how.live_bytes)
     rows, own = dealt.rows(chunk)
     if chunk == len(dealt):
         scores = dealt.gathered(jax.vmap(score_of)(rows[0]))
@@ -119,7 +119,7 @@ def sampled_moments(
     """
     how = scoring(split, carry, target, execution)
     dealt = devices.share(weights.shape[0], execution.mesh)
-    chunk = execution.chunk(len(dealt), how.total_bytes, memory.free_bytes())
+    chunk = memory.chunk(execution, len(dealt), how.total_bytes)
     rows, own = dealt.rows(chunk)
 
     def sample(index):

@@ -1,0 +1,124 @@
+"""Programs that fit the memory: compiled, looked at, and compiled again in smaller chunks."""
+
+import dataclasses
+import weakref
+from typing import Any
+
+import jax
+from jax.core import Tracer
+
+from segcam_jax.engine import memory
+from segcam_jax.engine.execution import Execution
+from segcam_jax.taps import Split
+from segcam_jax.types import InputError
+
+# Settings of JAX that a trace depends on, besides shapes and dtypes.
+_TRACED_BY = ("jax_enable_x64", "jax_default_matmul_precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A kernel for one split, options and shapes, in chunks that fit.
+
+    Attributes:
+        halvings: how often planned chunks were halved.
+        executable: compiled ahead of time, where the memory is limited; else None, for `jax.jit`
+            compiles on the first call.
+    """
+
+    halvings: int
+    executable: jax.stages.Compiled | None
+
+
+class Programs:
+    """The programs of a kernel, kept as long as their splits.
+
+    Args:
+        kernel: `(split, static, halvings, *inputs)`, jitted, the first three static.
+    """
+
+    def __init__(self, kernel: Any):
+        self._kernel = kernel
+        self._known: weakref.WeakKeyDictionary[Split, dict] = weakref.WeakKeyDictionary()
+
+    def run(self, split: Split, static: Any, inputs: tuple, execution: Execution) -> Any:
+        """Calls the kernel; where memory runs out, again with half the chunks.
+
+        Inside of a caller's `jit`, `vmap` or `grad` the kernel is traced along as it is planned.
+
+        Raises:
+            InputError: if one evaluation at a time is too much.
+        """
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs)):
+            return self._kernel(split, static, 0, *inputs)
+        known = self._known.setdefault(split, {})
+        key = (static, *_signature(inputs))
+        proven, halvings, exhausted = known.get(key), 0, None
+        while True:
+            try:
+                program = proven or self.fitted(split, static, inputs, execution, halvings)
+                result = self._call(program, split, static, inputs)
+                if proven is None:
+                    # A device says that its memory is exhausted when it runs, which may be later.
+                    jax.block_until_ready(result)
+                    known[key] = program
+                return result
+            except jax.errors.JaxRuntimeError as error:
+                # Several processes must go on alike, which they cannot agree on here.
+                if "RESOURCE_EXHAUSTED" not in str(error) or jax.process_count() > 1:
+                    raise
+                halvings = 1 + (halvings if proven is None else proven.halvings)
+                proven, exhausted = None, error
+            except memory.NoSmallerChunk:
+                raise InputError(
+                    "the device is out of memory with one evaluation at a time; explain a smaller "
+                    "image, or a tap nearer to the output"
+                ) from exhausted
+
+    def fitted(
+        self, split: Split, static: Any, inputs: tuple, execution: Execution, halvings: int = 0
+    ) -> Program:
+        """The program with the largest chunks whose temporaries keep to the limit, if there is one.
+
+        Raises:
+            InputError: if one evaluation at a time takes more.
+        """
+        limit = memory.limit(execution)
+        if limit is None:
+            return Program(halvings, None)
+        needed = None
+        while needed is None or needed > limit:
+            try:
+                lowered = self._kernel.lower(split, static, halvings, *inputs)
+            except memory.NoSmallerChunk:
+                if needed is None:
+                    raise
+                given = f"the device has {limit} bytes free"
+                if execution.memory_limit is not None:
+                    given = f"memory_limit={limit} bytes"
+                raise InputError(
+                    f"{given}; one evaluation alone needs about {needed} for the study's "
+                    "temporaries"
+                ) from None
+            executable = lowered.compile()
+            needed, used = temporary_bytes(executable), halvings
+            halvings += 1
+        return Program(used, executable)
+
+    def _call(self, program: Program, split: Split, static: Any, inputs: tuple) -> Any:
+        if program.executable is None:
+            return self._kernel(split, static, program.halvings, *inputs)
+        return program.executable(*inputs)
+
+
+def temporary_bytes(executable: jax.stages.Compiled) -> int:
+    """Bytes that a program takes besides its inputs and results; 0 where XLA does not say."""
+    return getattr(executable.memory_analysis(), "temp_size_in_bytes", 0)
+
+
+def _signature(inputs: tuple) -> tuple:
+    """What a compiled program depends on besides its static arguments."""
+    leaves, tree = jax.tree.flatten(inputs)
+    places = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
+    config = tuple(getattr(jax.config, name) for name in _TRACED_BY)
+    return tree, tuple(map(jax.typeof, leaves)), places, config
