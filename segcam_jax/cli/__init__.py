@@ -19,6 +19,7 @@ _COMMANDS = {
     "layers": "list the taps of a network with their shapes",
     "methods": "list the methods and the heatmap profiles",
     "evaluate": "measure segmentation quality and the planted bias",
+    "convert": "convert a classifier's weights of PyTorch or Keras",
 }
 _HELP = f"""usage: segcam COMMAND [options]
 
@@ -107,6 +108,10 @@ def _run(given: list[str]) -> int:
             from segcam_jax.cli.evaluate import evaluate
 
             evaluate(command)
+        case commands.Convert():
+            from segcam_jax.cli.convert import convert
+
+            convert(command)
         case commands.Demo():
             from segcam_jax.cli.demo import demo
 

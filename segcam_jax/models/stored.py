@@ -19,6 +19,11 @@ def tensors(model: nnx.Module) -> dict[str, Any]:
     return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
 
 
+def parameters(model: nnx.Module) -> nnx.State:
+    """The trainable tensors of a model."""
+    return nnx.state(model, nnx.Param)
+
+
 def shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of `tensors`."""
     return {name: leaf.shape for name, leaf in tensors(model).items()}

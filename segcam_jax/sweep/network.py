@@ -75,7 +75,7 @@ def open_network(weights: str, model: str | None = None) -> Network:
     Raises:
         InputError: if they cannot be opened, or the network is not one of 2D images.
     """
-    path = models.BUNDLED.get(weights, Path(weights))
+    path = models.path_of(weights)
     loaded = models.load(weights, model=model)
     if loaded.config.ndim != 2:
         raise InputError(

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from segcam_jax.types import InputError
+from segcam_jax.weights.tables import listed
 
 
 def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping) -> None:
@@ -44,20 +45,33 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     Raises:
         InputError: if the file is missing, truncated or no safetensors file.
     """
-    path = Path(path)
+    return _read(Path(path), tensors=True)
+
+
+def metadata(path: str | Path) -> dict:
+    """Reads the metadata alone, without the tensors.
+
+    Raises:
+        InputError: as `load`.
+    """
+    return _read(Path(path), tensors=False)[1]
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[dict[str, np.ndarray], dict]:
     if not path.is_file():
         raise InputError(f"weights file {str(path)!r} does not exist; give a .safetensors file")
     try:
         with safetensors.safe_open(path, framework="np") as file:
             texts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = {key: json.loads(value) for key, value in texts.items()}
+            names = file.keys() if tensors else ()
+            arrays = {name: file.get_tensor(name) for name in names}
+        about = {key: json.loads(value) for key, value in texts.items()}
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
         raise InputError(
             f"weights file {str(path)!r} cannot be read ({error}); it is truncated or was not "
             "written by segcam_jax"
         ) from None
-    return tensors, metadata
+    return arrays, about
 
 
 def check_fit(
@@ -78,5 +92,5 @@ def check_fit(
     if problems:
         raise InputError(
             f"weights of {source!r} do not fit the model, {len(problems)} mismatch(es): "
-            + "; ".join(problems)
+            + listed(problems, "; ")
         )

@@ -15,7 +15,7 @@ import dataclasses
 import fnmatch
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -107,6 +107,11 @@ def converted(
         "of another shape, after the change of layout": misshapen,
         "not in the file": missing,
     }
+    if not found:
+        raise InputError(
+            f"weights of {origin!r} are not this network's: none of their {len(source)} tensors "
+            f"has a place in it (the first is {next(iter(source), None)!r}); choose another model"
+        )
     if any(problems.values()):
         raise InputError(_message(problems, origin))
     return found
@@ -139,11 +144,13 @@ def _transformed(tensor: np.ndarray, transform: str) -> np.ndarray:
     return np.ascontiguousarray(tensor, np.float32) if tensor.ndim else tensor.astype(np.float32)
 
 
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """The names; of very many the first ones, and how many more there are."""
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return separator.join([*names[:_SHOWN], *more])
+
+
 def _message(problems: Mapping[str, list[str]], origin: str) -> str:
     total = sum(map(len, problems.values()))
-    parts = []
-    for what, names in problems.items():
-        if names:
-            more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            parts.append(f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}")
+    parts = [f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names]
     return f"weights of {origin!r} do not fit the model, {total} mismatch(es): {'; '.join(parts)}"

@@ -1,0 +1,32 @@
+"""All tapped activations of one forward pass."""
+
+import contextlib
+from unittest import mock
+
+import jax
+
+from segcam_jax.models.densenet import model as densenet
+from segcam_jax.models.efficientnet_lite import model as efficientnet_lite
+from segcam_jax.models.inception import model as inception
+from segcam_jax.models.resnet import model as resnet
+
+
+def activations(fn, params, x):
+    """Returns `(tap -> activation, output)`."""
+
+    @jax.jit
+    def run(params, x):
+        seen = {}
+
+        def keep(value, name):
+            assert name not in seen, name
+            seen[name] = value
+            return value
+
+        with contextlib.ExitStack() as stack:
+            for module in (densenet, efficientnet_lite, inception, resnet):
+                stack.enter_context(mock.patch.object(module, "tap", keep))
+            return fn(params, x), seen
+
+    output, seen = run(params, x)
+    return seen, output

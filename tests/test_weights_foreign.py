@@ -1,0 +1,127 @@
+"""Weights files of other libraries: what is read of them, and one line for each that cannot be."""
+
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from segcam_jax import InputError
+from segcam_jax.types import MissingExtraError
+from segcam_jax.weights import foreign
+
+TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2)}
+
+
+def same(found, expected=TENSORS):
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def test_safetensors_of_any_writer(tmp_path):
+    path = tmp_path / "net.safetensors"
+    wrapped = {f"module.{name}": value for name, value in TENSORS.items()}
+    safetensors.numpy.save_file(wrapped, path, metadata={"format": "pt"})
+    found = foreign.read(path)
+    same({name: found[name] for name in TENSORS})
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InputError, match="cannot be read .* truncated"):
+        foreign.read(path)
+
+
+def test_bfloat16(tmp_path):
+    import ml_dtypes
+
+    path = tmp_path / "net.safetensors"
+    value = np.array([1.5, -2.0], ml_dtypes.bfloat16)
+    safetensors.numpy.save_file({"x": value}, path)
+    np.testing.assert_array_equal(np.asarray(foreign.read(path)["x"], np.float32), [1.5, -2.0])
+
+
+def test_state_dicts_and_checkpoints_of_torch(tmp_path, torch):
+    state = {name: torch.from_numpy(value) for name, value in TENSORS.items()}
+    half = {name: value.bfloat16() for name, value in state.items()}
+    parallel = {f"module.{name}": value for name, value in state.items()}
+    for content in (state, half, parallel, {"epoch": 3, "state_dict": {**state, "epoch": 3}}):
+        torch.save(content, tmp_path / "net.pth")
+        same(foreign.read(tmp_path / "net.pth"))
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    same(foreign.read(tmp_path / "old.pt"))
+
+
+def test_what_would_have_to_be_unpickled_is_refused(tmp_path, torch):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    for content in (Trap(), {"a": torch.ones(1), "trap": Trap()}, torch.nn.Linear(2, 2)):
+        torch.save(content, tmp_path / "net.pth")
+        with pytest.raises(InputError, match="could run code when read; save .* `state_dict"):
+            foreign.read(tmp_path / "net.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_files_of_torch_that_are_broken(tmp_path, torch):
+    path = tmp_path / "net.pth"
+    torch.save({name: torch.from_numpy(value) for name, value in TENSORS.items()}, path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:3], b"", b"what is this?", b"\x80\x02K\x01."):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read|holds no state dict") as caught:
+            foreign.read(path)
+        assert "\n" not in str(caught.value)
+    for content in ([torch.ones(1)], {"epoch": 3}, torch.ones(2)):
+        torch.save(content, path)
+        with pytest.raises(InputError, match="holds no state dict"):
+            foreign.read(path)
+
+
+def test_torch_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "net.pth").write_bytes(b"any")
+    with pytest.raises(MissingExtraError, match=r"segcam-jax\[torch\]"):
+        foreign.read(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("suffix", [":0", ""])
+def test_keras_models_and_weights(tmp_path, whole, suffix):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "net.h5"
+    names = {"conv/conv": ["conv/conv/kernel"], "relu": [], "dense": ["net/dense/bias"]}
+    with h5py.File(path, "w") as file:
+        group = file.create_group("model_weights") if whole else file
+        group.attrs["layer_names"] = [name.encode() for name in names]
+        for layer, weights in names.items():
+            inner = group.create_group(layer)
+            inner.attrs["weight_names"] = [f"{name}{suffix}".encode() for name in weights]
+            for number, name in enumerate(weights):
+                inner[f"{name}{suffix}"] = np.full(2, number, np.float32)
+    same(foreign.read(path), {"conv/conv/kernel": np.zeros(2), "net/dense/bias": np.zeros(2)})
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="cannot be read"):
+        foreign.read(path)
+
+
+def test_keras_files_without_names(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "net.weights.h5", "w") as file:
+        file["layers/dense/vars/0"] = np.zeros(2)
+    with pytest.raises(InputError, match="names no layers, as Keras 3 .* save the whole model"):
+        foreign.read(tmp_path / "net.weights.h5")
+
+
+def test_files_of_no_kind(tmp_path):
+    with pytest.raises(InputError, match="suffix '.ckpt'; expected one of .safetensors, .pth"):
+        foreign.read(tmp_path / "net.ckpt")
+    with pytest.raises(InputError, match="does not exist"):
+        foreign.read(tmp_path / "net.safetensors")
+    safetensors.numpy.save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(InputError, match="holds no tensors"):
+        foreign.read(tmp_path / "empty.safetensors")
