@@ -7,7 +7,7 @@ activation are never in memory together.
 import dataclasses
 import functools
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,24 @@ class Masks(Protocol):
 
     def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
         """For each mask, the sum of (1 - mask) values."""
+        ...
+
+
+@runtime_checkable
+class LocalMasks(Masks, Protocol):
+    """Masks that multiply one window of the activation by `value` and keep the rest."""
+
+    value: float
+
+    def windows(self, ndim: int) -> dict[int, tuple[np.ndarray, int]]:
+        """Axis of the activation -> all starts of windows along it, and their extent.
+
+        Along axes that are missing a window has everything.
+        """
+        ...
+
+    def places(self, index: Int[Array, ""], ndim: int) -> dict[int, Int[Array, ""]]:
+        """For the same axes, which of the starts window `index` has."""
         ...
 
 
@@ -62,6 +80,14 @@ class ChannelMasks:
     def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
         """For each mask, the sum of (1 - mask) values."""
         return (1 - self.value) * values.sum(tuple(range(values.ndim - 1)))
+
+    def windows(self, ndim: int) -> dict[int, tuple[np.ndarray, int]]:
+        """One channel, the last axis."""
+        return {ndim - 1: (np.arange(self.channels), 1)}
+
+    def places(self, index: Int[Array, ""], ndim: int) -> dict[int, Int[Array, ""]]:
+        """Window k starts at channel k."""
+        return {ndim - 1: index}
 
 
 @functools.partial(
@@ -136,6 +162,15 @@ class WindowMasks:
         for axis, places in enumerate(self._places()):
             total = jnp.take(total, places, axis=axis).sum(axis + 1)
         return (1 - self.value) * total.reshape(-1)
+
+    def windows(self, ndim: int) -> dict[int, tuple[np.ndarray, int]]:
+        """Along each axis but the channels."""
+        places = zip(self._places(), self.window, strict=True)
+        return {axis: (along[:, 0], size) for axis, (along, size) in enumerate(places)}
+
+    def places(self, index: Int[Array, ""], ndim: int) -> dict[int, Int[Array, ""]]:
+        """The cell of the grid that window `index` is, row-major."""
+        return dict(enumerate(jnp.unravel_index(index, self.grid)))
 
     def spread(self, scores: Float[Array, "m"]) -> Float[Array, "*space"]:
         """Gives each position the mean score of the windows that cover it."""

@@ -103,7 +103,7 @@ class Split:
         if _shapes(signature) != _shapes(self._signature):
             raise InputError(_mismatch(self._signature, signature))
         activation, *carry = self._slice.encode(*map(jnp.asarray, leaves))
-        return self._canonical(activation), tuple(carry)
+        return self.canonical(activation), tuple(carry)
 
     def decode(self, activation: Float[Array, "*space c"], carry: Carry) -> Any:
         """Runs the part after the tap; `decode(*encode(params, x))` is the whole model."""
@@ -144,7 +144,8 @@ class Split:
 
     @functools.cached_property
     def _hoisted(self) -> slicing.Slice:
-        return hoisting.hoist(self._slice.decode_jaxpr)
+        with graph.on_any_mesh():
+            return hoisting.hoist(self._slice.decode_jaxpr)
 
     @functools.cached_property
     def _plans(self) -> dict[tuple[int, ...], windows.WindowPlan]:
@@ -170,7 +171,8 @@ class Split:
         """Operations of the convolutions and products of decode."""
         return cost.flops(self._slice.decode_jaxpr)
 
-    def _canonical(self, activation: Array) -> Array:
+    def canonical(self, activation: Array) -> Array:
+        """An activation in the layout inside the model, as `*space c`."""
         if self._batch_axis is not None:
             activation = jnp.squeeze(activation, self._batch_axis)
         return jnp.moveaxis(activation, self._channel_axis, -1)

@@ -135,9 +135,10 @@ def a_region(shape, at, size):
 
 
 SWITCHES = {
-    "hoist": Execution(windows=False, closed_form=False, skip_dead=False),
-    "windows": Execution(hoist=False, closed_form=False, skip_dead=False),
-    "dead": Execution(hoist=False, windows=False, closed_form=False, chunk_size=1),
+    "hoist": dataclasses.replace(segcam.NAIVE, hoist=True),
+    "windows": dataclasses.replace(segcam.NAIVE, windows=True),
+    "changes": dataclasses.replace(segcam.NAIVE, changes=True),
+    "dead": dataclasses.replace(segcam.NAIVE, skip_dead=True, chunk_size=1),
     "all": Execution(chunk_size=3),
 }
 

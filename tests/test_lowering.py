@@ -48,6 +48,19 @@ def test_convolutions_in_2d(strides, dilation, padding):
     compared(fn, x, w)
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+def test_convolutions_of_one_position(strides):
+    x = jax.random.normal(KEYS[0], (2, 7, 9, 3))
+    w = jax.random.normal(KEYS[1], (1, 1, 3, 4))
+
+    def fn(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    compared(fn, x, w)
+
+
 def test_transposed_and_channels_first():
     x = jax.random.normal(KEYS[0], (1, 3, 5, 6))
     w = jax.random.normal(KEYS[1], (4, 3, 2, 2))

@@ -13,6 +13,7 @@ from jax.extend import core
 
 Var = Any
 Equation = Any
+Rule = Callable[[Equation, Sequence[Any]], list[Any] | None]
 
 # Calls that mean no more than their body does. Control flow runs its body any number of times, and
 # a value in there has no place in the outer program: it is never opened.
@@ -76,7 +77,8 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
     Returns:
         `(graph, output)`, output the pytree of `ShapeDtypeStruct`s that `fn` returns.
     """
-    closed, output = jax.make_jaxpr(fn, return_shape=True)(*args)
+    with on_any_mesh():
+        closed, output = jax.make_jaxpr(fn, return_shape=True)(*args)
     jaxpr = getattr(closed, "jaxpr", closed)
     builder = _Inliner(prefix)
     outvars = builder.inline(jaxpr, {}, rename=False)
@@ -91,6 +93,14 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
         duplicates=frozenset(builder.duplicates),
     )
     return graph, output
+
+
+def on_any_mesh():
+    """A context in which traced equations fit every mesh of devices, not only the one in use.
+
+    For what is kept: an equation remembers the mesh that it was traced under.
+    """
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
 
 
 def closed(fn: Callable, *structs: Any) -> tuple[Any, Any]:
@@ -131,6 +141,52 @@ def bind(equation: Equation, *operands: Any) -> list[Any]:
             places.append(atom)
             inputs.append(operand)
     return subgraph_function(places, [equation], equation.outvars)[1](*inputs)
+
+
+def evaluate(
+    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], rule: Rule | None = None
+) -> dict[Var, Any]:
+    """Evaluates a jaxpr, calls that mean no more than their body opened.
+
+    Args:
+        jaxpr: closed or not.
+        consts: what it closes over.
+        inputs: its inputs.
+        rule: `(equation, operands) -> results`, or None where the equation is to run as it is.
+
+    Returns:
+        variable -> value, those of the called bodies left out.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    environment = dict(zip(jaxpr.invars, inputs, strict=True))
+    environment.update(zip(jaxpr.constvars, consts, strict=True))
+    for equation in jaxpr.eqns:
+        operands = [read(environment, atom) for atom in equation.invars]
+        results = None if rule is None else rule(equation, operands)
+        body = called_jaxpr(equation)
+        if results is None and body is not None:
+            inner = evaluate(body, constants_of(body), operands, rule)
+            results = [read(inner, atom) for atom in getattr(body, "jaxpr", body).outvars]
+        elif results is None:
+            results = bind(equation, *operands)
+        environment.update(zip(equation.outvars, results, strict=True))
+    return environment
+
+
+def read(environment: Mapping[Var, Any], atom: Any) -> Any:
+    """The value of a variable or a literal."""
+    return environment[atom] if is_variable(atom) else atom.val
+
+
+def flattened(fn: Callable, *structs: Any) -> tuple[Any, Any]:
+    """As `closed`, and calls that mean no more than their body are opened."""
+    whole, jaxpr = closed(fn, *structs)
+
+    def run(*inputs):
+        environment = evaluate(jaxpr, constants_of(whole), inputs)
+        return [read(environment, atom) for atom in jaxpr.outvars]
+
+    return closed(run, *structs)
 
 
 def subgraph_function(

@@ -2,6 +2,7 @@
 
     a convolution's gradient in a loop    a convolution with its weights laid out like any other's
     depthwise convolution                 shifted multiply-adds
+    convolution of one position           a product
     3D convolution                        2D convolutions over the taps along depth
 
 Every rewrite is a sum over the same products, so that results differ by rounding alone.
@@ -14,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from segcam_jax._jaxpr import graph
 from segcam_jax._jaxpr.graph import Equation
@@ -28,31 +28,20 @@ def lowered(closed: Any) -> Callable[..., list]:
     Args:
         closed: as `jax.make_jaxpr` returns it.
     """
-    return functools.partial(_run, closed, graph.constants_of(closed))
+    jaxpr = getattr(closed, "jaxpr", closed)
+
+    def run(*inputs):
+        environment = graph.evaluate(jaxpr, graph.constants_of(closed), inputs, rewritten)
+        return [graph.read(environment, atom) for atom in jaxpr.outvars]
+
+    return run
 
 
-def _run(jaxpr: Any, consts: Sequence[Array], *inputs: Array) -> list[Array]:
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    environment = dict(zip(jaxpr.invars, inputs, strict=True))
-    environment.update(zip(jaxpr.constvars, consts, strict=True))
-
-    def read(atom):
-        return environment[atom] if graph.is_variable(atom) else atom.val
-
-    for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
-        body = graph.called_jaxpr(equation)
-        if body is not None:
-            results = _run(body, graph.constants_of(body), *operands)
-        elif equation.primitive.name == "conv_general_dilated":
-            results = [convolution(equation, *operands)]
-        elif any(True for _ in core.jaxprs_in_params(equation.params)):
-            results = graph.bind(equation, *operands)
-        else:
-            result = equation.primitive.bind(*operands, **equation.params)
-            results = result if equation.primitive.multiple_results else [result]
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def rewritten(equation: Equation, operands: Sequence[Array]) -> list[Array] | None:
+    """The results of an equation that has a faster form, or None."""
+    if equation.primitive.name == "conv_general_dilated":
+        return [convolution(equation, *operands)]
+    return None
 
 
 def convolution(equation: Equation, value: Array, weight: Array) -> Array:
@@ -75,6 +64,8 @@ def convolution(equation: Equation, value: Array, weight: Array) -> Array:
         y = _depthwise(x, w, *shape)
     elif params["feature_group_count"] != 1:
         return equation.primitive.bind(value, weight, **params)
+    elif _is_pointwise(w, shape):
+        y = _pointwise(x, w, shape[0], params["precision"])
     elif rank == 3 and shape[2][0] == 1:
         y = _over_depth(x, w, shape, params["precision"])
     else:
@@ -158,6 +149,18 @@ def _depthwise(x, w, strides, padding, _, dilation) -> Array:
         total = term if total is None else total + term
     assert total is not None
     return total
+
+
+def _is_pointwise(w: Array, shape: tuple) -> bool:
+    _, padding, dilation, _ = shape
+    return set(w.shape[:-2]) == {1} and set(dilation) == {1} and set(padding) == {(0, 0)}
+
+
+def _pointwise(x: Array, w: Array, strides: tuple, precision: Any) -> Array:
+    """A product over channels at every position that the strides keep."""
+    x = jax.lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1))
+    w = w.reshape(w.shape[-2:])
+    return jax.lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
 def _over_depth(x: Array, w: Array, shape: tuple, precision: Any) -> Array:

@@ -60,7 +60,7 @@ def pool(equation, operands, window, places):
     return equation.primitive.bind(value.array, **{**params, "padding": tuple(padding)})
 
 
-def _convolution_axes(equation: Equation) -> list[tuple[int, int, int, int, int, int, int]]:
+def convolution_axes(equation: Equation) -> list[tuple[int, int, int, int, int, int, int]]:
     """Per spatial axis: axis of the operand, of the output, stride, padding, dilations, reach."""
     params = equation.params
     numbers = params["dimension_numbers"]
@@ -86,7 +86,7 @@ def convolution_needs(equation: Equation, window: Window) -> list[Window] | None
     if any(window[axis] is not None for axis in numbers.out_spec[:2]):
         return None
     wanted: list[Span | None] = [None] * len(left)
-    for source, out, stride, padding, dilation, _, reach in _convolution_axes(equation):
+    for source, out, stride, padding, dilation, _, reach in convolution_axes(equation):
         have = window[out]
         if have is None:
             continue
@@ -102,7 +102,7 @@ def convolution(equation, operands, window, places):
     value, weight = operands
     params = dict(equation.params)
     padding, sliced = list(params["padding"]), []
-    for at, axes in enumerate(_convolution_axes(equation)):
+    for at, axes in enumerate(convolution_axes(equation)):
         source, out, stride, low_padding, dilation, _, reach = axes
         have = window[out]
         if have is None:

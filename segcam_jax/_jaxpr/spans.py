@@ -52,10 +52,10 @@ Window = tuple[Span | None, ...]
 def span(axis: int, low: np.ndarray, high: np.ndarray, extent: int) -> Span | None:
     """The window of one size that covers [low, high) inside [0, extent), or None for the whole."""
     low, high = np.maximum(low, 0), np.minimum(high, extent)
-    size = int((high - low).max())
+    size = max(1, int((high - low).max()))
     if size >= extent:
         return None
-    return Span(axis, np.clip(low, 0, extent - size), max(size, 1))
+    return Span(axis, np.clip(low, 0, extent - size), size)
 
 
 def union(one: Window, other: Window, shape: Sequence[int]) -> Window:

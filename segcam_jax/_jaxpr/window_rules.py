@@ -91,7 +91,7 @@ def _transpose(equation, operands, window, places):
     )
 
 
-def _kept_axes(equation: Equation) -> list[int]:
+def kept_axes(equation: Equation) -> list[int]:
     """Axes of the operand that the output of a reduction or squeeze keeps, in order."""
     rank = len(equation.invars[0].aval.shape)
     gone = equation.params.get("axes", equation.params.get("dimensions"))
@@ -100,7 +100,7 @@ def _kept_axes(equation: Equation) -> list[int]:
 
 def _reduced_needs(equation: Equation, window: Window) -> Needs:
     wanted: list[Span | None] = [None] * len(equation.invars[0].aval.shape)
-    for at, axis in enumerate(_kept_axes(equation)):
+    for at, axis in enumerate(kept_axes(equation)):
         wanted[axis] = window[at]
     return [tuple(wanted)]
 
@@ -122,7 +122,7 @@ def _concatenate(equation, operands, window, places):
     return jax.lax.concatenate(arrays, equation.params["dimension"])
 
 
-def _reshape_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+def reshape_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Runs of axes of the operand and of the output that hold the same elements."""
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
@@ -143,7 +143,7 @@ def _reshape_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[i
     return groups
 
 
-def _major(axes: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:
+def major(axes: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:
     """The first of these axes that is longer than one, and the elements in a row of the others."""
     long = [axis for axis in axes if shape[axis] != 1]
     return long[0], math.prod(shape[axis] for axis in long[1:])
@@ -152,15 +152,15 @@ def _major(axes: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:
 def _reshape_needs(equation: Equation, window: Window) -> Needs | None:
     old, new = equation.invars[0].aval.shape, equation.params["new_sizes"]
     wanted: list[Span | None] = [None] * len(old)
-    for left, right in _reshape_groups(old, new):
+    for left, right in reshape_groups(old, new):
         windowed = [axis for axis in right if window[axis] is not None]
         if not windowed:
             continue
-        axis, row = _major(right, new)
+        axis, row = major(right, new)
         have = window[axis]
         if equation.params.get("dimensions") is not None or windowed != [axis] or have is None:
             return None
-        target, per = _major(left, old)
+        target, per = major(left, old)
         low, high = have.starts * row // per, -(-have.ends * row // per)
         wanted[target] = spans.span(have.axis, low, high, old[target])
     return [tuple(wanted)]
@@ -173,13 +173,13 @@ def _reshape(equation, operands, window, places):
     assert needs is not None
     (wanted,) = needs
     array = spans.narrow(operands[0], wanted, places)
-    groups = _reshape_groups(old, new)
+    groups = reshape_groups(old, new)
     array = array.reshape([math.prod(array.shape[axis] for axis in left) for left, _ in groups])
     for at, (left, right) in enumerate(groups):
         have = next((window[axis] for axis in right if window[axis] is not None), None)
         if have is None:
             continue
-        (_, row), (target, per) = _major(right, new), _major(left, old)
+        (_, row), (target, per) = major(right, new), major(left, old)
         source = wanted[target]
         origin = 0 if source is None else spans.start(source, places) * per
         offset = spans.start(have, places) * row - origin
@@ -243,7 +243,23 @@ def _slice(equation, operands, window, places):
     return jax.lax.slice(value.array, starts, limits, strides)
 
 
-def _dot_axes(equation: Equation) -> tuple[list[int | None], list[int | None]]:
+def _dynamic_slice_needs(equation: Equation, window: Window) -> Needs | None:
+    """Windows along axes that are not cut."""
+    out = equation.outvars[0].aval.shape
+    shape, *starts = _shapes(equation)
+    if any(s is not None and n != m for s, n, m in zip(window, shape, out, strict=True)):
+        return None
+    return [window, *(() for _ in starts)]
+
+
+def _dynamic_slice(equation, operands, window, places):
+    value, *starts = operands
+    array = spans.narrow(value, window, places)
+    sizes = spans.sizes(window, equation.params["slice_sizes"])
+    return jax.lax.dynamic_slice(array, [start.array for start in starts], sizes)
+
+
+def dot_axes(equation: Equation) -> tuple[list[int | None], list[int | None]]:
     """For each axis of each operand, the axis of the output it becomes, or None if summed."""
     (contract, batch) = equation.params["dimension_numbers"]
     ranks = [len(shape) for shape in _shapes(equation)]
@@ -261,9 +277,7 @@ def _dot_axes(equation: Equation) -> tuple[list[int | None], list[int | None]]:
 
 
 def _dot_needs(equation: Equation, window: Window) -> Needs:
-    return [
-        tuple(None if at is None else window[at] for at in axes) for axes in _dot_axes(equation)
-    ]
+    return [tuple(None if at is None else window[at] for at in axes) for axes in dot_axes(equation)]
 
 
 def _dot(equation, operands, window, places):
@@ -281,6 +295,7 @@ _RULES: dict[str, Rule] = {
     "reshape": Rule(_reshape_needs, _reshape),
     "pad": Rule(_pad_needs, _pad),
     "slice": Rule(_slice_needs, _slice),
+    "dynamic_slice": Rule(_dynamic_slice_needs, _dynamic_slice),
     "dot_general": Rule(_dot_needs, _dot),
     "conv_general_dilated": Rule(sliding_rules.convolution_needs, sliding_rules.convolution),
     **{

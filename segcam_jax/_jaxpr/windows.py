@@ -44,11 +44,7 @@ class WindowPlan:
             inputs: one per input of the jaxpr.
             corner: start along each output axis; the window must lie inside.
         """
-        places = {
-            axis: jnp.asarray(corner[axis], jnp.int32)
-            for axis, extent in enumerate(self.extents)
-            if extent is not None
-        }
+        places = self._places(corner)
         environment = {
             variable: Windowed(array, spans.whole(np.shape(array)), np.shape(array))
             for variable, array in zip(self.jaxpr.invars, inputs, strict=True)
@@ -65,6 +61,25 @@ class WindowPlan:
                 environment.update(self._evaluate(equation, operands, places))
         (out,) = self.jaxpr.outvars
         return spans.narrow(read(out), self.windows[out], places)
+
+    def seen(self, corner: Sequence[Array]) -> Array:
+        """Which elements of the first input the output window depends on, bool."""
+        first = self.jaxpr.invars[0]
+        inside = jnp.ones(first.aval.shape, bool)
+        for axis, needed in enumerate(self.windows.get(first, ())):
+            if needed is not None:
+                start = spans.start(needed, self._places(corner))
+                position = jnp.arange(first.aval.shape[axis], dtype=jnp.int32)
+                along = (position >= start) & (position < start + needed.size)
+                inside &= along.reshape([-1 if a == axis else 1 for a in range(inside.ndim)])
+        return inside
+
+    def _places(self, corner: Sequence[Array]) -> Places:
+        return {
+            axis: jnp.asarray(corner[axis], jnp.int32)
+            for axis, extent in enumerate(self.extents)
+            if extent is not None
+        }
 
     def _evaluate(self, equation: Equation, operands: list[Windowed], places: Places) -> dict:
         out = equation.outvars[0]

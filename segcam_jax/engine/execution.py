@@ -23,6 +23,8 @@ class Execution:
             what is free elsewhere. Chunks are halved as well where memory runs out.
         hoist: compute what the activation cannot change once, outside of the loop.
         windows: compute only what a target's region can see; hoists what it computes, too.
+        changes: compute only what an ablation can change: around a window of positions, and in
+            the first linear operation the one ablated channel.
         closed_form: where the score is linear in the activation, take all ablations from one
             gradient.
         skip_dead: do not run ablations of what is zero already.
@@ -43,6 +45,7 @@ class Execution:
     memory_limit: int | None = None
     hoist: bool = True
     windows: bool = True
+    changes: bool = True
     closed_form: bool = True
     skip_dead: bool = True
     lowering: bool | None = None
@@ -85,4 +88,6 @@ class Execution:
         return -(-count // chunks)
 
 
-NAIVE = Execution(hoist=False, windows=False, closed_form=False, skip_dead=False, lowering=False)
+NAIVE = Execution(
+    hoist=False, windows=False, changes=False, closed_form=False, skip_dead=False, lowering=False
+)

@@ -1,5 +1,6 @@
 """Evaluating a split: once, differentiated, ablated, sampled. Traced by `compiled` kernels."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax.engine import devices, memory
+from segcam_jax.engine import devices, memory, record
+from segcam_jax.engine.ablating import Ablating, change_ablating, whole_ablating
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import scoring
-from segcam_jax.masks import Masks, ablate
+from segcam_jax.engine.scoring import Scoring, scoring
+from segcam_jax.masks import LocalMasks, Masks
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import wide
 
@@ -32,7 +34,9 @@ def value_and_gradient(
     execution: Execution,
 ) -> tuple[Float[Array, ""], Float[Array, "*space c"]]:
     """The score and its gradient with respect to the activation."""
-    return jax.value_and_grad(scoring(split, carry, target, execution).score)(activation)
+    how = scoring(split, carry, target, execution)
+    _record_gradients(split, how, 1, 1)
+    return jax.value_and_grad(how.score)(activation)
 
 
 def ablation_scores(
@@ -51,27 +55,41 @@ def ablation_scores(
 
     Else by m + 1 evaluations, as many at once as fit. The unchanged activation is one more row of
     the same computation: run apart, its score would be rounded in another way, and a channel
-    without any effect would get a weight. Masks that change nothing are not run; the others are
-    dealt evenly over the devices.
+    without any effect would get a weight. Masks that change nothing the target sees are not run;
+    the others are dealt evenly over the devices.
     """
     how = scoring(split, carry, target, execution)
     if execution.closed_form and how.is_affine:
+        record.study(
+            lambda: record.Study(
+                "ablations",
+                1,
+                record.gradient_flops(how, split.activation),
+                how,
+                masks=masks,
+                closed_form=True,
+            )
+        )
         score, gradient = jax.value_and_grad(how.score)(activation)
         dtype = score.dtype
         drops = masks.removed(activation.astype(dtype) * gradient.astype(dtype))
         return score, score - drops
 
-    removed = masks.removed(jnp.abs(activation).astype(jnp.float32)) != 0
+    size = jnp.abs(activation).astype(jnp.float32)
+    removed = masks.removed(size if how.seen is None else jnp.where(how.seen, size, 0)) != 0
     live = removed if execution.skip_dead else jnp.ones_like(removed)
     order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.argsort(~live).astype(jnp.int32)])
 
+    ablated = _ablating(split, carry, target, how, activation, masks, execution)
+
     def score_of(row):
-        mask = masks(jnp.maximum(row - 1, 0))
-        mask = jnp.where(row == 0, jnp.ones_like(mask), mask)
-        return how.score(ablate(activation, mask))
+        return ablated.score(jnp.maximum(row - 1, 0), row == 0)
 
     dealt = devices.share(len(masks) + 1, execution.mesh)
-    chunk = memory.chunk(execution, len(dealt), how.live_bytes)
+    chunk = memory.chunk(execution, len(dealt), ablated.live_bytes)
+    record.study(
+        lambda: record.Study("ablations", dealt.count, ablated.flops, how, chunk, masks, live)
+    )
     rows, own = dealt.rows(chunk)
     if chunk == len(dealt):
         scores = dealt.gathered(jax.vmap(score_of)(rows[0]))
@@ -81,6 +99,26 @@ def ablation_scores(
     scores = dealt.gathered(scores)
     scores = jnp.zeros_like(scores).at[order].set(scores)
     return scores[0], jnp.where(live, scores[1:], scores[0])
+
+
+def _ablating(split, carry, target, how, activation, masks, execution) -> Ablating:
+    """The cheapest way: whole, around the ablation, or around it without the target's window."""
+    ways: list[Ablating | None] = [whole_ablating(how, activation, masks)]
+    if execution.changes and isinstance(masks, LocalMasks):
+        ways.append(change_ablating(how, activation, masks))
+        if how.window is not None:
+            unwindowed = dataclasses.replace(execution, windows=False)
+            other = scoring(split, carry, target, unwindowed)
+            ways.append(change_ablating(other, activation, masks))
+    return min((way for way in ways if way is not None), key=lambda way: way.flops)
+
+
+def _record_gradients(split: Split, how: Scoring, count: int, chunk: int) -> None:
+    record.study(
+        lambda: record.Study(
+            "gradients", count, record.gradient_flops(how, split.activation), how, chunk
+        )
+    )
 
 
 def _chunk_by_chunk(evaluate: Callable[[Array], Array], rows: Array, needed: Array) -> Array:
@@ -120,6 +158,7 @@ def sampled_moments(
     how = scoring(split, carry, target, execution)
     dealt = devices.share(weights.shape[0], execution.mesh)
     chunk = memory.chunk(execution, len(dealt), how.total_bytes)
+    _record_gradients(split, how, dealt.count, chunk)
     rows, own = dealt.rows(chunk)
 
     def sample(index):

@@ -28,39 +28,47 @@ class Scoring:
 
     Attributes:
         score: activation -> scalar, traceable.
+        plain: the same before equations are rewritten by `rule`.
+        rule: how equations run, or None for as they are.
         live_bytes: bytes that one evaluation holds at its peak.
         total_bytes: bytes of all its values, a bound on what its gradient holds.
         flops: operations of its convolutions and products.
         is_affine: whether the score is linear in the activation, but for a constant.
         window: what of the output is computed, or None for all of it.
+        seen: which elements of the activation the score depends on, or None for all.
         fallbacks: primitives computed whole for want of a window rule.
     """
 
     score: Callable[[Array], Array]
+    plain: Callable[[Array], Array]
+    rule: graph.Rule | None
     live_bytes: int
     total_bytes: int
     flops: int
     is_affine: bool
     window: tuple[int | None, ...] | None
+    seen: Array | None
     fallbacks: tuple[str, ...]
 
 
 def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Scoring:
     """Chooses how the score is computed. Traced along; the choice rests on shapes alone."""
-    plan, score = _score_of(split, carry, target, execution)
-    closed, jaxpr = graph.closed(score, split.activation)
+    plan, plain = _score_of(split, carry, target, execution)
+    closed, jaxpr = graph.closed(plain, split.activation)
     if [variable.aval.shape for variable in jaxpr.outvars] != [()]:
         shapes = [tuple(variable.aval.shape) for variable in jaxpr.outvars]
         raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
-    if execution.lowering or (execution.lowering is None and jax.default_backend() == "cpu"):
-        score = _first_of(lowering.lowered(closed))
+    slow = jax.default_backend() == "cpu" if execution.lowering is None else execution.lowering
     return Scoring(
-        score,
+        _first_of(lowering.lowered(closed)) if slow else plain,
+        plain,
+        lowering.rewritten if slow else None,
         cost.live_bytes(jaxpr),
         cost.total_bytes(jaxpr),
         cost.flops(jaxpr),
         linearity.is_affine(jaxpr),
         None if plan is None else plan.extents[:-1],
+        None if plan is None else split.canonical(plan.seen([*target.corner, 0])),
         () if plan is None else plan.fallbacks,
     )
 
