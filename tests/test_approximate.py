@@ -56,9 +56,9 @@ def same(approximate, exact, tolerance=1e-5):
 @pytest.mark.parametrize(
     ("ndim", "options", "screen", "by"),
     [
-        (2, {}, "taylor", "taylor"),
+        (2, {}, "taylor", "spread"),
         (2, {"relative": False, "ablation_value": -0.5}, "magnitude", "order"),
-        (3, {}, "taylor", "taylor"),
+        (3, {}, "taylor", "spread"),
     ],
 )
 def test_all_channels_is_ablation_cam(ndim, options, screen, by):
@@ -119,6 +119,18 @@ def test_groups_are_ablated_together():
     assert not found.exact.any()
 
 
+def test_spread_puts_the_strongest_channels_into_different_groups():
+    split, params, x, target = case()
+    found = GROUPED(split, params, x, target, groups=3, relative=False)
+    slope = segcam.gradient(split, params, x, target).attribution
+    activation, _ = split.encode(params, x)
+    ranked = np.argsort(-np.abs(np.asarray(slope * activation).sum((0, 1))))
+    for group in range(3):
+        members = jnp.asarray(ranked[group::3])
+        fall = found.score - target(split.ablated(params, x, jnp.ones(8).at[members].set(0)))
+        np.testing.assert_allclose(found.weights[members].sum(), fall, rtol=1e-3, atol=1e-3)
+
+
 def test_correlation_rises_with_exact_channels():
     split, params, x, target = case(width=16)
     counts = (0, 8, 16, 24, 32)
@@ -172,7 +184,7 @@ def test_faults_in_one_line():
         (SCREENED, {"exact": -1}, "exact=-1"),
         (SCREENED, {"screen": "hessian"}, "choose taylor or magnitude"),
         (GROUPED, {"groups": 0}, "groups=0"),
-        (GROUPED, {"by": "size"}, "choose taylor or order"),
+        (GROUPED, {"by": "size"}, "choose spread or order"),
     ):
         with pytest.raises(InputError, match=words):
             method(split, params, x, target, **options)

@@ -117,7 +117,7 @@ def group_ablation_cam(
     target: Any,
     *,
     groups: int = 32,
-    by: Literal["taylor", "order"] = "taylor",
+    by: Literal["spread", "order"] = "spread",
     ablation_value: float = 0.0,
     relative: bool = True,
     execution: Execution = Execution(),
@@ -137,8 +137,9 @@ def group_ablation_cam(
         x: one example.
         target: the score to explain.
         groups: how many; with one per channel it is Ablation-CAM.
-        by: put channels of like first-order value together (`"taylor"`), or neighbours in the
-            model's own order (`"order"`), as Group-CAM does. Sizes of groups differ by at most one.
+        by: deal channels out by falling |t_k|, so that the strong ones are in different groups
+            (`"spread"`), or put neighbours in the model's own order together (`"order"`), as
+            Group-CAM does. Sizes of groups differ by at most one.
         ablation_value: what an ablated channel is multiplied by.
         relative: divide by |S|; a score of exactly 0 divides by 1.
         execution: how the engine runs it; does not change the result.
@@ -156,8 +157,8 @@ def group_ablation_cam(
     """
     if groups < 1:
         raise InputError(f"groups={groups}; at least 1 is needed")
-    if by not in ("taylor", "order"):
-        raise InputError(f"by={by!r}; choose taylor or order")
+    if by not in ("spread", "order"):
+        raise InputError(f"by={by!r}; choose spread or order")
     activation, carry, _, products = _products(split, params, x, target, ablation_value, execution)
     first_order = products.sum(tuple(range(products.ndim - 1)))
     masks = _grouped(first_order, groups, by, ablation_value)
@@ -175,9 +176,10 @@ def _grouped(first_order: Float[Array, "c"], groups: int, by: str, value: float)
     channels = first_order.shape[0]
     count = min(groups, channels)
     rank = jnp.arange(channels, dtype=jnp.int32)
-    if by == "taylor":
-        rank = jnp.zeros(channels, jnp.int32).at[jnp.argsort(first_order)].set(rank)
-    return GroupMasks(rank * count // channels, count, value)
+    if by == "order":
+        return GroupMasks(rank * count // channels, count, value)
+    falling = jnp.argsort(-jnp.abs(first_order))
+    return GroupMasks(jnp.zeros_like(rank).at[falling].set(rank % count), count, value)
 
 
 def _shared(

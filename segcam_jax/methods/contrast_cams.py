@@ -63,14 +63,15 @@ def finer_cam(
         y'[p] = sum_i q_i[p] (y_c[p] - alpha y_i[p]) / sum_i q_i[p],    S' = y' over the region
         w_k = mean_p dS'/dA[p, k],    map[p] = sum_k w_k A[p, k]
 
-    q is the softmax of y; i runs over the `comparisons` classes whose mean logit over the region is
-    nearest to that of the explained class c.
+    y holds the logits, or the probabilities where the target reads these; q the probabilities. i
+    runs over the `comparisons` classes whose score over the region is nearest to that of the
+    explained class c.
 
     Args:
         split: the model, cut at the tap to explain; it has two classes or more.
         params: its parameters.
         x: one example.
-        target: a `Target`: its class, region and reduction; of logits.
+        target: a `Target`: its class, region and reduction.
         comparisons: how many similar classes, at most all others.
         alpha: strength of the comparison; with 0 it is Grad-CAM.
         execution: how the engine runs it; does not change the result.
@@ -79,15 +80,15 @@ def finer_cam(
         `map` `*space`, `weights` `c`, `score` (the target's own, S, not S').
 
     Raises:
-        InputError: if the target is not a `Target` of logits, there is one class only, or
-            `comparisons` is less than 1.
+        InputError: if the target is not a `Target`, there is one class only, or `comparisons` is
+            less than 1.
 
     References:
         Zhang et al., Finer-CAM, CVPR 2025 (arXiv 2501.11309), with the softmax weights of
         pytorch-grad-cam's `FinerWeightedTarget`, which are differentiated too; here per position.
     """
-    if not isinstance(target, Target) or target.of != "logits":
-        raise InputError("finer_cam compares the logits of classes; give a Target of logits")
+    if not isinstance(target, Target):
+        raise InputError("finer_cam compares a class with others; give a Target")
     if comparisons < 1:
         raise InputError(f"comparisons={comparisons}; at least 1 is needed")
     if split.output.shape[-1] < 2:
@@ -113,9 +114,11 @@ def _most_similar(target: Target, output: Float[Array, "*space k"], count: int) 
 def _contrast(target: Target, similar: Int[Array, "m"], alpha: Array, output: Array) -> Array:
     """S': the target of an output whose one channel is the contrast."""
     output = wide(output)
-    own = jax.lax.dynamic_index_in_dim(output, target.class_index, -1)
-    share = jax.nn.softmax(output, axis=-1)[..., similar]
+    probabilities = jax.nn.softmax(output, axis=-1)
+    values = probabilities if target.of == "probabilities" else output
+    own = jax.lax.dynamic_index_in_dim(values, target.class_index, -1)
+    share = probabilities[..., similar]
     # pytorch-grad-cam's 1e-9 keeps a sum of vanishing probabilities finite.
-    contrast = (share * (own - alpha * output[..., similar])).sum(-1, keepdims=True)
+    contrast = (share * (own - alpha * values[..., similar])).sum(-1, keepdims=True)
     contrast = contrast / (share.sum(-1, keepdims=True) + 1e-9)
     return Target(0, target.mask, "logits", target.reduce)(contrast)
