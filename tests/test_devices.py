@@ -209,6 +209,35 @@ def test_a_batch_that_is_dealt_already_and_inside_a_jit():
     close(jax.jit(explain)(images), expected)
 
 
+def test_a_sweep_is_dealt():
+    from segcam_jax.sweep import batch as sweep_batch
+
+    split, params, x, _ = study()
+    images = np.stack([np.asarray(x) * scale for scale in (1, -1, 0.5, 2, 3)])
+    masks = np.stack([np.asarray(a_target(k, 2 * k).mask) for k in range(5)])
+    options = (("grad_cam", ()), ("ablation_cam", ()), ("gradient", ()))
+
+    def maps(mesh):
+        classes = np.array([0, 1, 2, 0, 1])
+        return sweep_batch.batch_maps(
+            split, params, images, classes, masks, options, chunk=4, mesh=mesh
+        )
+
+    close(maps(segcam.device_mesh(6, images=3)), maps(None))
+
+
+def test_what_a_split_keeps_fits_every_mesh():
+    """Hoisted equations are traced once, here under a mesh, and then run under others and none."""
+    _, params, x, target = study()
+    split = segcam.split(lambda *given: skip_net(*given), "bottleneck", params, x)
+    found = [
+        segcam.ablation_cam(split, params, x, target, execution=Execution(chunk_size=1, mesh=mesh))
+        for mesh in (segcam.device_mesh(2), segcam.device_mesh(4, images=2), None)
+    ]
+    close(found[0], found[2])
+    close(found[1], found[2])
+
+
 def test_no_recompilation_for_another_image_or_instance():
     split, params, x, _ = study()
     traced = []

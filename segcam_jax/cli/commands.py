@@ -88,6 +88,9 @@ class Explain:
         colormap: A matplotlib colour table, for example jet.
         out: Folder of the results. A run that was interrupted there is resumed.
         overwrite: Replace another run in that folder; other people's files stay.
+        devices: How many devices share the ablations of an image.
+        share: K/N: explain only every N-th image, from the K-th on. So N processes, each with its
+            own K, fill one folder together; the last to finish writes the manifest.
         repeat: A manifest.json: do the same again, with the same maps.
     """
 
@@ -112,6 +115,8 @@ class Explain:
     colormap: MaybeName = None
     out: Path = Path("segcam-out")
     overwrite: bool = False
+    devices: int = 1
+    share: Annotated[str | None, _optional("K/N")] = None
     repeat: MaybeFile = None
 
 
@@ -135,6 +140,7 @@ class Evaluate:
             component, or exact ablations.
         tap: Taps of the bias table. Default: the bottleneck and decoder1.
         profile: How raw maps become heatmaps; one without negative values.
+        devices: How many devices share the images of the bias table.
         json: Also write everything to this file.
     """
 
@@ -147,6 +153,7 @@ class Evaluate:
     method: Names = ()
     tap: Names = ()
     profile: str = "segcam_jax"
+    devices: int = 1
     json: MaybeFile = None
 
 

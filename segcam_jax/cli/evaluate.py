@@ -14,6 +14,7 @@ from segcam_jax import methods as registry
 from segcam_jax.cli import commands, console
 from segcam_jax.data.samples import BUNDLED_SAMPLES, load as load_samples
 from segcam_jax.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMnistConfig
+from segcam_jax.engine.devices import local_mesh
 from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics import segmentation
 from segcam_jax.sweep import batch, store
@@ -29,6 +30,7 @@ _LAST_BLOCK = "decoder1"
 def evaluate(command: commands.Evaluate) -> None:
     """Prints quality and bias table, and writes them as JSON if asked to."""
     _check(command)
+    mesh = local_mesh(command.devices, images=command.devices)
     network = open_network(command.weights, command.model)
     _check_fit(network)
     class_index = find_class(command.class_index, network.class_names)
@@ -49,6 +51,7 @@ def evaluate(command: commands.Evaluate) -> None:
             taps=taps,
             weights=command.weights,
             profile=command.profile,
+            mesh=mesh,
             advance=lambda done: advance(done),
         )
     _print_study(study, network.class_names[class_index])

@@ -1,6 +1,7 @@
 """`segcam explain`."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import segcam_jax
 from segcam_jax.cli import commands, console
 from segcam_jax.data.images import sha256_of
+from segcam_jax.engine import Execution
+from segcam_jax.engine.devices import local_mesh
 from segcam_jax.sweep import options as options_module, store
 from segcam_jax.sweep.network import Network, open_network
 from segcam_jax.sweep.options import ExplainOptions
@@ -15,23 +18,36 @@ from segcam_jax.sweep.plan import Plan, make_plan
 from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
 from segcam_jax.types import InputError
 
-_NOT_REPEATED = ("out", "overwrite", "repeat")
+_NOT_REPEATED = ("out", "overwrite", "devices", "share", "repeat")
 
 
 def explain(command: commands.Explain, line: Sequence[str]) -> None:
     """Explains images, or repeats a run."""
     if command.out.exists() and not command.out.is_dir():
         raise InputError(f"output {str(command.out)!r} is a file; give a folder")
+    index, count = _share(command.share)
+    execution = Execution(mesh=local_mesh(command.devices))
     plan = _repeated(command) if command.repeat is not None else _planned(command)
-    with console.progress("explaining", len(plan.cases)) as advance:
+    with console.progress("explaining", len(plan.cases[index::count])) as advance:
         manifest = run_plan(
             plan,
             command.out,
             command=line,
             overwrite=command.overwrite,
+            execution=execution,
+            share=(index, count),
             advance=advance,
         )
-    _summarise(manifest, command.out)
+    _summarise(manifest, command.out, len(plan.cases))
+
+
+def _share(words: str | None) -> tuple[int, int]:
+    """Index and count of `K/N`."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", words or "1/1")
+    index, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= index <= count:
+        raise InputError(f"--share was given {words!r}; give K/N, from 1/N to N/N")
+    return index - 1, count
 
 
 def _planned(command: commands.Explain) -> Plan:
@@ -142,7 +158,7 @@ def _same_file(record: Mapping[str, Any], manifest: Path) -> Path:
     raise InputError(f"{str(given)!r} of the manifest does not exist")
 
 
-def _summarise(manifest: Mapping[str, Any], out: Path) -> None:
+def _summarise(manifest: Mapping[str, Any], out: Path, planned: int) -> None:
     rows = [
         (
             record["name"],
@@ -161,4 +177,9 @@ def _summarise(manifest: Mapping[str, Any], out: Path) -> None:
     columns = ("image", "class", "pixels", "method", "tap", "score", "min", "max", "seconds")
     console.table(None, columns, rows)
     images = len(manifest["images"])
-    print(f"{len(rows)} map(s) of {images} image(s) are in {out}; the manifest is {store.MANIFEST}")
+    after = (
+        f"; the manifest is {store.MANIFEST}"
+        if images == planned
+        else f"; {planned - images} image(s) are left to other shares, the last writes the manifest"
+    )
+    print(f"{len(rows)} map(s) of {images} image(s) are in {out}{after}")

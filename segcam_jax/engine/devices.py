@@ -45,14 +45,24 @@ def device_mesh(devices: int | Sequence[Device] | None = None, *, images: int = 
         ('images', 'ablations')
     """
     if devices is None or isinstance(devices, int):
-        devices = first_devices(jax.devices(), devices)
+        devices = _first(jax.devices(), devices)
     if images < 1 or len(devices) % images or not devices:
         raise InputError(f"images={images} does not divide the {len(devices)} device(s) of a mesh")
     shape = (images, len(devices) // images)
     return jax.make_mesh(shape, (IMAGES, ABLATIONS), (AxisType.Auto,) * 2, devices=devices)
 
 
-def first_devices(there: Sequence[Device], count: int | None) -> Sequence[Device]:
+def local_mesh(count: int, *, images: int = 1) -> Mesh | None:
+    """A mesh of the first devices of this process; None for one device, which needs no mesh.
+
+    Raises:
+        InputError: as `device_mesh`.
+    """
+    devices = _first(jax.local_devices(), count)
+    return None if count == 1 else device_mesh(devices, images=images)
+
+
+def _first(there: Sequence[Device], count: int | None) -> Sequence[Device]:
     """The first `count` of some devices; all for None; raises `InputError` if they are fewer."""
     count = len(there) if count is None else count
     if 1 <= count <= len(there):

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from segcam_jax.engine import Execution, devices
 from segcam_jax.heatmap import heatmap
 from segcam_jax.methods import METHODS
 from segcam_jax.taps import Split
@@ -34,13 +36,13 @@ Advance = Callable[[int], None]
 Options = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 
 
-@functools.partial(jax.jit, static_argnames=("split", "options"))
-def _maps(split: Split, options: Options, params: Any, images, classes, masks, key):
-    def explain(chosen: Options, image, class_index, mask):
+@functools.partial(jax.jit, static_argnames=("split", "options", "mesh"))
+def _maps(split: Split, options: Options, mesh: Mesh | None, shared: Any, batch: Any):
+    def explain(chosen: Options, params, key, image, class_index, mask):
         target = Target(class_index, mask)
         found = {}
         for name, keywords in chosen:
-            arguments: dict[str, Any] = dict(keywords)
+            arguments: dict[str, Any] = {**dict(keywords), "execution": Execution(mesh=mesh)}
             if METHODS[name].needs_key:
                 arguments["key"] = key
             found[name] = METHODS[name].function(split, params, image, target, **arguments).map
@@ -49,9 +51,13 @@ def _maps(split: Split, options: Options, params: Any, images, classes, masks, k
     # The engine fills the memory with the ablations of one image; images then run in turn.
     ablating = tuple(each for each in options if METHODS[each[0]].ablates)
     others = tuple(each for each in options if each not in ablating)
-    at_once = jax.vmap(functools.partial(explain, others))(images, classes, masks)
-    in_turn = jax.lax.map(lambda each: explain(ablating, *each), (images, classes, masks))
-    return {**at_once, **in_turn}
+
+    def run(shared, batch):
+        at_once = jax.vmap(functools.partial(explain, others, *shared))(*batch)
+        in_turn = jax.lax.map(lambda each: explain(ablating, *shared, *each), batch)
+        return {**at_once, **in_turn}
+
+    return devices.over_images(run, mesh)(shared, batch)
 
 
 def batch_maps(
@@ -64,6 +70,7 @@ def batch_maps(
     *,
     chunk: int = 8,
     seed: int = 0,
+    mesh: Mesh | None = None,
     advance: Advance = lambda images: None,
 ) -> dict[str, Float[np.ndarray, "n *space"]]:
     """Raw maps of several methods at one tap, for the sum of logits over a region of each image.
@@ -75,23 +82,23 @@ def batch_maps(
         classes: the explained class of each image.
         masks: the explained pixels of each image; an empty region gives a zero map.
         options: `((method, ((keyword, value), ...)), ...)`.
-        chunk: images at once; the last chunk is filled up, so that one program serves all.
+        chunk: images at once, made a multiple of the devices that they are dealt over; the last
+            chunk is filled up, so that one program serves all.
         seed: of the key that methods with random numbers get.
+        mesh: devices that share the images, and the ablations of an image, as in `Execution`.
         advance: is called with the number of images done since the last call.
     """
-    key = jax.random.key(seed)
+    chunk += -chunk % devices.image_devices(mesh)
+    shared = (params, jax.random.key(seed))
+    if mesh is not None:
+        shared = devices.replicate(shared, mesh)
     parts: list[dict[str, np.ndarray]] = []
     for start, stop in _chunks(len(images), chunk):
         filled = np.minimum(np.arange(start, start + chunk), stop - 1)
-        found = _maps(
-            split,
-            options,
-            params,
-            images[filled],
-            np.asarray(classes, np.int32)[filled],
-            masks[filled],
-            key,
-        )
+        batch = (images[filled], np.asarray(classes, np.int32)[filled], masks[filled])
+        if mesh is not None:
+            batch = devices.deal_images(batch, mesh)
+        found = _maps(split, options, mesh, shared, batch)
         parts.append({name: np.asarray(maps)[: stop - start] for name, maps in found.items()})
         advance(stop - start)
     return {name: np.concatenate([part[name] for part in parts]) for name, _ in options}

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
 from segcam_jax.data.texture_mnist import TextureMnistSample
@@ -101,6 +102,7 @@ def bias_study(
     weights: str | None = None,
     profile: str = "segcam_jax",
     chunk: int = 8,
+    mesh: Mesh | None = None,
     advance: batch.Advance = lambda images: None,
 ) -> BiasStudy:
     """Measures where the saliency of a class lies on samples with a planted bias.
@@ -114,6 +116,7 @@ def bias_study(
         weights: name of the weights in the rows; None: as they were given.
         profile: how maps become heatmaps; one without negative values.
         chunk: images at once.
+        mesh: devices that share the images.
         advance: is called with the number of images done at one tap since the last call.
 
     Raises:
@@ -141,6 +144,7 @@ def bias_study(
             masks[usable],
             batch.cam_options(methods, split),
             chunk=chunk,
+            mesh=mesh,
             advance=advance,
         )
     return study_of_maps(

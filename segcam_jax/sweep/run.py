@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from segcam_jax import viz
+from segcam_jax.engine import Execution
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import options as options_module, plan as plan_module, store
 from segcam_jax.sweep.heat import cropped_heatmap
@@ -32,44 +33,64 @@ def run_plan(
     *,
     command: Sequence[str],
     overwrite: bool = False,
+    execution: Execution = Execution(),
+    share: tuple[int, int] | None = None,
     advance: Advance = lambda images, text: None,
 ) -> dict[str, Any]:
     """Explains every image of a plan and writes the results.
 
-    An image that this very run has finished before is not explained again.
+    An image that this very run has finished before is not explained again. Several processes may
+    carry out one plan in one folder, each its share of the images, without waiting for each other;
+    the last one to finish writes the manifest.
 
     Args:
         plan: what to do.
         out: the run's folder.
         command: the command line, for the manifest.
-        overwrite: take a folder that holds another run.
+        overwrite: take a folder that holds another run; for a run of one process only.
+        execution: how the engine runs; does not change the maps. Processes that share the images
+            each have a mesh of their own devices.
+        share: `(index, count)`: only the images `index`, `index + count`, ... None: those of this
+            process of `jax.distributed`, all if there is one only.
         advance: is called with the number of images done since the last call, and what is going on.
 
     Returns:
-        The manifest, as written.
+        The manifest, as written; not written, and of the images that are finished, where other
+        processes still have images to explain.
 
     Raises:
         InputError: if the folder holds another run or cannot be written.
     """
-    folder = store.RunFolder(out, plan.key, plan.files(), overwrite=overwrite)
+    index, count = share or (jax.process_index(), jax.process_count())
+    if count > 1 and execution.mesh is not None and execution.mesh.is_multi_process:
+        raise InputError(
+            "the processes share the images, so a mesh of their common devices would wait for "
+            "ever; give each a mesh of jax.local_devices()"
+        )
+    folder = store.RunFolder(out, plan.key, plan.files(), overwrite=overwrite, shared=count > 1)
     start = time.perf_counter()
-    records = []
-    for case, pairs in zip(plan.cases, plan.pairs, strict=True):
-        record = folder.finished(case.name)
-        if record is None:
-            record = _explain_case(plan, case, pairs, out, advance)
+    for case, pairs in list(zip(plan.cases, plan.pairs, strict=True))[index::count]:
+        if folder.finished(case.name) is None:
+            record = _explain_case(plan, case, pairs, out, execution, advance)
             store.write_json(out / case.name / store.RECORD, record)
             advance(1, f"{case.path}: {len(pairs)} map(s)")
         else:
             advance(1, f"{case.path}: finished before")
-        records.append(record)
+    # A process looks at the others' records after it has written its own: one of them sees all.
+    records = [record for case in plan.cases if (record := folder.finished(case.name))]
     manifest = _manifest(plan, records, command, time.perf_counter() - start)
-    store.write_json(out / store.MANIFEST, manifest)
+    if len(records) == len(plan.cases):
+        store.write_json(out / store.MANIFEST, manifest)
     return manifest
 
 
 def _explain_case(
-    plan: Plan, case: Case, pairs: Sequence[tuple[str, str]], out: Path, advance: Advance
+    plan: Plan,
+    case: Case,
+    pairs: Sequence[tuple[str, str]],
+    out: Path,
+    execution: Execution,
+    advance: Advance,
 ) -> dict[str, Any]:
     """Maps and figures of one image; returns its record."""
     image, padded = plan_module.read_padded(case.path, plan.network)
@@ -80,7 +101,7 @@ def _explain_case(
     maps, heatmaps = [], {}
     for method, tap in pairs:
         advance(0, f"{case.name}: {method} at {tap}")
-        explanation, seconds = _explain(plan, padded, target, method, tap)
+        explanation, seconds = _explain(plan, padded, target, method, tap, execution)
         raw = np.asarray(explanation.map, np.float32)
         _check_finite(raw, case, method, tap)
         heat = np.asarray(
@@ -105,14 +126,19 @@ def _explain_case(
 
 
 def _explain(
-    plan: Plan, padded: Float[np.ndarray, "u v c"], target: Target, method: str, tap: str
+    plan: Plan,
+    padded: Float[np.ndarray, "u v c"],
+    target: Target,
+    method: str,
+    tap: str,
+    execution: Execution,
 ) -> tuple[Explanation, float]:
     """One explanation, and the seconds that it took, compilation included."""
     start = time.perf_counter()
     split = plan.network.split(tap, padded.shape)
     arguments = options_module.arguments(method, plan.options)
     explanation = METHODS[method].function(
-        split, plan.network.model.params, padded, target, **arguments
+        split, plan.network.model.params, padded, target, execution=execution, **arguments
     )
     jax.block_until_ready(explanation)
     return explanation, time.perf_counter() - start

@@ -4,7 +4,9 @@
     OUT/NAME/record.json      one image is finished: what was explained, its files; its last file
     OUT/manifest.json         the run is finished; written last of all
 
-The claim names every file that the run will write; nothing else is ever removed.
+The claim names every file that the run will write; nothing else is ever removed. Several processes
+may write one run together: they claim the folder alike, each file is put in place whole, and the
+records say what the others have finished.
 """
 
 import contextlib
@@ -113,21 +115,38 @@ class RunFolder:
         files: all that the run will write, relative to the folder.
         overwrite: take the folder even if it holds another run or files of these names; what a
             run's claim names is removed first.
+        shared: other processes write the same run.
 
     Raises:
-        InputError: if the path is a file, cannot be written, or holds another run.
+        InputError: if the path is a file, cannot be written, or holds another run; if it is to be
+            overwritten and shared, for a process would remove what the others have written.
     """
 
-    def __init__(self, path: Path, key: str, files: Sequence[str], *, overwrite: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        files: Sequence[str],
+        *,
+        overwrite: bool = False,
+        shared: bool = False,
+    ):
         self.path, self.key = path, key
         if path.exists() and not path.is_dir():
             raise InputError(f"output {str(path)!r} is a file; give a folder")
+        if overwrite and shared:
+            raise InputError(
+                "a run that several processes share cannot overwrite another; remove "
+                f"{str(path)!r} first, or give another folder"
+            )
+        # Looked for before the claim is read: another process claims first and then writes.
+        there = [file for file in files if os.path.lexists(path / file)]
         claim = read_json(path / CLAIM) or read_json(path / MANIFEST)
         mine = isinstance(claim, dict) and claim.get("key") == key
         if overwrite:
             self._remove(_files_of(claim))
         elif not mine:
-            self._check_empty(files, claimed=claim is not None)
+            self._check_empty(there, claimed=claim is not None)
         write_json(path / CLAIM, {"key": key, "files": list(files)})
         # A manifest says that the run is finished; it is not, until it is written again.
         (path / MANIFEST).unlink(missing_ok=True)
@@ -140,12 +159,11 @@ class RunFolder:
         files = _files_of(record)
         return record if files and all((self.path / file).is_file() for file in files) else None
 
-    def _check_empty(self, files: Sequence[str], *, claimed: bool) -> None:
+    def _check_empty(self, there: Sequence[str], *, claimed: bool) -> None:
         if claimed or (self.path / MANIFEST).exists():
             raise InputError(
                 f"output {str(self.path)!r} holds another run; give another folder, or --overwrite"
             )
-        there = [file for file in files if os.path.lexists(self.path / file)]
         if there:
             raise InputError(
                 f"output {str(self.path)!r} already holds {there[0]!r}; give another folder, or "
