@@ -145,7 +145,6 @@ class Split:
     @functools.cached_property
     def _hoisted(self) -> slicing.Slice:
         with graph.on_any_mesh():
-            with graph.on_any_mesh():
             return hoisting.hoist(self._slice.decode_jaxpr)
 
     @functools.cached_property

@@ -78,7 +78,6 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
         `(graph, output)`, output the pytree of `ShapeDtypeStruct`s that `fn` returns.
     """
     with on_any_mesh():
-        with on_any_mesh():
         closed, output = jax.make_jaxpr(fn, return_shape=True)(*args)
     jaxpr = getattr(closed, "jaxpr", closed)
     builder = _Inliner(prefix)
@@ -94,14 +93,6 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
         duplicates=frozenset(builder.duplicates),
     )
     return graph, output
-
-
-def on_any_mesh():
-    """A context in which traced equations fit every mesh of devices, not only the one in use.
-
-    For what is kept: an equation remembers the mesh that it was traced under.
-    """
-    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
 
 
 def on_any_mesh():
