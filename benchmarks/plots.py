@@ -80,7 +80,7 @@ def _flops(axes: Any, found: dict[str, Any]) -> bool:
 
 def _devices(axes: Any, found: dict[str, Any]) -> bool:
     record = found["workloads"].get("P8")
-    if not record:
+    if not record or not record["rows"]:
         return False
     counts = [row["devices"] for row in record["rows"]]
     axes.plot(counts, [row["share"] for row in record["rows"]], "o-", label="work per device")

@@ -21,6 +21,7 @@ from benchmarks.workloads import CURVES, JAX_LOOP, WORKLOADS, Size, Suite, Workl
 from segcam_jax.types import InputError
 
 _CURVE_SHARE = 1.5
+_IDLE = 0.5
 Say = Callable[[str], None]
 
 
@@ -67,6 +68,9 @@ def run(options: Options, keys: Sequence[str]) -> dict[str, Any]:
     found["suite"] = options.suite
     todo = []
     with _saying() as say:
+        load = made_from["environment"]["load"] or 0
+        if load > _IDLE:
+            say(f"the machine is busy (load {load}): times will say little, PyTorch's least")
         for key in keys:
             kept = found["workloads"].get(key) or found["curves"].get(key)
             if not options.again and results.is_finished(kept, made_from):
@@ -115,7 +119,11 @@ def _record(key: str, options: Options, seconds: float, say: Say) -> Iterator[di
     say(f"{key}: {workload.title}")
     about = {"title": workload.title, "baseline": workload.baseline, "goals": dict(workload.goals)}
     if key == "P8":
-        yield {**about, "complete": True, **scaling.run(options.size)}
+        try:
+            yield {**about, "complete": True, **scaling.run(options.size)}
+        except RuntimeError as problem:
+            say(f"P8: {problem}")
+            yield {**about, "complete": False, "rows": [], "reason": str(problem)}
         return
     for record in _workload(workload, options, seconds, say):
         yield {**about, **record}

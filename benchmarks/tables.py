@@ -58,6 +58,8 @@ def _overview_cells(key: str, record: dict[str, Any], suite: Suite) -> Iterator[
 
 
 def _scaling_line(key: str, record: dict[str, Any]) -> str:
+    if not record["rows"]:
+        return _line(key, record["title"], "one device", record["reason"], *["-"] * 4)
     last = record["rows"][-1]
     worst = max(row["difference"] for row in record["rows"])
     share = f"{last['share'] * last['devices']:.3f} / {last['devices']} of the work"
@@ -118,6 +120,8 @@ def _row_cells(row: dict[str, Any]) -> tuple[str, ...]:
 def _scaling_rows(record: dict[str, Any]) -> str:
     lines = ["| devices | GFLOP per device | share of one device's | maps differ |"]
     lines.append("|---|---|---|---|")
+    if not record["rows"]:
+        return record["reason"]
     for row in record["rows"]:
         work, share = _figure(row["flops_per_device"] / 1e9), f"{row['share']:.4f}"
         lines.append(_line(str(row["devices"]), work, share, f"{row['difference']:.0e}"))

@@ -139,6 +139,7 @@ def missing(name: str) -> str | None:
 
     modules = {PGC: "pytorch_grad_cam", CAPTUM: "captum.attr"}
     try:
+        peers.torch()
         importlib.import_module(modules.get(name, "torch"))
     except ImportError as problem:
         return f'{problem}; run: pip install "segcam-jax[bench]"'
