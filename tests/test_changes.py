@@ -13,6 +13,7 @@ from segcam_jax import Execution
 from segcam_jax.engine.ablating import change_ablating
 from segcam_jax.engine.scoring import scoring
 from segcam_jax.masks import ChannelMasks, WindowMasks
+from tests.networks import make_input, make_params, skip_net
 from tests.test_engine import random_net, recipes
 
 # Each optimisation but the one that is tested is off.
