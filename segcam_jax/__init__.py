@@ -12,7 +12,7 @@ Name activations with `tap`, cut the model with `split`, choose a target, explai
 Conventions: channels last. One example per call; batching is `jax.vmap`. Images are float32 in
 [0, 1] before the model's own normalisation. Logits are `h w k`, maps `h w` (3D: `d h w`), float32,
 signed and raw: nothing is normalised before `heatmap`. PRNG keys are explicit. The same input gives
-the same map for every chunk size.
+the same map for every chunk size and every number of devices.
 """
 
 from segcam_jax.adapters import from_nnx as from_nnx
