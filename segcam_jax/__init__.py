@@ -19,6 +19,7 @@ from segcam_jax.adapters import from_nnx as from_nnx
 from segcam_jax.engine import (
     NAIVE as NAIVE,
     Execution as Execution,
+    Plan as Plan,
     device_mesh as device_mesh,
     explain_batch as explain_batch,
     replicate as replicate,
@@ -29,6 +30,7 @@ from segcam_jax.methods import (
     ablation_cam as ablation_cam,
     eigen_cam as eigen_cam,
     eigen_grad_cam as eigen_grad_cam,
+    explain_plan as explain_plan,
     fast_ablation_cam as fast_ablation_cam,
     fem as fem,
     finer_cam as finer_cam,

@@ -16,6 +16,7 @@ from segcam_jax.types import InputError, SegcamError, nearest_first
 _COMMANDS = {
     "demo": "show what the library does, on networks and images that it ships",
     "explain": "explain a network's segmentation of images: maps, figures, a manifest",
+    "plan": "tell what explain would do with the same arguments, and what it would cost",
     "layers": "list the taps of a network with their shapes",
     "methods": "list the methods and the heatmap profiles",
     "evaluate": "measure segmentation quality and the planted bias",
@@ -100,6 +101,10 @@ def _run(given: list[str]) -> int:
             from segcam_jax.cli.listing import methods
 
             methods()
+        case commands.Plan():
+            from segcam_jax.cli.plan import plan
+
+            plan(command)
         case commands.Explain():
             from segcam_jax.cli.explain import explain
 

@@ -121,6 +121,22 @@ class Explain:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan(Explain):
+    """Tell what `segcam explain` would do with the same arguments, and what it would cost.
+
+    For example: segcam plan scan.png --weights texture-mnist-unbiased --region largest
+
+    Operations of each evaluation before and after every optimisation, evaluations, memory.
+    Nothing is written. The other options are those of `segcam explain`.
+
+    Attributes:
+        measure: Also run a few evaluations to estimate the time.
+    """
+
+    measure: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Measure segmentation quality, and where saliency falls when a bias was planted.
 
@@ -205,6 +221,7 @@ class Convert:
 COMMANDS = {
     "demo": Demo,
     "explain": Explain,
+    "plan": Plan,
     "layers": Layers,
     "methods": Methods,
     "evaluate": Evaluate,

@@ -55,6 +55,16 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[obj
     console.print(drawn)
 
 
+def facts(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Prints names and what there is to say of each, under a title."""
+    drawn = Table.grid(padding=(0, 2))
+    for name, words in rows:
+        drawn.add_row(escape(name), escape(words))
+    console = results()
+    console.print(title, style="bold", markup=False)
+    console.print(drawn)
+
+
 def _is_number(cell: object) -> bool:
     try:
         float(str(cell).split(" ")[0].replace("—", "0"))

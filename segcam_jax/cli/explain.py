@@ -18,7 +18,7 @@ from segcam_jax.sweep.plan import Plan, make_plan
 from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
 from segcam_jax.types import InputError
 
-_NOT_REPEATED = ("out", "overwrite", "devices", "share", "repeat")
+_NOT_REPEATED = ("out", "overwrite", "devices", "share", "repeat", "measure")
 
 
 def explain(command: commands.Explain, line: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ def explain(command: commands.Explain, line: Sequence[str]) -> None:
         raise InputError(f"output {str(command.out)!r} is a file; give a folder")
     index, count = _share(command.share)
     execution = Execution(mesh=local_mesh(command.devices))
-    plan = _repeated(command) if command.repeat is not None else _planned(command)
+    plan = run_of(command)
     with console.progress("explaining", len(plan.cases[index::count])) as advance:
         manifest = run_plan(
             plan,
@@ -48,6 +48,11 @@ def _share(words: str | None) -> tuple[int, int]:
     if not 1 <= index <= count:
         raise InputError(f"--share was given {words!r}; give K/N, from 1/N to N/N")
     return index - 1, count
+
+
+def run_of(command: commands.Explain) -> Plan:
+    """The run that a command asks for, or that it repeats."""
+    return _repeated(command) if command.repeat is not None else _planned(command)
 
 
 def _planned(command: commands.Explain) -> Plan:

@@ -4,6 +4,8 @@ from segcam_jax.engine.batch import explain_batch as explain_batch
 from segcam_jax.engine.compiled import compiled as compiled
 from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as replicate
 from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution
+from segcam_jax.engine.plan import Plan as Plan
+from segcam_jax.engine.planning import plan_of as plan_of
 from segcam_jax.engine.run import (
     ablation_scores as ablation_scores,
     baseline as baseline,

@@ -8,11 +8,10 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.fitting import Programs
+from segcam_jax.engine.fitting import Program, Programs
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError, TargetError
 
@@ -32,6 +31,9 @@ def compiled(method: F) -> F:
     A target may be a pytree with a `check(output)` method, or any function `output -> scalar`. A
     function is part of the program: a new lambda compiles again. To explain many, keep one function
     and pass what varies as arrays, `jax.tree_util.Partial(function, arrays)`.
+
+    The result has the attribute `program`, which takes the same arguments and returns the compiled
+    program without running it.
     """
     signature = inspect.signature(method)
 
@@ -39,32 +41,43 @@ def compiled(method: F) -> F:
     def kernel(split, static, halvings, params, x, target, traced):
         run = functools.partial(_run, method, split, static)
         with memory.halved(halvings):
-            return devices.on_mesh(run, _mesh(static))(params, x, target, traced)
+            return devices.on_mesh(run, _execution(static).mesh)(params, x, target, traced)
 
     programs = Programs(kernel)
 
     @functools.wraps(method)
     def call(split: Split, params: Any, x: Any, target: Any, **options: Any):
-        if not isinstance(split, Split):
-            raise InputError(
-                f"the first argument is {type(split).__name__}, expected a Split; make one with "
-                "split(fn, tap_name, params, x)"
-            )
-        signature.bind(split, params, x, target, **options)
-        if not jnp.issubdtype(split.activation.dtype, jnp.floating):
-            raise InputError(
-                f"the activation at tap {split.tap!r} has dtype {split.activation.dtype}; expected "
-                "floating point (convert images to float32 in [0, 1])"
-            )
-        target = checked_target(target, split)
-        static, traced = divided(options)
-        inputs = (params, x, target, traced)
-        mesh = _mesh(static)
-        if mesh is not None:
-            inputs = devices.replicate(inputs, mesh)
-        return programs.run(split, static, inputs, _execution(static))
+        return programs.run(*_prepared(signature, split, params, x, target, options))
 
+    def program(split: Split, params: Any, x: Any, target: Any, **options: Any) -> Program:
+        return programs.compiled(*_prepared(signature, split, params, x, target, options))
+
+    cast(Any, call).program = program
     return cast(F, call)
+
+
+def _prepared(
+    signature: inspect.Signature, split: Any, params: Any, x: Any, target: Any, options: Mapping
+) -> tuple[Split, Static, tuple, Execution]:
+    """Checked arguments of the kernel: `(split, static, inputs, execution)`."""
+    if not isinstance(split, Split):
+        raise InputError(
+            f"the first argument is {type(split).__name__}, expected a Split; make one with "
+            "split(fn, tap_name, params, x)"
+        )
+    signature.bind(split, params, x, target, **options)
+    if not jnp.issubdtype(split.activation.dtype, jnp.floating):
+        raise InputError(
+            f"the activation at tap {split.tap!r} has dtype {split.activation.dtype}; expected "
+            "floating point (convert images to float32 in [0, 1])"
+        )
+    target = checked_target(target, split)
+    static, traced = divided(options)
+    inputs = (params, x, target, traced)
+    execution = _execution(static)
+    if execution.mesh is not None:
+        inputs = devices.replicate(inputs, execution.mesh)
+    return split, static, inputs, execution
 
 
 def _run(method, split, static, params, x, target, traced):
@@ -73,10 +86,6 @@ def _run(method, split, static, params, x, target, traced):
 
 def _execution(static: Static) -> Execution:
     return dict(static).get("execution", Execution())
-
-
-def _mesh(static: Static) -> Mesh | None:
-    return _execution(static).mesh
 
 
 def divided(options: Mapping[str, Any]) -> tuple[Static, dict[str, Any]]:

@@ -29,6 +29,18 @@ class Program:
     halvings: int
     executable: jax.stages.Compiled | None
 
+    @property
+    def temporaries(self) -> int | None:
+        """Bytes that it takes besides its inputs and results, where it is compiled."""
+        return None if self.executable is None else temporary_bytes(self.executable)
+
+    @property
+    def arguments(self) -> int | None:
+        """Bytes of its inputs, where it is compiled."""
+        if self.executable is None:
+            return None
+        return getattr(self.executable.memory_analysis(), "argument_size_in_bytes", 0)
+
 
 class Programs:
     """The programs of a kernel, kept as long as their splits.
@@ -104,6 +116,14 @@ class Programs:
             needed, used = temporary_bytes(executable), halvings
             halvings += 1
         return Program(used, executable)
+
+    def compiled(self, split: Split, static: Any, inputs: tuple, execution: Execution) -> Program:
+        """The program of `fitted`, compiled ahead of time in any case."""
+        program = self.fitted(split, static, inputs, execution)
+        if program.executable is None:
+            lowered = self._kernel.lower(split, static, program.halvings, *inputs)
+            program = dataclasses.replace(program, executable=lowered.compile())
+        return program
 
     def _call(self, program: Program, split: Split, static: Any, inputs: tuple) -> Any:
         if program.executable is None:

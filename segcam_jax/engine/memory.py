@@ -1,4 +1,4 @@
-"""How many evaluations run at once: from an estimate, halved where a program turns out too large."""
+"""How many evaluations run at once: estimated, and halved where a program turns out too large."""
 
 import contextlib
 import contextvars

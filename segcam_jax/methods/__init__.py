@@ -24,6 +24,7 @@ from segcam_jax.methods.gradient_cams import (
     layer_cam as layer_cam,
     xgrad_cam as xgrad_cam,
 )
+from segcam_jax.methods.planning import explain_plan as explain_plan
 from segcam_jax.methods.registry import METHODS as METHODS, Method as Method, find as find
 from segcam_jax.methods.saliency import (
     gradient as gradient,

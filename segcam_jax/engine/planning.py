@@ -1,0 +1,248 @@
+"""Making the plan of a study.
+
+A method is traced, not run, with one more optimisation switched on each time; the engine tells what
+it would evaluate. So the plan knows any method that goes through the engine, and a further
+optimisation is one more line of `_STEPS`.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from segcam_jax._jaxpr import cost, graph
+from segcam_jax.engine import measure as measuring, memory, record
+from segcam_jax.engine.compiled import checked_target, compiled
+from segcam_jax.engine.execution import NAIVE, Execution
+from segcam_jax.engine.measure import PrecisionError
+from segcam_jax.engine.plan import Plan, Step
+from segcam_jax.engine.record import Study
+from segcam_jax.taps import Split
+
+# Switches of `Execution` in the order in which they are turned on, and what each does.
+_STEPS = {
+    "hoist": "hoisting: what no ablation changes, once",
+    "windows": "windows: what the target sees",
+    "changes": "changes: what the ablation changes",
+    "skip_dead": "dead masks skipped",
+    "closed_form": "closed form: one gradient",
+}
+
+# Those that serve gradients as well.
+_ALWAYS = ("hoist", "windows")
+
+
+def plan_of(
+    method: Callable,
+    split: Split,
+    params: Any,
+    x: Any,
+    target: Any,
+    *,
+    execution: Execution = Execution(),
+    compile: bool = True,
+    measure: bool = False,
+    **options: Any,
+) -> Plan:
+    """Tells what `method(split, params, x, target, execution=execution, **options)` will do.
+
+    Args:
+        method: a method of the library, or any function of the same arguments.
+        split: the model, cut at the tap to explain.
+        params: its parameters; shapes and dtypes (`ShapeDtypeStruct`) do where the study is
+            neither compiled nor measured.
+        x: one example, likewise.
+        target: the score to explain.
+        execution: how the engine would run it.
+        compile: compile the study and say what memory it takes.
+        measure: run a few evaluations to estimate the time, and the error of a precision.
+        options: of the method.
+    """
+    if not hasattr(method, "program"):
+        method = compiled(method)
+    target = checked_target(target, split)
+    method_of = functools.partial(inspect.unwrap(method), split, **options)
+    known = not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((params, x)))
+    given = (params, x, target)
+    program = None
+    if known and (compile or measure):
+        program = cast(Any, method).program(split, *given, execution=execution, **options)
+    alone = dataclasses.replace(execution, mesh=None)
+    study = _study(method_of, given, alone, 0 if program is None else program.halvings)
+    live = _live(method_of, given, alone, study) if known else None
+    evaluated = None if live is None or study is None else _evaluated(study, len(live))
+    steps, idle = _steps(split, method_of, given, execution, evaluated)
+    window = None if study is None else _whole_extents(split, study.how.window)
+    facts = Plan(
+        method=getattr(method, "__name__", "a method"),
+        tap=split.tap,
+        activation=split.activation.shape,
+        dtype=split.activation.dtype.name,
+        kind=None if study is None else study.kind,
+        evaluations=0 if study is None else study.count,
+        masks=0 if study is None or study.masks is None else len(study.masks),
+        live=None if live is None else len(live),
+        network_flops=_encode_flops(split, given, hoist=False) + split.flops(),
+        once_flops=_encode_flops(split, given, execution.hoist or execution.windows),
+        decode_flops=split.flops(),
+        steps=steps,
+        idle=idle,
+        window=window,
+        seen=_seen(split, window),
+        fallbacks=() if study is None else study.how.fallbacks,
+        chunk=1 if study is None else study.chunk,
+        devices=1 if execution.mesh is None else execution.mesh.size,
+        temporaries=None if program is None else program.temporaries,
+        arguments=None if program is None else program.arguments,
+        precision=execution.precision,
+        seconds=None,
+        error=None,
+    )
+    if not (known and measure):
+        return facts
+    taken, error = _measured(
+        split, functools.partial(method, split, *given, **options), given, execution, study, live
+    )
+    return dataclasses.replace(facts, seconds=taken, error=error)
+
+
+def _study(
+    method_of: Callable, given: tuple, execution: Execution, halvings: int = 0
+) -> Study | None:
+    """The study that takes most, of those that a method does; traced, not run."""
+    _, study = _traced(method_of, given, execution, halvings)
+    return study
+
+
+def _traced(
+    method_of: Callable, given: tuple, execution: Execution, halvings: int = 0
+) -> tuple[Callable, Study | None]:
+    found: list[Study] = []
+
+    def run(params, x, target):
+        with record.recording() as studies, memory.halved(halvings):
+            method_of(params, x, target, execution=execution)
+        found[:] = sorted(studies, key=lambda study: study.count * study.flops)[-1:]
+        return found[0].live if found else None
+
+    jax.eval_shape(run, *given)
+    return run, found[0] if found else None
+
+
+def _live(
+    method_of: Callable, given: tuple, execution: Execution, study: Study | None
+) -> np.ndarray | None:
+    """Indices of the ablations that change something; runs what precedes the tap."""
+    if study is None or study.live is None:
+        return None
+    run, _ = _traced(method_of, given, execution)
+    return np.flatnonzero(jax.jit(run)(*given))
+
+
+def _evaluated(study: Study, live: int) -> int:
+    """How many evaluations are run: whole chunks, as long as there are live ablations in them."""
+    if study.chunk >= study.count:
+        return study.count
+    return min(study.count, -(-(live + 1) // study.chunk) * study.chunk)
+
+
+def _steps(
+    split: Split,
+    method_of: Callable,
+    given: tuple,
+    execution: Execution,
+    evaluated: int | None,
+) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    """The cost as optimisations are switched on, and the switches that save nothing."""
+    stage = dataclasses.replace(NAIVE, chunk_size=1)
+    study = _study(method_of, given, stage)
+    if study is None:
+        return (), ()
+    decode, once = split.flops(), _encode_flops(split, given, hoist=False)
+
+    def step(switch, what, study, flops=0):
+        count = study.count
+        if stage.skip_dead and study.masks is not None and not study.closed_form:
+            count = evaluated
+        each = study.flops + flops
+        return Step(switch, what, each, each / max(1, decode), count)
+
+    steps = [
+        step(None, "the whole network", study, once),
+        step(None, "split: what follows the tap", study),
+    ]
+    idle = []
+    for switch, what in _STEPS.items():
+        if not getattr(execution, switch) or (study.masks is None and switch not in _ALWAYS):
+            continue
+        stage = dataclasses.replace(stage, **{switch: True})
+        latest = step(switch, what, _study(method_of, given, stage))
+        cost_before, cost_now = ((each.flops, each.evaluations) for each in (steps[-1], latest))
+        if cost_now == cost_before:
+            idle.append(switch)
+        else:
+            steps.append(latest)
+    return tuple(steps), tuple(idle)
+
+
+def _measured(
+    split: Split,
+    method: Callable,
+    given: tuple,
+    execution: Execution,
+    study: Study | None,
+    live: np.ndarray | None,
+) -> tuple[float, PrecisionError | None]:
+    """Seconds, and the error of the precision unless it is float32."""
+    params, x, target = given
+    rounds = execution.precision != "float32"
+    # Masks that are made from the input cannot leave the trace that made them.
+    whole = study is not None and not any(
+        isinstance(leaf, Tracer) for leaf in jax.tree.leaves(study.masks)
+    )
+    if study is not None and study.masks is not None and live is not None and whole:
+        ablations = measuring.Ablations(split, params, x, target, study.masks, live, execution)
+        devices = 1 if execution.mesh is None else execution.mesh.size
+        taken = ablations.seconds(study.chunk, devices)
+        return taken, ablations.precision_error() if rounds else None
+    if study is not None and study.kind == "gradients" and study.count > 1:
+        taken = measuring.gradient_seconds(split, params, x, target, execution, study.count)
+    else:
+        taken = measuring.seconds(lambda: method(execution=execution))
+    return taken, measuring.map_error(method, execution) if rounds else None
+
+
+def _encode_flops(split: Split, given: tuple, hoist: bool) -> int:
+    """Operations of what runs once: before the tap, and with `hoist` what leaves decode."""
+
+    def once(params, x):
+        activation, carry = split.encode(params, x)
+        return activation, split.prepare(carry) if hoist else carry
+
+    params, x, _ = given
+    return cost.flops(graph.closed(once, params, x)[1])
+
+
+def _whole_extents(split: Split, window: Sequence[int | None] | None) -> tuple[int, ...] | None:
+    """The window with the extents of the output where it has all of an axis."""
+    if window is None:
+        return None
+    shape = jax.tree.leaves(split.output)[0].shape
+    return tuple(n if size is None else size for size, n in zip(window, shape, strict=False))
+
+
+def _seen(split: Split, window: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Extents of the activation's window that a window of the output needs."""
+    if window is None:
+        return None
+    plan = split.window_plan((*window, jax.tree.leaves(split.output)[0].shape[-1]))
+    variable = plan.jaxpr.invars[0]
+    if variable not in plan.windows or variable.aval.shape != split.activation.shape:
+        return None
+    spans = zip(plan.windows[variable], variable.aval.shape, strict=True)
+    return tuple(n if span is None else span.size for span, n in spans)[:-1]

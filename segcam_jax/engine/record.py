@@ -1,0 +1,67 @@
+"""What the engine is about to do, told to whoever asks while a method is traced."""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+from jaxtyping import Array, Bool
+
+from segcam_jax._jaxpr import cost, graph
+from segcam_jax.engine.scoring import Scoring
+from segcam_jax.masks import Masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Evaluations of one score.
+
+    Attributes:
+        kind: what is evaluated: the score under ablations, or its gradient.
+        count: evaluations, that of the unchanged activation among them.
+        flops: operations of the convolutions and products of one.
+        how: how the score is computed.
+        chunk: evaluations at once, on one device.
+        masks: of ablations; None for gradients.
+        live: which of the masks are run.
+        closed_form: whether one gradient stands for all ablations.
+    """
+
+    kind: Literal["ablations", "gradients"]
+    count: int
+    flops: int
+    how: Scoring
+    chunk: int = 1
+    masks: Masks | None = None
+    live: Bool[Array, "m"] | None = None
+    closed_form: bool = False
+
+
+_STUDIES: contextvars.ContextVar[list[Study] | None] = contextvars.ContextVar(
+    "studies", default=None
+)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Study]]:
+    """Collects the studies of methods that are traced inside."""
+    studies: list[Study] = []
+    token = _STUDIES.set(studies)
+    try:
+        yield studies
+    finally:
+        _STUDIES.reset(token)
+
+
+def study(describe: Callable[[], Study]) -> None:
+    """Tells of a study; `describe` is called only where somebody listens."""
+    studies = _STUDIES.get()
+    if studies is not None:
+        studies.append(describe())
+
+
+def gradient_flops(how: Scoring, activation: jax.ShapeDtypeStruct) -> int:
+    """Operations of the score and its gradient, for a score that is not lowered."""
+    return cost.flops(graph.closed(jax.value_and_grad(how.score), activation)[1])
