@@ -28,6 +28,7 @@ from segcam_jax.heatmap import PROFILES as PROFILES, Profile as Profile, heatmap
 from segcam_jax.methods import (
     METHODS as METHODS,
     ablation_cam as ablation_cam,
+    deep_feature_factorization as deep_feature_factorization,
     eigen_cam as eigen_cam,
     eigen_grad_cam as eigen_grad_cam,
     explain_plan as explain_plan,

@@ -16,6 +16,10 @@ from segcam_jax.methods.eigen_cams import (
     eigen_cam as eigen_cam,
     eigen_grad_cam as eigen_grad_cam,
 )
+from segcam_jax.methods.factorization import (
+    Factorization as Factorization,
+    deep_feature_factorization as deep_feature_factorization,
+)
 from segcam_jax.methods.feature_cams import fem as fem, kpca_cam as kpca_cam
 from segcam_jax.methods.gradient_cams import (
     grad_cam as grad_cam,

@@ -143,5 +143,5 @@ def recipro_cam(
         raise InputError(f"recipro_cam needs positions; tap {split.tap!r} has channels only")
     masks = KeepMasks(shape, soft)
     score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
-    alone: Float[Array, m] = scores[:-1]
-    return Explanation((alone - scores[-1]).reshape(shape), score, scores=alone)
+    alone, nothing = scores[:-1], scores[-1]
+    return Explanation((alone - nothing).reshape(shape), score, scores=alone)
