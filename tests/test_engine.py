@@ -320,3 +320,18 @@ def test_hoisting_and_windows_save_the_operations_they_promise():
             plan = split.window_plan((size, size, 2))
             assert plan.fallbacks == ()
             assert plan.flops() < most * decode
+
+
+def test_windows_pass_through_linear_interpolation():
+    """On a U-Net that upsamples so at 64x64: no fallback, and a small share of decode."""
+    from flax import nnx
+
+    from segcam_jax.models.unet import UNet, UNetConfig
+
+    config = UNetConfig(in_channels=1, classes=2, width=8, depth=3, upsample="linear")
+    fn, params = segcam.from_nnx(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))))
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        split = segcam.split(fn, "bottleneck", params, jax.ShapeDtypeStruct((64, 64, 1), "float32"))
+        plan = split.window_plan((2, 2, 2))
+    assert plan.fallbacks == ()
+    assert plan.flops() < 0.1 * split.flops()

@@ -8,16 +8,26 @@ larger than need be, never smaller; without a rule it is everything.
 
 from collections.abc import Callable, Sequence
 
-from segcam_jax._jaxpr import kinds, sliding_rules, spans, window_rules
+from segcam_jax._jaxpr import bands, kinds, sliding_rules, spans, window_rules
+from segcam_jax._jaxpr.bands import Band, Constants
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Span, Window
 
 Changed = Sequence[Window | None]
 
 
-def reach(equation: Equation, windows: Changed) -> Window:
-    """The part of an equation's one output that can change."""
+def reach(equation: Equation, windows: Changed, known: Constants) -> Window:
+    """The part of an equation's one output that can change.
+
+    Args:
+        equation: of a flat jaxpr, with one output.
+        windows: of its operands, not all None.
+        known: the jaxpr's values that depend on no input.
+    """
     shape = equation.outvars[0].aval.shape
+    band = bands.find(equation, known)
+    if band is not None:
+        return _banded(equation, windows, band)
     if kinds.elementwise(equation) is not None:
         return _elementwise(equation, windows)
     rule = _RULES.get(equation.primitive.name)
@@ -158,6 +168,14 @@ def _dot(equation: Equation, windows: Changed) -> Window:
         if at is not None:
             out[at] = window[axis]
     return tuple(out)
+
+
+def _banded(equation: Equation, windows: Changed, band: Band) -> Window:
+    reached = list(_dot(equation, windows))
+    window = windows[1 - band.operand]
+    have = None if window is None else window[band.axis]
+    reached[band.out] = None if have is None else band.reached(have)
+    return tuple(reached)
 
 
 def _convolution(equation: Equation, windows: Changed) -> Window:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import change_rules, contributions, graph, spans, window_rules
+from segcam_jax._jaxpr import bands, change_rules, contributions, graph, spans, window_rules
 from segcam_jax._jaxpr.graph import Equation, Rule
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
 
@@ -33,10 +33,12 @@ class ChangePlan:
     Attributes:
         jaxpr: flat, as `graph.flattened` makes it.
         changed: variable -> what can change of it; what is missing cannot.
+        known: values that depend on no input.
     """
 
     jaxpr: Any
     changed: dict[Any, Window]
+    known: bands.Constants
 
     def record(
         self, consts: Sequence[Array], inputs: Sequence[Array], rule: Rule | None = None
@@ -62,7 +64,8 @@ class ChangePlan:
             out = equation.outvars[0]
             at = contributions.place(equation, self.windows(equation))
             if any(s is not None for s in self.changed[out]):
-                results = [_on_window(equation, values, self.changed[out])]
+                rule_of = window_rules.find(equation, self.known)
+                results = [_on_window(equation, rule_of, values, self.changed[out])]
             elif at is not None:
                 results = [_with_contribution(equation, values, at)]
             else:
@@ -86,15 +89,16 @@ def plan(jaxpr: Any, window: Window) -> ChangePlan:
         jaxpr: flat.
         window: of the first input.
     """
-    result = ChangePlan(jaxpr, {jaxpr.invars[0]: window})
+    known = bands.constants(jaxpr)
+    result = ChangePlan(jaxpr, {jaxpr.invars[0]: window}, known)
     for equation in jaxpr.eqns:
         windows = result.windows(equation)
         if all(each is None for each in windows):
             continue
         reached = None
         if len(equation.outvars) == 1:
-            reached = change_rules.reach(equation, windows)
-            rule = window_rules.find(equation)
+            reached = change_rules.reach(equation, windows, known)
+            rule = window_rules.find(equation, known)
             if rule is None or rule.needs(equation, reached) is None:
                 reached = None
         for variable in equation.outvars:
@@ -138,9 +142,10 @@ class _Values:
         return self.part(atom, spans.whole(np.shape(graph.read(self.record, atom)))).array
 
 
-def _on_window(equation: Equation, values: _Values, window: Window) -> Array:
+def _on_window(
+    equation: Equation, rule: window_rules.Rule | None, values: _Values, window: Window
+) -> Array:
     """The window of an equation's output."""
-    rule = window_rules.find(equation)
     needs = None if rule is None else rule.needs(equation, window)
     assert rule is not None
     assert needs is not None

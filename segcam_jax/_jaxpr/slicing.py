@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from segcam_jax._jaxpr import bands
 from segcam_jax._jaxpr.graph import Equation, Graph, Var, is_variable, subgraph_function
 
 
@@ -88,13 +89,18 @@ def _with_expansions(
 ) -> list[Equation]:
     """Moves into decode what only repeats a small array, such as a bias over all positions.
 
-    The carry then holds the bias, not a copy of it for every position.
+    The carry then holds the bias, not a copy of it for every position. What depends on no input
+    moves too, such as the matrix of an interpolation: decode then shows what it is.
     """
+    constant: dict[Var, None] = {}
+    for equation in before:
+        if bands.is_constant(equation, constant):
+            constant.update(dict.fromkeys(equation.outvars))
     wanted = set(_free_variables(decode, outputs, bound=set()))
     moved = []
     for equation in reversed(before):
         single = len(equation.outvars) == 1 and equation.outvars[0] in wanted
-        if single and _expands(equation):
+        if single and (_expands(equation) or equation.outvars[0] in constant):
             moved.append(equation)
             wanted.update(atom for atom in equation.invars if is_variable(atom))
     return moved[::-1] + decode

@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from segcam_jax._jaxpr import kinds, sliding_rules, spans
+from segcam_jax._jaxpr import bands, kinds, sliding_rules, spans
+from segcam_jax._jaxpr.bands import Band, Constants
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
 
@@ -33,8 +34,16 @@ class Rule:
     apply: Callable[[Equation, Sequence[Windowed], Window, Places], Array]
 
 
-def find(equation: Equation) -> Rule | None:
-    """The rule of an equation, or None where it has to be computed whole."""
+def find(equation: Equation, known: Constants) -> Rule | None:
+    """The rule of an equation, or None where it has to be computed whole.
+
+    Args:
+        equation: of a flat jaxpr.
+        known: the jaxpr's values that depend on no input.
+    """
+    band = bands.find(equation, known)
+    if band is not None:
+        return _banded(band)
     if kinds.elementwise(equation) is not None:
         return _ELEMENTWISE
     return _RULES.get(equation.primitive.name)
@@ -281,9 +290,26 @@ def _dot_needs(equation: Equation, window: Window) -> Needs:
 
 
 def _dot(equation, operands, window, places):
-    wanted = _dot_needs(equation, window)
+    return _product(equation, operands, _dot_needs(equation, window), places)
+
+
+def _product(equation, operands, wanted, places):
     arrays = [spans.narrow(x, w, places) for x, w in zip(operands, wanted, strict=True)]
     return equation.primitive.bind(*arrays, **equation.params)
+
+
+def _banded(band: Band) -> Rule:
+    """Of the axis that is summed, the rows where the columns of the window are not zero."""
+
+    def needs(equation: Equation, window: Window) -> Needs:
+        wanted = [list(each) for each in _dot_needs(equation, window)]
+        have = window[band.out]
+        summed = None if have is None else band.needed(have)
+        wanted[1 - band.operand][band.axis] = summed
+        wanted[band.operand][band.rows] = summed
+        return [tuple(each) for each in wanted]
+
+    return Rule(needs, lambda e, operands, w, places: _product(e, operands, needs(e, w), places))
 
 
 _ELEMENTWISE = Rule(_elementwise_needs, _elementwise)

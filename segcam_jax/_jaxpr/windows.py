@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import cost, graph, spans, window_rules
+from segcam_jax._jaxpr import bands, cost, graph, spans, window_rules
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Places, Window, Windowed
 
@@ -30,12 +30,14 @@ class WindowPlan:
         extents: of the output window, one per output axis; None for a whole axis.
         windows: variable -> what is needed of it.
         fallbacks: names of primitives that are computed whole for want of a rule.
+        known: values that depend on no input.
     """
 
     jaxpr: Any
     extents: tuple[int | None, ...]
     windows: dict[Any, Window]
     fallbacks: tuple[str, ...]
+    known: bands.Constants
 
     def run(self, inputs: Sequence[Array], corner: Sequence[Array]) -> Array:
         """The output window that starts at `corner`, from whole inputs.
@@ -84,8 +86,8 @@ class WindowPlan:
     def _evaluate(self, equation: Equation, operands: list[Windowed], places: Places) -> dict:
         out = equation.outvars[0]
         window = self.windows.get(out, ())
-        if any(s is not None for s in window) and _needs(equation, window) is not None:
-            rule = window_rules.find(equation)
+        if any(s is not None for s in window) and _needs(equation, window, self.known) is not None:
+            rule = window_rules.find(equation, self.known)
             assert rule is not None
             array = rule.apply(equation, operands, window, places)
             return {out: Windowed(array, window, out.aval.shape)}
@@ -115,27 +117,29 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
         None if size >= n else spans.Span(axis, np.arange(n - size + 1), size)
         for axis, (size, n) in enumerate(zip(extents, shape, strict=True))
     )
+    known = bands.constants(jaxpr)
     windows: dict[Any, Window] = {out: wanted}
     fallbacks: dict[str, None] = {}
     for equation in reversed(jaxpr.eqns):
         asked = [variable for variable in equation.outvars if variable in windows]
         if not asked:
             continue
+        windows.update((v, spans.whole(v.aval.shape)) for v in asked if v in known)
         window = windows[asked[0]]
         needs = None
         if any(s is not None for v in asked for s in windows[v]):
-            needs = _needs(equation, window) if len(equation.outvars) == 1 else None
+            needs = _needs(equation, window, known) if len(equation.outvars) == 1 else None
             if needs is None:
                 fallbacks[equation.primitive.name] = None
         for index, atom in enumerate(equation.invars):
             if graph.is_variable(atom):
                 of = spans.whole(atom.aval.shape) if needs is None else needs[index]
-                known = windows.get(atom)
-                windows[atom] = of if known is None else spans.union(known, of, atom.aval.shape)
+                had = windows.get(atom)
+                windows[atom] = of if had is None else spans.union(had, of, atom.aval.shape)
     kept = tuple(None if s is None else s.size for s in wanted)
-    return WindowPlan(jaxpr, kept, windows, tuple(fallbacks))
+    return WindowPlan(jaxpr, kept, windows, tuple(fallbacks), known)
 
 
-def _needs(equation: Equation, window: Window) -> list[Window] | None:
-    rule = window_rules.find(equation)
+def _needs(equation: Equation, window: Window, known: bands.Constants) -> list[Window] | None:
+    rule = window_rules.find(equation, known)
     return None if rule is None else rule.needs(equation, window)
