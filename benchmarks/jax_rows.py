@@ -150,7 +150,13 @@ class EngineRow(Row):
         """Compiles the study of the first results."""
         function, *arguments = self._program(study, count)
         call, facts = compiled(function, *arguments)
-        return Ready(lambda: np.asarray(call(*arguments)), count, facts)
+        encode = jax.jit(study.split.encode)
+        return Ready(
+            lambda: np.asarray(call(*arguments)),
+            count,
+            facts,
+            fixed=lambda: jax.block_until_ready(encode(study.params, study.x)),
+        )
 
     def _program(self, study: Study, count: int, *, at_once: int | None = None) -> tuple:
         split, execution = study.split, self.execution
@@ -187,8 +193,7 @@ def compiled(function: Callable, *arguments: Any) -> tuple[Callable, dict[str, A
     }
     memory = program.memory_analysis()
     if memory is not None:
-        sizes = (memory.temp_size_in_bytes, memory.argument_size_in_bytes)
-        facts["peak_bytes"] = int(sum(sizes) + memory.output_size_in_bytes)
+        facts["peak_bytes"] = int(memory.temp_size_in_bytes + memory.output_size_in_bytes)
         facts["peak_from"] = "XLA's memory analysis"
     return program, facts
 

@@ -100,6 +100,8 @@ def prepare(
     count = study.total if full else pace.count(row, flops_each, study, turn)
     ready = row.ready(study, min(count, study.total))
     values: list[np.ndarray] = []
+    if ready.memory is not None:
+        ready.memory.start()
     warm_up = timing.seconds(lambda: values.append(ready.run()))
     left = budget - (time.perf_counter() - start)
     record = {
@@ -114,7 +116,10 @@ def prepare(
         "exact": row.exact,
         **ready.facts,
     }
+    if ready.memory is not None and (peak := ready.memory.peak()) is not None:
+        record.update(peak_bytes=peak, peak_from=ready.memory.source)
     if ready.fixed is not None and record["projected"]:
+        ready.fixed()
         record["fixed_seconds"] = timing.seconds(ready.fixed)
     if reference is not None:
         record.update(reference.differences(values[0]))
@@ -134,13 +139,7 @@ def in_turns(rows: Sequence[Timed]) -> Iterator[Timed]:
         for timed in rows:
             if turn >= timed.turns:
                 continue
-            memory = timed.ready.memory
-            if memory is not None:
-                memory.start()
             timed.seconds.append(timing.seconds(timed.ready.run))
-            if memory is not None and (peak := memory.peak()) is not None:
-                highest = max(timed.record.get("peak_bytes", 0), peak)
-                timed.record.update(peak_bytes=highest, peak_from=memory.source)
             timed.record.update(summary(timed.record, timed.seconds))
             yield timed
 

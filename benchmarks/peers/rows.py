@@ -72,14 +72,17 @@ class PeerRow(Row):
         run: Callable[[int], np.ndarray] = getattr(explainers, self.make)(peer)
         memory = timing.TorchMemory(torch) if device == "cuda" else timing.ResidentMemory()
         facts = {
-            "setting": f"channels {'last' if last else 'first'}, batch {self.step}",
+            "setting": f"channels {'last' if last else 'first'}"
+            + (f", batch {self.step}" if study.workload.what != "instances" else ""),
             "layout_seconds": self.layout.seconds,
         }
         forward = explainers.whole_forward(peer)
-        # The libraries run the whole network twice before they ablate.
-        twice = study.workload.what != "instances" and self.make != "cached"
-        fixed = (lambda: (forward(1), forward(1))) if twice else None
-        return Ready(lambda: run(count), count, facts, fixed, memory)
+        # Whole forwards before the first result: by the libraries that ablate at most two.
+        ablates = study.workload.what != "instances"
+        times = 1 if self.make == "cached" else 2 if ablates else 0
+        return Ready(
+            lambda: run(count), count, facts, lambda: [forward(1) for _ in range(times)], memory
+        )
 
 
 def _device(torch: Any) -> str:
@@ -126,10 +129,10 @@ def peer_rows(study: Study, layout: Layout) -> Iterator[PeerRow]:
         make.insert(0, (CAPTUM, "captum", _BATCH, 1))
     # pytorch-grad-cam ablates channels only, in 2D only.
     if workload.what != "positions" and in_2d:
-        batch = _LIBRARY_BATCH if workload.what == "channels" else 1
+        batch = _LIBRARY_BATCH if workload.what == "channels" else 2
         make.insert(0, (PGC, "grad_cam_library", batch, 2))
     for name, function, batch, weight in make:
-        step = 1 if workload.what == "instances" else min(batch, study.total)
+        step = min(batch, study.total)
         yield PeerRow(name=name, make=function, layout=layout, step=step, weight=weight)
 
 
