@@ -16,6 +16,10 @@ from segcam_jax.masks import LocalMasks, Masks
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import wide
 
+# Dead rows are skipped by whole chunks: enough of these that most dead rows are, none too small.
+_CHUNKS = 8
+_LEAST_ROWS = 8
+
 
 def baseline(
     split: Split, params: Any, x: Any, target: Any, execution: Execution
@@ -87,6 +91,8 @@ def ablation_scores(
 
     dealt = devices.share(len(masks) + 1, execution.mesh)
     chunk = memory.chunk(execution, len(dealt), ablated.live_bytes)
+    if execution.skip_dead and execution.chunk_size is None:
+        chunk = min(chunk, max(_LEAST_ROWS, -(-len(dealt) // _CHUNKS)))
     record.study(
         lambda: record.Study("ablations", dealt.count, ablated.flops, how, chunk, masks, live)
     )
