@@ -1,0 +1,92 @@
+"""Names of classes: ImageNet's, which the package ships, and those of a file.
+
+    imagenet_labels()[285]        # "Egyptian cat"
+    read_labels("labels.txt")     # one name a line, in the order of the logits
+
+`.json` files are read too: a list of names, or `{"0": "name", ...}`; of a list such as
+`["n02124075", "Egyptian_cat"]`, as Keras writes them, the last entry is the name.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from segcam_jax.types import InputError
+
+_IMAGENET = Path(__file__).with_name("imagenet.txt")
+IMAGENET_CLASSES = 1000
+
+
+def imagenet_labels() -> list[str]:
+    """The names of ImageNet's 1000 classes (ILSVRC 2012), each once, in the order of the logits.
+
+    References:
+        Russakovsky et al., IJCV 2015. The names are the synsets' first words in WordNet 3.0.
+    """
+    lines = _IMAGENET.read_text(encoding="utf-8").splitlines()
+    return [line.split(" ", 1)[1] for line in lines if line and not line.startswith("#")]
+
+
+def read_labels(path: str | Path) -> list[str]:
+    """Reads the names of classes from a file, in the order of the logits.
+
+    Args:
+        path: a text file with one name a line, or `.json`.
+
+    Raises:
+        InputError: if it cannot be read, or a class has no name; tells which.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"labels {str(path)!r} cannot be read: {error.strerror or error}"
+        ) from None
+    except ValueError:
+        raise InputError(f"labels {str(path)!r} are no text in UTF-8") from None
+    json_file = Path(path).suffix.lower() == ".json"
+    labels = _of_json(text, str(path)) if json_file else text.rstrip().splitlines()
+    labels = [" ".join(label.split()) for label in labels]
+    if not labels:
+        raise InputError(f"labels {str(path)!r} hold no name; give one a line")
+    if "" in labels:
+        raise InputError(
+            f"labels {str(path)!r} have no name for class {labels.index('')}; give one a line, "
+            "without empty lines between"
+        )
+    return labels
+
+
+def check_labels(labels: list[str], classes: int, origin: str) -> None:
+    """Raises `InputError` if there is not one label for each class.
+
+    Args:
+        labels: names of classes.
+        classes: how many the network has.
+        origin: what the labels are called in the message.
+    """
+    if len(labels) != classes:
+        raise InputError(
+            f"{origin} has {len(labels)} label(s) for {classes} class(es); give one each"
+        )
+
+
+def _of_json(text: str, name: str) -> list[str]:
+    try:
+        values: Any = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"labels {name!r} are no JSON: {error}") from None
+    if isinstance(values, dict):
+        missing = [key for key in map(str, range(len(values))) if key not in values]
+        if missing:
+            raise InputError(
+                f"labels {name!r} have {len(values)} entries, but none for class {missing[0]}"
+            )
+        values = [values[str(number)] for number in range(len(values))]
+    if not isinstance(values, list):
+        raise InputError(f"labels {name!r} hold no list of names")
+    values = [each[-1] if isinstance(each, list) and each else each for each in values]
+    wrong = [each for each in values if not isinstance(each, str)]
+    if wrong:
+        raise InputError(f"labels {name!r} hold {wrong[0]!r}, which is no name")
+    return values
