@@ -66,7 +66,7 @@ class LoopRow(Row):
 
     name: str = JAX_LOOP
     group: str = "jax"
-    step: int = 4
+    step: int = 8
 
     def flops_each(self, study: Study) -> float:
         """Operations of the whole network; with its gradient where instances are explained."""

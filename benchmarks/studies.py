@@ -138,7 +138,22 @@ def model_of(network: Network, *, seed: int = 0, abstract: bool = False) -> nnx.
             make = functools.partial(resnet, options.pop("depth"), **options)
         case "densenet":
             make = functools.partial(densenet, options.pop("depth"), **options)
-    return nnx.eval_shape(make) if abstract else randomised(make, seed=seed)
+    if abstract:
+        return nnx.eval_shape(make)
+    model = randomised(make, seed=seed)
+    if isinstance(model, UNet):
+        _strengthen(model)
+    return model
+
+
+def _strengthen(model: UNet) -> None:
+    """Brings what comes from below to the scale of the skips.
+
+    A value that a 2-strided transposed convolution makes is the sum over one place of its kernel,
+    where He's scale counts all places. Without this an ablation below is lost in rounding.
+    """
+    for layer in model.upsample:
+        layer.kernel.set_value(layer.kernel[...] * 2 ** (model.config.ndim / 2))
 
 
 def _unet(options: dict[str, Any]) -> UNet:
