@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 a fault in what was given (one line says which), 130 inter
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,9 @@ def _run(command: Run) -> int:
 
         jax.config.update("jax_platforms", "cpu")
         threads = timing.limit_threads(_THREADS)
+    else:
+        # PyTorch shares the device: XLA must not take most of its memory at the start.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from benchmarks import report, results, run
 
     options = run.Options(
