@@ -38,16 +38,14 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from segcam_jax import masks
-from segcam_jax._jaxpr import cost, graph, hoisting, slicing, windows
+from segcam_jax._jaxpr import cost, graph, hoisting, naming, slicing, windows
 from segcam_jax.types import InputError, TapError, nearest_first
 
 T = TypeVar("T")
 Carry = tuple[Array, ...]
-PREFIX = "segcam:"
 INPUT = "input"
 _CACHED_SPLITS = 256
 
@@ -64,7 +62,7 @@ def tap(x: T, name: str) -> T:
     """
     if not isinstance(name, str):
         raise TapError(f"a tap's name is a string, not {name!r}")
-    return checkpoint_name(x, PREFIX + name)
+    return naming.mark(x, name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -339,7 +337,7 @@ def _shapes(signature: Any) -> Any:
 
 def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any]:
     params, x = jax.tree.unflatten(signature[0], _structs(signature))
-    traced, output = graph.trace(fn, PREFIX, params, x)
+    traced, output = graph.trace(fn, naming.PREFIX, params, x)
     if traced.duplicates:
         names = ", ".join(repr(name) for name in sorted(traced.duplicates))
         raise TapError(f"tap name(s) {names} given more than once; names must be unique")

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from segcam_jax._jaxpr import naming
+
 Var = Any
 Equation = Any
 Rule = Callable[[Equation, Sequence[Any]], list[Any] | None]
@@ -82,14 +84,15 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
     jaxpr = getattr(closed, "jaxpr", closed)
     builder = _Inliner(prefix)
     outvars = builder.inline(jaxpr, {}, rename=False)
+    taps, enclosed = naming.settled(builder.taps, builder.enclosed)
     graph = Graph(
         invars=tuple(jaxpr.invars),
         constvars=(*jaxpr.constvars, *builder.constants),
         consts=(*constants_of(closed), *builder.constants.values()),
         equations=tuple(builder.equations),
         outvars=tuple(outvars),
-        taps=builder.taps,
-        enclosed=builder.enclosed,
+        taps=taps,
+        enclosed=enclosed,
         duplicates=frozenset(builder.duplicates),
     )
     return graph, output
@@ -233,7 +236,7 @@ class _Inliner:
         for equation in jaxpr.eqns:
             inner = _body(equation)
             held = list(_names_within(equation, self.prefix))
-            if held and inner is not None and equation.primitive.name in _TRANSPARENT:
+            if inner is not None and _opens(equation, held):
                 body = getattr(inner, "jaxpr", inner)
                 bound = dict(zip(body.invars, map(read, equation.invars), strict=True))
                 for variable, value in zip(body.constvars, constants_of(inner), strict=True):
@@ -257,9 +260,20 @@ class _Inliner:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _register(self, name: str, value: Any, *, enclosed: bool) -> None:
+        name = naming.numbered(name, self.taps, self.enclosed)
         if name in self.taps or name in self.enclosed:
             self.duplicates.add(name)
         (self.enclosed if enclosed else self.taps)[name] = value
+
+
+def _opens(equation: Equation, held: Sequence[str]) -> bool:
+    """Whether a call is opened for the taps that it holds.
+
+    A derivative rule of its own is lost then, which only an author asks for.
+    """
+    if "custom" in equation.primitive.name and all(map(naming.is_module, held)):
+        return False
+    return bool(held) and equation.primitive.name in _TRANSPARENT
 
 
 def _body(equation: Equation) -> Any | None:
