@@ -44,6 +44,8 @@ from segcam_jax.methods import (
     integrated_gradients as integrated_gradients,
     kpca_cam as kpca_cam,
     layer_cam as layer_cam,
+    guided_backprop as guided_backprop,
+    guided_grad_cam as guided_grad_cam,
     recipro_cam as recipro_cam,
     score_cam as score_cam,
     screened_ablation_cam as screened_ablation_cam,

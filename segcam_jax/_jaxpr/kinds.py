@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
 from segcam_jax._jaxpr.graph import Equation, called_jaxpr, is_variable
 
@@ -43,7 +45,7 @@ def elementwise(equation: Equation) -> Callable[..., Any] | None:
         return lambda *operands: equation.primitive.bind(*operands, **equation.params)
     if equation.primitive.name == "custom_jvp_call":
         body = equation.params["call_jaxpr"]
-        function, expected = _POLYMORPHIC.get(_jax_nn_name(body), (None, ()))
+        function, expected = _POLYMORPHIC.get(jax_nn_name(body), (None, ()))
         if function is not None and _body_is(body, expected):
             return function
     return None
@@ -60,7 +62,17 @@ def is_linear_cast(equation: Equation) -> bool:
     return both and new.itemsize >= old.itemsize
 
 
-def _jax_nn_name(jaxpr: Any) -> str:
+def known_number(value: Any) -> float | None:
+    """The number that a literal or a concrete scalar is; None for anything else."""
+    if isinstance(value, Tracer) or np.ndim(value):
+        return None
+    try:
+        return float(np.asarray(value))
+    except (TypeError, ValueError):
+        return None
+
+
+def jax_nn_name(jaxpr: Any) -> str:
     """The name of the `jax.nn` function that a jaxpr was traced from, or ""."""
     info = getattr(getattr(jaxpr, "jaxpr", jaxpr), "debug_info", None)
     name, _, file = getattr(info, "func_src_info", "").partition(" at ")

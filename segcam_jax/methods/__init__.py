@@ -28,6 +28,10 @@ from segcam_jax.methods.gradient_cams import (
     layer_cam as layer_cam,
     xgrad_cam as xgrad_cam,
 )
+from segcam_jax.methods.guided import (
+    guided_backprop as guided_backprop,
+    guided_grad_cam as guided_grad_cam,
+)
 from segcam_jax.methods.planning import explain_plan as explain_plan
 from segcam_jax.methods.registry import METHODS as METHODS, Method as Method, find as find
 from segcam_jax.methods.saliency import (
