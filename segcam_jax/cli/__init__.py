@@ -16,6 +16,8 @@ from segcam_jax.types import InputError, SegcamError, nearest_first
 _COMMANDS = {
     "demo": "show what the library does, on networks and images that it ships",
     "explain": "explain a network's segmentation of images: maps, figures, a manifest",
+    "gallery": "compare models, layers and methods on photographs, in one figure each",
+    "embed": "map a folder of images by a layer's activations: PCA and t-SNE",
     "plan": "tell what explain would do with the same arguments, and what it would cost",
     "layers": "list the taps of a network with their shapes",
     "methods": "list the methods and the heatmap profiles",
@@ -35,7 +37,7 @@ examples:
   segcam explain scan.png --weights texture-mnist-unbiased --out results
 
 `segcam COMMAND --help` explains a command; `segcam --version` tells the version."""
-_LISTS = ("--tap", "--method")
+_LISTS = ("--tap", "--method", "--models", "--methods", "--layers", "--classes")
 _INTERRUPTED, _FAULT, _CLOSED_PIPE = 130, 2, 141
 
 
@@ -109,6 +111,14 @@ def _run(given: list[str]) -> int:
             from segcam_jax.cli.explain import explain
 
             explain(command, ["segcam", *given])
+        case commands.Gallery():
+            from segcam_jax.cli.gallery import gallery
+
+            gallery(command, ["segcam", *given])
+        case commands.Embed():
+            from segcam_jax.cli.embed import embed
+
+            embed(command)
         case commands.Evaluate():
             from segcam_jax.cli.evaluate import evaluate
 

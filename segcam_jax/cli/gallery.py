@@ -1,0 +1,109 @@
+"""`segcam gallery`: images x models x layers x methods, drawn side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import segcam_jax
+from segcam_jax import methods
+from segcam_jax.cli import commands, console
+from segcam_jax.data.labels import read_labels
+from segcam_jax.heatmap import find_profile
+from segcam_jax.sweep import aims, gallery as sweep_gallery, maps, pictures, plates
+from segcam_jax.sweep.gallery import Gallery, GalleryOptions
+from segcam_jax.sweep.ledger import Ledger
+from segcam_jax.sweep.subjects import open_subjects
+from segcam_jax.types import InputError
+from segcam_jax.viz.colour import scale_of
+
+
+def gallery(command: commands.Gallery, line: Sequence[str]) -> None:
+    """Computes the maps that are not there yet, and draws the figures that are not."""
+    made = _planned(command)
+    ledger = Ledger(command.out, made.files(), overwrite=command.overwrite)
+    pending = len(ledger.pending())
+    if pending < len(made.files()):
+        console.note(f"{len(made.files()) - pending} file(s) are finished and stay as they are")
+    with console.progress("gallery", pending) as advance:
+        maps.compute(made, ledger, advance, done=lambda: plates.draw_ready(made, ledger, advance))
+    _summarise(maps.write_index(made, command.out, line), made, command.out)
+
+
+def words(names: Sequence[str]) -> tuple[str, ...]:
+    """Names that were separated by blanks, commas, or both; each once."""
+    split = (word.strip() for name in names for word in name.split(","))
+    return tuple(dict.fromkeys(word for word in split if word))
+
+
+def labels_of(path: Path | None) -> tuple[list[str] | None, str]:
+    """The labels of a file, if there is one, and what they are called."""
+    return (None, "") if path is None else (read_labels(path), f"labels {str(path)!r}")
+
+
+def _planned(command: commands.Gallery) -> Gallery:
+    if command.out.exists() and not command.out.is_dir():
+        raise InputError(f"output {str(command.out)!r} is a file; give a folder")
+    chosen = _options(command)
+    goals = aims.make_aims(top=command.top, classes=command.classes, difference=command.difference)
+    files = pictures.expanded(command.images, console.note)
+    labels, origin = labels_of(command.labels)
+    subjects = open_subjects(
+        words(command.models),
+        size=command.size,
+        labels=labels,
+        labels_from=origin,
+        seed=command.seed,
+    )
+    for subject in subjects:
+        if subject.random:
+            console.note(f"{subject.name} has random weights: what it predicts means nothing")
+    return sweep_gallery.make_gallery(
+        files, subjects, goals, chosen, version=segcam_jax.__version__, report=console.note
+    )
+
+
+def _options(command: commands.Gallery) -> GalleryOptions:
+    layers, names = words(command.layers), words(command.methods)
+    if not layers:
+        raise InputError("no layer was given; add --layers, for example first,middle,last")
+    if not names:
+        raise InputError("no method was given; `segcam methods` lists them")
+    find_profile(command.profile)
+    scale_of([np.zeros((1, 1))], colormap=command.colormap)
+    if not 0 <= command.seed < 2**32:
+        raise InputError(f"`seed` is {command.seed}; give a number from 0 to below 2^32")
+    return GalleryOptions(
+        layers=layers,
+        methods=tuple(dict.fromkeys(methods.find(name).name for name in names)),
+        of=command.of,
+        multi_label=command.multi_label,
+        fit=command.fit,
+        profile=command.profile,
+        colormap=command.colormap,
+        seed=command.seed,
+    )
+
+
+def _summarise(told: Sequence[Mapping[str, Any]], made: Gallery, out: Path) -> None:
+    rows = {}
+    for about in told:
+        predicted = about["predicted"][:1]
+        explained = about["explained"]
+        rather = about["rather_than"]
+        what = aims.short(explained["label"])
+        rows[about["image"], about["model"], what, rather and rather["label"]] = (
+            about["image"],
+            about["model"],
+            aims.short(predicted[0]["label"]) if predicted else "nothing",
+            aims.percent(predicted[0]["share"]) if predicted else "",
+            f"{what} rather than {aims.short(rather['label'])}" if rather else what,
+            aims.percent(explained["share"]),
+        )
+    columns = ("image", "model", "predicted", "share", "explained", "share ")
+    console.table(None, columns, list(rows.values()))
+    print(
+        f"{len(made.plates)} figure(s) of {len({row[0] for row in rows})} image(s) are in {out}; "
+        f"{maps.INDEX} lists them"
+    )

@@ -1,0 +1,276 @@
+"""What a gallery explains: the most probable classes, given ones, or one rather than another.
+
+An aim is chosen before any image is seen (`top:2` is "the second most probable class"); seeing an
+image makes a target of it. Classifiers and segmentation networks alike: there, the most probable
+classes are those predicted at most pixels, and the region is where they are predicted.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from segcam_jax.sweep.network import predicted_labels
+from segcam_jax.targets import Of, Target
+from segcam_jax.types import InputError, TargetError, nearest_first
+
+TOP = "top:"
+_TOLD = 5
+_NEAREST = 6
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["first", "second"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The score of one class above that of another: what speaks for it rather than the other.
+
+        S = S_first - S_second
+
+    Attributes:
+        first: the class that is explained.
+        second: the class that it is compared with.
+    """
+
+    first: Target
+    second: Target
+
+    def __call__(self, output: Float[Array, "*space k"]) -> Float[Array, ""]:
+        """Returns the difference of the two scores."""
+        return self.first(output) - self.second(output)
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+    """What is explained.
+
+    Attributes:
+        name: for files.
+        first: a class by name, by number, or by rank (`top:1` is the most probable).
+        second: the class that it is compared with, likewise; None: none.
+    """
+
+    name: str
+    first: str
+    second: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sight:
+    """What a network says of an image.
+
+    Attributes:
+        order: classes, the most probable first; of a segmentation network, those that it predicts
+            anywhere, the most frequent first, a class named background last.
+        shares: the probability of each class, or its share of the pixels.
+        prediction: predicted class of each pixel; None for a classifier.
+    """
+
+    order: list[int]
+    shares: Float[np.ndarray, "k"]
+    prediction: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """An aim, for one image.
+
+    Attributes:
+        first: the explained class.
+        second: the class that it is compared with.
+        region: the explained pixels; None for a classifier.
+    """
+
+    first: int
+    second: int | None
+    region: Bool[np.ndarray, "h w"] | None
+
+    def target(self, of: Of, padded: tuple[int, ...]) -> Any:
+        """The score to explain, for an output of `padded` positions."""
+        mask = None
+        if self.region is not None:
+            sizes = zip(self.region.shape, padded, strict=True)
+            mask = np.pad(self.region, [(0, large - small) for small, large in sizes])
+        # An array, so that one program serves all classes.
+        one = Target(np.asarray(self.first, np.int32), mask, of)  # pyright: ignore
+        if self.second is None:
+            return one
+        return Difference(
+            one, dataclasses.replace(one, class_index=np.asarray(self.second, np.int32))
+        )
+
+
+def make_aims(
+    *, top: int = 1, classes: Sequence[str] = (), difference: Sequence[str] | None = None
+) -> list[Aim]:
+    """The aims of a gallery.
+
+    Args:
+        top: how many of the most probable classes, where no others are named.
+        classes: classes by name, number or rank.
+        difference: two of them.
+
+    Raises:
+        InputError: if `top` is less than 1, or a class is compared with itself.
+    """
+    if top < 1:
+        raise InputError(f"top is {top}; give at least 1")
+    if difference is not None and difference[0] == difference[1]:
+        raise InputError(f"class {difference[0]!r} does not differ from itself; give two")
+    words = list(dict.fromkeys(classes))
+    if not words and (difference is None or top > 1):
+        words = [f"{TOP}{rank}" for rank in range(1, top + 1)]
+    aims = [Aim(_slug(word), word) for word in words]
+    if difference is not None:
+        first, second = difference
+        aims.append(Aim(f"{_slug(first)}-not-{_slug(second)}", first, second))
+    names = [aim.name for aim in aims]
+    return [
+        aim if names.count(aim.name) == 1 else dataclasses.replace(aim, name=f"{aim.name}-{n}")
+        for n, aim in enumerate(aims, 1)
+    ]
+
+
+def _slug(word: str) -> str:
+    if word.startswith(TOP):
+        rank = word.removeprefix(TOP)
+        return "predicted" if rank == "1" else f"top{_slug(rank)}"
+    return re.sub(r"[^\w.]+", "-", word).strip("-.") or "class"
+
+
+def class_or_rank(word: str, labels: Sequence[str]) -> tuple[str, int]:
+    """Reads a class.
+
+    Args:
+        word: a name, a number, or `top:N`.
+        labels: the names; of several names in one (`"tabby, tabby cat"`), each will do.
+
+    Returns:
+        `("class", index)` or `("rank", from 0)`.
+
+    Raises:
+        InputError: if the rank is none.
+        TargetError: if there is no such class; tells the nearest names.
+    """
+    if word.startswith(TOP):
+        rank = word.removeprefix(TOP)
+        if not (rank.isascii() and rank.isdigit() and 1 <= int(rank) <= len(labels)):
+            raise InputError(f"class {word!r}; give {TOP}1 to {TOP}{len(labels)}")
+        return "rank", int(rank) - 1
+    folded = [label.casefold() for label in labels]
+    wanted = word.strip().casefold()
+    if wanted in folded:
+        return "class", folded.index(wanted)
+    for index, label in enumerate(folded):
+        if wanted in [part.strip() for part in label.split(",")]:
+            return "class", index
+    if word.isascii() and word.isdigit() and int(word) < len(labels):
+        return "class", int(word)
+    inside = [label for label in labels if wanted and wanted in label.casefold()]
+    near = list(dict.fromkeys([*inside, *nearest_first(word, labels)]))[:_NEAREST]
+    raise TargetError(
+        f"class {word!r} is none of the {len(labels)} classes; the nearest are {', '.join(near)} "
+        f"(a number from 0 to {len(labels) - 1} or {TOP}N will do too)"
+    )
+
+
+def look(logits: Float[np.ndarray, "*space k"], labels: Sequence[str], multi_label: bool) -> Sight:
+    """What logits say.
+
+    Args:
+        logits: of one image.
+        labels: names of the classes.
+        multi_label: classes do not exclude each other: the probability of each is its sigmoid.
+    """
+    if logits.ndim == 1:
+        values = logits.astype(np.float64)
+        if multi_label or len(values) == 1:
+            shares = np.exp(-np.logaddexp(0, -values))
+        else:
+            shares = np.exp(values - np.logaddexp.reduce(values))
+        return Sight(np.argsort(-values, kind="stable").tolist(), shares)
+    prediction = predicted_labels(logits)
+    counts = np.bincount(prediction[prediction >= 0], minlength=len(labels))
+    background = np.array([label.casefold() == "background" for label in labels])
+    order = [k for k in np.lexsort((-counts, background)).tolist() if counts[k]]
+    return Sight(order, counts / prediction.size, prediction)
+
+
+def find(aim: Aim, sight: Sight, labels: Sequence[str]) -> Found:
+    """What an aim means for an image.
+
+    Raises:
+        TargetError: if the network predicts the class at no pixel, or too few classes.
+    """
+    first = _class(aim.first, sight, labels)
+    second = None if aim.second is None else _class(aim.second, sight, labels)
+    if second == first:
+        raise TargetError(f"{aim.first} and {aim.second} are both {labels[first]!r} here")
+    if sight.prediction is None:
+        return Found(first, second, None)
+    region = sight.prediction == first
+    if not region.any():
+        seen = ", ".join(labels[k] for k in sight.order[:_TOLD]) or "nothing"
+        raise TargetError(f"class {labels[first]!r} is predicted at no pixel; predicted are {seen}")
+    return Found(first, second, region)
+
+
+def _class(word: str, sight: Sight, labels: Sequence[str]) -> int:
+    kind, number = class_or_rank(word, labels)
+    if kind == "class":
+        return number
+    if number >= len(sight.order):
+        raise TargetError(f"{word}: only {len(sight.order)} class(es) are predicted here")
+    return sight.order[number]
+
+
+def summary(found: Found, sight: Sight, labels: Sequence[str]) -> dict[str, Any]:
+    """What JSON can hold of an aim for an image, and of what is predicted there."""
+
+    def said(k: int) -> dict[str, Any]:
+        return {"index": k, "label": labels[k], "share": round(float(sight.shares[k]), 6)}
+
+    return {
+        "predicted": [said(k) for k in sight.order[:_TOLD]],
+        "explained": said(found.first),
+        "rather_than": None if found.second is None else said(found.second),
+        "shares_are": "probabilities" if sight.prediction is None else "of the pixels",
+    }
+
+
+def in_words(about: dict[str, Any]) -> str:
+    """What a figure says of a `summary`."""
+
+    def said(entry: dict[str, Any]) -> str:
+        pixels = "" if about["shares_are"] == "probabilities" else " of the pixels"
+        return f"{short(entry['label'])} ({percent(entry['share'])}{pixels})"
+
+    predicted = about["predicted"][:1]
+    if about["rather_than"] is not None:
+        return f"why {said(about['explained'])} rather than {said(about['rather_than'])}"
+    if predicted and predicted[0]["index"] == about["explained"]["index"]:
+        return f"predicted {said(about['explained'])}"
+    seen = f", predicted {said(predicted[0])}" if predicted else ""
+    return f"explained {said(about['explained'])}{seen}"
+
+
+def short(label: str) -> str:
+    """The first of several names of a class."""
+    return label.split(",")[0].strip() or label
+
+
+def percent(share: float) -> str:
+    """A share in words that never claim certainty."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.995 <= share < 1:
+        return "> 99 %"
+    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"

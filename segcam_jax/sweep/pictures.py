@@ -1,0 +1,100 @@
+"""Image files for networks of a fixed input size: found in folders, read, brought to size."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from segcam_jax.data import images
+from segcam_jax.types import InputError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp")
+Fit = Literal["crop", "stretch"]
+Report = Callable[[str], None]
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and in the folders inside, in order of their names.
+
+    Hidden files and folders are left out.
+
+    Raises:
+        InputError: if it is no folder, cannot be read, or holds no image.
+    """
+    if not folder.exists():
+        raise InputError(f"folder {str(folder)!r} does not exist")
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is a file; give a folder of images")
+    try:
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise InputError(f"{str(folder)!r} cannot be read: {error.strerror or error}") from None
+    found = [path for path in found if path.is_file() and not _hidden(path.relative_to(folder))]
+    if not found:
+        raise InputError(f"folder {str(folder)!r} holds no images ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def expanded(paths: Sequence[Path], report: Report = lambda line: None) -> list[Path]:
+    """The files given, those in the folders given, each once."""
+    if not paths:
+        raise InputError("no images were given; name at least one file before the options")
+    found: dict[Path, Path] = {}
+    for path in paths:
+        for file in images_in(path) if path.is_dir() else [path]:
+            if file.resolve() in found:
+                report(f"{file}: given more than once, taken once")
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def fitted(
+    pixels: Float[np.ndarray, "h w c"], side: int, fit: Fit
+) -> Float[np.ndarray, "side side c"]:
+    """An image as a square of a given size, bilinear, without aliasing when it gets smaller.
+
+    Args:
+        pixels: the image.
+        side: of the square.
+        fit: `"crop"` scales the shorter side and cuts the middle out; `"stretch"` keeps all of the
+            image and changes its aspect.
+    """
+    height, width, _ = pixels.shape
+    if (height, width) == (side, side):
+        return pixels
+    if fit == "crop":
+        short = min(height, width)
+        top, left = (height - short) // 2, (width - short) // 2
+        pixels = pixels[top : top + short, left : left + short]
+    channels = [
+        np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BILINEAR))
+        for channel in np.moveaxis(pixels, -1, 0)
+    ]
+    return np.clip(np.stack(channels, axis=-1), 0, 1)
+
+
+def read(
+    path: Path, *, channels: int, side: int | None, multiple: int, fit: Fit
+) -> tuple[images.ReadImage, Float[np.ndarray, "h w c"], Float[np.ndarray, "u v c"]]:
+    """An image file, the part of it that is shown, and what the network is given.
+
+    Args:
+        path: the file.
+        channels: that the network expects.
+        side: the square that it is brought to; None leaves the image as large as it is.
+        multiple: of extents, to which the image is then padded at the bottom and the right.
+        fit: as in `fitted`.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    image = images.read_image(path, channels=channels)
+    shown = image.pixels if side is None else fitted(image.pixels, side, fit)
+    return image, shown, images.pad_to_multiple(shown, multiple)
