@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import segcam_jax as segcam
-from segcam_jax import Execution
+from segcam_jax import Execution, tap
 from segcam_jax.engine.ablating import change_ablating
 from segcam_jax.engine.scoring import scoring
 from segcam_jax.masks import ChannelMasks, WindowMasks
@@ -138,3 +138,68 @@ def test_changes_save_the_operations_they_promise():
     # A channel: but for the first transposed convolution; a position: windows until 78 of 256.
     assert shares["ChannelMasks"] < 0.98
     assert shares["WindowMasks"] < 0.06
+
+
+def quantised(params, x):
+    """A product of 8-bit integers with a 32-bit result, and a pooling of 8-bit ones."""
+    hidden = tap(jnp.abs(x @ params), "hidden")
+    small = jnp.clip(jnp.round(hidden * 9), 0, 255).astype(jnp.uint8)
+    window = ((3, 3, 1), (1, 1, 1))
+    signed = (small // 2).astype(jnp.int8) - jnp.int8(100)
+    pooled = jax.lax.reduce_window(signed, jnp.int8(-128), jax.lax.max, *window, "SAME")
+    weights = jnp.arange(9, dtype=jnp.uint8).reshape(3, 3)
+    numbers = (((2,), (0,)), ((), ()))
+    mixed = jax.lax.dot_general(small, weights, numbers, preferred_element_type=jnp.int32)
+    return mixed.astype(jnp.float32) + pooled.astype(jnp.float32)
+
+
+def half(params, x):
+    hidden = tap(jax.nn.relu(x @ params), "hidden").astype(jnp.float16)
+    return (jax.nn.relu(hidden @ jnp.ones((3, 3), jnp.float16))).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("model", [quantised, half])
+@pytest.mark.parametrize("name", ["ablation_cam", "fast_ablation_cam"])
+def test_narrow_and_integer_values(model, name):
+    x = jax.random.normal(jax.random.key(0), (9, 9, 2))
+    params = jax.random.normal(jax.random.key(1), (2, 3))
+    split = segcam.split(model, "hidden", params, x)
+    mask = np.zeros((9, 9), bool)
+    mask[7:, 7:] = True
+    method = segcam.METHODS[name].function
+    for target in (segcam.whole_image(1), segcam.region(1, mask)):
+        naive = method(split, params, x, target, execution=segcam.NAIVE)
+        fast = method(split, params, x, target)
+        np.testing.assert_allclose(fast.scores, naive.scores, rtol=1e-6)
+
+
+def test_channels_too_small_for_single_precision_are_alive():
+    with jax.enable_x64(True):
+        weights = jnp.array([[1e50, 1.0, 1.0]]).T
+        x = jnp.ones((4, 4, 1), jnp.float64)
+
+        def model(params, x):
+            hidden = tap(x * jnp.array([[[1e-50, 1.0, 1.0]]]), "hidden")
+            return jax.nn.relu(hidden @ params)
+
+        split = segcam.split(model, "hidden", weights, x)
+        scores = segcam.ablation_cam(split, weights, x, segcam.whole_image(0)).scores
+        np.testing.assert_allclose(scores, jnp.full(3, 32.0))
+
+
+def test_empty_arrays_are_computed_whole():
+    def model(params, x):
+        hidden = tap(jax.nn.relu(x @ params), "hidden")
+        nothing = hidden[:0].reshape(0, 2, 6)
+        return hidden + nothing.sum() * 0
+
+    x = jax.random.normal(jax.random.key(0), (4, 4, 2))
+    params = jnp.ones((2, 3))
+    split = segcam.split(model, "hidden", params, x)
+    naive = segcam.fast_ablation_cam(
+        split, params, x, segcam.whole_image(0), execution=segcam.NAIVE
+    )
+    fast = segcam.fast_ablation_cam(
+        split, params, x, segcam.whole_image(0), execution=Execution(closed_form=False)
+    )
+    np.testing.assert_allclose(fast.scores, naive.scores, rtol=1e-6)

@@ -110,21 +110,26 @@ def test_tf32_is_float32_where_there_is_none():
     np.testing.assert_allclose(fast.map, exact.map, rtol=1e-6, atol=1e-7)
 
 
-def test_shared_maps_and_weights_are_rounded_once():
-    kernel, known, bias = jnp.ones((3, 3, 2, 2)), jnp.ones((8, 12, 2)), jnp.ones(2)
+def test_weights_are_rounded_once_and_what_is_added_is_not_rounded():
+    first, last = jnp.ones((3, 3, 2, 2)), jnp.ones((1, 1, 2, 2))
+    known, bias = jnp.ones((8, 12, 2)), jnp.ones(2)
 
     def fn(x):
-        y = jax.nn.relu(convolve(x, kernel, bias) + known)
-        return convolve(y, kernel)
+        y = jax.nn.relu(convolve(x, first, bias) + known)
+        return convolve(y, last)
 
     with jax.numpy_rank_promotion("allow"):
         closed, jaxpr = graph.closed(fn, make_input())
         run = precision.with_precision(closed, "bfloat16")
         _, whole = graph.closed(lambda x: jax.lax.map(lambda x: run(x)[0], x), make_input()[None])
-    assert len(jaxpr.constvars) == 3
+    assert len(jaxpr.constvars) == 4
     (loop,) = [e for e in whole.eqns if e.primitive.name == "scan"]
-    shared = [v.aval for v in loop.invars if v.aval.ndim > 1 and v.aval.shape[0] != 1]
-    assert {(a.shape, a.dtype.name) for a in shared} >= {((8, 12, 2), "bfloat16")}
+    shared = {(v.aval.shape, v.aval.dtype.name) for v in loop.invars}
+    assert shared >= {
+        ((3, 3, 2, 2), "bfloat16"),
+        ((1, 1, 2, 2), "float32"),
+        ((8, 12, 2), "float32"),
+    }
 
 
 def test_control_flow_and_integers_are_left_alone():

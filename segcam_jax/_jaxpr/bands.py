@@ -6,7 +6,7 @@ A window of y needs the rows of M that are not zero there, and nothing else of x
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,9 +17,9 @@ from segcam_jax._jaxpr import graph, spans
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Span
 
-# No interpolation matrix of a real image is larger; what is, stays out of the plan's memory.
+# No interpolation matrix of a real image is larger.
 _MOST_ELEMENTS = 2**24
-Constants = Mapping[Any, np.ndarray]
+Matrices = Mapping[Any, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +61,39 @@ def _touched(matrix: np.ndarray, have: Span) -> Span | None:
     return spans.span(have.axis, low, high, extent)
 
 
-def constants(jaxpr: Any) -> dict[Any, np.ndarray]:
-    """The values of a jaxpr's variables that depend on no input, the large ones left out."""
-    known: dict[Any, np.ndarray] = {}
-    for equation in jaxpr.eqns:
-        if is_constant(equation, known):
-            with jax.ensure_compile_time_eval():
-                results = graph.bind(equation, *(graph.read(known, a) for a in equation.invars))
-            known.update(zip(equation.outvars, map(np.asarray, results), strict=True))
-    return known
+def matrices(jaxpr: Any) -> dict[Any, np.ndarray]:
+    """Of the matrices of products that depend on no input, which elements are not zero."""
+    known: dict[Any, Any] = {}
+    for equation in defining(jaxpr.eqns, jaxpr.eqns):
+        with jax.ensure_compile_time_eval():
+            results = graph.bind(equation, *(graph.read(known, a) for a in equation.invars))
+        known.update(zip(equation.outvars, results, strict=True))
+    operands = {atom for equation in jaxpr.eqns for atom in _matrix_operands(equation)}
+    return {atom: np.asarray(known[atom]) != 0 for atom in operands if atom in known}
 
 
-def is_constant(equation: Equation, known: Any) -> bool:
+def defining(equations: Sequence[Equation], readers: Sequence[Equation]) -> list[Equation]:
+    """The equations that make the matrices of the readers' products, from nothing but literals."""
+    constant: set[Any] = set()
+    for equation in equations:
+        if _is_constant(equation, constant):
+            constant.update(equation.outvars)
+    wanted = {atom for equation in readers for atom in _matrix_operands(equation)} & constant
+    found = []
+    for equation in reversed(equations):
+        if any(variable in wanted for variable in equation.outvars):
+            found.append(equation)
+            wanted.update(atom for atom in equation.invars if graph.is_variable(atom))
+    return found[::-1]
+
+
+def _matrix_operands(equation: Equation) -> list[Any]:
+    if equation.primitive.name != "dot_general":
+        return []
+    return [atom for atom in equation.invars if graph.is_variable(atom) and atom.aval.ndim == 2]
+
+
+def _is_constant(equation: Equation, known: set[Any]) -> bool:
     """Whether an equation depends on nothing but literals and known variables, and is small."""
     small = all(
         hasattr(v.aval, "size")
@@ -84,7 +105,7 @@ def is_constant(equation: Equation, known: Any) -> bool:
     return small and not depends and not equation.effects
 
 
-def find(equation: Equation, known: Constants) -> Band | None:
+def find(equation: Equation, known: Matrices) -> Band | None:
     """The band of a product with a fixed matrix, or None."""
     if equation.primitive.name != "dot_general":
         return None
@@ -96,6 +117,6 @@ def find(equation: Equation, known: Constants) -> Band | None:
             continue
         rows, axis = contracting[operand][0], contracting[1 - operand][0]
         out = 0 if operand == 0 else equation.outvars[0].aval.ndim - 1
-        matrix = np.moveaxis(known[atom] != 0, rows, 0)
+        matrix = np.moveaxis(known[atom], rows, 0)
         return Band(operand, axis, rows, 1 - rows, out, matrix)
     return None

@@ -9,20 +9,20 @@ larger than need be, never smaller; without a rule it is everything.
 from collections.abc import Callable, Sequence
 
 from segcam_jax._jaxpr import bands, kinds, sliding_rules, spans, window_rules
-from segcam_jax._jaxpr.bands import Band, Constants
+from segcam_jax._jaxpr.bands import Band, Matrices
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Span, Window
 
 Changed = Sequence[Window | None]
 
 
-def reach(equation: Equation, windows: Changed, known: Constants) -> Window:
+def reach(equation: Equation, windows: Changed, known: Matrices) -> Window:
     """The part of an equation's one output that can change.
 
     Args:
         equation: of a flat jaxpr, with one output.
         windows: of its operands, not all None.
-        known: the jaxpr's values that depend on no input.
+        known: as `bands.matrices` finds them.
     """
     shape = equation.outvars[0].aval.shape
     band = bands.find(equation, known)
@@ -92,7 +92,7 @@ def _reshape(equation: Equation, windows: Changed) -> Window:
     assert window is not None
     old, new = equation.invars[0].aval.shape, equation.params["new_sizes"]
     reached: list[Span | None] = [None] * len(new)
-    if equation.params.get("dimensions") is not None:
+    if equation.params.get("dimensions") is not None or 0 in old:
         return tuple(reached)
     for left, right in window_rules.reshape_groups(old, new):
         windowed = [axis for axis in left if window[axis] is not None]
@@ -221,7 +221,7 @@ _RULES: dict[str, Callable[[Equation, Changed], Window]] = {
     "dynamic_slice": _dynamic_slice,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
-    **dict.fromkeys(sliding_rules.POOL_FILL, _pool),
+    **dict.fromkeys(sliding_rules.POOLS, _pool),
     "squeeze": _reduced,
     **{f"reduce_{name}": _reduced for name in ("sum", "max", "min", "prod", "and", "or", "xor")},
 }

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segcam_jax._jaxpr import bands, change_rules, contributions, graph, spans, window_rules
-from segcam_jax._jaxpr.graph import Equation, Rule
+from segcam_jax._jaxpr.graph import Equation, Rewrite
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
 
 Array = Any
@@ -33,21 +33,21 @@ class ChangePlan:
     Attributes:
         jaxpr: flat, as `graph.flattened` makes it.
         changed: variable -> what can change of it; what is missing cannot.
-        known: values that depend on no input.
+        known: matrices of products that depend on no input, where they are not zero.
     """
 
     jaxpr: Any
     changed: dict[Any, Window]
-    known: bands.Constants
+    known: bands.Matrices
 
     def record(
-        self, consts: Sequence[Array], inputs: Sequence[Array], rule: Rule | None = None
+        self, consts: Sequence[Array], inputs: Sequence[Array], rule: Rewrite | None = None
     ) -> Record:
         """The unchanged run: the value of every variable."""
         return graph.evaluate(self.jaxpr, consts, inputs, rule)
 
     def run(
-        self, record: Record, patch: Array, places: Places, rule: Rule | None = None
+        self, record: Record, patch: Array, places: Places, rule: Rewrite | None = None
     ) -> list[Array]:
         """The outputs after the window of the first input is overwritten by `patch`.
 
@@ -89,7 +89,7 @@ def plan(jaxpr: Any, window: Window) -> ChangePlan:
         jaxpr: flat.
         window: of the first input.
     """
-    known = bands.constants(jaxpr)
+    known = bands.matrices(jaxpr)
     result = ChangePlan(jaxpr, {jaxpr.invars[0]: window}, known)
     for equation in jaxpr.eqns:
         windows = result.windows(equation)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import spans
+from segcam_jax._jaxpr import kinds, spans
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Places, Window, Windowed
 
@@ -25,6 +25,10 @@ def place(equation: Equation, windows: Sequence[Window | None]) -> int | None:
     """Which operand changes in a window of a summed axis alone, so that its part can be added."""
     if equation.primitive.name not in ("conv_general_dilated", "dot_general"):
         return None
+    # A sum in a narrow dtype loses small contributions; unsigned integers have no differences.
+    dtypes = {atom.aval.dtype for atom in (*equation.invars, *equation.outvars)}
+    if not dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}:
+        return None
     changed = [at for at, window in enumerate(windows) if window is not None]
     if len(changed) != 1:
         return None
@@ -32,18 +36,7 @@ def place(equation: Equation, windows: Sequence[Window | None]) -> int | None:
     window = windows[at]
     assert window is not None
     axes = [axis for axis, s in enumerate(window) if s is not None]
-    return at if len(axes) == 1 and _summed_with(equation, at, axes[0]) is not None else None
-
-
-def _summed_with(equation: Equation, at: int, axis: int) -> int | None:
-    """The axis of the other operand that an axis is summed with."""
-    if equation.primitive.name == "dot_general":
-        contracting, _ = equation.params["dimension_numbers"]
-        ours, theirs = contracting[at], contracting[1 - at]
-        return theirs[list(ours).index(axis)] if axis in ours else None
-    numbers = equation.params["dimension_numbers"]
-    single = equation.params["feature_group_count"] == equation.params["batch_group_count"] == 1
-    return numbers.rhs_spec[1] if single and at == 0 and axis == numbers.lhs_spec[1] else None
+    return at if len(axes) == 1 and kinds.summed_with(equation, at, axes[0]) is not None else None
 
 
 def contribution(
@@ -60,7 +53,7 @@ def contribution(
         places: as in `spans.start`.
     """
     axis, have = next((axis, s) for axis, s in enumerate(window) if s is not None)
-    along = _summed_with(equation, at, axis)
+    along = kinds.summed_with(equation, at, axis)
     assert along is not None
     wanted = tuple(have if a == along else None for a in range(len(other.shape)))
     weight = spans.narrow(other, wanted, places)

@@ -15,7 +15,7 @@ from segcam_jax._jaxpr import naming
 
 Var = Any
 Equation = Any
-Rule = Callable[[Equation, Sequence[Any]], list[Any] | None]
+Rewrite = Callable[[Equation, Sequence[Any]], list[Any] | None]
 
 # Calls that mean no more than their body does. Control flow runs its body any number of times, and
 # a value in there has no place in the outer program: it is never opened.
@@ -147,7 +147,7 @@ def bind(equation: Equation, *operands: Any) -> list[Any]:
 
 
 def evaluate(
-    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], rule: Rule | None = None
+    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], rule: Rewrite | None = None
 ) -> dict[Var, Any]:
     """Evaluates a jaxpr, calls that mean no more than their body opened.
 

@@ -187,24 +187,13 @@ def _contracted(equation: Equation, operands: list[Value]) -> Value | None:
         return equation.primitive.bind(*pair, **equation.params)
 
     if isinstance(value, Pieces):
-        axis = _weight_axis(equation, place, value.axis)
+        axis = kinds.summed_with(equation, place, value.axis)
         if axis is None:
             value = Sum(materialised(value))
         else:
             return _sum_of_products(value, weight.array, axis, product)
     known = None if value.known is None else product(value.known, weight.array)
     return Sum(product(value.changed, weight.array), known)
-
-
-def _weight_axis(equation: Equation, place: int, axis: int) -> int | None:
-    """The axis of the weights that is summed with this axis of the value, if it is."""
-    if equation.primitive.name == "conv_general_dilated":
-        numbers = equation.params["dimension_numbers"]
-        grouped = equation.params["feature_group_count"] * equation.params["batch_group_count"]
-        return numbers.rhs_spec[1] if axis == numbers.lhs_spec[1] and grouped == 1 else None
-    contracting, _ = equation.params["dimension_numbers"]
-    ours, theirs = contracting[place], contracting[1 - place]
-    return theirs[list(ours).index(axis)] if axis in ours else None
 
 
 def _sum_of_products(value: Pieces, weight: Array, axis: int, product: Callable) -> Sum:

@@ -92,3 +92,21 @@ def _body_is(jaxpr: Any, expected: tuple[tuple[str, float], ...]) -> bool:
         literals = [float(atom.val) for atom in equation.invars if not is_variable(atom)]
         found.append((equation.primitive.name, *literals))
     return tuple(found) == expected
+
+
+def summed_with(equation: Equation, operand: int, axis: int) -> int | None:
+    """The axis of the other operand that an axis of this one is summed with, or None.
+
+    Args:
+        equation: a convolution, of which operand 0 is meant, or a product.
+        operand: 0 or 1.
+        axis: of that operand.
+    """
+    if equation.primitive.name == "dot_general":
+        contracting, _ = equation.params["dimension_numbers"]
+        ours, theirs = contracting[operand], contracting[1 - operand]
+        return theirs[list(ours).index(axis)] if axis in ours else None
+    numbers = equation.params["dimension_numbers"]
+    single = equation.params["feature_group_count"] == equation.params["batch_group_count"] == 1
+    channels = operand == 0 and axis == numbers.lhs_spec[1]
+    return numbers.rhs_spec[1] if single and channels else None

@@ -1,7 +1,7 @@
 """The products of a function (convolutions, dot products) in another precision.
 
 Everything between products keeps its dtype: normalisations, sums and softmax see float32. In
-bfloat16, the operands of products are rounded and XLA accumulates in float32; arrays that the
+bfloat16, the operands of products are rounded and XLA accumulates in float32; weights that the
 function closes over, which evaluations share, are rounded once, outside of the loop.
 
 The last linear piece stays float32: the products that no nonlinearity follows on the way to
@@ -86,7 +86,7 @@ def _run(
     for index, equation in enumerate(jaxpr.eqns):
         operands = [read(atom) for atom in equation.invars]
         body = graph.called_jaxpr(equation)
-        if equation.primitive.name in _PRODUCTS and _is_float(equation.outvars[0]):
+        if equation.primitive.name in _PRODUCTS and _all_float(equation):
             results = [product_of(index in late)(equation, *operands)]
         elif body is not None and holds_products(body):
             opened, inner = getattr(body, "jaxpr", body), graph.constants_of(body)
@@ -143,13 +143,24 @@ def _last_piece(jaxpr: Any) -> frozenset[int]:
 
 
 def _narrows(constant: Any, jaxpr: Any, late: frozenset[int]) -> bool:
-    """Whether a constant is kept in bfloat16: maps and weights, none that are read at the end."""
+    """Whether a constant is kept in bfloat16: what products read, none of them at the end."""
     aval = constant.aval
     if not _is_float(constant) or aval.size <= max((1, *aval.shape)):
         return False
-    return not any(
-        constant is atom for index in late for atom in jaxpr.eqns[index].invars
-    ) and not any(constant is atom for atom in jaxpr.outvars)
+    readers = [
+        index
+        for index, equation in enumerate(jaxpr.eqns)
+        if any(constant is atom for atom in equation.invars)
+    ]
+    products = all(jaxpr.eqns[index].primitive.name in _PRODUCTS for index in readers)
+    late_or_out = any(index in late for index in readers) or any(
+        constant is atom for atom in jaxpr.outvars
+    )
+    return products and not late_or_out
+
+
+def _all_float(equation: Equation) -> bool:
+    return all(map(_is_float, (*equation.invars, *equation.outvars)))
 
 
 def _is_float(variable: Any) -> bool:

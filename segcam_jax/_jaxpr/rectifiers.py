@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from segcam_jax._jaxpr import graph, kinds
-from segcam_jax._jaxpr.graph import Equation, Rule, Var
+from segcam_jax._jaxpr.graph import Equation, Rewrite, Var
 from segcam_jax.types import InputError
 
 Array = Any
@@ -41,7 +41,7 @@ BACKWARDS: tuple[str, ...] = get_args(Backward)
 
 
 def rewritten(
-    closed: Any, backward: Backward, rule: Rule | None = None
+    closed: Any, backward: Backward, rule: Rewrite | None = None
 ) -> Callable[..., tuple[list[Array], int]]:
     """The function of a jaxpr, its rectifiers with another gradient.
 
@@ -143,7 +143,7 @@ _POSITIVE = {"gt": True, "ge": True, "lt": False, "le": False}
 
 
 class _Rewriter:
-    def __init__(self, backward: str, rule: Rule | None):
+    def __init__(self, backward: str, rule: Rewrite | None):
         self.backward = backward
         self.rule = rule
         self.found = 0

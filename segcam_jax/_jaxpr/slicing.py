@@ -89,18 +89,15 @@ def _with_expansions(
 ) -> list[Equation]:
     """Moves into decode what only repeats a small array, such as a bias over all positions.
 
-    The carry then holds the bias, not a copy of it for every position. What depends on no input
-    moves too, such as the matrix of an interpolation: decode then shows what it is.
+    The carry then holds the bias, not a copy of it for every position. What makes the matrix of an
+    interpolation moves too: decode then shows what it is.
     """
-    constant: dict[Var, None] = {}
-    for equation in before:
-        if bands.is_constant(equation, constant):
-            constant.update(dict.fromkeys(equation.outvars))
+    matrices = {id(equation) for equation in bands.defining(before, decode)}
     wanted = set(_free_variables(decode, outputs, bound=set()))
     moved = []
     for equation in reversed(before):
         single = len(equation.outvars) == 1 and equation.outvars[0] in wanted
-        if single and (_expands(equation) or equation.outvars[0] in constant):
+        if id(equation) in matrices or (single and _expands(equation)):
             moved.append(equation)
             wanted.update(atom for atom in equation.invars if is_variable(atom))
     return moved[::-1] + decode

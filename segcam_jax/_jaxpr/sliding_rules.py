@@ -44,12 +44,26 @@ def _read(size: int, params: dict, axis: int) -> int:
     return (size - 1) * params["window_strides"][axis] + reach + 1
 
 
-POOL_FILL = {"reduce_window_max": -np.inf, "reduce_window_min": np.inf, "reduce_window_sum": 0.0}
+POOLS = ("reduce_window_max", "reduce_window_min", "reduce_window_sum")
+
+
+def _pool_fill(equation: Equation) -> np.ndarray:
+    """What lies outside of an image in a pooling: what changes nothing."""
+    kind = equation.primitive.name.removeprefix("reduce_window_")
+    dtype = equation.invars[0].aval.dtype
+    if kind == "sum":
+        return np.zeros((), dtype)
+    if dtype == np.bool_:
+        return np.asarray(kind == "min")
+    if jnp.issubdtype(dtype, jnp.integer):
+        limits = jnp.iinfo(dtype)
+        return np.asarray(limits.min if kind == "max" else limits.max, dtype)
+    return np.asarray(-np.inf if kind == "max" else np.inf, dtype)
 
 
 def pool(equation, operands, window, places):
     params, value = dict(equation.params), operands[0]
-    fill = np.asarray(POOL_FILL[equation.primitive.name])
+    fill = _pool_fill(equation)
     padding = list(params["padding"])
     for axis, have in enumerate(window):
         if have is not None:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from segcam_jax._jaxpr import bands, kinds, sliding_rules, spans
-from segcam_jax._jaxpr.bands import Band, Constants
+from segcam_jax._jaxpr.bands import Band, Matrices
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
 
@@ -34,12 +34,12 @@ class Rule:
     apply: Callable[[Equation, Sequence[Windowed], Window, Places], Array]
 
 
-def find(equation: Equation, known: Constants) -> Rule | None:
+def find(equation: Equation, known: Matrices) -> Rule | None:
     """The rule of an equation, or None where it has to be computed whole.
 
     Args:
         equation: of a flat jaxpr.
-        known: the jaxpr's values that depend on no input.
+        known: as `bands.matrices` finds them.
     """
     band = bands.find(equation, known)
     if band is not None:
@@ -160,6 +160,8 @@ def major(axes: Sequence[int], shape: Sequence[int]) -> tuple[int, int]:
 
 def _reshape_needs(equation: Equation, window: Window) -> Needs | None:
     old, new = equation.invars[0].aval.shape, equation.params["new_sizes"]
+    if 0 in old:
+        return None
     wanted: list[Span | None] = [None] * len(old)
     for left, right in reshape_groups(old, new):
         windowed = [axis for axis in right if window[axis] is not None]
@@ -324,9 +326,7 @@ _RULES: dict[str, Rule] = {
     "dynamic_slice": Rule(_dynamic_slice_needs, _dynamic_slice),
     "dot_general": Rule(_dot_needs, _dot),
     "conv_general_dilated": Rule(sliding_rules.convolution_needs, sliding_rules.convolution),
-    **{
-        name: Rule(sliding_rules.pool_needs, sliding_rules.pool) for name in sliding_rules.POOL_FILL
-    },
+    **{name: Rule(sliding_rules.pool_needs, sliding_rules.pool) for name in sliding_rules.POOLS},
     "squeeze": _REDUCED,
     **{f"reduce_{name}": _REDUCED for name in ("sum", "max", "min", "prod", "and", "or", "xor")},
 }

@@ -30,14 +30,14 @@ class WindowPlan:
         extents: of the output window, one per output axis; None for a whole axis.
         windows: variable -> what is needed of it.
         fallbacks: names of primitives that are computed whole for want of a rule.
-        known: values that depend on no input.
+        known: matrices of products that depend on no input, where they are not zero.
     """
 
     jaxpr: Any
     extents: tuple[int | None, ...]
     windows: dict[Any, Window]
     fallbacks: tuple[str, ...]
-    known: bands.Constants
+    known: bands.Matrices
 
     def run(self, inputs: Sequence[Array], corner: Sequence[Array]) -> Array:
         """The output window that starts at `corner`, from whole inputs.
@@ -117,7 +117,7 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
         None if size >= n else spans.Span(axis, np.arange(n - size + 1), size)
         for axis, (size, n) in enumerate(zip(extents, shape, strict=True))
     )
-    known = bands.constants(jaxpr)
+    known = bands.matrices(jaxpr)
     windows: dict[Any, Window] = {out: wanted}
     fallbacks: dict[str, None] = {}
     for equation in reversed(jaxpr.eqns):
@@ -140,6 +140,6 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
     return WindowPlan(jaxpr, kept, windows, tuple(fallbacks), known)
 
 
-def _needs(equation: Equation, window: Window, known: bands.Constants) -> list[Window] | None:
+def _needs(equation: Equation, window: Window, known: bands.Matrices) -> list[Window] | None:
     rule = window_rules.find(equation, known)
     return None if rule is None else rule.needs(equation, window)

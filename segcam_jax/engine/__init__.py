@@ -10,6 +10,7 @@ from segcam_jax.engine.planning import plan_of as plan_of
 from segcam_jax.engine.run import (
     ablation_scores as ablation_scores,
     baseline as baseline,
+    encode as encode,
     sampled_moments as sampled_moments,
     value_and_gradient as value_and_gradient,
 )

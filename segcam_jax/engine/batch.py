@@ -1,5 +1,6 @@
 """Many images by one method, as one compiled program, dealt over devices."""
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def explain_batch(
             (or function `output -> scalar`) for all images.
         at_once: images that a device explains together. More than one pays for gradients; an
             ablation study fills a device on its own.
-        execution: how the engine runs it; does not change the result.
+        execution: how the engine runs it; does not change the result. Chunks are planned from the
+            estimate alone, `memory_limit` divided by `at_once`; they are not halved later.
         options: of the method, the same for all images; so is a `key`.
 
     Returns:
@@ -61,6 +63,9 @@ def explain_batch(
     group = at_once * devices.image_devices(execution.mesh)
     if count % group:
         batch = jax.tree.map(functools.partial(_filled, group=group), batch)
+    if execution.memory_limit is not None:
+        limit = max(1, execution.memory_limit // at_once)
+        execution = dataclasses.replace(execution, memory_limit=limit)
     static, traced = compiled.divided({**options, "execution": execution})
     shared = (params, shared_target, traced)
     if execution.mesh is not None:

@@ -101,7 +101,7 @@ class Ablations:
 
         @jax.jit
         def kernel(params, x, target):
-            activation, carry = self.split.encode(params, x)
+            activation, carry = run.encode(self.split, params, x, execution)
             return run.ablation_scores(self.split, activation, carry, target, masks, execution)
 
         return lambda: kernel(self.params, self.x, self.target)
@@ -110,15 +110,29 @@ class Ablations:
         """Seconds of the study: one and two chunks are timed, the others taken to be like them."""
         execution = dataclasses.replace(self.execution, chunk_size=chunk, mesh=None)
         rows = math.ceil((len(self.live) + 1) / devices)
-        few, more = min(rows, chunk), min(rows, 2 * chunk)
+        if not len(self.live):
+            return seconds(self._unchanged())
+        few, more = min(rows, max(2, chunk)), min(rows, max(3, 2 * chunk))
         first = seconds(self.scores(self.live[: few - 1], execution))
         if few == more:
             return first
         each = seconds(self.scores(self.live[: more - 1], execution)) - first
         return first + max(0.0, each) * (rows - few) / (more - few)
 
-    def precision_error(self) -> PrecisionError:
-        """The error of falls of the score, for a sample spread evenly over the ablations."""
+    def _unchanged(self) -> Callable[[], Any]:
+        @jax.jit
+        def kernel(params, x, target):
+            return run.baseline(self.split, params, x, target, _alone(self.execution))[-1]
+
+        return lambda: kernel(self.params, self.x, self.target)
+
+    def precision_error(self) -> PrecisionError | None:
+        """The error of falls of the score, for a sample spread evenly over the ablations.
+
+        None where there are none that change anything.
+        """
+        if not len(self.live):
+            return None
         places = np.linspace(0, len(self.live) - 1, min(_SAMPLE, len(self.live)))
         indices = self.live[places.round().astype(int)]
         exact, rounded = (

@@ -43,21 +43,24 @@ def limit(execution: Execution) -> int | None:
     return None if jax.default_backend() == "cpu" else _device_bytes()
 
 
-def chunk(execution: Execution, count: int, bytes_each: int) -> int:
+def chunk(execution: Execution, count: int, bytes_each: int, most: int | None = None) -> int:
     """The number of evaluations per chunk, from 1 to `count`: as planned, halved by `halved`.
 
     Args:
         execution: how to run.
         count: evaluations in all.
         bytes_each: bytes that one evaluation holds at its peak.
+        most: of the evaluations of a chunk, unless `execution.chunk_size` says otherwise.
     """
     planned = execution.chunk(count, bytes_each, free_bytes())
+    if most is not None and execution.chunk_size is None:
+        planned = min(planned, most)
     halving = _HALVING.get()
     if halving is None or halving.times == 0:
         return planned
-    most = max(1, planned >> halving.times)
-    halving.helps |= most < max(1, planned >> (halving.times - 1))
-    return -(-count // -(-count // most))
+    fewer = max(1, planned >> halving.times)
+    halving.helps |= fewer < max(1, planned >> (halving.times - 1))
+    return -(-count // -(-count // fewer))
 
 
 @contextlib.contextmanager

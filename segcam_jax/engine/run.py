@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from segcam_jax.engine import devices, memory, record
 from segcam_jax.engine.ablating import Ablating, change_ablating, whole_ablating
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import Scoring, scoring
+from segcam_jax.engine.scoring import Scoring, encode, scoring
 from segcam_jax.masks import LocalMasks, Masks
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import wide
@@ -25,7 +25,7 @@ def baseline(
     split: Split, params: Any, x: Any, target: Any, execution: Execution
 ) -> tuple[Array, Carry, Array]:
     """Returns `(activation, carry, score)` of the unchanged input."""
-    activation, carry = split.encode(params, x)
+    activation, carry = encode(split, params, x, execution)
     score = scoring(split, carry, target, execution).score(activation)
     return activation, carry, score
 
@@ -79,8 +79,8 @@ def ablation_scores(
         drops = masks.removed(activation.astype(dtype) * gradient.astype(dtype))
         return score, score - drops
 
-    size = jnp.abs(activation).astype(jnp.float32)
-    removed = masks.removed(size if how.seen is None else jnp.where(how.seen, size, 0)) != 0
+    there = activation != 0 if how.seen is None else (activation != 0) & how.seen
+    removed = masks.removed(there.astype(jnp.float32)) != 0
     live = removed if execution.skip_dead else jnp.ones_like(removed)
     order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.argsort(~live).astype(jnp.int32)])
 
@@ -90,9 +90,8 @@ def ablation_scores(
         return ablated.score(jnp.maximum(row - 1, 0), row == 0)
 
     dealt = devices.share(len(masks) + 1, execution.mesh)
-    chunk = memory.chunk(execution, len(dealt), ablated.live_bytes)
-    if execution.skip_dead and execution.chunk_size is None:
-        chunk = min(chunk, max(_LEAST_ROWS, -(-len(dealt) // _CHUNKS)))
+    most = max(_LEAST_ROWS, -(-len(dealt) // _CHUNKS)) if execution.skip_dead else None
+    chunk = memory.chunk(execution, len(dealt), ablated.live_bytes, most)
     record.study(
         lambda: record.Study("ablations", dealt.count, ablated.flops, how, chunk, masks, live)
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from segcam_jax._jaxpr import cost, graph, linearity, lowering
 from segcam_jax._jaxpr.windows import WindowPlan
@@ -41,7 +41,7 @@ class Scoring:
 
     score: Callable[[Array], Array]
     plain: Callable[[Array], Array]
-    rule: graph.Rule | None
+    rule: graph.Rewrite | None
     live_bytes: int
     total_bytes: int
     flops: int
@@ -51,6 +51,27 @@ class Scoring:
     fallbacks: tuple[str, ...]
 
 
+def encode(
+    split: Split, params: Any, x: Any, execution: Execution
+) -> tuple[Float[Array, "*space c"], Carry]:
+    """`split.encode`, its slow equations rewritten where `execution` says so."""
+    if not _lowers(execution):
+        return split.encode(params, x)
+
+    def leaves(params, x):
+        activation, carry = split.encode(params, x)
+        return [activation, *carry]
+
+    closed, _ = graph.closed(leaves, params, x)
+    activation, *carry = lowering.lowered(closed)(*jax.tree.leaves((params, x)))
+    return activation, tuple(carry)
+
+
+def _lowers(execution: Execution) -> bool:
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu if execution.lowering is None else execution.lowering
+
+
 def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Scoring:
     """Chooses how the score is computed. Traced along; the choice rests on shapes alone."""
     plan, plain = _score_of(split, carry, target, execution)
@@ -58,7 +79,7 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
     if [variable.aval.shape for variable in jaxpr.outvars] != [()]:
         shapes = [tuple(variable.aval.shape) for variable in jaxpr.outvars]
         raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
-    slow = jax.default_backend() == "cpu" if execution.lowering is None else execution.lowering
+    slow = _lowers(execution)
     return Scoring(
         _first_of(lowering.lowered(closed)) if slow else plain,
         plain,

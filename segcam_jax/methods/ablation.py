@@ -63,7 +63,7 @@ def ablation_cam(
         S, which turns every sign around where a logit is negative; |S| keeps a supporting channel
         positive. Equal for S > 0.
     """
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     masks = ChannelMasks(activation.shape[-1], ablation_value)
     score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
     weights = drop(score, scores, relative=relative)
@@ -117,7 +117,7 @@ def fast_ablation_cam(
         Sipila, FastAblationCAM, 2022, whose windows are single positions. Its published maps are
         shifted by one cell, a fault of its position counter that is not repeated here.
     """
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     shape = activation.shape[:-1]
     masks = WindowMasks(shape, _per_axis(window, shape), _per_axis(stride, shape), ablation_value)
     masks.check()

@@ -26,7 +26,7 @@ from segcam_jax.types import Explanation, InputError, wide
 
 def _products(split, params, x, target, value, execution):
     """The activation, its carry, the score, and (1 - value) g A."""
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     score, gradient = engine.value_and_gradient(split, activation, carry, target, execution)
     return activation, carry, score, (1 - value) * wide(gradient) * wide(activation)
 

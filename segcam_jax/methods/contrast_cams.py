@@ -35,7 +35,7 @@ def shapley_cam(
     """
     # The rewrites for CPUs have a derivative rule of their own, for the first derivative.
     execution = dataclasses.replace(execution, lowering=False)
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     score, gradient = engine.value_and_gradient(split, activation, carry, target, execution)
 
     def slope_along(a):
@@ -93,7 +93,7 @@ def finer_cam(
         raise InputError(f"comparisons={comparisons}; at least 1 is needed")
     if split.output.shape[-1] < 2:
         raise InputError("finer_cam compares classes; the model has one only")
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     output = wide(split.decode(activation, carry))
     similar = _most_similar(target, output, min(comparisons, output.shape[-1] - 1))
     contrasted = jax.tree_util.Partial(_contrast, target, similar, jnp.asarray(alpha, output.dtype))

@@ -83,7 +83,7 @@ def eigen_grad_cam(
     Returns:
         `map` `*space`, `weights` `c` (V_1), `score`.
     """
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     score, gradient = engine.value_and_gradient(split, activation, carry, target, execution)
     projection, direction = first_component(wide(gradient) * wide(activation))
     return Explanation(map=projection, score=score, weights=direction)

@@ -103,7 +103,7 @@ def deep_feature_factorization(
         concepts are ablated is of this library; pytorch-grad-cam runs the classifier on W, which
         has no meaning for a decoder.
     """
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     channels = activation.shape[-1]
     most = min(channels, activation.size // channels)
     if not 1 <= components <= most:

@@ -17,7 +17,7 @@ from segcam_jax.types import Explanation, wide
 
 
 def _activation_and_gradient(split, params, x, target, execution):
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     score, gradient = engine.value_and_gradient(split, activation, carry, target, execution)
     return wide(activation), wide(gradient), score
 

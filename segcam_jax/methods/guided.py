@@ -64,7 +64,7 @@ def guided_backprop(
         of max pooling are those of the image). pytorch-grad-cam and captum rewrite modules of
         the class `ReLU` only; kinds with a cap or a slope are of this library.
     """
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     score, received = _guided(split, activation, carry, target, rule, execution)
     return Explanation(map=received.sum(-1), score=score, attribution=received)
 

@@ -39,7 +39,7 @@ def gradient(
         Simonyan et al., Deep Inside Convolutional Networks, 2014. Deviation: signed and summed,
         not the largest magnitude over channels.
     """
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     score, slope = engine.value_and_gradient(split, activation, carry, target, execution)
     return _attributed(slope, score)
 
@@ -55,7 +55,7 @@ def input_x_gradient(
     Returns:
         `attribution` `*space c`, `map` its sum over channels, `score`.
     """
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     score, slope = engine.value_and_gradient(split, activation, carry, target, execution)
     return _attributed(wide(activation) * wide(slope), score)
 

@@ -72,7 +72,7 @@ def score_cam(
         raise InputError(f"masks={masks!r}; choose torchcam or pytorch_grad_cam")
     if len(jax.tree.leaves(split.input)) != 1:
         raise InputError("score_cam masks the input, which must be one array")
-    activation, _ = split.encode(params, x)
+    activation, _ = engine.encode(split, params, x, execution)
     activation = wide(activation)
     whole = split.at_input
     image, carry = whole.encode(params, x)
@@ -137,7 +137,7 @@ def recipro_cam(
         Byun and Lee, ReciproCAM, CVPR workshop 2024. Deviation: the score of an empty
         activation is taken away, so that 0 means no effect; the paper's min-max cancels it.
     """
-    activation, carry = split.encode(params, x)
+    activation, carry = engine.encode(split, params, x, execution)
     shape = activation.shape[:-1]
     if not shape:
         raise InputError(f"recipro_cam needs positions; tap {split.tap!r} has channels only")
