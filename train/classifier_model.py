@@ -1,0 +1,148 @@
+"""The network of a classifier's training: made new, or continued from weights of other classes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from segcam_jax import models
+from segcam_jax.models import layers, stored
+from segcam_jax.models.zoo import Network
+from segcam_jax.types import InputError, nearest_first
+from train.classifier_config import ClassifierConfig
+
+# What is made anew for other classes, and what `freeze` leaves to be trained.
+HEAD = ("hidden", "head")
+_OPTIONS = ("hidden", "growth", "width", "normalisation")
+
+
+def make_model(
+    config: ClassifierConfig, class_names: tuple[str, ...], extents: tuple[int, int]
+) -> tuple[str, Any]:
+    """The network of a run, as it starts.
+
+    Returns:
+        `(family, model)`: what weights files call the network, and the network.
+
+    Raises:
+        InputError: if the model is unknown, an option is not one of its, images are too small for
+            it, or the weights to start from are of another network.
+    """
+    name, _ = _named(config)
+    family = models.NETWORKS[name]
+    start = None if config.start is None else _opened(config.start, name)
+    shape = model_config(config, len(class_names), start[0].config if start else None)
+    _check_extents(family, shape, extents)
+    model = family.model(shape, rngs=layers.Keys(config.seed))
+    if start is not None:
+        _fill(model, *start, class_names)
+    return name, model
+
+
+def model_config(config: ClassifierConfig, classes: int, before: Any | None) -> Any:
+    """The network's configuration.
+
+    Args:
+        config: of the run.
+        classes: how many there are.
+        before: the configuration of the network to start from, if there is one.
+
+    Raises:
+        InputError: as `make_model`.
+    """
+    name, fields = _named(config)
+    family = models.NETWORKS[name]
+    options = _options(config, family)
+    if before is None:
+        default = "imagenet" if config.channels == 3 else "symmetric"
+        options = {"normalisation": default} | options
+        shape = family.config(**fields, in_channels=config.channels, **options)
+    else:
+        shape = _continued(config, before, fields, options)
+    shape = dataclasses.replace(shape, classes=classes)
+    if hasattr(shape, "hidden") and config.hidden is None and not shape.hidden:
+        abstract: Any = nnx.eval_shape(lambda: family.make(shape))
+        shape = dataclasses.replace(shape, hidden=abstract.head.in_features)
+    return shape
+
+
+def _named(config: ClassifierConfig) -> tuple[str, dict[str, Any]]:
+    """The family of the run's model, and what its name says of the configuration."""
+    if config.model not in models.CLASSIFIERS:
+        choices = ", ".join(nearest_first(config.model, models.CLASSIFIERS))
+        raise InputError(f"unknown model {config.model!r}; choose from {choices}")
+    return models.CLASSIFIERS[config.model]
+
+
+def parts(model: nnx.Module, *, freeze: bool) -> tuple[Any, Any, Any]:
+    """A network's graph, what is trained of it, and everything else."""
+    graph, trained, rest = nnx.split(
+        model, nnx.All(nnx.Param, _is_head) if freeze else nnx.Param, ...
+    )
+    return graph, trained, rest
+
+
+def _is_head(path: tuple, value: Any) -> bool:
+    return path[0] in HEAD
+
+
+def _options(config: ClassifierConfig, family: Network) -> dict[str, Any]:
+    """The options that were given, all of them the network's."""
+    given = {name: getattr(config, name) for name in _OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(family.config)}  # pyright: ignore
+    for name in given:
+        if name not in known:
+            raise InputError(f"{config.model} has no `{name}`; leave it out")
+    return given
+
+
+def _opened(start: str, family: str) -> tuple[Any, dict[str, Any]]:
+    """The network to start from, and what its weights say of themselves."""
+    installed = models.INSTALLED.get(start)
+    if installed is None:
+        return models.NETWORKS[family].load(models.path_of(start))
+    if installed.model != family:
+        raise InputError(f"{start!r} holds model {installed.model!r}, the run is of {family!r}")
+    return installed.load(), {}
+
+
+def _continued(
+    config: ClassifierConfig, before: Any, fields: dict[str, Any], options: dict[str, Any]
+) -> Any:
+    """The configuration of the network to start from, if the run's is the same."""
+    fixed = {name: value for name, value in options.items() if name != "hidden"}
+    wanted = {**fields, "in_channels": config.channels, **fixed}
+    other = {name: value for name, value in wanted.items() if getattr(before, name) != value}
+    if other:
+        name, value = next(iter(other.items()))
+        raise InputError(
+            f"`start` {config.start!r} has {name} {getattr(before, name)!r}, the run {value!r}; "
+            "they must be the same"
+        )
+    hidden = options.get("hidden")
+    return before if hidden is None else dataclasses.replace(before, hidden=hidden)
+
+
+def _check_extents(family: Network, shape: Any, extents: tuple[int, int]) -> None:
+    """Lets the network check a batch's shape, without computing anything."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: family.make(shape)))
+    image = jax.ShapeDtypeStruct((1, *extents, shape.in_channels), np.float32)
+    jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x), state, image)
+
+
+def _fill(
+    model: nnx.Module, network: Any, metadata: dict[str, Any], class_names: tuple[str, ...]
+) -> None:
+    """Takes over all weights; those of the head if classes and shapes are the same."""
+    mine, given = (
+        {name: np.asarray(leaf[...]) for name, leaf in stored.tensors(each).items()}
+        for each in (model, network)
+    )
+    heads = [name for name in mine if name.split("/")[0] in HEAD]
+    same = [name in given and given[name].shape == mine[name].shape for name in heads]
+    keeps_head = metadata.get("classes") == list(class_names) and all(same)
+    taken = {name: given[name] for name in mine if name not in heads or keeps_head}
+    stored.fill(model, mine | taken)
