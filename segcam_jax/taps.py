@@ -82,8 +82,8 @@ class Split:
     activation: jax.ShapeDtypeStruct
     output: Any
     input: Any
-    _slice: slicing.Slice
-    _signature: Any
+    _slice: slicing.Slice = dataclasses.field(repr=False)
+    _signature: Any = dataclasses.field(repr=False)
     _channel_axis: int
     _batch_axis: int | None
 

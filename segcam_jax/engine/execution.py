@@ -1,6 +1,7 @@
 """How a study is run; nothing here changes its result but for rounding."""
 
 import dataclasses
+import numbers
 from typing import Literal, get_args
 
 from jax.sharding import Mesh
@@ -53,10 +54,12 @@ class Execution:
     precision: Precision = "float32"
 
     def __post_init__(self):
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise InputError(f"chunk_size={self.chunk_size}; it must be at least 1")
-        if self.memory_limit is not None and self.memory_limit < 1:
-            raise InputError(f"memory_limit={self.memory_limit} bytes; it must be at least 1")
+        for name, unit in (("chunk_size", "evaluations"), ("memory_limit", "bytes")):
+            given = getattr(self, name)
+            if given is not None and (not isinstance(given, numbers.Integral) or given < 1):
+                raise InputError(
+                    f"{name}={given!r}; expected a whole number of {unit}, at least 1, or None"
+                )
         if self.mesh is not None:
             devices.check_mesh(self.mesh)
         if self.precision not in get_args(Precision):
