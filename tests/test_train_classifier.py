@@ -372,6 +372,7 @@ def test_weights_of_another_shape_are_refused(whole_run, data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"data": ()}, "`data` is empty"),
         ({"folds": 1}, "`folds` is 1; give at least 2"),
         ({"epochs": 0}, "`epochs` is 0"),
         ({"batch": 0}, "`batch` is 0"),
@@ -383,7 +384,7 @@ def test_weights_of_another_shape_are_refused(whole_run, data):
 )
 def test_bad_settings(settings, message):
     with pytest.raises(InputError, match=message):
-        classifier.prepare(ClassifierConfig(data=(), **settings))
+        classifier.prepare(ClassifierConfig(**{"data": (Path("none"),)} | settings))
 
 
 def test_images_of_several_sizes(tmp_path):

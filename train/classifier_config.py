@@ -86,6 +86,8 @@ class ClassifierConfig:
         Raises:
             InputError: naming the setting.
         """
+        if not self.data:
+            raise InputError("`data` is empty; give a folder of images, or TFRecord files")
         for field, least in (("epochs", 1), ("batch", 1), ("folds", 2)):
             if getattr(self, field) < least:
                 raise InputError(f"`{field}` is {getattr(self, field)}; give at least {least}")
