@@ -15,7 +15,12 @@ signed and raw: nothing is normalised before `heatmap`. PRNG keys are explicit. 
 the same map for every chunk size and every number of devices.
 """
 
-from segcam_jax.adapters import from_nnx as from_nnx
+from segcam_jax.adapters import (
+    from_equinox as from_equinox,
+    from_function as from_function,
+    from_linen as from_linen,
+    from_nnx as from_nnx,
+)
 from segcam_jax.engine import (
     NAIVE as NAIVE,
     Execution as Execution,

@@ -1,0 +1,158 @@
+"""What all adapters share: the layout of a call, eval mode, and the name of what a call returns."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from segcam_jax._jaxpr import naming
+from segcam_jax.types import InputError
+
+# What authors call the switch between training and evaluation, and how it stands in eval mode.
+EVAL_MODE: Mapping[str, bool] = {
+    "deterministic": True,
+    "use_running_average": True,
+    "inference": True,
+    "train": False,
+    "training": False,
+    "is_training": False,
+}
+# Holds a submodule's path in the copy that runs.
+PATH = "_segcam_path"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapted:
+    """A model as `fn(params, x) -> output`. Equal models make equal functions: splits are shared.
+
+    Attributes:
+        model: what is not an array of it.
+        names: what tells models apart quickly; the model itself may hold what has no hash.
+        batch_axis: an axis of size one that the model is given, and that its output is rid of.
+        channel_axis: where the model has channels, without the batch.
+        arguments: keyword arguments of every call.
+        output: picks the logits from what the model returns; None takes all.
+    """
+
+    model: Any
+    names: Any
+    batch_axis: int | None
+    channel_axis: int
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    output: Callable[[Any], Any] | None = None
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        """The output for one example, channels last."""
+        ndim = max((jnp.ndim(leaf) for leaf in jax.tree.leaves(x)), default=0)
+        layout = naming.Layout(ndim, self.batch_axis, self.channel_axis)
+        with naming.layout(layout):
+            output = self.run(params, jax.tree.map(layout.native, x))
+        if self.output is not None:
+            output = self.output(output)
+        for leaf in jax.tree.leaves(output):
+            if not layout.has_batch(leaf):
+                raise InputError(
+                    f"the model was given a batch of one at axis {self.batch_axis} and returns "
+                    f"shape {jnp.shape(leaf)}, which has none there"
+                )
+        return jax.tree.map(layout.canonical, output)
+
+    def run(self, params: Any, x: Any) -> Any:
+        """Calls the model on an example in the model's own layout."""
+        raise NotImplementedError
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.names, self.batch_axis, self.channel_axis))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if type(self) is not type(other) or hash(self) != hash(other):
+            return False
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "model"]
+        try:
+            return all(bool(getattr(self, f) == getattr(other, f)) for f in fields) and bool(
+                self.same_model(other)
+            )
+        except (TypeError, ValueError):  # Arrays among the arguments have no one answer.
+            return False
+
+    def same_model(self, other: Any) -> bool:
+        """Whether the models are equal but for their parameters."""
+        return self.model == other.model
+
+
+def names_of(params: Any) -> tuple[str, ...]:
+    """The paths of all parameters."""
+    return tuple(
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    )
+
+
+def joined(path: tuple[Any, ...]) -> str:
+    """A path in words."""
+    return "/".join(map(str, path))
+
+
+def named(output: Any, path: str) -> Any:
+    """What a submodule returns, named if it is one array of floats."""
+    array = path and isinstance(output, jax.Array)
+    if array and jnp.issubdtype(output.dtype, jnp.floating):
+        return naming.mark_module(output, path)
+    return output
+
+
+def call_of(cls: type) -> Callable | None:
+    """The function that calling an object of a class runs, if there is one.
+
+    The class itself can be called to make objects; that is not what is meant.
+    """
+    if not any("__call__" in vars(base) for base in cls.__mro__):
+        return None
+    function: Any = cls.__call__
+    return function if callable(function) else None
+
+
+def in_eval_mode(
+    function: Callable, module: Any, args: tuple, kwargs: Mapping[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a submodule's call, switches that the call takes set for evaluation."""
+    signature, switches = _switches(function)
+    if not switches:
+        return args, dict(kwargs)
+    try:
+        bound = signature.bind_partial(module, *args, **kwargs)
+    except TypeError:  # The call itself says better what is wrong.
+        return args, dict(kwargs)
+    bound.arguments.update((name, EVAL_MODE[name]) for name in switches)
+    return bound.args[1:], bound.kwargs
+
+
+@functools.cache
+def _switches(function: Callable) -> tuple[inspect.Signature, tuple[str, ...]]:
+    """The signature of a call, and its parameters that switch between training and evaluation."""
+    signature = inspect.signature(function)
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if name in EVAL_MODE and parameter.kind in plain
+    ]
+    if "inference" in names and "deterministic" in names:
+        names.remove("deterministic")  # An older name of the same switch.
+    return signature, tuple(names)
+
+
+def switches_in(function: Callable) -> tuple[str, ...]:
+    """The parameters of a call that switch between training and evaluation."""
+    return _switches(function)[1]
+
+
+def switches_of(module: Any) -> dict[str, bool]:
+    """The module's own switches between training and evaluation, as they stand in eval mode."""
+    there = getattr(module, "__dict__", {})
+    return {name: value for name, value in EVAL_MODE.items() if isinstance(there.get(name), bool)}

@@ -1,0 +1,129 @@
+"""Equinox models."""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from segcam_jax.adapters import calls
+from segcam_jax.extras import require
+from segcam_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Equinox(calls.Adapted):
+    stateful: bool = False
+
+    def run(self, params: Any, x: Any) -> Any:
+        import equinox as eqx
+
+        model, state = eqx.combine(params, self.model)
+        model = _tapping_copy(model, ())
+        if not self.stateful:
+            return model(x, **self.arguments)
+        output, _ = model(x, state, **self.arguments)
+        return output
+
+    def same_model(self, other: Any) -> bool:
+        import equinox as eqx
+
+        return eqx.tree_equal(self.model, other.model) is True
+
+
+def from_equinox(
+    model: Any,
+    state: Any = None,
+    *,
+    batch_axis: int | None = None,
+    channel_axis: int = 0,
+    output: Callable[[Any], Any] | None = None,
+    **arguments: Any,
+) -> tuple[Callable, Any]:
+    """Turns an Equinox model into `fn(params, x) -> output` and its arrays, in inference mode.
+
+    Args:
+        model: called as `model(x, **arguments)`, or `model(x, state, **arguments)`.
+        state: of a model with BatchNorm and the like, as `equinox.nn.make_with_state` returned it.
+        batch_axis: 0 for a model that insists on a batch; None if it takes one example.
+        channel_axis: -1 for a model that has channels last. It holds for arrays of as many axes
+            as `x`: vectors and tokens are taken to have theirs last.
+        output: picks the logits from what the model returns; None takes all.
+        arguments: keyword arguments of every call.
+
+    Returns:
+        `(fn, params)`: `fn` is pure and hashable; `params` is a pytree of arrays.
+
+    Raises:
+        InputError: if `model` is no Equinox module.
+        MissingExtraError: if Equinox is not installed.
+    """
+    eqx: Any = require("equinox", extra="test")
+    if not isinstance(model, eqx.Module):
+        raise InputError(f"from_equinox was given {type(model).__name__}, expected an eqx.Module")
+    both = (eqx.nn.inference_mode(model), state)
+    params, static = eqx.partition(both, lambda leaf: isinstance(leaf, (jax.Array, np.ndarray)))
+    names = calls.names_of(params)
+    stateful = state is not None
+    return _Equinox(static, names, batch_axis, channel_axis, arguments, output, stateful), params
+
+
+def _tapping_copy(module: Any, path: tuple[Any, ...]) -> Any:
+    """A copy of a module and of all in it, whose calls name what they return."""
+    import equinox as eqx
+
+    found, tree = jax.tree_util.tree_flatten_with_path(
+        module, is_leaf=lambda node: node is not module and isinstance(node, eqx.Module)
+    )
+    inside = [
+        _tapping_copy(leaf, (*path, *map(_key, keys))) if isinstance(leaf, eqx.Module) else leaf
+        for keys, leaf in found
+    ]
+    rebuilt = jax.tree.unflatten(tree, inside)
+    tapping = _tapping(type(module))
+    if tapping is None:
+        return rebuilt
+    copy = object.__new__(tapping)
+    fields = {**vars(rebuilt), **calls.switches_of(rebuilt), calls.PATH: calls.joined(path)}
+    for name, value in fields.items():
+        object.__setattr__(copy, name, value)
+    return copy
+
+
+def _key(key: Any) -> Any:
+    """One step of a path, as a person would write it."""
+    for attribute in ("name", "idx", "key"):
+        if hasattr(key, attribute):
+            return getattr(key, attribute)
+    return key
+
+
+@functools.cache
+def _tapping(cls: type) -> type | None:
+    """A subclass whose calls name what they return; None where there is nothing to call."""
+    import equinox as eqx
+
+    function = calls.call_of(cls)
+    if function is None:
+        return None
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = calls.in_eval_mode(function, self, args, kwargs)
+        output, path = function(self, *args, **kwargs), getattr(self, calls.PATH)
+        if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], eqx.nn.State):
+            return calls.named(output[0], path), output[1]
+        return calls.named(output, path)
+
+    space = {
+        "__call__": call,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__annotations__": {calls.PATH: str},
+        calls.PATH: eqx.field(static=True, default=""),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The user's class was warned about when it was made.
+        return type(cls)(cls.__name__, (cls,), space)

@@ -1,0 +1,85 @@
+"""Flax Linen modules."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from segcam_jax.adapters import calls
+from segcam_jax.types import InputError
+
+if TYPE_CHECKING:
+    from flax import linen
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Linen(calls.Adapted):
+    def run(self, params: Any, x: Any) -> Any:
+        from flax import linen
+
+        with linen.intercept_methods(_tapping):
+            return self.model.apply(params, x, **self.arguments)
+
+
+def from_linen(
+    module: "linen.Module",
+    variables: Any,
+    *,
+    batch_axis: int | None = 0,
+    channel_axis: int = -1,
+    output: Callable[[Any], Any] | None = None,
+    **arguments: Any,
+) -> tuple[Callable, Any]:
+    """Turns a Flax Linen module into `fn(variables, x) -> output`, in eval mode.
+
+    Switches such as `deterministic`, `use_running_average` and `train` are set for evaluation,
+    whether they are fields or arguments.
+
+    Args:
+        module: applied as `module.apply(variables, x, **arguments)`.
+        variables: what `module.init` returned, all collections.
+        batch_axis: None for a module that takes one example without a batch.
+        channel_axis: 0 for a module that has channels first, without the batch. It holds for
+            arrays of as many axes as `x`.
+        output: picks the logits from what the module returns; None takes all.
+        arguments: keyword arguments of every call.
+
+    Returns:
+        `(fn, variables)`.
+
+    Raises:
+        InputError: if `module` is no Linen module.
+    """
+    from flax import linen
+
+    if not isinstance(module, linen.Module):
+        raise InputError(f"from_linen was given {type(module).__name__}, expected a linen.Module")
+    names = calls.names_of(variables)
+    return _Linen(module, names, batch_axis, channel_axis, arguments, output), variables
+
+
+def _tapping(next_function: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """Runs a method of a submodule, in eval mode, and names what a call returns."""
+    module = context.module
+    if context.method_name != "__call__":
+        return next_function(*args, **kwargs)
+    function = type(module).__call__
+    args, kwargs = calls.in_eval_mode(function, module, args, kwargs)
+    with _eval_fields(module, function):
+        output = next_function(*args, **kwargs)
+    return calls.named(output, calls.joined(module.path))
+
+
+@contextlib.contextmanager
+def _eval_fields(module: Any, function: Callable) -> Iterator[None]:
+    """A bound module's fields for evaluation. None where the call says it: both is an error."""
+    said = calls.switches_in(function)
+    before = {name: getattr(module, name) for name in calls.switches_of(module)}
+    try:
+        for name in before:
+            value = None if name in said else calls.EVAL_MODE[name]
+            object.__setattr__(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            object.__setattr__(module, name, value)

@@ -1,0 +1,96 @@
+"""Flax NNX models."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from segcam_jax.adapters import calls
+from segcam_jax.types import InputError
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+_OURS = "segcam_jax.models."
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Nnx(calls.Adapted):
+    submodules: bool = True
+
+    def run(self, params: Any, x: Any) -> Any:
+        from flax import nnx
+
+        model = nnx.merge(self.model, params)
+        _prepare(model, submodules=self.submodules)
+        return model(x, **self.arguments)
+
+
+def from_nnx(
+    model: "nnx.Module",
+    *,
+    batch_axis: int | None = None,
+    channel_axis: int = -1,
+    submodules: bool | None = None,
+    output: Callable[[Any], Any] | None = None,
+    **arguments: Any,
+) -> tuple[Callable, Any]:
+    """Turns a Flax NNX model into `fn(params, x) -> output` and its parameters, in eval mode.
+
+    Switches such as `deterministic`, `use_running_average` and `train` are set for evaluation,
+    whether they are attributes or arguments. The user's model is left as it is.
+
+    Args:
+        model: called as `model(x, **arguments)`.
+        batch_axis: 0 for a model that insists on a batch; None if it takes one example.
+        channel_axis: 0 for a model that has channels first, without the batch. It holds for
+            arrays of as many axes as `x`.
+        submodules: whether the output of every submodule is a tap, by its path. None: unless the
+            model is one of this library, which name their activations themselves.
+        output: picks the logits from what the model returns; None takes all.
+        arguments: keyword arguments of every call.
+
+    Returns:
+        `(fn, params)`: `fn` is pure and hashable; `params` is a pytree of arrays.
+
+    Raises:
+        InputError: if `model` is no NNX module.
+    """
+    from flax import nnx
+
+    if not isinstance(model, nnx.Module):
+        raise InputError(f"from_nnx was given {type(model).__name__}, expected an nnx.Module")
+    if submodules is None:
+        submodules = not type(model).__module__.startswith(_OURS)
+    view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    graph, params = nnx.split(view)
+    names = calls.names_of(params)
+    return _Nnx(graph, names, batch_axis, channel_axis, arguments, output, submodules), params
+
+
+def _prepare(model: Any, *, submodules: bool) -> None:
+    """Sets every module for evaluation, and makes it name its output; `model` is nobody else's."""
+    from flax import nnx
+
+    for path, module in list(nnx.iter_modules(model)):
+        for name, value in calls.switches_of(module).items():
+            object.__setattr__(module, name, value)
+        if (tapping := _tapping(type(module))) is not None:
+            if submodules:
+                object.__setattr__(module, calls.PATH, calls.joined(path))
+            object.__setattr__(module, "__class__", tapping)
+
+
+@functools.cache
+def _tapping(cls: type) -> type | None:
+    """A subclass that is called in eval mode and names its output; None where nothing is called."""
+    function = calls.call_of(cls)
+    if function is None:
+        return None
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = calls.in_eval_mode(function, self, args, kwargs)
+        return calls.named(function(self, *args, **kwargs), vars(self).get(calls.PATH, ""))
+
+    space = {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls)(cls.__name__, (cls,), space)

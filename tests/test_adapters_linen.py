@@ -1,0 +1,127 @@
+"""Flax Linen modules as they are: a tap at every submodule, nothing left behind."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen
+
+import segcam_jax as segcam
+from segcam_jax import InputError, tap
+from tests.adapted import CLASSES, assert_same_explanations, assert_taps_are
+
+X = jax.random.normal(jax.random.key(0), (6, 8, 2))
+
+
+@pytest.fixture(autouse=True)
+def _flax_promotes():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+class Block(linen.Module):
+    """Its switch is an argument, its dropout's a field."""
+
+    outputs: int
+    hand: bool = False
+
+    @linen.compact
+    def __call__(self, x, train=True):
+        x = linen.Conv(self.outputs, (3, 3), padding=[(1, 1), (1, 1)])(x)
+        x = tap(x, "hand/conv") if self.hand else x
+        x = linen.BatchNorm(use_running_average=not train)(x)
+        return linen.Dropout(0.5, deterministic=False)(linen.relu(x))
+
+
+class Net(linen.Module):
+    hand: bool = False
+
+    def setup(self):
+        self.first = Block(4)
+        self.layers = [Block(4), Block(4, hand=self.hand)]
+        self.shared = linen.Conv(4, (1, 1))
+        self.head = linen.Dense(CLASSES)
+
+    def __call__(self, x, train: bool):
+        assert x.ndim == 4
+        x = self.first(x)
+        for layer in self.layers:
+            x = self.shared(layer(x, train=train))
+        return self.head((tap(x, "hand/shared") if self.hand else x).mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+        found = Net().init(keys, X[None], train=False)
+        # Not those of a network that has seen nothing.
+        changed = jax.tree.map(lambda leaf: leaf + 0.1, found["batch_stats"])
+        return {**found, "batch_stats": changed}
+
+
+def inside(block):
+    return [f"{block}/{name}" for name in ("Conv_0", "BatchNorm_0", "Dropout_0")] + [block]
+
+
+def test_every_submodule_is_a_tap(variables):
+    fn, params = segcam.from_linen(Net(), variables)
+    taps = segcam.list_taps(fn, params, X)
+    assert list(taps) == [
+        *("input", *inside("first"), *inside("layers_0"), "shared"),
+        *(*inside("layers_1"), "shared#2", "head"),
+    ]
+    assert taps["layers_1/Conv_0"].shape == (6, 8, 4)
+
+
+def test_taps_are_the_outputs_of_submodules_in_eval_mode(variables):
+    fn, params = segcam.from_linen(Net(), variables)
+    weights, statistics = variables["params"]["first"], variables["batch_stats"]["first"]
+    conv = linen.Conv(4, (3, 3), padding=1).apply({"params": weights["Conv_0"]}, X[None])
+    norm = linen.BatchNorm(use_running_average=True).apply(
+        {"params": weights["BatchNorm_0"], "batch_stats": statistics["BatchNorm_0"]}, conv
+    )
+    block = linen.relu(norm)
+    expected = {"first/Conv_0": conv, "first/BatchNorm_0": norm, "first": block}
+    assert_taps_are(fn, params, X, {name: value[0] for name, value in expected.items()})
+
+
+def test_explanations_are_those_of_the_hand_tapped_twin(variables):
+    ours = segcam.from_linen(Net(), variables)
+    twin = segcam.from_linen(Net(hand=True), variables)
+    names = {"layers_1/Conv_0": "hand/conv", "shared#2": "hand/shared"}
+    assert_same_explanations(ours, twin, X, names)
+
+
+def test_module_and_class_are_left_as_they_are(variables):
+    module = Net()
+    before = [dict(vars(cls)) for cls in (Net, Block, linen.Conv)]
+    fields = dict(vars(module))
+    fn, params = segcam.from_linen(module, variables)
+    segcam.list_taps(fn, params, X)
+    with pytest.raises(Exception, match=r"shape|size"):
+        fn(params, jnp.ones((6, 8, 3)))
+    assert [dict(vars(cls)) for cls in (Net, Block, linen.Conv)] == before
+    assert vars(module) == fields
+    jaxpr = jax.make_jaxpr(lambda x: module.apply(variables, x[None], train=False))
+    with pytest.raises(Exception, match=r"PRNG|dropout|immutable"):
+        jaxpr(X)  # It trains again.
+
+
+def test_equal_modules_share_splits_and_may_take_one_example(variables):
+    one, params = segcam.from_linen(Net(), variables)
+    other, _ = segcam.from_linen(Net(), variables)
+    assert one == other
+    assert segcam.split(one, "first", params, X) is segcam.split(other, "first", params, X)
+    assert one != segcam.from_linen(Net(hand=True), variables)[0]
+
+    module = linen.Sequential([linen.Conv(4, (3, 3)), linen.relu, linen.Conv(2, [1, 1])])
+    fn, params = segcam.from_linen(module, module.init(jax.random.key(0), X), batch_axis=None)
+    assert list(segcam.list_taps(fn, params, X)) == ["input", "layers_0", "layers_2"]
+    np.testing.assert_allclose(fn(params, X), module.apply(params, X), atol=1e-6)
+    assert hash(fn) == hash(segcam.from_linen(module, params, batch_axis=None)[0])
+
+
+def test_what_is_no_module():
+    with pytest.raises(InputError, match="from_linen was given int, expected a linen.Module"):
+        segcam.from_linen(3, {})

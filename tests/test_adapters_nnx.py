@@ -1,0 +1,198 @@
+"""Flax NNX models as they are: a tap at every submodule, nothing left behind."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import segcam_jax as segcam
+from segcam_jax import InputError, tap
+from tests.adapted import CLASSES, assert_same_explanations, assert_taps_are, untouched
+
+X = jax.random.normal(jax.random.key(0), (6, 8, 2))
+
+
+@pytest.fixture(autouse=True)
+def _flax_promotes():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def mark(x, name, names):
+    return tap(x, name) if names else x
+
+
+class Block(nnx.Module):
+    def __init__(self, inputs, outputs, rngs):
+        self.conv = nnx.Conv(inputs, outputs, (3, 3), padding=[(1, 1), (1, 1)], rngs=rngs)
+        self.norm = nnx.BatchNorm(outputs, rngs=rngs)
+        self.names = ()
+
+    def __call__(self, x):
+        return nnx.relu(self.norm(mark(self.conv(x), "hand/conv", self.names)))
+
+
+class Net(nnx.Module):
+    """Called with a batch; `shared` runs twice."""
+
+    def __init__(self, rngs, names=()):
+        self.first = Block(2, 4, rngs)
+        self.layers = nnx.List([Block(4, 4, rngs), Block(4, 4, rngs)])
+        self.layers[1].names = names
+        self.names = names
+        self.shared = nnx.Conv(4, 4, (1, 1), rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(4, CLASSES, rngs=rngs)
+
+    def __call__(self, x, train=True):
+        assert x.ndim == 4
+        x = self.first(x)
+        for layer in self.layers:
+            x = self.shared(layer(x))
+        x = self.dropout(mark(x, "hand/shared", self.names), deterministic=not train)
+        return self.head(x.mean((1, 2)))
+
+
+PATHS = [
+    *("first/conv", "first/norm", "first", "layers/0/conv", "layers/0/norm", "layers/0"),
+    *("shared", "layers/1/conv", "layers/1/norm", "layers/1", "shared#2", "dropout", "head"),
+]
+
+
+def test_every_submodule_is_a_tap():
+    fn, params = segcam.from_nnx(Net(nnx.Rngs(0)), batch_axis=0)
+    taps = segcam.list_taps(fn, params, X)
+    assert list(taps) == ["input", *PATHS]
+    assert taps["layers/1/conv"].shape == (6, 8, 4)
+    assert taps["head"].shape == (CLASSES,)
+
+
+def test_taps_are_the_outputs_of_submodules_in_eval_mode():
+    model = Net(nnx.Rngs(0))
+    fn, params = segcam.from_nnx(model, batch_axis=0)
+    view = nnx.view(model, deterministic=True, use_running_average=True)
+    first = view.first.conv(X[None])
+    block = nnx.relu(view.first.norm(first))
+    shared = view.shared(view.layers[0](block))
+    again = view.shared(view.layers[1](shared))
+    expected = {"first/conv": first, "first": block, "shared": shared, "shared#2": again}
+    assert_taps_are(fn, params, X, {name: value[0] for name, value in expected.items()})
+    np.testing.assert_allclose(fn(params, X), view(X[None], train=False)[0], atol=1e-6)
+
+
+def test_explanations_are_those_of_the_hand_tapped_twin():
+    fn, params = segcam.from_nnx(Net(nnx.Rngs(0)), batch_axis=0)
+    twin, same = segcam.from_nnx(Net(nnx.Rngs(0), ("by hand",)), batch_axis=0, submodules=False)
+    assert set(segcam.list_taps(twin, same, X)) == {"input", "hand/conv", "hand/shared"}
+    assert_same_explanations(
+        (fn, params), (twin, same), X, {"layers/1/conv": "hand/conv", "shared#2": "hand/shared"}
+    )
+
+
+def test_model_and_classes_are_left_as_they_are():
+    model = Net(nnx.Rngs(0))
+    with untouched(model, [module for _, module in nnx.iter_modules(model)]):
+        fn, params = segcam.from_nnx(model, batch_axis=0)
+        segcam.grad_cam(segcam.split(fn, "first", params, X), params, X, segcam.whole_image(1))
+        with pytest.raises(Exception, match=r"shape|size"):
+            fn(params, jnp.ones((6, 8, 3)))
+    assert not model.dropout.deterministic
+
+
+def test_equal_models_share_splits():
+    one, params = segcam.from_nnx(Net(nnx.Rngs(0)), batch_axis=0)
+    other, _ = segcam.from_nnx(Net(nnx.Rngs(1)), batch_axis=0)
+    assert one == other
+    assert segcam.split(one, "first", params, X) is segcam.split(other, "first", params, X)
+    for different in (
+        segcam.from_nnx(Net(nnx.Rngs(0))),
+        segcam.from_nnx(Net(nnx.Rngs(0)), batch_axis=0, train=False),
+        segcam.from_nnx(Net(nnx.Rngs(0), ("by hand",)), batch_axis=0),
+    ):
+        assert one != different[0]
+
+
+class Named(nnx.Module):
+    """Its author's names are those of submodules, and of the input."""
+
+    def __init__(self, rngs):
+        self.input = nnx.Linear(2, 3, rngs=rngs)
+        self.hidden = nnx.Linear(3, 3, rngs=rngs)
+        self.head = nnx.Linear(3, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(tap(nnx.relu(self.hidden(self.input(x))), "hidden"))
+
+
+def test_names_of_the_author_win():
+    model = Named(nnx.Rngs(0))
+    fn, params = segcam.from_nnx(model)
+    taps = segcam.list_taps(fn, params, X)
+    assert list(taps) == ["input", "input#module", "hidden#module", "hidden", "head"]
+    hidden = model.hidden(model.input(X))
+    assert_taps_are(fn, params, X, {"hidden#module": hidden, "hidden": nnx.relu(hidden)})
+
+
+class Rare(nnx.Module):
+    """What is not one array of floats, calls in transforms, a method that is not a call."""
+
+    def __init__(self, rngs):
+        self.scale = nnx.Linear(2, 2, rngs=rngs)
+        self.many = Many()
+        self.whole = Whole()
+        self.mode = Mode(rngs)
+        self.head = nnx.Linear(2, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.remat(lambda scale, x: scale(x))(self.scale, x)
+        for _ in range(2):
+            x = nnx.jit(lambda scale, x: scale(x))(self.scale, x)
+        x, _ = self.many(x)
+        self.whole(x)
+        return self.head(self.mode.apply(x))
+
+
+class Many(nnx.Module):
+    def __call__(self, x):
+        return x, x
+
+
+class Whole(nnx.Module):
+    def __call__(self, x):
+        return x.astype(int)
+
+
+class Mode(nnx.Module):
+    def __init__(self, rngs):
+        self.training = True
+        self.norm = nnx.BatchNorm(2, rngs=rngs)
+
+    def apply(self, x):
+        return x + 100 if self.training else self.norm(x)
+
+
+def test_rare_modules():
+    fn, params = segcam.from_nnx(Rare(nnx.Rngs(0)))
+    taps = segcam.list_taps(fn, params, X)
+    assert list(taps) == ["input", "scale", "scale#2", "scale#3", "mode/norm", "head"]
+    assert jnp.abs(fn(params, X)).max() < 50
+
+
+def test_networks_of_the_library_name_their_taps_themselves():
+    from segcam_jax.models.unet import UNet, UNetConfig
+
+    model = UNet(UNetConfig(classes=2, depth=1, width=2), rngs=nnx.Rngs(0))
+    x = jnp.ones((8, 8, 1))
+    own = segcam.list_taps(*segcam.from_nnx(model), x)
+    assert not any("norm" in name for name in own)
+    every = segcam.list_taps(*segcam.from_nnx(model, submodules=True), x)
+    assert own.keys() < every.keys()
+
+
+def test_what_is_no_module():
+    with pytest.raises(InputError, match="from_nnx was given int, expected an nnx.Module"):
+        segcam.from_nnx(3)
+    fn, params = segcam.from_nnx(Net(nnx.Rngs(0)), batch_axis=0, output=lambda y: y[0])
+    with pytest.raises(InputError, match=r"returns shape \(3,\), which has none there"):
+        fn(params, X)
