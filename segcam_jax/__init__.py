@@ -41,6 +41,8 @@ from segcam_jax.methods import (
     fem as fem,
     finer_cam as finer_cam,
     grad_cam as grad_cam,
+    full_grad as full_grad,
+    full_gradient as full_gradient,
     grad_cam_pp as grad_cam_pp,
     gradient as gradient,
     group_ablation_cam as group_ablation_cam,

@@ -1,6 +1,9 @@
 """How a study runs: what is computed, compiled once, in chunks that fit the memory."""
 
-from segcam_jax.engine.backward import rectified_gradient as rectified_gradient
+from segcam_jax.engine.backward import (
+    bias_gradients as bias_gradients,
+    rectified_gradient as rectified_gradient,
+)
 from segcam_jax.engine.batch import explain_batch as explain_batch
 from segcam_jax.engine.compiled import compiled as compiled
 from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as replicate

@@ -1,23 +1,25 @@
-"""Gradients by other rules than the chain rule's, from rewrites of the traced score."""
+"""Gradients of a rewritten program: by other rules for rectifiers, and of every bias."""
 
 import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax._jaxpr import graph, rectifiers
+from segcam_jax._jaxpr import biases, graph, lowering, rectifiers
 from segcam_jax.engine import record
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import scoring
+from segcam_jax.engine.scoring import Scoring, lowers, scoring
 from segcam_jax.taps import Carry, Split
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, wide
 
 
 def rectified_gradient(
     split: Split,
     activation: Float[Array, "*space c"],
     carry: Carry,
-    target,
+    target: Any,
     rule: rectifiers.Backward,
     execution: Execution,
 ) -> tuple[Float[Array, ""], Float[Array, "*space c"]]:
@@ -34,11 +36,8 @@ def rectified_gradient(
         InputError: if there is no rectifier after the tap, or one that cannot be rewritten.
     """
     # Hoisting and windows take sums apart; rectifiers are found in the equations as written.
-    execution = dataclasses.replace(execution, hoist=False, windows=False)
-    how = scoring(split, carry, target, execution)
-    record.study(
-        lambda: record.Study("gradients", 1, record.gradient_flops(how, split.activation), how)
-    )
+    how = _whole(split, carry, target, execution)
+    record.study(lambda: _study(split, how))
     closed, _ = graph.closed(how.plain, split.activation)
     run = rectifiers.rewritten(closed, rule, how.rule)
 
@@ -52,3 +51,61 @@ def rectified_gradient(
         return value
 
     return jax.value_and_grad(score)(activation)
+
+
+def bias_gradients(
+    split: Split,
+    activation: Float[Array, "*space c"],
+    carry: Carry,
+    target: Any,
+    execution: Execution,
+) -> tuple[Float[Array, ""], Float[Array, "*space c"], list[Array], Float[Array, ""]]:
+    """The score, its gradient, each bias times its gradient, and what the target itself adds.
+
+    Their sum is the score: see `_jaxpr/biases.py`.
+
+    Args:
+        split: the model, cut at the activation.
+        activation, carry: of the input.
+        target: the score.
+        execution: how to run; the network is always run whole.
+
+    Returns:
+        `(score, gradient, products, rest)`: a product has the shape and layout of the value in the
+        model that its bias was added to; rest is S - <dS/dy, y> of the output y, 0 for logits.
+    """
+    record.study(lambda: _study(split, _whole(split, carry, target, execution)))
+    tree = jax.tree.structure(split.output)
+    closed, _ = graph.closed(lambda a: jax.tree.leaves(split.decode(a, carry)), split.activation)
+    run = biases.with_biases(closed, lowering.rewritten if lowers(execution) else None)
+    shapes = jax.eval_shape(lambda a: run(a)[1], activation)
+    nudges = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
+
+    def score(a, nudges, outward):
+        outputs, found = run(a, nudges)
+        outputs = [y + nudge for y, nudge in zip(outputs, outward, strict=True)]
+        return target(jax.tree.unflatten(tree, outputs)), (found, outputs)
+
+    outward = [jnp.zeros(y.shape, y.dtype) for y in jax.tree.leaves(split.output)]
+    (value, (found, outputs)), slopes = jax.value_and_grad(score, (0, 1, 2), has_aux=True)(
+        activation, nudges, outward
+    )
+    gradient, inner, outer = slopes
+    products = [_product(bias, slope) for bias, slope in zip(found, inner, strict=True)]
+    reached = [_product(y, slope).sum() for y, slope in zip(outputs, outer, strict=True)]
+    return value, gradient, products, value - sum(reached)
+
+
+def _whole(split: Split, carry: Carry, target: Any, execution: Execution) -> Scoring:
+    """The score of the whole network in the order in which it is written."""
+    execution = dataclasses.replace(execution, hoist=False, windows=False)
+    return scoring(split, carry, target, execution)
+
+
+def _study(split: Split, how: Scoring) -> record.Study:
+    return record.Study("gradients", 1, record.gradient_flops(how, split.activation), how)
+
+
+def _product(bias: Array, slope: Array) -> Array:
+    """What nothing reaches counts nothing, whatever it is: the padding of a maximum is infinite."""
+    return jnp.where(slope != 0, wide(bias) * wide(slope), 0)

@@ -55,7 +55,7 @@ def encode(
     split: Split, params: Any, x: Any, execution: Execution
 ) -> tuple[Float[Array, "*space c"], Carry]:
     """`split.encode`, its slow equations rewritten where `execution` says so."""
-    if not _lowers(execution):
+    if not lowers(execution):
         return split.encode(params, x)
 
     def leaves(params, x):
@@ -67,7 +67,8 @@ def encode(
     return activation, tuple(carry)
 
 
-def _lowers(execution: Execution) -> bool:
+def lowers(execution: Execution) -> bool:
+    """Whether slow equations are rewritten."""
     on_cpu = jax.default_backend() == "cpu"
     return on_cpu if execution.lowering is None else execution.lowering
 
@@ -79,7 +80,7 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
     if [variable.aval.shape for variable in jaxpr.outvars] != [()]:
         shapes = [tuple(variable.aval.shape) for variable in jaxpr.outvars]
         raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
-    slow = _lowers(execution)
+    slow = lowers(execution)
     return Scoring(
         _first_of(lowering.lowered(closed)) if slow else plain,
         plain,

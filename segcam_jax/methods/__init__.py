@@ -21,6 +21,11 @@ from segcam_jax.methods.factorization import (
     deep_feature_factorization as deep_feature_factorization,
 )
 from segcam_jax.methods.feature_cams import fem as fem, kpca_cam as kpca_cam
+from segcam_jax.methods.full_grad import (
+    FullGradient as FullGradient,
+    full_grad as full_grad,
+    full_gradient as full_gradient,
+)
 from segcam_jax.methods.gradient_cams import (
     grad_cam as grad_cam,
     grad_cam_pp as grad_cam_pp,
