@@ -27,6 +27,7 @@ from segcam_jax.engine import (
     Plan as Plan,
     device_mesh as device_mesh,
     explain_batch as explain_batch,
+    explain_classes as explain_classes,
     replicate as replicate,
 )
 from segcam_jax.heatmap import PROFILES as PROFILES, Profile as Profile, heatmap as heatmap

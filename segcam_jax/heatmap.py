@@ -9,7 +9,8 @@ libraries and papers that they are named after, so that figures can be compared:
     pytorch_grad_cam    ReLU, min-max (1e-7), resize, ReLU, min-max (1e-7) pytorch-grad-cam, 2D
     captum              nearest resize                                     captum's interpolate
     seg_grad_cam        resize, ReLU, / max                                Seg-Grad-CAM's code
-    fast_ablation_cam   ReLU, / max, resize                                FastAblationCAM's code
+    fast_ablation_cam   ReLU, / max, resize                                FastAblationCAM's formula
+    fast_ablation_cam_legacy  one cell to the left, ReLU, / max, resize    FastAblationCAM's code
     ablation_eurocon    ReLU, resize                                       the Eurocon 2023 code
 
 pytorch-grad-cam resizes volumes by a cubic spline on another grid; here linear is trilinear.
@@ -89,6 +90,16 @@ def smooth(values: Float[Array, "*space"], sigma: float, *, truncate: float = 4.
     return values
 
 
+def shift_one_cell(values: Float[Array, "*space"]) -> Float[Array, "*space"]:
+    """Moves every cell one to the left, row by row: cell j gets what belongs to cell j + 1.
+
+    FastAblationCAM's code counts positions with a counter that has advanced once before the first
+    ablation: what it stores for cell j is the fall without cell j + 1, in row-major order. The
+    first cell of a row ends up last in the row above, the very first as the very last.
+    """
+    return jnp.roll(values.ravel(), -1).reshape(values.shape)
+
+
 @dataclasses.dataclass(frozen=True)
 class Profile:
     """How a raw map becomes a heatmap.
@@ -114,6 +125,7 @@ def _resized(kind: Literal["linear", "nearest"]) -> Step:
 
 _RELU, _MAX, _MIN_MAX = _step(relu), _step(divide_by_max), _step(min_max, epsilon=1e-7)
 _LINEAR, _NEAREST = _resized("linear"), _resized("nearest")
+_SHIFT = _step(shift_one_cell)
 _MAGNITUDE = _step(divide_by_max, magnitude=True)
 
 PROFILES: dict[str, Profile] = {
@@ -126,6 +138,7 @@ PROFILES: dict[str, Profile] = {
         Profile("captum", (_NEAREST,), True),
         Profile("seg_grad_cam", (_LINEAR, _RELU, _MAX), False),
         Profile("fast_ablation_cam", (_RELU, _MAX, _LINEAR), False),
+        Profile("fast_ablation_cam_legacy", (_SHIFT, _RELU, _MAX, _LINEAR), False),
         Profile("ablation_eurocon", (_RELU, _LINEAR), False),
     )
 }

@@ -5,6 +5,7 @@ from segcam_jax.engine.backward import (
     rectified_gradient as rectified_gradient,
 )
 from segcam_jax.engine.batch import explain_batch as explain_batch
+from segcam_jax.engine.classes import explain_classes as explain_classes
 from segcam_jax.engine.compiled import compiled as compiled
 from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as replicate
 from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution

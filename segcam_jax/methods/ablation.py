@@ -93,13 +93,16 @@ def fast_ablation_cam(
 
         drop_m = S - S_m,    map[p] = mean of drop_m over the windows m that cover p
 
-    S_m is the score with window m multiplied by `ablation_value` in every channel.
+    S_m is the score with window m multiplied by `ablation_value` in every channel. The maps of all
+    classes take one study: `explain_classes(fast_ablation_cam, ...)`.
 
     Args:
-        split: the model, cut at the tap to explain.
+        split: the model, cut at the tap to explain. Before a BatchNorm, as in the original, 0 is
+            not nothing: an ablated position is what the BatchNorm makes of 0.
         params: its parameters.
         x: one example.
-        target: the score to explain.
+        target: the score to explain; the original has the probability of the true class,
+            `whole_image(label, of="probabilities")`.
         window: extent of a window, one number or one per axis.
         stride: distance of windows, at most `window`; the last one is moved back to the border.
         ablation_value: what ablated positions are multiplied by; 0 removes them, negative values
@@ -114,8 +117,10 @@ def fast_ablation_cam(
         InputError: if windows do not fit the map, or would leave positions out.
 
     References:
-        Sipila, FastAblationCAM, 2022, whose windows are single positions. Its published maps are
-        shifted by one cell, a fault of its position counter that is not repeated here.
+        Sipila, FastAblationCAM, 2022 (github.com/ISipi/FastAblationCAM), whose windows are single
+        positions and whose drop is not relative. Its code shifts maps by one cell to the left, a
+        fault of its position counter that is not repeated here; for a comparison with published
+        figures the heatmap profile `fast_ablation_cam_legacy` has it.
     """
     activation, carry = engine.encode(split, params, x, execution)
     shape = activation.shape[:-1]
