@@ -1,0 +1,111 @@
+"""The U-Net that MONAI calls `UNet`, in 2D and 3D, with a tap at every convolution and level."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segcam_jax.models import layers
+from segcam_jax.models.monai_unet.blocks import Level, Up
+from segcam_jax.models.monai_unet.config import MonaiUNetConfig
+from segcam_jax.taps import tap
+from segcam_jax.types import InputError
+
+
+class MonaiUNet(nnx.Module):
+    """U-Net with strided and transposed convolutions (Kerfoot et al., 2018), as MONAI's `UNet`.
+
+    Taps, from input to output; L is one less than the number of levels:
+
+        encoderN/conv1, conv2, ...  the convolutions, each before normalisation and PReLU
+        encoderN/shortcut           the convolution beside them, of a residual unit
+        encoderN                    the level's output, at 1/2**N of the image with strides of 2;
+                                    both the level below and the skip read it; N is 1 to L
+        bottleneck/conv1, ...       likewise
+        bottleneck
+        decoderN/up                 the transposed convolution, before normalisation and PReLU
+        decoderN/conv1              the convolution of its residual unit
+        decoderN                    the level's output, which the level above reads; N is L to 2
+        decoder1/up, conv1          likewise; the level's output is
+        logits
+
+    MONAI's `model.1.submodule.2.conv`, the layer that IES explains, is `decoder2/up`: 32 channels
+    at half the image's extents. `weights.monai_taps` names all others.
+    """
+
+    def __init__(self, config: MonaiUNetConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        widths, units = config.channels, max(1, config.num_res_units)
+        inputs = (config.in_channels, *widths)
+        self.encoder = nnx.List(
+            Level(f"encoder{n + 1}", inputs[n], widths[n], stride, config, units=units, rngs=rngs)
+            for n, stride in enumerate(config.strides)
+        )
+        self.bottleneck = Level(
+            "bottleneck", widths[-2], widths[-1], 1, config, units=units, rngs=rngs
+        )
+        deepest = len(config.strides) - 1
+        self.decoder = nnx.List(
+            Up(
+                f"decoder{n + 1}",
+                # The skip, and what comes from below: as wide as the skip, but from the bottleneck.
+                widths[n] + (widths[-1] if n == deepest else widths[n]),
+                widths[n - 1] if n else config.classes,
+                config.strides[n],
+                config,
+                top=not n,
+                rngs=rngs,
+            )
+            for n in reversed(range(len(config.strides)))
+        )
+
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
+        """Returns logits at the extent of the image.
+
+        Args:
+            x: one image or a batch of them, channels last.
+
+        Raises:
+            InputError: if the channels, or an extent of the image, do not fit the network.
+        """
+        self._check(x.shape)
+        skips = []
+        for level in self.encoder:
+            x = tap(level(x), level.name)
+            skips.append(x)
+        x = tap(self.bottleneck(x), "bottleneck")
+        for level in self.decoder:
+            x = level(jnp.concatenate([skips.pop(), x], axis=-1))
+            x = tap(x, level.name if skips else "logits")
+        return x
+
+    def convolutions(self) -> list[str]:
+        """The taps of all convolutions in the order of MONAI's modules."""
+        parts = [*self.encoder, self.bottleneck, *self.decoder]
+        return [name for part in parts for name in part.convolutions()]
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        config = self.config
+        if len(shape) not in (config.ndim + 1, config.ndim + 2) or shape[-1] != config.in_channels:
+            raise InputError(
+                f"MONAI's U-Net was given shape {shape}; it expects {config.ndim} spatial "
+                f"dimensions and {config.in_channels} channel(s) last, after an optional batch "
+                "dimension"
+            )
+        space = shape[-1 - config.ndim : -1]
+        if any(extent % n for extent, n in zip(space, config.multiples, strict=True)):
+            same = len(set(config.multiples)) == 1
+            multiples = config.multiples[0] if same else config.multiples
+            raise InputError(
+                f"MONAI's U-Net was given extents {space}; pad them to multiples of {multiples}, "
+                "the product of its strides"
+            )
+
+
+def monai_unet(*, rngs: nnx.Rngs | None = None, **options) -> MonaiUNet:
+    """Makes a MONAI U-Net with random weights.
+
+    Args:
+        rngs: of the weights; None takes those of seed zero.
+        options: fields of `MonaiUNetConfig`.
+    """
+    return MonaiUNet(MonaiUNetConfig(**options), rngs=layers.keys(rngs))
