@@ -1,0 +1,261 @@
+"""Volumes on disk: NIfTI read and written, NRRD read.
+
+Voxels stay in file order, and what is written for a volume has its affine, codes and units, so that
+maps overlay their input exactly in any viewer.
+"""
+
+import contextlib
+import gzip
+import os
+import secrets
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from segcam_jax.data.volume import Volume, check_affine, grid_words
+from segcam_jax.extras import require
+from segcam_jax.types import InputError
+
+NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
+SUFFIXES = NIFTI + NRRD
+# Noise-like maps hardly compress; higher levels only take longer.
+_GZIP_LEVEL = 3
+_SCANNER = 1  # NIfTI's code of coordinates that a scanner gave
+
+
+def is_volume(path: str | Path) -> bool:
+    """Whether a file's name is that of a volume."""
+    return str(path).lower().endswith(SUFFIXES)
+
+
+def stem(path: str | Path) -> str:
+    """The name of a volume's file without its suffix."""
+    name = Path(path).name
+    found = next((end for end in SUFFIXES[::-1] if name.lower().endswith(end)), "")
+    return name[: len(name) - len(found)] or name
+
+
+def read_grid(path: str | Path) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4"]]:
+    """Extents and affine of a volume, from its header alone.
+
+    Raises:
+        InputError: as `read_volume`, as far as a header tells.
+        MissingExtraError: if the extra `nifti` is not installed.
+    """
+    path = _checked(path)
+    if path.name.lower().endswith(NRRD):
+        with _reading(path):
+            header = require("nrrd", extra="nifti").read_header(str(path))
+        return _extents(tuple(int(n) for n in header["sizes"]), path), _nrrd_affine(header, path)[0]
+    with _reading(path):
+        image = _opened(path)
+        return _extents(image.shape, path), check_affine(image.affine, path)
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Reads one volume.
+
+    Args:
+        path: a file `.nii`, `.nii.gz`, `.nrrd` or `.nhdr` of three dimensions; further ones must be
+            of extent 1.
+
+    Raises:
+        InputError: if it is missing, truncated, not a volume of real numbers, or holds NaN.
+        MissingExtraError: if the extra `nifti` is not installed.
+    """
+    path = _checked(path)
+    if path.name.lower().endswith(NRRD):
+        return _read_nrrd(path)
+    with _reading(path):
+        image = _opened(path)
+        shape = _extents(image.shape, path)
+        if image.get_data_dtype().kind not in "iuf":
+            raise InputError(f"{str(path)!r} holds {image.get_data_dtype()}, expected real numbers")
+        values = np.asarray(image.dataobj, np.float32).reshape(shape)
+    affine = check_affine(image.affine, path)
+    notes = []
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        notes.append("the file says nothing of its orientation; voxel sizes alone are used")
+    return Volume(_finite(values, path), affine, path, image.header, tuple(notes))
+
+
+def write_map(path: str | Path, array: Shaped[np.ndarray, "d h w"], *, like: Volume) -> Path:
+    """Writes a map or a label map on the grid of a volume: a whole file, or none.
+
+    Args:
+        path: a file `.nii` or `.nii.gz`; its folder is made.
+        array: real numbers, stored as float32; integers or booleans, as int16, or int32 where that
+            does not hold them. In the file order of `like`.
+        like: the volume whose affine, sform and qform codes, and units the file gets.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: if the extents differ, the name has another suffix, or it cannot be written.
+        MissingExtraError: if the extra `nifti` is not installed.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(NIFTI):
+        raise InputError(f"{str(path)!r} is no name of a NIfTI file; end it in .nii or .nii.gz")
+    if array.shape != like.shape:
+        raise InputError(
+            f"the map for {str(path)!r} has extents {array.shape}, the volume {like.shape}"
+        )
+    data = _image(_stored(np.asarray(array)), like).to_bytes()
+    if path.name.lower().endswith(".gz"):
+        data = gzip.compress(data, _GZIP_LEVEL, mtime=0)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def _stored(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    if array.dtype.kind not in "biu":
+        raise InputError(f"a map of dtype {array.dtype} cannot be written; give real numbers")
+    limits = np.iinfo(np.int16)
+    small = array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)
+    return array.astype(np.int16 if small else np.int32)
+
+
+def _image(array: np.ndarray, like: Volume) -> Any:
+    nibabel = require("nibabel", extra="nifti")
+    if like.header is None:
+        image = nibabel.Nifti1Image(array, like.affine)
+        image.set_sform(like.affine, _SCANNER)
+        image.set_qform(like.affine, _SCANNER)
+        image.header.set_xyzt_units("mm")
+        return image
+    header = like.header.copy()
+    header.set_data_dtype(array.dtype)
+    header["cal_min"] = header["cal_max"] = 0
+    header["descrip"] = b"segcam_jax"
+    large = isinstance(header, nibabel.Nifti2Header)
+    return (nibabel.Nifti2Image if large else nibabel.Nifti1Image)(array, like.affine, header)
+
+
+def _checked(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"volume {str(path)!r} does not exist")
+    if not is_volume(path):
+        raise InputError(f"{str(path)!r} is no volume; expected a file {', '.join(SUFFIXES)}")
+    return path
+
+
+def _opened(path: Path) -> Any:
+    nibabel = require("nibabel", extra="nifti")
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.Nifti1Pair):
+        raise InputError(f"{str(path)!r} is {type(image).__name__}, expected NIfTI")
+    return image
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what libraries raise for files that are no volumes into one line."""
+    faults: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, KeyError, zlib.error)
+    if path.name.lower().endswith(NRRD):
+        faults += (require("nrrd", extra="nifti").NRRDError,)
+    else:
+        nibabel = require("nibabel", extra="nifti")
+        faults += (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
+    try:
+        yield
+    except InputError:
+        raise
+    except faults as error:
+        words = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+        raise InputError(
+            f"volume {str(path)!r} cannot be read ({words}); it is truncated or damaged"
+        ) from None
+
+
+def _extents(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    """The three extents of a volume."""
+    if len(shape) > 3 and any(extent != 1 for extent in shape[3:]):
+        words = " x ".join(map(str, shape))
+        raise InputError(
+            f"{str(path)!r} is {len(shape)}D ({words}); give one volume a file, modalities apart"
+        )
+    if len(shape) < 3 or 0 in shape:
+        raise InputError(
+            f"{str(path)!r} has extents {tuple(shape)}, expected three, none of them 0"
+        )
+    return tuple(int(extent) for extent in shape[:3])
+
+
+def _finite(values: np.ndarray, path: Path) -> np.ndarray:
+    broken = int(values.size - np.count_nonzero(np.isfinite(values)))
+    if broken:
+        raise InputError(
+            f"{str(path)!r} holds {broken} voxel(s) that are NaN or infinite; set them to 0, or "
+            "to what the network was trained with"
+        )
+    return values
+
+
+def _read_nrrd(path: Path) -> Volume:
+    nrrd = require("nrrd", extra="nifti")
+    with _reading(path):
+        data, header = nrrd.read(str(path), index_order="F")
+        if data.dtype.kind not in "iuf":
+            raise InputError(f"{str(path)!r} holds {data.dtype}, expected real numbers")
+        values = np.asarray(data, np.float32).reshape(_extents(data.shape, path))
+    affine, notes = _nrrd_affine(header, path)
+    return Volume(_finite(values, path), affine, path, None, notes)
+
+
+def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
+    """The affine of an NRRD header, in RAS and mm, and what had to be assumed."""
+    affine = np.eye(4)
+    directions = header.get("space directions")
+    space = str(header.get("space", "")).lower()
+    if directions is None:
+        spacings = np.asarray(header.get("spacings", [1, 1, 1]), float)[:3]
+        affine[:3, :3] = np.diag(np.where(np.isfinite(spacings), spacings, 1))
+        return check_affine(affine, path), (
+            "the file says nothing of its orientation; voxel sizes alone are used",
+        )
+    axes = [row for row in np.asarray(directions, float) if np.isfinite(row).all()]
+    if len(axes) != 3:
+        raise InputError(f"{str(path)!r} has {len(axes)} directions in space, expected 3")
+    affine[:3, :3] = np.stack(axes, axis=1)
+    origin = header.get("space origin")
+    affine[:3, 3] = 0 if origin is None else np.asarray(origin, float)
+    affine[:3] *= _nrrd_millimetres(header)
+    letters = "".join(word[:1] for word in space.split("-")) if "-" in space else space
+    known = {letters[:1]: "lr", letters[1:2]: "pa", letters[2:3]: "is"}
+    if len(letters) < 3 or any(letter not in ends for letter, ends in known.items()):
+        return check_affine(affine, path), (
+            f"the file's space is {space or 'not given'!r}; its axes are taken for RAS",
+        )
+    for axis, letter in enumerate(letters[:3]):
+        affine[axis] *= -1 if letter in "lpi" else 1
+    return check_affine(affine, path), ()
+
+
+def _nrrd_millimetres(header: Any) -> float:
+    """Millimetres per unit of the file's space."""
+    units = header.get("space units")
+    unit = str(units[0]).strip('"').lower() if units is not None and len(units) else "mm"
+    return {"m": 1e3, "cm": 10.0, "um": 1e-3, "μm": 1e-3, "nm": 1e-6}.get(unit, 1.0)
+
+
+def describe(volume: Volume) -> str:
+    """A volume in one line: its file and grid."""
+    return f"{volume.path}: {grid_words(volume.shape, volume.affine)}"

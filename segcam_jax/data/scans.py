@@ -1,0 +1,216 @@
+"""Scans: one patient's volumes, a modality each, as one array; by file, or found in a folder."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from segcam_jax.data import nifti
+from segcam_jax.data.volume import Volume, grid_words, resampled, same_grid
+from segcam_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan:
+    """Volumes of one patient on one grid.
+
+    Attributes:
+        volumes: one per modality; their grid is the first's.
+        modalities: what they are called, without those letters that are not for file names.
+        notes: what was converted, each with its file.
+    """
+
+    volumes: tuple[Volume, ...]
+    modalities: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> Float[np.ndarray, "d h w c"]:
+        """All modalities, the last axis."""
+        return np.stack([volume.values for volume in self.volumes], axis=-1)
+
+    @property
+    def grid(self) -> Volume:
+        """The volume whose grid all share: what maps are written like."""
+        return self.volumes[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanFiles:
+    """The files of one scan.
+
+    Attributes:
+        name: for its output folder.
+        files: one per modality.
+        truth: a label map, where there is one.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    truth: Path | None = None
+
+
+def read_scan(
+    paths: Sequence[str | Path],
+    *,
+    modalities: Sequence[str] | None = None,
+    resample: bool = False,
+) -> Scan:
+    """Reads the volumes of one patient.
+
+    Args:
+        paths: one file per modality, in the order of the network's channels.
+        modalities: their names; None takes those of the files.
+        resample: bring volumes of another grid onto the first one's, which is noted. Else all must
+            share one grid.
+
+    Raises:
+        InputError: if a file cannot be read, or grids differ; says both.
+    """
+    if not paths:
+        raise InputError("no volumes were given; name one file per modality")
+    names = tuple(modalities) if modalities else modality_names(paths)
+    if len(names) != len(paths) or len(set(names)) != len(names):
+        raise InputError(
+            f"{len(paths)} volume(s), but modalities {list(names)}; give one name each, all "
+            "different"
+        )
+    volumes = [nifti.read_volume(path) for path in paths]
+    volumes = [on_grid(volume, volumes[0], resample=resample) for volume in volumes]
+    notes = tuple(f"{volume.path}: {note}" for volume in volumes for note in volume.notes)
+    return Scan(tuple(volumes), names, notes)
+
+
+def read_labels(path: str | Path, like: Volume, *, resample: bool = False) -> Volume:
+    """Reads a label map for a volume: anything above 0 is inside.
+
+    Raises:
+        InputError: if it cannot be read, or has another grid and `resample` is false.
+    """
+    return on_grid(nifti.read_volume(path), like, resample=resample, nearest=True)
+
+
+def on_grid(volume: Volume, like: Volume, *, resample: bool, nearest: bool = False) -> Volume:
+    """A volume on the grid of another.
+
+    Raises:
+        InputError: if the grids differ and `resample` is false.
+    """
+    if same_grid(volume.shape, volume.affine, like.shape, like.affine):
+        return volume
+    if resample:
+        return resampled(volume, like, nearest=nearest)
+    raise _differ(volume.path, volume.shape, volume.affine, like.path, like.shape, like.affine)
+
+
+def check_grids(files: ScanFiles) -> None:
+    """Checks by the headers that all files of a scan share one grid.
+
+    Raises:
+        InputError: if they do not; says both grids.
+    """
+    first = files.files[0]
+    shape, affine = nifti.read_grid(first)
+    for other in (*files.files[1:], *((files.truth,) if files.truth else ())):
+        grid = nifti.read_grid(other)
+        if not same_grid(*grid, shape, affine):
+            raise _differ(other, *grid, first, shape, affine)
+
+
+def _differ(path, shape, affine, first, first_shape, first_affine) -> InputError:
+    return InputError(
+        f"{str(path)!r} has another grid ({grid_words(shape, affine)}) than {str(first)!r} "
+        f"({grid_words(first_shape, first_affine)}); register them, or ask for resampling"
+    )
+
+
+def modality_names(paths: Sequence[str | Path]) -> tuple[str, ...]:
+    """A name for each file: its stem; numbered where several share it."""
+    stems = [nifti.stem(path) for path in paths]
+    if len(set(stems)) < len(stems):
+        stems = [f"{stem}-{number}" for number, stem in enumerate(stems, 1)]
+    return tuple(stems)
+
+
+def find_scans(
+    folder: str | Path, prefixes: Sequence[str], *, truth: str | None = None
+) -> list[ScanFiles]:
+    """Finds scans in the layout `FOLDER/*/*/PREFIX`: a patient, a session, a file per modality.
+
+    Args:
+        folder: the outermost folder.
+        prefixes: per modality the name of its file, or how that begins. A session that has none of
+            them is passed over; one that has some must have all.
+        truth: name of the label map, likewise; every scan must have one.
+
+    Returns:
+        Scans in the order of their names, `PATIENT-SESSION`.
+
+    Raises:
+        InputError: if there is no such folder or scan, or a scan lacks a file or has several.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"data {str(folder)!r} is no folder")
+    if not prefixes or len(set(prefixes)) != len(prefixes):
+        raise InputError(f"prefixes {list(prefixes)}; give one per modality, all different")
+    sessions = sorted(path for path in folder.glob("*/*") if path.is_dir())
+    scans = []
+    for session in sessions:
+        names = sorted(path.name for path in session.iterdir() if nifti.is_volume(path))
+        found = [_matching(names, prefix) for prefix in prefixes]
+        if not any(found):
+            continue
+        wanted = [*prefixes, truth] if truth is not None else list(prefixes)
+        if truth is not None:
+            found.append(_matching(names, truth))
+        files = [
+            session / _single(each, prefix, session)
+            for each, prefix in zip(found, wanted, strict=True)
+        ]
+        label = files.pop() if truth is not None else None
+        scans.append(ScanFiles(f"{session.parent.name}-{session.name}", tuple(files), label))
+    if not scans:
+        raise InputError(
+            f"no folder {str(folder / '*' / '*')!r} holds a volume that begins with "
+            f"{' or '.join(map(repr, prefixes))}"
+        )
+    return scans
+
+
+def _matching(names: Sequence[str], prefix: str) -> list[str]:
+    """The file of that name; else those that begin so."""
+    exact = [name for name in names if name == prefix or nifti.stem(name) == prefix]
+    return exact or [name for name in names if name.startswith(prefix)]
+
+
+def _single(found: Sequence[str], prefix: str, session: Path) -> str:
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(
+            f"{str(session)!r} lacks the volume {prefix!r}, which other modalities have"
+        )
+    raise InputError(
+        f"{str(session)!r} has {len(found)} volumes that begin with {prefix!r}: "
+        f"{', '.join(found[:3])}; give more of the name"
+    )
+
+
+def zscore(values: Float[np.ndarray, "*space c"]) -> Float[np.ndarray, "*space c"]:
+    """Each channel less the mean of its non-zero voxels, over their standard deviation.
+
+        z = (v - mean) / std  where v != 0;   0 elsewhere
+
+    A channel whose non-zero voxels are all alike is centred only. As MONAI's
+    `NormalizeIntensity(nonzero=True, channel_wise=True)`.
+    """
+    out = np.zeros_like(values, np.float32)
+    for channel in range(values.shape[-1]):
+        inside = values[..., channel] != 0
+        chosen = values[..., channel][inside].astype(np.float64)
+        if chosen.size:
+            out[..., channel][inside] = (chosen - chosen.mean()) / (chosen.std() or 1.0)
+    return out
