@@ -29,6 +29,7 @@ from segcam_jax.engine import (
     explain_batch as explain_batch,
     explain_classes as explain_classes,
     replicate as replicate,
+    sliding_window as sliding_window,
 )
 from segcam_jax.heatmap import PROFILES as PROFILES, Profile as Profile, heatmap as heatmap
 from segcam_jax.methods import (

@@ -18,3 +18,4 @@ from segcam_jax.engine.run import (
     sampled_moments as sampled_moments,
     value_and_gradient as value_and_gradient,
 )
+from segcam_jax.engine.sliding import sliding_window as sliding_window

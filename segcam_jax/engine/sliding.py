@@ -1,0 +1,199 @@
+"""Sliding-window inference: a volume of any extents through a network of one window's size.
+
+Windows lie on a regular grid, the last of an axis flush with its end. Where they overlap, their
+outputs are averaged with Gaussian weights, which trust a window's middle. Grid, weights and padding
+are those of MONAI's `SlidingWindowInferer(mode="gaussian")`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from segcam_jax._jaxpr import cost, graph, lowering
+from segcam_jax.engine import memory
+from segcam_jax.engine.execution import Execution
+from segcam_jax.engine.scoring import lowers
+from segcam_jax.types import InputError, wide
+
+# MONAI's: no weight is below, so that corners of windows are never divided by nearly nothing.
+_LEAST_WEIGHT = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How windows cover a volume.
+
+    Attributes:
+        extents: of the volume.
+        roi: extents of a window.
+        overlap: of neighbouring windows, as a share of a window, in [0, 1).
+        sigma: standard deviation of the weights, as a share of a window.
+    """
+
+    extents: tuple[int, ...]
+    roi: tuple[int, ...]
+    overlap: float = 0.25
+    sigma: float = 0.125
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], ...]:
+        """Zeros before and after each axis of a volume that is smaller than a window."""
+        missing = [max(0, r - e) for e, r in zip(self.extents, self.roi, strict=True)]
+        return tuple((each // 2, each - each // 2) for each in missing)
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Extents of the padded volume."""
+        return tuple(map(max, self.extents, self.roi))
+
+    def starts(self) -> Int[np.ndarray, "windows axes"]:
+        """Where windows start in the padded volume."""
+        along = []
+        for extent, size in zip(self.padded, self.roi, strict=True):
+            step = max(1, int(size * (1 - self.overlap)))
+            count = 1 + math.ceil((extent - size) / step)
+            along.append([min(number * step, extent - size) for number in range(count)])
+        return np.array(list(itertools.product(*along)), np.int32)
+
+    def weights(self) -> Float[np.ndarray, "*roi"]:
+        """The weight of each position of a window: a Gaussian, bounded below."""
+        out = np.ones(())
+        for size in self.roi:
+            offsets = (np.arange(size) - (size - 1) / 2) / (self.sigma * size)
+            out = out[..., None] * np.exp(-(offsets**2) / 2)
+        return np.maximum(out, max(_LEAST_WEIGHT, out.min())).astype(np.float32)
+
+
+def tiling(
+    extents: Sequence[int],
+    roi: int | Sequence[int] = 96,
+    *,
+    overlap: float = 0.25,
+    sigma: float = 0.125,
+) -> Tiling:
+    """Checks and makes a tiling; one number for `roi` serves all axes.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    sizes = (roi,) * len(extents) if isinstance(roi, int) else tuple(int(size) for size in roi)
+    if len(sizes) != len(extents) or min(sizes) < 1:
+        raise InputError(
+            f"roi={roi!r}; expected one positive extent, or one for each of {len(extents)} axes"
+        )
+    if not 0 <= overlap < 1:
+        raise InputError(f"overlap={overlap}; expected a share of a window, from 0 to below 1")
+    if not sigma > 0:
+        raise InputError(f"sigma={sigma}; expected a positive share of a window")
+    return Tiling(tuple(extents), sizes, float(overlap), float(sigma))
+
+
+def sliding_window(
+    fn: Callable,
+    params: Any,
+    volume: Float[Array, "*space c"],
+    *,
+    roi: int | Sequence[int] = 96,
+    overlap: float = 0.25,
+    sigma: float = 0.125,
+    execution: Execution = Execution(),
+) -> Float[Array, "*space k"]:
+    """The output of a network over a volume, window by window, in one compiled program.
+
+        y[p] = sum_w g[p - s_w] f(x[window w])[p - s_w] / sum_w g[p - s_w]
+
+    s_w is the start of window w, g the Gaussian weights.
+
+    Args:
+        fn: `fn(params, window) -> output`, whose positions are the window's.
+        params: its parameters.
+        volume: one example, 2D or 3D. Where it is smaller than a window it is padded with zeros.
+        roi: extents of a window, a number for all axes or one each.
+        overlap: of neighbouring windows, as a share of a window.
+        sigma: standard deviation of the weights, as a share of a window.
+        execution: how the engine runs it; `chunk_size` and `memory_limit` say how many windows run
+            at once, which does not change the result.
+
+    Raises:
+        InputError: if a number is out of range, or the network's output has other positions.
+    """
+    volume = jnp.asarray(volume)
+    tiles = tiling(volume.shape[:-1], roi, overlap=overlap, sigma=sigma)
+    starts, weights = tiles.starts(), tiles.weights()
+    mass = np.zeros(tiles.padded, np.float32)
+    for start in starts:
+        mass[tuple(slice(s, s + r) for s, r in zip(start, tiles.roi, strict=True))] += weights
+    return _blended(fn, tiles, execution, params, volume, starts, weights, mass)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _blended(fn, tiles: Tiling, execution: Execution, params, volume, starts, weights, mass):
+    window = jax.ShapeDtypeStruct((*tiles.roi, volume.shape[-1]), volume.dtype)
+    forward, bytes_each, classes = window_function(fn, params, window, execution)
+    volume = jnp.pad(volume, (*tiles.padding, (0, 0)))
+    chunk = memory.chunk(execution, len(starts), bytes_each)
+    filling = -len(starts) % chunk
+    starts = jnp.concatenate([starts, jnp.repeat(starts[-1:], filling, axis=0)])
+    own = jnp.arange(len(starts)) < len(starts) - filling
+
+    def at(start):
+        return [*start, jnp.zeros((), start.dtype)]
+
+    def add(total, found):
+        start, output, is_own = found
+        output = jnp.where(is_own, output * weights[..., None], 0)
+        before = jax.lax.dynamic_slice(total, at(start), output.shape)
+        return jax.lax.dynamic_update_slice(total, before + output, at(start)), None
+
+    def step(total, chunk):
+        start, is_own = chunk
+        cut = jax.vmap(lambda s: jax.lax.dynamic_slice(volume, at(s), window.shape))(start)
+        outputs = wide(jax.vmap(forward, in_axes=(None, 0))(params, cut))
+        return jax.lax.scan(add, total, (start, outputs, is_own))[0], None
+
+    total = jnp.zeros((*tiles.padded, classes), jnp.float32)
+    chunks = (starts.reshape(-1, chunk, starts.shape[-1]), own.reshape(-1, chunk))
+    total = jax.lax.scan(step, total, chunks)[0] / mass[..., None]
+    inside = [
+        slice(before, before + extent)
+        for (before, _), extent in zip(tiles.padding, tiles.extents, strict=True)
+    ]
+    return total[tuple(inside)]
+
+
+def window_function(
+    fn: Callable, params: Any, window: jax.ShapeDtypeStruct, execution: Execution
+) -> tuple[Callable, int, int]:
+    """The network on one window, its slow equations rewritten where `execution` says so.
+
+    Returns:
+        `(function, bytes that a call holds at its peak, channels of the output)`.
+
+    Raises:
+        InputError: if the output's positions are not the window's.
+    """
+    output = jax.eval_shape(fn, params, window)
+    found = getattr(output, "shape", "several arrays")
+    if len(found) != len(window.shape) or found[:-1] != window.shape[:-1]:
+        raise InputError(
+            f"the network makes {found} of a window {window.shape}; its output must have the "
+            "window's positions"
+        )
+    # The window comes first: what else goes in is not counted to a call.
+    closed, jaxpr = graph.closed(lambda x, params: fn(params, x), window, params)
+    if not lowers(execution):
+        return fn, cost.live_bytes(jaxpr), output.shape[-1]
+    fast = lowering.lowered(closed)
+
+    def forward(params, window):
+        return fast(*jax.tree.leaves((window, params)))[0]
+
+    return forward, cost.live_bytes(jaxpr), output.shape[-1]
