@@ -8,11 +8,14 @@ import jax
 from segcam_jax.models.densenet import model as densenet
 from segcam_jax.models.efficientnet_lite import model as efficientnet_lite
 from segcam_jax.models.inception import model as inception
+from segcam_jax.models.monai_unet import blocks as monai_blocks, model as monai_unet
 from segcam_jax.models.resnet import model as resnet
 
 
 def activations(fn, params, x):
     """Returns `(tap -> activation, output)`."""
+
+    modules = (densenet, efficientnet_lite, inception, monai_blocks, monai_unet, resnet)
 
     @jax.jit
     def run(params, x):
@@ -24,7 +27,7 @@ def activations(fn, params, x):
             return value
 
         with contextlib.ExitStack() as stack:
-            for module in (densenet, efficientnet_lite, inception, resnet):
+            for module in modules:
                 stack.enter_context(mock.patch.object(module, "tap", keep))
             return fn(params, x), seen
 

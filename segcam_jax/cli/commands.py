@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -74,7 +75,7 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Convert a classifier's weights of another library to a file that the other commands open.
+    """Convert a network's weights of another library to a file that the other commands open.
 
     For example: segcam convert resnet50.pth --model resnet50 --out resnet50.safetensors
 
@@ -82,14 +83,15 @@ class Convert:
 
     Attributes:
         source: .safetensors, .pth, .pt or .bin (extra `torch`), .h5 or .hdf5 (extra `keras`).
-        model: resnet18, 34, 50, 101, 152, densenet121, 169, 201, inception_v3 or
-            efficientnet_lite0.
+        model: resnet18, 34, 50, 101, 152, densenet121, 169, 201, inception_v3,
+            efficientnet_lite0 or monai-unet.
         out: The .safetensors file to write.
-        layout: Whose file it is: torchvision, keras (DenseNet) or torch (EfficientNet-Lite).
-            Default: keras for .h5, else the first that fits the network.
+        layout: Whose file it is: torchvision, keras (DenseNet), torch (EfficientNet-Lite)
+            or monai. Default: keras for .h5, else the first that fits the network.
         normalisation: What is done to an image in [0, 1] first: none, imagenet, symmetric or
             efficientnet_lite. Default: what the library's trained weights expect.
         labels: A text file with the name of one class a line.
+        strides: The strides of monai-unet's levels, which weights do not tell. Default: all 2.
         overwrite: Replace the file.
     """
 
@@ -99,6 +101,9 @@ class Convert:
     layout: MaybeName = None
     normalisation: MaybeName = None
     labels: MaybeFile = None
+    strides: Annotated[
+        tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...", help_behavior_hint="")
+    ] = ()
     overwrite: bool = False
 
 

@@ -1,6 +1,7 @@
 """`segcam convert`: a weights file of another library becomes one of ours."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -28,6 +29,7 @@ def convert(command: commands.Convert) -> None:
             layout=command.layout,
             normalisation=command.normalisation,
             labels=labels,
+            **({"strides": command.strides} if command.strides else {}),
         )
     except OSError as error:
         raise InputError(f"{str(out)!r} cannot be written: {error.strerror or error}") from None
@@ -38,10 +40,23 @@ def convert(command: commands.Convert) -> None:
         ("parameters", f"{parameters:,}"),
         ("image channels", config.in_channels),
         ("classes", config.classes),
-        ("normalisation", config.normalisation),
-        ("written", out),
     ]
+    if hasattr(config, "normalisation"):
+        rows.append(("normalisation", config.normalisation))
+    else:
+        rows.append(("shape", _shape(config)))
+    rows.append(("written", out))
     console.table(f"Converted {command.source}", ("", "what"), rows)
+
+
+def _shape(config: Any) -> str:
+    """What the weights say of a segmentation network, in one line."""
+    channels = "-".join(map(str, config.channels))
+    strides = "-".join(str(each).strip("()") for each in config.strides)
+    return (
+        f"{config.ndim}D, channels {channels}, strides {strides}, "
+        f"{config.num_res_units} residual unit(s), {config.norm} norm"
+    )
 
 
 def _labels(path: Path) -> list[str]:

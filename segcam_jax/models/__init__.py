@@ -13,6 +13,7 @@ from segcam_jax.models.unet import load_unet
 from segcam_jax.models.zoo import (
     CLASSIFIERS as CLASSIFIERS,
     NETWORKS as NETWORKS,
+    SEGMENTERS as SEGMENTERS,
     classifier as classifier,
     convert as convert,
     efficientnet_lite0_imagenet as efficientnet_lite0_imagenet,

@@ -1,4 +1,4 @@
-"""The classifiers by name, and the weights files of other libraries that they take."""
+"""The networks by name, and the weights files of other libraries that they take."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from segcam_jax.models.efficientnet_lite import (
     weights as lite_weights,
 )
 from segcam_jax.models.inception import Inception, InceptionConfig, weights as inception_weights
+from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig, weights as monai_weights
 from segcam_jax.models.resnet import ResNet, ResNetConfig, weights as resnet_weights
 from segcam_jax.types import InputError, nearest_first
 from segcam_jax.weights import foreign, tables
@@ -28,12 +29,13 @@ class Layout:
     Attributes:
         table: `(config, names in the file) -> Table`.
         sizes: shapes in the file -> what they say of the configuration's fields.
-        normalisation: what the library's trained weights expect of an image.
+        normalisation: what the library's trained weights expect of an image; None for a network
+            that does nothing to it.
     """
 
     table: Callable[[Any, tuple[str, ...]], tables.Table]
     sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Any]]
-    normalisation: str
+    normalisation: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Network:
 
     name: str
     model: Callable[..., Any]
-    config: Callable[..., Any]
+    config: type[Any]
     layouts: Mapping[str, Layout]
 
     def make(self, config: Any) -> nnx.Module:
@@ -117,6 +119,12 @@ NETWORKS: dict[str, Network] = {
                 )
             },
         ),
+        Network(
+            "monai_unet",
+            MonaiUNet,
+            MonaiUNetConfig,
+            {"monai": Layout(_plain(monai_weights.monai_table), monai_weights.monai_sizes, None)},
+        ),
     )
 }
 
@@ -127,6 +135,9 @@ CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "inception_v3": ("inception", {}),
     "efficientnet_lite0": ("efficientnet_lite", {}),
 }
+# The same of networks that give every position of an image its logits.
+SEGMENTERS: dict[str, tuple[str, dict[str, Any]]] = {"monai-unet": ("monai_unet", {})}
+_NAMED = {**CLASSIFIERS, **SEGMENTERS}
 
 
 def classifier(name: str, **options) -> Any:
@@ -139,6 +150,9 @@ def classifier(name: str, **options) -> Any:
     Raises:
         InputError: if the name is unknown.
     """
+    if name not in CLASSIFIERS:
+        choices = ", ".join(nearest_first(str(name), CLASSIFIERS))
+        raise InputError(f"unknown model {name!r}; choose from {choices}")
     family, fields = _family(name)
     return family.make(family.config(**{**fields, **options}))
 
@@ -151,11 +165,11 @@ def from_tensors(
     origin: str = "the given tensors",
     **options,
 ) -> Any:
-    """Makes a classifier of another library's tensors.
+    """Makes a network of another library's tensors.
 
     Args:
         source: name -> array, for example a state dict of torchvision in NumPy.
-        name: one of `CLASSIFIERS`.
+        name: one of `CLASSIFIERS` or `SEGMENTERS`.
         layout: whose names they are; None takes the family's first.
         origin: what the tensors are called in messages.
         options: fields of the configuration; those that the shapes tell are read off them, and
@@ -182,39 +196,38 @@ def convert(
     layout: str | None = None,
     normalisation: str | None = None,
     labels: Sequence[str] | None = None,
+    **options,
 ) -> Any:
     """Converts a weights file of another library to one that `models.load` opens.
 
     Args:
         path: `.safetensors`, `.pth`, `.pt`, `.bin`, `.h5` or `.hdf5`.
-        name: one of `CLASSIFIERS`.
+        name: one of `CLASSIFIERS` or `SEGMENTERS`.
         out: the `.safetensors` file to write.
         layout: whose file it is; None takes Keras for `.h5`, else the family's first.
         normalisation: what the network does to an image in [0, 1] first; None takes what the
             library's trained weights expect.
         labels: names of the classes.
+        options: fields of the configuration that the shapes in the file do not tell, for example
+            the `strides` of `"monai-unet"`.
 
     Returns:
         The model.
 
     Raises:
-        InputError: if the file cannot be read or does not fit, or labels are too few or too many;
-            nothing is written then.
+        InputError: if the file cannot be read or does not fit, labels are too few or too many, or
+            the network has no such option; nothing is written then.
     """
     family, _ = _family(name)
+    _check_options(family, options, normalisation)
     if Path(out).suffix != ".safetensors":
         raise InputError(f"`out` is {str(out)!r}; give a file that ends in .safetensors")
     if layout is None and Path(path).suffix.lower() in (".h5", ".hdf5"):
         layout = "keras"
     chosen = _layout(family, layout)
-    source = foreign.read(path)
-    model = from_tensors(
-        source,
-        name,
-        layout=layout,
-        origin=str(path),
-        normalisation=chosen.normalisation if normalisation is None else normalisation,
-    )
+    if chosen.normalisation is not None:
+        options["normalisation"] = normalisation or chosen.normalisation
+    model = from_tensors(foreign.read(path), name, layout=layout, origin=str(path), **options)
     if labels is not None and len(labels) != model.config.classes:
         raise InputError(
             f"{len(labels)} labels were given for {model.config.classes} classes; give one each"
@@ -254,11 +267,21 @@ def efficientnet_lite0_imagenet() -> EfficientNetLite:
 
 
 def _family(name: str) -> tuple[Network, dict[str, Any]]:
-    if name not in CLASSIFIERS:
-        choices = ", ".join(nearest_first(str(name), CLASSIFIERS))
+    if name not in _NAMED:
+        choices = ", ".join(nearest_first(str(name), _NAMED))
         raise InputError(f"unknown model {name!r}; choose from {choices}")
-    family, fields = CLASSIFIERS[name]
+    family, fields = _NAMED[name]
     return NETWORKS[family], fields
+
+
+def _check_options(family: Network, options: Mapping[str, Any], normalisation: str | None) -> None:
+    """Checks that a network has the options that a conversion is given."""
+    fields = {field.name for field in dataclasses.fields(family.config)}
+    given = [*options, *(["normalisation"] if normalisation is not None else [])]
+    for option in given:
+        if option not in fields:
+            choices = ", ".join(nearest_first(option, sorted(fields)))
+            raise InputError(f"{family.name} has no option `{option}`; choose from {choices}")
 
 
 def _layout(family: Network, layout: str | None) -> Layout:

@@ -25,7 +25,8 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = {key: json.dumps(value) for key, value in metadata.items()}
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    # Not `ascontiguousarray`, which makes a vector of a number.
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:

@@ -15,17 +15,42 @@ import dataclasses
 import fnmatch
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from segcam_jax.types import InputError
 
-# name -> axes of the source in the order of the target
-TRANSFORMS: dict[str, tuple[int, ...] | None] = {
-    "same": None,
-    "conv": (2, 3, 1, 0),  # out in height width -> height width in out; depthwise kernels too
-    "dense": (1, 0),  # out in -> in out
+
+def _conv(tensor: np.ndarray) -> np.ndarray:
+    """Out in [depth] height width -> [depth] height width in out; depthwise kernels too."""
+    return np.moveaxis(tensor, (1, 0), (-2, -1)) if tensor.ndim > 3 else tensor
+
+
+def _transposed_conv(tensor: np.ndarray) -> np.ndarray:
+    """In out [depth] height width -> space in out, back to front: PyTorch convolves with that."""
+    if tensor.ndim < 4:
+        return tensor
+    return np.flip(np.moveaxis(tensor, (0, 1), (-2, -1)), tuple(range(tensor.ndim - 2)))
+
+
+def _dense(tensor: np.ndarray) -> np.ndarray:
+    """Out in -> in out."""
+    return tensor.T if tensor.ndim == 2 else tensor
+
+
+def _scalar(tensor: np.ndarray) -> np.ndarray:
+    """A vector of one value -> the value."""
+    return tensor.reshape(()) if tensor.shape == (1,) else tensor
+
+
+# name -> change of layout; a tensor of a rank that it is not for stays as it is
+TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "same": lambda tensor: tensor,
+    "conv": _conv,
+    "transposed_conv": _transposed_conv,
+    "dense": _dense,
+    "scalar": _scalar,
 }
 _SHOWN = 12
 _PLACEHOLDER = re.compile(r"\{(\w+)([+-]\d+)?\}")
@@ -138,10 +163,8 @@ def _pattern(source: str) -> re.Pattern[str]:
 
 
 def _transformed(tensor: np.ndarray, transform: str) -> np.ndarray:
-    axes = TRANSFORMS[transform]
-    if axes is not None and tensor.ndim == len(axes):
-        tensor = tensor.transpose(axes)
-    return np.ascontiguousarray(tensor, np.float32) if tensor.ndim else tensor.astype(np.float32)
+    tensor = TRANSFORMS[transform](np.asarray(tensor))
+    return np.asarray(tensor, np.float32, order="C")
 
 
 def listed(names: Sequence[str], separator: str = ", ") -> str:

@@ -8,11 +8,11 @@ _VALUES = 16
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor of a classifier in PyTorch's or Keras's names: He's scale, odd BatchNorm statistics.
+    """A tensor of a network in PyTorch's or Keras's names: He's scale, odd BatchNorm statistics.
 
     Args:
         name: of the tensor; seeds the draw.
-        shape: `out in height width` in PyTorch; in Keras the last axis is the outputs.
+        shape: `out in [depth] height width` in PyTorch; in Keras the last axis is the outputs.
     """
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     if len(shape) > 1:
@@ -21,6 +21,8 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return scale * generator.standard_normal(shape, np.float32)
     if name.endswith(("running_var", "moving_variance")):
         return generator.uniform(0.5, 2.0, shape).astype(np.float32)
+    if name.endswith(".A.weight"):
+        return generator.uniform(0.05, 0.5, shape).astype(np.float32)
     if name.endswith(("weight", "gamma")):
         # The last BatchNorm of a residual branch is small, since branches add up.
         low, high = (0.1, 0.3) if ".bn3" in name else (0.5, 1.5)
@@ -35,6 +37,14 @@ def image(extent: int) -> np.ndarray:
     waves = np.sin(rows * columns + np.arange(3, dtype=np.float32))
     noise = np.random.default_rng(0).standard_normal(waves.shape, np.float32)
     return waves + np.float32(0.3) * noise
+
+
+def volume(extents: tuple[int, ...], channels: int) -> np.ndarray:
+    """One image in 2D or 3D, channels last, of smooth and rough parts."""
+    axes = [np.linspace(0, 3 - n, extent) for n, extent in enumerate(extents)]
+    waves = np.sin(sum(np.meshgrid(*axes, indexing="ij")) ** 2)
+    noise = np.random.default_rng(0).standard_normal((*extents, channels))
+    return (waves[..., None] + 0.5 * noise).astype(np.float32)
 
 
 def sampled(activation) -> np.ndarray:

@@ -40,7 +40,8 @@ class MonaiUNetConfig:
             one convolution per level.
         norm: `"batch"`; `"instance"`, MONAI's default, which has no parameters; or
             `"instance_affine"`, which has a scale and a bias.
-        dropout: share of activations dropped in training, after every normalisation.
+        dropout: share of activations dropped in training, after every normalisation; training
+            needs a network that was made with an `nnx.Rngs`.
         bias: whether convolutions have one.
     """
 
