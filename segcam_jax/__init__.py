@@ -74,6 +74,7 @@ from segcam_jax.targets import (
     Target as Target,
     component as component,
     component_mask as component_mask,
+    instances as instances,
     pixel as pixel,
     predicted as predicted,
     predicted_mask as predicted_mask,

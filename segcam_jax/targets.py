@@ -324,6 +324,33 @@ def stack(targets: Sequence[Target]) -> Target:
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(v) for v in leaves]), *targets)
 
 
+def instances(
+    class_index: int,
+    labels: Int[ArrayLike, "*space"],
+    *,
+    only: Sequence[int] | None = None,
+    of: Of = "logits",
+    reduce: Reduce = "mean",
+) -> Target:
+    """One target per instance of a label map, stacked: `jax.vmap` explains all as a batch.
+
+    All have one window size, that of the largest: one program serves them.
+
+    Args:
+        class_index: the class.
+        labels: 0 outside, k in instance k, as `data.instances` finds them.
+        only: the labels to take, in this order; None: all, in ascending order.
+        of: `"logits"` or `"probabilities"`.
+        reduce: `"sum"` or `"mean"`.
+
+    Raises:
+        TargetError: if there is no instance, or not one of `only`.
+    """
+    labels = np.asarray(labels)
+    chosen = [label for label in np.unique(labels).tolist() if label > 0] if only is None else only
+    return stack([region(class_index, labels == each, of=of, reduce=reduce) for each in chosen])
+
+
 def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
     """The target with a window around its region: of the given extents, or as few as hold it."""
     target = dataclasses.replace(target, extent=None, corner=None)

@@ -1,0 +1,300 @@
+"""Instances: the connected components of a segmentation, numbered, measured and held to a truth.
+
+Host code on numpy arrays, in 2D and 3D. `segcam.instances(labels, class_index)` makes targets of a
+label map, stacked, so that a batch of instances `vmap`s.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+
+from segcam_jax.types import InputError
+
+Group = Literal["", "TP", "FP", "FN"]
+# Neighbours of a position -> how many axes they may differ in.
+CONNECTIVITY = {2: {4: 1, 8: 2}, 3: {6: 1, 18: 2, 26: 3}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """One connected component.
+
+    Attributes:
+        label: its number in the label map, from 1.
+        group: `"TP"`, `"FP"`, `"FN"` (of the ground truth), or `""` where nothing is known.
+        voxels: how many.
+        volume: in mm^3; in 2D its area in mm^2.
+        box: `(start, stop)` along each axis.
+        touches_border: whether it reaches the end of the volume, where a part may be cut off.
+        iou: with the instance of the other side that it shares most with; NaN where nothing is
+            known.
+    """
+
+    label: int
+    group: Group
+    voxels: int
+    volume: float
+    box: tuple[tuple[int, int], ...]
+    touches_border: bool
+    iou: float = float("nan")
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The box, for indexing."""
+        return tuple(slice(start, stop) for start, stop in self.box)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Instances:
+    """A label map and its instances.
+
+    Attributes:
+        labels: 0 outside; instance k has the value k.
+        instances: in the order of their labels, which need not begin at 1.
+    """
+
+    labels: Int[np.ndarray, "*space"]
+    instances: tuple[Instance, ...]
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+    def mask(self, label: int) -> Bool[np.ndarray, "*space"]:
+        """Where an instance is."""
+        return self.labels == label
+
+
+def structure(rank: int, connectivity: int | None = None) -> Bool[np.ndarray, "..."]:
+    """The neighbourhood of a connectivity: 6, 18 or 26 in 3D, 4 or 8 in 2D; None takes the most.
+
+    Raises:
+        InputError: if it is none of them.
+    """
+    known = CONNECTIVITY.get(rank, {})
+    chosen = max(known, default=0) if connectivity is None else connectivity
+    if chosen not in known:
+        choices = ", ".join(map(str, known)) or "none"
+        raise InputError(f"connectivity={connectivity} in {rank}D; choose from {choices}")
+    return ndimage.generate_binary_structure(rank, known[chosen])
+
+
+def find_instances(
+    probability: Float[np.ndarray, "*space"],
+    *,
+    threshold: float = 0.5,
+    connectivity: int | None = None,
+    min_voxels: int = 1,
+    min_volume: float = 0.0,
+    spacing: Sequence[float] | None = None,
+) -> Instances:
+    """The connected components of `probability > threshold`.
+
+    Args:
+        probability: in [0, 1], 2D or 3D.
+        threshold: in [0, 1); strictly above it is inside.
+        connectivity: neighbours of a position: 6, 18, 26 (3D, the default), 4, 8 (2D, the default).
+        min_voxels: smaller components are dropped.
+        min_volume: likewise, in mm^3 (mm^2).
+        spacing: size of a voxel in mm along each axis; None: 1 mm.
+
+    Returns:
+        Instances numbered 1, 2, ... in the order of their first voxels; none is no error.
+
+    Raises:
+        InputError: if a number is out of range, or a probability is not finite.
+    """
+    probability = np.asarray(probability)
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold={threshold}; expected a probability, from 0 to below 1")
+    if not np.isfinite(probability).all():
+        raise InputError("the probability map holds NaN or infinite values")
+    return label_instances(
+        probability > threshold,
+        connectivity=connectivity,
+        min_voxels=min_voxels,
+        min_volume=min_volume,
+        spacing=spacing,
+    )
+
+
+def label_instances(
+    mask: Bool[np.ndarray, "*space"],
+    *,
+    connectivity: int | None = None,
+    min_voxels: int = 1,
+    min_volume: float = 0.0,
+    spacing: Sequence[float] | None = None,
+) -> Instances:
+    """The connected components of a mask, as `find_instances` finds them.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    mask = np.asarray(mask, bool)
+    each = _voxel_size(spacing, mask.ndim)
+    if min_voxels < 0 or not (np.isfinite(min_volume) and min_volume >= 0):
+        raise InputError(
+            f"min_voxels={min_voxels}, min_volume={min_volume}; neither may be negative"
+        )
+    found, count = cast(
+        tuple[np.ndarray, int], ndimage.label(mask, structure(mask.ndim, connectivity))
+    )
+    sizes = np.bincount(found.ravel(), minlength=count + 1)
+    kept = (sizes >= min_voxels) & (sizes * each >= min_volume)
+    kept[0] = False
+    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+    return measured(numbers[found], spacing=spacing)
+
+
+def measured(
+    labels: Int[np.ndarray, "*space"],
+    *,
+    spacing: Sequence[float] | None = None,
+    group: Group = "",
+) -> Instances:
+    """A label map that is there already, its instances measured.
+
+    Raises:
+        InputError: if labels are negative.
+    """
+    labels = np.asarray(labels, np.int32)
+    if labels.size and labels.min() < 0:
+        raise InputError(f"a label map holds {labels.min()}; labels are positive, 0 is outside")
+    each = _voxel_size(spacing, labels.ndim)
+    sizes = np.bincount(labels.ravel())
+    boxes = ndimage.find_objects(labels)
+    instances = []
+    for label, place in enumerate(boxes, 1):
+        if place is None:
+            continue
+        box = tuple((int(along.start), int(along.stop)) for along in place)
+        border = any(a == 0 or b == end for (a, b), end in zip(box, labels.shape, strict=True))
+        voxels = int(sizes[label])
+        instances.append(Instance(label, group, voxels, voxels * each, box, border))
+    return Instances(labels, tuple(instances))
+
+
+def _voxel_size(spacing: Sequence[float] | None, rank: int) -> float:
+    sizes = np.ones(rank) if spacing is None else np.asarray(spacing, float)
+    if sizes.shape != (rank,) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise InputError(f"spacing={spacing!r}; expected {rank} positive lengths in mm")
+    return float(sizes.prod())
+
+
+def matched(
+    predicted: Instances, truth: Instances, *, min_iou: float | None = None
+) -> tuple[Instances, Instances]:
+    """Sorts instances by a ground truth: TP, FP, and the truth's that were missed, FN.
+
+    A predicted and a true instance match if they share a voxel; with `min_iou`, if they have at
+    least that intersection over union. A predicted instance that matches is TP, else FP; a true one
+    that nothing matches is FN. One true instance may make several predicted ones TP.
+
+    Args:
+        predicted: what the network finds.
+        truth: of the same extents.
+        min_iou: in (0, 1], or None for any overlap.
+
+    Returns:
+        `(predicted, missed)`: the predicted instances with their groups, and the FN instances,
+        renumbered on from the last predicted one. Both have the best `iou` of every instance.
+
+    Raises:
+        InputError: if extents differ, or `min_iou` is out of range.
+    """
+    if predicted.labels.shape != truth.labels.shape:
+        raise InputError(
+            f"the prediction has extents {predicted.labels.shape}, the ground truth "
+            f"{truth.labels.shape}"
+        )
+    if min_iou is not None and not 0 < min_iou <= 1:
+        raise InputError(f"min_iou={min_iou}; expected a number above 0, at most 1")
+    best = _best_overlaps(predicted, truth)
+    least = np.finfo(float).tiny if min_iou is None else min_iou
+    ours = tuple(
+        dataclasses.replace(each, iou=iou, group="TP" if iou >= least else "FP")
+        for each, iou in zip(predicted.instances, best[0], strict=True)
+    )
+    missed = [
+        (each, iou) for each, iou in zip(truth.instances, best[1], strict=True) if iou < least
+    ]
+    next_label = max((each.label for each in predicted.instances), default=0)
+    numbers = np.zeros(1 + max((each.label for each in truth.instances), default=0), np.int32)
+    theirs = []
+    for label, (each, iou) in enumerate(missed, next_label + 1):
+        numbers[each.label] = label
+        theirs.append(dataclasses.replace(each, label=label, iou=iou, group="FN"))
+    return Instances(predicted.labels, ours), Instances(numbers[truth.labels], tuple(theirs))
+
+
+def _best_overlaps(predicted: Instances, truth: Instances) -> tuple[list[float], list[float]]:
+    """The largest IoU of every instance with one of the other side, for both sides."""
+    both = (predicted.labels > 0) & (truth.labels > 0)
+    pairs, shared = np.unique(
+        np.stack([predicted.labels[both], truth.labels[both]]), axis=1, return_counts=True
+    )
+    sizes: list[dict[int, int]] = [
+        {each.label: each.voxels for each in side.instances} for side in (predicted, truth)
+    ]
+    best: list[dict[int, float]] = [dict.fromkeys(side, 0.0) for side in sizes]
+    for (mine, other), count in zip(pairs.T.tolist(), shared.tolist(), strict=True):
+        iou = count / (sizes[0][mine] + sizes[1][other] - count)
+        best[0][mine] = max(best[0][mine], iou)
+        best[1][other] = max(best[1][other], iou)
+    return list(best[0].values()), list(best[1].values())
+
+
+def dilation_reach(
+    mask: Bool[np.ndarray, "*space"], steps: int, *, connectivity: int | None = None
+) -> Int[np.ndarray, "*space"]:
+    """How many dilations it takes a mask to reach each position.
+
+    Args:
+        mask: not empty.
+        steps: dilations to count.
+        connectivity: the neighbourhood of one dilation, as in `find_instances`.
+
+    Returns:
+        0 inside, 1 to `steps` around it, `steps + 1` wherever else; int16.
+
+    Raises:
+        InputError: if the mask is empty, or `steps` is negative or beyond int16.
+    """
+    mask = np.asarray(mask, bool)
+    neighbours = structure(mask.ndim, connectivity)
+    if not mask.any():
+        raise InputError("an empty mask cannot be dilated")
+    if not 0 <= steps < np.iinfo(np.int16).max:
+        raise InputError(f"steps={steps}; expected 0 to {np.iinfo(np.int16).max - 1} dilations")
+    reach = np.full(mask.shape, steps + 1, np.int16)
+    # A dilation goes one position further at most: all happens in a box around the mask.
+    (place,) = ndimage.find_objects(mask.astype(np.int8))
+    around: Any = tuple(slice(max(0, s.start - steps), s.stop + steps) for s in place)
+    grown, inner = mask[around], reach[around]
+    inner[grown] = 0
+    for step in range(1, steps + 1):
+        grown = np.asarray(ndimage.binary_dilation(grown, neighbours))
+        inner[grown & (inner > steps)] = step
+    return reach
+
+
+def window_around(
+    box: Sequence[tuple[int, int]], size: Sequence[int], extents: Sequence[int]
+) -> tuple[slice, ...]:
+    """A window of a size around the middle of a box, moved into the volume.
+
+    Args:
+        box: `(start, stop)` along each axis.
+        size: of the window; must hold the box and fit the volume.
+        extents: of the volume.
+    """
+    window = []
+    for (start, stop), length, extent in zip(box, size, extents, strict=True):
+        assert stop - start <= length <= extent
+        corner = min(max(0, (start + stop - length) // 2), extent - length)
+        window.append(slice(corner, corner + length))
+    return tuple(window)
