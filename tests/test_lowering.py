@@ -13,8 +13,8 @@ KEYS = jax.random.split(jax.random.key(0), 2)
 
 
 def compared(fn, *args):
-    fast = lowered(jax.make_jaxpr(fn)(*args))
-    expected = fn(*args)
+    fast = jax.jit(lowered(jax.make_jaxpr(fn)(*args)))
+    expected = jax.jit(fn)(*args)
     np.testing.assert_allclose(fast(*args)[0], expected, rtol=1e-4, atol=1e-4)
 
     def score(run):
@@ -22,8 +22,8 @@ def compared(fn, *args):
             run(*a) * jnp.linspace(-1, 1, expected.size).reshape(expected.shape)
         ).sum()
 
-    ours = jax.grad(score(lambda *a: fast(*a)[0]), argnums=(0, 1))(*args)
-    theirs = jax.grad(score(fn), argnums=(0, 1))(*args)
+    ours = jax.jit(jax.grad(score(lambda *a: fast(*a)[0]), argnums=(0, 1)))(*args)
+    theirs = jax.jit(jax.grad(score(fn), argnums=(0, 1)))(*args)
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-3)
 
@@ -124,5 +124,26 @@ def test_grouped_convolutions_calls_and_control_flow_are_left_as_they_are():
         )
         y = jax.jit(jax.nn.relu)(y)
         return jax.lax.scan(lambda z, _: (jnp.sin(z), None), y, None, length=2)[0]
+
+    compared(fn, x, w)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "padding", "channels"),
+    [
+        ((3, 3, 3), (2, 2, 2), ((1, 2), (1, 2), (1, 2)), 2),
+        ((3, 2, 1), (2, 3, 2), ((0, 0), (2, -1), (1, 1)), 9),
+        ((4, 3, 3), (1, 2, 1), ((3, 3), (-1, 4), (1, 1)), 2),
+        ((4, 3, 3), (1, 2, 1), ((3, 3), (-1, 4), (1, 1)), 9),
+    ],
+)
+def test_transposed_3d(kernel, dilation, padding, channels):
+    x = jax.random.normal(KEYS[0], (2, 3, 4, 5, 3))
+    w = jax.random.normal(KEYS[1], (*kernel, 3, channels))
+
+    def fn(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1, 1), padding, dilation, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        )
 
     compared(fn, x, w)

@@ -4,10 +4,12 @@
     depthwise convolution                 shifted multiply-adds
     convolution of one position           a product
     3D convolution                        2D convolutions over the taps along depth
+    transposed convolution                convolutions without the zeros between positions
 
 Every rewrite is a sum over the same products, so that results differ by rounding alone.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from segcam_jax._jaxpr import graph
 from segcam_jax._jaxpr.graph import Equation
@@ -51,7 +54,6 @@ def convolution(equation: Equation, value: Array, weight: Array) -> Array:
     plain = params["batch_group_count"] == 1 and params["preferred_element_type"] is None
     if not plain:
         return equation.primitive.bind(value, weight, **params)
-    rank = value.ndim - 2
     x = value.transpose(numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1])
     w = weight.transpose(*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0])
     shape = (
@@ -64,10 +66,6 @@ def convolution(equation: Equation, value: Array, weight: Array) -> Array:
         y = _depthwise(x, w, *shape)
     elif params["feature_group_count"] != 1:
         return equation.primitive.bind(value, weight, **params)
-    elif _is_pointwise(w, shape):
-        y = _pointwise(x, w, shape[0], params["precision"])
-    elif rank == 3 and shape[2][0] == 1:
-        y = _over_depth(x, w, shape, params["precision"])
     else:
         y = _convolve(shape, params["precision"], x, w)
     places = (numbers.out_spec[0], *numbers.out_spec[2:], numbers.out_spec[1])
@@ -94,8 +92,20 @@ def _straight(shape: tuple, precision: Any, x: Array, w: Array) -> Array:
     )
 
 
-# The same, with a gradient that is a channels-last convolution as well.
-_convolve: Any = jax.custom_vjp(_straight, nondiff_argnums=(0, 1))
+def _fast(shape: tuple, precision: Any, x: Array, w: Array) -> Array:
+    """A channels-last convolution, in the form that is fast."""
+    strides, _, x_dilation, w_dilation = shape
+    if _is_pointwise(w, shape):
+        return _pointwise(x, w, strides, precision)
+    if set(x_dilation) != {1} and set(strides) == {1} == set(w_dilation):
+        return _transposed(x, w, shape, precision)
+    if x.ndim == 5 and x_dilation[0] == 1:
+        return _over_depth(x, w, shape, precision)
+    return _straight(shape, precision, x, w)
+
+
+# The same, with a gradient in the form that is fast.
+_convolve: Any = jax.custom_vjp(_fast, nondiff_argnums=(0, 1))
 
 
 def _convolve_forward(shape, precision, x, w):
@@ -181,3 +191,109 @@ def _over_depth(x: Array, w: Array, shape: tuple, precision: Any) -> Array:
         total = part if total is None else total + part
     assert total is not None
     return total.reshape(x.shape[0], depth, *total.shape[1:])
+
+
+# With fewer outputs than this, one convolution with many is faster than many with few.
+_FEW_CHANNELS = 8
+
+
+def _transposed(x: Array, w: Array, shape: tuple, precision: Any) -> Array:
+    """A convolution of positions with zeros in between, without the zeros.
+
+    Outputs d apart read the same of the d times dilated x: the s-th of d neighbours reads what taps
+    k = (padding - s) mod d, k + d, ... see. So each of these phases is a convolution with its taps
+    of x as it is, and their outputs are interleaved. Phases of few channels are computed as the
+    channels of one convolution, with weight 0 where a phase lacks a tap.
+    """
+    _, padding, dilation, _ = shape
+    rank = x.ndim - 2
+    extents = [
+        (n - 1) * d + 1 + low + high - k + 1
+        for n, d, (low, high), k in zip(
+            x.shape[1:-1], dilation, padding, w.shape[:rank], strict=True
+        )
+    ]
+    axes = [
+        _Phases.along(low, k, d, -(-extent // d))
+        for (low, _), k, d, extent in zip(padding, w.shape[:rank], dilation, extents, strict=True)
+    ]
+    if w.shape[-1] < _FEW_CHANNELS:
+        phases = _phases_as_channels(x, w, axes, precision)
+    else:
+        phases = jnp.stack(
+            [_phase(x, w, axes, each, precision) for each in np.ndindex(*dilation)], axis=-2
+        )
+    count = [phases.shape[0], *phases.shape[1:-2]]
+    y = phases.reshape(*count, *dilation, w.shape[-1])
+    order = [0, *(a for i in range(rank) for a in (1 + i, 1 + rank + i)), 1 + 2 * rank]
+    y = y.transpose(order).reshape(
+        count[0], *(q * d for q, d in zip(count[1:], dilation, strict=True)), w.shape[-1]
+    )
+    return jax.lax.slice(y, (0,) * y.ndim, (count[0], *extents, w.shape[-1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phases:
+    """Along one axis: for every phase, its taps and where they begin to read; how many outputs."""
+
+    taps: tuple[tuple[int, ...], ...]
+    starts: tuple[int, ...]
+    count: int
+
+    @classmethod
+    def along(cls, padding: int, kernel: int, dilation: int, count: int) -> "_Phases":
+        first = [(padding - s) % dilation for s in range(dilation)]
+        return cls(
+            tuple(tuple(range(k, kernel, dilation)) for k in first),
+            tuple((s + k - padding) // dilation for s, k in enumerate(first)),
+            count,
+        )
+
+    def padding(self, start: int, taps: int, extent: int) -> tuple[int, int]:
+        """Of an axis so long, so that `count` outputs read `taps` positions from `start` on."""
+        return -start, start + self.count + taps - 1 - extent
+
+
+def _phase(
+    x: Array, w: Array, axes: Sequence[_Phases], which: Sequence[int], precision: Any
+) -> Array:
+    """One phase along every axis."""
+    taps = [axis.taps[s] for axis, s in zip(axes, which, strict=True)]
+    if not all(taps):
+        return jnp.zeros((x.shape[0], *(axis.count for axis in axes), w.shape[-1]), x.dtype)
+    padding = [
+        axis.padding(axis.starts[s], len(t), extent)
+        for axis, s, t, extent in zip(axes, which, taps, x.shape[1:-1], strict=True)
+    ]
+    return _plain(x, w[np.ix_(*taps)], padding, precision)
+
+
+def _phases_as_channels(
+    x: Array, w: Array, axes: Sequence[_Phases], precision: Any
+) -> Float[Array, "n *space phases c"]:
+    """All phases as the output channels of one convolution, the last axis's phase the fastest."""
+    rank, padding = len(axes), []
+    for at, axis in enumerate(axes):
+        lowest = min(axis.starts)
+        reach = max(
+            start - lowest + len(taps) for start, taps in zip(axis.starts, axis.taps, strict=True)
+        )
+        table = np.full((reach, len(axis.taps)), w.shape[at], np.int32)
+        for s, (start, taps) in enumerate(zip(axis.starts, axis.taps, strict=True)):
+            table[start - lowest : start - lowest + len(taps), s] = taps
+        zero = jnp.zeros_like(jax.lax.slice_in_dim(w, 0, 1, axis=at))
+        # The phase goes behind the channels, in the order of axes.
+        w = jnp.moveaxis(jnp.concatenate([w, zero], at)[(slice(None),) * at + (table,)], at + 1, -1)
+        padding.append(axis.padding(lowest, reach, x.shape[at + 1]))
+    w = jnp.moveaxis(w, rank + 1, -1)
+    y = _plain(x, w.reshape(*w.shape[: rank + 1], -1), padding, precision)
+    return y.reshape(*y.shape[:-1], -1, w.shape[-1])
+
+
+def _plain(x: Array, w: Array, padding: Sequence[tuple[int, int]], precision: Any) -> Array:
+    """A convolution without strides and dilation; where padding is negative, x is cropped."""
+    crop = [(0, 0, 0), *((min(low, 0), min(high, 0), 0) for low, high in padding), (0, 0, 0)]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), crop)
+    ones = (1,) * len(padding)
+    around = tuple((max(low, 0), max(high, 0)) for low, high in padding)
+    return _convolve((ones, around, ones, ones), precision, x, w)
