@@ -48,6 +48,7 @@ def test_smoothing_is_scipys(sigma):
 
 def test_profiles_by_hand():
     raw, size = np.asarray(RAW), (8, 12)
+    shifted = np.append(raw.ravel()[1:], raw.ravel()[0]).reshape(raw.shape)
     large = interpolated(raw, size)
     rectified = interpolated(np.maximum(raw, 0), size)
 
@@ -63,6 +64,7 @@ def test_profiles_by_hand():
         "captum": raw.repeat(2, 0).repeat(2, 1),
         "seg_grad_cam": np.maximum(large, 0) / large.max(),
         "fast_ablation_cam": interpolated(np.maximum(raw, 0) / raw.max(), size),
+        "fast_ablation_cam_legacy": interpolated(np.maximum(shifted, 0) / raw.max(), size),
         "ablation_eurocon": rectified,
     }
     assert expected.keys() == segcam.PROFILES.keys()
