@@ -1,0 +1,112 @@
+"""Normalised Dice and focal loss against numbers computed by hand."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train import losses
+
+
+def value_of(loss):
+    """The loss as a number, compiled once per shape."""
+    compiled = jax.jit(
+        loss, static_argnames=inspect.signature(loss).parameters.keys() - {"logits", "labels"}
+    )
+    return lambda *arguments, **options: float(compiled(*arguments, **options))
+
+
+focal = value_of(losses.focal)
+normalised_dice = value_of(losses.normalised_dice)
+normalised_dice_focal = value_of(losses.normalised_dice_focal)
+
+# Ten voxels, two of them lesion, with probabilities that are easy to add up.
+TRUTH = np.array([[1, 1, 0, 0, 0, 0, 0, 0, 0, 0]], np.int32)
+LESION = np.array([[0.75, 0.5, 0.5, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+
+
+def logits_of(probability):
+    probability = np.clip(np.asarray(probability, np.float32), 1e-9, 1 - 1e-7)
+    return jnp.stack([jnp.log(1 - probability), jnp.log(probability)], axis=-1)
+
+
+def test_normalised_dice_by_hand():
+    """TP 1.25, FP 0.75, G 2 of N 10."""
+    kappa = (1 - 0.001) * 2 / (0.001 * 8)
+    assert kappa == pytest.approx(249.75)
+    expected = 1 - 2.5 / (249.75 * 0.75 + 1.25 + 2)
+    assert normalised_dice(logits_of(LESION), TRUTH) == pytest.approx(expected, rel=1e-5)
+    # At the load that the example has, it is the Dice of probabilities.
+    dice = 1 - 2.5 / (0.75 + 1.25 + 2)
+    assert normalised_dice(logits_of(LESION), TRUTH, load=0.2) == pytest.approx(dice, rel=1e-5)
+
+
+def test_false_positives_weigh_by_the_load():
+    """Ten times the lesions, found as well: Dice rises, normalised Dice does not."""
+    sizes, values, dices = (10, 100), [], []
+    for lesion in sizes:
+        truth = np.zeros((1, 100_000), np.int32)
+        truth[:, :lesion] = 1
+        probability = np.where(truth == 1, 0.8, 0.0)
+        probability[:, 50_000:50_050] = 1
+        values.append(normalised_dice(logits_of(probability), truth))
+        dices.append(2 * 0.8 * lesion / (50 + 0.8 * lesion + lesion))
+    expected = [1 - 1.6 * n / (999 * n / (1e5 - n) * 50 + 1.8 * n) for n in sizes]
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+    assert dices[1] - dices[0] > 0.4
+    assert abs(values[1] - values[0]) < 1e-3
+
+
+def test_perfect_and_empty_examples():
+    assert normalised_dice(logits_of(TRUTH), TRUTH) == pytest.approx(0, abs=1e-4)
+    nothing = np.zeros_like(TRUTH)
+    assert normalised_dice(logits_of(LESION), nothing) == 0
+    both = normalised_dice(
+        logits_of(np.concatenate([LESION, LESION])), np.concatenate([TRUTH, nothing])
+    )
+    assert both == pytest.approx(normalised_dice(logits_of(LESION), TRUTH) / 2, rel=1e-5)
+    gradient = jax.jit(jax.grad(losses.normalised_dice))(logits_of(LESION), nothing)
+    assert np.isfinite(gradient).all()
+    everything = np.ones_like(TRUTH)
+    assert normalised_dice(logits_of(everything), everything) == pytest.approx(0, abs=1e-4)
+
+
+def test_focal_by_hand():
+    terms = [
+        0.25**2 * np.log(0.75),  # a lesion at 0.75
+        0.5**2 * np.log(0.5),  # one at 0.5
+        0.5**2 * np.log(1 - 0.5),  # no lesion at 0.5
+        0.25**2 * np.log(1 - 0.25),  # none at 0.25
+    ]
+    expected = -sum(terms) / 10
+    assert focal(logits_of(LESION), TRUTH) == pytest.approx(expected, rel=1e-5)
+    entropy = -np.log([0.75, 0.5, 0.5, 0.75]).sum() / 10
+    assert focal(logits_of(LESION), TRUTH, gamma=0) == pytest.approx(entropy, rel=1e-5)
+    total = 0.5 * normalised_dice(logits_of(LESION), TRUTH) + expected
+    assert normalised_dice_focal(logits_of(LESION), TRUTH) == pytest.approx(total, rel=1e-5)
+
+
+def test_focal_of_several_classes_and_of_large_logits():
+    """Each class but the background against all others, by the softmax's probabilities."""
+    logits = jnp.log(jnp.asarray([[[0.2, 0.5, 0.3]], [[0.6, 0.1, 0.3]]]))
+    labels = np.array([[1], [2]], np.int32)
+    terms = [
+        0.5**2 * np.log(0.5),
+        0.3**2 * np.log(0.7),
+        0.1**2 * np.log(0.9),
+        0.7**2 * np.log(0.3),
+    ]
+    assert focal(logits, labels) == pytest.approx(-sum(terms) / 4, rel=1e-5)
+    # Surely wrong: the loss is the logits' difference, and its gradient is finite.
+    wrong = jnp.asarray([[[0.0, 500.0]]])
+    nothing = np.zeros((1, 1), np.int32)
+    assert focal(wrong, nothing) == pytest.approx(500)
+    assert np.isfinite(jax.jit(jax.grad(losses.focal))(wrong, nothing)).all()
+
+
+def test_space_of_any_rank():
+    logits, labels = logits_of(LESION), TRUTH
+    volume = normalised_dice_focal(logits.reshape(1, 1, 2, 5, 2), labels.reshape(1, 1, 2, 5))
+    assert volume == pytest.approx(normalised_dice_focal(logits, labels), rel=1e-6)
