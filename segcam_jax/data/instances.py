@@ -277,8 +277,8 @@ def dilation_reach(
     grown, inner = mask[around], reach[around]
     inner[grown] = 0
     for step in range(1, steps + 1):
-        grown = np.asarray(ndimage.binary_dilation(grown, neighbours))
-        inner[grown & (inner > steps)] = step
+        grown = ndimage.binary_dilation(grown, neighbours)
+        inner[np.logical_and(grown, inner > steps)] = step
     return reach
 
 

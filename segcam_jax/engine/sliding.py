@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from segcam_jax._jaxpr import cost, graph, lowering
 from segcam_jax.engine import memory
@@ -99,7 +99,7 @@ def tiling(
 def sliding_window(
     fn: Callable,
     params: Any,
-    volume: Float[Array, "*space c"],
+    volume: Float[ArrayLike, "*space c"],
     *,
     roi: int | Sequence[int] = 96,
     overlap: float = 0.25,

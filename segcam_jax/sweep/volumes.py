@@ -1,0 +1,302 @@
+"""Scans for a sweep: files found, a 3D network opened, its prediction, and the instances in it."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from segcam_jax import models
+from segcam_jax.data import images, instances as instances_module, nifti, scans
+from segcam_jax.data.instances import Instance, Instances
+from segcam_jax.data.scans import Scan, ScanFiles
+from segcam_jax.engine import Execution
+from segcam_jax.engine.sliding import sliding_window, tiling
+from segcam_jax.sweep.network import Network, find_class
+from segcam_jax.sweep.plan import unique_names
+from segcam_jax.types import InputError
+
+Report = Callable[[str], None]
+Normalise = Literal["zscore", "none"]
+AXES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentOptions:
+    """How instances come out of a scan.
+
+    Attributes:
+        class_index: number or name of the class; None: the last one, or the only one.
+        threshold: probabilities strictly above it are inside.
+        connectivity: neighbours of a voxel: 6, 18 or 26.
+        min_voxels: smaller instances are dropped, predicted and true ones.
+        min_volume: likewise, in mm^3.
+        min_iou: predicted and true instances match from this intersection over union on; None: if
+            they share a voxel.
+        normalise: `"zscore"` of each modality's non-zero voxels, or `"none"`.
+        resample: bring volumes of other grids onto the first one's.
+        roi: extents of the network's window, one number or three.
+        overlap: of neighbouring windows, as a share of a window.
+    """
+
+    class_index: str | None = None
+    threshold: float = 0.5
+    connectivity: int = 26
+    min_voxels: int = 1
+    min_volume: float = 0.0
+    min_iou: float | None = None
+    normalise: Normalise = "zscore"
+    resample: bool = False
+    roi: tuple[int, ...] = (96,)
+    overlap: float = 0.25
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The extents of the network's window along each axis."""
+        return self.roi * AXES if len(self.roi) == 1 else self.roi
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VolumeCase:
+    """One scan of a run.
+
+    Attributes:
+        name: of its output folder.
+        files: its volumes.
+        digests: SHA-256 of its files, the truth's last.
+    """
+
+    name: str
+    files: ScanFiles
+    digests: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmented:
+    """A scan with what the network makes of it.
+
+    Attributes:
+        scan: as read.
+        x: what the network is given.
+        probability: of the class, at every voxel.
+        predicted: its instances, with groups where there is a truth.
+        missed: the truth's instances that were not found; None where there is no truth.
+        notes: what was converted.
+    """
+
+    scan: Scan
+    x: Float[np.ndarray, "d h w c"]
+    probability: Float[np.ndarray, "d h w"]
+    predicted: Instances
+    missed: Instances | None
+    notes: tuple[str, ...]
+
+    def instances(self) -> list[Instance]:
+        """All, the predicted first."""
+        return [*self.predicted.instances, *(self.missed.instances if self.missed else ())]
+
+    def mask(self, instance: Instance) -> Bool[np.ndarray, "d h w"]:
+        """Where an instance is."""
+        side = self.missed if instance.group == "FN" else self.predicted
+        assert side is not None
+        return side.mask(instance.label)
+
+
+def open_volume_network(weights: str, model: str | None = None) -> Network:
+    """Opens a file of weights, or bundled ones by name, for volumes.
+
+    Raises:
+        InputError: if they cannot be opened, or the network is not one of volumes.
+    """
+    path = models.path_of(weights)
+    loaded = models.load(weights, model=model)
+    ndim = getattr(loaded.config, "ndim", 2)
+    if ndim != AXES:
+        raise InputError(
+            f"weights {weights!r} are of a {ndim}D network of {loaded.name!r}; volumes need a 3D "
+            "one (`segcam convert --model monai-unet` makes its file)"
+        )
+    return Network(weights, path, images.sha256_of(path), loaded)
+
+
+def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
+    """The options, as far as they can be checked before a volume is read.
+
+    Raises:
+        InputError: if a number is out of range, or the window does not fit the network.
+    """
+    if len(options.roi) not in (1, AXES):
+        raise InputError(f"roi {options.roi}; give one extent, or three")
+    tiling((1,) * AXES, options.window, overlap=options.overlap)
+    config = network.model.config
+    multiples = getattr(config, "multiples", (config.multiple,) * AXES)
+    if any(size % each for size, each in zip(options.window, multiples, strict=True)):
+        words = " x ".join(map(str, multiples))
+        raise InputError(
+            f"roi {' x '.join(map(str, options.window))}; the network takes multiples of {words}"
+        )
+    # The same checks as at run time, on nothing.
+    nothing = np.zeros((1,) * AXES)
+    empty = instances_module.find_instances(
+        nothing,
+        threshold=options.threshold,
+        connectivity=options.connectivity,
+        min_voxels=options.min_voxels,
+        min_volume=options.min_volume,
+    )
+    instances_module.matched(empty, empty, min_iou=options.min_iou)
+    class_of(options, network)
+    return options
+
+
+def class_of(options: SegmentOptions, network: Network) -> int:
+    """The index of the segmented class."""
+    names = network.class_names
+    return len(names) - 1 if options.class_index is None else find_class(options.class_index, names)
+
+
+def scan_files(
+    volumes: Sequence[Path],
+    channels: int,
+    *,
+    data: Path | None = None,
+    prefixes: Sequence[str] = (),
+    truth: Sequence[Path] = (),
+    truth_prefix: str | None = None,
+) -> list[ScanFiles]:
+    """The scans that a command line names: by files, or by a folder and prefixes.
+
+    Args:
+        volumes: files, the modalities of one scan after the other.
+        channels: modalities that the network takes.
+        data: a folder in the layout `DATA/*/*/PREFIX`, instead of files.
+        prefixes: one per modality, for `data`.
+        truth: a label map per scan, for `volumes`.
+        truth_prefix: for `data`.
+
+    Raises:
+        InputError: if neither or both are given, or counts differ.
+    """
+    if (data is None) == (not volumes):
+        raise InputError("give volumes by name, or a folder by --data with --prefixes")
+    if data is not None:
+        if len(prefixes) != channels:
+            raise InputError(
+                f"--prefixes names {len(prefixes)} modalit(ies), the network takes {channels}"
+            )
+        if truth:
+            raise InputError("--truth goes with volumes by name; use --truth-prefix with --data")
+        return scans.find_scans(data, prefixes, truth=truth_prefix)
+    if prefixes or truth_prefix:
+        raise InputError("--prefixes and --truth-prefix go with --data")
+    if len(volumes) % channels:
+        raise InputError(
+            f"{len(volumes)} volume(s) were given; the network takes {channels} modalities a scan"
+        )
+    groups = [tuple(volumes[at : at + channels]) for at in range(0, len(volumes), channels)]
+    if truth and len(truth) != len(groups):
+        raise InputError(f"--truth names {len(truth)} file(s) for {len(groups)} scan(s)")
+    labels = [*truth] or [None] * len(groups)
+    folders = {group[0].resolve().parent for group in groups}
+    apart = len(groups) > 1 and len(folders) == len(groups)
+    return [
+        ScanFiles(group[0].resolve().parent.name if apart else nifti.stem(group[0]), group, label)
+        for group, label in zip(groups, labels, strict=True)
+    ]
+
+
+def make_cases(
+    files: Sequence[ScanFiles], options: SegmentOptions, report: Report
+) -> list[VolumeCase]:
+    """Looks at every header, and takes the digests of all files.
+
+    Raises:
+        InputError: if a file is missing or no volume, or grids differ and are not to be resampled.
+    """
+    cases = []
+    names = unique_names([Path(f"{slug(each.name)}.nii") for each in files])
+    for each, name in zip(files, names, strict=True):
+        every = (*each.files, *((each.truth,) if each.truth else ()))
+        for path in every:
+            nifti.read_grid(path)
+        if not options.resample:
+            scans.check_grids(each)
+        cases.append(VolumeCase(name, each, tuple(images.sha256_of(path) for path in every)))
+    report(f"{len(cases)} scan(s)")
+    return cases
+
+
+def modalities_of(
+    given: Sequence[str], files: Sequence[ScanFiles], prefixes: Sequence[str]
+) -> tuple[str, ...]:
+    """What modalities are called in file names and tables.
+
+    Raises:
+        InputError: if the given names are too many, too few or alike.
+    """
+    names = tuple(map(slug, given or prefixes or scans.modality_names(files[0].files)))
+    names = tuple(map(nifti.stem, names))
+    expected = len(files[0].files)
+    if len(names) != expected or len({name.casefold() for name in names}) != expected:
+        raise InputError(
+            f"modalities {list(names)}; give {expected} different name(s) with --modalities"
+        )
+    return names
+
+
+def slug(name: str) -> str:
+    """A name for files."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "scan"
+
+
+def segment(
+    network: Network, case: VolumeCase, options: SegmentOptions, execution: Execution
+) -> Segmented:
+    """Reads a scan, runs the network over it window by window, and finds the instances.
+
+    Raises:
+        InputError: if a file is broken, or the network's output is not finite.
+    """
+    scan = scans.read_scan(case.files.files, resample=options.resample)
+    values = scan.values
+    x = scans.zscore(values) if options.normalise == "zscore" else values
+    logits = sliding_window(
+        network.model.fn,
+        network.model.params,
+        x,
+        roi=options.window,
+        overlap=options.overlap,
+        execution=execution,
+    )
+    probability = np.asarray(class_probability(logits, class_of(options, network)))
+    if not np.isfinite(probability).all():
+        raise InputError(
+            f"{str(case.files.files[0])!r}: the network's output holds NaN or infinite values"
+        )
+    grid = scan.grid
+    same: dict[str, Any] = {
+        "connectivity": options.connectivity,
+        "min_voxels": options.min_voxels,
+        "min_volume": options.min_volume,
+        "spacing": grid.spacing,
+    }
+    predicted = instances_module.find_instances(probability, threshold=options.threshold, **same)
+    missed, notes = None, scan.notes
+    if case.files.truth is not None:
+        truth = scans.read_labels(case.files.truth, grid, resample=options.resample)
+        notes = (*notes, *(f"{truth.path}: {note}" for note in truth.notes))
+        known = instances_module.label_instances(truth.values > 0, **same)
+        predicted, missed = instances_module.matched(predicted, known, min_iou=options.min_iou)
+    return Segmented(scan, x, probability, predicted, missed, notes)
+
+
+@jax.jit
+def class_probability(logits: Any, class_index: int) -> Any:
+    """The probability of a class: its softmax, or the sigmoid where there is one class only."""
+    single = logits.shape[-1] == 1
+    shares = jax.nn.sigmoid(logits) if single else jax.nn.softmax(logits, axis=-1)
+    return jax.lax.dynamic_index_in_dim(shares, class_index, -1, keepdims=False)
