@@ -11,7 +11,7 @@ import numpy as np
 
 import segcam_jax as segcam
 from segcam_jax import Execution
-from segcam_jax.sweep import network, options, plan, run
+from segcam_jax.sweep import opening, options, plan, run
 from tests.networks import make_input, make_params, skip_net
 
 DEVICES_EACH = 2
@@ -57,7 +57,7 @@ def sweep(weights, images, out, **keywords):
     """A run in a folder that several processes may share."""
     chosen = options.checked(options.ExplainOptions(methods=("grad_cam",), region="all"))
     planned = plan.make_plan(
-        network.open_network(weights), [Path(image) for image in images], chosen, version="test"
+        opening.open_subject(weights), [Path(image) for image in images], chosen, version="test"
     )
     return run.run_plan(planned, Path(out), command=["test"], **keywords)
 

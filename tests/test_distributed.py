@@ -134,8 +134,8 @@ def test_a_share_finds_the_folder_claimed_by_another(weights, images, alone, tmp
         (("--share", "0/2"), "from 1/N to N/N"),
         (("--share", "half"), "--share was given 'half'"),
         (("--share", "1/2", "--overwrite"), "cannot overwrite"),
-        (("--devices", "9"), "9 device(s) asked for, of 8"),
-        (("--devices", "0"), "0 device(s) asked for"),
+        (("--devices", "9"), "9 devices were asked for, and there are 8"),
+        (("--devices", "0"), "0 devices were asked for; give at least 1"),
     ],
 )
 def test_faults(options, words, weights, images, tmp_path, capsys):

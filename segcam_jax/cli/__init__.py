@@ -15,18 +15,20 @@ from segcam_jax.types import InputError, SegcamError, nearest_first
 
 _COMMANDS = {
     "demo": "show what the library does, on networks and images that it ships",
-    "explain": "explain a network's segmentation of images: maps, figures, a manifest",
+    "explain": "explain what a network says of images: maps, figures, a manifest",
     "gallery": "compare models, layers and methods on photographs, in one figure each",
     "embed": "map a folder of images by a layer's activations: PCA and t-SNE",
     "plan": "tell what explain would do with the same arguments, and what it would cost",
     "layers": "list the taps of a network with their shapes",
     "methods": "list the methods and the heatmap profiles",
+    "instances": "explain every instance in volumes: NIfTI maps, a table, figures",
+    "context": "measure how much of its surroundings an instance in a volume needs",
     "evaluate": "measure segmentation quality and the planted bias",
     "convert": "convert a classifier's weights of PyTorch or Keras",
 }
 _HELP = f"""usage: segcam COMMAND [options]
 
-Explain segmentation networks: where does a network look when it segments an image?
+Explain segmentation networks and classifiers: where does a network look?
 
 commands:
 {chr(10).join(f"  {name:<10}{what}" for name, what in _COMMANDS.items())}
@@ -37,7 +39,20 @@ examples:
   segcam explain scan.png --weights texture-mnist-unbiased --out results
 
 `segcam COMMAND --help` explains a command; `segcam --version` tells the version."""
-_LISTS = ("--tap", "--method", "--models", "--methods", "--layers", "--classes")
+_LISTS = (
+    "--tap",
+    "--method",
+    "--option",
+    "--models",
+    "--methods",
+    "--layers",
+    "--classes",
+    "--prefixes",
+    "--truth",
+    "--modalities",
+    "--group",
+    "--roi",
+)
 _INTERRUPTED, _FAULT, _CLOSED_PIPE = 130, 2, 141
 
 
@@ -119,6 +134,14 @@ def _run(given: list[str]) -> int:
             from segcam_jax.cli.embed import embed
 
             embed(command)
+        case commands.Instances():
+            from segcam_jax.cli.instances import instances
+
+            instances(command, ["segcam", *given])
+        case commands.Context():
+            from segcam_jax.cli.context import context
+
+            context(command, ["segcam", *given])
         case commands.Evaluate():
             from segcam_jax.cli.evaluate import evaluate
 

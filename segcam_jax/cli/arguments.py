@@ -14,6 +14,8 @@ def optional(metavar: str):
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
 MaybeName = Annotated[str | None, optional("NAME")]
 MaybeNumber = Annotated[float | None, optional("NUMBER")]
+MaybeCount = Annotated[int | None, optional("N")]
+Size = Annotated[tuple[int, ...], optional("H W")]
 MaybeFile = Annotated[Path | None, optional("FILE")]
 Images = Annotated[
     tyro.conf.Positional[tuple[Path, ...]],

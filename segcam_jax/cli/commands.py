@@ -13,6 +13,7 @@ import tyro
 from segcam_jax.cli.arguments import MaybeFile, MaybeName, Names
 from segcam_jax.cli.comparing import Embed as Embed, Gallery as Gallery
 from segcam_jax.cli.explaining import Explain as Explain, Layers as Layers, Plan as Plan
+from segcam_jax.cli.volumetric import Context as Context, Instances as Instances
 from segcam_jax.types import InputError
 
 
@@ -115,6 +116,8 @@ COMMANDS = {
     "plan": Plan,
     "layers": Layers,
     "methods": Methods,
+    "instances": Instances,
+    "context": Context,
     "evaluate": Evaluate,
     "convert": Convert,
 }
@@ -122,7 +125,7 @@ COMMANDS = {
 
 def parse(
     name: str, arguments: Sequence[str]
-) -> Demo | Explain | Gallery | Embed | Layers | Methods | Evaluate | Convert:
+) -> Demo | Explain | Gallery | Embed | Layers | Methods | Evaluate | Convert | Instances | Context:
     """Reads the options of a command.
 
     Raises:
@@ -140,7 +143,8 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-    text = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
-    text = re.sub(r"^\u256d.*$", "", text, flags=re.MULTILINE)  # The frame's title says it twice.
-    text = re.sub(r"[\u2500-\u257f]+", " ", text)
+    # A frame of lines or of dashes, whose title the text below repeats.
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
+    rows = [re.sub(r"[\u2500-\u257f]+|-{4,}", " ", row).strip() for row in plain.splitlines()]
+    text = re.sub(r"(\s*;)+\s*", "; ", " ".join(row or ";" for row in rows[1:])).strip("; ")
     raise InputError(" ".join(text.split()) or f"wrong options; see segcam {name} --help")

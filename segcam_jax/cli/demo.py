@@ -17,8 +17,8 @@ from segcam_jax.data.samples import load as load_samples
 from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSample
 from segcam_jax.sweep import batch, store
 from segcam_jax.sweep.bias import BiasStudy, regions_of, study_of_maps
+from segcam_jax.sweep.figures import own_scale
 from segcam_jax.sweep.network import Network, open_network, predicted_labels
-from segcam_jax.sweep.run import own_scale
 
 BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
 TITLES = {BIASED: "biased network", UNBIASED: "unbiased network"}

@@ -13,9 +13,10 @@ from segcam_jax.cli.gallery import words
 from segcam_jax.extras import require
 from segcam_jax.sweep import embedding, pictures, store
 from segcam_jax.sweep.embedding import Projection
+from segcam_jax.sweep.figures import drawable
 from segcam_jax.sweep.gallery import slug
-from segcam_jax.sweep.run import drawable
-from segcam_jax.sweep.subjects import Subject, find_layer, open_subjects
+from segcam_jax.sweep.opening import Wanted, open_subject, size_of
+from segcam_jax.sweep.subjects import Subject, find_layer, read
 from segcam_jax.types import InputError, nearest_first
 from segcam_jax.viz.scatter import scatter
 
@@ -39,7 +40,10 @@ def embed(command: commands.Embed) -> None:
     chosen = _projections(command)
     files = pictures.images_in(command.folder)
     embedding.check_count(len(files), chosen, command.perplexity)
-    (subject,) = open_subjects([command.weights], size=command.size, seed=command.seed)
+    side = () if command.size is None else (command.size,)
+    subject = open_subject(command.weights, Wanted(size=size_of(side), seed=command.seed))
+    if subject.note:
+        console.note(subject.note)
     layers = {word: find_layer(subject, word) for word in words(command.tap)}
     if not layers:
         raise InputError("no layer was given; add --tap, for example last")
@@ -97,18 +101,11 @@ def _look(
 ) -> _Seen:
     """The pooled activations of every image; an unreadable one ends it before a file is written."""
     taps = list(dict.fromkeys(layers.values()))
-    config = subject.network.model.config
     notes: dict[str, int] = {}
     thumbnails, values = [], {tap: [] for tap in taps}
     with console.progress("looking", len(files)) as advance:
         for file in files:
-            image, shown, padded = pictures.read(
-                file,
-                channels=config.in_channels,
-                side=subject.side,
-                multiple=config.multiple,
-                fit=command.fit,
-            )
+            image, shown, padded = read(file, subject, command.fit)
             for note in image.notes:
                 notes[note] = notes.get(note, 0) + 1
             found = embedding.pooled(subject.network, taps, padded, command.pool)

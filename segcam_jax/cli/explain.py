@@ -8,17 +8,23 @@ from typing import Any
 
 import segcam_jax
 from segcam_jax.cli import commands, console
+from segcam_jax.cli.gallery import labels_of
 from segcam_jax.data.images import sha256_of
 from segcam_jax.engine import Execution
 from segcam_jax.engine.devices import local_mesh
 from segcam_jax.sweep import options as options_module, store
-from segcam_jax.sweep.network import Network, open_network
+from segcam_jax.sweep.aims import percent, short
+from segcam_jax.sweep.factories import is_own
+from segcam_jax.sweep.opening import Wanted, open_subject, size_of
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.plan import Plan, make_plan
 from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
+from segcam_jax.sweep.subjects import RANDOM, Subject
 from segcam_jax.types import InputError
 
-_NOT_REPEATED = ("out", "overwrite", "devices", "share", "repeat", "measure")
+_NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat", "measure")
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def explain(command: commands.Explain, line: Sequence[str]) -> None:
@@ -26,19 +32,19 @@ def explain(command: commands.Explain, line: Sequence[str]) -> None:
     if command.out.exists() and not command.out.is_dir():
         raise InputError(f"output {str(command.out)!r} is a file; give a folder")
     index, count = _share(command.share)
-    execution = Execution(mesh=local_mesh(command.devices))
+    check_execution(command)
     plan = run_of(command)
-    with console.progress("explaining", len(plan.cases[index::count])) as advance:
+    with console.progress("explaining", len(plan.share(index, count))) as advance:
         manifest = run_plan(
             plan,
             command.out,
             command=line,
             overwrite=command.overwrite,
-            execution=execution,
+            execution=execution_of(command, plan),
             share=(index, count),
             advance=advance,
         )
-    _summarise(manifest, command.out, len(plan.cases))
+    _summarise(manifest, command.out, plan)
 
 
 def _share(words: str | None) -> tuple[int, int]:
@@ -50,6 +56,32 @@ def _share(words: str | None) -> tuple[int, int]:
     return index - 1, count
 
 
+def _bytes(words: str | None) -> int | None:
+    """The number of bytes in words such as `500MB` or `2GiB`."""
+    if words is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", words)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None or float(found[1]) * unit < 1:
+        raise InputError(f"--memory-limit was given {words!r}; give bytes, 500MB, 2GiB or the like")
+    return int(float(found[1]) * unit)
+
+
+def check_execution(command: commands.Explain) -> None:
+    """Says what is wrong with how to run before the network is opened."""
+    local_mesh(command.devices)
+    _bytes(command.memory_limit)
+
+
+def execution_of(command: commands.Explain, plan: Plan) -> Execution:
+    """How the engine runs a plan."""
+    return Execution(
+        mesh=local_mesh(command.devices),
+        memory_limit=_bytes(command.memory_limit),
+        precision=plan.options.precision,
+    )
+
+
 def run_of(command: commands.Explain) -> Plan:
     """The run that a command asks for, or that it repeats."""
     return _repeated(command) if command.repeat is not None else _planned(command)
@@ -59,12 +91,54 @@ def _planned(command: commands.Explain) -> Plan:
     options = _options(command)
     if not command.images:
         raise InputError("no images were given; name at least one file before the options")
-    if command.weights is None:
-        raise InputError("no weights were given; add --weights with a file or a bundled name")
-    network = open_network(command.weights, command.model)
-    return make_plan(
-        network, command.images, options, version=segcam_jax.__version__, report=console.note
+    words, model = network_words(command.weights, command.model)
+    return _made(open_subject(words, wanted_of(options), model=model), command.images, options)
+
+
+def network_words(weights: str | None, model: str | None) -> tuple[str, str | None]:
+    """The network, and the model that its weights must be of: `--model` may name one's own."""
+    if model is None or not is_own(model):
+        if weights is None:
+            raise InputError(
+                "no weights were given; add --weights with a file or a bundled name, or --model "
+                "with module:factory"
+            )
+        return weights, model
+    if weights is not None:
+        raise InputError(f"{model} makes a model with its weights; leave out --weights {weights}")
+    return model, None
+
+
+def wanted_of(options: ExplainOptions) -> Wanted:
+    """How the network is opened."""
+    labels, origin = labels_of(None if options.labels is None else Path(options.labels))
+    return Wanted(
+        size=size_of(options.size),
+        channels=options.channels,
+        normalisation=options.normalisation,
+        labels=labels,
+        labels_from=origin,
+        seed=options.seed,
     )
+
+
+def _made(
+    subject: Subject, paths: Sequence[Path], options: ExplainOptions, version: str | None = None
+) -> Plan:
+    """The plan, with what is to know of the network said."""
+    if subject.note:
+        console.note(subject.note)
+    if subject.random:
+        console.note(f"{subject.name} has random weights: what it predicts means nothing")
+    with console.progress("reading", len(paths)) as advance:
+        return make_plan(
+            subject,
+            paths,
+            options,
+            version=version or segcam_jax.__version__,
+            report=console.note,
+            advance=advance,
+        )
 
 
 def _options(command: commands.Explain) -> ExplainOptions:
@@ -87,6 +161,7 @@ def _options(command: commands.Explain) -> ExplainOptions:
                 **plain,
                 "taps": _words(command.tap),
                 "methods": _words(command.method),
+                "labels": None if command.labels is None else str(command.labels.resolve()),
                 "region": region,
             }
         )
@@ -113,8 +188,13 @@ def _repeated(command: commands.Explain) -> Plan:
     if not path.is_file():
         raise InputError(f"manifest {str(path)!r} does not exist")
     manifest = store.read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("manifest") != MANIFEST_VERSION:
+    if not isinstance(manifest, dict) or "manifest" not in manifest:
         raise InputError(f"{str(path)!r} is no manifest of `segcam explain`")
+    if manifest["manifest"] != MANIFEST_VERSION:
+        raise InputError(
+            f"{str(path)!r} is a manifest of form {manifest['manifest']!r}, which another version "
+            f"of segcam_jax wrote; this one repeats form {MANIFEST_VERSION}"
+        )
     try:
         given, weights = options_module.from_json(manifest["options"]), dict(manifest["weights"])
         inputs = [dict(entry["input"]) for entry in manifest["images"]]
@@ -122,9 +202,9 @@ def _repeated(command: commands.Explain) -> Plan:
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"manifest {str(path)!r} lacks what a repetition needs") from None
     options = options_module.checked(given)
-    network = _same_weights(weights, path)
-    images = [_same_file(each, path) for each in inputs]
-    plan = make_plan(network, images, options, version=version, report=console.note)
+    subject = _same_subject(weights, options, path)
+    images = [_same_file(each, path) for each in {each["path"]: each for each in inputs}.values()]
+    plan = _made(subject, images, options, version)
     if version != segcam_jax.__version__:
         console.note(
             f"the manifest is of segcam_jax {version}, this is {segcam_jax.__version__}; maps may "
@@ -132,22 +212,26 @@ def _repeated(command: commands.Explain) -> Plan:
         )
     if plan.key != key:
         raise InputError(
-            f"the explained pixels are not those of {str(path)!r}; was its mask file changed?"
+            f"what is explained is not that of {str(path)!r}; was its mask file changed, or its "
+            "file of labels?"
         )
     return plan
 
 
-def _same_weights(record: Mapping[str, Any], manifest: Path) -> Network:
-    from segcam_jax.models import BUNDLED
+def _same_subject(record: Mapping[str, Any], options: ExplainOptions, manifest: Path) -> Subject:
+    from segcam_jax.models import BUNDLED, INSTALLED
 
-    if record["given"] in BUNDLED:
-        network = open_network(record["given"], record["model"])
+    given, model = record["given"], record["model"]
+    by_name = given in BUNDLED or given in INSTALLED
+    if is_own(given) or by_name or given.startswith(RANDOM):
+        subject = open_subject(given, wanted_of(options), model=model if by_name else None)
     else:
-        found = _same_file({**record, "path": record["given"]}, manifest)
-        network = open_network(str(found), record["model"])
-    if network.sha256 != record["sha256"]:
-        raise InputError(f"weights {record['given']!r} are not those of the manifest (SHA-256)")
-    return network
+        found = _same_file({**record, "path": given}, manifest)
+        subject = open_subject(str(found), wanted_of(options), model=model)
+    if subject.network.sha256 != record["sha256"]:
+        what = "source or parameters are" if is_own(given) else "weights are"
+        raise InputError(f"{given!r}: its {what} not those of the manifest (SHA-256)")
+    return subject
 
 
 def _same_file(record: Mapping[str, Any], manifest: Path) -> Path:
@@ -163,12 +247,13 @@ def _same_file(record: Mapping[str, Any], manifest: Path) -> Path:
     raise InputError(f"{str(given)!r} of the manifest does not exist")
 
 
-def _summarise(manifest: Mapping[str, Any], out: Path, planned: int) -> None:
+def _summarise(manifest: Mapping[str, Any], out: Path, plan: Plan) -> None:
+    records = manifest["images"]
+    classifies = plan.subject.classifies
     rows = [
         (
             record["name"],
-            record["class"]["name"],
-            record["region"]["pixels"],
+            *(_predicted(record) if classifies else _pixels(record)),
             each["method"],
             each["tap"],
             f"{each['score']:.4g}",
@@ -176,15 +261,34 @@ def _summarise(manifest: Mapping[str, Any], out: Path, planned: int) -> None:
             f"{each['max']:.4g}",
             f"{each['seconds']:.2f}",
         )
-        for record in manifest["images"]
+        for record in records
         for each in record["maps"]
     ]
-    columns = ("image", "class", "pixels", "method", "tap", "score", "min", "max", "seconds")
+    seen = ("predicted", "probability", "explained") if classifies else ("class", "pixels")
+    columns = ("image", *seen, "method", "tap", "score", "min", "max", "seconds")
     console.table(None, columns, rows)
-    images = len(manifest["images"])
+    there = {record["name"] for record in records}
+    left = {case.path for case in plan.cases if case.name not in there}
+    images = len({case.path for case in plan.cases} - left)
     after = (
-        f"; the manifest is {store.MANIFEST}"
-        if images == planned
-        else f"; {planned - images} image(s) are left to other shares, the last writes the manifest"
+        f"; {len(left)} image(s) are left to other shares, the last writes the manifest"
+        if left
+        else f"; the manifest is {store.MANIFEST}"
     )
     print(f"{len(rows)} map(s) of {images} image(s) are in {out}{after}")
+
+
+def _predicted(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The predicted class, its probability, and the explained class."""
+    first, explained = record["predicted"][0], record["class"]
+    other = "" if first["index"] == explained["index"] else f" ({percent(explained['share'])})"
+    return (
+        short(first["label"]),
+        percent(first["share"]),
+        f"{short(explained['name'])}{other}",
+    )
+
+
+def _pixels(record: Mapping[str, Any]) -> tuple[str, int]:
+    """The explained class, and the pixels of its region."""
+    return record["class"]["name"], record["region"]["pixels"]

@@ -4,29 +4,55 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from segcam_jax.cli.arguments import Images, MaybeFile, MaybeName, MaybeNumber, Names, optional
+import tyro
+
+from segcam_jax.cli.arguments import (
+    Images,
+    MaybeCount,
+    MaybeFile,
+    MaybeName,
+    MaybeNumber,
+    Names,
+    Size,
+    optional,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """List the taps of a network with their shapes.
 
-    For example: segcam layers --weights texture-mnist-unbiased --size 128 96
+    For example:
+
+      segcam layers --weights texture-mnist-unbiased --size 128 96
+
+      segcam layers my_networks.py:make
+
+      segcam layers random:resnet50
 
     Attributes:
-        weights: Bundled weights by name, or a .safetensors file.
-        model: The network expected in the file.
-        size: Height and width of an image.
+        network: A model of your own (module.path:factory or file.py:factory), a file, bundled
+            weights, or random:NAME.
+        weights: Likewise.
+        model: The network expected in the file, or a model of your own.
+        size: Height and width of an image, or one number for both.
+        channels: As in `segcam explain`.
+        seed: Of random weights.
     """
 
-    weights: str
+    network: Annotated[
+        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
+    ] = None
+    weights: MaybeName = None
     model: MaybeName = None
-    size: tuple[int, int] = (64, 64)
+    size: Size = ()
+    channels: MaybeCount = None
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Explain:
-    """Explain a network's segmentation of images: maps, figures, and a manifest.
+    """Explain what a network says of images: maps, figures, and a manifest.
 
     For example:
 
@@ -35,18 +61,39 @@ class Explain:
       segcam explain a.png b.png --weights my.safetensors --class-index 2 --region largest
       --tap bottleneck decoder1 --method grad_cam ablation_cam integrated_gradients
 
+      segcam explain cat.jpg --weights efficientnet-lite0-imagenet --top 2
+
+      segcam explain cat.jpg --model my_networks.py:make --tap layers/0/conv --labels names.txt
+
       segcam explain --repeat results/manifest.json --out again
 
     Attributes:
         images: Image files (PNG, JPEG, TIFF, ... or .npy arrays in [0, 1]).
-        weights: Bundled weights by name (`texture-mnist-unbiased`, `texture-mnist-biased`), or a
-            .safetensors file.
-        model: The network expected in the file.
-        tap: Where to explain (`segcam layers` lists taps). Default: the bottleneck. Methods of the
-            input always use the input.
+        weights: Bundled or installed weights by name (`texture-mnist-unbiased`,
+            `texture-mnist-biased`, `efficientnet-lite0-imagenet`), a .safetensors file, or
+            random:NAME.
+        model: The network expected in the file; or instead of weights a model of your own,
+            module.path:factory or file.py:factory: a function without arguments that returns an NNX
+            or Equinox module, a Linen module and its variables, or fn and params.
+        tap: Where to explain: taps (`segcam layers` lists them), first, middle, last or conv:N.
+            Default: the bottleneck, of a classifier the last block. Methods of the input always
+            use the input.
         method: Methods by name (`segcam methods` lists them).
-        class_index: Number or name of the class. Default: the class predicted most often that is
-            not named background.
+        option: Options of methods: window=2, or fast_ablation_cam.window=2 for one method alone
+            (`segcam methods` lists them).
+        classes: Classes by name, number or rank (top:2), each explained by itself.
+        top: Explain the N classes predicted first: the most probable ones of an image; the most
+            frequent ones of pixels, one named background last.
+        class_index: Number or name of one class.
+        labels: A file with the name of one class a line. Default: those of the weights, or
+            ImageNet's for 1000 classes.
+        multi_label: The classes do not exclude each other: each has a probability of its own.
+        size: Height and width that images are brought to, or one number for both. Default: 299 for
+            Inception, 224 for other classifiers; segmentation networks take images as they are.
+        fit: crop the middle of an image, or stretch all of it, to that size.
+        channels: A model of your own: channels of its images. Default: what it takes, 3 or 1.
+        normalisation: A model of your own: what is done to an image in [0, 1] first: none,
+            imagenet, symmetric, efficientnet_lite, or MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
         region: The explained pixels: predicted, all, largest, smallest, component:K, at:ROW,COL,
             pixel:ROW,COL or mask:FILE.
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
@@ -63,6 +110,8 @@ class Explain:
         colormap: A matplotlib colour table, for example jet.
         out: Folder of the results. A run that was interrupted there is resumed.
         overwrite: Replace another run in that folder; other people's files stay.
+        precision: Of convolutions and products after the tap; float32 is exact.
+        memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
         devices: How many devices share the ablations of an image.
         share: K/N: explain only every N-th image, from the K-th on. So N processes, each with its
             own K, fill one folder together; the last to finish writes the manifest.
@@ -74,7 +123,16 @@ class Explain:
     model: MaybeName = None
     tap: Names = ()
     method: Names = ("grad_cam", "ablation_cam")
+    option: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    classes: Names = ()
+    top: int = 1
     class_index: MaybeName = None
+    labels: MaybeFile = None
+    multi_label: bool = False
+    size: Size = ()
+    fit: Literal["crop", "stretch"] = "crop"
+    channels: MaybeCount = None
+    normalisation: MaybeName = None
     region: str = "predicted"
     min_probability: MaybeNumber = None
     of: Literal["logits", "probabilities"] = "logits"
@@ -90,6 +148,8 @@ class Explain:
     colormap: MaybeName = None
     out: Path = Path("segcam-out")
     overwrite: bool = False
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    memory_limit: Annotated[str | None, optional("BYTES")] = None
     devices: int = 1
     share: Annotated[str | None, optional("K/N")] = None
     repeat: MaybeFile = None

@@ -14,7 +14,7 @@ from segcam_jax.heatmap import find_profile
 from segcam_jax.sweep import aims, gallery as sweep_gallery, maps, pictures, plates
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
 from segcam_jax.sweep.ledger import Ledger
-from segcam_jax.sweep.subjects import open_subjects
+from segcam_jax.sweep.opening import Wanted, open_subjects, size_of
 from segcam_jax.types import InputError
 from segcam_jax.viz.colour import scale_of
 
@@ -49,16 +49,14 @@ def _planned(command: commands.Gallery) -> Gallery:
     goals = aims.make_aims(top=command.top, classes=command.classes, difference=command.difference)
     files = pictures.expanded(command.images, console.note)
     labels, origin = labels_of(command.labels)
-    subjects = open_subjects(
-        words(command.models),
-        size=command.size,
-        labels=labels,
-        labels_from=origin,
-        seed=command.seed,
-    )
+    side = () if command.size is None else (command.size,)
+    wanted = Wanted(size=size_of(side), labels=labels, labels_from=origin, seed=command.seed)
+    subjects = open_subjects(words(command.models), wanted)
     for subject in subjects:
         if subject.random:
             console.note(f"{subject.name} has random weights: what it predicts means nothing")
+        if subject.note:
+            console.note(subject.note)
     return sweep_gallery.make_gallery(
         files, subjects, goals, chosen, version=segcam_jax.__version__, report=console.note
     )

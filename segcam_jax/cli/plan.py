@@ -1,38 +1,35 @@
 """`segcam plan`."""
 
-from segcam_jax import targets
 from segcam_jax.cli import commands, console
-from segcam_jax.cli.explain import run_of
-from segcam_jax.engine import Execution
-from segcam_jax.engine.devices import local_mesh
+from segcam_jax.cli.explain import check_execution, execution_of, run_of
 from segcam_jax.engine.plan import COLUMNS, Plan
 from segcam_jax.methods import explain_plan
 from segcam_jax.sweep import options as options_module
-from segcam_jax.sweep.plan import read_padded
+from segcam_jax.sweep.subjects import read
 
 
 def plan(command: commands.Plan) -> None:
     """Prints what `segcam explain` would do with the same arguments; writes nothing."""
-    execution = Execution(mesh=local_mesh(command.devices))
+    check_execution(command)
+    console.note(f"opening {command.repeat or command.weights or command.model}")
     run = run_of(command)
-    network, options = run.network, run.options
+    execution, options = execution_of(command, run), run.options
+    network, labels = run.subject.network, run.subject.labels
     for case, pairs in zip(run.cases, run.pairs, strict=True):
-        _, padded = read_padded(case.path, network)
-        target = targets.region(case.class_index, case.mask, of=options.of, reduce=options.reduce)
+        _, _, padded = read(case.path, run.subject, options.fit)
         for method, tap in pairs:
-            _show(
-                f"{case.name}: class {network.class_names[case.class_index]!r}",
-                explain_plan(
-                    network.split(tap, case.input_shape),
-                    network.model.params,
-                    padded,
-                    target,
-                    method=method,
-                    execution=execution,
-                    measure=command.measure,
-                    **options_module.arguments(method, options),
-                ),
+            console.note(f"{case.name}: planning {method} at {tap}")
+            found = explain_plan(
+                network.split(tap, case.input_shape),
+                network.model.params,
+                padded,
+                case.target(options),
+                method=method,
+                execution=execution,
+                measure=command.measure,
+                **options_module.arguments(method, options),
             )
+            _show(f"{case.name}: class {labels[case.class_index]!r}", found)
 
 
 def _show(title: str, found: Plan) -> None:

@@ -67,9 +67,12 @@ def _first(there: Sequence[Device], count: int | None) -> Sequence[Device]:
     count = len(there) if count is None else count
     if 1 <= count <= len(there):
         return there[:count]
+    if count < 1:
+        raise InputError(f"{count} devices were asked for; give at least 1")
     virtual = "; XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
     raise InputError(
-        f"{count} device(s) asked for, of {len(there)}; give a number from 1 to {len(there)}"
+        f"{count} devices were asked for, and there "
+        + ("is 1" if len(there) == 1 else f"are {len(there)}")
         + (virtual if there[0].platform == "cpu" else "")
     )
 

@@ -1,4 +1,4 @@
-"""What a gallery explains: the most probable classes, given ones, or one rather than another.
+"""What is explained: the most probable classes, given ones, or one rather than another.
 
 An aim is chosen before any image is seen (`top:2` is "the second most probable class"); seeing an
 image makes a target of it. Classifiers and segmentation networks alike: there, the most probable
@@ -15,13 +15,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from segcam_jax.sweep.network import predicted_labels
+from segcam_jax.sweep.network import find_class, predicted_labels
 from segcam_jax.targets import Of, Target
-from segcam_jax.types import InputError, TargetError, nearest_first
+from segcam_jax.types import InputError, TargetError
 
 TOP = "top:"
 _TOLD = 5
-_NEAREST = 6
 
 
 @functools.partial(
@@ -139,6 +138,14 @@ def make_aims(
     ]
 
 
+def check_probabilities(of: Of, multi_label: bool) -> None:
+    """Raises `InputError` if probabilities are to be explained that say next to nothing."""
+    if multi_label and of == "probabilities":
+        raise InputError(
+            "probabilities of classes that do not exclude each other saturate; explain logits"
+        )
+
+
 def _slug(word: str) -> str:
     if word.startswith(TOP):
         rank = word.removeprefix(TOP)
@@ -165,21 +172,7 @@ def class_or_rank(word: str, labels: Sequence[str]) -> tuple[str, int]:
         if not (rank.isascii() and rank.isdigit() and 1 <= int(rank) <= len(labels)):
             raise InputError(f"class {word!r}; give {TOP}1 to {TOP}{len(labels)}")
         return "rank", int(rank) - 1
-    folded = [label.casefold() for label in labels]
-    wanted = word.strip().casefold()
-    if wanted in folded:
-        return "class", folded.index(wanted)
-    for index, label in enumerate(folded):
-        if wanted in [part.strip() for part in label.split(",")]:
-            return "class", index
-    if word.isascii() and word.isdigit() and int(word) < len(labels):
-        return "class", int(word)
-    inside = [label for label in labels if wanted and wanted in label.casefold()]
-    near = list(dict.fromkeys([*inside, *nearest_first(word, labels)]))[:_NEAREST]
-    raise TargetError(
-        f"class {word!r} is none of the {len(labels)} classes; the nearest are {', '.join(near)} "
-        f"(a number from 0 to {len(labels) - 1} or {TOP}N will do too)"
-    )
+    return "class", find_class(word, labels)
 
 
 def look(logits: Float[np.ndarray, "*space k"], labels: Sequence[str], multi_label: bool) -> Sight:
@@ -210,8 +203,8 @@ def find(aim: Aim, sight: Sight, labels: Sequence[str]) -> Found:
     Raises:
         TargetError: if the network predicts the class at no pixel, or too few classes.
     """
-    first = _class(aim.first, sight, labels)
-    second = None if aim.second is None else _class(aim.second, sight, labels)
+    first = chosen(aim.first, sight, labels)
+    second = None if aim.second is None else chosen(aim.second, sight, labels)
     if second == first:
         raise TargetError(f"{aim.first} and {aim.second} are both {labels[first]!r} here")
     if sight.prediction is None:
@@ -223,7 +216,12 @@ def find(aim: Aim, sight: Sight, labels: Sequence[str]) -> Found:
     return Found(first, second, region)
 
 
-def _class(word: str, sight: Sight, labels: Sequence[str]) -> int:
+def chosen(word: str, sight: Sight, labels: Sequence[str]) -> int:
+    """The class that a name, a number or a rank means for an image.
+
+    Raises:
+        TargetError: if there is none.
+    """
     kind, number = class_or_rank(word, labels)
     if kind == "class":
         return number
@@ -263,8 +261,9 @@ def in_words(about: dict[str, Any]) -> str:
 
 
 def short(label: str) -> str:
-    """The first of several names of a class."""
-    return label.split(",")[0].strip() or label
+    """The first of several names of a class; a number alone is none."""
+    name = label.split(",")[0].strip() or label
+    return f"class {name}" if name.isdigit() else name
 
 
 def percent(share: float) -> str:

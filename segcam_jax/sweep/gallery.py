@@ -20,7 +20,7 @@ from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims as aims_module, pictures, store
 from segcam_jax.sweep.aims import Aim
 from segcam_jax.sweep.plan import unique_names
-from segcam_jax.sweep.subjects import Subject, find_layer
+from segcam_jax.sweep.subjects import Subject, find_layer, read
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, SegcamError
@@ -199,9 +199,7 @@ def _check_methods(options: GalleryOptions, aims: Sequence[Aim]) -> None:
     single = [name for name in options.methods if name in _TARGET_CLASSES_ONLY]
     if single and any(aim.second is not None for aim in aims):
         raise InputError(f"{single[0]} compares classes by itself; leave out --difference")
-    if options.multi_label and options.of == "probabilities":
-        raise InputError("probabilities of classes that do not exclude each other saturate; "
-                         "explain logits")  # fmt: skip
+    aims_module.check_probabilities(options.of, options.multi_label)
 
 
 def _check_positions(subject: Subject, word: str, tap: str) -> None:
@@ -223,24 +221,12 @@ def _picture(
     notes: dict[str, None] = {}
     digest = ""
     for subject in subjects:
-        image, _, _ = read(path, subject, options)
+        image, _, _ = read(path, subject, options.fit)
         digest = image.sha256
         notes |= dict.fromkeys(image.notes)
     for note in notes:
         report(f"{path}: {note}")
     return Picture(path, name, digest)
-
-
-def read(path: Path, subject: Subject, options: GalleryOptions):
-    """An image as `pictures.read` gives it, for a network."""
-    config = subject.network.model.config
-    return pictures.read(
-        path,
-        channels=config.in_channels,
-        side=subject.side,
-        multiple=config.multiple,
-        fit=options.fit,
-    )
 
 
 def _planned(picture, subject, aim, word, tap, methods, options, version) -> Maps:

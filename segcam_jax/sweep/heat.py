@@ -1,5 +1,6 @@
 """Heatmaps of padded images: padding is cut off before anything is normalised."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -43,3 +44,9 @@ def cropped_heatmap(
             size = extent
             values = values[tuple(slice(0, n) for n in extent)]
     return values
+
+
+# One program for all maps of a resolution, where the steps one by one are twenty small ones.
+compiled_heatmap = jax.jit(
+    cropped_heatmap, static_argnames=("padded", "extent", "profile", "smoothing")
+)

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims, batch, run, store
 from segcam_jax.sweep.aims import Difference, Sight
-from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture, read
+from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
-from segcam_jax.sweep.subjects import Subject
+from segcam_jax.sweep.subjects import Subject, read
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError, SegcamError
 
@@ -84,7 +84,7 @@ def _sight(picture: Picture, subject: Subject, options: GalleryOptions) -> Sight
 
 def _same(picture: Picture, subject: Subject, options: GalleryOptions):
     """The image, which must not have changed."""
-    image, shown, padded = read(picture.path, subject, options)
+    image, shown, padded = read(picture.path, subject, options.fit)
     if image.sha256 != picture.sha256:
         raise InputError(f"{str(picture.path)!r} was changed while the run went on; start it again")
     return image, shown, padded

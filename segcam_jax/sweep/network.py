@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +12,8 @@ from jaxtyping import Float
 from segcam_jax import models, taps
 from segcam_jax.data import images
 from segcam_jax.types import InputError, TargetError, nearest_first
+
+_NEAREST = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,42 +86,30 @@ def open_network(weights: str, model: str | None = None) -> Network:
     return Network(weights, path, images.sha256_of(path), loaded)
 
 
-def find_class(words: str, names: list[str]) -> int:
-    """The class of a number or a name.
+def find_class(words: str, names: Sequence[str]) -> int:
+    """The class of a number or a name; of several names in one (`"tabby, tabby cat"`), each does.
 
     Raises:
         TargetError: if there is no such class; the nearest name comes first.
     """
-    if words in names:
-        return names.index(words)
+    wanted = words.strip().casefold()
     folded = [name.casefold() for name in names]
-    if words.casefold() in folded:
-        return folded.index(words.casefold())
+    if words in names or wanted in folded:
+        return list(names).index(words) if words in names else folded.index(wanted)
+    for index, name in enumerate(folded):
+        if wanted in [part.strip() for part in name.split(",")]:
+            return index
     if words.isascii() and words.isdigit() and int(words) < len(names):
         return int(words)
+    inside = [name for name in names if wanted and wanted in name.casefold()]
     numeric = words.lstrip("-").isdigit()
-    choices = ", ".join(names if numeric else nearest_first(words, names))
+    near = list(names) if numeric else [*inside, *nearest_first(words, names)]
+    near = list(dict.fromkeys(near))
+    told = ", ".join(near[:_NEAREST]) + (", ..." if len(near) > _NEAREST else "")
     raise TargetError(
         f"class {words!r} is not a class of the model; it has {len(names)}, 0 to "
-        f"{len(names) - 1}: {choices}"
+        f"{len(names) - 1}: {told}"
     )
-
-
-def usual_class(logits: Float[np.ndarray, "h w k"], names: list[str]) -> tuple[int, str | None]:
-    """The most frequent predicted class that is not named background.
-
-    Returns:
-        `(class_index, note)`: a note if only the background is predicted and therefore taken.
-    """
-    labels = predicted_labels(logits)
-    counts: Any = np.bincount(labels[labels >= 0], minlength=len(names))
-    others = [k for k, name in enumerate(names) if name.casefold() != "background" and counts[k]]
-    if others:
-        return max(others, key=lambda k: counts[k]), None
-    only = int(counts.argmax())
-    if not counts[only]:
-        return only, None
-    return only, f"only {names[only]!r} is predicted here, so it is explained"
 
 
 def predicted_labels(logits: Float[np.ndarray, "*space k"]) -> np.ndarray:

@@ -2,20 +2,38 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import jax
 
 from segcam_jax import methods
+from segcam_jax.engine.execution import Precision
 from segcam_jax.heatmap import find_profile
 from segcam_jax.masks import WindowMasks
-from segcam_jax.sweep import regions
+from segcam_jax.sweep import aims, regions, settings
+from segcam_jax.sweep.opening import size_of
+from segcam_jax.sweep.own import moments_of
+from segcam_jax.sweep.pictures import Fit
 from segcam_jax.taps import INPUT, Split
 from segcam_jax.types import InputError, nearest_first
 
+_CHOICES = {
+    "of": ("logits", "probabilities"),
+    "reduce": ("sum", "mean"),
+    "fit": get_args(Fit),
+    "precision": get_args(Precision),
+}
 # The types of options whose default is None.
-_OF_NONE: dict[str, type] = {"class_index": str, "min_probability": float, "colormap": str}
+_OF_NONE: dict[str, type] = {
+    "class_index": str,
+    "min_probability": float,
+    "colormap": str,
+    "labels": str,
+    "normalisation": str,
+    "channels": int,
+}
+_NUMBERS = ("size",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +41,19 @@ class ExplainOptions:
     """All that determines the maps and figures of a run, but for images and weights.
 
     Attributes:
-        taps: where to explain; empty: the bottleneck. Input methods always use the input.
+        taps: where to explain, as `subjects.find_layer` reads it; empty: the bottleneck, of a
+            classifier the last block. Input methods always use the input.
         methods: names of methods.
-        class_index: number or name of the class; None: the most frequent predicted one that is not
-            named background.
+        class_index: number or name of the class; None: those of `classes` or `top`.
+        classes: classes by name, number or rank (`top:2`), each explained by itself.
+        top: where no class is given, how many of those predicted: the most probable ones of an
+            image; the most frequent ones of pixels, one named background last.
+        multi_label: the classes do not exclude each other: each has a probability of its own.
+        labels: file of the classes' names; None: those of the weights, or ImageNet's.
+        size: of the images, none, one or two numbers; see `opening.Wanted`.
+        fit: how images are brought to that size.
+        channels: of a user's own model.
+        normalisation: likewise.
         region: the explained pixels, as `regions.parse` reads them.
         min_probability: predicted pixels need a probability above this.
         of: whether logits or probabilities are explained.
@@ -38,6 +65,8 @@ class ExplainOptions:
         samples: smooth_grad: noisy copies.
         sigma: smooth_grad: noise as a share of the image's range.
         steps: integrated_gradients: points of the quadrature.
+        option: further options of methods, as `settings.parsed` reads them.
+        precision: of convolutions and products after the tap, as in `Execution`.
         seed: of all random numbers.
         colormap: a matplotlib colour table; None: the library's.
     """
@@ -45,6 +74,14 @@ class ExplainOptions:
     taps: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("grad_cam", "ablation_cam")
     class_index: str | None = None
+    classes: tuple[str, ...] = ()
+    top: int = 1
+    multi_label: bool = False
+    labels: str | None = None
+    size: tuple[int, ...] = ()
+    fit: Fit = "crop"
+    channels: int | None = None
+    normalisation: str | None = None
     region: str = "predicted"
     min_probability: float | None = None
     of: Literal["logits", "probabilities"] = "logits"
@@ -56,6 +93,8 @@ class ExplainOptions:
     samples: int = 50
     sigma: float = 0.15
     steps: int = 50
+    option: tuple[str, ...] = ()
+    precision: Precision = "float32"
     seed: int = 0
     colormap: str | None = None
 
@@ -81,9 +120,11 @@ def from_json(values: Any) -> ExplainOptions:
         default = fields[key].default
         kind = _OF_NONE.get(key) or type(default)
         allowed = (int, float) if kind is float else kind
-        words = not isinstance(value, tuple) or all(isinstance(each, str) for each in value)
+        each = int if key in _NUMBERS else str
+        inside = not isinstance(value, tuple) or all(type(one) is each for one in value)
         none = value is None and default is None
-        if not none and (isinstance(value, bool) or not isinstance(value, allowed) or not words):
+        boolean = isinstance(value, bool) and kind is not bool
+        if not none and (boolean or not isinstance(value, allowed) or not inside):
             raise InputError(f"option {key!r} is {value!r}, not of the type {kind.__name__}")
     return ExplainOptions(**kwargs)
 
@@ -99,9 +140,13 @@ def checked(options: ExplainOptions) -> ExplainOptions:
     names = tuple(dict.fromkeys(methods.find(name).name for name in options.methods))
     find_profile(options.profile)
     regions.check(regions.parse(options.region), min_probability=options.min_probability)
-    for field, choices in (("of", ("logits", "probabilities")), ("reduce", ("sum", "mean"))):
+    for field, choices in _CHOICES.items():
         if getattr(options, field) not in choices:
             raise InputError(f"`{field}` is {getattr(options, field)!r}; choose from {choices}")
+    _check_classes(options)
+    size_of(options.size)
+    moments_of(options.normalisation or "none")
+    settings.parsed(options.option, names)
     for field in ("window", "stride", "samples", "steps"):
         if getattr(options, field) < 1:
             raise InputError(f"`{field}` is {getattr(options, field)}; give at least 1")
@@ -115,6 +160,17 @@ def checked(options: ExplainOptions) -> ExplainOptions:
     return dataclasses.replace(options, methods=names, taps=tuple(dict.fromkeys(options.taps)))
 
 
+def _check_classes(options: ExplainOptions) -> None:
+    """Raises `InputError` if classes are chosen in two ways, or probabilities mean nothing."""
+    given = [options.class_index is not None, bool(options.classes), options.top != 1]
+    if sum(given) > 1:
+        raise InputError("give one of --class-index, --classes and --top")
+    aims.make_aims(top=options.top, classes=options.classes)
+    aims.check_probabilities(options.of, options.multi_label)
+    if options.channels is not None and options.channels < 1:
+        raise InputError(f"`channels` is {options.channels}; give at least 1")
+
+
 def _check_colormap(name: str | None) -> None:
     import matplotlib
 
@@ -123,9 +179,8 @@ def _check_colormap(name: str | None) -> None:
         raise InputError(f"unknown colormap {name!r}; the nearest of matplotlib's are {near}")
 
 
-def pairs(options: ExplainOptions, bottleneck: str) -> list[tuple[str, str]]:
+def pairs(options: ExplainOptions, taps: Sequence[str]) -> list[tuple[str, str]]:
     """The (method, tap) pairs to run, in the order of the methods."""
-    taps = options.taps or (bottleneck,)
     return [
         (name, tap)
         for name in options.methods
@@ -135,21 +190,27 @@ def pairs(options: ExplainOptions, bottleneck: str) -> list[tuple[str, str]]:
 
 def arguments(name: str, options: ExplainOptions) -> dict[str, Any]:
     """The keyword arguments that a method is called with."""
+    given: dict[str, Any] = {}
     if name == "fast_ablation_cam":
-        return {"window": options.window, "stride": options.stride}
+        given = {"window": options.window, "stride": options.stride}
     if name == "smooth_grad":
-        key = jax.random.key(options.seed)
-        return {"key": key, "samples": options.samples, "sigma": options.sigma}
+        given = {"samples": options.samples, "sigma": options.sigma}
     if name == "integrated_gradients":
-        return {"steps": options.steps}
-    return {}
+        given = {"steps": options.steps}
+    if methods.METHODS[name].needs_key:
+        given["key"] = jax.random.key(options.seed)
+    return given | settings.parsed(options.option, options.methods)[name]
 
 
 def check_windows(split: Split, options: ExplainOptions) -> None:
     """Raises `InputError` if the windows of fast_ablation_cam do not fit the tap."""
     space = split.activation.shape[:-1]
-    rank = len(space)
+    given = arguments("fast_ablation_cam", options)
+    window, stride = (
+        each if isinstance(each, tuple) else (each,) * len(space)
+        for each in (given["window"], given["stride"])
+    )
     try:
-        WindowMasks(space, (options.window,) * rank, (options.stride,) * rank).check()
+        WindowMasks(space, window, stride).check()
     except InputError as error:
         raise InputError(f"fast_ablation_cam at tap {split.tap!r}: {error}") from None

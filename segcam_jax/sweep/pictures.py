@@ -1,5 +1,6 @@
 """Image files for networks of a fixed input size: found in folders, read, brought to size."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -56,45 +57,55 @@ def expanded(paths: Sequence[Path], report: Report = lambda line: None) -> list[
 
 
 def fitted(
-    pixels: Float[np.ndarray, "h w c"], side: int, fit: Fit
-) -> Float[np.ndarray, "side side c"]:
-    """An image as a square of a given size, bilinear, without aliasing when it gets smaller.
+    pixels: Float[np.ndarray, "h w c"], size: tuple[int, int], fit: Fit
+) -> Float[np.ndarray, "u v c"]:
+    """An image at a given size, bilinear, without aliasing when it gets smaller.
 
     Args:
         pixels: the image.
-        side: of the square.
-        fit: `"crop"` scales the shorter side and cuts the middle out; `"stretch"` keeps all of the
-            image and changes its aspect.
+        size: `(u, v)`.
+        fit: `"crop"` cuts the largest part of that aspect out of the middle, and scales it;
+            `"stretch"` keeps all of the image and changes its aspect.
     """
     height, width, _ = pixels.shape
-    if (height, width) == (side, side):
+    if (height, width) == size:
         return pixels
     if fit == "crop":
-        short = min(height, width)
-        top, left = (height - short) // 2, (width - short) // 2
-        pixels = pixels[top : top + short, left : left + short]
+        rows = min(height, max(1, round(width * size[0] / size[1])))
+        columns = min(width, max(1, round(height * size[1] / size[0])))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        pixels = pixels[top : top + rows, left : left + columns]
     channels = [
-        np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BILINEAR))
+        np.asarray(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR))
         for channel in np.moveaxis(pixels, -1, 0)
     ]
     return np.clip(np.stack(channels, axis=-1), 0, 1)
 
 
 def read(
-    path: Path, *, channels: int, side: int | None, multiple: int, fit: Fit
+    path: Path, *, channels: int, size: tuple[int, int] | None, multiple: int, fit: Fit
 ) -> tuple[images.ReadImage, Float[np.ndarray, "h w c"], Float[np.ndarray, "u v c"]]:
     """An image file, the part of it that is shown, and what the network is given.
 
     Args:
         path: the file.
         channels: that the network expects.
-        side: the square that it is brought to; None leaves the image as large as it is.
+        size: that it is brought to; None leaves the image as large as it is.
         multiple: of extents, to which the image is then padded at the bottom and the right.
         fit: as in `fitted`.
+
+    Returns:
+        `(image, shown, padded)`; the image's notes tell of the fit, too.
 
     Raises:
         InputError: if the file cannot be read.
     """
     image = images.read_image(path, channels=channels)
-    shown = image.pixels if side is None else fitted(image.pixels, side, fit)
+    if size is None:
+        return image, image.pixels, images.pad_to_multiple(image.pixels, multiple)
+    shown = fitted(image.pixels, size, fit)
+    if image.pixels.shape[:2] != size:
+        done = "its middle was scaled" if fit == "crop" else "it was stretched"
+        note = f"{done} to {size[0]} x {size[1]}"
+        image = dataclasses.replace(image, notes=(*image.notes, note))
     return image, shown, images.pad_to_multiple(shown, multiple)

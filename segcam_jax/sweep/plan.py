@@ -7,24 +7,29 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from segcam_jax.data import images
-from segcam_jax.sweep import options as options_module, regions, store
-from segcam_jax.sweep.network import Network, find_class, predicted_labels, usual_class
+from segcam_jax import targets
+from segcam_jax.methods import METHODS
+from segcam_jax.sweep import aims, options as options_module, regions, settings, store
+from segcam_jax.sweep.aims import Aim, Sight
 from segcam_jax.sweep.options import ExplainOptions
+from segcam_jax.sweep.subjects import Subject, find_layer, read
 from segcam_jax.types import InputError, SegcamError
 
 Report = Callable[[str], None]
+Advance = Callable[[int, str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """One image of a run, with its target.
+    """One target of one image of a run.
 
     Attributes:
-        path: its file.
+        path: the image's file.
+        picture: what the image is called.
         name: what its output folder is called; unique in the run, whatever the file system's case.
         sha256: of the file.
         notes: what was converted.
@@ -32,11 +37,13 @@ class Case:
         padded: `(u, v)` that the network is given; more at the bottom and the right.
         channels: of the network's input.
         class_index: the explained class.
-        region: the explained pixels.
-        prediction: predicted class of each pixel.
+        about: what is explained, and what the network predicts, as `aims.summary` says it.
+        region: the explained pixels; None for a classifier.
+        prediction: predicted class of each pixel; None for a classifier.
     """
 
     path: Path
+    picture: str
     name: str
     sha256: str
     notes: tuple[str, ...]
@@ -44,14 +51,19 @@ class Case:
     padded: tuple[int, int]
     channels: int
     class_index: int
-    region: Bool[np.ndarray, "h w"]
-    prediction: Int[np.ndarray, "h w"]
+    about: dict[str, Any]
+    region: Bool[np.ndarray, "h w"] | None
+    prediction: Int[np.ndarray, "h w"] | None
 
-    @property
-    def mask(self) -> Bool[np.ndarray, "u v"]:
-        """The region at the network's extent; padding is never in it."""
+    def target(self, options: ExplainOptions) -> targets.Target:
+        """The score to explain; padding is never in its region."""
+        # An array, so that one program serves all classes.
+        index: Any = np.asarray(self.class_index, np.int32)
+        if self.region is None:
+            return targets.Target(index, None, options.of)
         widths = [(0, large - small) for large, small in zip(self.padded, self.extent, strict=True)]
-        return np.pad(self.region, widths)
+        mask = np.pad(self.region, widths)
+        return targets.region(self.class_index, mask, of=options.of, reduce=options.reduce)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -64,18 +76,24 @@ class Plan:
     """A run that can be carried out.
 
     Attributes:
-        network: what is explained.
+        subject: what is explained.
         options: checked options.
-        cases: the images.
-        pairs: for each image its (method, tap) pairs.
+        cases: the images, and each of their targets.
+        pairs: for each case its (method, tap) pairs.
         key: digest of options, weights and images: equal keys give equal maps.
     """
 
-    network: Network
+    subject: Subject
     options: ExplainOptions
     cases: tuple[Case, ...]
     pairs: tuple[tuple[tuple[str, str], ...], ...]
     key: str
+
+    def share(self, index: int, count: int) -> list[tuple[Case, tuple[tuple[str, str], ...]]]:
+        """Cases and pairs of the images `index`, `index + count`, ..."""
+        mine = list(dict.fromkeys(case.path for case in self.cases))[index::count]
+        both = zip(self.cases, self.pairs, strict=True)
+        return [(case, pairs) for case, pairs in both if case.path in mine]
 
     def files(self) -> list[str]:
         """All that the run writes, the manifest last."""
@@ -89,95 +107,168 @@ class Plan:
 
 
 def make_plan(
-    network: Network,
+    subject: Subject,
     paths: Sequence[Path],
     options: ExplainOptions,
     *,
     version: str,
     report: Report = lambda line: None,
+    advance: Advance = lambda images, text: None,
 ) -> Plan:
-    """Reads every image, runs the network on it, finds its target, and cuts the taps.
+    """Reads every image, runs the network on it, finds its targets, and cuts the taps.
 
     Args:
-        network: what is explained.
+        subject: what is explained.
         paths: image files.
         options: checked options.
         version: of the library, part of the run's key.
         report: is told what was converted.
+        advance: is called with the number of images done since the last call, and what is going on.
 
     Raises:
         SegcamError: whatever would stop the run later; names the image.
     """
     if not paths:
         raise InputError("no images were given; name at least one file")
+    goals = _goals(subject, options)
+    cases: list[Case] = []
     paths = _distinct(paths, report)
-    cases = []
     for path, name in zip(paths, unique_names(paths), strict=True):
+        advance(0, f"reading {path}")
         try:
-            case = _case(network, path, name, options)
+            found = _cases(subject, path, name, goals, options)
         except SegcamError as error:
             text = str(error)
             known = repr(str(path)) in text
             raise type(error)(text if known else f"{str(path)!r}: {text}") from None
-        for note in case.notes:
+        for note in dict.fromkeys(note for case in found for note in case.notes):
             report(f"{path}: {note}")
-        cases.append(case)
-    pairs = tuple(_pairs(network, case, options) for case in cases)
-    inputs = [[case.name, case.sha256] for case in cases]
-    masks = [store.key_of(case.region.tolist()) for case in cases]
-    key = store.key_of([version, options.to_json(), network.sha256, inputs, masks])
-    return Plan(network, options, tuple(cases), pairs, key)
+        cases += found
+        advance(1, "")
+    names = _distinct_names([case.name for case in cases])
+    cases = [dataclasses.replace(c, name=name) for c, name in zip(cases, names, strict=True)]
+    pairs = tuple(_pairs(subject, case, options) for case in cases)
+    inputs = [[case.name, case.sha256, case.class_index] for case in cases]
+    masks = [None if c.region is None else store.key_of(c.region.tolist()) for c in cases]
+    what = [subject.key, subject.labels, inputs, masks]
+    key = store.key_of([version, options.to_json(), *what])
+    return Plan(subject, options, tuple(cases), pairs, key)
 
 
-def read_padded(
-    path: Path, network: Network
-) -> tuple[images.ReadImage, Float[np.ndarray, "u v c"]]:
-    """An image, and the same padded to what the network can divide."""
-    config = network.model.config
-    image = images.read_image(path, channels=config.in_channels)
-    return image, images.pad_to_multiple(image.pixels, config.multiple)
+def _goals(subject: Subject, options: ExplainOptions) -> list[Aim]:
+    """What is explained of every image; checks what can be checked without one."""
+    if subject.classifies:
+        region = regions.parse(options.region).kind
+        given = options.min_probability is not None or region not in ("predicted", "all")
+        if given or options.reduce != "sum":
+            raise InputError(
+                f"{subject.name} classifies whole images; leave out --region, --min-probability "
+                "and --reduce"
+            )
+    words = options.classes if options.class_index is None else (options.class_index,)
+    goals = aims.make_aims(top=options.top, classes=words)
+    for goal in goals:
+        aims.class_or_rank(goal.first, subject.labels)
+    return goals
 
 
-def _case(network: Network, path: Path, name: str, options: ExplainOptions) -> Case:
-    image, padded = read_padded(path, network)
+def _cases(
+    subject: Subject, path: Path, name: str, goals: Sequence[Aim], options: ExplainOptions
+) -> list[Case]:
+    """The targets of one image."""
+    image, shown, padded = read(path, subject, options.fit)
     notes = list(image.notes)
-    height, width, _ = image.pixels.shape
-    if padded.shape != image.pixels.shape:
+    height, width, _ = shown.shape
+    if padded.shape != shown.shape:
         notes.append(
             f"{height} x {width} was mirrored at the bottom and right to {padded.shape[0]} x "
             f"{padded.shape[1]} for the network, and cropped back"
         )
-    logits = network.logits(padded)[:height, :width]
-    names = network.class_names
-    if options.class_index is None:
-        class_index, note = usual_class(logits, names)
-        notes += [note] if note else []
-    else:
-        class_index = find_class(options.class_index, names)
+    logits = subject.network.logits(padded)
+    if not subject.classifies:
+        logits = logits[:height, :width]
+    sight = aims.look(logits, subject.labels, options.multi_label)
+    cases = []
+    for goal in goals:
+        class_index, note = _class(goal, sight, subject.labels)
+        cases.append(
+            Case(
+                path=path,
+                picture=name,
+                name=name if len(goals) == 1 else f"{name}.{goal.name}",
+                sha256=image.sha256,
+                notes=(*notes, note) if note else tuple(notes),
+                extent=(height, width),
+                padded=(padded.shape[0], padded.shape[1]),
+                channels=padded.shape[2],
+                class_index=class_index,
+                about=aims.summary(aims.Found(class_index, None, None), sight, subject.labels),
+                region=_region(logits, class_index, options),
+                prediction=None if sight.prediction is None else sight.prediction.astype(np.int32),
+            )
+        )
+    return cases
+
+
+def _class(goal: Aim, sight: Sight, labels: Sequence[str]) -> tuple[int, str]:
+    """The class of a goal, and what there is to say of it."""
+    if goal.first != f"{aims.TOP}1" or sight.prediction is None:
+        return aims.chosen(goal.first, sight, labels), ""
+    # With one class, nothing may be predicted; a region that is no prediction's can be explained.
+    first = sight.order[0] if sight.order else 0
+    only = sight.order == [first] and labels[first].casefold() == "background"
+    note = f"only {labels[first]!r} is predicted here, so it is explained" if only else ""
+    return first, note
+
+
+def _region(
+    logits: Float[np.ndarray, "*space k"], class_index: int, options: ExplainOptions
+) -> Bool[np.ndarray, "h w"] | None:
+    if logits.ndim == 1:
+        return None
     region = regions.parse(options.region)
-    mask = regions.resolve(region, logits, class_index, min_probability=options.min_probability)
-    return Case(
-        path=path,
-        name=name,
-        sha256=image.sha256,
-        notes=tuple(notes),
-        extent=(height, width),
-        padded=(padded.shape[0], padded.shape[1]),
-        channels=padded.shape[2],
-        class_index=class_index,
-        region=mask,
-        prediction=predicted_labels(logits).astype(np.int32),
-    )
+    return regions.resolve(region, logits, class_index, min_probability=options.min_probability)
 
 
-def _pairs(network: Network, case: Case, options: ExplainOptions) -> tuple[tuple[str, str], ...]:
-    """The pairs of one image, each known to be possible."""
-    pairs = options_module.pairs(options, network.bottleneck(case.input_shape))
+def _pairs(subject: Subject, case: Case, options: ExplainOptions) -> tuple[tuple[str, str], ...]:
+    """The pairs of one case, each known to be possible."""
+    given = subject.network.list_taps(case.input_shape)
+    words = options.taps or (subject.default_layer,)
+    taps = dict.fromkeys(find_layer(subject, word, given) for word in words)
+    pairs = options_module.pairs(options, list(taps))
     for method, tap in pairs:
-        split = network.split(tap, case.input_shape)
+        split = subject.network.split(tap, case.input_shape)
+        if len(split.activation.shape) < 3:
+            raise InputError(
+                f"tap {tap!r} has shape {tuple(split.activation.shape)} and no positions, so no "
+                "map; name an earlier one (`segcam layers` lists them)"
+            )
         if method == "fast_ablation_cam":
             options_module.check_windows(split, options)
+        if settings.parsed(options.option, options.methods)[method]:
+            _check_settings(subject, case, options, method, tap)
     return tuple(pairs)
+
+
+def _check_settings(
+    subject: Subject, case: Case, options: ExplainOptions, method: str, tap: str
+) -> None:
+    """Traces the method: what it says of its options is said before anything is written."""
+    split = subject.network.split(tap, case.input_shape)
+    arguments = options_module.arguments(method, options)
+    target = case.target(options)
+
+    def explained(params: Any, x: Any) -> Any:
+        return METHODS[method].function(split, params, x, target, **arguments).map
+
+    try:
+        jax.eval_shape(
+            explained,
+            subject.network.model.params,
+            jax.ShapeDtypeStruct(case.input_shape, np.float32),
+        )
+    except SegcamError as error:
+        raise type(error)(f"{method} at tap {tap!r}: {error}") from None
 
 
 def _distinct(paths: Iterable[Path], report: Report) -> list[Path]:
@@ -192,10 +283,13 @@ def _distinct(paths: Iterable[Path], report: Report) -> list[Path]:
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """A folder name for each image: its stem, numbered where several have the same."""
+    return _distinct_names([path.stem.strip(". ") or "image" for path in paths])
+
+
+def _distinct_names(stems: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     names = []
-    for path in paths:
-        stem = path.stem.strip(". ") or "image"
+    for stem in stems:
         candidates = itertools.chain([stem], (f"{stem}-{k}" for k in itertools.count(2)))
         name = next(each for each in candidates if each.casefold() not in taken)
         taken.add(name.casefold())
@@ -210,8 +304,6 @@ def case_files(case: Case, pairs: Sequence[tuple[str, str]]) -> dict[Any, str]:
         By (method, tap, part) with part `"map"`, `"attribution"` (input methods) or `"figure"`,
         and by `"montage"`.
     """
-    from segcam_jax.methods import METHODS
-
     taps = list(dict.fromkeys(tap for _, tap in pairs))
     slugs: dict[str, str] = {}
     for tap in taps:

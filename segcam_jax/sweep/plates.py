@@ -5,44 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from segcam_jax import viz
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims, store
-from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate, read
-from segcam_jax.sweep.heat import cropped_heatmap
+from segcam_jax.sweep.figures import clipped, drawable, known_as
+from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate
+from segcam_jax.sweep.heat import compiled_heatmap
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.sweep.maps import load_maps
-from segcam_jax.sweep.run import drawable
+from segcam_jax.sweep.subjects import read
 from segcam_jax.viz.gallery import Row, gallery as draw
-
-# The share of pixels that is not clipped in maps of single pixels.
-_CLIP = 0.99
-_heat = jax.jit(cropped_heatmap, static_argnames=("padded", "extent", "profile"))
-_KNOWN_AS = {
-    "hires_cam": "HiResCAM",
-    "xgrad_cam": "XGrad-CAM",
-    "layer_cam": "LayerCAM",
-    "shapley_cam": "ShapleyCAM",
-    "fast_ablation_cam": "FastAblationCAM",
-    "recipro_cam": "ReciproCAM",
-    "guided_grad_cam": "Guided Grad-CAM",
-    "fem": "FEM",
-    "kpca_cam": "KPCA-CAM",
-    "smooth_grad": "SmoothGrad",
-    "input_x_gradient": "Input x gradient",
-}
-
-
-def known_as(method: str) -> str:
-    """What people call a method: `grad_cam_pp` is Grad-CAM++."""
-    words = method.removesuffix("_pp").split("_")
-    if method in _KNOWN_AS or words[-1] != "cam":
-        return _KNOWN_AS.get(method, " ".join(words).capitalize())
-    name = "-".join([*(word.capitalize() for word in words[:-1]), "CAM"])
-    return f"{name}++" if method.endswith("_pp") else name
 
 
 def draw_ready(made: Gallery, ledger: Ledger, advance) -> None:
@@ -91,25 +65,17 @@ def _row(
         told.append(about)
         region = arrays.pop("region", None)
         heat = functools.partial(
-            _heat,
+            compiled_heatmap,
             padded=tuple(about["padded"]),
             extent=tuple(about["extent"]),
             profile=options.profile,
         )
-        heats |= {name: _seen(name, np.asarray(heat(raw))) for name, raw in arrays.items()}
+        heats |= {name: clipped(name, np.asarray(heat(raw))) for name, raw in arrays.items()}
     first = files[0]
-    _, shown, _ = read(first.picture.path, first.subject, options)
+    _, shown, _ = read(first.picture.path, first.subject, options.fit)
     label, detail = _label(first, told[0], kind)
     drawn = [heats.get(name) for name in options.methods]
     return Row(drawable(shown), drawn, label, detail, region), told[0]
-
-
-def _seen(name: str, heat: np.ndarray) -> np.ndarray:
-    """Maps of single pixels are clipped: a few pixels would leave all others dark."""
-    if METHODS[name].explains != "input":
-        return heat
-    limit = np.quantile(np.abs(heat), _CLIP)
-    return np.clip(heat, -limit, limit) if limit > 0 else heat
 
 
 def _label(maps: Maps, about: dict[str, Any], kind: str) -> tuple[str, str]:

@@ -12,17 +12,17 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from segcam_jax import viz
 from segcam_jax.engine import Execution
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import options as options_module, plan as plan_module, store
-from segcam_jax.sweep.heat import cropped_heatmap
+from segcam_jax.sweep import figures, options as options_module, plan as plan_module, store
+from segcam_jax.sweep.heat import compiled_heatmap
 from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.plan import Case, Plan
-from segcam_jax.targets import Target, region
+from segcam_jax.sweep.subjects import read
+from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 Advance = Callable[[int, str], None]
 _PACKAGES = ("segcam-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "matplotlib")
 
@@ -69,7 +69,7 @@ def run_plan(
         )
     folder = store.RunFolder(out, plan.key, plan.files(), overwrite=overwrite, shared=count > 1)
     start = time.perf_counter()
-    for case, pairs in list(zip(plan.cases, plan.pairs, strict=True))[index::count]:
+    for case, pairs in plan.share(index, count):
         if folder.finished(case.name) is None:
             record = _explain_case(plan, case, pairs, out, execution, advance)
             store.write_json(out / case.name / store.RECORD, record)
@@ -93,35 +93,33 @@ def _explain_case(
     advance: Advance,
 ) -> dict[str, Any]:
     """Maps and figures of one image; returns its record."""
-    image, padded = plan_module.read_padded(case.path, plan.network)
+    image, shown, padded = read(case.path, plan.subject, plan.options.fit)
     if image.sha256 != case.sha256:
         raise InputError(f"{str(case.path)!r} was changed while the run went on; start it again")
     files = plan_module.case_files(case, pairs)
-    target = region(case.class_index, case.mask, of=plan.options.of, reduce=plan.options.reduce)
+    target = case.target(plan.options)
     maps, heatmaps = [], {}
     for method, tap in pairs:
         advance(0, f"{case.name}: {method} at {tap}")
         explanation, seconds = _explain(plan, padded, target, method, tap, execution)
         raw = np.asarray(explanation.map, np.float32)
         _check_finite(raw, case, method, tap)
-        heat = np.asarray(
-            cropped_heatmap(
-                raw,
-                case.padded,
-                case.extent,
-                plan.options.profile,
-                smoothing=plan.options.smoothing,
-            )
+        heat = compiled_heatmap(
+            raw,
+            padded=case.padded,
+            extent=case.extent,
+            profile=plan.options.profile,
+            smoothing=plan.options.smoothing,
         )
-        heatmaps[method, tap] = heat
+        heatmaps[method, tap] = heat = np.asarray(heat)
         store.write_array(out / files[method, tap, "map"], raw)
         if (method, tap, "attribution") in files:
             attribution = np.asarray(explanation.attribution, np.float32)
             store.write_array(out / files[method, tap, "attribution"], attribution)
-        figure = _six_panels(plan, case, image.pixels, raw, heat, f"{method} at {tap}")
-        _save(figure, out / files[method, tap, "figure"])
+        figure = figures.of_map(plan, case, shown, raw, heat, method, tap)
+        figures.save(figure, out / files[method, tap, "figure"])
         maps.append(_map_record(files, method, tap, explanation, raw, seconds))
-    _save(_montage(plan, case, image.pixels, heatmaps), out / files["montage"])
+    figures.save(figures.of_all(plan, case, shown, heatmaps), out / files["montage"])
     return _case_record(plan, case, maps, files)
 
 
@@ -135,10 +133,11 @@ def _explain(
 ) -> tuple[Explanation, float]:
     """One explanation, and the seconds that it took, compilation included."""
     start = time.perf_counter()
-    split = plan.network.split(tap, padded.shape)
+    network = plan.subject.network
+    split = network.split(tap, padded.shape)
     arguments = options_module.arguments(method, plan.options)
     explanation = METHODS[method].function(
-        split, plan.network.model.params, padded, target, execution=execution, **arguments
+        split, network.model.params, padded, target, execution=execution, **arguments
     )
     jax.block_until_ready(explanation)
     return explanation, time.perf_counter() - start
@@ -150,66 +149,6 @@ def _check_finite(raw: np.ndarray, case: Case, method: str, tap: str) -> None:
             f"{str(case.path)!r}: {method} at {tap} overflowed float32; explain probabilities, or "
             "reduce by the mean"
         )
-
-
-def drawable(pixels: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
-    """The image with one or three channels; the mean of others."""
-    return pixels if pixels.shape[-1] in (1, 3) else pixels.mean(-1, keepdims=True)
-
-
-def _six_panels(plan: Plan, case: Case, pixels, raw, heat, what: str):
-    names = plan.network.class_names
-    # The raw map covers the padding too; the figure shows the part over the image.
-    shown = tuple(
-        slice(0, -(-cells * small // large))
-        for cells, small, large in zip(raw.shape, case.extent, case.padded, strict=True)
-    )
-    return viz.six_panels(
-        drawable(pixels),
-        None,
-        case.prediction,
-        raw[shown],
-        heat,
-        region=case.region,
-        class_names=names,
-        class_index=case.class_index,
-        background=background_of(names),
-        ignored=None,
-        colormap=plan.options.colormap,
-        title=f"{case.name}: class {names[case.class_index]!r}, {what}",
-    )
-
-
-def background_of(names: Sequence[str]) -> int | None:
-    """The class named background, drawn in grey."""
-    folded = [name.casefold() for name in names]
-    return folded.index("background") if "background" in folded else None
-
-
-def own_scale(heat: np.ndarray) -> np.ndarray:
-    """A heatmap divided by its largest magnitude, so that many can share one colour scale."""
-    largest = np.abs(heat).max()
-    return heat / largest if largest > 0 else heat
-
-
-def _montage(plan: Plan, case: Case, pixels, heatmaps: dict[tuple[str, str], np.ndarray]):
-    names = plan.network.class_names
-    return viz.montage(
-        drawable(pixels),
-        {pair: own_scale(heat) for pair, heat in heatmaps.items()},
-        rows=list(dict.fromkeys(method for method, _ in heatmaps)),
-        columns=list(dict.fromkeys(tap for _, tap in heatmaps)),
-        region=case.region,
-        colormap=plan.options.colormap,
-        title=f"{case.name}: class {names[case.class_index]!r}; each map on its own scale",
-    )
-
-
-def _save(figure, path: Path) -> None:
-    try:
-        viz.save(figure, path)
-    except OSError as error:
-        raise store.cannot_write(path, error) from None
 
 
 def _map_record(files, method, tap, explanation, raw, seconds) -> dict[str, Any]:
@@ -229,9 +168,8 @@ def _map_record(files, method, tap, explanation, raw, seconds) -> dict[str, Any]
 
 def _case_record(plan: Plan, case: Case, maps: list[dict], files) -> dict[str, Any]:
     padding = [[0, large - small] for large, small in zip(case.padded, case.extent, strict=True)]
-    taps = {
-        tap: plan.network.split(tap, case.input_shape).activation for _, tap in files_taps(maps)
-    }
+    split = plan.subject.network.split
+    taps = {each["tap"]: split(each["tap"], case.input_shape).activation for each in maps}
     return {
         "name": case.name,
         "run": plan.key,
@@ -245,13 +183,12 @@ def _case_record(plan: Plan, case: Case, maps: list[dict], files) -> dict[str, A
         },
         "class": {
             "index": case.class_index,
-            "name": plan.network.class_names[case.class_index],
+            "name": case.about["explained"]["label"],
+            "share": case.about["explained"]["share"],
         },
-        "region": {
-            "words": plan.options.region,
-            "pixels": int(case.region.sum()),
-            "sha256": region_digest(case),
-        },
+        "predicted": case.about["predicted"],
+        "shares_are": case.about["shares_are"],
+        "region": _region_record(plan, case),
         "taps": {name: list(struct.shape) for name, struct in taps.items()},
         "maps": maps,
         "montage": files["montage"],
@@ -259,14 +196,14 @@ def _case_record(plan: Plan, case: Case, maps: list[dict], files) -> dict[str, A
     }
 
 
-def files_taps(maps: Sequence[dict]) -> list[tuple[str, str]]:
-    """The (method, tap) pairs of map records."""
-    return [(record["method"], record["tap"]) for record in maps]
-
-
-def region_digest(case: Case) -> str:
-    """A digest of the explained pixels."""
-    return store.key_of([case.extent, np.flatnonzero(case.region).tolist()])
+def _region_record(plan: Plan, case: Case) -> dict[str, Any] | None:
+    if case.region is None:
+        return None
+    return {
+        "words": plan.options.region,
+        "pixels": int(case.region.sum()),
+        "sha256": store.key_of([case.extent, np.flatnonzero(case.region).tolist()]),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -305,7 +242,7 @@ def _manifest(plan: Plan, records: list[dict], command: Sequence[str], seconds: 
         "device": device(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
-        "weights": weights_record(plan.network),
+        "weights": weights_record(plan.subject.network),
         "options": plan.options.to_json(),
         "about_maps": (
             "float32, signed and raw, at the resolution of the tap; they cover the padded extent, "

@@ -99,7 +99,9 @@ def gallery(
         raise InputError("rows hold no map; give at least one")
     # Zero belongs to every scale, so that a gallery of zero maps has one too.
     scale = scale_of([*maps, np.array([[0.0, 1.0]])], colormap=colormap, alpha=alpha, fade=fade)
-    grid = _Grid(checked, columns, title, subtitle)
+    against = "; negative: against it" if scale.signed else ""
+    words = f"importance, each map relative to its own largest value{against}"
+    grid = _Grid(checked, columns, title, subtitle, words)
     canvas = Canvas(grid.width, grid.height)
     grid.write(canvas)
     for number, row in enumerate(checked):
@@ -112,9 +114,7 @@ def gallery(
                 blank(axes, "n/a")
             else:
                 show_overlay(axes, grey(row.image), values, scale, region=row.region)
-    against = "; negative: against it" if scale.signed else ""
-    words = f"importance, each map relative to its own largest value{against}"
-    colour_bar(canvas, grid.bar_left, grid.bar_top, grid.bar_width, scale, words)
+    colour_bar(canvas, grid.bar_left, grid.bar_top, grid.bar_width, scale, grid.words)
     return canvas.figure
 
 
@@ -146,6 +146,7 @@ class _Grid:
         columns: Sequence[str],
         title: str | None,
         subtitle: str | None,
+        words: str,
     ):
         self.rows = rows
         side = SIDES[len(rows) > 1]
@@ -176,7 +177,9 @@ class _Grid:
         self.bar_top = y + 0.04
         self.bar_left = self.left + self.slot + BETWEEN
         self.bar_width = min(self.width - MARGIN - self.bar_left, LONGEST_BAR)
-        self.height = self.bar_top + BAR_HEIGHT + MARGIN / 2
+        self.words = wrap(words, self.bar_width, SMALL, lines=4)
+        more = text_height(self.words, SMALL) - text_height("one line", SMALL)
+        self.height = self.bar_top + BAR_HEIGHT + more + MARGIN / 2
 
     def cell(self, row: int, column: int) -> tuple[float, float, float, float]:
         """Place and size of a panel; column 0 is the input."""

@@ -1,0 +1,245 @@
+"""Factories in users' own files: `module.path:make` or `folder/file.py:make`, imported and called.
+
+The current folder is on the path, and for a file the folder that it would be imported from. Every
+fault is one line: a module that is not found or does not import, a name that it lacks, a factory
+that needs arguments or fails, a result that is no model.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from segcam_jax.adapters import FORMS, is_model
+from segcam_jax.sweep import blame
+from segcam_jax.types import InputError, nearest_first
+
+_TOLD = 6
+_INSTALLED = {"site-packages", "dist-packages"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Made:
+    """What a factory returned.
+
+    Attributes:
+        words: the factory as the user named it.
+        model: one of `adapters.FORMS`.
+        file: the module's source.
+        source: digest of the user's modules that it is made of.
+    """
+
+    words: str
+    model: Any
+    file: Path
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The name of the model's class or function."""
+        one = self.model[0] if isinstance(self.model, tuple) else self.model
+        name = getattr(one, "__name__", type(one).__name__)
+        return "a function" if name == "<lambda>" else name
+
+
+def is_own(words: str) -> bool:
+    """Whether it names a factory: `module.path:make`, `file.py:make`, or a file in want of one."""
+    left, colon, _ = words.rpartition(":")
+    if Path(words).suffix == ".py":
+        return True
+    return bool(colon and left) and left != "random" and not Path(words).exists()
+
+
+def make(words: str) -> Made:
+    """Imports a factory and calls it.
+
+    Raises:
+        InputError: if that fails, or what it returns is no model; one line that says where.
+    """
+    left, name = _divided(words)
+    module = _module_of_file(Path(left), words) if _is_file(left) else _module(left, words)
+    model = _called(_attribute(module, name, left), words)
+    if not is_model(model):
+        raise InputError(f"{words} returned {_described(model)}; expected {FORMS}")
+    file = Path(getattr(module, "__file__", None) or left)
+    return Made(words, model, file, _source_digest(file))
+
+
+def _divided(words: str) -> tuple[str, str]:
+    left, colon, name = words.rpartition(":")
+    if not colon:
+        module = _module_of_file(Path(words), words)
+        near = ", ".join(f"{words}:{each}" for each in _candidates(module)[:_TOLD])
+        hint = f", for example {near}" if near else ""
+        raise InputError(f"{words!r} names no function that makes the model{hint}")
+    if not name:
+        raise InputError(f"{words!r} names no function; give module.path:NAME or file.py:NAME")
+    return left, name
+
+
+def _is_file(left: str) -> bool:
+    return left.endswith(".py") or os.sep in left
+
+
+def _on_path(folder: Path) -> None:
+    """Puts a folder first where modules are looked for, also those imported while a model runs."""
+    place = str(folder)
+    if sys.path[:1] != [place]:
+        sys.path.insert(0, place)
+    importlib.invalidate_caches()
+
+
+def _module(name: str, words: str) -> ModuleType:
+    _on_path(Path.cwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise _not_imported(words, error) from None
+        there = sorted(path.stem for path in Path.cwd().glob("*.py"))
+        near = ", ".join(nearest_first(name, there)[:_TOLD])
+        modules = f"; modules there are {near}" if near else ""
+        raise InputError(
+            f"{words!r}: there is no module {error.name!r} in {str(Path.cwd())!r} or installed"
+            f"{modules}"
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise _not_imported(words, error) from None
+
+
+def _not_imported(words: str, error: BaseException) -> InputError:
+    return InputError(f"{words!r} does not import: {blame.in_words(error)}")
+
+
+def _module_of_file(file: Path, words: str) -> ModuleType:
+    """The module of a source file, under the name that it has in its package, if it is in one."""
+    if not file.is_file():
+        near = nearest_first(file.stem, [path.stem for path in file.parent.glob("*.py")])[:_TOLD]
+        others = f"; there are {', '.join(f'{each}.py' for each in near)}" if near else ""
+        raise InputError(f"{words!r}: file {str(file)!r} does not exist{others}")
+    file = file.resolve()
+    folder, parts = file.parent, [file.stem]
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    _on_path(Path.cwd())
+    _on_path(folder)
+    try:
+        name = ".".join(parts)
+        known = sys.modules.get(name)
+        if known is None:
+            known = importlib.import_module(name)
+        if Path(getattr(known, "__file__", None) or "").resolve() == file:
+            return known
+        return _loaded(f"_segcam_own_{file.stem}", file)  # Another module has that name.
+    except (Exception, SystemExit) as error:
+        raise _not_imported(words, error) from None
+
+
+def _loaded(name: str, file: Path) -> ModuleType:
+    spec: Any = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _attribute(module: ModuleType, name: str, left: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = ", ".join(nearest_first(part, _candidates(found))[:_TOLD])
+            there = f"; it has {near}" if near else " and defines nothing that makes a model"
+            raise InputError(f"{left!r} has no {part!r}{there}")
+        found = getattr(found, part)
+    return found
+
+
+def _candidates(module: Any) -> list[str]:
+    """Public names that could make a model, those that the module defines itself.
+
+    Those that need no arguments, if there are any.
+    """
+    own = getattr(module, "__name__", None)
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (callable(value) or is_model(value))
+        and getattr(value, "__module__", own) == own
+    }
+    ready = [name for name, value in found.items() if is_model(value) or not _needed(value)]
+    return ready or list(found)
+
+
+def _called(factory: Any, words: str) -> Any:
+    """What a factory returns; a model that stands there itself is taken."""
+    if is_model(factory) or not callable(factory) or _is_linen(factory):
+        return factory
+    missing = _needed(factory)
+    if missing:
+        raise InputError(
+            f"{words} needs {', '.join(missing)}, and is called without arguments; name a function "
+            "that needs none and returns the model"
+        )
+    try:
+        return factory()
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{words} fails: {blame.in_words(error)}") from None
+
+
+def _needed(factory: Callable) -> list[str]:
+    """The parameters that have no default."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # Some builtins have no signature.
+        return []
+    packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in packed]
+
+
+def _is_linen(value: Any) -> bool:
+    module = getattr(sys.modules.get("flax.linen"), "Module", None)
+    return module is not None and isinstance(value, module)
+
+
+def _described(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, tuple):
+        return f"a tuple of {', '.join(_described(each) for each in value) or 'nothing'}"
+    if inspect.isclass(value):
+        return f"the class {value.__name__}, not an object of it"
+    if _is_linen(value):
+        return f"a linen.Module ({type(value).__name__}) without its variables"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__} without its params"
+    return f"a value of type {type(value).__name__}"
+
+
+def _source_digest(file: Path) -> str:
+    """A digest of all imported modules that lie in the factory's folder or the current one.
+
+    Libraries are left out: their versions are written down elsewhere.
+    """
+    roots = {f"{file.resolve().parent}{os.sep}", f"{Path.cwd()}{os.sep}"}
+    sources = {
+        str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())
+    }
+    mine = [
+        Path(source)
+        for source in sources
+        if source.endswith(".py")
+        and any(source.startswith(root) for root in roots)
+        and not _INSTALLED & set(Path(source).parts)
+        and blame.is_users(source)
+    ]
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in mine if path.is_file()}
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""Networks opened by the words that name them, with their classes' names and their images' size."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from segcam_jax import models
+from segcam_jax.adapters import from_nnx
+from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels
+from segcam_jax.sweep import own
+from segcam_jax.sweep.factories import is_own
+from segcam_jax.sweep.network import Network, open_network
+from segcam_jax.sweep.subjects import RANDOM, USUAL_SIDE, Subject
+from segcam_jax.types import InputError, nearest_first
+
+_SIDES = {"inception": 299}
+_SMALLEST = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """How networks are opened.
+
+    Attributes:
+        size: `(h, w)` that images are brought to; None: 299 for Inception, 224 for other
+            classifiers, no change for segmentation networks.
+        channels: of the images of a user's own model; None finds it out.
+        normalisation: what is done to images before a user's own model, see `own.moments_of`.
+        labels: names of the classes; None takes those of the weights file, ImageNet's for a
+            classifier of 1000 classes, or numbers.
+        labels_from: what they are called in messages.
+        seed: of random weights.
+    """
+
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    normalisation: str | None = None
+    labels: Sequence[str] | None = None
+    labels_from: str = "the list of labels"
+    seed: int = 0
+
+
+def size_of(numbers: Sequence[int]) -> tuple[int, int] | None:
+    """`(h, w)` of no, one or two numbers.
+
+    Raises:
+        InputError: if they are more, or too small.
+    """
+    if not numbers:
+        return None
+    if len(numbers) > 2 or min(numbers) < _SMALLEST:
+        words = " ".join(map(str, numbers))
+        raise InputError(
+            f"size {words}; give a height and a width (or one number for both) of at least "
+            f"{_SMALLEST} pixels"
+        )
+    return numbers[0], numbers[-1]
+
+
+def open_subject(
+    words: str, wanted: Wanted = Wanted(), *, model: str | None = None, taken: Sequence[str] = ()
+) -> Subject:
+    """Opens a network.
+
+    Args:
+        words: a name or a file as `models.load` takes them, `random:NAME` for a classifier with
+            random weights, or `module:factory` for a user's own model.
+        wanted: how.
+        model: the network expected in a weights file.
+        taken: names that the subject must not have.
+
+    Raises:
+        InputError: if it cannot be opened, or has another number of classes than labels.
+    """
+    size, note = wanted.size, ""
+    if is_own(words):
+        made = own.open_own(
+            words,
+            size=size,
+            channels=wanted.channels,
+            normalisation=wanted.normalisation,
+        )
+        network, size, note = made.network, made.size, made.note
+    else:
+        _check_built_in(words, wanted)
+        is_random = words.startswith(RANDOM)
+        network = _random(words, wanted.seed) if is_random else _trained(words, model)
+    subject = Subject(_free_name(words, taken), network, network.class_names, size, note)
+    if size is None and not is_own(words) and subject.classifies:
+        side = _SIDES.get(network.model.name, USUAL_SIDE)
+        subject = dataclasses.replace(subject, size=(side, side))
+    return dataclasses.replace(subject, labels=_labels(subject, wanted))
+
+
+def open_subjects(given: Sequence[str], wanted: Wanted = Wanted()) -> list[Subject]:
+    """Opens several networks.
+
+    Raises:
+        InputError: as `open_subject`, or if none is given, or one twice.
+    """
+    if not given:
+        raise InputError("no model was given; add --models with a name or a file")
+    doubled = [word for word in given if given.count(word) > 1]
+    if doubled:
+        raise InputError(f"model {doubled[0]!r} was given twice")
+    subjects: list[Subject] = []
+    for words in given:
+        taken = [each.name for each in subjects]
+        subjects.append(open_subject(words, wanted, taken=taken))
+    return subjects
+
+
+def _check_built_in(words: str, wanted: Wanted) -> None:
+    """Raises `InputError` for what holds for users' own models alone."""
+    for option in ("channels", "normalisation"):
+        if getattr(wanted, option) is not None:
+            raise InputError(
+                f"--{option} is for models of your own (module:factory); {words!r} knows its own"
+            )
+
+
+def _free_name(words: str, taken: Sequence[str]) -> str:
+    stem = Path(words.removeprefix(RANDOM)).name.removesuffix(".safetensors")
+    if is_own(words):
+        stem = stem.replace(".py:", "-").replace(":", "-")
+    name, number = stem or "model", 2
+    while name.casefold() in {each.casefold() for each in taken}:
+        name, number = f"{stem or 'model'}-{number}", number + 1
+    return name
+
+
+def _trained(words: str, model: str | None) -> Network:
+    if words in models.CLASSIFIERS and not Path(words).exists():
+        raise InputError(
+            f"model {words!r} has no trained weights here; give a file that `segcam convert` "
+            f"wrote, or {RANDOM}{words} for random weights"
+        )
+    return open_network(words, model)
+
+
+def _random(words: str, seed: int) -> Network:
+    name = words.removeprefix(RANDOM)
+    if name not in models.CLASSIFIERS:
+        choices = ", ".join(nearest_first(name, models.CLASSIFIERS))
+        raise InputError(f"unknown model {name!r} after {RANDOM!r}; choose from {choices}")
+    family, _ = models.CLASSIFIERS[name]
+    model = models.randomised(lambda: models.classifier(name, normalisation="imagenet"), seed=seed)
+    fn, params = from_nnx(model)
+    loaded = models.LoadedModel(family, fn, params, model.config, {})
+    digest = hashlib.sha256(f"{words} {seed}".encode()).hexdigest()
+    return Network(words, Path(words), digest, loaded)
+
+
+def _labels(subject: Subject, wanted: Wanted) -> list[str]:
+    network = subject.network
+    classes = network.model.config.classes
+    if wanted.labels is not None:
+        check_labels(list(wanted.labels), classes, f"{wanted.labels_from}, for {network.given!r},")
+        return list(wanted.labels)
+    known = network.model.metadata.get("classes")
+    if not known and classes == IMAGENET_CLASSES and subject.classifies:
+        return imagenet_labels()
+    return network.class_names
