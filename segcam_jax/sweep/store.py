@@ -147,9 +147,32 @@ class RunFolder:
             self._remove(_files_of(claim))
         elif not mine:
             self._check_empty(there, claimed=claim is not None)
-        write_json(path / CLAIM, {"key": key, "files": list(files)})
+        # What a start before this one claimed on the way stays claimed.
+        kept = _files_of(claim) if mine and not overwrite else []
+        self._files = list(dict.fromkeys([*files, *kept]))
+        write_json(path / CLAIM, {"key": key, "files": self._files})
         # A manifest says that the run is finished; it is not, until it is written again.
         (path / MANIFEST).unlink(missing_ok=True)
+
+    @property
+    def files(self) -> list[str]:
+        """All that the run has claimed, relative to the folder."""
+        return list(self._files)
+
+    def claim(self, files: Sequence[str]) -> None:
+        """Claims further files, whose names became known on the way, before they are written.
+
+        Raises:
+            InputError: if one of them is there and is somebody else's.
+        """
+        known = set(self._files)
+        new = [file for file in files if file not in known]
+        self._check_empty(
+            [file for file in new if os.path.lexists(self.path / file)], claimed=False
+        )
+        if new:
+            self._files += new
+            write_json(self.path / CLAIM, {"key": self.key, "files": self._files})
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """The record of an image that this run has finished, if all its files are there."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ from segcam_jax.sweep.network import Network, find_class
 from segcam_jax.sweep.plan import unique_names
 from segcam_jax.types import InputError
 
-Report = Callable[[str], None]
 Normalise = Literal["zscore", "none"]
 AXES = 3
 
@@ -201,17 +200,16 @@ def scan_files(
     if truth and len(truth) != len(groups):
         raise InputError(f"--truth names {len(truth)} file(s) for {len(groups)} scan(s)")
     labels = [*truth] or [None] * len(groups)
-    folders = {group[0].resolve().parent for group in groups}
-    apart = len(groups) > 1 and len(folders) == len(groups)
+    # Named by their folders, unless several lie in one.
+    folders = [group[0].resolve().parent for group in groups]
+    apart = len(set(folders)) == len(groups)
     return [
-        ScanFiles(group[0].resolve().parent.name if apart else nifti.stem(group[0]), group, label)
-        for group, label in zip(groups, labels, strict=True)
+        ScanFiles(folder.name if apart and folder.name else nifti.stem(group[0]), group, label)
+        for group, label, folder in zip(groups, labels, folders, strict=True)
     ]
 
 
-def make_cases(
-    files: Sequence[ScanFiles], options: SegmentOptions, report: Report
-) -> list[VolumeCase]:
+def make_cases(files: Sequence[ScanFiles], options: SegmentOptions) -> list[VolumeCase]:
     """Looks at every header, and takes the digests of all files.
 
     Raises:
@@ -226,7 +224,6 @@ def make_cases(
         if not options.resample:
             scans.check_grids(each)
         cases.append(VolumeCase(name, each, tuple(images.sha256_of(path) for path in every)))
-    report(f"{len(cases)} scan(s)")
     return cases
 
 

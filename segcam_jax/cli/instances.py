@@ -1,0 +1,179 @@
+"""`segcam instances`: saliency of every instance in volumes."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import segcam_jax
+from segcam_jax import methods
+from segcam_jax.cli import console
+from segcam_jax.cli.gallery import words
+from segcam_jax.cli.volumetric import Instances, Volumetric
+from segcam_jax.engine import Execution
+from segcam_jax.extras import require
+from segcam_jax.sweep import volumes
+from segcam_jax.sweep.instance_plan import TABLE, make_plan
+from segcam_jax.sweep.instances import run_instances
+from segcam_jax.sweep.network import Network
+from segcam_jax.sweep.saliency import SaliencyOptions
+from segcam_jax.sweep.volumes import SegmentOptions, VolumeCase
+from segcam_jax.types import InputError
+
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {f"{p}B": 1000**k for k, p in enumerate("KMGT", 1)}
+_UNITS |= {f"{p}IB": 1024**k for k, p in enumerate("KMGT", 1)}
+_SHOWN = 40  # rows of the table on the terminal
+
+
+def instances(command: Instances, line: Sequence[str]) -> None:
+    """Segments, explains and draws; then tells what came out."""
+    execution = Execution(memory_limit=bytes_of(command.memory_limit))
+    network, segmenting, cases, modalities = opened(command)
+    plan = make_plan(
+        network,
+        cases,
+        modalities,
+        segmenting,
+        _saliency(command, modalities),
+        groups=groups_of(command),
+        version=segcam_jax.__version__,
+    )
+    records = run_instances(
+        plan,
+        command.out,
+        command=line,
+        progress=console.progress,
+        overwrite=command.overwrite,
+        execution=execution,
+        report=console.note,
+    )
+    _summarise(records, command, len(cases))
+
+
+def opened(
+    command: Volumetric,
+) -> tuple[Network, SegmentOptions, list[VolumeCase], tuple[str, ...]]:
+    """The network, options and scans of a command over volumes, all checked.
+
+    Raises:
+        SegcamError: whatever is wrong with them.
+    """
+    require("nibabel", extra="nifti")
+    if command.out.exists() and not command.out.is_dir():
+        raise InputError(f"output {str(command.out)!r} is a file; give a folder")
+    if command.weights is None:
+        raise InputError("no weights were given; add --weights with a file of a 3D network")
+    network = volumes.open_volume_network(command.weights, command.model)
+    prefixes = words(command.prefixes)
+    files = volumes.scan_files(
+        command.volumes,
+        network.model.config.in_channels,
+        data=command.data,
+        prefixes=prefixes,
+        truth=command.truth,
+        truth_prefix=command.truth_prefix,
+    )
+    options = volumes.checked(
+        SegmentOptions(
+            class_index=command.class_index,
+            threshold=command.threshold,
+            connectivity=command.connectivity,
+            min_voxels=command.min_voxels,
+            min_volume=command.min_volume,
+            min_iou=command.iou,
+            normalise=command.normalise,
+            resample=command.resample,
+            roi=command.roi,
+            overlap=command.overlap,
+        ),
+        network,
+    )
+    modalities = volumes.modalities_of(words(command.modalities), files, prefixes)
+    return network, options, volumes.make_cases(files, options), modalities
+
+
+def groups_of(command: Volumetric) -> tuple[str, ...]:
+    """The chosen groups; they need a truth.
+
+    Raises:
+        InputError: if there is none.
+    """
+    groups = tuple(word.upper() for word in words(command.group))
+    if groups and not command.truth and command.truth_prefix is None:
+        raise InputError("--group needs a ground truth; add --truth, or --truth-prefix with --data")
+    return groups
+
+
+def bytes_of(given: str | None) -> int | None:
+    """The number of bytes in words such as `500MB` or `2GiB`.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if given is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", given)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None or float(found[1]) * unit < 1:
+        raise InputError(f"--memory-limit was given {given!r}; give bytes, 500MB, 2GiB or the like")
+    return int(float(found[1]) * unit)
+
+
+def _saliency(command: Instances, modalities: Sequence[str]) -> SaliencyOptions:
+    named = command.noise_modality
+    if named in modalities:
+        channel = list(modalities).index(named)
+    elif named.isascii() and named.isdigit():
+        channel = int(named)
+    else:
+        choices = ", ".join(modalities)
+        raise InputError(f"--noise-modality was given {named!r}; choose from {choices}")
+    return SaliencyOptions(
+        methods=tuple(dict.fromkeys(methods.find(name).name for name in words(command.method))),
+        taps=words(command.tap),
+        of=command.of,
+        aggregation=command.aggregation,
+        legacy_divisor=command.legacy_divisor,
+        samples=command.samples,
+        sigma=command.sigma,
+        channel=channel,
+        field=command.field,
+        seed=command.seed,
+    )
+
+
+def _summarise(records: Sequence[dict[str, Any]], command: Instances, scans: int) -> None:
+    if not records:
+        chosen = f" of {', '.join(groups_of(command))}" if command.group else ""
+        print(f"no instance{chosen} was found in {scans} scan(s); {command.out / TABLE} is empty")
+        return
+    rows = [
+        (
+            about["scan"],
+            about["instance"],
+            about["group"] or "—",
+            f"{about['volume_mm3']:.4g}",
+            maps["method"],
+            each["modality"],
+            f"{each['peak_positive']:.3g}",
+            f"{each['peak_negative']:.3g}",
+            f"{each['mean_inside']:.3g}",
+            _distance(each["peak_positive_distance_mm"]),
+        )
+        for record in records
+        for about in (record["instance"],)
+        for maps in record["maps"]
+        for each in maps["modalities"]
+    ]
+    columns = ("scan", "instance", "group", "mm³", "method", "modality", "peak", "lowest")
+    columns += ("mean inside", "peak at mm")
+    console.table(None, columns, rows[:_SHOWN])
+    more = f"; {TABLE} has {len(rows) - _SHOWN} more row(s)" if len(rows) > _SHOWN else ""
+    print(
+        f"{len(rows)} map(s) of {len(records)} instance(s) in {scans} scan(s) are in "
+        f"{command.out}; {TABLE} lists them{more}"
+    )
+
+
+def _distance(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3g}"

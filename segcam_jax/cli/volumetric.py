@@ -1,0 +1,137 @@
+"""The commands over volumes as dataclasses."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from segcam_jax.cli.arguments import MaybeFile, MaybeName, MaybeNumber, Names, optional
+
+Volumes = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]],
+    tyro.conf.arg(metavar="VOLUME ...", help_behavior_hint=""),
+]
+Files = Annotated[tuple[Path, ...], optional("FILE ...")]
+Extents = Annotated[tuple[int, ...], tyro.conf.arg(metavar="VOXELS ...")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Volumetric:
+    """What the commands over volumes have in common.
+
+    Attributes:
+        volumes: NIfTI or NRRD files: the modalities of one scan in the order of the network's
+            channels, then those of the next scan.
+        weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`).
+        model: The network expected in the file.
+        data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
+        prefixes: With --data: the file names of the modalities, or how they begin.
+        truth: A label map per scan; instances are then TP, FP or FN.
+        truth_prefix: With --data: the file name of the label maps, or how it begins.
+        modalities: Names of the modalities, for files and tables. Default: those of the files.
+        class_index: Number or name of the class. Default: the last.
+        threshold: Voxels with a probability above this are inside.
+        connectivity: Neighbours of a voxel in an instance.
+        min_voxels: Drop smaller instances.
+        min_volume: Drop instances below this volume, in mm^3.
+        iou: Match instances with the truth from this intersection over union on. Default: one
+            common voxel is enough.
+        group: Only instances of these groups: TP, FP, FN.
+        normalise: zscore: each modality's non-zero voxels get mean 0 and standard deviation 1.
+        resample: Bring volumes of other grids onto the first one's; else they are refused.
+        roi: Extents of the network's window, one number or three.
+        overlap: Of neighbouring windows, as a share of a window.
+        memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
+        out: Folder of the results. A run that was interrupted there is resumed.
+        overwrite: Replace another run in that folder; other people's files stay.
+    """
+
+    volumes: Volumes = ()
+    weights: MaybeName = None
+    model: MaybeName = None
+    data: MaybeFile = None
+    prefixes: Names = ()
+    truth: Files = ()
+    truth_prefix: MaybeName = None
+    modalities: Names = ()
+    class_index: MaybeName = None
+    threshold: float = 0.5
+    connectivity: Literal[6, 18, 26] = 26
+    min_voxels: int = 1
+    min_volume: float = 0.0
+    iou: MaybeNumber = None
+    group: Names = ()
+    normalise: Literal["zscore", "none"] = "zscore"
+    resample: bool = False
+    roi: Extents = (96,)
+    overlap: float = 0.25
+    memory_limit: Annotated[str | None, optional("BYTES")] = None
+    out: Path = Path("segcam-volumes")
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Instances(Volumetric):
+    """Explain every instance that a network finds in volumes: NIfTI maps, a table, figures.
+
+    For example:
+
+      segcam instances flair.nii.gz t1.nii.gz --weights lesions.safetensors --out results
+
+      segcam instances --data cohort --prefixes flair t1 --truth-prefix mask
+      --weights lesions.safetensors --aggregation max --samples 10
+
+    Maps are signed and not normalised, so that instances compare, and lie on the grid of the scan's
+    first volume. Every instance has a figure, all on one scale of colours. Killed at any moment,
+    the same command goes on with the next instance.
+
+    Attributes:
+        method: Methods by name (`segcam methods` lists them).
+        tap: Where methods of activations look. Default: the bottleneck.
+        of: What is explained, averaged over the instance.
+        aggregation: instance_smooth_grad: the mean of the gradients of the instance's voxels, or at
+            each voxel of the input the one of largest magnitude.
+        legacy_divisor: instance_smooth_grad, mean: divide by the number of predicted instances, as
+            the method's authors do, not by that of voxels.
+        samples: instance_smooth_grad, smooth_grad: noisy copies.
+        sigma: Their noise, as a share of a modality's range.
+        noise_modality: That modality, by name or number from 0.
+        field: Give the network a window around the instance, as large as --roi, or all of the
+            volume at once.
+        seed: Of all random numbers.
+    """
+
+    method: Names = ("instance_smooth_grad",)
+    tap: Names = ()
+    of: Literal["logits", "probabilities"] = "logits"
+    aggregation: Literal["mean", "max"] = "mean"
+    legacy_divisor: bool = False
+    samples: int = 50
+    sigma: float = 0.05
+    noise_modality: str = "0"
+    field: Literal["window", "volume"] = "window"
+    seed: int = 0
+    out: Path = Path("segcam-instances")
+
+
+@dataclasses.dataclass(frozen=True)
+class Context(Volumetric):
+    """Measure how much of its surroundings the network needs to find an instance.
+
+    For example:
+
+      segcam context flair.nii.gz t1.nii.gz --weights lesions.safetensors --steps 20
+
+    The input outside of the instance, dilated once, twice, ..., is set to 0. Tables and figures
+    show the mean probability inside and the number of instances that are still detected, against
+    the distance that is left.
+
+    Attributes:
+        steps: Dilations.
+        max_voxels: Leave out larger instances.
+    """
+
+    steps: int = 34
+    max_voxels: Annotated[int | None, optional("N")] = None
+    out: Path = Path("segcam-context")

@@ -1,0 +1,221 @@
+"""The context study of many scans: a curve per instance, stored; tables and figures of all.
+
+OUT/SCAN/probability.nii.gz, instances.nii.gz, ...   as `sweep.instances` writes them
+OUT/SCAN/instance-001/record.json                    the curve of an instance
+OUT/context.csv                                      a row per dilation, as in the source
+OUT/context-instances.csv                            a row per instance and dilation
+OUT/scores.png, detections.png, manifest.json
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcam_jax import viz
+from segcam_jax.data.instances import Instance
+from segcam_jax.engine import Execution
+from segcam_jax.sweep import run, store
+from segcam_jax.sweep.context import ContextCurve, as_csv, context_curve, context_table
+from segcam_jax.sweep.instance_plan import InstancePlan, folder_of, restored, values_of
+from segcam_jax.sweep.instances import Progress, segment_all
+from segcam_jax.sweep.volumes import VolumeCase
+from segcam_jax.types import InputError
+from segcam_jax.viz.context import context_detections, context_scores
+
+TABLE, INSTANCES = "context.csv", "context-instances.csv"
+FIGURES = ("scores.png", "detections.png")
+NO_COLUMNS = ("distance_mm", "average_score", "std_dev", "n_predictions", "dilations", "reach_mm")
+_COLUMNS = ("scan", "instance", "group", "voxels", "volume_mm3", "full_score", "full_detected")
+_CURVE = ("dilations", "distance_mm", "reach_mm", "score", "detected")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ContextPlan:
+    """A context study that can be carried out.
+
+    Attributes:
+        base: scans and how their instances are found; its methods are not used.
+        steps: dilations.
+        max_voxels: larger instances are left out; None: none.
+        key: digest of all that determines the curves.
+    """
+
+    base: InstancePlan
+    steps: int
+    max_voxels: int | None
+    key: str
+
+    def wanted(self, instance: Instance) -> bool:
+        """Whether an instance is studied."""
+        small = self.max_voxels is None or instance.voxels <= self.max_voxels
+        return small and (not self.base.groups or instance.group in self.base.groups)
+
+
+def context_plan(base: InstancePlan, *, steps: int, max_voxels: int | None) -> ContextPlan:
+    """Checks the study's own options.
+
+    Args:
+        base: scans and how their instances are found.
+        steps: dilations.
+        max_voxels: larger instances are left out.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+    if not 1 <= steps < 1000:
+        raise InputError(f"`steps` is {steps}; give 1 to 999 dilations")
+    least = base.segmenting.min_voxels
+    if max_voxels is not None and max_voxels < least:
+        raise InputError(f"`max_voxels` is {max_voxels}, below `min_voxels`, {least}")
+    key = store.key_of([base.key, steps, max_voxels])
+    return ContextPlan(dataclasses.replace(base, key=key), steps, max_voxels, key)
+
+
+def run_context(
+    plan: ContextPlan,
+    out: Path,
+    *,
+    command: Sequence[str],
+    progress: Progress,
+    overwrite: bool = False,
+    execution: Execution = Execution(),
+    report: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Segments and studies what is not there yet, then writes tables and figures.
+
+    Arguments and errors as `run_instances`.
+
+    Returns:
+        The rows of the table, one per dilation; none if no instance was found.
+    """
+    base = plan.base
+    known = [file for case in base.cases for file in base.case_files(case)]
+    files = [*known, TABLE, INSTANCES, *FIGURES, store.MANIFEST]
+    folder = store.RunFolder(out, plan.key, files, overwrite=overwrite)
+    segmented = segment_all(base, folder, progress, execution, report)
+    wanted = [(case, [each for each in found if plan.wanted(each)]) for case, found in segmented]
+    records = _study_all(plan, folder, wanted, progress, execution)
+    curves = [_curve(record["curve"]) for record in records]
+    rows = context_table(curves)
+    columns = (
+        list(rows[0]) if rows else ["distance_mm", "average_score", "std_dev", "n_predictions"]
+    )
+    store.write_bytes(out / TABLE, as_csv(columns, [list(row.values()) for row in rows]))
+    store.write_bytes(out / INSTANCES, as_csv((*_COLUMNS, *_CURVE), _long(records)))
+    if curves:
+        _draw(curves, out)
+    store.write_json(out / store.MANIFEST, _manifest(plan, folder, command))
+    return rows
+
+
+def _study_all(plan: ContextPlan, folder, wanted, progress: Progress, execution) -> list[dict]:
+    """The records of all instances, studied where they were not yet."""
+    records = []
+    with progress("studying", sum(len(found) for _, found in wanted)) as advance:
+        for case, found in wanted:
+            segmented = None
+            for instance in found:
+                name = folder_of(case, instance)
+                record = folder.finished(name)
+                if record is None:
+                    segmented = segmented or restored(plan.base, case, folder.path)
+                    advance(0, f"{case.name}: instance {instance.label}")
+                    record = _study(plan, case, segmented, instance, folder, execution)
+                records.append(record)
+                advance(1, f"{case.name}: instance {instance.label}")
+    return records
+
+
+def _study(plan: ContextPlan, case: VolumeCase, segmented, instance, folder, execution) -> dict:
+    segmenting, model = plan.base.segmenting, plan.base.network.model
+    curve = context_curve(
+        model.fn,
+        model.params,
+        segmented.x,
+        segmented.mask(instance),
+        class_index=plan.base.class_index,
+        steps=plan.steps,
+        connectivity=segmenting.connectivity,
+        threshold=segmenting.threshold,
+        spacing=segmented.scan.grid.spacing,
+        roi=segmenting.window,
+        overlap=segmenting.overlap,
+        execution=execution,
+    )
+    values = {
+        key: value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in dataclasses.asdict(curve).items()
+    }
+    file = f"{folder_of(case, instance)}/{store.RECORD}"
+    folder.claim([file])
+    about = {**values_of(instance), "scan": case.name, "instance": instance.label}
+    about["volume_mm3"] = instance.volume
+    # The record is the only file of an instance.
+    record = {"run": plan.key, "instance": about, "curve": values, "files": [file]}
+    store.write_json(folder.path / file, record)
+    return record
+
+
+def _curve(values: dict[str, Any]) -> ContextCurve:
+    arrays: dict[str, Any] = {
+        k: np.asarray(v) if isinstance(v, list) else v for k, v in values.items()
+    }
+    return ContextCurve(**arrays)
+
+
+def _long(records: Sequence[dict]) -> list[list[Any]]:
+    """A row per instance and dilation."""
+    rows = []
+    for record in records:
+        about = {**record["instance"], **record["curve"]}
+        start = [about[column] for column in _COLUMNS]
+        parts = ("dilations", "distance", "reach", "scores", "detected")
+        rows += [[*start, *row] for row in zip(*(about[part] for part in parts), strict=True)]
+    return rows
+
+
+def _draw(curves: Sequence[ContextCurve], out: Path) -> None:
+    distance = curves[0].distance
+    figures = (
+        context_scores(
+            distance,
+            np.stack([each.scores for each in curves]),
+            full=np.array([each.full_score for each in curves]),
+            title="Probability inside instances against their context",
+        ),
+        context_detections(
+            distance,
+            np.stack([each.detected for each in curves]),
+            full=np.array([each.full_detected for each in curves]),
+            title="Detected instances against their context",
+        ),
+    )
+    for figure, name in zip(figures, FIGURES, strict=True):
+        try:
+            viz.save(figure, out / name)
+        except OSError as error:
+            raise store.cannot_write(out / name, error) from None
+
+
+def _manifest(plan: ContextPlan, folder, command: Sequence[str]) -> dict[str, Any]:
+    base = plan.base
+    return {
+        "context": 1,
+        "key": plan.key,
+        "command": list(command),
+        "versions": run.versions(),
+        "device": run.device(),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "weights": {"given": base.network.given, "sha256": base.network.sha256},
+        "segmenting": dataclasses.asdict(base.segmenting),
+        "steps": plan.steps,
+        "max_voxels": plan.max_voxels,
+        "distance_mm": "dilations times the smallest extent of a voxel",
+        "reach_mm": "the largest Euclidean distance of a voxel that is kept from the instance",
+        "scans": [case.name for case in base.cases],
+        "files": folder.files,
+    }

@@ -1,0 +1,201 @@
+"""The plan of a run over instances: its files and their names, its records, checked beforehand."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcam_jax.data import nifti, scans
+from segcam_jax.data.instances import Instance, Instances, measured
+from segcam_jax.methods import METHODS
+from segcam_jax.sweep import saliency, store, volumes
+from segcam_jax.sweep.network import Network
+from segcam_jax.sweep.saliency import SaliencyOptions
+from segcam_jax.sweep.volumes import Segmented, SegmentOptions, VolumeCase, slug
+from segcam_jax.taps import INPUT
+from segcam_jax.types import InputError
+
+TABLE = "instances.csv"
+GROUPS = ("TP", "FP", "FN")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InstancePlan:
+    """A run that can be carried out.
+
+    Attributes:
+        network: what is explained.
+        cases: the scans.
+        modalities: what their volumes are called.
+        segmenting: how instances are found.
+        explaining: how they are explained.
+        pairs: (method, tap).
+        groups: of instances to explain; empty: all.
+        key: digest of all that determines the maps.
+    """
+
+    network: Network
+    cases: tuple[VolumeCase, ...]
+    modalities: tuple[str, ...]
+    segmenting: SegmentOptions
+    explaining: SaliencyOptions
+    pairs: tuple[tuple[str, str], ...]
+    groups: tuple[str, ...]
+    key: str
+
+    @property
+    def class_index(self) -> int:
+        """The explained class."""
+        return volumes.class_of(self.segmenting, self.network)
+
+    def files(self) -> list[str]:
+        """What the run writes, as far as it is known before anything is segmented."""
+        each = [file for case in self.cases for file in self.case_files(case)]
+        figures = [f"peaks.{name_of(*pair)}.png" for pair in self.pairs]
+        return [*each, TABLE, *figures, store.MANIFEST]
+
+    def case_files(self, case: VolumeCase) -> list[str]:
+        """What the segmentation of a scan writes, its record last."""
+        names = ["probability.nii.gz", "instances.nii.gz"]
+        names += ["missed.nii.gz"] if case.files.truth is not None else []
+        return [f"{case.name}/{name}" for name in (*names, store.RECORD)]
+
+    def map_files(self, case: VolumeCase, instance: Instance) -> dict[tuple[str, str, str], str]:
+        """Names of an instance's maps by (method, tap, modality)."""
+        return {
+            (method, tap, modality): (
+                f"{folder_of(case, instance)}/{name_of(method, tap)}.{modality}.nii.gz"
+            )
+            for method, tap in self.pairs
+            for modality in modalities_of(method, tap, self.modalities)
+        }
+
+    def figure_files(self, case: VolumeCase, instance: Instance) -> dict[tuple[str, str], str]:
+        """Names of an instance's figures by (method, tap)."""
+        folder = folder_of(case, instance)
+        return {pair: f"{folder}/{name_of(*pair)}.png" for pair in self.pairs}
+
+
+def name_of(method: str, tap: str) -> str:
+    """A method at a tap, for file names."""
+    return method if METHODS[method].explains == "input" else f"{method}.{slug(tap)}"
+
+
+def folder_of(case: VolumeCase, instance: Instance) -> str:
+    """An instance's folder."""
+    return f"{case.name}/instance-{instance.label:03d}"
+
+
+def modalities_of(method: str, tap: str, modalities: Sequence[str]) -> tuple[str, ...]:
+    """What maps a method makes: methods of the input that keep channels apart one per modality."""
+    apart = tap == INPUT and method not in ("guided_grad_cam", "score_cam")
+    return tuple(modalities) if apart else (saliency.ALL,)
+
+
+def make_plan(
+    network: Network,
+    cases: Sequence[VolumeCase],
+    modalities: Sequence[str],
+    segmenting: SegmentOptions,
+    explaining: SaliencyOptions,
+    *,
+    groups: Sequence[str] = (),
+    version: str,
+) -> InstancePlan:
+    """Checks methods and taps, and takes the digest of all that determines the maps.
+
+    Raises:
+        SegcamError: if a tap, method or number is none; before anything is written.
+    """
+    _check(explaining, len(modalities))
+    window = (*segmenting.window, len(modalities))
+    taps = explaining.taps or (network.bottleneck(window),)
+    pairs = tuple(
+        (method, tap)
+        for method in explaining.methods
+        for tap in ((INPUT,) if METHODS[method].explains == "input" else taps)
+    )
+    for _, tap in pairs:
+        network.split(tap, window)
+    plan = segmentation_plan(network, cases, modalities, segmenting, groups=groups, version=version)
+    key = store.key_of([plan.key, dataclasses.asdict(explaining), pairs])
+    return dataclasses.replace(plan, explaining=explaining, pairs=pairs, key=key)
+
+
+def segmentation_plan(
+    network: Network,
+    cases: Sequence[VolumeCase],
+    modalities: Sequence[str],
+    segmenting: SegmentOptions,
+    *,
+    groups: Sequence[str] = (),
+    version: str,
+) -> InstancePlan:
+    """The plan without any method: instances are found, not explained.
+
+    Raises:
+        InputError: if a group is unknown.
+    """
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown:
+        raise InputError(f"group {unknown[0]!r} is unknown; choose from {', '.join(GROUPS)}")
+    digests = [[case.name, case.digests] for case in cases]
+    what = [dataclasses.asdict(segmenting), list(groups)]
+    key = store.key_of([version, network.sha256, digests, list(modalities), what])
+    return InstancePlan(
+        network,
+        tuple(cases),
+        tuple(modalities),
+        segmenting,
+        SaliencyOptions(methods=()),
+        (),
+        tuple(groups),
+        key,
+    )
+
+
+def _check(options: SaliencyOptions, channels: int) -> None:
+    if not options.methods:
+        raise InputError("no method was given; `segcam methods` lists them")
+    if options.samples < 1:
+        raise InputError(f"`samples` is {options.samples}; give at least 1")
+    if not (np.isfinite(options.sigma) and options.sigma >= 0):
+        raise InputError(f"`sigma` is {options.sigma}; give a finite number that is not negative")
+    if not 0 <= options.channel < channels:
+        raise InputError(f"modality {options.channel} of {channels}; count from 0")
+    if options.legacy_divisor and options.aggregation == "max":
+        raise InputError("the legacy divisor is for aggregation mean; the maximum is not divided")
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"`seed` is {options.seed}; give a number from 0 to below 2^32")
+
+
+def values_of(instance: Instance) -> dict[str, Any]:
+    """An instance as JSON holds it."""
+    values = dataclasses.asdict(instance)
+    return {**values, "iou": None if np.isnan(instance.iou) else instance.iou}
+
+
+def instance_of(values: Mapping[str, Any]) -> Instance:
+    """What `values_of` made, back."""
+    box = tuple((int(a), int(b)) for a, b in values["box"])
+    iou = float("nan") if values["iou"] is None else values["iou"]
+    return Instance(**{**values, "box": box, "iou": iou})
+
+
+def restored(plan: "InstancePlan", case: VolumeCase, out: Path) -> Segmented:
+    """A segmented scan, from the files of its segmentation."""
+    scan = scans.read_scan(
+        case.files.files, modalities=plan.modalities, resample=plan.segmenting.resample
+    )
+    values = scan.values
+    x = scans.zscore(values) if plan.segmenting.normalise == "zscore" else values
+    files = [out / file for file in plan.case_files(case)[:-1]]
+    probability = nifti.read_volume(files[0]).values
+    sides: list[Instances] = [
+        measured(nifti.read_volume(file).values.astype(np.int32), spacing=scan.grid.spacing)
+        for file in files[1:]
+    ]
+    missed = sides[1] if len(sides) > 1 else None
+    return Segmented(scan, x, probability, sides[0], missed, ())

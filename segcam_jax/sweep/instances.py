@@ -1,0 +1,250 @@
+"""Saliency of every instance of every scan: maps as NIfTI, a table, figures; resumed where it was.
+
+    OUT/SCAN/probability.nii.gz, instances.nii.gz   what the network finds; the label map
+    OUT/SCAN/missed.nii.gz                          what it misses of a ground truth, numbered on
+    OUT/SCAN/record.json                            the scan is segmented
+    OUT/SCAN/instance-001/METHOD.TAP.MODALITY.nii.gz   maps; METHOD.MODALITY of methods of the input
+    OUT/SCAN/instance-001/record.json               the instance is explained
+    OUT/SCAN/instance-001/METHOD.TAP.png            drawn when all maps are there: one colour scale
+    OUT/instances.csv, peaks.METHOD.TAP.png, manifest.json
+
+Three phases, each over all scans: segment, explain, draw. Files are put in place whole, and an
+instance's record is its last file: a run that was killed goes on with the next instance.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcam_jax.data import nifti
+from segcam_jax.data.instances import Instance
+from segcam_jax.engine import Execution
+from segcam_jax.sweep import peaks, portraits, run, saliency, store, volumes
+from segcam_jax.sweep.context import as_csv
+from segcam_jax.sweep.instance_plan import (
+    GROUPS,
+    TABLE,
+    InstancePlan,
+    folder_of,
+    instance_of,
+    restored,
+    values_of,
+)
+from segcam_jax.sweep.volumes import VolumeCase
+
+Advance = Callable[[int, str], None]
+Progress = Callable[[str, int], Any]
+
+
+def run_instances(
+    plan: InstancePlan,
+    out: Path,
+    *,
+    command: Sequence[str],
+    progress: Progress,
+    overwrite: bool = False,
+    execution: Execution = Execution(),
+    report: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Segments, explains and draws what is not there yet.
+
+    Args:
+        plan: what to do.
+        out: the run's folder.
+        command: the command line, for the manifest.
+        progress: `progress(what, total)`, a context that yields `advance(count, text)`.
+        overwrite: take a folder that holds another run.
+        execution: how the engine runs; does not change the maps but for rounding.
+        report: is told what was converted, and where nothing was found.
+
+    Returns:
+        The records of all explained instances.
+
+    Raises:
+        InputError: if a volume is broken, or a file cannot be written; what is finished stays.
+    """
+    folder = store.RunFolder(out, plan.key, plan.files(), overwrite=overwrite)
+    segmented = segment_all(plan, folder, progress, execution, report)
+    wanted = [
+        (case, [each for each in found if not plan.groups or each.group in plan.groups])
+        for case, found in segmented
+    ]
+    _explain_all(plan, folder, wanted, progress, execution)
+    records = [record for _, _, record in _records(plan, folder, wanted)]
+    table = as_csv(peaks.COLUMNS, peaks.rows(records))
+    store.write_bytes(out / TABLE, table)
+    with progress("drawing", len(records) * len(plan.pairs) + len(plan.pairs)) as advance:
+        portraits.draw_all(plan, out, list(_records(plan, folder, wanted)), advance)
+    store.write_json(out / store.MANIFEST, _manifest(plan, folder, wanted, command))
+    return records
+
+
+def segment_all(
+    plan: Any,
+    folder: store.RunFolder,
+    progress: Progress,
+    execution: Execution,
+    report: Callable[[str], None],
+) -> list[tuple[VolumeCase, list[Instance]]]:
+    """The instances of every scan, found where they were not yet."""
+    found = []
+    with progress("segmenting", len(plan.cases)) as advance:
+        for case in plan.cases:
+            record = folder.finished(case.name)
+            if record is None:
+                advance(0, case.name)
+                record = _segment(plan, case, folder, execution)
+                for note in record["notes"]:
+                    report(note)
+            instances = [instance_of(values) for values in record["instances"]]
+            counts = _counted(instances)
+            advance(1, f"{case.name}: {counts}")
+            found.append((case, instances))
+    return found
+
+
+def _counted(instances: Sequence[Instance]) -> str:
+    if not instances:
+        return "no instance was found"
+    groups = [f"{sum(each.group == g for each in instances)} {g}" for g in GROUPS]
+    known = f" ({', '.join(groups)})" if instances[0].group else ""
+    return f"{len(instances)} instance(s){known}"
+
+
+def _segment(
+    plan: Any, case: VolumeCase, folder: store.RunFolder, execution: Execution
+) -> dict[str, Any]:
+    """Writes what the network finds in a scan; returns its record."""
+    segmented = volumes.segment(plan.network, case, plan.segmenting, execution)
+    files = plan.case_files(case)
+    folder.claim(files)
+    grid, out = segmented.scan.grid, folder.path
+    nifti.write_map(out / files[0], segmented.probability, like=grid)
+    nifti.write_map(out / files[1], segmented.predicted.labels, like=grid)
+    if segmented.missed is not None:
+        nifti.write_map(out / files[2], segmented.missed.labels, like=grid)
+    record = {
+        "run": plan.key,
+        "scan": case.name,
+        "inputs": [str(path) for path in case.files.files],
+        "truth": None if case.files.truth is None else str(case.files.truth),
+        "notes": list(segmented.notes),
+        "instances": [values_of(each) for each in segmented.instances()],
+        "files": files[:-1],
+    }
+    store.write_json(out / files[-1], record)
+    return record
+
+
+def _explain_all(plan, folder, wanted, progress: Progress, execution: Execution) -> None:
+    left = [
+        (case, [each for each in found if folder.finished(folder_of(case, each)) is None])
+        for case, found in wanted
+    ]
+    steps = 1 + sum(saliency.passes(method, plan.explaining) for method, _ in plan.pairs)
+    with progress("explaining", steps * sum(len(found) for _, found in left)) as advance:
+        for case, found in left:
+            if not found:
+                continue
+            advance(0, f"{case.name}: reading")
+            segmented = restored(plan, case, folder.path)
+            for instance in found:
+                _explain(plan, case, segmented, instance, folder, execution, advance)
+
+
+def _explain(plan, case, segmented, instance, folder, execution, advance: Advance) -> None:
+    """Writes the maps of an instance, and then its record."""
+    files = plan.map_files(case, instance)
+    record_file = f"{folder_of(case, instance)}/{store.RECORD}"
+    folder.claim([*files.values(), record_file, *plan.figure_files(case, instance).values()])
+    where = f"{case.name}: instance {instance.label}"
+    cut = saliency.cut_around(
+        segmented,
+        instance,
+        window=plan.segmenting.window,
+        multiples=saliency.multiples_of(plan.network),
+        field=plan.explaining.field,
+    )
+    maps = []
+    for method, tap in plan.pairs:
+
+        def tell(sample: int, samples: int, method: str = method) -> None:
+            advance(1, "")
+            advance(0, f"{where}, {method}, sample {sample + 1} of {samples}")
+
+        found = saliency.explain_instance(
+            plan.network,
+            segmented,
+            cut,
+            method,
+            tap,
+            plan.explaining,
+            plan.class_index,
+            execution,
+            tell,
+        )
+        maps.append(_written(found, method, tap, files, segmented, instance, folder.path))
+    about = {**values_of(instance), "scan": case.name, "instance": instance.label}
+    about |= {"volume_mm3": instance.volume}
+    about |= {"mean_probability": float(segmented.probability[segmented.mask(instance)].mean())}
+    record = {"run": plan.key, "instance": about, "maps": maps, "files": list(files.values())}
+    store.write_json(folder.path / record_file, record)
+    advance(1, f"{where}, {instance.group or 'found'}: {instance.voxels} voxels")
+
+
+def _written(found, method, tap, files, segmented, instance, out: Path) -> dict[str, Any]:
+    """Writes the maps of one method; returns what the record says of them."""
+    # Distances are found in the window alone: a map is 0 outside of it.
+    place = tuple(slice(start, stop) for start, stop in found.window)
+    mask, spacing = segmented.mask(instance)[place], segmented.scan.grid.spacing
+    modalities = []
+    for modality, values in found.maps.items():
+        nifti.write_map(out / files[method, tap, modality], values, like=segmented.scan.grid)
+        numbers = peaks.measure(values[place], mask, spacing)
+        plain = {key: None if np.isnan(value) else value for key, value in numbers.items()}
+        modalities.append({"modality": modality, **plain})
+    return {
+        "method": method,
+        "tap": tap,
+        "score": found.score,
+        "window": found.window,
+        "modalities": modalities,
+    }
+
+
+def _records(plan, folder, wanted) -> Iterator[tuple[VolumeCase, Instance, dict[str, Any]]]:
+    """All explained instances with their records."""
+    for case, found in wanted:
+        for instance in found:
+            record = folder.finished(folder_of(case, instance))
+            if record is not None:
+                yield case, instance, record
+
+
+def _manifest(plan: InstancePlan, folder, wanted, command: Sequence[str]) -> dict[str, Any]:
+    return {
+        "instances": 1,
+        "key": plan.key,
+        "command": list(command),
+        "versions": run.versions(),
+        "device": run.device(),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "weights": {"given": plan.network.given, "sha256": plan.network.sha256},
+        "segmenting": dataclasses.asdict(plan.segmenting),
+        "explaining": dataclasses.asdict(plan.explaining),
+        "modalities": list(plan.modalities),
+        "class": plan.network.class_names[plan.class_index],
+        "about_maps": (
+            "float32, signed, not normalised, in the file order and on the grid of each scan's "
+            "first volume; 0 outside of the window that the network was given"
+        ),
+        "scans": [
+            {"name": case.name, "instances": [each.label for each in found]}
+            for case, found in wanted
+        ],
+        "files": folder.files,
+    }

@@ -1,0 +1,253 @@
+"""Maps of one instance: the network's input cut out around it, explained, put back in its place.
+
+The network is given a window of the volume, as in the segmentation: as large as a sliding window,
+around the instance, moved into the volume; larger where the instance is. So all instances of a run
+share one program, whose memory does not grow with the volume. `field="volume"` gives the network
+all of it, in one piece.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from segcam_jax.data.instances import Instance, window_around
+from segcam_jax.engine import Execution
+from segcam_jax.heatmap import resize
+from segcam_jax.methods import METHODS
+from segcam_jax.sweep.network import Network
+from segcam_jax.sweep.volumes import AXES, Segmented
+from segcam_jax.taps import INPUT
+from segcam_jax.targets import Of, region
+from segcam_jax.types import InputError
+
+Field = Literal["window", "volume"]
+ALL = "all"  # what a map of all modalities together is called
+_IN_PARTS = "instance_smooth_grad"
+# Samples that run as one call: between calls, progress is told.
+_AT_ONCE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class SaliencyOptions:
+    """How instances are explained.
+
+    Attributes:
+        methods: their names.
+        taps: where methods of activations look; empty: the bottleneck.
+        of: whether logits or probabilities are explained; the mean over the instance.
+        aggregation: instance_smooth_grad: over the instance's voxels, `"mean"` or `"max"`.
+        legacy_divisor: instance_smooth_grad, mean: divide the sum over the instance's voxels by the
+            number of predicted instances of the scan, as the source does, not by that of voxels.
+        samples: noisy copies, of methods that take them.
+        sigma: their noise, as a share of a modality's range over the whole volume.
+        channel: that modality, from 0.
+        field: what the network is given, a `"window"` or the whole `"volume"`.
+        seed: of all random numbers.
+    """
+
+    methods: tuple[str, ...] = ("instance_smooth_grad",)
+    taps: tuple[str, ...] = ()
+    of: Of = "logits"
+    aggregation: Literal["mean", "max"] = "mean"
+    legacy_divisor: bool = False
+    samples: int = 50
+    sigma: float = 0.05
+    channel: int = 0
+    field: Field = "window"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InstanceMaps:
+    """What one method makes of one instance.
+
+    Attributes:
+        maps: modality, or "all", -> map of the volume's extents; 0 outside of what the network was
+            given.
+        window: that part of the volume, `(start, stop)` along each axis.
+        score: the mean over the instance of what is explained.
+    """
+
+    maps: dict[str, Float[np.ndarray, "d h w"]]
+    window: tuple[tuple[int, int], ...]
+    score: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cut:
+    """The part of a volume that the network is given, and where it came from.
+
+    Attributes:
+        x: the input.
+        mask: the instance in it.
+        source: the part of the volume.
+        place: where that part is in the input; around it lie zeros.
+    """
+
+    x: Float[np.ndarray, "u v w c"]
+    mask: Bool[np.ndarray, "u v w"]
+    source: tuple[slice, ...]
+    place: tuple[slice, ...]
+
+    def restored(
+        self, values: Float[np.ndarray, "u v w"], extents: tuple[int, ...]
+    ) -> Float[np.ndarray, "d h w"]:
+        """A map of the input as one of the volume."""
+        out = np.zeros(extents, np.float32)
+        out[self.source] = values[self.place]
+        return out
+
+
+def cut_around(
+    segmented: Segmented,
+    instance: Instance,
+    *,
+    window: tuple[int, ...],
+    multiples: tuple[int, ...],
+    field: Field,
+) -> Cut:
+    """The input around an instance.
+
+    Args:
+        segmented: the scan.
+        instance: one of it.
+        window: extents of the network's window.
+        multiples: what extents must be multiples of.
+        field: `"window"`, or `"volume"` for all of it.
+    """
+    x, mask = segmented.x, segmented.mask(instance)
+    extents = mask.shape
+    least = [
+        extent if field == "volume" else max(size, stop - start)
+        for (start, stop), size, extent in zip(instance.box, window, extents, strict=True)
+    ]
+    sizes = [-(-size // each) * each for size, each in zip(least, multiples, strict=True)]
+    # Padded on both sides, as the segmentation does it with volumes smaller than a window.
+    missing = [max(0, size - extent) for size, extent in zip(sizes, extents, strict=True)]
+    widths = [(each // 2, each - each // 2) for each in missing]
+    box = [(a + w[0], b + w[0]) for (a, b), w in zip(instance.box, widths, strict=True)]
+    padded = [extent + each for extent, each in zip(extents, missing, strict=True)]
+    around = window_around(box, sizes, padded)
+    source, place = [], []
+    for along, (before, _), extent in zip(around, widths, extents, strict=True):
+        start, stop = max(0, along.start - before), min(extent, along.stop - before)
+        source.append(slice(start, stop))
+        place.append(slice(start + before - along.start, stop + before - along.start))
+    cut = np.zeros((*sizes, x.shape[-1]), np.float32)
+    inside = np.zeros(tuple(sizes), bool)
+    cut[tuple(place)], inside[tuple(place)] = x[tuple(source)], mask[tuple(source)]
+    return Cut(cut, inside, tuple(source), tuple(place))
+
+
+def multiples_of(network: Network) -> tuple[int, ...]:
+    """What the extents of the network's input must be multiples of."""
+    config = network.model.config
+    return getattr(config, "multiples", (config.multiple,) * AXES)
+
+
+def passes(method: str, options: SaliencyOptions) -> int:
+    """How many steps of progress a method makes for one instance."""
+    return len(_parts(options.samples)) if method == _IN_PARTS else 1
+
+
+def _parts(samples: int) -> list[tuple[int, int]]:
+    """First sample and number of samples of each call: of two sizes at most, each a program."""
+    return [(at, min(_AT_ONCE, samples - at)) for at in range(0, samples, _AT_ONCE)]
+
+
+def explain_instance(
+    network: Network,
+    segmented: Segmented,
+    cut: Cut,
+    method: str,
+    tap: str,
+    options: SaliencyOptions,
+    class_index: int,
+    execution: Execution,
+    advance: Callable[[int, int], None],
+) -> InstanceMaps:
+    """The maps of one method at one tap.
+
+    Methods of the input have a map per modality, where they keep channels apart; others one of
+    all, resized linearly to the input's extents, neither clipped nor normalised.
+
+    Args:
+        network: what is explained.
+        segmented: the scan.
+        cut: the input around the instance.
+        method: its name.
+        tap: `"input"` for methods of the input.
+        options: checked options.
+        class_index: the class.
+        execution: how the engine runs it.
+        advance: is called before each pass with the number of samples done and of all.
+
+    Raises:
+        InputError: if a map is not finite.
+    """
+    split = network.split(tap, cut.x.shape)
+    target = region(class_index, cut.mask, of=options.of, reduce="mean")
+    found: list[tuple[int, Any]] = []
+    for first, size, keywords in _calls(method, segmented, cut, options):
+        advance(first, options.samples)
+        explanation = METHODS[method].function(
+            split, network.model.params, cut.x, target, execution=execution, **keywords
+        )
+        found.append((size, jax.device_get(explanation)))
+    _, one = found[0]
+    total = sum(size for size, _ in found)
+    merged = sum(
+        (each.map if each.attribution is None or tap != INPUT else each.attribution)
+        * (size / total)
+        for size, each in found
+    )
+    values = np.asarray(merged, np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{method} at {tap} overflowed float32; explain probabilities")
+    extents = segmented.probability.shape
+    if tap == INPUT and values.ndim == cut.x.ndim:
+        named = dict(zip(segmented.scan.modalities, np.moveaxis(values, -1, 0), strict=True))
+    else:
+        named = {ALL: np.asarray(resize(jnp.asarray(values), cut.mask.shape))}
+    return InstanceMaps(
+        {name: cut.restored(each, extents) for name, each in named.items()},
+        tuple((along.start, along.stop) for along in cut.source),
+        float(one.score),
+    )
+
+
+def _calls(
+    method: str, segmented: Segmented, cut: Cut, options: SaliencyOptions
+) -> list[tuple[int, int, Mapping[str, Any]]]:
+    """The calls whose mean is the result: first sample, number of samples, arguments."""
+    key = jax.random.key(options.seed)
+    if method == "smooth_grad":
+        sigma = options.sigma * _range(segmented.x, options)
+        noise = {"key": key, "samples": options.samples, "sigma": sigma, "sigma_unit": "absolute"}
+        return [(0, 1, noise)]
+    if method != _IN_PARTS:
+        return [(0, 1, {"key": key} if METHODS[method].needs_key else {})]
+    # The method measures the range of what it is given; the noise is that of the whole volume, so
+    # that instances compare.
+    inside = _range(cut.x, options)
+    shared = {
+        "key": key,
+        "sigma": options.sigma * _range(segmented.x, options) / inside if inside else 0.0,
+        "channel": options.channel,
+        "aggregation": options.aggregation,
+    }
+    if options.legacy_divisor:
+        shared["divisor"] = float(max(1, len(segmented.predicted)))
+    return [
+        (at, size, {**shared, "samples": size, "first": jnp.int32(at)})
+        for at, size in _parts(options.samples)
+    ]
+
+
+def _range(x: np.ndarray, options: SaliencyOptions) -> float:
+    return float(np.ptp(x[..., options.channel]))
