@@ -1,0 +1,303 @@
+import dataclasses
+import itertools
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import ndimage
+
+from segcam_jax import models
+from segcam_jax.data import lesions
+from segcam_jax.data.lesions import FLAIR_ONLY, LESION, T1_ONLY, LesionCases, LesionConfig
+from segcam_jax.data.template import Template, make_template, mni152, read_template
+from segcam_jax.models.monai_unet import monai_unet
+from segcam_jax.types import InputError
+from train.products import as_products
+
+SIDE = 32
+QUIET = LesionConfig(split="test", noise=(0, 0), bias_field=(0, 0), voxels=(5, 60))
+
+
+def sphere():
+    """A ball of white matter with fluid inside and a rim of grey matter."""
+    middle = (SIDE - 1) / 2
+    radius = np.linalg.norm(np.indices((SIDE,) * 3) - middle, axis=0)
+    t1 = np.select([radius < 3, radius < 11, radius < 14], [0.4, 1.0, 0.75], 0)
+    return Template(t1.astype(np.float32), (0.4, 0.75, 1.0), np.diag([2.0, 2, 2, 1]), "ball")
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return sphere()
+
+
+@pytest.fixture(scope="module")
+def planted(brain):
+    """Cases without noise, and the same without anything planted."""
+    bare = dataclasses.replace(QUIET, lesions=(0, 0), t1_only=(0, 0), flair_only=(0, 0))
+    pairs = [(LesionCases(brain, QUIET)[n], LesionCases(brain, bare)[n]) for n in range(3)]
+    assert all(any(p.kind == kind for p in c.plants) for c, _ in pairs for kind in (1, 2, 3))
+    return pairs
+
+
+# --- cases -----------------------------------------------------------------------------------
+
+
+def test_a_case_is_a_function_of_its_index(brain):
+    cases, again = LesionCases(brain, LesionConfig()), LesionCases(sphere(), LesionConfig())
+    others = [cases[1], cases[0]]
+    for one, two in zip(others, [again[1], again[0]], strict=True):
+        np.testing.assert_array_equal(one.image, two.image)
+        np.testing.assert_array_equal(one.lesions, two.lesions)
+        assert one.plants == two.plants
+    assert not np.array_equal(others[0].lesions, others[1].lesions)
+    for config in (LesionConfig(split="test"), LesionConfig(seed=1)):
+        assert not np.array_equal(LesionCases(brain, config)[0].image, cases[0].image)
+    with pytest.raises(IndexError, match="there are 10000"):
+        cases[10_000]
+
+
+def test_a_case_has_the_documented_form(brain):
+    case = LesionCases(brain, LesionConfig())[0]
+    assert case.image.shape == (SIDE,) * 3 + (2,)
+    assert case.image.dtype == np.float32
+    assert case.lesions.dtype == case.kind.dtype == np.int32
+    inside = case.image > 0
+    np.testing.assert_array_equal(inside[..., 0], inside[..., 1])
+    assert not case.image[~inside].any()
+    assert 0.02 < inside.mean() < 0.6
+    np.testing.assert_array_equal(case.lesions > 0, case.kind == LESION)
+
+
+def test_blobs_are_where_and_as_large_as_the_masks_say(planted):
+    for case, bare in planted:
+        count = sum(plant.kind == LESION for plant in case.plants)
+        parts, found = ndimage.label(case.kind, np.ones((3, 3, 3)))
+        assert found == len(case.plants)
+        sizes = [plant.voxels for plant in case.plants]
+        assert sorted(np.bincount(parts.ravel())[1:]) == sorted(sizes)
+        assert min(sizes) >= QUIET.voxels[0]
+        assert max(sizes) <= QUIET.voxels[1]
+        assert list(np.unique(case.lesions)) == list(range(count + 1))
+        np.testing.assert_array_equal(np.bincount(case.lesions.ravel())[1:], sizes[:count])
+        changed = (case.image != bare.image).any(-1)
+        near = ndimage.binary_dilation(case.kind > 0, np.ones((3, 3, 3)), iterations=3)
+        assert not (changed & ~near).any()
+        assert changed[case.kind > 0].all()
+
+
+def test_each_kind_changes_what_it_should(planted):
+    for case, bare in planted:
+        flair, t1 = np.moveaxis(case.image - bare.image, -1, 0)
+        assert (flair[case.kind == LESION] > 0).all()
+        assert (t1[case.kind == LESION] < 0).all()
+        np.testing.assert_array_equal(flair[case.kind == T1_ONLY], 0)
+        assert (t1[case.kind == T1_ONLY] < 0).all()
+        assert (flair[case.kind == FLAIR_ONLY] > 0).all()
+        np.testing.assert_array_equal(t1[case.kind == FLAIR_ONLY], 0)
+
+
+def test_lesions_are_in_white_matter_and_flair_distractors_are_not(planted):
+    for case, bare in planted:
+        t1, white = bare.image[..., 1], bare.image[..., 1].max()
+        assert (t1[case.kind == LESION] > 0.9 * white).all()
+        assert (t1[case.kind == T1_ONLY] > 0.9 * white).all()
+        assert (t1[case.kind == FLAIR_ONLY] < 0.9 * white).all()
+
+
+def test_flair_tells_lesions_and_t1_does_not():
+    config = LesionConfig()
+    assert config.flair_contrast[0] >= config.t1_contrast[1]
+    assert config.t1_only_contrast[1] > config.t1_contrast[1]
+
+
+def test_acquisitions_differ_and_leave_anatomy_and_blobs(brain):
+    quiet, loud = (
+        LesionCases(brain, dataclasses.replace(QUIET, noise=n)) for n in ((0, 0), (1, 1))
+    )
+    np.testing.assert_array_equal(quiet[0].kind, loud[0].kind)
+    assert quiet[0].plants == loud[0].plants
+    assert np.abs(quiet[0].image - loud[0].image).max() > 0.5
+    assert quiet[0].image.max() != quiet[1].image.max()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"split": "all"}, "train, test"),
+        ({"cases": 0}, "at least 1"),
+        ({"voxels": (0, 5)}, "at least 1"),
+        ({"lesions": (5, 2)}, "two bounds"),
+        ({"noise": (-1, 0)}, "two bounds"),
+    ],
+)
+def test_impossible_settings_are_refused(change, said):
+    with pytest.raises(InputError, match=said):
+        LesionConfig(**change)
+
+
+# --- templates -------------------------------------------------------------------------------
+
+
+def test_a_template_is_cut_to_the_brain_and_keeps_its_place():
+    values = np.zeros((50, 60, 40))
+    values[10:40, 14:50, 6:30] = 80
+    values[12:38, 16:48, 8:28] = 160
+    values[16:34, 20:44, 12:24] = 210
+    affine = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -20], [0, 0, 1, 5], [0, 0, 0, 1]])
+    found = make_template(values, affine, "box")
+    assert found.t1.shape == (16, 32, 16)
+    np.testing.assert_allclose(np.diag(found.affine), [-2, 2, 2, 1])
+    middle = found.affine @ [*(np.array(found.t1.shape) - 1) / 2, 1]
+    np.testing.assert_allclose(middle, affine @ [24.5, 31.5, 17.5, 1])
+    np.testing.assert_allclose(found.levels, (80 / 210, 160 / 210, 1), atol=0.1)
+    np.testing.assert_allclose(found.t1[8, 16, 8], 1, atol=0.05)
+    assert 0.9 < found.brain.sum() / (15 * 18 * 12) < 1.2
+
+
+@pytest.mark.parametrize("values", [np.zeros((4, 4, 4)), np.full((4, 4, 4), np.nan)])
+def test_a_template_without_a_brain_is_refused(values):
+    with pytest.raises(InputError, match="skull-stripped"):
+        make_template(values, np.eye(4), "nothing")
+
+
+def test_a_template_is_read_from_a_file(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    brain = sphere()
+    path = tmp_path / "ball.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(brain.t1, brain.affine), path)
+    found = read_template(path)
+    assert found.name == "ball"
+    assert found.t1.shape == (SIDE,) * 3
+    with pytest.raises(InputError, match="does not exist"):
+        read_template(tmp_path / "none.nii.gz")
+
+
+@pytest.mark.slow
+def test_nilearns_brain_has_three_tissues():
+    pytest.importorskip("nilearn")
+    found = mni152()
+    assert found.t1.shape == (80, 96, 80)
+    fluid, grey, white = found.levels
+    assert 0.2 < fluid < 0.6 < grey < 0.9 < white == 1
+    case = LesionCases(found, LesionConfig(split="test"))[0]
+    assert 5 <= case.lesions.max() <= 15
+
+
+# --- convolutions as products ----------------------------------------------------------------
+
+
+def test_products_are_the_networks_convolutions():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 4, 2))
+
+    def value_and_gradient(products):
+        network = monai_unet(channels=(3, 4), strides=(2,), norm="instance")
+        if products:
+            as_products(network)
+        graph, params = nnx.split(network)
+
+        @jax.jit
+        @jax.value_and_grad
+        def value(params_and_x):
+            params, x = params_and_x
+            return jnp.square(jnp.tanh(nnx.merge(graph, params)(x))).sum()
+
+        found, (of_params, of_x) = value((params, x))
+        flat = {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(of_params)}
+        return found, {"x": of_x, **{name: np.asarray(leaf) for name, leaf in flat.items()}}
+
+    (one, gradients), (other, expected) = value_and_gradient(True), value_and_gradient(False)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert gradients.keys() == expected.keys()
+    scale = max(np.abs(value).max() for value in expected.values())
+    for name in expected:
+        np.testing.assert_allclose(gradients[name], expected[name], atol=1e-6 * scale, err_msg=name)
+
+
+# --- training --------------------------------------------------------------------------------
+
+TINY = {
+    "steps": 4,
+    "batch": 1,
+    "channels": (2, 3),
+    "strides": (2,),
+    "evaluate_every": 2,
+    "evaluate_cases": 1,
+    "score_cases": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def training():
+    pytest.importorskip("grain")
+    from train import lesions as script
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "open_template", lambda config: sphere())
+        yield script
+
+
+@pytest.fixture(scope="module")
+def whole_run(training, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lesions")
+    config = training.LesionTraining(out=folder / "run", export=folder / "w.safetensors", **TINY)
+    # Adam of optax raises a float to the power of its integer step.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("raise"):
+        return config, training.train(config)
+
+
+def test_a_run_writes_weights_that_load(whole_run):
+    config, metrics = whole_run
+    assert metrics == json.loads((config.out / "metrics.json").read_text())
+    assert [row["step"] for row in metrics["history"]] == [2, 4]
+    assert (config.out / "curves.png").read_bytes()[1:4] == b"PNG"
+    model = models.load(config.export)
+    assert model.class_names == list(lesions.CLASSES)
+    assert model.metadata["modalities"] == list(lesions.MODALITIES)
+    assert model.metadata["scores"] == metrics["scores"]
+    assert model.config.channels == config.channels
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(training, whole_run, tmp_path, monkeypatch):
+    config = dataclasses.replace(whole_run[0], out=tmp_path / "run", export=None)
+    batches = training.batches
+
+    def interrupted(config, template, *, start):
+        for step in itertools.count(start + 1):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield next(stream)
+
+    stream = batches(config, sphere(), start=0)
+    monkeypatch.setattr(training, "batches", interrupted)
+    with jax.numpy_dtype_promotion("standard"):
+        assert training.train(config) is None
+        monkeypatch.setattr(training, "batches", batches)
+        assert training.train(config) == whole_run[1]
+    found, expected = (
+        jax.tree.leaves(models.load(c.out / "weights.safetensors").params)
+        for c in (config, whole_run[0])
+    )
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_run_of_other_settings_is_refused(training, whole_run):
+    with pytest.raises(InputError, match="another loss"):
+        training.train(dataclasses.replace(whole_run[0], loss="normalised_dice_focal"))
+    for change in ({"steps": 0}, {"spacing": 0}, {"threshold": 1}):
+        with pytest.raises(InputError, match=next(iter(change))):
+            training.LesionTraining(**change)
+
+
+def test_the_loss_falls_where_the_truth_is_found(training):
+    label = jnp.zeros((1, 4, 4, 4), jnp.int32).at[0, 1, 2, 1:3].set(1)
+    right = jax.nn.one_hot(label, 2) * 8
+    loss = jax.jit(training.dice_cross_entropy)
+    assert loss(right, label) < 0.1 < 0.5 < loss(8 - right, label)
+    assert set(training.LOSSES) == {"dice_cross_entropy", "normalised_dice_focal"}
