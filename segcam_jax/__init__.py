@@ -52,6 +52,7 @@ from segcam_jax.methods import (
     guided_grad_cam as guided_grad_cam,
     hires_cam as hires_cam,
     input_x_gradient as input_x_gradient,
+    instance_smooth_grad as instance_smooth_grad,
     integrated_gradients as integrated_gradients,
     kpca_cam as kpca_cam,
     layer_cam as layer_cam,

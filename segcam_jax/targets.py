@@ -78,7 +78,7 @@ class Target:
 
     def __call__(self, output: Float[Array, "*space k"]) -> Float[Array, ""]:
         """Returns the score of an output, float32 (float64 for a float64 output)."""
-        values = self._values(output)
+        values = self.values(output)
         if self.mask is None:
             return values.mean() if self.reduce == "mean" else values.sum()
         weight = jnp.asarray(self.mask, values.dtype)
@@ -122,7 +122,8 @@ class Target:
                     "region with `region`, not by replacing `mask`"
                 )
 
-    def _values(self, output: Array) -> Array:
+    def values(self, output: Float[Array, "*space k"]) -> Float[Array, "*space"]:
+        """What is read at every position, in the region or not, at least float32."""
         output = wide(output)
         if self.of == "probabilities":
             single = output.shape[-1] == 1

@@ -14,7 +14,11 @@ from tests.networks import make_input, make_params, skip_net
 
 KEY = jax.random.key(3)
 CAMS = [name for name, method in segcam.METHODS.items() if method.explains == "activation"]
-OPTIONS = {"smooth_grad": {"key": KEY, "samples": 6}, "integrated_gradients": {"steps": 6}}
+OPTIONS = {
+    "smooth_grad": {"key": KEY, "samples": 6},
+    "instance_smooth_grad": {"key": KEY, "samples": 2, "aggregation": "max"},
+    "integrated_gradients": {"steps": 6},
+}
 
 
 @functools.cache
@@ -132,8 +136,13 @@ def test_windows_against_a_loop_of_whole_forwards():
     np.testing.assert_allclose(explanation.map, total / count, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
-@pytest.mark.parametrize("name", segcam.METHODS)
+@pytest.mark.parametrize(
+    ("name", "ndim"),
+    [
+        *((name, 2) for name in segcam.METHODS),
+        *((name, 3) for name in ("grad_cam", "ablation_cam", "instance_smooth_grad", "score_cam")),
+    ],
+)
 def test_every_method_under_vmap_and_jit_equals_eager(name, ndim):
     split, params, x, target = case(ndim)
     if name not in CAMS:

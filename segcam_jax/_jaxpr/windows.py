@@ -43,7 +43,7 @@ class WindowPlan:
         """The output window that starts at `corner`, from whole inputs.
 
         Args:
-            inputs: one per input of the jaxpr.
+            inputs: one per input of the jaxpr; the first may be what `narrowed` leaves of it.
             corner: start along each output axis; the window must lie inside.
         """
         places = self._places(corner)
@@ -51,6 +51,9 @@ class WindowPlan:
             variable: Windowed(array, spans.whole(np.shape(array)), np.shape(array))
             for variable, array in zip(self.jaxpr.invars, inputs, strict=True)
         }
+        first, shape = self.jaxpr.invars[0], self.jaxpr.invars[0].aval.shape
+        if np.shape(inputs[0]) != shape:
+            environment[first] = Windowed(inputs[0], self.windows[first], shape)
 
         def read(atom):
             if graph.is_variable(atom):
@@ -63,6 +66,25 @@ class WindowPlan:
                 environment.update(self._evaluate(equation, operands, places))
         (out,) = self.jaxpr.outvars
         return spans.narrow(read(out), self.windows[out], places)
+
+    def narrowed(self, first: Array, corner: Sequence[Array]) -> Array:
+        """The part of the first input that the output window at `corner` depends on."""
+        value = Windowed(first, spans.whole(np.shape(first)), np.shape(first))
+        return spans.narrow(value, self._seen_window(), self._places(corner))
+
+    def widened(self, part: Array, corner: Sequence[Array]) -> Array:
+        """A part as `narrowed` cuts it, in its place, and 0 around it."""
+        places = self._places(corner)
+        starts = [
+            jnp.zeros((), jnp.int32) if needed is None else spans.start(needed, places)
+            for needed in self._seen_window()
+        ]
+        around = jnp.zeros(self.jaxpr.invars[0].aval.shape, part.dtype)
+        return jax.lax.dynamic_update_slice(around, part, starts)
+
+    def _seen_window(self) -> Window:
+        first = self.jaxpr.invars[0]
+        return self.windows.get(first, spans.whole(first.aval.shape))
 
     def seen(self, corner: Sequence[Array]) -> Array:
         """Which elements of the first input the output window depends on, bool."""

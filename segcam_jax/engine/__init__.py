@@ -11,6 +11,7 @@ from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as r
 from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution
 from segcam_jax.engine.plan import Plan as Plan
 from segcam_jax.engine.planning import plan_of as plan_of
+from segcam_jax.engine.positions import region_gradients as region_gradients
 from segcam_jax.engine.run import (
     ablation_scores as ablation_scores,
     baseline as baseline,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segcam_jax._jaxpr import cost, graph, linearity, lowering
@@ -93,6 +94,60 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
         None if plan is None else split.canonical(plan.seen([*target.corner, 0])),
         () if plan is None else plan.fallbacks,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a target reads at each position of its window, as a function of what that depends on.
+
+    Attributes:
+        part: activation -> the part of it that the window depends on.
+        read: part -> value at every position, flat, traceable.
+        weights: of the positions, 0 outside of the region.
+        whole: part -> activation, 0 around the part.
+        struct: shape and dtype of a part.
+    """
+
+    part: Callable[[Array], Array]
+    read: Callable[[Array], Float[Array, "p"]]
+    weights: Float[Array, "p"]
+    whole: Callable[[Array], Array]
+    struct: jax.ShapeDtypeStruct
+
+
+def reading(split: Split, carry: Carry, target: Target, execution: Execution) -> Reading:
+    """Reads a target position by position, on the window of its region where it knows one."""
+    if _on_window(split, target, execution):
+        channels = jax.tree.leaves(split.output)[0].shape[-1]
+        plan = split.window_plan((*target.extent, channels))
+        corner, prepared = [*target.corner, 0], split.prepare(carry)
+
+        def part(a):
+            return plan.narrowed(split.native(a), corner)
+
+        def whole(part):
+            return split.canonical(plan.widened(part, corner))
+
+        def output(part):
+            return plan.run([part, *prepared], corner)
+
+        target = target.cropped()
+    else:
+        _, _, output = _decoder(split, carry, target, execution)
+        part = whole = lambda a: a
+    struct = jax.eval_shape(part, split.activation)
+    output = at_precision(output, execution.precision, struct)
+
+    def read(part):
+        return target.values(output(part)).reshape(-1)
+
+    values = jax.eval_shape(read, struct)
+    weights = jnp.ones(values.shape, values.dtype)
+    if target.mask is not None:
+        weights = jnp.asarray(target.mask, values.dtype).reshape(-1)
+    closed, _ = graph.closed(read, struct)
+    fast = _first_of(lowering.lowered(closed)) if lowers(execution) else read
+    return Reading(part, fast, weights, whole, struct)
 
 
 def _first_of(function: Callable[[Array], list]) -> Callable[[Array], Array]:

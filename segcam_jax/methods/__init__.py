@@ -37,6 +37,7 @@ from segcam_jax.methods.guided import (
     guided_backprop as guided_backprop,
     guided_grad_cam as guided_grad_cam,
 )
+from segcam_jax.methods.instances import instance_smooth_grad as instance_smooth_grad
 from segcam_jax.methods.planning import explain_plan as explain_plan
 from segcam_jax.methods.registry import METHODS as METHODS, Method as Method, find as find
 from segcam_jax.methods.saliency import (

@@ -19,7 +19,8 @@ from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, InputError, wide
 
 
-def _attributed(attribution: Float[Array, "*space c"], score: Array) -> Explanation:
+def attributed(attribution: Float[Array, "*space c"], score: Array) -> Explanation:
+    """An explanation by the importance of every element."""
     attribution = wide(attribution)
     return Explanation(map=attribution.sum(-1), score=score, attribution=attribution)
 
@@ -41,7 +42,7 @@ def gradient(
     """
     activation, carry = engine.encode(split, params, x, execution)
     score, slope = engine.value_and_gradient(split, activation, carry, target, execution)
-    return _attributed(slope, score)
+    return attributed(slope, score)
 
 
 @method("input", cost="1 forward, 1 backward", paper="Shrikumar et al., 2016")
@@ -57,7 +58,7 @@ def input_x_gradient(
     """
     activation, carry = engine.encode(split, params, x, execution)
     score, slope = engine.value_and_gradient(split, activation, carry, target, execution)
-    return _attributed(wide(activation) * wide(slope), score)
+    return attributed(wide(activation) * wide(slope), score)
 
 
 @method("input", cost="steps forwards and backwards", paper="Sundararajan et al., ICML 2017")
@@ -105,7 +106,7 @@ def integrated_gradients(
 
     weights = jnp.asarray(weights, wide(points).dtype)
     mean, _ = engine.sampled_moments(split, carry, target, between, weights, execution)
-    return _attributed(wide(activation - start) * mean, score)
+    return attributed(wide(activation - start) * mean, score)
 
 
 def _quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,10 +164,7 @@ def smooth_grad(
         Smilkov et al., SmoothGrad, 2017 (mean); Hooker et al., NeurIPS 2019 (squared); Adebayo et
         al., 2018 (variance).
     """
-    if isinstance(key, int) or not hasattr(key, "dtype"):
-        raise InputError(f"key={key!r}; give a key of jax.random, for example jax.random.key(0)")
-    if samples < 1:
-        raise InputError(f"samples={samples}; at least 1 is needed")
+    check_samples(key, samples)
     if sigma_unit not in ("range", "absolute"):
         raise InputError(f"sigma_unit={sigma_unit!r}; choose range or absolute")
     if statistic not in ("mean", "squared", "variance"):
@@ -183,4 +181,12 @@ def smooth_grad(
     weights = jnp.ones(samples, wide(scale).dtype)
     mean, variance = engine.sampled_moments(split, carry, target, noisy, weights, execution)
     chosen = {"mean": mean, "squared": mean**2 + variance, "variance": variance}
-    return _attributed(chosen[statistic], score)
+    return attributed(chosen[statistic], score)
+
+
+def check_samples(key: Any, samples: int) -> None:
+    """Raises `InputError` unless there is a key to draw samples from, and at least one of them."""
+    if isinstance(key, int) or not hasattr(key, "dtype"):
+        raise InputError(f"key={key!r}; give a key of jax.random, for example jax.random.key(0)")
+    if samples < 1:
+        raise InputError(f"samples={samples}; at least 1 is needed")
