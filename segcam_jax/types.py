@@ -36,7 +36,7 @@ class MissingExtraError(SegcamError, ImportError):
 def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
     """The choices, those that look most like `name` first."""
     choices = list(choices)
-    near = difflib.get_close_matches(name, choices, n=len(choices), cutoff=0.4)
+    near = difflib.get_close_matches(name, choices, n=max(1, len(choices)), cutoff=0.4)
     return near + [choice for choice in choices if choice not in near]
 
 
