@@ -8,7 +8,6 @@ from typing import Any
 
 import segcam_jax
 from segcam_jax.cli import commands, console
-from segcam_jax.cli.gallery import labels_of
 from segcam_jax.data.images import sha256_of
 from segcam_jax.engine import Execution
 from segcam_jax.engine.devices import local_mesh
@@ -111,15 +110,13 @@ def network_words(weights: str | None, model: str | None) -> tuple[str, str | No
 
 def wanted_of(options: ExplainOptions) -> Wanted:
     """How the network is opened."""
-    labels, origin = labels_of(None if options.labels is None else Path(options.labels))
-    return Wanted(
+    wanted = Wanted(
         size=size_of(options.size),
         channels=options.channels,
         normalisation=options.normalisation,
-        labels=labels,
-        labels_from=origin,
         seed=options.seed,
     )
+    return wanted.with_labels(options.labels)
 
 
 def _made(

@@ -9,7 +9,6 @@ import numpy as np
 import segcam_jax
 from segcam_jax import methods
 from segcam_jax.cli import commands, console
-from segcam_jax.data.labels import read_labels
 from segcam_jax.heatmap import find_profile
 from segcam_jax.sweep import aims, gallery as sweep_gallery, maps, pictures, plates
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
@@ -37,20 +36,14 @@ def words(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in split if word))
 
 
-def labels_of(path: Path | None) -> tuple[list[str] | None, str]:
-    """The labels of a file, if there is one, and what they are called."""
-    return (None, "") if path is None else (read_labels(path), f"labels {str(path)!r}")
-
-
 def _planned(command: commands.Gallery) -> Gallery:
     if command.out.exists() and not command.out.is_dir():
         raise InputError(f"output {str(command.out)!r} is a file; give a folder")
     chosen = _options(command)
     goals = aims.make_aims(top=command.top, classes=command.classes, difference=command.difference)
     files = pictures.expanded(command.images, console.note)
-    labels, origin = labels_of(command.labels)
     side = () if command.size is None else (command.size,)
-    wanted = Wanted(size=size_of(side), labels=labels, labels_from=origin, seed=command.seed)
+    wanted = Wanted(size=size_of(side), seed=command.seed).with_labels(command.labels)
     subjects = open_subjects(words(command.models), wanted)
     for subject in subjects:
         if subject.random:

@@ -197,10 +197,13 @@ def _called(factory: Any, words: str) -> Any:
 
 def _needed(factory: Callable) -> list[str]:
     """The parameters that have no default."""
+    # A class's metaclass may hide what its objects are made from.
+    function: Any = factory.__init__ if inspect.isclass(factory) else factory
     try:
-        parameters = inspect.signature(factory).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # Some builtins have no signature.
         return []
+    parameters = parameters[1:] if inspect.isclass(factory) else parameters
     packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind not in packed]
 

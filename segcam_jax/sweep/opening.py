@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segcam_jax import models
 from segcam_jax.adapters import from_nnx
-from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels
+from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels, read_labels
 from segcam_jax.sweep import own
 from segcam_jax.sweep.factories import is_own
 from segcam_jax.sweep.network import Network, open_network
@@ -39,6 +39,17 @@ class Wanted:
     labels: Sequence[str] | None = None
     labels_from: str = "the list of labels"
     seed: int = 0
+
+    def with_labels(self, path: str | Path | None) -> "Wanted":
+        """The same with the labels of a file, if there is one.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        if path is None:
+            return self
+        labels, origin = read_labels(path), f"labels {str(path)!r}"
+        return dataclasses.replace(self, labels=labels, labels_from=origin)
 
 
 def size_of(numbers: Sequence[int]) -> tuple[int, int] | None:

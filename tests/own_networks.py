@@ -1,0 +1,105 @@
+"""Models as users write them, and factories that return them, or fail to."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+
+import segcam_jax
+
+NAMES = ("tabby, tabby cat", "tiger cat", "goldfish", "snail")
+
+
+class Classifier(nnx.Module):
+    """Written for a batch, three channels."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
+        self.body = nnx.Conv(4, 6, (3, 3), strides=2, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(6, len(NAMES), rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.body(nnx.relu(self.stem(x))))
+        return self.head(self.drop(x.mean(axis=(1, 2))))
+
+
+def classifier():
+    return Classifier(nnx.Rngs(1))
+
+
+class Segmenter(linen.Module):
+    """Written for a batch, one channel, sides that can be halved; three classes."""
+
+    @linen.compact
+    def __call__(self, x, *, train=True):
+        fine = linen.relu(linen.Conv(4, (3, 3), name="fine")(x))
+        coarse = linen.max_pool(fine, (2, 2), (2, 2))
+        coarse = linen.relu(linen.Conv(6, (3, 3), name="coarse")(coarse))
+        n, h, w, c = coarse.shape
+        up = jnp.broadcast_to(coarse[:, :, None, :, None], (n, h, 2, w, 2, c))
+        both = jnp.concatenate([up.reshape(n, 2 * h, 2 * w, c), fine], axis=-1)
+        return linen.Conv(3, (1, 1), name="head")(both)
+
+
+def segmenter():
+    module = Segmenter()
+    return module, module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
+def coarse():
+    """An Equinox model whose logits have a quarter of the image's sides."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    return eqx.nn.Sequential(
+        [
+            eqx.nn.Conv2d(3, 4, 3, stride=2, padding=1, key=keys[0]),
+            eqx.nn.Conv2d(4, 2, 3, stride=2, padding=1, key=keys[1]),
+        ]
+    )
+
+
+def function():
+    """A plain function with a tap of its author's, one channel."""
+
+    def fn(params, x):
+        hidden = segcam_jax.tap(jax.nn.relu(x @ params["in"]), "hidden")
+        return hidden.mean((0, 1)) @ params["out"]
+
+    return fn, {"in": jnp.ones((1, 3)), "out": jnp.ones((3, 2))}
+
+
+instance = Classifier(nnx.Rngs(2))
+
+
+def small_only():
+    """A model of images of 16 x 16 alone."""
+    kernel = {"kernel": jnp.ones((16 * 16 * 3, 2))}
+    return (lambda params, x: x.reshape(-1) @ params["kernel"]), kernel
+
+
+def needy(rngs, *, width=3):
+    return Classifier(rngs)
+
+
+def failing():
+    return {"layers": 3}["depth"]
+
+
+def nothing():
+    pass
+
+
+def without_variables():
+    return Segmenter()
+
+
+def a_class():
+    return Classifier
+
+
+def two_outputs():
+    return (lambda params, x: (x, x)), {}
+
+
+def odd_output():
+    return (lambda params, x: x[:-3, :-1]), {}

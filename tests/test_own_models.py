@@ -1,0 +1,248 @@
+"""Models of users' own files on the command line: found, tried, explained, or refused in a line."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import segcam_jax
+from segcam_jax import cli
+from segcam_jax.sweep import opening, own, subjects
+from segcam_jax.sweep.opening import Wanted, open_subject
+from segcam_jax.types import InputError
+from tests import own_networks
+
+FILE = str(Path(own_networks.__file__))
+ROOT = Path(FILE).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch, tmp_path):
+    """Leaves the path of imports and the compilation cache as they were."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("segcam_jax.cli.cache.enable", lambda: None)
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for number, size in enumerate([(16, 16), (13, 18)]):
+        pixels = np.random.default_rng(number).random(size).astype(np.float32)
+        np.save(folder / f"image{number}.npy", pixels)
+    return folder
+
+
+def opened(name, **wanted):
+    return open_subject(f"tests.own_networks:{name}", Wanted(**wanted))
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def fault(capsys):
+    """The one line of a command line that must fail with exit code 2."""
+
+    def check(*arguments):
+        capsys.readouterr()
+        assert run(*arguments) == 2
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if "error: " in x]
+        return line
+
+    return check
+
+
+def test_a_classifier_is_given_a_batch_and_three_channels():
+    subject = opened("classifier")
+    config = subject.network.model.config
+    assert (config.in_channels, config.classes, config.multiple) == (3, 4, 1)
+    assert subject.classifies
+    assert subject.size == (224, 224)
+    assert subject.labels == ["0", "1", "2", "3"]
+    assert subject.name == "tests.own_networks-classifier"
+    assert "is Classifier: 4 classes for an image of 224 x 224 x 3" in subject.note
+    assert subjects.stages(subject.taps) == ["stem", "body"]
+    assert subjects.find_layer(subject, subject.default_layer) == "body"
+
+
+def test_a_segmentation_network_says_what_it_can_halve():
+    subject = opened("segmenter")
+    config = subject.network.model.config
+    assert (config.in_channels, config.classes, config.multiple) == (1, 3, 2)
+    assert subject.size is None
+    assert not subject.classifies
+    assert subjects.find_layer(subject, subject.default_layer) == "coarse"
+    assert subjects.find_layer(subject, "last") == "coarse"  # Not the head, which is the logits.
+    assert opened("segmenter", size=(20, 30)).network.model.config.multiple == 1
+
+
+def test_coarse_logits_are_resized_to_the_image():
+    subject = opened("coarse")
+    assert subject.network.model.config.multiple == 4
+    assert "resized by 4" in subject.note
+    x = np.random.default_rng(0).random((16, 20, 3)).astype(np.float32)
+    model = own_networks.coarse()
+    logits = np.asarray(jax.vmap(model, axis_name="n")(np.moveaxis(x, -1, 0)[None])[0])
+    expected = jax.image.resize(np.moveaxis(logits, 0, -1), (16, 20, 2), "linear", antialias=False)
+    np.testing.assert_allclose(subject.network.logits(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_normalisation_comes_before_the_model():
+    plain, normalised = (
+        opened("function", size=(16, 16), normalisation=each) for each in (None, "0.5/0.25")
+    )
+    x = np.random.default_rng(0).random((16, 16, 1)).astype(np.float32)
+    np.testing.assert_allclose(
+        normalised.network.logits(x), plain.network.logits((x - 0.5) / 0.25), rtol=1e-5
+    )
+    assert plain.network.sha256 != normalised.network.sha256
+    assert own.moments_of("none") is None
+    assert own.moments_of("imagenet") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with pytest.raises(InputError, match="is not for 1 channel"):
+        opened("function", size=(16, 16), normalisation="imagenet")
+
+
+@pytest.mark.parametrize("words", ["imagenett", "1/0", "1", "1/nan", "a/b"])
+def test_no_normalisation(words):
+    with pytest.raises(InputError, match=r"(unknown normalisation|give finite means)"):
+        own.moments_of(words)
+
+
+def test_a_model_that_stands_in_the_module_is_taken():
+    assert opened("instance").network.model.name == "Classifier"
+
+
+def test_equal_factories_make_equal_digests():
+    first, second, other = (opened(name) for name in ("classifier", "classifier", "instance"))
+    assert first.network.sha256 == second.network.sha256 != other.network.sha256
+    assert opened("classifier", size=(32, 32)).key != first.key
+
+
+def test_layers_and_explain(images, tmp_path, capsys):
+    assert run("layers", f"{FILE}:classifier", "--size", 16) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"body +│ +4 x 4 +│ +6 │ middle, last, the default tap|last, the default", out)
+    labels = tmp_path / "names.txt"
+    labels.write_text("\n".join(own_networks.NAMES))
+    line = ("explain", images / "image0.npy", "--model", f"{FILE}:classifier", "--size", 16)
+    line = (*line, "--labels", labels, "--method", "grad_cam", "--out", tmp_path / "out")
+    assert run(*line, "--classes", "tiger cat", "--classes", "tabby,snail") == 2
+    assert "class 'tabby,snail' is not" in capsys.readouterr().err
+    assert run(*line, "--classes", "tiger cat", "tabby") == 0
+    records = json.loads((tmp_path / "out/manifest.json").read_text())["images"]
+    assert [record["name"] for record in records] == ["image0.tiger-cat", "image0.tabby"]
+    assert [record["class"]["index"] for record in records] == [1, 0]
+    predicted = records[0]["predicted"]
+    assert len(predicted) == 4
+    assert sum(each["share"] for each in predicted) == pytest.approx(1, abs=1e-5)
+    x = np.repeat(np.load(images / "image0.npy")[..., None], 3, axis=-1)
+    fn, params = segcam_jax.from_nnx(own_networks.classifier(), batch_axis=0)
+    assert np.argmax(fn(params, x)) == predicted[0]["index"]
+    split = segcam_jax.split(fn, "body", params, x)
+    for record in records:
+        target = segcam_jax.whole_image(record["class"]["index"])
+        expected = segcam_jax.grad_cam(split, params, x, target).map
+        found = np.load(tmp_path / "out" / record["maps"][0]["map"])
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+    again = tmp_path / "again"
+    assert run("explain", "--repeat", tmp_path / "out", "--out", again) == 0
+    for path in (tmp_path / "out").rglob("*.npy"):
+        other = again / path.relative_to(tmp_path / "out")
+        assert other.read_bytes() == path.read_bytes()
+
+
+def test_a_segmentation_network_is_padded_and_cropped(images, tmp_path, monkeypatch, fault):
+    source = tmp_path / "my_net.py"
+    source.write_text("from tests.own_networks import segmenter as make\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    line = ("explain", images / "image1.npy", "--model", "my_net:make", "--method", "grad_cam")
+    assert run(*line, "--region", "all", "--tap", "first", "--out", "out") == 0
+    (record,) = json.loads(Path("out/manifest.json").read_text())["images"]
+    assert record["input"]["padding"] == [[0, 1], [0, 0]]
+    assert record["region"]["pixels"] == 13 * 18
+    assert record["taps"] == {"fine": [14, 18, 4]}
+    source.write_text(source.read_text() + "WIDTH = 3\n")
+    repeated = fault("explain", "--repeat", "out", "--out", "again")
+    assert "its source or parameters are not those of the manifest" in repeated
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("no.such.module:make", r"there is no module 'no' in "),
+        ("tests.own_netwrks:make", r"there is no module 'tests.own_netwrks'"),
+        ("tests/own_netwrks.py:make", r"does not exist; there are own_networks.py"),
+        (FILE, r"names no function .* for example .*own_networks.py:classifier"),
+        (f"{FILE}:", r"names no function; give module.path:NAME"),
+        (f"{FILE}:clasifier", r"has no 'clasifier'; it has classifier, "),
+        (f"{FILE}:needy", r"needy needs rngs, and is called without arguments"),
+        (f"{FILE}:Classifier", r"Classifier needs rngs"),
+        (f"{FILE}:failing", r"failing fails: tests/own_networks.py, line \d+: KeyError: 'depth'"),
+        (f"{FILE}:nothing", r"nothing returned nothing; expected an nnx.Module"),
+        (f"{FILE}:NAMES", r"NAMES returned a tuple of a value of type str"),
+        (f"{FILE}:without_variables", r"returned a linen.Module \(Segmenter\) without its var"),
+        (f"{FILE}:a_class", r"returned the class Classifier, not an object"),
+        (f"{FILE}:two_outputs", r"returns a tuple of 2 array\(s\), expected the logits alone"),
+        (f"{FILE}:odd_output", r"returns 221 x 223 logits for an image of 224 x 224"),
+        (
+            f"{FILE}:small_only",
+            r"fails on an image of 224 x 224 x 3: tests/own_networks.py, line \d+: TypeError: "
+            r".*--size H W",
+        ),
+    ],
+)
+def test_faults_are_one_line(fault, words, complaint):
+    assert re.search(complaint, fault("layers", words))
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("def make(:\n", r"broken.py, line 1: SyntaxError: invalid syntax"),
+        ("import nothing_at_all\n", r"broken.py, line 1: ModuleNotFoundError: No module named"),
+        ("\n\nraise SystemExit(3)\n", r"broken.py, line 3: SystemExit: 3"),
+        ("from . import other\n", r"broken.py, line 1: ImportError: attempted relative"),
+        ("make = 3\n", r"make returned a value of type int"),
+        ("", r"'broken.py' has no 'make' and defines nothing"),
+    ],
+)
+def test_modules_that_do_not_import(tmp_path, monkeypatch, fault, source, complaint):
+    (tmp_path / "broken.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    line = fault("explain", "x.png", "--model", "broken.py:make", "--out", "out")
+    assert re.search(complaint, line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_module_of_another_ones_name_is_still_found(tmp_path, monkeypatch):
+    """`json` is imported long before."""
+    (tmp_path / "json.py").write_text("from tests.own_networks import function as make\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    assert open_subject("json.py:make").network.model.name == "fn"
+    assert sys.modules["json"] is json
+
+
+def test_small_models_work_at_their_size():
+    assert opened("small_only", size=(16, 16)).size == (16, 16)
+    with pytest.raises(InputError, match="size 3; give"):
+        opening.size_of((3,))
+
+
+def test_options_of_ones_own_models_alone(fault, tmp_path):
+    end = ("--out", tmp_path / "out")
+    bundled = ("explain", "x.png", "--weights", "texture-mnist-biased")
+    assert "is for models of your own" in fault(*bundled, "--normalisation", "none", *end)
+    assert "is for models of your own" in fault(*bundled, "--channels", 1, *end)
+    both = (*bundled, "--model", "tests.own_networks:classifier", *end)
+    assert "leave out --weights" in fault(*both)
+    assert "two networks" in fault("layers", f"{FILE}:classifier", "--weights", "x")
