@@ -23,7 +23,7 @@ from segcam_jax.sweep.context import ContextCurve, as_csv, context_curve, contex
 from segcam_jax.sweep.instance_plan import InstancePlan, folder_of, restored, values_of
 from segcam_jax.sweep.instances import Progress, segment_all
 from segcam_jax.sweep.volumes import VolumeCase
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, SegcamError
 from segcam_jax.viz.context import context_detections, context_scores
 
 TABLE, INSTANCES = "context.csv", "context-instances.csv"
@@ -96,7 +96,11 @@ def run_context(
     known = [file for case in base.cases for file in base.case_files(case)]
     files = [*known, TABLE, INSTANCES, *FIGURES, store.MANIFEST]
     folder = store.RunFolder(out, plan.key, files, overwrite=overwrite)
-    segmented = segment_all(base, folder, progress, execution, report)
+    try:
+        segmented = segment_all(base, folder, progress, execution, report)
+    except SegcamError:
+        folder.release()
+        raise
     wanted = [(case, [each for each in found if plan.wanted(each)]) for case, found in segmented]
     records = _study_all(plan, folder, wanted, progress, execution)
     curves = [_curve(record["curve"]) for record in records]

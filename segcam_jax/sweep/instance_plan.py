@@ -33,7 +33,7 @@ class InstancePlan:
         explaining: how they are explained.
         pairs: (method, tap).
         groups: of instances to explain; empty: all.
-        key: digest of all that determines the maps.
+        key: digest of all that determines the maps, but for the contents of the scans.
     """
 
     network: Network
@@ -104,7 +104,7 @@ def make_plan(
     groups: Sequence[str] = (),
     version: str,
 ) -> InstancePlan:
-    """Checks methods and taps, and takes the digest of all that determines the maps.
+    """Checks methods and taps, and takes the digest of what determines the maps.
 
     Raises:
         SegcamError: if a tap, method or number is none; before anything is written.
@@ -141,9 +141,10 @@ def segmentation_plan(
     unknown = [group for group in groups if group not in GROUPS]
     if unknown:
         raise InputError(f"group {unknown[0]!r} is unknown; choose from {', '.join(GROUPS)}")
-    digests = [[case.name, case.digests] for case in cases]
+    # Files are held to the records of their scans, so that one may be mended without the others.
+    names = [[case.name, case.files.truth is not None] for case in cases]
     what = [dataclasses.asdict(segmenting), list(groups)]
-    key = store.key_of([version, network.sha256, digests, list(modalities), what])
+    key = store.key_of([version, network.sha256, names, list(modalities), what])
     return InstancePlan(
         network,
         tuple(cases),

@@ -35,6 +35,7 @@ from segcam_jax.sweep.instance_plan import (
     values_of,
 )
 from segcam_jax.sweep.volumes import VolumeCase
+from segcam_jax.types import SegcamError
 
 Advance = Callable[[int, str], None]
 Progress = Callable[[str, int], Any]
@@ -68,7 +69,11 @@ def run_instances(
         InputError: if a volume is broken, or a file cannot be written; what is finished stays.
     """
     folder = store.RunFolder(out, plan.key, plan.files(), overwrite=overwrite)
-    segmented = segment_all(plan, folder, progress, execution, report)
+    try:
+        segmented = segment_all(plan, folder, progress, execution, report)
+    except SegcamError:
+        folder.release()
+        raise
     wanted = [
         (case, [each for each in found if not plan.groups or each.group in plan.groups])
         for case, found in segmented
@@ -95,7 +100,7 @@ def segment_all(
     with progress("segmenting", len(plan.cases)) as advance:
         for case in plan.cases:
             record = folder.finished(case.name)
-            if record is None:
+            if record is None or record["digests"] != list(case.digests):
                 advance(0, case.name)
                 record = _segment(plan, case, folder, execution)
                 for note in record["notes"]:
@@ -121,7 +126,10 @@ def _segment(
     """Writes what the network finds in a scan; returns its record."""
     segmented = volumes.segment(plan.network, case, plan.segmenting, execution)
     files = plan.case_files(case)
-    folder.claim(files)
+    # What was found in other files of that name.
+    for file in folder.files:
+        if file.startswith(f"{case.name}/"):
+            (folder.path / file).unlink(missing_ok=True)
     grid, out = segmented.scan.grid, folder.path
     nifti.write_map(out / files[0], segmented.probability, like=grid)
     nifti.write_map(out / files[1], segmented.predicted.labels, like=grid)
@@ -132,6 +140,7 @@ def _segment(
         "scan": case.name,
         "inputs": [str(path) for path in case.files.files],
         "truth": None if case.files.truth is None else str(case.files.truth),
+        "digests": list(case.digests),
         "notes": list(segmented.notes),
         "instances": [values_of(each) for each in segmented.instances()],
         "files": files[:-1],
@@ -146,6 +155,11 @@ def _explain_all(plan, folder, wanted, progress: Progress, execution: Execution)
         for case, found in wanted
     ]
     steps = 1 + sum(saliency.passes(method, plan.explaining) for method, _ in plan.pairs)
+    if any(found for _, found in left):
+        # Figures share a scale of colours, which is not known any more.
+        for file in folder.files:
+            if file.endswith(".png"):
+                (folder.path / file).unlink(missing_ok=True)
     with progress("explaining", steps * sum(len(found) for _, found in left)) as advance:
         for case, found in left:
             if not found:

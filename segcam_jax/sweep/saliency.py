@@ -22,7 +22,7 @@ from segcam_jax.methods import METHODS
 from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.volumes import AXES, Segmented
 from segcam_jax.taps import INPUT
-from segcam_jax.targets import Of, region
+from segcam_jax.targets import Of, Target, region
 from segcam_jax.types import InputError
 
 Field = Literal["window", "volume"]
@@ -30,6 +30,7 @@ ALL = "all"  # what a map of all modalities together is called
 _IN_PARTS = "instance_smooth_grad"
 # Samples that run as one call: between calls, progress is told.
 _AT_ONCE = 5
+_LEAST_SIDE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +157,27 @@ def passes(method: str, options: SaliencyOptions) -> int:
 
 
 def _parts(samples: int) -> list[tuple[int, int]]:
-    """First sample and number of samples of each call: of two sizes at most, each a program."""
-    return [(at, min(_AT_ONCE, samples - at)) for at in range(0, samples, _AT_ONCE)]
+    """First sample and number of samples of each call; alike if possible: a size is a program."""
+    even = [size for size in (5, 4, 6, 7, 3) if samples % size == 0]
+    size = even[0] if even else min(samples, _AT_ONCE)
+    return [(at, min(size, samples - at)) for at in range(0, samples, size)]
+
+
+def target_of(cut: Cut, class_index: int, of: Of) -> Target:
+    """The class over the instance, as its mean.
+
+    The target's window is a cube of 8, 16, 32, ... voxels, so that the instances of a run need few
+    programs.
+    """
+    target = region(class_index, cut.mask, of=of, reduce="mean")
+    assert target.extent is not None
+    side = max(_LEAST_SIDE, 1 << (max(target.extent) - 1).bit_length())
+    extent = tuple(min(side, length) for length in cut.mask.shape)
+    corner = [
+        min(int(first), length - size)
+        for first, length, size in zip(target.corner, cut.mask.shape, extent, strict=True)
+    ]
+    return dataclasses.replace(target, extent=extent, corner=np.asarray(corner, np.int32))
 
 
 def explain_instance(
@@ -191,7 +211,7 @@ def explain_instance(
         InputError: if a map is not finite.
     """
     split = network.split(tap, cut.x.shape)
-    target = region(class_index, cut.mask, of=options.of, reduce="mean")
+    target = target_of(cut, class_index, options.of)
     found: list[tuple[int, Any]] = []
     for first, size, keywords in _calls(method, segmented, cut, options):
         advance(first, options.samples)

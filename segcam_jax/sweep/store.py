@@ -174,6 +174,13 @@ class RunFolder:
             self._files += new
             write_json(self.path / CLAIM, {"key": self.key, "files": self._files})
 
+    def release(self) -> None:
+        """Gives the folder back, claim and all, if nothing of the run is in it."""
+        if not any(os.path.lexists(self.path / file) for file in self._files):
+            (self.path / CLAIM).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
     def finished(self, name: str) -> dict[str, Any] | None:
         """The record of an image that this run has finished, if all its files are there."""
         record = read_json(self.path / name / RECORD)

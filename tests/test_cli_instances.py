@@ -1,0 +1,448 @@
+"""`segcam instances` and `segcam context`: what they write, how they resume, every bad input."""
+
+import csv
+import errno
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import nibabel
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from scipy import ndimage
+
+from segcam_jax import METHODS, Execution, cli
+from segcam_jax.data import scans
+from segcam_jax.models import stored
+from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
+from segcam_jax.sweep import instance_plan, instances as sweep, peaks, saliency, store, volumes
+
+SHAPE = (16, 14, 12)
+AFFINE = np.array([[-1.0, 0, 0, 9], [0, 0, 2, -7], [0, 1.2, 0, 3], [0, 0, 0, 1]])
+CACHE_OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+@pytest.fixture(autouse=True)
+def _shared_programs(tmp_path_factory, monkeypatch):
+    """One compilation cache, and one network per file, so that each program compiles once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setattr(volumes, "open_volume_network", _OPENED)
+    before = {name: getattr(jax.config, name) for name in CACHE_OPTIONS}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+_OPENED = functools.cache(volumes.open_volume_network)
+
+
+def save(path, values, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return path
+
+
+def blob(at):
+    """A bump of one voxel or two."""
+    offsets = np.stack(np.indices(SHAPE)) - np.reshape(at, (3, 1, 1, 1))
+    return np.exp(-(offsets**2).sum(0) / 4)
+
+
+def bright(arrays):
+    """The network's tensors changed so that a lesion is what is bright in both modalities."""
+    half = np.float32([0.5, 1, 0.5])
+    spread = half[:, None, None] * half[:, None] * half
+    kernels = [name for name in arrays if name.endswith("kernel")]
+    arrays = {**arrays, **{name: 0.1 * arrays[name] for name in kernels}}
+    arrays["encoder/0/units/0/conv/kernel"][..., 0] += spread[..., None] * np.float32([0.1, 0.05])
+    arrays["decoder/0/up/conv/kernel"][..., 0, 1] += 4 * spread
+    arrays["decoder/0/up/conv/bias"] = np.float32([0, -3])
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """Two modalities with bumps, a truth, and a network whose class is what is bright in both."""
+    folder = tmp_path_factory.mktemp("data") / "cohort" / "one" / "patient"
+    rng = np.random.default_rng(0)
+    noise = ndimage.gaussian_filter(rng.normal(size=(*SHAPE, 2)), (1, 1, 1, 0)).astype(np.float32)
+    bumps = blob((5, 6, 5)) + blob((0, 12, 2))
+    for index, name in enumerate(("flair", "t1")):
+        save(folder / f"{name}.nii.gz", (5 + noise[..., index] + 3 * bumps).astype(np.float32))
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[4:7, 5:8, 4:7] = 1
+    truth[12:14, 11:13, 9:11] = 1
+    save(folder / "truth.nii.gz", truth)
+    model = MonaiUNet(MonaiUNetConfig(channels=(2, 4), strides=(2,)), rngs=nnx.Rngs(0))
+    arrays = {name: np.asarray(leaf[...]) for name, leaf in stored.tensors(model).items()}
+    stored.fill(model, bright(arrays))
+    stored.save(folder / "net.safetensors", "monai_unet", model, {"classes": ["none", "lesion"]})
+    return folder
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def command(name, case, out, *more, roi=(12,)):
+    weights = ("--weights", case / "net.safetensors", "--roi", *roi, "--min-voxels", 3)
+    return (name, case / "flair.nii.gz", case / "t1.nii.gz", *weights, "--out", out, *more)
+
+
+@pytest.fixture(scope="module")
+def explained(case, tmp_path_factory):
+    """A whole run: every instance by two methods."""
+    out = tmp_path_factory.mktemp("runs") / "explained"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setattr(volumes, "open_volume_network", _OPENED)
+        assert run(*arguments(case, out)) == 0
+    return out
+
+
+def arguments(case, out):
+    truth = ("--truth", case / "truth.nii.gz")
+    chosen = ("--method", "instance_smooth_grad", "grad_cam", "--samples", 6)
+    return command("instances", case, out, *truth, *chosen)
+
+
+def table(path):
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run_writes_maps_a_table_and_figures(explained, case):
+    rows = table(explained / "instances.csv")
+    assert list(rows[0]) == list(peaks.COLUMNS)
+    groups = {row["instance"]: row["group"] for row in rows}
+    assert groups == {"1": "FP", "2": "TP", "3": "FN"}
+    assert [row["modality"] for row in rows[:3]] == ["flair", "t1", "all"]
+    assert {row["instance"] for row in rows if row["touches_border"] == "True"} == {"1"}
+    for number in (1, 2, 3):
+        folder = explained / "patient" / f"instance-00{number}"
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "grad_cam.bottleneck.all.nii.gz",
+            "grad_cam.bottleneck.png",
+            "instance_smooth_grad.flair.nii.gz",
+            "instance_smooth_grad.png",
+            "instance_smooth_grad.t1.nii.gz",
+            "record.json",
+        ]
+        with Image.open(folder / "instance_smooth_grad.png") as figure:
+            assert figure.width > figure.height > 600
+    assert (explained / "peaks.instance_smooth_grad.png").is_file()
+    manifest = json.loads((explained / "manifest.json").read_text())
+    assert all((explained / file).exists() for file in manifest["files"])
+    assert manifest["modalities"] == ["flair", "t1"]
+    assert manifest["class"] == "lesion"
+
+
+def test_maps_lie_on_the_grid_of_the_input(explained, case):
+    like = nibabel.load(case / "flair.nii.gz")
+    for path in explained.rglob("*.nii.gz"):
+        image = nibabel.load(path)
+        np.testing.assert_array_equal(image.affine, like.affine)
+        assert image.shape == SHAPE
+    labels = nibabel.load(explained / "patient" / "instances.nii.gz").get_fdata()
+    missed = nibabel.load(explained / "patient" / "missed.nii.gz").get_fdata()
+    assert set(np.unique(labels)) == {0, 1, 2}
+    assert set(np.unique(missed)) == {0, 3}
+    probability = nibabel.load(explained / "patient" / "probability.nii.gz").get_fdata()
+    kept = probability[labels > 0]
+    assert kept.min() > 0.5
+
+
+def test_values_are_those_of_the_library(explained, case):
+    """One instance again: on its window, by one call for all samples."""
+    network = _OPENED(str(case / "net.safetensors"), None)
+    x = scans.zscore(
+        np.stack([nibabel.load(case / f"{n}.nii.gz").get_fdata() for n in ("flair", "t1")], -1)
+    )
+    labels = nibabel.load(explained / "patient" / "instances.nii.gz").get_fdata()
+    record = json.loads((explained / "patient" / "instance-002" / "record.json").read_text())
+    place = tuple(slice(*along) for along in record["maps"][0]["window"])
+    cut, mask = x[place], labels[place] == 2
+    assert cut.shape == (12, 12, 12, 2)
+    ratio = np.ptp(x[..., 0]) / np.ptp(cut[..., 0])
+    found = METHODS["instance_smooth_grad"].function(
+        network.split("input", cut.shape),
+        network.model.params,
+        cut,
+        saliency.target_of(saliency.Cut(cut, mask, place, place), 1, "logits"),
+        key=jax.random.key(0),
+        samples=6,
+        first=jnp.int32(0),
+        sigma=float(0.05 * ratio),
+        channel=0,
+        aggregation="mean",
+        execution=Execution(),
+    )
+    for index, name in enumerate(("flair", "t1")):
+        path = explained / "patient" / "instance-002" / f"instance_smooth_grad.{name}.nii.gz"
+        values = nibabel.load(path).get_fdata()
+        wanted = np.asarray(found.attribution[..., index])
+        np.testing.assert_allclose(values[place], wanted, atol=1e-6)
+        told = record["maps"][0]["modalities"][index]
+        assert told["peak_positive"] == pytest.approx(wanted.max(), rel=1e-4)
+        assert told["peak_negative"] == pytest.approx(wanted.min(), rel=1e-4)
+        assert told["mean_inside"] == pytest.approx(wanted[mask].mean(), rel=1e-4)
+        values[place] = 0
+        assert not values.any()
+
+
+def test_a_killed_run_goes_on_and_loses_no_finished_instance(
+    explained, case, tmp_path, monkeypatch, capsys
+):
+    out, done = tmp_path / "out", []
+    explain = saliency.explain_instance
+
+    def killed(*given):
+        if len(done) == 3:  # the first instance by two methods, the second by one
+            raise KeyboardInterrupt
+        done.append(given)
+        return explain(*given)
+
+    monkeypatch.setattr(saliency, "explain_instance", killed)
+    assert run(*arguments(case, out)) == 130
+    assert "goes on from here" in capsys.readouterr().err
+    first = out / "patient" / "instance-001" / "record.json"
+    assert first.is_file()
+    assert not (out / "patient" / "instance-002" / "record.json").exists()
+    stamps = {path: path.stat().st_mtime_ns for path in (first, out / "patient" / "record.json")}
+    # Not explained again, but for the second instance, of which a map was there.
+    count = []
+    monkeypatch.setattr(
+        saliency, "explain_instance", lambda *given: count.append(0) or explain(*given)
+    )
+    monkeypatch.setattr(sweep.portraits, "draw_all", lambda *given: None)
+    assert run(*arguments(case, out)) == 0
+    assert len(count) == 4
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert (out / "instances.csv").read_bytes() == (explained / "instances.csv").read_bytes()
+    # Another run does not mix with it.
+    assert run(*arguments(case, out), "--sigma", 0.1) == 2
+    assert "holds another run" in capsys.readouterr().err
+    claimed = json.loads((out / store.CLAIM).read_text())["files"]
+    assert "patient/instance-003/grad_cam.bottleneck.all.nii.gz" in claimed
+
+
+def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, monkeypatch, capsys):
+    """A broken second scan ends the run; when it is mended, the first is not segmented again."""
+    for name in ("flair", "t1"):
+        for patient in ("a", "b"):
+            (tmp_path / patient).mkdir(exist_ok=True)
+            data = (case / f"{name}.nii.gz").read_bytes()
+            (tmp_path / patient / f"{name}.nii.gz").write_bytes(data)
+    broken = tmp_path / "b" / "t1.nii.gz"
+    broken.write_bytes(data[:-600])
+    files = [tmp_path / p / f"{n}.nii.gz" for p in ("a", "b") for n in ("flair", "t1")]
+    out = tmp_path / "out"
+    given = ("instances", *files, *command("instances", case, out)[3:], "--samples", 6)
+    monkeypatch.setattr(sweep.portraits, "draw_all", lambda *given: None)
+    assert run(*given) == 2
+    assert "t1.nii.gz" in capsys.readouterr().err
+    first = out / "a" / "record.json"
+    stamp = first.stat().st_mtime_ns
+    broken.write_bytes(data)
+    (out / "a" / "figure.png").write_bytes(b"somebody else's")
+    assert run(*given) == 0
+    assert first.stat().st_mtime_ns == stamp
+    assert (out / "a" / "figure.png").exists()
+    rows = table(out / "instances.csv")
+    assert {row["scan"] for row in rows} == {"a", "b"}
+    assert {row["group"] for row in rows} == {""}
+
+
+def test_a_full_disk_is_one_line_and_what_is_finished_stays(case, tmp_path, monkeypatch, capsys):
+    out, written, write = tmp_path / "out", [], Path.write_bytes
+
+    def full(path, data):
+        if len(written) == 6:  # the segmentation takes three files, the first instance two or three
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run(*arguments(case, out)) == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "error" in each]
+    assert "cannot be written: No space left on device" in line
+    assert (out / "patient" / "instance-001" / "record.json").is_file()
+    assert not list(out.rglob(".*.nii.gz.*"))
+
+
+def test_an_empty_prediction_is_said(case, tmp_path, capsys):
+    empty = command("instances", case, tmp_path / "a", "--min-volume", 1e6)
+    assert run(*empty) == 0
+    assert "no instance was found in 1 scan(s)" in capsys.readouterr().out
+    assert table(tmp_path / "a" / "instances.csv") == []
+    assert (tmp_path / "a" / "instances.csv").read_text().startswith("scan,instance,group")
+    assert (tmp_path / "a" / "manifest.json").is_file()
+    assert run(*command("context", case, tmp_path / "b", "--min-volume", 1e6)) == 0
+    assert "no instance was found" in capsys.readouterr().out
+    assert table(tmp_path / "b" / "context.csv") == []
+
+
+def test_context_writes_tables_and_figures_and_resumes(case, tmp_path, capsys):
+    out = tmp_path / "out"
+    truth = ("--truth", case / "truth.nii.gz", "--group", "tp", "fp", "--max-voxels", 200)
+    given = command("context", case, out, *truth, "--steps", 3)
+    assert run(*given) == 0
+    assert "2 instance(s), 3 dilations" in capsys.readouterr().out
+    rows = table(out / "context.csv")
+    assert [row["distance_mm"] for row in rows] == ["1", "2", "3"]
+    assert list(rows[0])[-1] == "score_2"
+    single = table(out / "context-instances.csv")
+    assert {row["instance"] for row in single} == {"1", "2"}
+    assert len(single) == 6
+    full = {row["instance"]: float(row["full_score"]) for row in single}
+    labels = nibabel.load(out / "patient" / "instances.nii.gz").get_fdata()
+    probability = nibabel.load(out / "patient" / "probability.nii.gz").get_fdata()
+    for label, score in full.items():
+        assert score == pytest.approx(probability[labels == int(label)].mean(), abs=1e-5)
+    assert all((out / name).is_file() for name in ("scores.png", "detections.png"))
+    before = (out / "context.csv").read_bytes()
+    (out / "patient" / "instance-002" / "record.json").unlink()
+    assert run(*given) == 0
+    assert (out / "context.csv").read_bytes() == before
+
+
+@pytest.fixture
+def fault(capsys):
+    """Runs a command line that must fail with code 2 and one line on stderr, which it returns."""
+
+    def check(*given):
+        capsys.readouterr()
+        assert run(*given) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if line.startswith("segcam: error: ")]
+        assert errors == lines[-1:]
+        return errors[0]
+
+    return check
+
+
+def test_broken_volumes_are_one_line_each(case, tmp_path, fault):
+    out, flair = tmp_path / "out", case / "flair.nii.gz"
+    values = nibabel.load(flair).get_fdata(dtype=np.float32)
+
+    def with_second(path):
+        weights = ("--weights", case / "net.safetensors", "--roi", 12)
+        return fault("instances", flair, path, *weights, "--out", out)
+
+    moved = save(tmp_path / "moved.nii", values, AFFINE + np.eye(4)[:, [3, 0, 1, 2]] * 0.4)
+    assert "has another grid" in with_second(moved)
+    smaller = save(tmp_path / "smaller.nii", values[1:])
+    assert "15 x 14 x 12 voxels" in with_second(smaller)
+    assert "is 4D" in with_second(save(tmp_path / "time.nii", np.stack([values] * 3, -1)))
+    holes = values.copy()
+    holes[3, 3, 3] = np.nan
+    assert "1 voxel(s) that are NaN" in with_second(save(tmp_path / "holes.nii", holes))
+    cut = tmp_path / "cut.nii.gz"
+    cut.write_bytes(flair.read_bytes()[:-900])
+    assert "truncated" in with_second(cut)
+    assert "does not exist" in with_second(tmp_path / "missing.nii")
+    assert "is no volume" in with_second(case / "net.safetensors")
+
+
+def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
+    out = tmp_path / "out"
+    good = command("instances", case, out)
+    weights = ("--weights", case / "net.safetensors", "--out", out)
+    assert "takes 2 modalities" in fault("instances", case / "t1.nii.gz", *weights)
+    assert "no weights" in fault("instances", case / "t1.nii.gz")
+    assert "give volumes by name, or a folder" in fault("instances", *weights)
+    data = ("--data", case.parent.parent, *weights)
+    assert "names 1 modalit(ies)" in fault("instances", *data, "--prefixes", "flair")
+    assert "lacks the volume 'pd'" in fault("instances", *data, "--prefixes", "flair", "pd")
+    assert "begins with 'x' or 'y'" in fault("instances", *data, "--prefixes", "x", "y")
+    (tmp_path / "file").write_bytes(b"")
+    assert "is a file" in fault(*command("instances", case, tmp_path / "file"))
+    flat = ("--weights", "texture-mnist-biased", "--out", out)
+    assert "of a 2D network" in fault("instances", case / "t1.nii.gz", *flat)
+    (tmp_path / "bad.safetensors").write_bytes(b"words")
+    bad = ("--weights", tmp_path / "bad.safetensors")
+    assert "cannot be read" in fault("instances", case / "t1.nii.gz", *bad)
+    for more, words in (
+        (("--model", "unet"), "expected unet"),
+        (("--threshold", 1.5), "threshold=1.5"),
+        (("--iou", 0), "min_iou=0"),
+        (("--connectivity", 4), "4"),
+        (("--class-index", "tumour"), "tumour"),
+        (("--tap", "nowhere", "--method", "grad_cam"), "nowhere"),
+        (("--method", "grad_kam"), "grad_cam"),
+        (("--samples", 0), "`samples` is 0"),
+        (("--noise-modality", "pd"), "choose from flair, t1"),
+        (("--aggregation", "max", "--legacy-divisor"), "for aggregation mean"),
+        (("--group", "TP"), "needs a ground truth"),
+        (("--truth", case / "truth.nii.gz", "--group", "TN"), "group 'TN' is unknown"),
+        (("--memory-limit", "lots"), "500MB, 2GiB"),
+        (("--modalities", "a", "A"), "2 different name(s)"),
+    ):
+        assert words in fault(*good, *more)
+    odd = command("instances", case, out, roi=(13,))
+    assert "multiples of 2 x 2 x 2" in fault(*odd)
+    assert "give one extent, or three" in fault(*command("instances", case, out, roi=(12, 12)))
+    assert "`steps` is 0" in fault(*command("context", case, out, "--steps", 0))
+    assert not out.exists()
+
+
+def test_scans_of_a_folder_are_found(case):
+    found = volumes.scan_files(
+        (), 2, data=case.parent.parent, prefixes=("flair", "t1"), truth_prefix="truth"
+    )
+    assert [(each.name, each.truth) for each in found] == [("one-patient", case / "truth.nii.gz")]
+
+
+def test_peaks_are_measured_with_their_distance():
+    values = np.zeros((5, 4, 4))
+    values[0, 0, 0], values[4, 1, 1], values[2, 2, 2] = 3, -2, 1
+    mask = np.zeros(values.shape, bool)
+    mask[2, 2, 2] = mask[2, 2, 3] = True
+    told = peaks.measure(values, mask, (1, 2, 0.5))
+    assert told["peak_positive"] == 3
+    assert told["peak_positive_distance_mm"] == pytest.approx((4 + 16 + 1) ** 0.5)
+    assert told["peak_negative"] == -2
+    assert told["peak_negative_distance_mm"] == pytest.approx((4 + 4 + 0.25) ** 0.5)
+    assert told["mean_inside"] == 0.5
+    nothing = peaks.measure(np.zeros_like(values), mask, (1, 1, 1))
+    assert nothing["peak_positive"] == 0
+    assert np.isnan(nothing["peak_positive_distance_mm"])
+
+
+def test_cuts_of_large_and_small_volumes_come_back_in_place():
+    rng = np.random.default_rng(0)
+    for extents, window, field, size in (
+        ((20, 9, 7), (8, 8, 8), "window", (8, 8, 8)),
+        ((20, 9, 7), (4, 4, 4), "volume", (20, 12, 8)),
+        ((6, 5, 4), (8, 8, 8), "window", (8, 8, 8)),
+    ):
+        x = rng.normal(size=(*extents, 2)).astype(np.float32)
+        labels = np.zeros(extents, np.int32)
+        labels[-2:, 1:3, 0] = 1
+        found = instance_plan.measured(labels)
+        segmented = volumes.Segmented(None, x, x[..., 0], found, None, ())
+        cut = saliency.cut_around(
+            segmented, found.instances[0], window=window, multiples=(4, 4, 4), field=field
+        )
+        assert cut.x.shape == (*size, 2)
+        assert cut.mask.sum() == 4
+        back = cut.restored(cut.x[..., 1], extents)
+        inside = back != 0
+        np.testing.assert_array_equal(back[inside], x[..., 1][inside])
+        assert inside[labels == 1].all()
+        target = saliency.target_of(cut, 0, "logits")
+        assert target.extent == tuple(min(8, each) for each in size)
+        assert target.cropped()(_window(cut, target)) == pytest.approx(x[labels == 1, 0].mean())
+
+
+def _window(cut, target):
+    place = tuple(slice(c, c + e) for c, e in zip(target.corner, target.extent, strict=True))
+    return cut.x[place]
