@@ -333,9 +333,7 @@ def instances(
     of: Of = "logits",
     reduce: Reduce = "mean",
 ) -> Target:
-    """One target per instance of a label map, stacked: `jax.vmap` explains all as a batch.
-
-    All have one window size, that of the largest: one program serves them.
+    """One target per instance of a label map, stacked for `vmap`, all with the largest's window.
 
     Args:
         class_index: the class.

@@ -24,7 +24,7 @@ Advance = Callable[[int, str], None]
 # The enlarged cube: the instance and this much around it, in mm.
 _AROUND = 12.0
 # The share of voxels at either end of a modality's values that are drawn black and white.
-_TAIL = 0.005
+_TAIL = 0.0005
 
 
 def draw_all(

@@ -86,7 +86,7 @@ def instance_portrait(
     """
     if not (np.isfinite(limit) and limit > 0) or not portrait.maps:
         raise InputError(f"limit={limit} with {len(portrait.maps)} map(s); both must be positive")
-    scale = scale_of([np.zeros((1, 1))], signed=True, value_range=(-limit, limit))
+    scale = scale_of([np.zeros((1, 1))], signed=True, value_range=(-limit, limit), alpha=1.0)
     chance = scale_of([np.zeros((1, 1))], signed=False, value_range=(0, 1))
     names = ["where", *portrait.images, "prediction", *portrait.maps]
     width = 2 * MARGIN + 0.3 + len(names) * (SIDE + BETWEEN) - BETWEEN
@@ -217,11 +217,9 @@ def peak_table(
     """
     if not peaks:
         raise InputError("there is no map to draw peaks of")
-    largest = max(
-        (abs(v) for groups in peaks.values() for each in groups.values() for p in each for v in p),
-        default=0.0,
-    )
-    limit = 1.1 * largest or 1.0
+    every = [v for groups in peaks.values() for each in groups.values() for p in each for v in p]
+    low, high = min(every, default=0.0), max(every, default=0.0)
+    room = 0.08 * (high - low) or 1.0
     width = MARGIN + len(peaks) * (LEFT + PLOT + 0.1) + MARGIN
     words, above = heading(title, width - 2 * MARGIN)
     top = MARGIN + above + NAME
@@ -237,7 +235,7 @@ def peak_table(
             PLOT,
             PLOT,
             across=(-0.5, max(1, len(groups)) - 0.5),
-            along=(-limit, limit),
+            along=(low - room, high + room),
             along_name=label if column == 0 else "",
             across_ticks=False,
         )
