@@ -53,7 +53,7 @@ class Portrait:
         probability: what the network predicts, in [0, 1].
         mask: the instance.
         maps: name -> (map, the modality that it is painted over).
-        remarks: name of a map -> words below its column.
+        remarks: name of a map -> two short lines below its column.
         center: the voxel that all slices contain.
         spacing: size of a voxel in mm along each axis.
         extent: side in mm of the cube that is shown enlarged.
@@ -106,7 +106,7 @@ def instance_portrait(
             y = top + row * (SIDE + BETWEEN)
             _panel(canvas, x, y, portrait, plane, name, is_map, scale, chance)
         if is_map:
-            remark = wrap(portrait.remarks.get(name, ""), SIDE, SMALL, lines=2)
+            remark = portrait.remarks.get(name, "")
             canvas.text(x + SIDE / 2, bottom, remark, size=SMALL, across="center", colour=FAINT)
     for row, (plane, *_) in enumerate(_SLICES):
         middle = top + row * (SIDE + BETWEEN) + SIDE / 2
@@ -278,4 +278,4 @@ def _swarm(axes, place: int, group: str, found: Sequence[tuple[float, float]]) -
 def peak_words(positive: float, at: float | None, negative: float) -> str:
     """What stands below a map: its peaks."""
     where = "" if at is None else f" at {number(at)} mm"
-    return f"peak {number(positive)}{where}, lowest {number(negative)}"
+    return f"peak {number(positive)}{where}\nlowest {number(negative)}"
