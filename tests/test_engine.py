@@ -143,7 +143,7 @@ SWITCHES = {
 }
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(recipes, st.tuples(*[st.floats(0, 1)] * 3), st.integers(1, 5))
 def test_ablation_and_gradient_on_random_networks(recipe, at, size):
     with jax.enable_x64(True):
