@@ -69,7 +69,7 @@ class InstancePlan:
                 f"{folder_of(case, instance)}/{name_of(method, tap)}.{modality}.nii.gz"
             )
             for method, tap in self.pairs
-            for modality in modalities_of(method, tap, self.modalities)
+            for modality in modalities_of(method, self.modalities)
         }
 
     def figure_files(self, case: VolumeCase, instance: Instance) -> dict[tuple[str, str], str]:
@@ -88,10 +88,9 @@ def folder_of(case: VolumeCase, instance: Instance) -> str:
     return f"{case.name}/instance-{instance.label:03d}"
 
 
-def modalities_of(method: str, tap: str, modalities: Sequence[str]) -> tuple[str, ...]:
-    """What maps a method makes: methods of the input that keep channels apart one per modality."""
-    apart = tap == INPUT and method not in ("guided_grad_cam", "score_cam")
-    return tuple(modalities) if apart else (saliency.ALL,)
+def modalities_of(method: str, modalities: Sequence[str]) -> tuple[str, ...]:
+    """What maps a method makes: one per modality, or one of all."""
+    return tuple(modalities) if saliency.keeps_modalities(method) else (saliency.ALL,)
 
 
 def make_plan(

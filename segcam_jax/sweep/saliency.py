@@ -21,13 +21,14 @@ from segcam_jax.heatmap import resize
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.volumes import AXES, Segmented
-from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of, Target, region
 from segcam_jax.types import InputError
 
 Field = Literal["window", "volume"]
 ALL = "all"  # what a map of all modalities together is called
 _IN_PARTS = "instance_smooth_grad"
+# Methods of the input that add up what the biases of all layers do.
+_ALL_IN_ONE = ("full_grad",)
 # Samples that run as one call: between calls, progress is told.
 _AT_ONCE = 5
 _LEAST_SIDE = 8
@@ -153,14 +154,22 @@ def multiples_of(network: Network) -> tuple[int, ...]:
 
 def passes(method: str, options: SaliencyOptions) -> int:
     """How many steps of progress a method makes for one instance."""
-    return len(_parts(options.samples)) if method == _IN_PARTS else 1
+    return len(_parts(options)) if method == _IN_PARTS else 1
 
 
-def _parts(samples: int) -> list[tuple[int, int]]:
+def _parts(options: SaliencyOptions) -> list[tuple[int, int]]:
     """First sample and number of samples of each call; alike if possible: a size is a program."""
+    samples = options.samples
     even = [size for size in (5, 4, 6, 7, 3) if samples % size == 0]
     size = even[0] if even else min(samples, _AT_ONCE)
+    # A maximum takes as many passes per sample as the instance has voxels.
+    size = 1 if options.aggregation == "max" else size
     return [(at, min(size, samples - at)) for at in range(0, samples, size)]
+
+
+def keeps_modalities(method: str) -> bool:
+    """Whether a method explains each channel of the input by itself."""
+    return METHODS[method].explains == "input" and method not in _ALL_IN_ONE
 
 
 def target_of(cut: Cut, class_index: int, of: Of) -> Target:
@@ -221,16 +230,13 @@ def explain_instance(
         found.append((size, jax.device_get(explanation)))
     _, one = found[0]
     total = sum(size for size, _ in found)
-    merged = sum(
-        (each.map if each.attribution is None or tap != INPUT else each.attribution)
-        * (size / total)
-        for size, each in found
-    )
+    apart = keeps_modalities(method)
+    merged = sum((each.attribution if apart else each.map) * (size / total) for size, each in found)
     values = np.asarray(merged, np.float32)
     if not np.isfinite(values).all():
         raise InputError(f"{method} at {tap} overflowed float32; explain probabilities")
     extents = segmented.probability.shape
-    if tap == INPUT and values.ndim == cut.x.ndim:
+    if apart:
         named = dict(zip(segmented.scan.modalities, np.moveaxis(values, -1, 0), strict=True))
     else:
         named = {ALL: np.asarray(resize(jnp.asarray(values), cut.mask.shape))}
@@ -265,7 +271,7 @@ def _calls(
         shared["divisor"] = float(max(1, len(segmented.predicted)))
     return [
         (at, size, {**shared, "samples": size, "first": jnp.int32(at)})
-        for at, size in _parts(options.samples)
+        for at, size in _parts(options)
     ]
 
 
