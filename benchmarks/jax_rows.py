@@ -19,7 +19,7 @@ from benchmarks import cost
 from benchmarks.rows import Ready, Row
 from benchmarks.studies import Study
 from benchmarks.workloads import ENGINE, JAX_LOOP, NAIVE_MAP
-from segcam_jax.engine import NAIVE, Execution, ablation_scores
+from segcam_jax.engine import NAIVE, Execution, ablation_scores, encode
 from segcam_jax.masks import ablate
 
 # In this order optimisations are switched on; what the engine has beyond these comes after them.
@@ -150,12 +150,12 @@ class EngineRow(Row):
         """Compiles the study of the first results."""
         function, *arguments = self._program(study, count)
         call, facts = compiled(function, *arguments)
-        encode = jax.jit(study.split.encode)
+        once = jax.jit(lambda params, x: encode(study.split, params, x, self.execution))
         return Ready(
             lambda: np.asarray(call(*arguments)),
             count,
             facts,
-            fixed=lambda: jax.block_until_ready(encode(study.params, study.x)),
+            fixed=lambda: jax.block_until_ready(once(study.params, study.x)),
         )
 
     def _program(self, study: Study, count: int, *, at_once: int | None = None) -> tuple:
@@ -174,7 +174,7 @@ class EngineRow(Row):
         masks = study.masks(count)
 
         def drops(params, x, target):
-            activation, carry = split.encode(params, x)
+            activation, carry = encode(split, params, x, execution)
             score, scores = ablation_scores(split, activation, carry, target, masks, execution)
             return score - scores
 
@@ -198,14 +198,16 @@ def compiled(function: Callable, *arguments: Any) -> tuple[Callable, dict[str, A
     return program, facts
 
 
-def engine_rows(study: Study) -> Iterator[tuple[EngineRow, str | None]]:
+def engine_rows(
+    study: Study, kind: type[EngineRow] = EngineRow
+) -> Iterator[tuple[EngineRow, str | None]]:
     """Rows of the engine, each with the name of an earlier row that is the same program, if any."""
     seen: dict[str, str] = {}
     every = list(executions())
     for position, (name, execution) in enumerate(every):
         # What people get is measured longest.
         last = position == len(every) - 1
-        row = EngineRow(name=name, execution=execution, weight=3 if last else 1)
+        row = kind(name=name, execution=execution, weight=3 if last else 1)
         digest = row.digest(study)
         yield row, seen.get(digest)
         seen.setdefault(digest, name)

@@ -89,7 +89,7 @@ def prepare(
         full: compute all results, whatever it takes.
 
     Returns:
-        The row, and the results of its warm-up.
+        The row, and the results that are compared: of its warm-up, or of its check.
 
     Raises:
         Unavailable: if it cannot run here.
@@ -118,6 +118,8 @@ def prepare(
     }
     if ready.memory is not None and (peak := ready.memory.peak()) is not None:
         record.update(peak_bytes=peak, peak_from=ready.memory.source)
+    if ready.check is not None:
+        values = [ready.check()]
     if ready.fixed is not None and record["projected"]:
         ready.fixed()
         record["fixed_seconds"] = timing.seconds(ready.fixed)

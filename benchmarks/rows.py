@@ -20,12 +20,15 @@ class Ready:
 
     Attributes:
         run: computes the results and waits for them: the fall of the score under each ablation,
-            `count`, or the map of each instance, `count *space`.
+            `count`, or the map of each instance, `count *space`, or the aggregate of `count`
+            gradients.
         count: how many results.
         facts: what is known without running: compile time, memory, settings.
         fixed: runs what is done once per study however many results there are, so that a projected
             total does not count it again; None counts it in, to the row's disadvantage.
         memory: measures the peak of a run, where the compiler does not know it.
+        check: results of a smaller study that are compared in place of those of a run, where a run
+            of another count has another result.
     """
 
     run: Callable[[], np.ndarray]
@@ -33,6 +36,7 @@ class Ready:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     fixed: Callable[[], Any] | None = None
     memory: Memory | None = None
+    check: Callable[[], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,18 @@ from benchmarks import curves, measure, rates, results, scaling, timing
 from benchmarks.jax_rows import LoopRow, engine_rows
 from benchmarks.peers import rows as peers
 from benchmarks.rows import Row, Unavailable
+from benchmarks.smooth_rows import GradientsRow, SmoothGradRow
 from benchmarks.studies import Study, study
-from benchmarks.workloads import CURVES, JAX_LOOP, WORKLOADS, Size, Suite, Workload
+from benchmarks.workloads import (
+    CURVES,
+    JAX_GRADIENTS,
+    JAX_LOOP,
+    SMOOTHED,
+    WORKLOADS,
+    Size,
+    Suite,
+    Workload,
+)
 from segcam_jax.types import InputError
 
 _CURVE_SHARE = 1.5
@@ -143,7 +153,7 @@ def _workload(
     records = {line["name"]: line for line in lines if isinstance(line, dict)}
     # Brute force first: all others are compared with it.
     rows = [line for line in lines if not isinstance(line, dict)]
-    rows.sort(key=lambda row: row.name != JAX_LOOP)
+    rows.sort(key=lambda row: row.name not in (JAX_LOOP, JAX_GRADIENTS))
     weights = sum(row.weight for row in rows)
     at_work: list[measure.Timed] = []
     reference = None
@@ -194,8 +204,9 @@ def _lines(base: Study, threads: int | None, pace: measure.Pace) -> list[Row | d
             lines.append(missing or row)
     except Unavailable as reason:
         lines.append(measure.unavailable("PyTorch rows", "peer", str(reason)))
-    lines.append(LoopRow())
-    for row, other in engine_rows(base):
+    smooths = base.workload.what in SMOOTHED
+    lines.append(GradientsRow() if smooths else LoopRow())
+    for row, other in engine_rows(base, SmoothGradRow) if smooths else engine_rows(base):
         lines.append(row if other is None else measure.same_program(row.name, row.group, other))
     return lines
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -14,11 +14,16 @@ import segcam_jax as segcam
 from benchmarks.workloads import Network, Size, Workload
 from segcam_jax.masks import ChannelMasks, Masks, WindowMasks
 from segcam_jax.models.densenet import densenet
+from segcam_jax.models.monai_unet import MonaiUNet, monai_unet
 from segcam_jax.models.randomised import randomised
 from segcam_jax.models.resnet import resnet
 from segcam_jax.models.unet import UNet, UNetConfig
 
 CLASS = 1
+# Of the range of the image's first channel: the deviation of the noise.
+NOISE = 0.05
+# Where rows are compared by an aggregate of gradients: how many of them.
+CHECKED_VOXELS = 2
 
 
 @functools.partial(
@@ -61,7 +66,8 @@ class FirstWindows(WindowMasks):
 class Study:
     """What every row of a workload computes: `total` results, of which it may measure the first.
 
-    A result is the fall of the score under one ablation, or the map of one instance.
+    A result is the fall of the score under one ablation, or the map of one instance; where inputs
+    are smoothed by noise, it is one gradient, and their aggregate is compared.
 
     Attributes:
         workload: the workload.
@@ -75,7 +81,8 @@ class Study:
         target: the score; a stack of them where instances are explained.
         regions: masks of the target's regions, one per target, on the host; None for a whole
             image or a class.
-        total: number of ablations or instances.
+        total: number of ablations, instances or gradients.
+        samples: number of noise samples, 0 without noise.
     """
 
     workload: Workload
@@ -89,6 +96,7 @@ class Study:
     target: Any
     regions: np.ndarray | None
     total: int
+    samples: int = 0
 
     @property
     def is_classifier(self) -> bool:
@@ -122,9 +130,18 @@ def study(workload: Workload, size: Size, *, seed: int = 0) -> Study:
     regions = None if side is None else _regions(space, side, count, generator)
     target = _target(workload, regions)
     *positions, channels = split.activation.shape
-    totals = {"channels": channels, "positions": int(np.prod(positions)), "instances": count}
+    samples = workload.samples.get(size, 0)
+    totals = {
+        "channels": channels,
+        "positions": int(np.prod(positions)),
+        "instances": count,
+        "voxels": samples * (0 if regions is None else int(regions.sum())),
+        "samples": samples,
+    }
     total = totals[workload.what]
-    return Study(workload, network, tap, model, fn, params, x, split, target, regions, total)
+    return Study(
+        workload, network, tap, model, fn, params, x, split, target, regions, total, samples
+    )
 
 
 def model_of(network: Network, *, seed: int = 0, abstract: bool = False) -> nnx.Module:
@@ -138,22 +155,26 @@ def model_of(network: Network, *, seed: int = 0, abstract: bool = False) -> nnx.
             make = functools.partial(resnet, options.pop("depth"), **options)
         case "densenet":
             make = functools.partial(densenet, options.pop("depth"), **options)
+        case "monai_unet":
+            make = functools.partial(monai_unet, **options)
     if abstract:
         return nnx.eval_shape(make)
     model = randomised(make, seed=seed)
     if isinstance(model, UNet):
-        _strengthen(model)
+        _strengthen(model.upsample)
+    if isinstance(model, MonaiUNet):
+        _strengthen([level.up.conv for level in model.decoder])
     return model
 
 
-def _strengthen(model: UNet) -> None:
+def _strengthen(upsampling: Iterable[Any]) -> None:
     """Brings what comes from below to the scale of the skips.
 
-    A value that a 2-strided transposed convolution makes is the sum over one place of its kernel,
-    where He's scale counts all places. Without this an ablation below is lost in rounding.
+    A value that a 2-strided transposed convolution makes is the sum over a part of its kernel's
+    places, where He's scale counts all places. Without this an ablation below is lost in rounding.
     """
-    for layer in model.upsample:
-        layer.kernel.set_value(layer.kernel[...] * 2 ** (model.config.ndim / 2))
+    for layer in upsampling:
+        layer.kernel.set_value(layer.kernel[...] * 2 ** ((layer.kernel.ndim - 2) / 2))
 
 
 def _unet(options: dict[str, Any]) -> UNet:
@@ -168,14 +189,19 @@ def _target(workload: Workload, regions: np.ndarray | None) -> Any:
 
 
 def _regions(
-    space: tuple[int, ...], side: int, count: int, generator: np.random.Generator
+    space: tuple[int, ...],
+    side: int | tuple[int, ...],
+    count: int,
+    generator: np.random.Generator,
 ) -> np.ndarray:
     """Boxes inside the image, `count *space`; a single one lies in the middle."""
+    sides = (side,) * len(space) if isinstance(side, int) else side
     regions = np.zeros((count, *space), bool)
     for region in regions:
         corner = [
-            (n - side) // 2 if count == 1 else int(generator.integers(0, n - side + 1))
-            for n in space
+            (n - wide) // 2 if count == 1 else int(generator.integers(0, n - wide + 1))
+            for n, wide in zip(space, sides, strict=True)
         ]
-        region[tuple(slice(low, low + side) for low in corner)] = True
+        box = [slice(low, low + wide) for low, wide in zip(corner, sides, strict=True)]
+        region[tuple(box)] = True
     return regions

@@ -1,4 +1,4 @@
-"""The workloads P1 to P8 as data: network, tap, target, what is ablated, goals.
+"""The workloads P1 to P11 as data: network, tap, target, what is computed, goals.
 
 Every workload has a `full` size, whose figures count, and a `tiny` one, which takes seconds and
 tests the harness.
@@ -12,7 +12,9 @@ from segcam_jax.types import InputError, nearest_first
 
 Size = Literal["full", "tiny"]
 Suite = Literal["cpu", "gpu"]
-What = Literal["channels", "positions", "instances"]
+What = Literal["channels", "positions", "instances", "voxels", "samples"]
+# What is explained by gradients of the input under noise, not by way of a tap.
+SMOOTHED: tuple[What, ...] = ("voxels", "samples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +22,12 @@ class Network:
     """A network with random weights.
 
     Attributes:
-        kind: `"unet"`, `"resnet"` or `"densenet"`.
+        kind: `"unet"`, `"resnet"`, `"densenet"` or `"monai_unet"`.
         options: fields of its configuration.
         image: extents and channels of the image.
     """
 
-    kind: Literal["unet", "resnet", "densenet"]
+    kind: Literal["unet", "resnet", "densenet", "monai_unet"]
     options: Mapping[str, Any]
     image: tuple[int, ...]
 
@@ -35,14 +37,17 @@ class Workload:
     """One study, run by every row.
 
     Attributes:
-        key: `"P1"` to `"P8"`.
+        key: `"P1"` to `"P11"`.
         title: what is explained, in a line.
         networks: the network per size.
         taps: the tap per size.
-        what: channels or positions are ablated, or instances are explained by Seg-Grad-CAM.
-        sides: extent per axis of the target's region, or of each instance; None for the whole
-            image, and for a class of a classifier.
+        what: channels or positions are ablated; or instances are explained by Seg-Grad-CAM; or one
+            instance by SmoothGrad, with the gradient of each of its voxels in each noise sample
+            (max aggregation), or with one gradient in each noise sample (mean aggregation).
+        sides: extent of the target's region, or of each instance, of all axes or per axis; None for
+            the whole image, and for a class of a classifier.
         instances: number of instances per size, for `what="instances"`.
+        samples: number of noise samples per size, for `what="voxels"` and `"samples"`.
         baseline: the row that the goals are against.
         goals: how many times faster than the baseline, per suite; `"gpu bf16"` is a goal of its
             own.
@@ -54,18 +59,22 @@ class Workload:
     networks: Mapping[Size, Network]
     taps: Mapping[Size, str]
     what: What
-    sides: Mapping[Size, int | None]
+    sides: Mapping[Size, int | tuple[int, ...] | None]
     baseline: str
     goals: Mapping[str, float]
     share: float
     instances: Mapping[Size, int] = dataclasses.field(default_factory=dict)
+    samples: Mapping[Size, int] = dataclasses.field(default_factory=dict)
 
 
 PGC = "pytorch-grad-cam"
 CAPTUM = "captum LayerFeatureAblation"
 TORCH_LOOP = "torch, whole forwards"
 TORCH_CACHED = "torch, prefix cached by hand"
+TORCH_IES = "torch, the loop of IES"
+TORCH_INPUT = "torch, the same without weight gradients"
 JAX_LOOP = "JAX, loop of whole forwards"
+JAX_GRADIENTS = "JAX, loop of whole gradients"
 NAIVE_MAP = "JAX, naive one-jit map"
 ENGINE = "segcam_jax"
 
@@ -87,6 +96,11 @@ _DENSENET: Mapping[Size, Network] = {
     "full": Network("densenet", {"depth": 169}, (224, 224, 3)),
     "tiny": Network("densenet", {"depth": 121, "growth": 2, "classes": 5}, (64, 64, 3)),
 }
+_MONAI: Mapping[Size, Network] = {
+    "full": Network("monai_unet", {"channels": (16, 32, 64, 128, 256)}, (96, 96, 96, 2)),
+    "tiny": Network("monai_unet", {"channels": (2, 4), "strides": (2,)}, (4, 4, 4, 2)),
+}
+_LESION: Mapping[Size, tuple[int, ...]] = {"full": (4, 5, 5), "tiny": (2, 2, 1)}
 
 
 def _same(value: Any) -> dict[Any, Any]:
@@ -182,6 +196,41 @@ _LISTED = (
         baseline="one device",
         goals={},
         share=1,
+    ),
+    Workload(
+        key="P9",
+        title="MONAI's U-Net 16 to 256 on 96^3, SmoothGrad of 100 voxels, max of them, 2 samples",
+        networks=_MONAI,
+        taps=_same("input"),
+        what="voxels",
+        sides=_LESION,
+        baseline=TORCH_IES,
+        goals={"cpu": 3, "gpu": 10},
+        share=4,
+        samples={"full": 2, "tiny": 2},
+    ),
+    Workload(
+        key="P10",
+        title="the same, the mean of the voxels, 10 samples",
+        networks=_MONAI,
+        taps=_same("input"),
+        what="samples",
+        sides=_LESION,
+        baseline=TORCH_IES,
+        goals={"cpu": 1, "gpu": 2},
+        share=2,
+        samples={"full": 10, "tiny": 3},
+    ),
+    Workload(
+        key="P11",
+        title="the same network, Ablation-CAM of the instance at the bottleneck, 256 channels",
+        networks=_MONAI,
+        taps=_same("bottleneck"),
+        what="channels",
+        sides=_LESION,
+        baseline=TORCH_CACHED,
+        goals={"cpu": 10, "gpu": 10},
+        share=3,
     ),
 )
 WORKLOADS: dict[str, Workload] = {workload.key: workload for workload in _LISTED}

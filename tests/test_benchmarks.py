@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 import segcam_jax as segcam
-from benchmarks import __main__ as command, cost, jax_rows, measure, report, results, run, tables
+from benchmarks import (
+    __main__ as command,
+    cost,
+    jax_rows,
+    measure,
+    report,
+    results,
+    run,
+    smooth_rows,
+    tables,
+)
 from benchmarks.peers import rows as peers
 from benchmarks.rows import Ready, Row
 from benchmarks.studies import CLASS, FirstChannels, model_of, study
@@ -85,9 +95,9 @@ def test_flops_of_a_closed_form_do_not_depend_on_the_number_of_channels():
 
 def test_workloads_are_chosen_by_key():
     assert chosen(("P3", "P1")) == ["P1", "P3"]
-    assert chosen(())[:8] == [f"P{n}" for n in range(1, 9)]
-    with pytest.raises(InputError, match="unknown workload 'P9'; choose from P"):
-        chosen(("P9",))
+    assert chosen(())[:11] == [f"P{n}" for n in range(1, 12)]
+    with pytest.raises(InputError, match="unknown workload 'P12'; choose from P"):
+        chosen(("P12",))
 
 
 def test_every_switch_of_the_engine_is_a_row():
@@ -122,6 +132,17 @@ def test_rows_agree_with_brute_force(key):
         found = reference.differences(row.ready(base, count).run())
         assert found["compared"] == count
         assert found["difference"] < 1e-3, name
+
+
+@pytest.mark.parametrize("key", ["P9", pytest.param("P10", marks=pytest.mark.slow)])
+def test_smoothed_gradients_agree_with_brute_force(key):
+    base = study(WORKLOADS[key], "tiny")
+    reference = measure.Reference(smooth_rows.GradientsRow().ready(base, 1).check())
+    ready = smooth_rows.SmoothGradRow(name=ENGINE, execution=Execution()).ready(base, base.total)
+    assert ready.count == base.total == {"P9": 2 * 4, "P10": 3}[key]
+    assert ready.run().shape == (1, 4, 4, 4, 2)
+    assert reference.differences(ready.check())["difference"] < 1e-5
+    assert np.abs(ready.check()).max() > 1e-3
 
 
 def test_a_projection_scales_what_is_not_fixed():
@@ -317,6 +338,25 @@ def test_peers_agree_with_brute_force(key):
                 continue
             found = reference.differences(row.ready(base, count).run())
             assert found["compared"] == count
+            assert found["difference"] < 1e-3, row.name
+
+
+@pytest.mark.parametrize("key", ["P9", "P10", "P11"])
+@pytest.mark.filterwarnings("ignore")
+def test_peers_of_monai_agree_with_brute_force(key):
+    pytest.importorskip("torch")
+    pytest.importorskip("monai")
+    base = study(WORKLOADS[key], "tiny")
+    if key == "P11":
+        values = jax_rows.LoopRow().ready(base, 3).run()
+    else:
+        values = smooth_rows.GradientsRow().ready(base, 1).check()
+    reference = measure.Reference(values)
+    for row in peers.peer_rows(base, peers.Layout(True, {}, 1e9)):
+        if peers.missing(row.name) is None:
+            ready = row.ready(base, 4)
+            assert np.isfinite(ready.run()).all()
+            found = reference.differences((ready.check or ready.run)())
             assert found["difference"] < 1e-3, row.name
 
 

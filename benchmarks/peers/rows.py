@@ -10,7 +10,15 @@ import numpy as np
 from benchmarks import cost, peers, timing
 from benchmarks.rows import Ready, Row, Unavailable
 from benchmarks.studies import Study
-from benchmarks.workloads import CAPTUM, PGC, TORCH_CACHED, TORCH_LOOP
+from benchmarks.workloads import (
+    CAPTUM,
+    PGC,
+    SMOOTHED,
+    TORCH_CACHED,
+    TORCH_IES,
+    TORCH_INPUT,
+    TORCH_LOOP,
+)
 from segcam_jax.types import MissingExtraError
 
 # pytorch-grad-cam's own default; captum and a loop by hand leave it to their user.
@@ -85,6 +93,45 @@ class PeerRow(Row):
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmoothRow(Row):
+    """SmoothGrad of one instance as IES does it.
+
+    Attributes:
+        weight_gradients: whether weights get gradients too, as in the source.
+        layout: found by `layout`.
+    """
+
+    weight_gradients: bool
+    layout: Layout
+    group: str = "peer"
+
+    def flops_each(self, study: Study) -> float:
+        """A backward costs one forward for the input, and another for weights."""
+        passes = 1 + self.weight_gradients + (study.workload.what == "samples")
+        return passes * cost.flops(study.fn, study.params, study.x)
+
+    def ready(self, study: Study, count: int) -> Ready:
+        """Loads the twin; nothing is compiled."""
+        import torch
+
+        from benchmarks.peers import explainers, smoothing
+
+        device, last = _device(torch), self.layout.channels_last
+        peer = explainers.peer(study, device, channels_last=last, batch=1)
+        run = smoothing.loop(peer, weight_gradients=self.weight_gradients)
+        memory = timing.TorchMemory(torch) if device == "cuda" else timing.ResidentMemory()
+        setting = f"channels {'last' if last else 'first'}"
+        return Ready(
+            lambda: run(count),
+            count,
+            {"setting": setting, "layout_seconds": self.layout.seconds},
+            smoothing.forwards(peer) if study.workload.what == "voxels" else None,
+            memory,
+            lambda: smoothing.checked(peer),
+        )
+
+
 def _device(torch: Any) -> str:
     return "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
 
@@ -93,7 +140,8 @@ def layout(study: Study, threads: int | None) -> Layout:
     """Times whole forwards in both layouts.
 
     Raises:
-        Unavailable: if PyTorch is not installed, or cannot use the device that JAX uses.
+        Unavailable: if PyTorch, or MONAI where its network is measured, is not installed, or if
+            PyTorch cannot use the device that JAX uses.
     """
     try:
         torch = peers.torch(threads)
@@ -105,7 +153,10 @@ def layout(study: Study, threads: int | None) -> Layout:
 
     seconds = {}
     for name, last in (("channels first", False), ("channels last", True)):
-        peer = explainers.peer(study, _device(torch), channels_last=last, batch=_BATCH)
+        try:
+            peer = explainers.peer(study, _device(torch), channels_last=last, batch=_BATCH)
+        except MissingExtraError as problem:
+            raise Unavailable(str(problem)) from None
         run = explainers.whole_forward(peer)
         run(1)
         # A batch may prefer another layout than a single image does.
@@ -118,9 +169,14 @@ def layout(study: Study, threads: int | None) -> Layout:
 _PROBE = 4
 
 
-def peer_rows(study: Study, layout: Layout) -> Iterator[PeerRow]:
+def peer_rows(study: Study, layout: Layout) -> Iterator[Row]:
     """The peers that can do a study."""
     workload = study.workload
+    if workload.what in SMOOTHED:
+        step = study.samples if workload.what == "voxels" else 1
+        for name, weights in ((TORCH_IES, True), (TORCH_INPUT, False)):
+            yield SmoothRow(name=name, weight_gradients=weights, layout=layout, step=step)
+        return
     in_2d = len(study.x.shape) == 3
     make = [(TORCH_CACHED, "cached", _BATCH, 1)]
     if workload.what == "positions":

@@ -256,6 +256,12 @@ class DenseNetTwin(Twin):
 def twin(network: Network, tap: str, model: nnx.Module) -> Twin:
     """The network in PyTorch with the weights of the Flax model, in eval mode."""
     config: Any = getattr(model, "config")  # noqa: B009
+    if network.kind == "monai_unet":
+        from benchmarks.peers import monai_twin
+
+        monai = monai_twin.MonaiTwin(config, tap)
+        monai_twin.copy_weights(model, monai)
+        return monai.eval()
     made = {"unet": UNetTwin, "resnet": ResNetTwin, "densenet": DenseNetTwin}[network.kind]
     module = made(config, tap)
     copy_weights(model, module)
@@ -278,14 +284,14 @@ def copy_weights(model: nnx.Module, module: nn.Module) -> None:
         value = np.asarray(leaf[...])
         if kind == "kernel":
             transposed = where[0] == "upsample"
-            value = _kernel(value, transposed=transposed)
+            value = kernel_of(value, transposed=transposed)
         tensors[".".join([*where, _NAMES.get(kind, kind)])] = torch.from_numpy(value.copy())
     missing = set(module.state_dict()) - set(tensors)
     tensors.update({name: torch.tensor(0) for name in missing if "num_batches" in name})
     module.load_state_dict(tensors)
 
 
-def _kernel(value: np.ndarray, *, transposed: bool) -> np.ndarray:
+def kernel_of(value: np.ndarray, *, transposed: bool) -> np.ndarray:
     """`*space in out` to torch's order; a transposed convolution's is turned around in space."""
     space = tuple(range(value.ndim - 2))
     if transposed:
