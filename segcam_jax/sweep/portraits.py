@@ -14,8 +14,8 @@ from segcam_jax.data import nifti
 from segcam_jax.data.instances import Instance
 from segcam_jax.data.volume import canonical, canonical_index, canonical_spacing
 from segcam_jax.sweep import saliency, store
+from segcam_jax.sweep.figures import known_as
 from segcam_jax.sweep.instance_plan import InstancePlan, name_of, restored
-from segcam_jax.sweep.plates import known_as
 from segcam_jax.sweep.volumes import Segmented, VolumeCase
 from segcam_jax.viz.instances import Portrait, instance_portrait, peak_table, peak_words
 

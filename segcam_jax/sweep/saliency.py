@@ -172,14 +172,21 @@ def keeps_modalities(method: str) -> bool:
     return METHODS[method].explains == "input" and method not in _ALL_IN_ONE
 
 
-def target_of(cut: Cut, class_index: int, of: Of) -> Target:
+def target_of(cut: Cut, class_index: int, of: Of, *, tight: bool) -> Target:
     """The class over the instance, as its mean.
 
-    The target's window is a cube of 8, 16, 32, ... voxels, so that the instances of a run need few
-    programs.
+    Args:
+        cut: the input around the instance.
+        class_index: the class.
+        of: what is read.
+        tight: give the target the smallest window there is, which pays where a method evaluates it
+            hundreds of times; else a cube of 8, 16, 32, ... voxels, so that the instances of a run
+            need few programs.
     """
     target = region(class_index, cut.mask, of=of, reduce="mean")
     assert target.extent is not None
+    if tight:
+        return target
     side = max(_LEAST_SIDE, 1 << (max(target.extent) - 1).bit_length())
     extent = tuple(min(side, length) for length in cut.mask.shape)
     corner = [
@@ -220,7 +227,8 @@ def explain_instance(
         InputError: if a map is not finite.
     """
     split = network.split(tap, cut.x.shape)
-    target = target_of(cut, class_index, options.of)
+    many = METHODS[method].ablates or (method == _IN_PARTS and options.aggregation == "max")
+    target = target_of(cut, class_index, options.of, tight=many)
     found: list[tuple[int, Any]] = []
     for first, size, keywords in _calls(method, segmented, cut, options):
         advance(first, options.samples)
