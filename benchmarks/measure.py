@@ -33,13 +33,14 @@ class Pace:
 
     def count(self, row: Row, flops_each: float, study: Study, seconds: float) -> int:
         """How many results a row computes in about so many seconds, in its own batches."""
-        if flops_each <= 0:
+        if flops_each <= 0 or row.whole:
             return study.total
         rate = self.rates.get(row.group) or self.rates.get("jax") or self.unknown
         fitting = int(seconds * rate / flops_each)
-        if fitting >= _NEARLY_ALL * study.total:
+        if fitting >= _NEARLY_ALL * study.total and row.most is None:
             return study.total
-        return max(row.step, fitting // row.step * row.step)
+        fitting = max(row.step, fitting // row.step * row.step)
+        return fitting if row.most is None else min(fitting, row.most)
 
 
 @dataclasses.dataclass

@@ -48,12 +48,20 @@ class Row:
         group: `"peer"`, `"jax"` or `"engine"`; rows of a group run at like rates.
         weight: of the workload's budget, against the other rows.
         step: results come in multiples of it, a batch of the row's own.
+        most: results that it computes at most, where its rate is far from that of other rows; None
+            leaves it to the budget.
     """
 
     name: str
     group: str
     weight: float = 1
     step: int = 1
+    most: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it computes all results, whatever the budget says."""
+        return False
 
     @property
     def exact(self) -> bool:

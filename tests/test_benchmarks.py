@@ -161,6 +161,7 @@ def test_the_pace_sets_how_much_is_measured():
     assert pace.count(row, 1.0, base, 0.01) == 32
     assert pace.count(row, 1.0, base, 7.0) == 1024
     assert pace.count(row, 0.0, base, 0.01) == 1024
+    assert pace.count(dataclasses.replace(row, most=64), 1.0, base, 7.0) == 64
 
 
 def test_rows_take_turns():
