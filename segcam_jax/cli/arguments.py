@@ -1,9 +1,15 @@
 """The types of options that the commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from segcam_jax.types import InputError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def optional(metavar: str):
@@ -21,3 +27,18 @@ Images = Annotated[
     tyro.conf.Positional[tuple[Path, ...]],
     tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint=""),
 ]
+
+
+def bytes_of(words: str | None) -> int | None:
+    """The number of bytes in words such as `500MB` or `2GiB`, as --memory-limit takes them.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if words is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", words)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None or float(found[1]) * unit < 1:
+        raise InputError(f"--memory-limit was given {words!r}; give bytes, 500MB, 2GiB or the like")
+    return int(float(found[1]) * unit)

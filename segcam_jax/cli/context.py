@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import segcam_jax
 from segcam_jax.cli import console
-from segcam_jax.cli.instances import bytes_of, groups_of, opened
+from segcam_jax.cli.arguments import bytes_of
+from segcam_jax.cli.instances import groups_of, opened
 from segcam_jax.cli.volumetric import Context
 from segcam_jax.engine import Execution
 from segcam_jax.sweep.context_run import TABLE, context_plan, run_context

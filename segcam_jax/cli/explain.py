@@ -8,6 +8,7 @@ from typing import Any
 
 import segcam_jax
 from segcam_jax.cli import commands, console
+from segcam_jax.cli.arguments import bytes_of
 from segcam_jax.data.images import sha256_of
 from segcam_jax.engine import Execution
 from segcam_jax.engine.devices import local_mesh
@@ -22,8 +23,6 @@ from segcam_jax.sweep.subjects import RANDOM, Subject
 from segcam_jax.types import InputError
 
 _NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat", "measure")
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def explain(command: commands.Explain, line: Sequence[str]) -> None:
@@ -55,28 +54,17 @@ def _share(words: str | None) -> tuple[int, int]:
     return index - 1, count
 
 
-def _bytes(words: str | None) -> int | None:
-    """The number of bytes in words such as `500MB` or `2GiB`."""
-    if words is None:
-        return None
-    found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", words)
-    unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or float(found[1]) * unit < 1:
-        raise InputError(f"--memory-limit was given {words!r}; give bytes, 500MB, 2GiB or the like")
-    return int(float(found[1]) * unit)
-
-
 def check_execution(command: commands.Explain) -> None:
     """Says what is wrong with how to run before the network is opened."""
     local_mesh(command.devices)
-    _bytes(command.memory_limit)
+    bytes_of(command.memory_limit)
 
 
 def execution_of(command: commands.Explain, plan: Plan) -> Execution:
     """How the engine runs a plan."""
     return Execution(
         mesh=local_mesh(command.devices),
-        memory_limit=_bytes(command.memory_limit),
+        memory_limit=bytes_of(command.memory_limit),
         precision=plan.options.precision,
     )
 

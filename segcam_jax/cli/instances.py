@@ -1,12 +1,12 @@
 """`segcam instances`: saliency of every instance in volumes."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import segcam_jax
 from segcam_jax import methods
 from segcam_jax.cli import console
+from segcam_jax.cli.arguments import bytes_of
 from segcam_jax.cli.gallery import words
 from segcam_jax.cli.volumetric import Instances, Volumetric
 from segcam_jax.engine import Execution
@@ -19,9 +19,6 @@ from segcam_jax.sweep.saliency import SaliencyOptions
 from segcam_jax.sweep.volumes import SegmentOptions, VolumeCase
 from segcam_jax.types import InputError
 
-_UNITS = {"": 1, "B": 1}
-_UNITS |= {f"{p}B": 1000**k for k, p in enumerate("KMGT", 1)}
-_UNITS |= {f"{p}IB": 1024**k for k, p in enumerate("KMGT", 1)}
 _SHOWN = 40  # rows of the table on the terminal
 
 
@@ -102,21 +99,6 @@ def groups_of(command: Volumetric) -> tuple[str, ...]:
     if groups and not command.truth and command.truth_prefix is None:
         raise InputError("--group needs a ground truth; add --truth, or --truth-prefix with --data")
     return groups
-
-
-def bytes_of(given: str | None) -> int | None:
-    """The number of bytes in words such as `500MB` or `2GiB`.
-
-    Raises:
-        InputError: if it is none.
-    """
-    if given is None:
-        return None
-    found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", given)
-    unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or float(found[1]) * unit < 1:
-        raise InputError(f"--memory-limit was given {given!r}; give bytes, 500MB, 2GiB or the like")
-    return int(float(found[1]) * unit)
 
 
 def _saliency(command: Instances, modalities: Sequence[str]) -> SaliencyOptions:
