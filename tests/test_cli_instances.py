@@ -390,6 +390,11 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
     odd = command("instances", case, out, roi=(13,))
     assert "multiples of 2 x 2 x 2" in fault(*odd)
     assert "give one extent, or three" in fault(*command("instances", case, out, roi=(12, 12)))
+    fine = save(
+        tmp_path / "fine.nii", np.zeros(SHAPE, np.float32), AFFINE @ np.diag([0.5, 1, 1, 1])
+    )
+    files = (case / "flair.nii.gz", case / "t1.nii.gz", fine, fine)
+    assert "one voxel size" in fault("context", *files, *weights, "--roi", 12)
     assert "`steps` is 0" in fault(*command("context", case, out, "--steps", 0))
     assert not out.exists()
 

@@ -34,6 +34,8 @@ from segcam_jax.sweep.volumes import class_probability
 from segcam_jax.targets import region
 from segcam_jax.types import InputError, wide
 
+SAME_SPACING = 1e-3  # as a share: headers store float32, and round
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ContextCurve:
@@ -234,7 +236,7 @@ def context_table(curves: Sequence[ContextCurve]) -> list[dict[str, float]]:
     first = curves[0]
     if any(
         each.distance.shape != first.distance.shape
-        or not np.allclose(each.distance, first.distance)
+        or not np.allclose(each.distance, first.distance, rtol=SAME_SPACING)
         for each in curves
     ):
         raise InputError(

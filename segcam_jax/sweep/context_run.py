@@ -16,10 +16,18 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import viz
+from segcam_jax.data import nifti
 from segcam_jax.data.instances import Instance
+from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine import Execution
 from segcam_jax.sweep import run, store
-from segcam_jax.sweep.context import ContextCurve, as_csv, context_curve, context_table
+from segcam_jax.sweep.context import (
+    SAME_SPACING,
+    ContextCurve,
+    as_csv,
+    context_curve,
+    context_table,
+)
 from segcam_jax.sweep.instance_plan import InstancePlan, folder_of, restored, values_of
 from segcam_jax.sweep.instances import Progress, segment_all
 from segcam_jax.sweep.volumes import VolumeCase
@@ -56,7 +64,7 @@ class ContextPlan:
 
 
 def context_plan(base: InstancePlan, *, steps: int, max_voxels: int | None) -> ContextPlan:
-    """Checks the study's own options.
+    """Checks the study's own options, and that all scans have voxels of one size.
 
     Args:
         base: scans and how their instances are found.
@@ -64,8 +72,16 @@ def context_plan(base: InstancePlan, *, steps: int, max_voxels: int | None) -> C
         max_voxels: larger instances are left out.
 
     Raises:
-        InputError: if a number is out of range.
+        InputError: if a number is out of range, or distances of the scans cannot be compared.
     """
+    sizes = [min(spacing_of(nifti.read_grid(case.files.files[0])[1])) for case in base.cases]
+    for case, size in zip(base.cases, sizes, strict=True):
+        if not np.isclose(size, sizes[0], rtol=SAME_SPACING):
+            raise InputError(
+                f"{str(case.files.files[0])!r} has voxels of {size:.4g} mm, "
+                f"{str(base.cases[0].files.files[0])!r} of {sizes[0]:.4g} mm; study scans of one "
+                "voxel size at a time"
+            )
     if not 1 <= steps < 1000:
         raise InputError(f"`steps` is {steps}; give 1 to 999 dilations")
     least = base.segmenting.min_voxels
