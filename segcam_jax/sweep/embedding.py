@@ -21,6 +21,8 @@ FEWEST, FEWEST_TSNE = 3, 5
 _USUAL_PERPLEXITY = 30.0
 # Before t-SNE, whose neighbourhoods need no more.
 _COMPONENTS = 50
+# Up to so many images t-SNE's sums over pairs are exact: they take less time than a tree of them.
+_EXACT = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +156,7 @@ def tsne(
             perplexity=chosen,
             init="pca",
             learning_rate="auto",
+            method="exact" if count <= _EXACT else "barnes_hut",
             random_state=seed,
         ).fit_transform(components.astype(np.float32))
     note = (

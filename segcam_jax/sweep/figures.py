@@ -42,9 +42,19 @@ def known_as(method: str) -> str:
     return f"{name}++" if method.endswith("_pp") else name
 
 
+def is_fine(method: str) -> bool:
+    """Whether a method's maps are of single pixels."""
+    return METHODS[method].explains == "input" or method == "guided_grad_cam"
+
+
+def heading(method: str) -> str:
+    """A method above its maps."""
+    return known_as(method) + (", clipped" if is_fine(method) else "")
+
+
 def clipped(method: str, heat: np.ndarray) -> np.ndarray:
     """Maps of single pixels are clipped: a few pixels would leave all others dark."""
-    if METHODS[method].explains != "input":
+    if not is_fine(method):
         return heat
     limit = np.quantile(np.abs(heat), _CLIP)
     return np.clip(heat, -limit, limit) if limit > 0 else heat
@@ -82,7 +92,7 @@ def of_map(
         at = "" if tap == INPUT else f" at {tap}, {' x '.join(map(str, raw.shape))}"
         return gallery(
             [Row(drawable(pixels), [clipped(method, heat)])],
-            [_heading(method)],
+            [heading(method)],
             title=_title(case),
             subtitle=f"{plan.subject.title}{at}",
             colormap=plan.options.colormap,
@@ -143,16 +153,11 @@ def _layers(plan: Plan, case: Case, pixels: np.ndarray, heats: Heats) -> Figure:
         rows.append(Row(drawable(pixels), drawn, layer if len(layers) > 1 else ""))
     return gallery(
         rows,
-        [_heading(method) for method in methods],
+        [heading(method) for method in methods],
         title=_title(case),
         subtitle=plan.subject.title + (f" at {layers[0]}" if len(layers) == 1 else ""),
         colormap=plan.options.colormap,
     )
-
-
-def _heading(method: str) -> str:
-    note = ", clipped" if METHODS[method].explains == "input" else ""
-    return f"{known_as(method)}{note}"
 
 
 def _title(case: Case) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import viz
-from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims, store
-from segcam_jax.sweep.figures import clipped, drawable, known_as
+from segcam_jax.sweep.figures import clipped, drawable, heading
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate
 from segcam_jax.sweep.heat import compiled_heatmap
 from segcam_jax.sweep.ledger import Ledger
@@ -46,10 +45,7 @@ def _figure(plate: Plate, options: GalleryOptions, folder: Path):
         rows.append(row)
         told.append(about)
     title, subtitle = _titles(plate, told)
-    columns = [
-        f"{known_as(name)}, clipped" if METHODS[name].explains == "input" else known_as(name)
-        for name in options.methods
-    ]
+    columns = [heading(name) for name in options.methods]
     return draw(rows, columns, title=title, subtitle=subtitle, colormap=options.colormap)
 
 

