@@ -12,6 +12,7 @@ libraries and papers that they are named after, so that figures can be compared:
     fast_ablation_cam   ReLU, / max, resize                                FastAblationCAM's formula
     fast_ablation_cam_legacy  one cell to the left, ReLU, / max, resize    FastAblationCAM's code
     ablation_eurocon    ReLU, resize                                       the Eurocon 2023 code
+    monai               ReLU, resize, (max - v) / (max - min)              MONAI: 0 is most salient
 
 pytorch-grad-cam resizes volumes by a cubic spline on another grid; here linear is trilinear.
 """
@@ -47,6 +48,13 @@ def min_max(values: Float[Array, "*space"], *, epsilon: float = 1e-7) -> Array:
     """(v - min v) / (epsilon + max(v - min v))."""
     shifted = values - values.min()
     return shifted / (epsilon + shifted.max())
+
+
+def inverted_min_max(values: Float[Array, "*space"]) -> Array:
+    """(max v - v) / (max v - min v): the largest becomes 0; a map of one value is kept."""
+    spread = values.max() - values.min()
+    inverted = (values.max() - values) / jnp.where(spread > 0, spread, 1)
+    return jnp.where(spread > 0, inverted, values)
 
 
 def resize(
@@ -124,6 +132,7 @@ def _resized(kind: Literal["linear", "nearest"]) -> Step:
 
 
 _RELU, _MAX, _MIN_MAX = _step(relu), _step(divide_by_max), _step(min_max, epsilon=1e-7)
+_INVERTED = _step(inverted_min_max)
 _LINEAR, _NEAREST = _resized("linear"), _resized("nearest")
 _SHIFT = _step(shift_one_cell)
 _MAGNITUDE = _step(divide_by_max, magnitude=True)
@@ -140,6 +149,7 @@ PROFILES: dict[str, Profile] = {
         Profile("fast_ablation_cam", (_RELU, _MAX, _LINEAR), False),
         Profile("fast_ablation_cam_legacy", (_SHIFT, _RELU, _MAX, _LINEAR), False),
         Profile("ablation_eurocon", (_RELU, _LINEAR), False),
+        Profile("monai", (_RELU, _LINEAR, _INVERTED), False),
     )
 }
 

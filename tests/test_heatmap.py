@@ -66,6 +66,7 @@ def test_profiles_by_hand():
         "fast_ablation_cam": interpolated(np.maximum(raw, 0) / raw.max(), size),
         "fast_ablation_cam_legacy": interpolated(np.maximum(shifted, 0) / raw.max(), size),
         "ablation_eurocon": rectified,
+        "monai": 1 - min_max(rectified),
     }
     assert expected.keys() == segcam.PROFILES.keys()
     for name, value in expected.items():
