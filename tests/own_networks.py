@@ -77,6 +77,17 @@ def small_only():
     return (lambda params, x: x.reshape(-1) @ params["kernel"]), kernel
 
 
+def picky():
+    """A model that takes images of every size but one."""
+
+    def fn(params, x):
+        if x.shape[0] == 20:
+            raise ValueError("not twenty")
+        return x @ params
+
+    return fn, jnp.ones((3, 2))
+
+
 def needy(rngs, *, width=3):
     return Classifier(rngs)
 

@@ -238,6 +238,21 @@ def test_small_models_work_at_their_size():
         opening.size_of((3,))
 
 
+@pytest.mark.parametrize("command", ["explain", "embed", "gallery"])
+def test_a_model_that_fails_on_one_image(command, tmp_path, fault):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, height in enumerate((16, 16, 20)):
+        np.save(folder / f"{number}.npy", np.zeros((height, 16, 3), np.float32))
+    network = {"explain": "--model", "embed": "--weights", "gallery": "--models"}[command]
+    images = sorted(folder.iterdir()) if command == "explain" else [folder]
+    given = ("--tap", "input") if command != "gallery" else ("--layers", "input")
+    given = (*given, "--projection", "pca") if command == "embed" else given
+    line = fault(command, *images, network, f"{FILE}:picky", *given, "--out", tmp_path / "out")
+    assert re.search(r"fails on an image of 20 x 16 x 3: .*line \d+: ValueError: not twenty", line)
+    assert command == "gallery" or not (tmp_path / "out").exists()
+
+
 def test_options_of_ones_own_models_alone(fault, tmp_path):
     end = ("--out", tmp_path / "out")
     bundled = ("explain", "x.png", "--weights", "texture-mnist-biased")

@@ -11,7 +11,8 @@ from segcam_jax.sweep.subjects import read
 def plan(command: commands.Plan) -> None:
     """Prints what `segcam explain` would do with the same arguments; writes nothing."""
     check_execution(command)
-    console.note(f"opening {command.repeat or command.weights or command.model}")
+    if words := command.repeat or command.weights or command.model:
+        console.note(f"opening {words}")
     run = run_of(command)
     execution, options = execution_of(command, run), run.options
     network, labels = run.subject.network, run.subject.labels

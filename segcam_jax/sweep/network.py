@@ -1,8 +1,9 @@
 """A network opened for a sweep: its weights' digest, its taps and splits, its logits."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,7 +12,9 @@ from jaxtyping import Float
 
 from segcam_jax import models, taps
 from segcam_jax.data import images
-from segcam_jax.types import InputError, TargetError, nearest_first
+from segcam_jax.sweep import blame
+from segcam_jax.sweep.factories import is_own
+from segcam_jax.types import InputError, SegcamError, TargetError, nearest_first
 
 _NEAREST = 12
 
@@ -48,7 +51,8 @@ class Network:
         Raises:
             InputError: if it is not finite.
         """
-        output = np.asarray(self._forward(self.model.params, padded), np.float32)
+        with self._blamed(padded.shape):
+            output = np.asarray(self._forward(self.model.params, padded), np.float32)
         if not np.isfinite(output).all():
             raise InputError(
                 "the network's output holds NaN or infinite values; its weights are broken"
@@ -58,7 +62,8 @@ class Network:
     def list_taps(self, shape: tuple[int, ...]) -> Mapping[str, jax.ShapeDtypeStruct]:
         """The taps with their shapes for an image of a shape `h w c`."""
         x = jax.ShapeDtypeStruct(shape, np.float32)
-        return taps.list_taps(self.model.fn, self.model.params, x)
+        with self._blamed(shape):
+            return taps.list_taps(self.model.fn, self.model.params, x)
 
     def bottleneck(self, shape: tuple[int, ...]) -> str:
         """The tap at the coarsest resolution, for images of a shape `h w c`."""
@@ -67,7 +72,23 @@ class Network:
     def split(self, tap: str, shape: tuple[int, ...]) -> taps.Split:
         """The network cut at a tap, for images of a shape `h w c`."""
         x = jax.ShapeDtypeStruct(shape, np.float32)
-        return taps.split(self.model.fn, tap, self.model.params, x)
+        with self._blamed(shape):
+            return taps.split(self.model.fn, tap, self.model.params, x)
+
+    @contextlib.contextmanager
+    def _blamed(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """Says in one line where a user's own model fails; other faults are this library's."""
+        try:
+            yield
+        except SegcamError:
+            raise
+        except Exception as error:
+            if not is_own(self.given) or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            size = " x ".join(map(str, shape))
+            raise InputError(
+                f"{self.given} fails on an image of {size}: {blame.in_words(error)}"
+            ) from None
 
 
 def open_network(weights: str, model: str | None = None) -> Network:
