@@ -32,6 +32,7 @@ _UNET_TRAINED = Path(__file__).parent / "unet" / "trained"
 BUNDLED: dict[str, Path] = {
     "texture-mnist-biased": _UNET_TRAINED / "texture_mnist_biased.safetensors",
     "texture-mnist-unbiased": _UNET_TRAINED / "texture_mnist_unbiased.safetensors",
+    "lesions": Path(__file__).parent / "monai_unet" / "trained" / "lesions.safetensors",
 }
 
 
