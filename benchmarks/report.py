@@ -2,12 +2,14 @@
 
 segcam evaluate --weights texture-mnist-biased --json benchmarks/results/bias_biased.json
 segcam evaluate --weights texture-mnist-unbiased --json benchmarks/results/bias_unbiased.json
+python -m train.lesions_study
 python -m benchmarks run --suite cpu
 python -m benchmarks report
 """
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,54 @@ def bias_table() -> str:
     return "\n".join(lines)
 
 
+def lesions_table() -> str:
+    """Where the saliency of planted lesions lies: one row per aggregation and modality."""
+    found = _lesions()
+    lines = [
+        "| aggregation | modality | positive: inside, within 6 mm, beyond | per voxel, inside over"
+        " within 6 mm | peak inside | negative: inside, within 6 mm, beyond |",
+        "|---|---|---|---|---|---|",
+    ]
+    for aggregation, modality, each in _by_modality(found):
+        shares = [", ".join(f"{v:.2f}" for v in each[sign]) for sign in ("positive", "negative")]
+        inside = f"{each['peak_inside']} of {found['groups']['TP']}"
+        cells = (aggregation, modality, shares[0], f"{each['density']:.1f}", inside, shares[1])
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def lesion_peaks_table() -> str:
+    """Positive peaks by group, and how well they tell groups apart."""
+    found = _lesions()
+    columns = [f"{group} ({count})" for group, count in found["groups"].items()]
+    lines = [
+        f"| aggregation | modality | {' | '.join(columns)} | TP above FP | those of FP's size |"
+        " TP above FN | those of FN's size |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for aggregation, modality, each in _by_modality(found):
+        cells = [aggregation, modality]
+        for group in found["groups"]:
+            low, middle, high = each["peaks"][group]
+            cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+        for other in ("FP", "FN"):
+            for which in ("all", "of_size"):
+                told = each["auc"][other][which]
+                cells.append(f"{told['above']:.0%} (p {told['p']:.0e})")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _lesions() -> dict[str, Any]:
+    return json.loads((RESULTS / "lesions.json").read_text())["summary"]
+
+
+def _by_modality(found: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for aggregation in ("mean", "max"):
+        for modality, name in (("flair", "FLAIR"), ("t1", "T1")):
+            yield aggregation, name, found[aggregation][modality]
+
+
 def summary(found: dict[str, Any]) -> str:
     """The overview of what a run has measured."""
     return tables.overview(found, found["suite"])
@@ -62,6 +112,8 @@ def _rows(suite: Suite) -> str:
 TABLES = {
     "methods": methods_table,
     "bias": bias_table,
+    "lesions": lesions_table,
+    "lesion_peaks": lesion_peaks_table,
     "benchmarks_cpu": lambda: _overview("cpu"),
     "benchmarks_gpu": lambda: _overview("gpu"),
     "rows_cpu": lambda: _rows("cpu"),

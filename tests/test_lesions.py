@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from segcam_jax import models
 from segcam_jax.data import lesions
+from segcam_jax.data.instances import measured
 from segcam_jax.data.lesions import FLAIR_ONLY, LESION, T1_ONLY, LesionCases, LesionConfig
 from segcam_jax.data.template import Template, make_template, mni152, read_template
 from segcam_jax.models.monai_unet import monai_unet
@@ -301,3 +302,41 @@ def test_the_loss_falls_where_the_truth_is_found(training):
     loss = jax.jit(training.dice_cross_entropy)
     assert loss(right, label) < 0.1 < 0.5 < loss(8 - right, label)
     assert set(training.LOSSES) == {"dice_cross_entropy", "normalised_dice_focal"}
+
+
+# --- the study -------------------------------------------------------------------------------
+
+
+def test_the_study_measures_where_saliency_lies(brain):
+    from train import lesions_study as script
+
+    case = LesionCases(brain, QUIET)[0]
+    instance = measured(case.lesions).instances[0]
+    mask = case.lesions == instance.label
+
+    def explain(x, mask, aggregation):
+        """FLAIR: 3 inside; T1: 1 inside and -1 everywhere else."""
+        inside = mask.astype(np.float32)
+        return np.stack([3 * inside, np.where(mask, 1, -1)], axis=-1)
+
+    def row(group):
+        found = dataclasses.replace(instance, group=group)
+        return script._row(
+            case.image, np.full(mask.shape, 0.5), case, mask, found, (2.0, 2.0, 2.0), explain
+        )
+
+    found = row("TP")
+    assert found["lesions"] == [instance.label]
+    assert found["flair_only_voxels"] == found["t1_only_voxels"] == 0
+    assert found["mean"]["flair"]["positive"] == [1, 0, 0]
+    assert found["mean"]["flair"]["negative_sum"] == 0
+    np.testing.assert_allclose(sum(found["max"]["t1"]["negative"]), 1)
+    assert found["max"]["t1"]["negative"][1] == found["near_voxels"] / (mask.size - mask.sum())
+    cases = [{"dice": 1.0, "lesions": 1, "explained_lesions": 1, "TP": 1, "FP": 1, "FN": 0}]
+    told = script.summary({"cases": cases, "rows": [found, row("FP")]})
+    assert told["groups"] == {"TP": 1, "FP": 1, "FN": 0}
+    assert told["mean"]["flair_peak_larger"] == 1
+    assert told["mean"]["flair"]["peaks"] == {"TP": [3, 3, 3], "FP": [3, 3, 3], "FN": None}
+    assert told["mean"]["flair"]["auc"]["FP"]["all"]["above"] == 0.5
+    assert told["mean"]["flair"]["auc"]["FN"] is None
+    assert json.dumps(script._rounded(told), allow_nan=False)

@@ -150,6 +150,10 @@ def _run(given: list[str]) -> int:
             from segcam_jax.cli.convert import convert
 
             convert(command)
+        case commands.Demo(volume=True):
+            from segcam_jax.cli.demo_volume import demo
+
+            demo(command, ["segcam", *given])
         case commands.Demo():
             from segcam_jax.cli.demo import demo
 

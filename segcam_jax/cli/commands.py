@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from segcam_jax.cli.arguments import MaybeFile, MaybeName, Names
+from segcam_jax.cli.arguments import MaybeFile, MaybeName, Names, optional
 from segcam_jax.cli.comparing import Embed as Embed, Gallery as Gallery
 from segcam_jax.cli.explaining import Explain as Explain, Layers as Layers, Plan as Plan
 from segcam_jax.cli.volumetric import Context as Context, Instances as Instances
@@ -66,11 +66,13 @@ class Demo:
     For example: segcam demo --out demo --open
 
     Attributes:
-        out: Folder of the page and its figures.
+        volume: Show a 3D network and its lesions instead of images (extra `nifti`; two minutes).
+        out: Folder of the page and its figures. Default: segcam-demo, or segcam-demo-volume.
         open: Open the page in a browser.
     """
 
-    out: Path = Path("segcam-demo")
+    volume: bool = False
+    out: Annotated[Path | None, optional("FOLDER")] = None
     open: bool = False
 
 

@@ -5,6 +5,7 @@ import io
 import time
 import webbrowser
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ class Shown:
 def demo(command: commands.Demo) -> None:
     """Writes the page and its figures."""
     start = time.perf_counter()
-    folder = command.out
+    folder = command.out or Path("segcam-demo")
     store.RunFolder(folder, store.key_of("demo"), FILES)
     networks = {name: open_network(name) for name in (BIASED, UNBIASED)}
     samples = load_samples()

@@ -41,7 +41,7 @@ def render(facts: Facts) -> str:
     """The page as HTML."""
     tap = telling_tap(facts.studies)
     return _PAGE.format(
-        style=_STYLE,
+        style=STYLE,
         verdict=_verdict(facts, tap),
         proof=_proof(facts),
         table=_table(facts, tap),
@@ -185,7 +185,7 @@ def _scores(facts: Facts) -> str:
     return f" Their mean IoU on held-out images: {', '.join(parts)}." if parts else ""
 
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1d2330; --soft: #5b6475; --line: #d9dde5;
   --paper: #ffffff; --card: #f5f7fa; --accent: #0a5ea8; }
 @media (prefers-color-scheme: dark) {
