@@ -116,11 +116,13 @@ class Profile:
         name: the library, paper or purpose.
         steps: applied in order, each `(map, size) -> map`.
         signed: whether negative importance survives.
+        about: where it comes from and what it does, in a line.
     """
 
     name: str
     steps: tuple[Step, ...]
     signed: bool
+    about: str = ""
 
 
 def _step(function: Callable[..., Array], **options) -> Step:
@@ -140,16 +142,46 @@ _MAGNITUDE = _step(divide_by_max, magnitude=True)
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("segcam_jax", (_RELU, _LINEAR, _MAX), False),
-        Profile("signed", (_LINEAR, _MAGNITUDE), True),
-        Profile("raw", (_LINEAR,), True),
-        Profile("pytorch_grad_cam", (_RELU, _MIN_MAX, _LINEAR, _RELU, _MIN_MAX), False),
-        Profile("captum", (_NEAREST,), True),
-        Profile("seg_grad_cam", (_LINEAR, _RELU, _MAX), False),
-        Profile("fast_ablation_cam", (_RELU, _MAX, _LINEAR), False),
-        Profile("fast_ablation_cam_legacy", (_SHIFT, _RELU, _MAX, _LINEAR), False),
-        Profile("ablation_eurocon", (_RELU, _LINEAR), False),
-        Profile("monai", (_RELU, _LINEAR, _INVERTED), False),
+        Profile(
+            "segcam_jax",
+            (_RELU, _LINEAR, _MAX),
+            False,
+            "ReLU, resize, / max; in [0, 1]; the default",
+        ),
+        Profile("signed", (_LINEAR, _MAGNITUDE), True, "resize, / max |.|; in [-1, 1]"),
+        Profile("raw", (_LINEAR,), True, "resize; quantitative"),
+        Profile(
+            "pytorch_grad_cam",
+            (_RELU, _MIN_MAX, _LINEAR, _RELU, _MIN_MAX),
+            False,
+            "pytorch-grad-cam 1.5.7: ReLU, min-max, resize, ReLU, min-max",
+        ),
+        Profile("captum", (_NEAREST,), True, "captum: nearest resize"),
+        Profile(
+            "seg_grad_cam",
+            (_LINEAR, _RELU, _MAX),
+            False,
+            "Seg-Grad-CAM's code: resize, ReLU, / max",
+        ),
+        Profile(
+            "fast_ablation_cam",
+            (_RELU, _MAX, _LINEAR),
+            False,
+            "FastAblationCAM's formula: ReLU, / max, resize",
+        ),
+        Profile(
+            "fast_ablation_cam_legacy",
+            (_SHIFT, _RELU, _MAX, _LINEAR),
+            False,
+            "FastAblationCAM's code: the same, one cell to the left",
+        ),
+        Profile("ablation_eurocon", (_RELU, _LINEAR), False, "the Eurocon 2023 code: ReLU, resize"),
+        Profile(
+            "monai",
+            (_RELU, _LINEAR, _INVERTED),
+            False,
+            "MONAI: ReLU, resize, inverted min-max; 0 is most salient",
+        ),
     )
 }
 

@@ -71,17 +71,5 @@ def methods() -> None:
     console.table(
         "Options of methods, by --option NAME=VALUE", ("method", "option", "default", "is"), rows
     )
-    steps = {
-        "segcam_jax": "ReLU, resize, / max; in [0, 1]; the default",
-        "signed": "resize, / max |.|; in [-1, 1]",
-        "raw": "resize; quantitative",
-        "pytorch_grad_cam": "as pytorch-grad-cam 1.5.7: ReLU, min-max, resize, ReLU, min-max",
-        "captum": "as captum: nearest resize",
-        "seg_grad_cam": "as Seg-Grad-CAM's code: resize, ReLU, / max",
-        "fast_ablation_cam": "as FastAblationCAM's code: ReLU, / max, resize",
-        "ablation_eurocon": "as the Eurocon 2023 code: ReLU, resize",
-    }
-    profiles = [
-        (p.name, "yes" if p.signed else "no", steps.get(p.name, "")) for p in PROFILES.values()
-    ]
+    profiles = [(p.name, "yes" if p.signed else "no", p.about) for p in PROFILES.values()]
     console.table("Profiles of heatmaps", ("profile", "signed", "what it does"), profiles)

@@ -120,7 +120,7 @@ def reading(split: Split, carry: Carry, target: Target, execution: Execution) ->
     if _on_window(split, target, execution):
         channels = jax.tree.leaves(split.output)[0].shape[-1]
         plan = split.window_plan((*target.extent, channels))
-        corner, prepared = [*target.corner, 0], split.prepare(carry)
+        corner, prepared = [*target.corner, 0], _prepared(split, carry, execution)
 
         def part(a):
             return plan.narrowed(split.native(a), corner)
@@ -170,12 +170,20 @@ def _decoder(
     if _on_window(split, target, execution):
         channels = jax.tree.leaves(split.output)[0].shape[-1]
         plan = split.window_plan((*target.extent, channels))
-        corner, prepared = [*target.corner, 0], split.prepare(carry)
+        corner, prepared = [*target.corner, 0], _prepared(split, carry, execution)
         return plan, target.cropped(), lambda a: plan.run([split.native(a), *prepared], corner)
     if execution.hoist:
-        prepared = split.prepare(carry)
+        prepared = _prepared(split, carry, execution)
         return None, target, lambda a: split.decode_prepared(a, prepared)
     return None, target, lambda a: split.decode(a, carry)
+
+
+def _prepared(split: Split, carry: Carry, execution: Execution) -> Carry:
+    """`split.prepare`, its slow equations rewritten where `execution` says so."""
+    if not lowers(execution):
+        return split.prepare(carry)
+    closed, _ = graph.closed(lambda *carry: split.prepare(carry), *carry)
+    return tuple(lowering.lowered(closed)(*carry))
 
 
 def _on_window(split: Split, target: Any, execution: Execution) -> bool:
