@@ -66,6 +66,12 @@ class Case:
         return targets.region(self.class_index, mask, of=options.of, reduce=options.reduce)
 
     @property
+    def words(self) -> str:
+        """The image, and which of its targets, if there are several."""
+        several = self.name.startswith(f"{self.picture}.")
+        return f"{self.path}, {self.about['explained']['label']}" if several else str(self.path)
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of what the network is given."""
         return (*self.padded, self.channels)

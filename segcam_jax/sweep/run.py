@@ -73,9 +73,9 @@ def run_plan(
         if folder.finished(case.name) is None:
             record = _explain_case(plan, case, pairs, out, execution, advance)
             store.write_json(out / case.name / store.RECORD, record)
-            advance(1, f"{case.path}: {len(pairs)} map(s)")
+            advance(1, f"{case.words}: {len(pairs)} map(s)")
         else:
-            advance(1, f"{case.path}: finished before")
+            advance(1, f"{case.words}: finished before")
     # A process looks at the others' records after it has written its own: one of them sees all.
     records = [record for case in plan.cases if (record := folder.finished(case.name))]
     manifest = _manifest(plan, records, command, time.perf_counter() - start)
