@@ -171,7 +171,6 @@ def test_values_are_those_of_the_library(explained, case):
     place = tuple(slice(*along) for along in record["maps"][0]["window"])
     cut, mask = x[place], labels[place] == 2
     assert cut.shape == (12, 12, 12, 2)
-    ratio = np.ptp(x[..., 0]) / np.ptp(cut[..., 0])
     found = METHODS["instance_smooth_grad"].function(
         network.split("input", cut.shape),
         network.model.params,
@@ -180,8 +179,8 @@ def test_values_are_those_of_the_library(explained, case):
         key=jax.random.key(0),
         samples=6,
         first=jnp.int32(0),
-        sigma=float(0.05 * ratio),
-        channel=0,
+        sigma=0.05 * float(np.ptp(x[..., 0])),
+        sigma_unit="absolute",
         aggregation="mean",
         execution=Execution(),
     )
@@ -260,6 +259,36 @@ def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, monkeyp
     assert {row["scan"] for row in rows} == {"a", "b"}
     assert {row["group"] for row in rows} == {""}
 
+    # Other contents in the same file, in which nothing is found: its instances go, and all figures,
+    # which share a scale of colours.
+    figure = out / "a" / "instance-001" / "instance_smooth_grad.png"
+    figure.write_bytes(b"on a scale of both scans")
+    volume = nibabel.load(case / "t1.nii.gz")
+    for name in ("flair", "t1"):
+        save(tmp_path / "b" / f"{name}.nii.gz", np.zeros(SHAPE, np.float32), volume.affine)
+    capsys.readouterr()
+    assert run(*given) == 0
+    assert "b: its files have changed; it is done again" in capsys.readouterr().err
+    assert {row["scan"] for row in table(out / "instances.csv")} == {"a"}
+    assert first.stat().st_mtime_ns == stamp
+    assert not figure.exists()
+    assert not (out / "b" / "instance-001" / "record.json").exists()
+
+
+def test_another_scan_of_the_same_name_does_not_replace_what_is_there(
+    explained, case, tmp_path, capsys
+):
+    other = tmp_path / "two" / "patient"
+    for name in ("flair", "t1", "truth"):
+        image = nibabel.load(case / f"{name}.nii.gz")
+        save(other / f"{name}.nii.gz", image.get_fdata(dtype=np.float32) + 1, image.affine)
+    before = sorted(explained.rglob("*"))
+    given = list(arguments(case, explained))
+    given = [other / each.name if str(each).endswith(".nii.gz") else each for each in given]
+    assert run(*given) == 2
+    assert "holds another scan 'patient', of" in capsys.readouterr().err
+    assert sorted(explained.rglob("*")) == before
+
 
 def test_a_full_disk_is_one_line_and_what_is_finished_stays(case, tmp_path, monkeypatch, capsys):
     out, written, write = tmp_path / "out", [], Path.write_bytes
@@ -285,9 +314,10 @@ def test_an_empty_prediction_is_said(case, tmp_path, capsys):
     assert table(tmp_path / "a" / "instances.csv") == []
     assert (tmp_path / "a" / "instances.csv").read_text().startswith("scan,instance,group")
     assert (tmp_path / "a" / "manifest.json").is_file()
-    assert run(*command("context", case, tmp_path / "b", "--min-volume", 1e6)) == 0
-    assert "no instance was found" in capsys.readouterr().out
+    assert run(*command("context", case, tmp_path / "b", "--max-voxels", 3)) == 0
+    assert "no instance of at most 3 voxels was found" in capsys.readouterr().out
     assert table(tmp_path / "b" / "context.csv") == []
+    assert (tmp_path / "b" / "context.csv").read_text().strip().endswith("dilations,reach_mm")
 
 
 def test_context_writes_tables_and_figures_and_resumes(case, tmp_path, capsys):

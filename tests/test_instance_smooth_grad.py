@@ -80,6 +80,10 @@ def test_noise_follows_the_chosen_channel():
         found = explained(split, params, x, target, "mean", channel=channel)
         expected = by_hand(params, x, mask, "mean", channel)
         np.testing.assert_allclose(found.attribution, expected, atol=1e-6)
+    sigma = SIGMA * float(np.ptp(x[..., 1]))
+    found = explained(split, params, x, target, "mean", sigma=sigma, sigma_unit="absolute")
+    expected = by_hand(params, x, mask, "mean", 1)
+    np.testing.assert_allclose(found.attribution, expected, atol=1e-6)
 
 
 def test_parts_of_a_run_make_up_the_whole():
@@ -136,6 +140,7 @@ def test_bad_input():
         ({"channel": 2}, r"channel=2; tap 'input' has 2, 0 to 1"),
         ({"aggregation": "sum"}, "aggregation='sum'; choose mean or max"),
         ({"aggregation": "max", "divisor": 2.0}, "divisor is for aggregation='mean'"),
+        ({"sigma_unit": "mm"}, "sigma_unit='mm'; choose range or absolute"),
         ({"samples": 0}, "samples=0; at least 1"),
         ({"key": 3}, "key=3; give a key of jax.random"),
     ):

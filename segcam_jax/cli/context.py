@@ -34,7 +34,10 @@ def context(command: Context, line: Sequence[str]) -> None:
         report=console.note,
     )
     if not rows:
-        print(f"no instance was found in {len(cases)} scan(s); {command.out / TABLE} is empty")
+        chosen = [f" of {', '.join(groups_of(command))}"] if command.group else []
+        chosen += [f" of at most {command.max_voxels} voxels"] if command.max_voxels else []
+        words = f"no instance{''.join(chosen)} was found in {len(cases)} scan(s)"
+        print(f"{words}; {command.out / TABLE} is empty")
         return
     columns = ("distance_mm", "average_score", "std_dev", "n_predictions", "reach_mm")
     console.table(None, columns, [[f"{row[name]:.4g}" for name in columns] for row in rows])

@@ -34,6 +34,7 @@ def instance_smooth_grad(
     key: PRNGKeyArray,
     samples: int = 50,
     sigma: float = 0.05,
+    sigma_unit: Literal["range", "absolute"] = "range",
     channel: int | None = 0,
     aggregation: Literal["mean", "max"] = "mean",
     divisor: float | None = None,
@@ -43,6 +44,7 @@ def instance_smooth_grad(
     """Instance SmoothGrad: signed gradients of an instance over noisy copies of the input.
 
         x_n = x + e_n,    e_n ~ Normal(0, s^2),    s = sigma (max - min of one channel of x)
+                                                   or sigma itself (absolute)
         mean   attribution = 1/N sum_n d/dx_n  1/|I| sum_{v in I} f(x_n)_v
         max    attribution = 1/N sum_n m_n,    m_n(p) = g_v*(p),   v* = argmax_{v in I} |g_v(p)|,
                g_v = d f(x_n)_v / dx_n
@@ -59,7 +61,9 @@ def instance_smooth_grad(
         target: a `Target`, the class over the instance; its `reduce` is not used.
         key: a key of `jax.random`.
         samples: N.
-        sigma: noise as a share of the range of a channel.
+        sigma: noise as a share of the range of a channel, or absolute.
+        sigma_unit: `"range"`; or `"absolute"`, for example where x is cut out of a larger volume
+            whose range is meant.
         channel: that channel, for all channels of the input (FLAIR in the paper); None: the range
             of the whole input.
         aggregation: `"mean"` or `"max"` over the instance.
@@ -82,11 +86,13 @@ def instance_smooth_grad(
         segmentation, arXiv 2406.09335. Their noise is not seeded.
     """
     check_samples(key, samples)
-    _check(split, target, channel, aggregation, divisor)
+    _check(split, target, sigma_unit, channel, aggregation, divisor)
     target = dataclasses.replace(target, reduce="mean")
     activation, carry, score = engine.baseline(split, params, x, target, execution)
-    measured = activation if channel is None else activation[..., channel]
-    scale = jnp.asarray(sigma, activation.dtype) * (measured.max() - measured.min())
+    scale = jnp.asarray(sigma, activation.dtype)
+    if sigma_unit == "range":
+        measured = activation if channel is None else activation[..., channel]
+        scale = scale * (measured.max() - measured.min())
 
     def noisy(index):
         noise = jax.random.normal(jax.random.fold_in(key, index), activation.shape)
@@ -100,7 +106,12 @@ def instance_smooth_grad(
 
 
 def _check(
-    split: Split, target: Any, channel: int | None, aggregation: str, divisor: float | None
+    split: Split,
+    target: Any,
+    sigma_unit: str,
+    channel: int | None,
+    aggregation: str,
+    divisor: float | None,
 ) -> None:
     if not isinstance(target, Target):
         raise TargetError(
@@ -112,6 +123,8 @@ def _check(
         raise InputError(
             f"channel={channel}; tap {split.tap!r} has {channels}, 0 to {channels - 1}, or None"
         )
+    if sigma_unit not in ("range", "absolute"):
+        raise InputError(f"sigma_unit={sigma_unit!r}; choose range or absolute")
     if aggregation not in ("mean", "max"):
         raise InputError(f"aggregation={aggregation!r}; choose mean or max")
     if divisor is not None and aggregation == "max":

@@ -29,7 +29,7 @@ from segcam_jax.sweep.context import (
     context_table,
 )
 from segcam_jax.sweep.instance_plan import InstancePlan, folder_of, restored, values_of
-from segcam_jax.sweep.instances import Progress, segment_all
+from segcam_jax.sweep.instances import Progress, claimed, segment_all
 from segcam_jax.sweep.volumes import VolumeCase
 from segcam_jax.types import InputError, SegcamError
 from segcam_jax.viz.context import context_detections, context_scores
@@ -111,7 +111,7 @@ def run_context(
     base = plan.base
     known = [file for case in base.cases for file in base.case_files(case)]
     files = [*known, TABLE, INSTANCES, *FIGURES, store.MANIFEST]
-    folder = store.RunFolder(out, plan.key, files, overwrite=overwrite)
+    folder = claimed(base, out, files, overwrite=overwrite)
     try:
         segmented = segment_all(base, folder, progress, execution, report)
     except SegcamError:
@@ -121,9 +121,7 @@ def run_context(
     records = _study_all(plan, folder, wanted, progress, execution)
     curves = [_curve(record["curve"]) for record in records]
     rows = context_table(curves)
-    columns = (
-        list(rows[0]) if rows else ["distance_mm", "average_score", "std_dev", "n_predictions"]
-    )
+    columns = list(rows[0]) if rows else NO_COLUMNS
     store.write_bytes(out / TABLE, as_csv(columns, [list(row.values()) for row in rows]))
     store.write_bytes(out / INSTANCES, as_csv((*_COLUMNS, *_CURVE), _long(records)))
     if curves:

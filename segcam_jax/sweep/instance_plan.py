@@ -110,7 +110,7 @@ def make_plan(
     """
     _check(explaining, len(modalities))
     window = (*segmenting.window, len(modalities))
-    taps = explaining.taps or (network.bottleneck(window),)
+    taps = tuple(dict.fromkeys(explaining.taps)) or (network.bottleneck(window),)
     pairs = tuple(
         (method, tap)
         for method in explaining.methods

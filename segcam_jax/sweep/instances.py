@@ -14,6 +14,8 @@ instance's record is its last file: a run that was killed goes on with the next 
 
 import dataclasses
 import datetime
+import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from segcam_jax.sweep.instance_plan import (
     values_of,
 )
 from segcam_jax.sweep.volumes import VolumeCase
-from segcam_jax.types import SegcamError
+from segcam_jax.types import InputError, SegcamError
 
 Advance = Callable[[int, str], None]
 Progress = Callable[[str, int], Any]
@@ -68,7 +70,7 @@ def run_instances(
     Raises:
         InputError: if a volume is broken, or a file cannot be written; what is finished stays.
     """
-    folder = store.RunFolder(out, plan.key, plan.files(), overwrite=overwrite)
+    folder = claimed(plan, out, plan.files(), overwrite=overwrite)
     try:
         segmented = segment_all(plan, folder, progress, execution, report)
     except SegcamError:
@@ -100,7 +102,10 @@ def segment_all(
     with progress("segmenting", len(plan.cases)) as advance:
         for case in plan.cases:
             record = folder.finished(case.name)
-            if record is None or record["digests"] != list(case.digests):
+            if record is not None and record["digests"] != list(case.digests):
+                report(f"{case.name}: its files have changed; it is done again")
+                record = None
+            if record is None:
                 advance(0, case.name)
                 record = _segment(plan, case, folder, execution)
                 for note in record["notes"]:
@@ -110,6 +115,35 @@ def segment_all(
             advance(1, f"{case.name}: {counts}")
             found.append((case, instances))
     return found
+
+
+def _paths(case: VolumeCase) -> dict[str, Any]:
+    """Where the files of a scan are."""
+    inputs, truth = case.files.files, case.files.truth
+    return {
+        "inputs": [os.path.abspath(path) for path in inputs],
+        "truth": None if truth is None else os.path.abspath(truth),
+    }
+
+
+def claimed(plan: Any, out: Path, files: Sequence[str], *, overwrite: bool) -> store.RunFolder:
+    """The run's folder, claimed.
+
+    Raises:
+        InputError: if it holds another run, or of this one another scan of the same name, which
+            would be lost: other contents are taken for mended in the same files only.
+    """
+    for case in plan.cases if not overwrite else ():
+        record = store.read_json(out / case.name / store.RECORD)
+        if not isinstance(record, dict) or record.get("run") != plan.key:
+            continue
+        moved = any(record.get(name) != paths for name, paths in _paths(case).items())
+        if moved and record.get("digests") != list(case.digests):
+            raise InputError(
+                f"output {str(out)!r} holds another scan {case.name!r}, of "
+                f"{record['inputs'][0]!r}; give another folder, or --overwrite"
+            )
+    return store.RunFolder(out, plan.key, files, overwrite=overwrite)
 
 
 def _counted(instances: Sequence[Instance]) -> str:
@@ -126,9 +160,9 @@ def _segment(
     """Writes what the network finds in a scan; returns its record."""
     segmented = volumes.segment(plan.network, case, plan.segmenting, execution)
     files = plan.case_files(case)
-    # What was found in other files of that name.
+    # What was found before; and all figures, for their scale of colours is that of all instances.
     for file in folder.files:
-        if file.startswith(f"{case.name}/"):
+        if file.startswith(f"{case.name}/") or file.endswith(".png"):
             (folder.path / file).unlink(missing_ok=True)
     grid, out = segmented.scan.grid, folder.path
     nifti.write_map(out / files[0], segmented.probability, like=grid)
@@ -138,8 +172,7 @@ def _segment(
     record = {
         "run": plan.key,
         "scan": case.name,
-        "inputs": [str(path) for path in case.files.files],
-        "truth": None if case.files.truth is None else str(case.files.truth),
+        **_paths(case),
         "digests": list(case.digests),
         "notes": list(segmented.notes),
         "instances": [values_of(each) for each in segmented.instances()],
@@ -154,7 +187,7 @@ def _explain_all(plan, folder, wanted, progress: Progress, execution: Execution)
         (case, [each for each in found if folder.finished(folder_of(case, each)) is None])
         for case, found in wanted
     ]
-    steps = 1 + sum(saliency.passes(method, plan.explaining) for method, _ in plan.pairs)
+    steps = sum(saliency.passes(method, plan.explaining) for method, _ in plan.pairs)
     if any(found for _, found in left):
         # Figures share a scale of colours, which is not known any more.
         for file in folder.files:
@@ -183,12 +216,14 @@ def _explain(plan, case, segmented, instance, folder, execution, advance: Advanc
         multiples=saliency.multiples_of(plan.network),
         field=plan.explaining.field,
     )
-    maps = []
+    maps, begun = [], itertools.count()
     for method, tap in plan.pairs:
 
         def tell(sample: int, samples: int, method: str = method) -> None:
-            advance(1, "")
-            advance(0, f"{where}, {method}, sample {sample + 1} of {samples}")
+            # The pass before this one is done; the last one is with the record.
+            advance(min(1, next(begun)), "")
+            number = f", sample {sample + 1} of {samples}" if samples > 1 else ""
+            advance(0, f"{where}, {method}{number}")
 
         found = saliency.explain_instance(
             plan.network,

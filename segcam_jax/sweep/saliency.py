@@ -221,7 +221,8 @@ def explain_instance(
         options: checked options.
         class_index: the class.
         execution: how the engine runs it.
-        advance: is called before each pass with the number of samples done and of all.
+        advance: is called before each pass with the number of samples done and of all; of methods
+            that run in one, 0 and 1.
 
     Raises:
         InputError: if a map is not finite.
@@ -229,18 +230,19 @@ def explain_instance(
     split = network.split(tap, cut.x.shape)
     many = METHODS[method].ablates or (method == _IN_PARTS and options.aggregation == "max")
     target = target_of(cut, class_index, options.of, tight=many)
-    found: list[tuple[int, Any]] = []
-    for first, size, keywords in _calls(method, segmented, cut, options):
-        advance(first, options.samples)
+    calls = _calls(method, segmented, options)
+    total = sum(size for _, size, _ in calls)
+    apart = keeps_modalities(method)
+    values, score = np.zeros((), np.float32), 0.0
+    # Added up on the way: parts are as large as the input, and there may be many.
+    for first, size, keywords in calls:
+        advance(first, total)
         explanation = METHODS[method].function(
             split, network.model.params, cut.x, target, execution=execution, **keywords
         )
-        found.append((size, jax.device_get(explanation)))
-    _, one = found[0]
-    total = sum(size for size, _ in found)
-    apart = keeps_modalities(method)
-    merged = sum((each.attribution if apart else each.map) * (size / total) for size, each in found)
-    values = np.asarray(merged, np.float32)
+        part = np.asarray(explanation.attribution if apart else explanation.map, np.float32)
+        values = values + part * np.float32(size / total)
+        score = float(explanation.score)
     if not np.isfinite(values).all():
         raise InputError(f"{method} at {tap} overflowed float32; explain probabilities")
     extents = segmented.probability.shape
@@ -251,37 +253,27 @@ def explain_instance(
     return InstanceMaps(
         {name: cut.restored(each, extents) for name, each in named.items()},
         tuple((along.start, along.stop) for along in cut.source),
-        float(one.score),
+        score,
     )
 
 
 def _calls(
-    method: str, segmented: Segmented, cut: Cut, options: SaliencyOptions
+    method: str, segmented: Segmented, options: SaliencyOptions
 ) -> list[tuple[int, int, Mapping[str, Any]]]:
     """The calls whose mean is the result: first sample, number of samples, arguments."""
     key = jax.random.key(options.seed)
+    # A share of the range over the whole volume, not over the part that the network is given: so
+    # that instances compare.
+    sigma = options.sigma * float(np.ptp(segmented.x[..., options.channel]))
+    noise = {"key": key, "sigma": sigma, "sigma_unit": "absolute"}
     if method == "smooth_grad":
-        sigma = options.sigma * _range(segmented.x, options)
-        noise = {"key": key, "samples": options.samples, "sigma": sigma, "sigma_unit": "absolute"}
-        return [(0, 1, noise)]
+        return [(0, 1, {**noise, "samples": options.samples})]
     if method != _IN_PARTS:
         return [(0, 1, {"key": key} if METHODS[method].needs_key else {})]
-    # The method measures the range of what it is given; the noise is that of the whole volume, so
-    # that instances compare.
-    inside = _range(cut.x, options)
-    shared = {
-        "key": key,
-        "sigma": options.sigma * _range(segmented.x, options) / inside if inside else 0.0,
-        "channel": options.channel,
-        "aggregation": options.aggregation,
-    }
+    shared = {**noise, "aggregation": options.aggregation}
     if options.legacy_divisor:
         shared["divisor"] = float(max(1, len(segmented.predicted)))
     return [
         (at, size, {**shared, "samples": size, "first": jnp.int32(at)})
         for at, size in _parts(options)
     ]
-
-
-def _range(x: np.ndarray, options: SaliencyOptions) -> float:
-    return float(np.ptp(x[..., options.channel]))
