@@ -65,12 +65,12 @@ def lesions_table() -> str:
 
 
 def lesion_peaks_table() -> str:
-    """Positive peaks by group, and how well they tell groups apart."""
+    """Positive peaks by group, and how often those of lesions are above those of errors."""
     found = _lesions()
     columns = [f"{group} ({count})" for group, count in found["groups"].items()]
     lines = [
-        f"| aggregation | modality | {' | '.join(columns)} | TP above FP | those of FP's size |"
-        " TP above FN | those of FN's size |",
+        f"| aggregation | modality | {' | '.join(columns)} | TP above FP | of like size |"
+        " TP above FN | of like size |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for aggregation, modality, each in _by_modality(found):
@@ -78,12 +78,15 @@ def lesion_peaks_table() -> str:
         for group in found["groups"]:
             low, middle, high = each["peaks"][group]
             cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
-        for other in ("FP", "FN"):
-            for which in ("all", "of_size"):
-                told = each["auc"][other][which]
-                cells.append(f"{told['above']:.0%} (p {told['p']:.0e})")
+        for told in each["against"].values():
+            cells += [_chance(told["above"], told["p"])]
+            cells += [_chance(told["pairs_above"], told["pairs_p"])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _chance(share: float, p: float) -> str:
+    return f"{share:.0%} (p {p:.0e})" if p < 0.01 else f"{share:.0%} (p {p:.2f})"
 
 
 def _lesions() -> dict[str, Any]:

@@ -333,10 +333,18 @@ def test_the_study_measures_where_saliency_lies(brain):
     np.testing.assert_allclose(sum(found["max"]["t1"]["negative"]), 1)
     assert found["max"]["t1"]["negative"][1] == found["near_voxels"] / (mask.size - mask.sum())
     cases = [{"dice": 1.0, "lesions": 1, "explained_lesions": 1, "TP": 1, "FP": 1, "FN": 0}]
-    told = script.summary({"cases": cases, "rows": [found, row("FP")]})
+    rows = [found | {"first": True}, row("FP") | {"first": False}]
+    told = script.summary({"cases": cases, "rows": rows})
     assert told["groups"] == {"TP": 1, "FP": 1, "FN": 0}
+    assert told["missed"] == 0
     assert told["mean"]["flair_peak_larger"] == 1
     assert told["mean"]["flair"]["peaks"] == {"TP": [3, 3, 3], "FP": [3, 3, 3], "FN": None}
-    assert told["mean"]["flair"]["auc"]["FP"]["all"]["above"] == 0.5
-    assert told["mean"]["flair"]["auc"]["FN"] is None
-    assert json.dumps(script._rounded(told), allow_nan=False)
+    against = told["mean"]["flair"]["against"]
+    assert against["FP"]["above"] == 0.5
+    assert against["FP"]["pairs"] == 1
+    assert against["FN"] is None
+    text = script.as_text({"summary": told, "rows": rows, "settings": {}})
+    again = json.loads(text)
+    assert len(again["rows"]) == 2
+    assert again["rows"][0]["iou"] is None
+    assert again["summary"]["mean"]["flair"]["density"] is None

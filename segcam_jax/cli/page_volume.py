@@ -179,9 +179,9 @@ peaks can warn of false alarms.</figcaption></figure>
 <ul>
 <li><strong>Red</strong>: brighter there, and the network is surer of this lesion.
 <strong>Blue</strong>: brighter there, and it is less sure.</li>
-<li>In T1 lesions are darker than white matter, and yet their maps are mostly red: grey matter and
-fluid are darker still, and to the network a bright T1 says that it looks at white matter, where
-lesions are.</li>
+<li>In T1 lesions are darker than white matter, and yet their maps are mostly red. Probably, T1
+tells the network that it looks at white matter, where lesions are: grey matter and fluid are darker
+still.</li>
 <li><strong>Green outline</strong>: the instance.</li>
 <li>All maps share one scale of colours.</li>
 </ul>
