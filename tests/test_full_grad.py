@@ -119,6 +119,16 @@ def test_a_normalisation_is_one_bias_however_it_is_written():
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+def test_zeros_on_the_way_keep_the_bias_with_its_sign():
+    for model in (
+        lambda params, x: 0.0 - dense(x, params[0]),
+        lambda params, x: 0.0 + dense(x, params[0]),
+        lambda params, x: dense(x, params[0]) - 0.0,
+        lambda params, x: 2.0 - (0.0 - dense(x, params[0])),
+    ):
+        taken_apart(model, LAYERS, X, segcam.whole_image(1))
+
+
 def test_networks_and_targets():
     params, x = make_params(), make_input()
     mask = np.zeros((8, 12), bool)

@@ -159,9 +159,8 @@ class _Walk:
             return None
         (value,) = self.bind(equation, values)
         pending = operand.pending
-        if adds and all(_is_zero(values[i]) for i in range(len(values)) if i != changing):
-            return _Part(value, True, pending)
-        if pending is None and adds:
+        adds_zero = adds and all(_is_zero(each) for i, each in enumerate(values) if i != changing)
+        if pending is None and adds and not adds_zero:
             pending = jnp.zeros_like(operand.value)
         if pending is not None:
             values[changing] = pending
