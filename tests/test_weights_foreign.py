@@ -82,6 +82,33 @@ def test_files_of_torch_that_are_broken(tmp_path, torch):
             foreign.read(path)
 
 
+def test_parameters_themselves_and_what_numpy_has_not(tmp_path, torch):
+    path = tmp_path / "net.pth"
+    state = {name: torch.from_numpy(value) for name, value in TENSORS.items()}
+    torch.save({name: torch.nn.Parameter(value) for name, value in state.items()}, path)
+    same(foreign.read(path))
+    torch.save({0: torch.ones(2)}, path)
+    same(foreign.read(path), {"0": np.ones(2)})
+    for value in (
+        torch.ones(2, 2).to_sparse(),
+        torch.ones(2, device="meta"),
+        torch.ones(2, dtype=torch.complex64),
+    ):
+        torch.save({**state, "odd": value}, path)
+        with pytest.raises(InputError, match="'odd' is no plain array of real numbers"):
+            foreign.read(path)
+
+
+def test_a_pickle_of_another_protocol_is_one_line(tmp_path, torch, recwarn):
+    import pickle
+
+    path = tmp_path / "net.pth"
+    path.write_bytes(pickle.dumps(TENSORS, protocol=5))
+    with pytest.raises(InputError, match="cannot be read"):
+        foreign.read(path)
+    assert not recwarn
+
+
 def test_torch_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "net.pth").write_bytes(b"any")
@@ -115,6 +142,16 @@ def test_keras_files_without_names(tmp_path):
         file["layers/dense/vars/0"] = np.zeros(2)
     with pytest.raises(InputError, match="names no layers, as Keras 3 .* save the whole model"):
         foreign.read(tmp_path / "net.weights.h5")
+
+
+def test_words_in_a_keras_file_are_no_weights(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "net.h5", "w") as file:
+        file.attrs["layer_names"] = ["dense"]
+        file.create_group("dense").attrs["weight_names"] = ["dense/kernel:0"]
+        file["dense"]["dense/kernel:0"] = np.array([b"a", b"b"])
+    with pytest.raises(InputError, match="'dense/kernel' is no plain array of real numbers"):
+        foreign.read(tmp_path / "net.h5")
 
 
 def test_files_of_no_kind(tmp_path):

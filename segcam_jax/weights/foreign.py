@@ -1,6 +1,7 @@
 """Tensors of other libraries' weights files: safetensors, PyTorch, Keras; no code in them runs."""
 
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     tensors = _READERS[path.suffix.lower()](path)
     if not tensors:
         raise InputError(f"weights file {str(path)!r} holds no tensors; give a network's weights")
+    for name, tensor in tensors.items():
+        # NumPy knows of bfloat16 and the like by name alone.
+        if tensor.dtype.kind not in "biuf" and "float" not in tensor.dtype.name:
+            raise _no_numbers(path, name)
     return tensors
 
 
@@ -58,7 +63,9 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 def _torch(path: Path) -> dict[str, np.ndarray]:
     torch = require("torch", extra="torch")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of files of other kinds, which the errors are about.
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):
             raise _unreadable(path, "not a file of torch.save") from None
@@ -73,11 +80,16 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"weights file {str(path)!r} holds no state dict; save the network's `state_dict()`"
         )
-    arrays = {
-        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        for name, tensor in state.items()
-        if hasattr(tensor, "is_floating_point")
-    }
+    arrays = {}
+    for name, tensor in state.items():
+        if hasattr(tensor, "is_floating_point"):
+            try:
+                tensor = tensor.detach()  # The network's parameters themselves may be in the file.
+                arrays[str(name)] = (
+                    tensor.float() if tensor.is_floating_point() else tensor
+                ).numpy()
+            except (TypeError, RuntimeError):  # Sparse, quantised, or without values.
+                raise _no_numbers(path, name) from None
     return _without_prefix(arrays)
 
 
@@ -121,8 +133,15 @@ def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return tensors
 
 
+def _no_numbers(path: Path, name: object) -> InputError:
+    return InputError(
+        f"weights file {str(path)!r}: tensor {str(name)!r} is no plain array of real numbers; save "
+        "the network's `state_dict()`, not quantised or sparse"
+    )
+
+
 def _unreadable(path: Path, why: object) -> InputError:
-    line = " ".join(str(why).split())
+    line = " ".join(str(why).split()) or type(why).__name__
     return InputError(
         f"weights file {str(path)!r} cannot be read ({line[:200]}); it is truncated or of another "
         "kind than its name says"
