@@ -398,6 +398,8 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
     flat = ("--weights", "texture-mnist-biased", "--out", out)
     assert "of a 2D network" in fault("instances", case / "t1.nii.gz", *flat)
     (tmp_path / "bad.safetensors").write_bytes(b"words")
+    checkpoint = ("--weights", "model_epoch_31.pth")
+    assert "segcam convert" in fault("instances", case / "t1.nii.gz", *checkpoint)
     bad = ("--weights", tmp_path / "bad.safetensors")
     assert "cannot be read" in fault("instances", case / "t1.nii.gz", *bad)
     for more, words in (

@@ -35,6 +35,8 @@ def test_instances_are_measured():
     assert found.mask(3)[third.slices].all()
     assert found.mask(3).sum() == 9
     assert {each.group for each in found.instances} == {""}
+    sheared = find_instances(blobs(), min_volume=2.5, spacing=(2, 0.5), voxel_volume=0.8)
+    assert [each.volume for each in sheared.instances] == pytest.approx([4 * 0.8, 9 * 0.8])
 
 
 @pytest.mark.parametrize(("connectivity", "count"), [(6, 3), (18, 2), (26, 1), (None, 1)])
@@ -133,6 +135,7 @@ def test_what_makes_no_sense_is_refused():
         ({"min_voxels": -1}, "may be negative"),
         ({"min_volume": np.nan}, "may be negative"),
         ({"spacing": (1, 0)}, "2 positive lengths"),
+        ({"voxel_volume": 0}, "voxel_volume=0"),
     ):
         with pytest.raises(InputError, match=words):
             find_instances(blobs(), **options)

@@ -90,6 +90,7 @@ def find_instances(
     min_voxels: int = 1,
     min_volume: float = 0.0,
     spacing: Sequence[float] | None = None,
+    voxel_volume: float | None = None,
 ) -> Instances:
     """The connected components of `probability > threshold`.
 
@@ -100,6 +101,7 @@ def find_instances(
         min_voxels: smaller components are dropped.
         min_volume: likewise, in mm^3 (mm^2).
         spacing: size of a voxel in mm along each axis; None: 1 mm.
+        voxel_volume: in mm^3 (mm^2); None: the product of `spacing`, which a sheared grid exceeds.
 
     Returns:
         Instances numbered 1, 2, ... in the order of their first voxels; none is no error.
@@ -118,6 +120,7 @@ def find_instances(
         min_voxels=min_voxels,
         min_volume=min_volume,
         spacing=spacing,
+        voxel_volume=voxel_volume,
     )
 
 
@@ -128,6 +131,7 @@ def label_instances(
     min_voxels: int = 1,
     min_volume: float = 0.0,
     spacing: Sequence[float] | None = None,
+    voxel_volume: float | None = None,
 ) -> Instances:
     """The connected components of a mask, as `find_instances` finds them.
 
@@ -135,7 +139,7 @@ def label_instances(
         InputError: if a number is out of range.
     """
     mask = np.asarray(mask, bool)
-    each = _voxel_size(spacing, mask.ndim)
+    each = _voxel_size(spacing, voxel_volume, mask.ndim)
     if min_voxels < 0 or not (np.isfinite(min_volume) and min_volume >= 0):
         raise InputError(
             f"min_voxels={min_voxels}, min_volume={min_volume}; neither may be negative"
@@ -147,13 +151,14 @@ def label_instances(
     kept = (sizes >= min_voxels) & (sizes * each >= min_volume)
     kept[0] = False
     numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    return measured(numbers[found], spacing=spacing)
+    return measured(numbers[found], spacing=spacing, voxel_volume=voxel_volume)
 
 
 def measured(
     labels: Int[np.ndarray, "*space"],
     *,
     spacing: Sequence[float] | None = None,
+    voxel_volume: float | None = None,
     group: Group = "",
 ) -> Instances:
     """A label map that is there already, its instances measured.
@@ -164,7 +169,7 @@ def measured(
     labels = np.asarray(labels, np.int32)
     if labels.size and labels.min() < 0:
         raise InputError(f"a label map holds {labels.min()}; labels are positive, 0 is outside")
-    each = _voxel_size(spacing, labels.ndim)
+    each = _voxel_size(spacing, voxel_volume, labels.ndim)
     sizes = np.bincount(labels.ravel())
     boxes = ndimage.find_objects(labels)
     instances = []
@@ -178,11 +183,15 @@ def measured(
     return Instances(labels, tuple(instances))
 
 
-def _voxel_size(spacing: Sequence[float] | None, rank: int) -> float:
+def _voxel_size(spacing: Sequence[float] | None, voxel_volume: float | None, rank: int) -> float:
     sizes = np.ones(rank) if spacing is None else np.asarray(spacing, float)
     if sizes.shape != (rank,) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise InputError(f"spacing={spacing!r}; expected {rank} positive lengths in mm")
-    return float(sizes.prod())
+    if voxel_volume is None:
+        return float(sizes.prod())
+    if not (np.isfinite(voxel_volume) and voxel_volume > 0):
+        raise InputError(f"voxel_volume={voxel_volume}; expected a positive volume in mm^3")
+    return float(voxel_volume)
 
 
 def matched(

@@ -22,6 +22,7 @@ from segcam_jax.types import InputError
 
 Normalise = Literal["zscore", "none"]
 AXES = 3
+_PYTORCH = (".pth", ".pt", ".ckpt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,11 @@ def open_volume_network(weights: str, model: str | None = None) -> Network:
     Raises:
         InputError: if they cannot be opened, or the network is not one of volumes.
     """
+    if weights.lower().endswith(_PYTORCH):
+        raise InputError(
+            f"weights {weights!r} are a checkpoint of PyTorch; make a file of them: `segcam "
+            f"convert {weights} --model monai-unet --out weights.safetensors`"
+        )
     path = models.path_of(weights)
     loaded = models.load(weights, model=model)
     ndim = getattr(loaded.config, "ndim", 2)
@@ -280,6 +286,7 @@ def segment(
         "min_voxels": options.min_voxels,
         "min_volume": options.min_volume,
         "spacing": grid.spacing,
+        "voxel_volume": grid.voxel_volume,
     }
     predicted = instances_module.find_instances(probability, threshold=options.threshold, **same)
     missed, notes = None, scan.notes
