@@ -119,6 +119,21 @@ def test_a_model_that_stands_in_the_module_is_taken():
     assert opened("instance").network.model.name == "Classifier"
 
 
+def test_weights_that_a_function_closes_over_are_in_its_digest(tmp_path):
+    (tmp_path / "holding.py").write_text(
+        "import pathlib\nimport jax\nimport jax.numpy as jnp\nimport numpy as np\n\n"
+        "def make():\n"
+        "    weights = np.load(pathlib.Path(__file__).with_name('w.npy'))\n"
+        "    head = jax.jit(lambda x: x @ weights)\n"
+        "    return (lambda params, x: head(jnp.mean(x, (0, 1)))), {}\n"
+    )
+    digests = []
+    for value in (1, 1, 2):
+        np.save(tmp_path / "w.npy", np.full((3, 4), value, np.float32))
+        digests.append(own.open_own(f"{tmp_path}/holding.py:make").network.sha256)
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_equal_factories_make_equal_digests():
     first, second, other = (opened(name) for name in ("classifier", "classifier", "instance"))
     assert first.network.sha256 == second.network.sha256 != other.network.sha256

@@ -138,7 +138,7 @@ def open_own(
     fn = Prepared(fit.fn, moments) if moments or coarser else fit.fn
     config = OwnConfig(count, fit.output[-1], len(fit.output) == 1, multiple)
     loaded = models.LoadedModel(made.name, fn, fit.params, config, {})
-    digest = _digest(made, fit.params, [size, multiple, moments])
+    digest = _digest(made, fit, [size, multiple, moments])
     note = _note(made, fit, size, multiple, normalisation)
     return Own(Network(words, made.file, digest, loaded), size, note)
 
@@ -251,16 +251,37 @@ def _multiple(fit: _Fit) -> int | None:
     return None
 
 
-def _digest(made: Made, params: Any, prepared: Sequence[Any]) -> str:
-    """A digest of the parameters, the source, and how images are prepared."""
+def _digest(made: Made, fit: _Fit, prepared: Sequence[Any]) -> str:
+    """A digest of the parameters, the source, how images are prepared, and what the model holds."""
     digest = hashlib.sha256(f"{made.words} {made.source} {prepared}".encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(fit.params):
+        _update(digest, jax.tree_util.keystr(path), leaf)
+    image = jax.ShapeDtypeStruct(fit.shape, jnp.float32)
+    for number, value in enumerate(_held(jax.make_jaxpr(fit.fn)(fit.params, image))):
+        _update(digest, f"held {number}", value)
     return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, leaf: Any) -> None:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+
+
+def _held(program: Any) -> Iterator[Any]:
+    """Arrays and numbers of a program that are none of its inputs.
+
+    A function may close over its weights, and read them from a file that the source only names.
+    """
+    yield from getattr(program, "consts", ())
+    for equation in getattr(program, "jaxpr", program).eqns:
+        yield from (atom.val for atom in equation.invars if hasattr(atom, "val"))
+        for value in equation.params.values():
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(getattr(each, "jaxpr", each), "eqns"):
+                    yield from _held(each)
 
 
 def _note(
