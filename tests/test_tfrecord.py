@@ -175,6 +175,7 @@ FAULTS = {
     "no example": (b"\xff\xff\xff", "something other than a tf.train.Example"),
     "no image": (record(image(0), 0, "a/1", image=b""), "no feature 'image' \\(it has depth"),
     "no label": (record(image(0), 0, "a/1", label=b""), "label -1; labels count from 0"),
+    "huge label": (record(image(0), 2**40, "a/1"), "label 1099511627776; labels count from 0"),
     "text label": (record(image(0), 0, "a/1", label=b"x"), "0 int64 value"),
     "no tensor": (record(image(0), 0, "a/1", image=b"\xff"), "other than an image"),
     "other type": (

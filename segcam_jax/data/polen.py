@@ -35,6 +35,7 @@ from segcam_jax.types import InputError
 
 SHAPE = {"height": 224, "width": 224, "depth": 3}
 _FLOAT32 = 1  # TensorFlow's number of the type
+_MOST_CLASSES = 1 << 16  # A larger label is a broken one, or a number of another kind.
 # message -> (field, its number, its type, whether it is repeated); a type in capitals is a message.
 _MESSAGES: dict[str, tuple[tuple[str, int, str, bool], ...]] = {
     "BytesList": (("value", 1, "bytes", True),),
@@ -228,8 +229,10 @@ def _tensor(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 def _check(example: _Example, channels: int, scale: float) -> None:
     """Checks what decodes, but may still be no image with a class."""
-    if example.label < 0:
-        raise InputError(f"has label {example.label}; labels count from 0")
+    if not 0 <= example.label < _MOST_CLASSES:
+        raise InputError(
+            f"has label {example.label}; labels count from 0 and are less than {_MOST_CLASSES}"
+        )
     if example.pixels.shape[-1] != channels:
         raise InputError(f"has depth {example.pixels.shape[-1]}, expected {channels}")
     low, high = float(example.pixels.min()), float(example.pixels.max())
