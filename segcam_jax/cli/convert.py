@@ -1,11 +1,11 @@
 """`segcam convert`: a weights file of another library becomes one of ours."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from segcam_jax.cli import commands, console
+from segcam_jax.data.labels import read_labels
 from segcam_jax.types import InputError
 
 
@@ -20,7 +20,7 @@ def convert(command: commands.Convert) -> None:
     out = command.out
     if out.exists() and not command.overwrite:
         raise InputError(f"{str(out)!r} exists; choose another file, or give --overwrite")
-    labels = None if command.labels is None else _labels(command.labels)
+    labels = None if command.labels is None else read_labels(command.labels)
     try:
         model = models.convert(
             command.source,
@@ -57,11 +57,3 @@ def _shape(config: Any) -> str:
         f"{config.ndim}D, channels {channels}, strides {strides}, "
         f"{config.num_res_units} residual unit(s), {config.norm} norm"
     )
-
-
-def _labels(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"labels {str(path)!r} cannot be read as text: {error}") from None
-    return [line.strip() for line in lines if line.strip()]
