@@ -124,6 +124,11 @@ def _opened(weights: str | Path, model: str | None) -> tuple[Any, str, Mapping[s
     path = path_of(weights)
     installed = INSTALLED.get(str(weights))
     name = installed.model if installed else store.metadata(path).get("model")
+    if name is None:
+        raise InputError(
+            f"weights file {str(path)!r} was not written by segcam_jax; `segcam convert` makes one "
+            "of it that was"
+        )
     if name not in _LOADERS or model not in (None, name):
         raise InputError(
             f"weights file {str(path)!r} holds model {name!r}, expected "
