@@ -376,6 +376,7 @@ def test_weights_of_another_shape_are_refused(whole_run, data):
         ({"folds": 1}, "`folds` is 1; give at least 2"),
         ({"epochs": 0}, "`epochs` is 0"),
         ({"batch": 0}, "`batch` is 0"),
+        ({"seed": -1}, "`seed` is -1; give a number from 0"),
         ({"learning_rate": 0.0}, "`learning_rate` is 0"),
         ({"momentum": 1.0}, "`momentum` is 1"),
         ({"only": (6,)}, "fold 6; folds are 1 to 5"),

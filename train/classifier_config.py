@@ -91,6 +91,8 @@ class ClassifierConfig:
         for field, least in (("epochs", 1), ("batch", 1), ("folds", 2)):
             if getattr(self, field) < least:
                 raise InputError(f"`{field}` is {getattr(self, field)}; give at least {least}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"`seed` is {self.seed}; give a number from 0 to below 2^32")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"`learning_rate` is {self.learning_rate}; give more than 0")
         if not 0 <= self.momentum < 1:
