@@ -16,7 +16,7 @@ import segcam_jax as segcam
 from segcam_jax import InputError, cli, models
 from segcam_jax.cli import cache
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig, monai_unet
-from segcam_jax.models.monai_unet.weights import monai_taps
+from segcam_jax.models.monai_unet.weights import monai_assumed, monai_taps
 from tests.goldens.drawing import drawn, sampled, volume
 from tests.goldens.monai_unets import NETWORKS
 from tests.tapped import activations
@@ -165,7 +165,10 @@ def test_a_checkpoint_becomes_a_file_of_ours(tmp_path, capsys, monkeypatch):
     labels = tmp_path / "labels.txt"
     labels.write_text("background\nlesion\n")
     assert run("convert", source, "--model", "monai-unet", "--out", out) == 0
-    assert "3D, channels 4-6-10, strides 2-2, 1 residual unit(s)" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "3D, channels 4-6-10, strides 2-2, 1 residual unit(s)" in said.out
+    assert "strides 2-2 (else give --strides)" in said.out
+    assert "what is assumed" in said.err
     assert models.load(out).config.strides == (2, 2)
     model = models.convert(
         source, "monai-unet", out, strides=((1, 2, 3), 2), labels=["background", "lesion"]
@@ -206,8 +209,36 @@ def test_all_problems_of_a_checkpoint_in_one_message():
         "1 not in the file: encoder/0/units/0/conv/bias",
     ):
         assert part in str(caught.value)
-    with pytest.raises(InputError, match="are not this network's"):
-        models.from_tensors({"conv1.weight": np.zeros((4, 3, 3, 3))}, "monai-unet")
+
+
+def test_other_networks_of_monai_are_refused_in_words():
+    """MONAI's BasicUNet; a U-Net with ReLU; one with a slope per channel."""
+    state = tensors("plain3d")
+    slopes = [name for name in state if name.endswith("adn.A.weight")]
+    relu = {name: value for name, value in state.items() if name not in slopes}
+    faults = {
+        r"monai\.networks\.nets\.UNet.* 'conv_0\.conv_0\.conv\.weight'": {
+            "conv_0.conv_0.conv.weight": np.zeros((4, 3, 3, 3))
+        },
+        "have no PReLU; .* act='PRELU' with one slope": relu,
+        r"have \(4,\) slopes in model\.0\.adn\.A\.weight": {**state, slopes[0]: np.zeros(4)},
+    }
+    for message, given in faults.items():
+        with pytest.raises(InputError, match=message):
+            models.from_tensors(given, "monai-unet")
+
+
+@pytest.mark.parametrize(
+    ("norm", "words"),
+    [("instance_affine", "GroupNorm"), ("instance", "none at all"), ("batch", "")],
+)
+def test_what_weights_do_not_tell(norm, words):
+    config = MonaiUNetConfig(channels=(4, 4, 8), strides=(2, (1, 2, 2)), norm=norm)
+    assumed = "; ".join(monai_assumed(config, strides=True))
+    assert "strides 2-1x2x2 (else give --strides)" in assumed
+    assert words in assumed
+    assert ("instance norm" in assumed) == (norm != "batch")
+    assert "strides" not in "; ".join(monai_assumed(config, strides=False))
 
 
 def test_configuration_survives_json():

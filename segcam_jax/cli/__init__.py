@@ -24,7 +24,7 @@ _COMMANDS = {
     "instances": "explain every instance in volumes: NIfTI maps, a table, figures",
     "context": "measure how much of its surroundings an instance in a volume needs",
     "evaluate": "measure segmentation quality and the planted bias",
-    "convert": "convert a classifier's weights of PyTorch or Keras",
+    "convert": "convert a network's weights of PyTorch, Keras or MONAI",
 }
 _HELP = f"""usage: segcam COMMAND [options]
 

@@ -66,7 +66,7 @@ class Demo:
     For example: segcam demo --out demo --open
 
     Attributes:
-        volume: Show a 3D network and its lesions instead of images (extra `nifti`; two minutes).
+        volume: Show a 3D network and its lesions instead of images (extra `nifti`; under a minute).
         out: Folder of the page and its figures. Default: segcam-demo, or segcam-demo-volume.
         open: Open the page in a browser.
     """

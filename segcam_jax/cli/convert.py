@@ -16,6 +16,7 @@ def convert(command: commands.Convert) -> None:
         InputError: naming what does not fit.
     """
     from segcam_jax import models
+    from segcam_jax.models.monai_unet.weights import monai_assumed
 
     out = command.out
     if out.exists() and not command.overwrite:
@@ -45,8 +46,15 @@ def convert(command: commands.Convert) -> None:
         rows.append(("normalisation", config.normalisation))
     else:
         rows.append(("shape", _shape(config)))
+        assumed = monai_assumed(config, strides=not command.strides)
+        rows += [("" if n else "assumed", words) for n, words in enumerate(assumed)]
     rows.append(("written", out))
     console.table(f"Converted {command.source}", ("", "what"), rows)
+    if not hasattr(config, "normalisation"):
+        console.note(
+            "what is assumed is what the file does not tell; a network that differs in it "
+            "has the same tensors, and other outputs"
+        )
 
 
 def _shape(config: Any) -> str:

@@ -31,11 +31,14 @@ class Layout:
         sizes: shapes in the file -> what they say of the configuration's fields.
         normalisation: what the library's trained weights expect of an image; None for a network
             that does nothing to it.
+        check: `(shapes in the file, its name)`; raises `InputError` for variants of the network
+            that are told from their tensors, but are not supported.
     """
 
     table: Callable[[Any, tuple[str, ...]], tables.Table]
     sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Any]]
     normalisation: str | None
+    check: Callable[[Mapping[str, tuple[int, ...]], str], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +126,14 @@ NETWORKS: dict[str, Network] = {
             "monai_unet",
             MonaiUNet,
             MonaiUNetConfig,
-            {"monai": Layout(_plain(monai_weights.monai_table), monai_weights.monai_sizes, None)},
+            {
+                "monai": Layout(
+                    _plain(monai_weights.monai_table),
+                    monai_weights.monai_sizes,
+                    None,
+                    check=monai_weights.monai_check,
+                )
+            },
         ),
     )
 }
@@ -180,8 +190,10 @@ def from_tensors(
     """
     family, fields = _family(name)
     chosen = _layout(family, layout)
-    sizes = chosen.sizes({key: tuple(value.shape) for key, value in source.items()})
-    config = family.config(**{**fields, **sizes, **options})
+    shapes = {key: tuple(value.shape) for key, value in source.items()}
+    if chosen.check is not None:
+        chosen.check(shapes, origin)
+    config = family.config(**{**fields, **chosen.sizes(shapes), **options})
     model = nnx.eval_shape(lambda: family.make(config))
     table = chosen.table(config, tuple(source))
     stored.fill(model, tables.converted(source, table, stored.shapes(model), origin))

@@ -6,11 +6,13 @@ innermost is the bottleneck.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from segcam_jax.models.monai_unet.config import MonaiUNetConfig
 from segcam_jax.models.monai_unet.model import MonaiUNet
+from segcam_jax.types import InputError
 from segcam_jax.weights.tables import Rule, Table, norm_rules
 
 _INNER = "1.submodule"
@@ -98,6 +100,50 @@ def monai_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         "norm": norm,
         "bias": f"{first}.conv.bias" in shapes,
     }
+
+
+def monai_check(shapes: Mapping[str, tuple[int, ...]], origin: str) -> None:
+    """Refuses other networks of MONAI, and other activations than a PReLU of one slope.
+
+    Raises:
+        InputError: naming what is supported.
+    """
+    if not (_has(shapes, "model.0.") and _has(shapes, "model.2.")):
+        raise InputError(
+            f"weights of {origin!r} are not those of MONAI's U-Net, `monai.networks.nets.UNet`: "
+            f"none of its other networks is supported (the first of {len(shapes)} tensors is "
+            f"{next(iter(shapes), None)!r}); choose another model"
+        )
+    slopes = {name: shape for name, shape in shapes.items() if name.endswith(".adn.A.weight")}
+    several = next((name for name, shape in slopes.items() if math.prod(shape) > 1), None)
+    if several is not None or not slopes:
+        found = "no PReLU" if several is None else f"{slopes[several]} slopes in {several}"
+        raise InputError(
+            f"weights of {origin!r} have {found}; of `monai.networks.nets.UNet` only the default "
+            "activation is supported, act='PRELU' with one slope for all channels"
+        )
+
+
+def monai_assumed(config: MonaiUNetConfig, *, strides: bool) -> list[str]:
+    """What weights of this configuration do not tell: another network could have the same ones.
+
+    Args:
+        config: of the converted network.
+        strides: whether they are assumed, too; else they were given.
+    """
+    assumed = []
+    if strides:
+        words = "-".join(str(each).strip("()").replace(", ", "x") for each in config.strides)
+        assumed.append(f"strides {words} (else give --strides)")
+    if config.norm == "instance_affine":
+        assumed.append("affine instance normalisation (GroupNorm is not supported)")
+    elif config.norm == "instance":
+        assumed.append("instance normalisation (none at all is not supported)")
+    return [*assumed, "activations after normalisation (MONAI's adn_ordering='NDA')"]
+
+
+def _has(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in shapes)
 
 
 def _one(extents: tuple[int, ...]) -> int | tuple[int, ...]:
