@@ -27,6 +27,7 @@ FLOORS = {
     "sweep": 5,
     "cli": 6,
     "explorer": 6,
+    "__main__": 7,
 }
 # Within a floor, which other rooms a room may use.
 NEIGHBOURS = {
