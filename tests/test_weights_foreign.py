@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from segcam_jax import InputError
 from segcam_jax.types import MissingExtraError
-from segcam_jax.weights import foreign
+from segcam_jax.weights import foreign, store
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2)}
 
@@ -33,6 +33,18 @@ def test_safetensors_of_any_writer(tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(InputError, match="cannot be read .* truncated"):
         foreign.read(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "library"),
+    [(b"PK\x03\x04", "PyTorch"), (b"\x80\x02}", "PyTorch"), (b"\x89HDF\r\n\x1a\n", "Keras")],
+)
+def test_unconverted_files_are_not_called_broken(tmp_path, start, library):
+    path = tmp_path / "small.weights"
+    path.write_bytes(start + bytes(100))
+    message = f"is a {library} file; convert it first: `segcam convert .*small.safetensors`"
+    with pytest.raises(InputError, match=message):
+        store.metadata(path)
 
 
 def test_bfloat16(tmp_path):

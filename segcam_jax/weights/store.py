@@ -68,11 +68,29 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, np.ndarray], dict]:
             arrays = {name: file.get_tensor(name) for name in names}
         about = {key: json.loads(value) for key, value in texts.items()}
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        if library := _foreign(path):
+            raise InputError(
+                f"weights file {str(path)!r} is a {library} file; convert it first: `segcam "
+                f"convert {path} --model NETWORK --out {path.stem}.safetensors`"
+            ) from None
         raise InputError(
             f"weights file {str(path)!r} cannot be read ({error}); it is truncated or was not "
             "written by segcam_jax"
         ) from None
     return arrays, about
+
+
+def _foreign(path: Path) -> str:
+    """The library whose weights a file holds, by how it begins; `""` for none that is known."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError:
+        return ""
+    # A zip archive, or, of old versions, a pickle.
+    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return "PyTorch"
+    return "Keras" if start == b"\x89HDF\r\n\x1a\n" else ""
 
 
 def check_fit(
