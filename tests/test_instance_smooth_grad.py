@@ -147,6 +147,6 @@ def test_bad_input():
         options = {"aggregation": "mean", **fault}
         with pytest.raises(InputError, match=message):
             explained(split, params, x, target, **options)
-    with pytest.raises(TargetError, match="an instance is a Target with a region"):
+    with pytest.raises(TargetError, match="the target is a function; an instance is"):
         explained(split, params, x, lambda y: y.sum(), "mean")
     assert dataclasses.replace(target, reduce="sum") == target

@@ -114,8 +114,9 @@ def _check(
     divisor: float | None,
 ) -> None:
     if not isinstance(target, Target):
+        given = "a function" if callable(target) else type(target).__name__
         raise TargetError(
-            f"the target is {type(target).__name__}; an instance is a Target with a region: make "
+            f"the target is {given}; an instance is a Target with a region: make "
             "one with region, component or instances"
         )
     channels = split.activation.shape[-1]
