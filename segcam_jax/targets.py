@@ -347,6 +347,8 @@ def instances(
     """
     labels = np.asarray(labels)
     chosen = [label for label in np.unique(labels).tolist() if label > 0] if only is None else only
+    if not len(chosen):
+        raise TargetError("there is no instance: the label map is 0 everywhere, or `only` is empty")
     return stack([region(class_index, labels == each, of=of, reduce=reduce) for each in chosen])
 
 
@@ -356,7 +358,6 @@ def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
     if target.mask is None or _is_traced(target.mask):
         return target
     mask = np.asarray(target.mask)
-    target = dataclasses.replace(target, mask=mask)
     low, sizes = [], []
     for axis, length in enumerate(mask.shape):
         along = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
@@ -364,7 +365,7 @@ def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
         size = _size_class(int(last - first) + 1, length) if extent is None else extent[axis]
         low.append(min(int(first), length - size))
         sizes.append(size)
-    return dataclasses.replace(target, extent=tuple(sizes), corner=np.asarray(low, np.int32))
+    return dataclasses.replace(target, mask=mask, extent=(*sizes,), corner=np.array(low, np.int32))
 
 
 def _size_class(size: int, most: int) -> int:

@@ -119,6 +119,10 @@ def test_errors():
         segcam.component_mask(BLOBS, 3)
     with pytest.raises(TargetError, match="no connected component"):
         segcam.component_mask(np.zeros((2, 2), bool))
+    with pytest.raises(TargetError, match="there is no instance: the label map is 0 everywhere"):
+        segcam.instances(1, np.zeros((2, 2), int))
+    with pytest.raises(TargetError, match="`only` is empty"):
+        segcam.instances(1, np.ones((2, 2), int), only=[])
     with pytest.raises(TargetError, match="is not in the region"):
         segcam.component_mask(BLOBS, at=(2, 2))
     with pytest.raises(TargetError, match="connectivity=3"):
