@@ -19,6 +19,7 @@ next case. Cost: seven minutes of CPU time for 200 cases.
 """
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -106,10 +107,10 @@ def study(config: LesionStudy) -> dict[str, Any]:
     Raises:
         InputError: if the file holds a study of other settings.
     """
-    found = _resumed(config)
+    model = models.load(config.weights)
+    found = _resumed(config, model.params)
     template = mni152() if config.template is None else read_template(config.template)
     cases = LesionCases(template, LesionConfig(split="test", seed=config.seed, cases=config.cases))
-    model = models.load(config.weights)
     explain = explainer(config, model)
     for index in range(len(found["cases"]), config.cases):
         before = sum(case["explained_lesions"] for case in found["cases"])
@@ -122,11 +123,17 @@ def study(config: LesionStudy) -> dict[str, Any]:
     return found
 
 
-def _resumed(config: LesionStudy) -> dict[str, Any]:
+def _resumed(config: LesionStudy, params: Any) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
     settings = {
-        field: str(value) if isinstance(value, Path) else value
-        for field, value in dataclasses.asdict(config).items()
-        if field != "out"
+        "parameters": digest.hexdigest(),
+        **{
+            field: str(value) if isinstance(value, Path) else value
+            for field, value in dataclasses.asdict(config).items()
+            if field != "out"
+        },
     }
     fresh = {"settings": settings, "cases": [], "rows": [], "summary": {}}
     if not config.out.is_file():
@@ -186,8 +193,9 @@ def _case(
         for side, each, first in chosen
     ]
     voxels, planted = predicted.labels > 0, case.lesions > 0
+    both = int(voxels.sum() + planted.sum())
     about = {
-        "dice": 2 * int((voxels & planted).sum()) / int(voxels.sum() + planted.sum()),
+        "dice": 2 * int((voxels & planted).sum()) / both if both else 1.0,
         "lesions": len(truth),
         "explained_lesions": min(len(truth), max(wanted, 0)),
         **{

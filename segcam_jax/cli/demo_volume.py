@@ -22,6 +22,7 @@ from segcam_jax.sweep.instance_plan import make_plan, name_of
 from segcam_jax.sweep.instances import run_instances
 from segcam_jax.sweep.saliency import SaliencyOptions
 from segcam_jax.sweep.volumes import SegmentOptions
+from segcam_jax.types import InputError
 from segcam_jax.viz.planted import marked_slices
 
 WEIGHTS = "lesions"
@@ -86,11 +87,21 @@ def _written(case: BundledCase, out: Path) -> ScanFiles:
     paths = [out / file for file in INPUTS]
     parts = [*np.moveaxis(case.image, -1, 0), case.lesions.astype(np.int16)]
     for path, values in zip(paths, parts, strict=True):
-        # Their digests are part of the run: a file that is there already stays.
-        if not path.is_file():
+        # Their digests are part of the run: a file that holds the case already stays.
+        if not _holds(path, values):
             like = Volume(values.astype(np.float32), case.affine, path)
             nifti.write_map(path, values, like=like)
     return ScanFiles(CASE, (paths[0], paths[1]), paths[2])
+
+
+def _holds(path: Path, values: np.ndarray) -> bool:
+    """Whether a file is there, whole, and of these values."""
+    if not path.is_file():
+        return False
+    try:
+        return np.array_equal(nifti.read_volume(path).values, values.astype(np.float32))
+    except InputError:
+        return False
 
 
 def _figure_of(record: dict[str, Any]) -> str:

@@ -80,7 +80,10 @@ def _verdict(facts: Facts) -> str:
         _magnitude(_of(record, "flair")) > _magnitude(_of(record, "t1")) for record in seen
     )
     ratio = np.median(
-        [_magnitude(_of(record, "flair")) / _magnitude(_of(record, "t1")) for record in seen]
+        [
+            _magnitude(_of(record, "flair")) / max(_magnitude(_of(record, "t1")), 1e-12)
+            for record in seen
+        ]
     )
     lead = (
         "FLAIR carries the decision."
