@@ -268,7 +268,9 @@ def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, monkeyp
         save(tmp_path / "b" / f"{name}.nii.gz", np.zeros(SHAPE, np.float32), volume.affine)
     capsys.readouterr()
     assert run(*given) == 0
-    assert "b: its files have changed; it is done again" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "b: its files have changed; it is done again" in said
+    assert said.replace("\n", " ").count("all voxels are 0; the network sees nothing in it") == 2
     assert {row["scan"] for row in table(out / "instances.csv")} == {"a"}
     assert first.stat().st_mtime_ns == stamp
     assert not figure.exists()
@@ -287,6 +289,12 @@ def test_another_scan_of_the_same_name_does_not_replace_what_is_there(
     given = [other / each.name if str(each).endswith(".nii.gz") else each for each in given]
     assert run(*given) == 2
     assert "holds another scan 'patient', of" in capsys.readouterr().err
+    given = [
+        other / each.name if each == case / "truth.nii.gz" else each
+        for each in arguments(case, explained)
+    ]
+    assert run(*given) == 2
+    assert "holds scan 'patient' with another truth, " in capsys.readouterr().err
     assert sorted(explained.rglob("*")) == before
 
 

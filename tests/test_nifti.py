@@ -123,7 +123,7 @@ def test_modalities_share_a_grid_or_are_resampled(tmp_path):
     moved = AFFINE.copy()
     moved[:3, 3] += AFFINE[:3, 0]  # one voxel along the first axis
     other = save(tmp_path / "late.nii", affine=moved)
-    with pytest.raises(InputError, match=r"late.*another grid .*than .*flair.*resampling"):
+    with pytest.raises(InputError, match=r"late.*another grid .*than .*flair.*--resample"):
         scans.read_scan([first, other])
     scan = scans.read_scan([first, other], resample=True)
     before = nibabel.load(other).get_fdata(dtype=np.float32)

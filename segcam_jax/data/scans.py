@@ -122,7 +122,8 @@ def check_grids(files: ScanFiles) -> None:
 def _differ(path, shape, affine, first, first_shape, first_affine) -> InputError:
     return InputError(
         f"{str(path)!r} has another grid ({grid_words(shape, affine)}) than {str(first)!r} "
-        f"({grid_words(first_shape, first_affine)}); register them, or ask for resampling"
+        f"({grid_words(first_shape, first_affine)}); register them, or resample (--resample, "
+        "resample=True)"
     )
 
 

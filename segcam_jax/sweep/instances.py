@@ -137,11 +137,13 @@ def claimed(plan: Any, out: Path, files: Sequence[str], *, overwrite: bool) -> s
         record = store.read_json(out / case.name / store.RECORD)
         if not isinstance(record, dict) or record.get("run") != plan.key:
             continue
-        moved = any(record.get(name) != paths for name, paths in _paths(case).items())
+        moved = [name for name, paths in _paths(case).items() if record.get(name) != paths]
         if moved and record.get("digests") != list(case.digests):
+            other = f"another scan {case.name!r}, of {record['inputs'][0]!r}"
+            if moved == ["truth"]:
+                other = f"scan {case.name!r} with another truth, {record['truth']!r}"
             raise InputError(
-                f"output {str(out)!r} holds another scan {case.name!r}, of "
-                f"{record['inputs'][0]!r}; give another folder, or --overwrite"
+                f"output {str(out)!r} holds {other}; give another folder, or --overwrite"
             )
     return store.RunFolder(out, plan.key, files, overwrite=overwrite)
 

@@ -187,7 +187,7 @@ class RunFolder:
         if not isinstance(record, dict) or record.get("run") != self.key:
             return None
         files = _files_of(record)
-        return record if files and all((self.path / file).is_file() for file in files) else None
+        return record if files and all(map(_is_whole, (self.path / f for f in files))) else None
 
     def _check_empty(self, there: Sequence[str], *, claimed: bool) -> None:
         if claimed or (self.path / MANIFEST).exists():
@@ -216,3 +216,8 @@ def _files_of(record: Any) -> list[str]:
     """The files that a claim, record or manifest names, relative to the run's folder."""
     files = record.get("files") if isinstance(record, dict) else None
     return [file for file in files if isinstance(file, str)] if isinstance(files, list) else []
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there and holds anything: all are put in place whole, none is empty."""
+    return path.is_file() and path.stat().st_size > 0

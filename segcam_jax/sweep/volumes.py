@@ -289,13 +289,27 @@ def segment(
         "voxel_volume": grid.voxel_volume,
     }
     predicted = instances_module.find_instances(probability, threshold=options.threshold, **same)
-    missed, notes = None, scan.notes
+    missed, notes = None, (*scan.notes, *_constant(case, values))
     if case.files.truth is not None:
         truth = scans.read_labels(case.files.truth, grid, resample=options.resample)
         notes = (*notes, *(f"{truth.path}: {note}" for note in truth.notes))
+        if not (truth.values > 0).any():
+            notes = (
+                *notes,
+                f"{truth.path}: holds no label above 0; all that is found counts as FP",
+            )
         known = instances_module.label_instances(truth.values > 0, **same)
         predicted, missed = instances_module.matched(predicted, known, min_iou=options.min_iou)
     return Segmented(scan, x, probability, predicted, missed, notes)
+
+
+def _constant(case: VolumeCase, values: np.ndarray) -> list[str]:
+    """A note for each modality that tells nothing."""
+    return [
+        f"{path}: all voxels are {values[..., at].flat[0]:g}; the network sees nothing in it"
+        for at, path in enumerate(case.files.files)
+        if values[..., at].min() == values[..., at].max()
+    ]
 
 
 @jax.jit
