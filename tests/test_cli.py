@@ -299,6 +299,16 @@ def test_bad_files(tmp_path, weights, image, fault):
     assert not out.exists()
 
 
+def test_networks_of_volumes_have_layers_but_no_images(image, fault, capsys):
+    assert run("layers", "lesions", "--size", 24, 24, 20) == 0
+    said = capsys.readouterr()
+    assert "for a volume of 24 x 24 x 24" in said.out
+    assert re.search(r"decoder2/up +\W+12 x 12 x 12 +\W+16 ", said.out)
+    assert "would be padded" in said.err
+    assert "the network is 3D" in fault("layers", "lesions", "--size", 24, 24)
+    assert "`segcam instances`" in fault("explain", image, "--weights", "lesions")
+
+
 def test_bad_weights(tmp_path, weights, image, fault):
     ending = ("--out", tmp_path / "out")
     assert "neither a file nor bundled" in fault("explain", image, "--weights", "none", *ending)

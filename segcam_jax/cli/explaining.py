@@ -35,7 +35,7 @@ class Layers:
             weights, or random:NAME.
         weights: Likewise.
         model: The network expected in the file, or a model of your own.
-        size: Height and width of an image, or one number for both.
+        size: Height and width of an image, or one number for both; of a volume, three numbers.
         channels: As in `segcam explain`.
         seed: Of random weights.
     """

@@ -1,5 +1,8 @@
 """`segcam layers` and `segcam methods`."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from segcam_jax.cli import commands, console
 from segcam_jax.heatmap import PROFILES
 from segcam_jax.methods import METHODS
@@ -13,27 +16,24 @@ def layers(command: commands.Layers) -> None:
     from segcam_jax.cli.explain import network_words
     from segcam_jax.sweep.factories import is_own
     from segcam_jax.sweep.opening import Wanted, open_subject
-    from segcam_jax.sweep.subjects import FIRST, LAST, MIDDLE, find_layer, padded_extent
+    from segcam_jax.sweep.subjects import FIRST, LAST, MIDDLE, find_layer
 
     size = _size(command)
     if command.network is not None and command.weights is not None:
         raise InputError(f"two networks were given: {command.network} and {command.weights}")
     words, model = network_words(command.network or command.weights, command.model)
-    brought = size if is_own(words) else None
-    wanted = Wanted(size=brought, channels=command.channels, seed=command.seed)
+    brought = (size[0], size[-1]) if size and is_own(words) else None
+    wanted = Wanted(size=brought, channels=command.channels, seed=command.seed, volumes=True)
     subject = open_subject(words, wanted, model=model)
     if subject.note:
         console.note(subject.note)
     config = subject.network.model.config
-    asked = size or subject.size or (subject.extent if is_own(words) else (_SIDE, _SIDE))
-    height, width = padded_extent(asked, config.multiple)
-    if (height, width) != asked:
-        console.note(
-            f"{asked[0]} x {asked[1]} would be padded to {height} x {width} for this network"
-        )
-    taps = subject.network.list_taps((height, width, config.in_channels))
+    usual = subject.size or (subject.extent if is_own(words) else (_SIDE,) * config.ndim)
+    extents = _fitting(size or usual, config)
+    taps = subject.network.list_taps((*extents, config.in_channels))
     words_of: dict[str, list[str]] = {}
-    for word in (FIRST, MIDDLE, LAST):
+    # The commands over volumes take taps by their names alone.
+    for word in (FIRST, MIDDLE, LAST) if config.ndim == 2 else (MIDDLE,):
         words_of.setdefault(find_layer(subject, word, taps), []).append(word)
     default = find_layer(subject, subject.default_layer, taps)
     rows = []
@@ -44,15 +44,38 @@ def layers(command: commands.Layers) -> None:
             also = ["the bottleneck" if word == MIDDLE else word for word in also]
         also = [*also, "the default tap"] if name == default else also
         rows.append((name, " x ".join(map(str, space)), channels, ", ".join(also)))
-    title = f"Taps of {subject.network.model.name} ({words}) for an image of {height} x {width}"
+    what = "an image" if config.ndim == 2 else "a volume"
+    title = f"Taps of {subject.network.model.name} ({words}) for {what} of {_times(extents)}"
     console.table(title, ("tap", "positions", "channels", ""), rows)
 
 
-def _size(command: commands.Layers) -> tuple[int, int] | None:
-    """`(h, w)`, of any size that the network takes."""
-    if len(command.size) > 2 or any(n < 1 for n in command.size):
+def _size(command: commands.Layers) -> tuple[int, ...]:
+    """The numbers that were given, if any; how many there must be, the network says."""
+    if len(command.size) > 3 or any(n < 1 for n in command.size):
         raise InputError(f"size {command.size}; give a height and a width of at least 1")
-    return (command.size[0], command.size[-1]) if command.size else None
+    return command.size
+
+
+def _fitting(size: tuple[int, ...], config: Any) -> tuple[int, ...]:
+    """The size along every axis, with what is missing to a multiple, which is said.
+
+    Raises:
+        InputError: if it has another number of axes than the network's images.
+    """
+    if len(size) not in (1, config.ndim):
+        raise InputError(
+            f"size {_times(size)}; the network is {config.ndim}D: give one number, or {config.ndim}"
+        )
+    asked = size * config.ndim if len(size) == 1 else size
+    multiples = getattr(config, "multiples", (config.multiple,) * config.ndim)
+    extents = tuple(-(-n // each) * each for n, each in zip(asked, multiples, strict=True))
+    if extents != asked:
+        console.note(f"{_times(asked)} would be padded to {_times(extents)} for this network")
+    return extents
+
+
+def _times(numbers: Iterable[int]) -> str:
+    return " x ".join(map(str, numbers))
 
 
 def methods() -> None:

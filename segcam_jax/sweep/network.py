@@ -91,18 +91,23 @@ class Network:
             ) from None
 
 
-def open_network(weights: str, model: str | None = None) -> Network:
+def open_network(weights: str, model: str | None = None, *, volumes: bool = False) -> Network:
     """Opens bundled weights by name, or a file, for 2D images.
+
+    Args:
+        weights: as `models.load` takes them.
+        model: the network expected in the file.
+        volumes: whether a network of volumes will do, too.
 
     Raises:
         InputError: if they cannot be opened, or the network is not one of 2D images.
     """
     path = models.path_of(weights)
     loaded = models.load(weights, model=model)
-    if loaded.config.ndim != 2:
+    if loaded.config.ndim != 2 and not volumes:
         raise InputError(
-            f"weights {weights!r} are of a {loaded.config.ndim}D network; the command line "
-            "explains 2D images: call the library for volumes"
+            f"weights {weights!r} are of a {loaded.config.ndim}D network, and this command takes "
+            "2D images: explain volumes by `segcam instances` or `segcam context`"
         )
     return Network(weights, path, images.sha256_of(path), loaded)
 

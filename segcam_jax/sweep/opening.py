@@ -31,6 +31,7 @@ class Wanted:
             classifier of 1000 classes, or numbers.
         labels_from: what they are called in messages.
         seed: of random weights.
+        volumes: whether a network of volumes will do.
     """
 
     size: tuple[int, int] | None = None
@@ -39,6 +40,7 @@ class Wanted:
     labels: Sequence[str] | None = None
     labels_from: str = "the list of labels"
     seed: int = 0
+    volumes: bool = False
 
     def with_labels(self, path: str | Path | None) -> "Wanted":
         """The same with the labels of a file, if there is one.
@@ -96,7 +98,7 @@ def open_subject(
     else:
         _check_built_in(words, wanted)
         is_random = words.startswith(RANDOM)
-        network = _random(words, wanted.seed) if is_random else _trained(words, model)
+        network = _random(words, wanted.seed) if is_random else _trained(words, model, wanted)
     subject = Subject(_free_name(words, taken), network, network.class_names, size, note)
     if size is None and not is_own(words) and subject.classifies:
         side = _SIDES.get(network.model.name, USUAL_SIDE)
@@ -141,13 +143,13 @@ def _free_name(words: str, taken: Sequence[str]) -> str:
     return name
 
 
-def _trained(words: str, model: str | None) -> Network:
+def _trained(words: str, model: str | None, wanted: Wanted) -> Network:
     if words in models.CLASSIFIERS and not Path(words).exists():
         raise InputError(
             f"model {words!r} has no trained weights here; give a file that `segcam convert` "
             f"wrote, or {RANDOM}{words} for random weights"
         )
-    return open_network(words, model)
+    return open_network(words, model, volumes=wanted.volumes)
 
 
 def _random(words: str, seed: int) -> Network:
