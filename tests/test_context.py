@@ -106,6 +106,16 @@ def test_figures_show_all_instances(studied):
         figures.context_scores(distance, scores[:0])
 
 
+def test_figures_say_what_their_distance_is(studied):
+    found = studied.detected[None]
+    drawn = figures.context_detections(studied.distance, found, reach=studied.reach[None])
+    words = " ".join(text.get_text() for text in drawn.texts)
+    assert "dilations x smallest voxel extent (mm)" in words
+    assert f"reaches 4 to {studied.reach[-1]:.3g} mm" in words
+    exact = figures.context_detections(studied.distance, found, reach=studied.distance[None])
+    assert not any("reaches" in text.get_text() for text in exact.texts)
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(InputError, match="steps=0"):
         curve(steps=0)

@@ -23,7 +23,8 @@ class Volumetric:
     Attributes:
         volumes: NIfTI or NRRD files: the modalities of one scan in the order of the network's
             channels, then those of the next scan.
-        weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`).
+        weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`), or
+            the bundled `lesions`.
         model: The network expected in the file.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
         prefixes: With --data: the file names of the modalities, or how they begin.
@@ -88,7 +89,8 @@ class Instances(Volumetric):
 
     Attributes:
         method: Methods by name (`segcam methods` lists them).
-        tap: Where methods of activations look. Default: the bottleneck.
+        tap: Where methods of activations look (`segcam layers` lists names). Default: the
+            bottleneck.
         of: What is explained, averaged over the instance.
         aggregation: instance_smooth_grad: the mean of the gradients of the instance's voxels, or at
             each voxel of the input the one of largest magnitude.
@@ -125,7 +127,8 @@ class Context(Volumetric):
 
     The input outside of the instance, dilated once, twice, ..., is set to 0. Tables and figures
     show the mean probability inside and the number of instances that are still detected, against
-    the distance that is left.
+    the distance that is left: distance_mm is dilations times the smallest extent of a voxel, and
+    reach_mm the largest Euclidean distance that is kept, along diagonals and longer voxels.
 
     Attributes:
         steps: Dilations.

@@ -224,9 +224,9 @@ def context_table(curves: Sequence[ContextCurve]) -> list[dict[str, float]]:
     """A row per dilation: what all instances have in common.
 
     Columns as in the source's table, `distance_mm, average_score, std_dev, n_predictions`, then
-    `dilations`, `reach_mm` (mean over instances) and `score_1`, `score_2`, ... of each instance.
-    `std_dev` is over instances, with their number as divisor; `n_predictions` counts the instances
-    that are detected.
+    `dilations`, `reach_mm` (`ContextCurve.reach`, mean over instances) and `score_1`, `score_2`,
+    ... of each instance. `std_dev` is over instances, with their number as divisor; `n_predictions`
+    counts the instances that are detected.
 
     Raises:
         InputError: if the curves have different dilations or voxel sizes.

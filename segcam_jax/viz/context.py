@@ -1,5 +1,7 @@
 """Figures of a context study: scores and detections against the context that is left."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
@@ -21,7 +23,7 @@ from segcam_jax.viz.plot import BELOW, LEFT, plot_axes
 WIDTH, HEIGHT = 4.6, 2.7
 MEAN, BAND, SINGLE = "#0072B2", "#0072B2", "#9a9a9a"
 FULL = {"color": "#D55E00", "linewidth": 1.2, "linestyle": (0, (4, 2.5)), "zorder": 2}
-_DISTANCE = "context left around the instance (mm)"
+_DISTANCE = "context left: dilations x smallest voxel extent (mm)"
 _MANY = 40  # single curves are drawn up to this many instances
 
 
@@ -30,14 +32,17 @@ def context_scores(
     scores: Float[np.ndarray, "instances n"],
     *,
     full: Float[np.ndarray, "instances"] | None = None,
+    reach: Float[np.ndarray, "instances n"] | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draws the mean probability inside instances, ± one standard deviation, over the distance.
 
     Args:
-        distance: that context reaches, in mm, ascending.
+        distance: dilations times the smallest extent of a voxel, in mm, ascending.
         scores: a row per instance.
         full: the score of each instance with all of the input; their mean is a dashed line.
+        reach: the largest Euclidean distance in mm that each dilation reaches; where it exceeds
+            `distance`, the caption says how far the last one goes.
         title: a line above the plot.
 
     Raises:
@@ -46,7 +51,8 @@ def context_scores(
     distance, scores = _checked(distance, scores)
     singles = 1 < len(scores) <= _MANY
     legend = "; band: ± 1 standard deviation" + ("; grey: single instances" if singles else "")
-    canvas, top = _canvas(title, _counted(len(scores)) + (legend if len(scores) > 1 else ""))
+    counted = _counted(len(scores)) + (legend if len(scores) > 1 else "")
+    canvas, top = _canvas(title, [counted, *_reaching(distance, reach)])
     axes = plot_axes(
         canvas,
         MARGIN + LEFT,
@@ -78,6 +84,7 @@ def context_detections(
     detected: Bool[np.ndarray, "instances n"],
     *,
     full: Bool[np.ndarray, "instances"] | None = None,
+    reach: Float[np.ndarray, "instances n"] | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draws how many instances are detected, as steps over the distance.
@@ -86,7 +93,7 @@ def context_detections(
     """
     distance, found = _checked(distance, np.asarray(detected, float))
     count = len(found)
-    canvas, top = _canvas(title, _counted(count))
+    canvas, top = _canvas(title, [_counted(count), *_reaching(distance, reach)])
     axes = plot_axes(
         canvas,
         MARGIN + LEFT,
@@ -126,18 +133,26 @@ def _label(axes, level: float, words: str) -> None:
     )
 
 
-def _canvas(title: str | None, below: str) -> tuple[Canvas, float]:
+def _canvas(title: str | None, below: Sequence[str]) -> tuple[Canvas, float]:
     """A canvas for one plot, and where the frame's top is."""
     width = MARGIN + LEFT + WIDTH + MARGIN
     words, above = heading(title, width - 2 * MARGIN)
     top = MARGIN + above
-    canvas = Canvas(width, top + HEIGHT + BELOW + 0.16)
+    canvas = Canvas(width, top + HEIGHT + BELOW + 0.04 + 0.12 * len(below))
     canvas.text(width / 2, MARGIN / 2, words, size=LARGE, across="center")
-    note = wrap(below, width - 2 * MARGIN, SMALL, lines=1)
+    note = "\n".join(wrap(line, width - 2 * MARGIN, SMALL, lines=1) for line in below)
     canvas.text(
         width - MARGIN, top + HEIGHT + BELOW, note, size=SMALL, colour=FAINT, across="right"
     )
     return canvas, top
+
+
+def _reaching(distance: np.ndarray, reach: np.ndarray | None) -> list[str]:
+    """How far the last dilation goes, if that is farther than the axis says."""
+    if reach is None or (farthest := float(np.max(np.asarray(reach)[:, -1]))) <= distance[-1]:
+        return []
+    near, far = (f"{mm:.3g}" for mm in (distance[-1], farthest))
+    return [f"the last dilation reaches {near} to {far} mm, by direction (Euclidean)"]
 
 
 def _counted(count: int) -> str:
