@@ -14,11 +14,14 @@ import pytest
 from matplotlib.collections import LineCollection
 
 from segcam_jax import viz
+from segcam_jax.data.instances import Instance
+from segcam_jax.sweep import portraits
 from segcam_jax.types import InputError
 from segcam_jax.viz import colour
 from segcam_jax.viz.canvas import flow, text_width, wrap
 from segcam_jax.viz.colour import FADE, class_colour, grey, label_colours, scale_of
 from segcam_jax.viz.draw import edges, number
+from segcam_jax.viz.instances import Portrait, instance_portrait
 
 SHAPE = (12, 20)
 IMAGE = np.linspace(0, 1, 240, dtype=np.float32).reshape(SHAPE)
@@ -483,3 +486,26 @@ def test_pyplot_and_matplotlib_are_left_alone():
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_portraits_of_one_modality_are_legible():
+    """Letters have a rim on bright tissue, and the bars leave room for the words between them."""
+    mask = np.zeros((8, 8, 8), bool)
+    mask[3:5, 3:5, 3:5] = True
+    bright = np.ones(mask.shape)
+    portrait = Portrait(
+        {"flair": bright}, bright, mask, {"map": (bright, "flair")}, {}, (4, 4, 4), (1, 1, 1), 4.0
+    )
+    figure = instance_portrait(portrait, limit=1.0)
+    letters = [text for axes in figure.axes for text in axes.texts if text.get_text() in "LRAPIS"]
+    assert len(letters) == 12
+    assert all(letter.get_path_effects() for letter in letters)
+    figure.canvas.draw()
+    (note,) = (text for text in figure.texts if "all figures of the run" in text.get_text())
+    assert not any(note.get_window_extent().overlaps(a.get_window_extent()) for a in figure.axes)
+
+
+@pytest.mark.parametrize(("volume", "words"), [(12.566, "12.57"), (114_702.0, "114,700")])
+def test_volumes_are_written_out(volume, words):
+    instance = Instance(3, "TP", 9, volume, ((0, 1),) * 3, False)
+    assert portraits._words(instance) == f"instance 3 (TP), {words} mm³"

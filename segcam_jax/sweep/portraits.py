@@ -122,11 +122,16 @@ def _label(plan: InstancePlan, pair: tuple[str, str]) -> str:
     return f"{of} per unit of input"
 
 
+def _volume(value: float) -> str:
+    """Four significant digits, of large volumes all before the point: 12.57, 114,700."""
+    return f"{float(f'{value:.4g}'):,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def _words(instance: Instance) -> str:
     """An instance in words."""
     group = f" ({instance.group})" if instance.group else ""
     border = ", at the volume's border" if instance.touches_border else ""
-    return f"instance {instance.label}{group}, {instance.volume:.4g} mm³{border}"
+    return f"instance {instance.label}{group}, {_volume(instance.volume)} mm³{border}"
 
 
 def _portrait(plan, case, segmented, instance, pair, record, out: Path) -> Portrait:

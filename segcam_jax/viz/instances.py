@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from segcam_jax.types import InputError
 from segcam_jax.viz.canvas import (
@@ -27,6 +28,7 @@ from segcam_jax.viz.colour import grey, scale_of
 from segcam_jax.viz.draw import (
     BAR_HEIGHT,
     OUTLINE,
+    OUTLINE_SHADOW,
     colour_bar,
     number,
     outline,
@@ -120,11 +122,12 @@ def instance_portrait(
             fontproperties=font(NORMAL),
             **PLAIN,
         )
-    bar = min(2.4, 2 * SIDE)
+    note = "the maps' scale is that of all figures of the run;\nvalues beyond have its end's colour"
+    beside = max(text_width(line, SMALL) for line in note.split("\n")) + 0.4
+    bar = min(2.4, (width - MARGIN - left - beside) / 2)
     y = bottom + 0.36
     colour_bar(canvas, left, y, bar, chance, "predicted probability")
     colour_bar(canvas, width - MARGIN - bar, y, bar, scale, label)
-    note = "the maps' scale is that of all figures of the run;\nvalues beyond have its end's colour"
     canvas.text(
         width - MARGIN - bar - 0.2, y - 0.03, note, size=SMALL, across="right", colour=FAINT
     )
@@ -172,7 +175,9 @@ def _whole(canvas: Canvas, x: float, y: float, image, plane, portrait: Portrait)
     marks += ((0.5, 0.02, "center", "bottom"), (0.5, 0.98, "center", "top"))
     for (u, v, ha, va), letter in zip(marks, (*_ENDS[across], *_ENDS[along]), strict=True):
         style: dict[str, Any] = {"ha": ha, "va": va, "fontproperties": font(SMALL), **PLAIN}
-        axes.text(u, v, letter, transform=axes.transAxes, color="white", **style)
+        # A dark rim, as letters may lie on bright tissue.
+        rim = [withStroke(linewidth=2, foreground=OUTLINE_SHADOW)]
+        axes.text(u, v, letter, transform=axes.transAxes, color="white", path_effects=rim, **style)
 
 
 def _rgb(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
