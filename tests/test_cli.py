@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -297,6 +298,14 @@ def test_bad_files(tmp_path, weights, image, fault):
     np.save(empty, np.ones((12, 16), bool))
     assert "extents" in fault("explain", image, *ending, "--region", f"mask:{empty}")
     assert not out.exists()
+
+
+def test_the_package_runs_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["segcam_jax", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("segcam_jax", run_name="__main__")
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"segcam {segcam_jax.__version__}\n"
 
 
 def test_networks_of_volumes_have_layers_but_no_images(image, fault, capsys):
