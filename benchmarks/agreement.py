@@ -4,7 +4,8 @@ pip install -e ".[bench]" && python -m benchmarks.agreement
 
 One torchvision ResNet-50 with random weights, which segcam_jax reads from its state dict; a cat of
 scikit-image, 128 x 128; the class with the largest logit; the outputs of the last two stages. A
-figure is the largest difference of two heatmaps in [0, 1].
+figure is the largest difference of two heatmaps in [0, 1]. FullGrad, which has no layer, is held to
+pytorch-grad-cam's in `tests/test_full_grad.py`; RandomCAM draws its map at random.
 """
 
 import argparse
@@ -43,6 +44,8 @@ GRAD_CAM: dict[str, Callable[..., segcam.Explanation]] = {
     "KPCA_CAM": segcam.kpca_cam,
     "ShapleyCAM": segcam.shapley_cam,
     "FinerCAM": segcam.finer_cam,
+    # relu(g A), which is relu(g) A where A is not negative, as behind a ReLU.
+    "GradCAMElementWise": segcam.layer_cam,
 }
 # Its GradCAMpp is another formula: it sums A g^3 over positions, where the paper has g^3 sum A.
 TORCHCAM: dict[str, Callable[..., segcam.Explanation]] = {
@@ -140,7 +143,7 @@ def table() -> str:
 
 def main() -> None:
     """Measures all rows, and writes them whole."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     found = {"environment": timing.environment(), "rows": list(measured())}

@@ -88,7 +88,7 @@ def table() -> str:
 
 def main() -> None:
     """Measures all rows, and writes them whole."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="the median counts")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

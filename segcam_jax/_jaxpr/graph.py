@@ -136,6 +136,17 @@ def constants_of(jaxpr: Any) -> Sequence[Any]:
     return getattr(jaxpr, "consts", ())
 
 
+def held(program: Any) -> Iterator[Any]:
+    """Arrays and numbers of a closed jaxpr that are none of its inputs: what its function held."""
+    yield from getattr(program, "consts", ())
+    for equation in getattr(program, "jaxpr", program).eqns:
+        yield from (atom.val for atom in equation.invars if hasattr(atom, "val"))
+        for value in equation.params.values():
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(getattr(each, "jaxpr", each), "eqns"):
+                    yield from held(each)
+
+
 def bind(equation: Equation, *operands: Any) -> list[Any]:
     """Evaluates one equation, calls and custom derivatives included."""
     places, inputs = [], []

@@ -67,8 +67,7 @@ def region_gradients(
         area = read.weights.sum() if divisor is None else jnp.asarray(divisor, read.weights.dtype)
         cotangent = read.weights / jnp.where(area != 0, area, 1)
 
-        def of_part(part):
-            return jax.vjp(read.read, part)[1](cotangent)[0]
+        of_part = _pulled(read, cotangent)
     else:
         of_part = _extreme(read, chunk)
 
@@ -97,6 +96,11 @@ def _backward_cost(read: Reading) -> tuple[int, int]:
     _, forward = graph.closed(read.read, read.struct)
     _, both = graph.closed(backward, read.struct, values)
     return cost.live_bytes(both), cost.flops(both) - cost.flops(forward)
+
+
+def _pulled(read: Reading, cotangent: Array) -> Callable[[Array], Array]:
+    """part -> the gradient of the positions' weighted sum."""
+    return lambda part: jax.vjp(read.read, part)[1](cotangent)[0]
 
 
 def _extreme(read: Reading, chunk: int) -> Callable[[Array], Array]:

@@ -117,16 +117,16 @@ class Reading:
 
 def reading(split: Split, carry: Carry, target: Target, execution: Execution) -> Reading:
     """Reads a target position by position, on the window of its region where it knows one."""
-    if _on_window(split, target, execution):
+    if target.extent is not None and _on_window(split, target, execution):
         channels = jax.tree.leaves(split.output)[0].shape[-1]
         plan = split.window_plan((*target.extent, channels))
         corner, prepared = [*target.corner, 0], _prepared(split, carry, execution)
 
-        def part(a):
-            return plan.narrowed(split.native(a), corner)
+        def part(value):
+            return plan.narrowed(split.native(value), corner)
 
-        def whole(part):
-            return split.canonical(plan.widened(part, corner))
+        def whole(value):
+            return split.canonical(plan.widened(value, corner))
 
         def output(part):
             return plan.run([part, *prepared], corner)
@@ -134,7 +134,7 @@ def reading(split: Split, carry: Carry, target: Target, execution: Execution) ->
         target = target.cropped()
     else:
         _, _, output = _decoder(split, carry, target, execution)
-        part = whole = lambda a: a
+        part = whole = _unchanged
     struct = jax.eval_shape(part, split.activation)
     output = at_precision(output, execution.precision, struct)
 
@@ -148,6 +148,10 @@ def reading(split: Split, carry: Carry, target: Target, execution: Execution) ->
     closed, _ = graph.closed(read, struct)
     fast = _first_of(lowering.lowered(closed)) if lowers(execution) else read
     return Reading(part, fast, weights, whole, struct)
+
+
+def _unchanged(value: Array) -> Array:
+    return value
 
 
 def _first_of(function: Callable[[Array], list]) -> Callable[[Array], Array]:

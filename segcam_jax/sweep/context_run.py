@@ -197,18 +197,20 @@ def _long(records: Sequence[dict]) -> list[list[Any]]:
 
 
 def _draw(curves: Sequence[ContextCurve], out: Path) -> None:
-    distance = curves[0].distance
+    distance, reach = curves[0].distance, np.stack([each.reach for each in curves])
     figures = (
         context_scores(
             distance,
             np.stack([each.scores for each in curves]),
             full=np.array([each.full_score for each in curves]),
+            reach=reach,
             title="Probability inside instances against their context",
         ),
         context_detections(
             distance,
             np.stack([each.detected for each in curves]),
             full=np.array([each.full_detected for each in curves]),
+            reach=reach,
             title="Detected instances against their context",
         ),
     )

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax import models
+from segcam_jax._jaxpr import graph
 from segcam_jax.adapters import adapted
 from segcam_jax.models.layers import NORMALISATIONS
 from segcam_jax.sweep import blame
@@ -257,7 +258,7 @@ def _digest(made: Made, fit: _Fit, prepared: Sequence[Any]) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(fit.params):
         _update(digest, jax.tree_util.keystr(path), leaf)
     image = jax.ShapeDtypeStruct(fit.shape, jnp.float32)
-    for number, value in enumerate(_held(jax.make_jaxpr(fit.fn)(fit.params, image))):
+    for number, value in enumerate(graph.held(graph.closed(fit.fn, fit.params, image)[0])):
         _update(digest, f"held {number}", value)
     return digest.hexdigest()
 
@@ -268,20 +269,6 @@ def _update(digest: Any, name: str, leaf: Any) -> None:
     array = np.asarray(leaf)
     digest.update(f"{name} {array.dtype} {array.shape}".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
-
-
-def _held(program: Any) -> Iterator[Any]:
-    """Arrays and numbers of a program that are none of its inputs.
-
-    A function may close over its weights, and read them from a file that the source only names.
-    """
-    yield from getattr(program, "consts", ())
-    for equation in getattr(program, "jaxpr", program).eqns:
-        yield from (atom.val for atom in equation.invars if hasattr(atom, "val"))
-        for value in equation.params.values():
-            for each in value if isinstance(value, tuple | list) else (value,):
-                if hasattr(getattr(each, "jaxpr", each), "eqns"):
-                    yield from _held(each)
 
 
 def _note(
