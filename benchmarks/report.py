@@ -3,6 +3,7 @@
 segcam evaluate --weights texture-mnist-biased --json benchmarks/results/bias_biased.json
 segcam evaluate --weights texture-mnist-unbiased --json benchmarks/results/bias_unbiased.json
 python -m train.lesions_study
+python -m benchmarks.fast_ablation && python -m benchmarks.agreement
 python -m benchmarks run --suite cpu
 python -m benchmarks report
 """
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, tables
+from benchmarks import agreement, fast_ablation, plots, tables
 from benchmarks.workloads import Suite
 from segcam_jax.methods import METHODS
 
@@ -117,6 +118,8 @@ TABLES = {
     "bias": bias_table,
     "lesions": lesions_table,
     "lesion_peaks": lesion_peaks_table,
+    "fast_ablation": fast_ablation.table,
+    "agreement": agreement.table,
     "benchmarks_cpu": lambda: _overview("cpu"),
     "benchmarks_gpu": lambda: _overview("gpu"),
     "rows_cpu": lambda: _rows("cpu"),
