@@ -12,6 +12,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 from hypothesis import Phase, settings
+from jax.experimental.compilation_cache import compilation_cache
 
 # No shrinking: every example compiles a network.
 settings.register_profile(
@@ -28,3 +29,12 @@ settings.load_profile("few")
 def _strict():
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_compilation_cache():
+    """What a command line in a test has set, the tests after it would fill with their programs."""
+    yield
+    if jax.config.read("jax_compilation_cache_dir") is not None:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()

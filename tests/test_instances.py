@@ -151,7 +151,7 @@ def test_what_makes_no_sense_is_refused():
         dilation_reach(np.zeros((3, 3), bool), 2)
     with pytest.raises(InputError, match="steps=-1"):
         dilation_reach(np.ones((3, 3), bool), -1)
-    with pytest.raises(TargetError, match="no targets"):
+    with pytest.raises(TargetError, match="there is no instance"):
         segcam.instances(0, np.zeros((3, 3), int))
     with pytest.raises(TargetError, match="empty"):
         segcam.instances(0, np.ones((3, 3), int), only=[2])
