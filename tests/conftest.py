@@ -35,6 +35,6 @@ def _strict():
 def _no_compilation_cache():
     """What a command line in a test has set, the tests after it would fill with their programs."""
     yield
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.jax_compilation_cache_dir is not None:
         jax.config.update("jax_compilation_cache_dir", None)
         compilation_cache.reset_cache()
