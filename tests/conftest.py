@@ -38,3 +38,10 @@ def _no_compilation_cache():
     if jax.config.jax_compilation_cache_dir is not None:
         jax.config.update("jax_compilation_cache_dir", None)
         compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs():
+    """Every compiled program holds maps of memory, of which a process has a limited number."""
+    yield
+    jax.clear_caches()
