@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import segcam_jax as segcam
-from benchmarks import timing
+from benchmarks import peers, timing
 from benchmarks.fast_ablation import photograph
 from segcam_jax.models import from_tensors
 
@@ -66,12 +66,11 @@ def min_max(values: np.ndarray) -> np.ndarray:
 
 def torch_network() -> Any:
     """torchvision's ResNet-50, its weights and statistics drawn from a seed."""
-    import torch
-
-    from benchmarks.peers.torchvision_import import torchvision_models
+    torch = peers.torch()
+    import torchvision.models
 
     torch.manual_seed(0)
-    model = torchvision_models().resnet50(weights=None).eval()
+    model = torchvision.models.resnet50(weights=None).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)

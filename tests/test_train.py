@@ -16,7 +16,7 @@ pytest.importorskip("grain")
 from segcam_jax.data.texture_mnist import CLASSES
 from segcam_jax.models.unet import load_unet
 from segcam_jax.types import InputError
-from train import running, texture_mnist
+from train import running, steps, texture_mnist
 from train.texture_mnist import TrainConfig
 
 TINY: dict[str, Any] = {
@@ -121,12 +121,12 @@ def test_train_step_is_pure_and_updates_batch_statistics():
     config = TrainConfig(**TINY)
     model, optimizer = texture_mnist.make_model(config), optax.sgd(0.1)
     model.train()
-    graph, state = nnx.split(model)[0], texture_mnist.initial_state(model, optimizer)
+    graph, state = nnx.split(model)[0], steps.initial_state(model, optimizer)
     before = jax.tree.map(np.asarray, state)
     batch = next(texture_mnist.batches(config, start=0))
     arguments = (state, jnp.asarray(batch.image), jnp.asarray(batch.label))
-    compiled = jax.jit(texture_mnist.train_step, static_argnames=("graph", "optimizer"))
-    after = compiled(*arguments, graph=graph, optimizer=optimizer)
+    compiled = jax.jit(steps.train_step, static_argnames=("graph", "optimizer", "loss"))
+    after = compiled(*arguments, graph=graph, optimizer=optimizer, loss=texture_mnist.cross_entropy)
     for one, two in zip(*map(jax.tree.leaves, (before, state)), strict=True):
         np.testing.assert_array_equal(one, two)
     for part in ("params", "statistics"):

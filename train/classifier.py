@@ -39,7 +39,6 @@ trains these folds alone; others can be added later. In `--out`:
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich
-import tyro
 from flax import nnx
 from jaxtyping import Int
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -57,7 +55,6 @@ from segcam_jax.data.images import sha256_of
 from segcam_jax.data.labelled import LabelledImages
 from segcam_jax.metrics import segmentation
 from segcam_jax.models import stored
-from segcam_jax.types import InputError
 from train import classifier_report as report, running
 from train.classifier_config import (
     ClassifierConfig as ClassifierConfig,
@@ -76,7 +73,6 @@ from train.classifier_run import (
 
 _NO_EFFECT = ("out", "export", "only", "data", "start")
 _PREDICTIONS = ("image", "fold", "class", "predicted", "probability", "cross_entropy")
-_FAULT, _INTERRUPTED = 2, 130
 
 
 def train(config: ClassifierConfig) -> dict[str, Any] | None:
@@ -312,15 +308,8 @@ def _sizes(folds: list[dict[str, Any]]) -> list[int]:
 
 
 def main() -> None:
-    """The command line: 0 done, 2 a fault in what was given, 130 stopped."""
-    try:
-        metrics = train(tyro.cli(ClassifierConfig, description=__doc__))
-    except (InputError, ImportError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(_FAULT) from None
-    if metrics is None:
-        raise SystemExit(_INTERRUPTED)
-    report.show(metrics)
+    """The command line."""
+    report.show(running.from_command_line(train, ClassifierConfig, __doc__))
 
 
 if __name__ == "__main__":

@@ -25,16 +25,13 @@ data of a step is a function of the step. In `--out`: `metrics.json`, `curves.pn
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import rich
-import tyro
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,8 +42,7 @@ from segcam_jax.data.scans import zscore
 from segcam_jax.data.template import Template
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet
-from segcam_jax.types import InputError
-from train import running
+from train import running, steps
 from train.lesions_config import (
     LesionTraining as LesionTraining,
     batches,
@@ -58,27 +54,6 @@ from train.losses import normalised_dice_focal
 from train.products import as_products
 
 _NO_EFFECT = ("out", "export", "workers")
-_FAULT, _INTERRUPTED = 2, 130
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """All that changes during training.
-
-    Attributes:
-        step: steps done.
-        params: the network's trained parameters.
-        statistics: its BatchNorm statistics.
-        optimizer_state: Adam's moments and count.
-        loss_sum: sum of the losses since the last evaluation.
-    """
-
-    step: Int[Array, ""]
-    params: Any
-    statistics: Any
-    optimizer_state: Any
-    loss_sum: Float[Array, ""]
 
 
 def make_model(config: LesionTraining, *, training: bool) -> MonaiUNet:
@@ -92,25 +67,10 @@ def make_model(config: LesionTraining, *, training: bool) -> MonaiUNet:
     return model
 
 
-# Cached: an optimizer is compiled into the step, and equals only itself.
-@functools.lru_cache
-def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """Adam with warm-up and cosine decay; equal settings give the same object."""
-    warm_up, end = max(1, steps // 20), max(2, steps)
-    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up, end))
-
-
-def initial_state(config: LesionTraining) -> TrainState:
+def initial_state(config: LesionTraining) -> steps.TrainState:
     """The state before the first step."""
-    _, params, statistics = nnx.split(make_model(config, training=True), nnx.Param, ...)
-    optimizer = make_optimizer(config.learning_rate, config.steps)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        statistics=statistics,
-        optimizer_state=optimizer.init(params),
-        loss_sum=jnp.zeros(()),
-    )
+    optimizer = steps.adam(config.learning_rate, config.steps)
+    return steps.initial_state(make_model(config, training=True), optimizer)
 
 
 def dice_cross_entropy(
@@ -131,53 +91,10 @@ LOSSES: dict[str, Callable] = {
 }
 
 
-def train_step(
-    state: TrainState,
-    image: Float[Array, "n d h w 2"],
-    label: Int[Array, "n d h w"],
-    *,
-    graph: Any,
-    optimizer: optax.GradientTransformation,
-    loss: Callable,
-) -> TrainState:
-    """One Adam step.
-
-    Args:
-        state: before the step.
-        image: volumes as the network is given them.
-        label: 1 where a lesion is, else 0.
-        graph: the network's NNX graph definition, in training mode.
-        optimizer: as `make_optimizer` gives it.
-        loss: of logits and labels.
-
-    Returns:
-        The state after the step, with the new BatchNorm statistics.
-    """
-
-    def value_of(params):
-        # A copy, so that BatchNorm writes to variables of this trace; they are returned.
-        model = nnx.merge(graph, params, state.statistics, copy=True)
-        return loss(model(image), label), nnx.split(model, nnx.Param, ...)[2]
-
-    (value, statistics), gradient = jax.value_and_grad(value_of, has_aux=True)(state.params)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
-    return TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        statistics=statistics,
-        optimizer_state=optimizer_state,
-        loss_sum=state.loss_sum + value,
-    )
-
-
-_train_step = jax.jit(
-    train_step, static_argnames=("graph", "optimizer", "loss"), donate_argnames="state"
-)
-
 Predict = Callable[[Float[np.ndarray, "d h w 2"]], Float[np.ndarray, "d h w"]]
 
 
-def make_predict(config: LesionTraining, state: TrainState) -> Predict:
+def make_predict(config: LesionTraining, state: steps.TrainState) -> Predict:
     """A function from a case's image to probabilities of a lesion, in evaluation mode."""
     graph = nnx.split(make_model(config, training=False))[0]
 
@@ -251,7 +168,7 @@ def _train_to_end(
 ) -> bool:
     """Trains from the last checkpoint on; returns whether the end was reached."""
     graph = nnx.split(make_model(config, training=True))[0]
-    optimizer = make_optimizer(config.learning_rate, config.steps)
+    optimizer = steps.adam(config.learning_rate, config.steps)
     state, history = initial_state(config), []
     restored = checkpoints.load("last", state)
     if restored is not None:
@@ -266,7 +183,7 @@ def _train_to_end(
     ):
         task = progress.add_task("lesions", total=config.steps, completed=start, note="")
         for step, (image, label) in enumerate(stream, start=start + 1):
-            state = _train_step(
+            state = steps.compiled_step(
                 state,
                 jnp.asarray(image),
                 jnp.asarray(label),
@@ -292,9 +209,9 @@ def _evaluate_and_save(
     config: LesionTraining,
     template: Template,
     checkpoints: running.Checkpoints,
-    state: TrainState,
+    state: steps.TrainState,
     history: list[dict],
-) -> TrainState:
+) -> steps.TrainState:
     """Adds a row to the history and saves; returns the state with its loss sum cleared."""
     step = int(state.step)
     since = step - (history[-1]["step"] if history else 0)
@@ -359,14 +276,8 @@ def _metadata(
 
 
 def main() -> None:
-    """The command line: 0 done, 2 a fault in what was given, 130 stopped."""
-    try:
-        metrics = train(tyro.cli(LesionTraining, description=__doc__))
-    except (InputError, ImportError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(_FAULT) from None
-    if metrics is None:
-        raise SystemExit(_INTERRUPTED)
+    """The command line."""
+    running.from_command_line(train, LesionTraining, __doc__)
 
 
 if __name__ == "__main__":

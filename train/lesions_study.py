@@ -21,7 +21,6 @@ next case. Cost: seven minutes of CPU time for 200 cases.
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich
-import tyro
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
@@ -53,6 +51,8 @@ from segcam_jax.sweep import store
 from segcam_jax.sweep.peaks import measure
 from segcam_jax.sweep.saliency import Cut, target_of
 from segcam_jax.types import InputError
+from train import running
+from train.lesions import dice
 from train.lesions_summary import GROUPS, summary
 
 CLASS = 1
@@ -193,9 +193,8 @@ def _case(
         for side, each, first in chosen
     ]
     voxels, planted = predicted.labels > 0, case.lesions > 0
-    both = int(voxels.sum() + planted.sum())
     about = {
-        "dice": 2 * int((voxels & planted).sum()) / both if both else 1.0,
+        "dice": dice(voxels, planted),
         "lesions": len(truth),
         "explained_lesions": min(len(truth), max(wanted, 0)),
         **{
@@ -299,13 +298,8 @@ def _rounded(value: Any) -> Any:
 
 
 def main() -> None:
-    """The command line: 0 done, 2 a fault in what was given."""
-    try:
-        found = study(tyro.cli(LesionStudy, description=__doc__))
-    except (InputError, ImportError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    rich.print(found["summary"])
+    """The command line."""
+    rich.print(running.from_command_line(study, LesionStudy, __doc__)["summary"])
 
 
 if __name__ == "__main__":

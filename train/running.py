@@ -5,14 +5,18 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+import tyro
 
 from segcam_jax.types import InputError
+
+_FAULT, _INTERRUPTED = 2, 130
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -23,6 +27,22 @@ def write_json(path: Path, content: Any) -> None:
         json.dump(content, file, indent=1)
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
+
+
+def from_command_line(work: Callable[[Any], Any], config: type, description: str | None) -> Any:
+    """Runs what a script is for on its command line's options.
+
+    Ends the process with 2 and one line where something given is at fault, and with 130 where
+    `work` was asked to stop and returns None.
+    """
+    try:
+        done = work(tyro.cli(config, description=description))
+    except (InputError, ImportError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(_FAULT) from None
+    if done is None:
+        raise SystemExit(_INTERRUPTED)
+    return done
 
 
 def claim_folder(folder: Path, config: dict[str, Any]) -> None:

@@ -45,7 +45,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import rich
-import tyro
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -58,7 +57,7 @@ from segcam_jax.data.texture_mnist import (
 from segcam_jax.metrics import segmentation
 from segcam_jax.models.unet import UNet, UNetConfig, load_unet, save_unet
 from segcam_jax.types import InputError
-from train import running
+from train import running, steps
 from train.shortcut import measure_shortcut
 from train.texture_mnist_config import (
     PLANTED as PLANTED,
@@ -68,26 +67,6 @@ from train.texture_mnist_config import (
 )
 
 _NO_EFFECT = ("out", "export", "workers")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """All that changes during training.
-
-    Attributes:
-        step: steps done.
-        params: the network's trained parameters.
-        statistics: its BatchNorm statistics.
-        optimizer_state: Adam's moments and count.
-        loss_sum: sum of the losses since the last evaluation.
-    """
-
-    step: Int[Array, ""]
-    params: Any
-    statistics: Any
-    optimizer_state: Any
-    loss_sum: Float[Array, ""]
 
 
 def make_model(config: TrainConfig) -> UNet:
@@ -105,74 +84,15 @@ def make_model(config: TrainConfig) -> UNet:
     return UNet(unet, rngs=nnx.Rngs(config.seed))
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam with warm-up and cosine decay; equal settings give the same object."""
-    return _adam(config.learning_rate, config.steps)
+def cross_entropy(logits: Float[Array, "n h w k"], label: Int[Array, "n h w"]) -> Array:
+    """The mean over the pixels."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
 
-
-# Cached: an optimizer is compiled into the step, and equals only itself.
-@functools.lru_cache
-def _adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    warm_up, end = max(1, steps // 20), max(2, steps)
-    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up, end))
-
-
-def initial_state(model: UNet, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    _, params, statistics = nnx.split(model, nnx.Param, ...)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        statistics=statistics,
-        optimizer_state=optimizer.init(params),
-        loss_sum=jnp.zeros(()),
-    )
-
-
-def train_step(
-    state: TrainState,
-    image: Float[Array, "n h w 1"],
-    label: Int[Array, "n h w"],
-    *,
-    graph: Any,
-    optimizer: optax.GradientTransformation,
-) -> TrainState:
-    """One Adam step on the mean cross-entropy of the pixels.
-
-    Args:
-        state: before the step.
-        image: greys in [0, 1].
-        label: 0 to 10.
-        graph: the network's NNX graph definition, in training mode.
-        optimizer: what `initial_state` was given.
-
-    Returns:
-        The state after the step, with the new BatchNorm statistics.
-    """
-
-    def loss(params):
-        # A copy, so that BatchNorm writes to variables of this trace; they are returned.
-        model = nnx.merge(graph, params, state.statistics, copy=True)
-        entropy = optax.softmax_cross_entropy_with_integer_labels(model(image), label)
-        return entropy.mean(), nnx.split(model, nnx.Param, ...)[2]
-
-    (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
-    return TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        statistics=statistics,
-        optimizer_state=optimizer_state,
-        loss_sum=state.loss_sum + value,
-    )
-
-
-_train_step = jax.jit(train_step, static_argnames=("graph", "optimizer"), donate_argnames="state")
 
 Predict = Callable[[Float[np.ndarray, "n h w 1"]], Int[np.ndarray, "n h w"]]
 
 
-def make_predict(config: TrainConfig, state: TrainState) -> Predict:
+def make_predict(config: TrainConfig, state: steps.TrainState) -> Predict:
     """A function from images to label maps, in evaluation mode, in chunks of one shape."""
     model = make_model(config)
     model.eval()
@@ -242,10 +162,10 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
 def _train_to_end(config: TrainConfig, checkpoints: running.Checkpoints) -> bool:
     """Trains from the last checkpoint on; returns whether the end was reached."""
-    model, optimizer = make_model(config), make_optimizer(config)
+    model, optimizer = make_model(config), steps.adam(config.learning_rate, config.steps)
     model.train()
     graph = nnx.split(model)[0]
-    state, history = initial_state(model, optimizer), []
+    state, history = steps.initial_state(model, optimizer), []
     restored = checkpoints.load("last", state)
     if restored is not None:
         state, history = restored
@@ -261,7 +181,9 @@ def _train_to_end(config: TrainConfig, checkpoints: running.Checkpoints) -> bool
         task = progress.add_task(config.variant, total=config.steps, completed=start, note="")
         for step, batch in enumerate(stream, start=start + 1):
             image, label = jnp.asarray(batch.image), jnp.asarray(batch.label)
-            state = _train_step(state, image, label, graph=graph, optimizer=optimizer)
+            state = steps.compiled_step(
+                state, image, label, graph=graph, optimizer=optimizer, loss=cross_entropy
+            )
             jax.block_until_ready(state)
             if step % config.evaluate_every == 0 or step == config.steps:
                 state = _evaluate_and_save(config, checkpoints, state, history, held_out)
@@ -284,10 +206,10 @@ def _held_out(config: TrainConfig, samples: int, *, seed: int) -> TextureMnistSa
 def _evaluate_and_save(
     config: TrainConfig,
     checkpoints: running.Checkpoints,
-    state: TrainState,
+    state: steps.TrainState,
     history: list[dict],
     held_out: TextureMnistSample,
-) -> TrainState:
+) -> steps.TrainState:
     """Adds a row to the history and saves; returns the state with its loss sum cleared."""
     step = int(state.step)
     since = step - (history[-1]["step"] if history else 0)
@@ -305,7 +227,8 @@ def _evaluate_and_save(
 
 def _report(config: TrainConfig, checkpoints: running.Checkpoints) -> dict[str, Any]:
     """Scores the best state on fresh held-out samples and writes metrics, curves and weights."""
-    like = initial_state(make_model(config), make_optimizer(config))
+    optimizer = steps.adam(config.learning_rate, config.steps)
+    like = steps.initial_state(make_model(config), optimizer)
     best, last = checkpoints.load("best", like), checkpoints.load("last", like)
     assert best is not None
     assert last is not None
@@ -361,10 +284,7 @@ def _metadata(config: TrainConfig, metrics: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """The command line."""
-    try:
-        train(tyro.cli(TrainConfig, description=__doc__))
-    except (InputError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from None
+    running.from_command_line(train, TrainConfig, __doc__)
 
 
 if __name__ == "__main__":
