@@ -120,12 +120,13 @@ TABLES = {
     "lesion_peaks": lesion_peaks_table,
     "fast_ablation": fast_ablation.table,
     "agreement": agreement.table,
+    "first_page": lambda: tables.first_page(tables.load("cpu")),
     "benchmarks_cpu": lambda: _overview("cpu"),
     "benchmarks_gpu": lambda: _overview("gpu"),
     "rows_cpu": lambda: _rows("cpu"),
     "rows_gpu": lambda: _rows("gpu"),
 }
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/*.md")))
 
 
 def filled(text: str) -> str:

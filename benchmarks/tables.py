@@ -37,6 +37,20 @@ def overview(found: dict[str, Any], suite: Suite) -> str:
     return "\n".join(lines)
 
 
+def first_page(found: dict[str, Any]) -> str:
+    """The few columns of `overview` that a first page has room for, of what was timed."""
+    lines = ["| study | beside | times faster | difference |", "|---|---|---|---|"]
+    for key, workload in WORKLOADS.items():
+        record = found["workloads"].get(key, {})
+        engine = row_of(record, record["engine"]) if "engine" in record else None
+        faster = None if engine is None else speedup(record, record["engine"])
+        if faster is not None and engine is not None:
+            title = f"{key}: {workload.title}"
+            cells = title, record["baseline"], f"{_figure(faster)}x", _difference(engine)
+            lines.append(_line(*cells))
+    return "\n".join(lines)
+
+
 def _overview_cells(key: str, record: dict[str, Any], suite: Suite) -> Iterator[tuple]:
     baseline = row_of(record, record["baseline"])
     engines = [(record["engine"], suite)]

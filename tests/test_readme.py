@@ -1,23 +1,65 @@
-"""The README's Python runs as it stands, and its tables are those of the results."""
+"""The pages' Python runs their tables are made from the results, their links lead on."""
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import numpy as np
+import pytest
+from PIL import Image
 
 from benchmarks import report
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = sorted({*report.PAGES, *ROOT.glob("docs/**/*.md")})
+LARGEST = 8_000  # bytes: one page
 
 
-def test_tables_are_made_from_the_results():
-    assert report.filled(README) == README
+@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
+def test_tables_are_made_from_the_results(page):
+    text = page.read_text()
+    assert report.filled(text) == text
 
 
-def test_the_quick_start_runs():
-    (code, *_) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names = {}
+def test_the_first_page_is_one_page():
+    assert len(README.read_bytes()) <= LARGEST
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_project_lead_to_a_file(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    within = [target.split("#")[0] for target in targets if "://" not in target]
+    missing = [target for target in within if target and not (page.parent / target).exists()]
+    assert not missing
+
+
+def run_first_block(page: Path) -> dict:
+    (code, *_) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    names: dict = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(code, names)
+    return names
+
+
+def test_the_lines_on_your_own_network_run(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "pictures")
+    import my_project
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        project = SimpleNamespace(unet=my_project.train(steps=12), image=my_project.image)
+    monkeypatch.setitem(sys.modules, "my_project", project)
+    monkeypatch.chdir(tmp_path)
+    names = run_first_block(README)
+    assert bool(np.asarray(names["target"].mask)[43, 78])
+    assert names["heatmap"].shape == project.image.shape[:2]
+    with Image.open(tmp_path / "own_unet.png") as figure:
+        assert min(figure.size) > 100
+
+
+def test_the_lines_on_a_bundled_network_run():
+    names = run_first_block(ROOT / "docs" / "methods.md")
     assert names["heatmap"].shape == names["x"].shape[:2]
     assert float(names["heatmap"].max()) == 1.0
