@@ -140,6 +140,41 @@ def test_explain_writes_maps_figures_and_a_manifest(tmp_path, weights, image, ca
             assert (again / name).read_bytes() == (out / name).read_bytes()
 
 
+def test_a_run_of_another_version_is_not_gone_on_with(
+    tmp_path, weights, image, monkeypatch, fault, capsys
+):
+    out = tmp_path / "out"
+    line = ("explain", image, "--weights", weights, "--region", "all", "--method", "grad_cam")
+    version = segcam_jax.__version__
+    monkeypatch.setattr(segcam_jax, "__version__", "0.0.9")
+    assert run(*line, "--out", out) == 0
+    (out / "manifest.json").unlink()  # As if it had been stopped before its end.
+    monkeypatch.setattr(segcam_jax, "__version__", version)
+    message = fault(*line, "--out", out)
+    assert f"holds another run by segcam_jax 0.0.9, and {version} does not go on with it" in message
+    # The claims of 0.1.0 name no version.
+    claim = json.loads((out / ".segcam-run.json").read_text())
+    del claim["version"]
+    (out / ".segcam-run.json").write_text(json.dumps(claim))
+    assert "by segcam_jax 0.1.0" in fault(*line, "--out", out)
+
+
+def test_a_manifest_of_another_version_is_repeated_as_a_run_of_this_one(
+    tmp_path, weights, image, capsys
+):
+    out, again = tmp_path / "out", tmp_path / "again"
+    line = ("explain", image, "--weights", weights, "--region", "all", "--method", "grad_cam")
+    assert run(*line, "--out", out) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["versions"]["segcam-jax"], key = "0.0.9", manifest["key"]
+    manifest["key"] = "that of another version"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    assert run("explain", "--repeat", out, "--out", again) == 0
+    assert "the manifest is of segcam_jax 0.0.9" in " ".join(capsys.readouterr().err.split())
+    assert json.loads((again / "manifest.json").read_text())["key"] == key
+
+
 def test_maps_are_those_of_the_library(tmp_path, weights, image):
     out = tmp_path / "out"
     arguments = ("--class-index", "circle", "--region", "pixel:3,5", "--method", "ablation_cam")

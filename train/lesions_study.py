@@ -14,8 +14,8 @@ measures, per modality:
 What is expected since it was planted: positive saliency inside; FLAIR, which carries the
 information, above T1; lower peaks where the network errs.
 
-What is found is in docs/planted-lesions.md. A run can be killed at any moment; the same command goes
-on with the next case. Cost: seven minutes of CPU time for 200 cases.
+What is found is in docs/planted-lesions.md. A run can be killed at any moment; the same command
+goes on with the next case. Cost: seven minutes of CPU time for 200 cases.
 """
 
 import dataclasses

@@ -107,9 +107,7 @@ def wanted_of(options: ExplainOptions) -> Wanted:
     return wanted.with_labels(options.labels)
 
 
-def _made(
-    subject: Subject, paths: Sequence[Path], options: ExplainOptions, version: str | None = None
-) -> Plan:
+def _made(subject: Subject, paths: Sequence[Path], options: ExplainOptions) -> Plan:
     """The plan, with what is to know of the network said."""
     if subject.note:
         console.note(subject.note)
@@ -120,7 +118,7 @@ def _made(
             subject,
             paths,
             options,
-            version=version or segcam_jax.__version__,
+            version=segcam_jax.__version__,
             report=console.note,
             advance=advance,
         )
@@ -189,13 +187,14 @@ def _repeated(command: commands.Explain) -> Plan:
     options = options_module.checked(given)
     subject = _same_subject(weights, options, path)
     images = [_same_file(each, path) for each in {each["path"]: each for each in inputs}.values()]
-    plan = _made(subject, images, options, version)
+    plan = _made(subject, images, options)
     if version != segcam_jax.__version__:
+        # Its key is that version's: a run that it left half-finished is another run.
         console.note(
-            f"the manifest is of segcam_jax {version}, this is {segcam_jax.__version__}; maps may "
-            "differ"
+            f"the manifest is of segcam_jax {version}, this is {segcam_jax.__version__}: its "
+            "options are repeated, but regions and maps may differ"
         )
-    if plan.key != key:
+    elif plan.key != key:
         raise InputError(
             f"what is explained is not that of {str(path)!r}; was its mask file changed, or its "
             "file of labels?"

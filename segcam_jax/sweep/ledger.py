@@ -41,8 +41,8 @@ class Ledger:
             self._finished = set()
         elif others:
             raise InputError(
-                f"output {str(folder)!r} already holds {others[0]!r}, which shows something else; "
-                "give another folder, or --overwrite"
+                f"output {str(folder)!r} already holds {others[0]!r}, which shows something else, "
+                "or is of another version of segcam_jax; give another folder, or --overwrite"
             )
         store.check_writable(folder / LEDGER)
         self._note({file: key for file, key in wanted.items() if file not in there})

@@ -1,6 +1,6 @@
 """A run's folder: whole files or none, a claim on the folder, records that say what is finished.
 
-    OUT/.segcam-run.json      the claim: which run this folder is of; written first
+    OUT/.segcam-run.json      the claim: which run of which version this folder is of; written first
     OUT/NAME/record.json      one image is finished: what was explained, its files; its last file
     OUT/manifest.json         the run is finished; written last of all
 
@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+import segcam_jax
 from segcam_jax.types import InputError
 
 CLAIM = ".segcam-run.json"
@@ -146,11 +147,11 @@ class RunFolder:
         if overwrite:
             self._remove(_files_of(claim))
         elif not mine:
-            self._check_empty(there, claimed=claim is not None)
+            self._check_empty(there, claim)
         # What a start before this one claimed on the way stays claimed.
         kept = _files_of(claim) if mine and not overwrite else []
         self._files = list(dict.fromkeys([*files, *kept]))
-        write_json(path / CLAIM, {"key": key, "files": self._files})
+        self._write_claim()
         # A manifest says that the run is finished; it is not, until it is written again.
         (path / MANIFEST).unlink(missing_ok=True)
 
@@ -167,12 +168,10 @@ class RunFolder:
         """
         known = set(self._files)
         new = [file for file in files if file not in known]
-        self._check_empty(
-            [file for file in new if os.path.lexists(self.path / file)], claimed=False
-        )
+        self._check_empty([file for file in new if os.path.lexists(self.path / file)], None)
         if new:
             self._files += new
-            write_json(self.path / CLAIM, {"key": self.key, "files": self._files})
+            self._write_claim()
 
     def release(self) -> None:
         """Gives the folder back, claim and all, if nothing of the run is in it."""
@@ -189,10 +188,15 @@ class RunFolder:
         files = _files_of(record)
         return record if files and all(map(_is_whole, (self.path / f for f in files))) else None
 
-    def _check_empty(self, there: Sequence[str], *, claimed: bool) -> None:
-        if claimed or (self.path / MANIFEST).exists():
+    def _write_claim(self) -> None:
+        claim = {"key": self.key, "version": segcam_jax.__version__, "files": self._files}
+        write_json(self.path / CLAIM, claim)
+
+    def _check_empty(self, there: Sequence[str], claim: Any) -> None:
+        if claim is not None or (self.path / MANIFEST).exists():
             raise InputError(
-                f"output {str(self.path)!r} holds another run; give another folder, or --overwrite"
+                f"output {str(self.path)!r} holds another run{_of_version(claim)}; give another "
+                "folder, or --overwrite"
             )
         if there:
             raise InputError(
@@ -210,6 +214,17 @@ class RunFolder:
         for folder in {(self.path / file).parent for file in files} - {self.path}:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def _of_version(claim: Any) -> str:
+    """Which other version of the library a claim or manifest is of, in words."""
+    if not isinstance(claim, dict):
+        return ""
+    versions = claim.get("versions", {})
+    version = claim.get("version", versions.get("segcam-jax", "0.1.0"))
+    if version == segcam_jax.__version__:
+        return ""
+    return f" by segcam_jax {version}, and {segcam_jax.__version__} does not go on with it"
 
 
 def _files_of(record: Any) -> list[str]:
