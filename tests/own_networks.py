@@ -58,6 +58,16 @@ def coarse():
     )
 
 
+def banded():
+    """Three classes by grey value: 0 near black, 1 near grey, 2 near white."""
+
+    def fn(params, x):
+        hidden = segcam_jax.tap(jax.nn.relu(x @ params["in"]), "hidden")
+        return hidden @ params["out"] - jnp.array([[[0.0, 0.25, 1.0]]])
+
+    return fn, {"in": jnp.ones((1, 1)), "out": jnp.array([[0.0, 1.0, 2.0]])}
+
+
 def function():
     """A plain function with a tap of its author's, one channel."""
 

@@ -242,6 +242,9 @@ def test_what_a_network_says():
     sight = aims.look(pixels, NAMES, False)
     assert sight.order == [1, 2]  # The background comes last, however frequent.
     assert aims.chosen("top:1", sight, NAMES) == 1
+    with pytest.raises(TargetError, match=r"top:2: after 1 class\(es\) only the background, class"):
+        aims.chosen("top:2", sight, NAMES)
+    assert aims.chosen("background", sight, NAMES) == 2
     with pytest.raises(TargetError, match="only 2 class"):
         aims.chosen("top:3", sight, NAMES)
     with pytest.raises(TargetError, match="'cat' is predicted at no pixel; predicted are dog"):

@@ -276,3 +276,76 @@ def test_options_of_ones_own_models_alone(fault, tmp_path):
     both = (*bundled, "--model", "tests.own_networks:classifier", *end)
     assert "leave out --weights" in fault(*both)
     assert "two networks" in fault("layers", f"{FILE}:classifier", "--weights", "x")
+
+
+@pytest.fixture
+def bands(tmp_path):
+    """16 x 16: 12 black rows, one grey, three white; and a black image."""
+    pixels = np.zeros((16, 16), np.float32)
+    pixels[12], pixels[13:] = 0.5, 1
+    np.save(tmp_path / "bands.npy", pixels)
+    np.save(tmp_path / "black.npy", 0 * pixels)
+    return tmp_path
+
+
+def explained(manifest):
+    (record,) = manifest["images"]
+    return record["class"]["index"], record["region"]["pixels"], record["class"]["chosen"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "chosen", "expected", "said", "background"),
+    [
+        ((), (), (2, 48), "class 0 is taken for the background", [0, True]),
+        ((), ("--class-index", 0), (0, 192), "", [0, True]),
+        ("sky Background tree", (), (0, 192), "class 1, 'Background', is the", [1, False]),
+        ("__background__ a b", (), (2, 48), "--class-index __background__ explains", [0, False]),
+        ("sky sea tree", (), (0, 192), "", None),
+        ((), ("--multi-label", "--classes", "2"), (2, 48), "", None),
+    ],
+)
+def test_the_background_is_explained_only_when_asked_for(
+    bands, capsys, labels, chosen, expected, said, background
+):
+    given = ()
+    if labels:
+        (bands / "names.txt").write_text("\n".join(labels.split()))
+        given = ("--labels", bands / "names.txt")
+    line = ("explain", bands / "bands.npy", "--model", f"{FILE}:banded", "--method", "grad_cam")
+    out = bands / "out"
+    assert run(*line, "--tap", "hidden", *given, *chosen, "--out", out) == 0
+    err = capsys.readouterr().err
+    assert said in err
+    assert bool(said) == ("the background" in err)
+    manifest = json.loads((out / "manifest.json").read_text())
+    index, pixels, how = explained(manifest)
+    assert (index, pixels) == expected
+    asked = "asked for" if chosen else "largest predicted"
+    left = ", the background left out" if background and not chosen else ""
+    assert how == asked + left
+    found = manifest["background"]
+    assert (found and [found["index"], found["assumed"]]) == background
+
+
+def test_images_of_background_alone_are_left_out_and_said(bands, capsys, fault):
+    line = ("--model", f"{FILE}:banded", "--method", "grad_cam", "--tap", "hidden")
+    both = ("explain", bands / "black.npy", bands / "bands.npy", *line)
+    assert run(*both, "--out", bands / "out") == 0
+    assert "black.npy: only the background is predicted, so" in capsys.readouterr().err
+    manifest = json.loads((bands / "out" / "manifest.json").read_text())
+    assert explained(manifest)[:2] == (2, 48)
+    assert manifest["left_out"] == [str(bands / "black.npy")]
+    nothing = fault("explain", bands / "black.npy", *line, "--out", bands / "none")
+    assert "only the background is predicted, which is explained only when asked for" in nothing
+    line = ("gallery", bands / "black.npy", "--models", f"{FILE}:banded", "--layers", "hidden")
+    assert "only the background, class '0', is" in fault(*line, "--out", bands / "none")
+
+
+def test_a_gallery_says_what_it_takes_for_the_background(bands, capsys):
+    out = bands / "out"
+    line = ("gallery", bands / "bands.npy", "--models", f"{FILE}:banded", "--layers", "hidden")
+    assert run(*line, "--methods", "grad_cam", "--out", out) == 0
+    assert "--classes 0 explains the background" in capsys.readouterr().err
+    (told,) = json.loads((out / "gallery.json").read_text())["maps"]
+    assert (told["explained"]["index"], told["background"]) == (2, 0)
+    assert told["chosen"] == "largest predicted, the background left out"

@@ -83,7 +83,7 @@ class Explain:
             (`segcam methods` lists them).
         classes: Classes by name, number or rank (top:2), each explained by itself.
         top: Explain the N classes predicted first: the most probable ones of an image; the most
-            frequent ones of pixels, one named background last.
+            frequent ones of pixels but the background.
         class_index: Number or name of one class.
         labels: A file with the name of one class a line. Default: those of the weights, or
             ImageNet's for 1000 classes.

@@ -8,6 +8,7 @@ classes are those predicted at most pixels, and the region is where they are pre
 import dataclasses
 import functools
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from segcam_jax.sweep.network import find_class, predicted_labels
+from segcam_jax.sweep.network import (
+    Background,
+    find_background,
+    find_class,
+    predicted_labels,
+)
 from segcam_jax.targets import Of, Target
 from segcam_jax.types import InputError, TargetError
 
@@ -68,14 +74,16 @@ class Sight:
 
     Attributes:
         order: classes, the most probable first; of a segmentation network, those that it predicts
-            anywhere, the most frequent first, a class named background last.
+            anywhere, the most frequent first, the background last.
         shares: the probability of each class, or its share of the pixels.
         prediction: predicted class of each pixel; None for a classifier.
+        background: the class that no rank means; None: every class may be meant.
     """
 
     order: list[int]
     shares: Float[np.ndarray, "k"]
     prediction: np.ndarray | None = None
+    background: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,13 +183,19 @@ def class_or_rank(word: str, labels: Sequence[str]) -> tuple[str, int]:
     return "class", find_class(word, labels)
 
 
-def look(logits: Float[np.ndarray, "*space k"], labels: Sequence[str], multi_label: bool) -> Sight:
+def look(
+    logits: Float[np.ndarray, "*space k"],
+    labels: Sequence[str],
+    multi_label: bool,
+    background: Background | None = None,
+) -> Sight:
     """What logits say.
 
     Args:
         logits: of one image.
         labels: names of the classes.
         multi_label: classes do not exclude each other: the probability of each is its sigmoid.
+        background: of a segmentation network; None: what `labels` tell of it.
     """
     if logits.ndim == 1:
         values = logits.astype(np.float64)
@@ -192,9 +206,11 @@ def look(logits: Float[np.ndarray, "*space k"], labels: Sequence[str], multi_lab
         return Sight(np.argsort(-values, kind="stable").tolist(), shares)
     prediction = predicted_labels(logits)
     counts = np.bincount(prediction[prediction >= 0], minlength=len(labels))
-    background = np.array([label.casefold() == "background" for label in labels])
-    order = [k for k in np.lexsort((-counts, background)).tolist() if counts[k]]
-    return Sight(order, counts / prediction.size, prediction)
+    background = background or find_background(labels, exclusive=not multi_label)
+    index = None if background is None else background.index
+    last = np.arange(len(labels)) == (-1 if index is None else index)
+    order = [k for k in np.lexsort((-counts, last)).tolist() if counts[k]]
+    return Sight(order, counts / prediction.size, prediction, index)
 
 
 def find(aim: Aim, sight: Sight, labels: Sequence[str]) -> Found:
@@ -217,7 +233,7 @@ def find(aim: Aim, sight: Sight, labels: Sequence[str]) -> Found:
 
 
 def chosen(word: str, sight: Sight, labels: Sequence[str]) -> int:
-    """The class that a name, a number or a rank means for an image.
+    """The class that a name, a number or a rank means for an image; no rank means the background.
 
     Raises:
         TargetError: if there is none.
@@ -227,7 +243,48 @@ def chosen(word: str, sight: Sight, labels: Sequence[str]) -> int:
         return number
     if number >= len(sight.order):
         raise TargetError(f"{word}: only {len(sight.order)} class(es) are predicted here")
-    return sight.order[number]
+    index = sight.order[number]
+    if index == sight.background:
+        only = "only" if number == 0 else f"{word}: after {number} class(es) only"
+        raise TargetError(
+            f"{only} the background, class {labels[index]!r}, is predicted here, which is "
+            "explained only when asked for; name a class"
+        )
+    return index
+
+
+def how_chosen(word: str, sight: Sight) -> str:
+    """How a class was found, for records: asked for, or by its rank among those predicted."""
+    if not word.startswith(TOP):
+        return "asked for"
+    rank = word.removeprefix(TOP)
+    if sight.prediction is None:
+        return "most probable" if rank == "1" else f"number {rank} in order of probability"
+    but = "" if sight.background is None else ", the background left out"
+    which = "largest predicted" if rank == "1" else f"number {rank} in order of predicted pixels"
+    return f"{which}{but}"
+
+
+def about_background(
+    background: Background | None, labels: Sequence[str], aims: Sequence[Aim], option: str
+) -> str:
+    """What to say once of a run whose classes are chosen by their rank; empty if nothing.
+
+    Args:
+        background: of the network.
+        labels: names of the classes.
+        aims: what is explained.
+        option: of the command line, that names a class.
+    """
+    words = [word for aim in aims for word in (aim.first, aim.second) if word is not None]
+    if background is None or not any(word.startswith(TOP) for word in words):
+        return ""
+    index, label = background.index, labels[background.index]
+    if background.assumed:
+        which, name = f"class {index} is taken for the background, for it has no name", str(index)
+    else:
+        which, name = f"class {index}, {label!r}, is the background", shlex.quote(label)
+    return f"{which}: the largest other class is explained; {option} {name} explains the background"
 
 
 def summary(found: Found, sight: Sight, labels: Sequence[str]) -> dict[str, Any]:

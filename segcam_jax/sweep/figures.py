@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from segcam_jax import viz
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims, store
+from segcam_jax.sweep.network import Background
 from segcam_jax.sweep.plan import Case, Plan
 from segcam_jax.taps import INPUT
 from segcam_jax.viz.gallery import Row, gallery
@@ -65,12 +66,6 @@ def drawable(pixels: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
     return pixels if pixels.shape[-1] in (1, 3) else pixels.mean(-1, keepdims=True)
 
 
-def background_of(names: Sequence[str]) -> int | None:
-    """The class named background, drawn in grey."""
-    folded = [name.casefold() for name in names]
-    return folded.index("background") if "background" in folded else None
-
-
 def own_scale(heat: np.ndarray) -> np.ndarray:
     """A heatmap divided by its largest magnitude, so that many can share one colour scale."""
     largest = np.abs(heat).max()
@@ -87,7 +82,7 @@ def of_map(
     tap: str,
 ) -> Figure:
     """The figure of one map."""
-    names = plan.subject.labels
+    background = plan.subject.background(exclusive=not plan.options.multi_label)
     if case.prediction is None:
         at = "" if tap == INPUT else f" at {tap}, {' x '.join(map(str, raw.shape))}"
         return gallery(
@@ -109,9 +104,9 @@ def of_map(
         raw[shown],
         heat,
         region=case.region,
-        class_names=names,
+        class_names=_legend(plan.subject.labels, background),
         class_index=case.class_index,
-        background=background_of(names),
+        background=None if background is None else background.index,
         ignored=None,
         colormap=plan.options.colormap,
         title=f"{_title(case)}, {method} at {tap}",
@@ -136,6 +131,14 @@ def of_all(
         colormap=plan.options.colormap,
         title=f"{_title(case)}; each map on its own scale",
     )
+
+
+def _legend(labels: Sequence[str], background: Background | None) -> list[str]:
+    """Names of classes for a legend: a number alone is none."""
+    names = [aims.short(label) for label in labels]
+    if background is not None and background.assumed:
+        names[background.index] += ", taken for background"
+    return names
 
 
 def _layers(plan: Plan, case: Case, pixels: np.ndarray, heats: Heats) -> Figure:

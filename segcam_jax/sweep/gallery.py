@@ -167,6 +167,10 @@ def make_gallery(
         for aim in aims:
             for word in filter(None, (aim.first, aim.second)):
                 _named(subject, aims_module.class_or_rank, word, subject.labels)
+        background = subject.background(exclusive=not options.multi_label)
+        said = aims_module.about_background(background, subject.labels, aims, "--classes")
+        if said:
+            report(f"{subject.name}: {said}")
     seen = [_picture(path, name, subjects, options, report)
             for path, name in zip(paths, unique_names(paths), strict=True)]  # fmt: skip
     words = tuple(dict.fromkeys(options.layers)) if hidden else (INPUT,)

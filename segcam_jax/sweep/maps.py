@@ -62,6 +62,7 @@ def compute(
             if maps.picture not in sights:
                 advance(0, f"{subject.name}: predicting {maps.picture.name}")
                 sights[maps.picture] = _sight(maps.picture, subject, gallery.options)
+        for maps in mine:
             # Found before anything is explained: an aim may not exist in an image.
             _goal(maps, sights[maps.picture])
         for maps in mine:
@@ -79,7 +80,8 @@ def _sight(picture: Picture, subject: Subject, options: GalleryOptions) -> Sight
     logits = subject.network.logits(padded)
     if logits.ndim > 1:
         logits = logits[: shown.shape[0], : shown.shape[1]]
-    return aims.look(logits, subject.labels, options.multi_label)
+    background = subject.background(exclusive=not options.multi_label)
+    return aims.look(logits, subject.labels, options.multi_label, background)
 
 
 def _same(picture: Picture, subject: Subject, options: GalleryOptions):
@@ -122,6 +124,8 @@ def _computed(maps: Maps, sight: Sight, options: GalleryOptions) -> bytes:
         )
     about = {
         **aims.summary(goal, sight, subject.labels),
+        "chosen": aims.how_chosen(maps.aim.first, sight),
+        "background": sight.background,
         "image": str(maps.picture.path),
         "model": subject.name,
         "layer": maps.word,

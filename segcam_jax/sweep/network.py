@@ -138,6 +138,46 @@ def find_class(words: str, names: Sequence[str]) -> int:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Background:
+    """The class that stands for what no other class is.
+
+    Attributes:
+        index: of the class.
+        assumed: whether its number alone says so.
+    """
+
+    index: int
+    assumed: bool
+
+
+def find_background(
+    names: Sequence[str], *, exclusive: bool = True, known: Sequence[str] = ()
+) -> Background | None:
+    """The background among the classes of a segmentation network.
+
+    It is the class named background, in any case and with underscores around (`__background__`).
+    Where no name says so and class 0 has no name but its number, class 0 is taken for it, as nearly
+    all label maps have it: among classes that exclude each other, for others need none.
+
+    Args:
+        names: of the classes, a number where nothing is known.
+        exclusive: whether a pixel has one class only.
+        known: names that the weights hold, where the user has given others.
+
+    Returns:
+        None if there is no background, or one class only.
+    """
+    if len(names) < 2:
+        return None
+    for each in (names, known):
+        parts = [[part.strip().strip("_").casefold() for part in n.split(",")] for n in each]
+        found = [index for index, words in enumerate(parts) if "background" in words]
+        if found:
+            return Background(found[0], False)
+    return Background(0, True) if exclusive and names[0] == "0" else None
+
+
 def predicted_labels(logits: Float[np.ndarray, "*space k"]) -> np.ndarray:
     """The predicted class of each position; with one class, -1 where its logit is not positive."""
     if logits.shape[-1] == 1:

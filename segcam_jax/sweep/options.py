@@ -47,7 +47,7 @@ class ExplainOptions:
         class_index: number or name of the class; None: those of `classes` or `top`.
         classes: classes by name, number or rank (`top:2`), each explained by itself.
         top: where no class is given, how many of those predicted: the most probable ones of an
-            image; the most frequent ones of pixels, one named background last.
+            image; the most frequent ones of pixels but the background.
         multi_label: the classes do not exclude each other: each has a probability of its own.
         labels: file of the classes' names; None: those of the weights, or ImageNet's.
         size: of the images, none, one or two numbers; see `opening.Wanted`.

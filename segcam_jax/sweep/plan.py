@@ -17,7 +17,7 @@ from segcam_jax.sweep import aims, options as options_module, regions, settings,
 from segcam_jax.sweep.aims import Aim, Sight
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.subjects import Subject, find_layer, read
-from segcam_jax.types import InputError, SegcamError
+from segcam_jax.types import InputError, SegcamError, TargetError
 
 Report = Callable[[str], None]
 Advance = Callable[[int, str], None]
@@ -38,6 +38,7 @@ class Case:
         channels: of the network's input.
         class_index: the explained class.
         about: what is explained, and what the network predicts, as `aims.summary` says it.
+        chosen: how the class was found, in words.
         region: the explained pixels; None for a classifier.
         prediction: predicted class of each pixel; None for a classifier.
     """
@@ -52,6 +53,7 @@ class Case:
     channels: int
     class_index: int
     about: dict[str, Any]
+    chosen: str
     region: Bool[np.ndarray, "h w"] | None
     prediction: Int[np.ndarray, "h w"] | None
 
@@ -87,6 +89,7 @@ class Plan:
         cases: the images, and each of their targets.
         pairs: for each case its (method, tap) pairs.
         key: digest of options, weights and images: equal keys give equal maps.
+        left_out: images of which nothing is explained, for only the background is predicted there.
     """
 
     subject: Subject
@@ -94,6 +97,7 @@ class Plan:
     cases: tuple[Case, ...]
     pairs: tuple[tuple[tuple[str, str], ...], ...]
     key: str
+    left_out: tuple[Path, ...] = ()
 
     def share(self, index: int, count: int) -> list[tuple[Case, tuple[tuple[str, str], ...]]]:
         """Cases and pairs of the images `index`, `index + count`, ..."""
@@ -137,7 +141,11 @@ def make_plan(
     if not paths:
         raise InputError("no images were given; name at least one file")
     goals = _goals(subject, options)
+    background = subject.background(exclusive=not options.multi_label)
+    if said := aims.about_background(background, subject.labels, goals, "--class-index"):
+        report(said)
     cases: list[Case] = []
+    left_out: list[Path] = []
     paths = _distinct(paths, report)
     for path, name in zip(paths, unique_names(paths), strict=True):
         advance(0, f"reading {path}")
@@ -149,8 +157,16 @@ def make_plan(
             raise type(error)(text if known else f"{str(path)!r}: {text}") from None
         for note in dict.fromkeys(note for case in found for note in case.notes):
             report(f"{path}: {note}")
+        if not found:
+            left_out.append(path)
+            report(f"{path}: only the background is predicted, so the image is left out")
         cases += found
         advance(1, "")
+    if not cases:
+        raise TargetError(
+            "only the background is predicted, which is explained only when asked for; name a "
+            "class (--class-index)"
+        )
     names = _distinct_names([case.name for case in cases])
     cases = [dataclasses.replace(c, name=name) for c, name in zip(cases, names, strict=True)]
     pairs = tuple(_pairs(subject, case, options) for case in cases)
@@ -158,7 +174,7 @@ def make_plan(
     masks = [None if c.region is None else store.key_of(c.region.tolist()) for c in cases]
     what = [subject.key, subject.labels, inputs, masks]
     key = store.key_of([version, options.to_json(), *what])
-    return Plan(subject, options, tuple(cases), pairs, key)
+    return Plan(subject, options, tuple(cases), pairs, key, tuple(left_out))
 
 
 def _goals(subject: Subject, options: ExplainOptions) -> list[Aim]:
@@ -181,7 +197,7 @@ def _goals(subject: Subject, options: ExplainOptions) -> list[Aim]:
 def _cases(
     subject: Subject, path: Path, name: str, goals: Sequence[Aim], options: ExplainOptions
 ) -> list[Case]:
-    """The targets of one image."""
+    """The targets of one image; none where only the background is predicted, and not asked for."""
     image, shown, padded = read(path, subject, options.fit)
     notes = list(image.notes)
     height, width, _ = shown.shape
@@ -193,22 +209,27 @@ def _cases(
     logits = subject.network.logits(padded)
     if not subject.classifies:
         logits = logits[:height, :width]
-    sight = aims.look(logits, subject.labels, options.multi_label)
+    background = subject.background(exclusive=not options.multi_label)
+    sight = aims.look(logits, subject.labels, options.multi_label, background)
+    ranks = all(goal.first.startswith(aims.TOP) for goal in goals)
+    if ranks and sight.order == [sight.background]:
+        return []
     cases = []
     for goal in goals:
-        class_index, note = _class(goal, sight, subject.labels)
+        class_index = _class(goal, sight, subject.labels)
         cases.append(
             Case(
                 path=path,
                 picture=name,
                 name=name if len(goals) == 1 else f"{name}.{goal.name}",
                 sha256=image.sha256,
-                notes=(*notes, note) if note else tuple(notes),
+                notes=tuple(notes),
                 extent=(height, width),
                 padded=(padded.shape[0], padded.shape[1]),
                 channels=padded.shape[2],
                 class_index=class_index,
                 about=aims.summary(aims.Found(class_index, None, None), sight, subject.labels),
+                chosen=aims.how_chosen(goal.first, sight),
                 region=_region(logits, class_index, options),
                 prediction=None if sight.prediction is None else sight.prediction.astype(np.int32),
             )
@@ -216,15 +237,10 @@ def _cases(
     return cases
 
 
-def _class(goal: Aim, sight: Sight, labels: Sequence[str]) -> tuple[int, str]:
-    """The class of a goal, and what there is to say of it."""
-    if goal.first != f"{aims.TOP}1" or sight.prediction is None:
-        return aims.chosen(goal.first, sight, labels), ""
-    # With one class, nothing may be predicted; a region that is no prediction's can be explained.
-    first = sight.order[0] if sight.order else 0
-    only = sight.order == [first] and labels[first].casefold() == "background"
-    note = f"only {labels[first]!r} is predicted here, so it is explained" if only else ""
-    return first, note
+def _class(goal: Aim, sight: Sight, labels: Sequence[str]) -> int:
+    """The class of a goal: of a network with one class that one, predicted or not."""
+    only = sight.prediction is not None and len(labels) == 1
+    return 0 if only else aims.chosen(goal.first, sight, labels)
 
 
 def _region(

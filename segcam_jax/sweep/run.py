@@ -185,6 +185,7 @@ def _case_record(plan: Plan, case: Case, maps: list[dict], files) -> dict[str, A
             "index": case.class_index,
             "name": case.about["explained"]["label"],
             "share": case.about["explained"]["share"],
+            "chosen": case.chosen,
         },
         "predicted": case.about["predicted"],
         "shares_are": case.about["shares_are"],
@@ -204,6 +205,15 @@ def _region_record(plan: Plan, case: Case) -> dict[str, Any] | None:
         "pixels": int(case.region.sum()),
         "sha256": store.key_of([case.extent, np.flatnonzero(case.region).tolist()]),
     }
+
+
+def _background_record(plan: Plan) -> dict[str, Any] | None:
+    """The class that is explained only when asked for, and whether its number alone says so."""
+    found = plan.subject.background(exclusive=not plan.options.multi_label)
+    if found is None:
+        return None
+    label = plan.subject.labels[found.index]
+    return {"index": found.index, "label": label, "assumed": found.assumed}
 
 
 def versions() -> dict[str, str]:
@@ -244,10 +254,12 @@ def _manifest(plan: Plan, records: list[dict], command: Sequence[str], seconds: 
         "seconds": round(seconds, 3),
         "weights": weights_record(plan.subject.network),
         "options": plan.options.to_json(),
+        "background": _background_record(plan),
         "about_maps": (
             "float32, signed and raw, at the resolution of the tap; they cover the padded extent, "
             "whose padding lies at the bottom and the right"
         ),
         "images": records,
+        "left_out": [str(path) for path in plan.left_out],
         "files": plan.files(),
     }

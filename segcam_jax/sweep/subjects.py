@@ -12,7 +12,7 @@ from flax import nnx
 
 from segcam_jax import models, taps
 from segcam_jax.sweep import pictures
-from segcam_jax.sweep.network import Network
+from segcam_jax.sweep.network import Background, Network, find_background
 from segcam_jax.sweep.own import USUAL_SIDE
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, TapError, nearest_first
@@ -75,6 +75,13 @@ class Subject:
         model = self.network.model
         families = {family for family, _ in models.CLASSIFIERS.values()}
         return getattr(model.config, "classifies", model.name in families)
+
+    def background(self, *, exclusive: bool) -> Background | None:
+        """The class of a segmentation network that is explained only when asked for."""
+        if self.classifies:
+            return None
+        known = self.network.model.class_names
+        return find_background(self.labels, exclusive=exclusive, known=known)
 
     @property
     def default_layer(self) -> str:
