@@ -15,8 +15,9 @@ from flax import nnx
 from PIL import Image
 from scipy import ndimage
 
-from segcam_jax import METHODS, Execution, cli
+from segcam_jax import METHODS, Execution, InputError, cli
 from segcam_jax.data import scans
+from segcam_jax.data.truths import TruthOptions
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.sweep import instance_plan, instances as sweep, peaks, saliency, store, volumes
@@ -283,7 +284,8 @@ def test_another_scan_of_the_same_name_does_not_replace_what_is_there(
     other = tmp_path / "two" / "patient"
     for name in ("flair", "t1", "truth"):
         image = nibabel.load(case / f"{name}.nii.gz")
-        save(other / f"{name}.nii.gz", image.get_fdata(dtype=np.float32) + 1, image.affine)
+        values = image.get_fdata(dtype=np.float32)
+        save(other / f"{name}.nii.gz", 2 * values, image.affine)
     before = sorted(explained.rglob("*"))
     given = list(arguments(case, explained))
     given = [other / each.name if str(each).endswith(".nii.gz") else each for each in given]
@@ -444,6 +446,82 @@ def test_scans_of_a_folder_are_found(case):
         (), 2, data=case.parent.parent, prefixes=("flair", "t1"), truth_prefix="truth"
     )
     assert [(each.name, each.truth) for each in found] == [("one-patient", case / "truth.nii.gz")]
+
+
+def held_to(labels, case, tmp_path, **options):
+    """Label, group and voxels of what is found and missed of a truth, and what is said."""
+    network = _OPENED(str(case / "net.safetensors"), None)
+    files = (case / "flair.nii.gz", case / "t1.nii.gz")
+    scan = scans.ScanFiles("a", files, save(tmp_path / "truth.nii.gz", labels))
+    chosen = volumes.checked(volumes.SegmentOptions(roi=(12,), **options), network)
+    (made,) = volumes.make_cases([scan], chosen)
+    segmented = volumes.segment(network, made, chosen, Execution())
+    told = [(each.label, each.group, each.voxels) for each in segmented.instances()]
+    assert all(segmented.mask(each).sum() == each.voxels for each in segmented.instances())
+    return told, [note for note in segmented.notes if "truth.nii.gz" in note]
+
+
+def test_a_truth_is_taken_for_what_it_says(case, tmp_path):
+    """Lesion 2 is found and lesion 9, which touches it, is not: 1 FN; as a mask they are one."""
+    truth = nibabel.load(case / "truth.nii.gz").get_fdata().astype(np.int16)
+    touching = truth.copy()
+    touching[4:7, 5:8, 4:7], touching[4:7, 5:8, 7:9], touching[4:7, 5:8, 9:12] = 2, 2, 9
+    both, _ = held_to(touching, case, tmp_path, truth=TruthOptions("instances"))
+    assert [each[1:] for each in both if each[1] == "FN"] == [("FN", 8), ("FN", 27)]
+    merged, _ = held_to(touching, case, tmp_path, truth=TruthOptions("classes"))
+    assert [each[1:] for each in merged if each[1] == "FN"] == [("FN", 8)]
+    with pytest.raises(InputError, match=r"truth.nii.gz.*3 positive values \(1, 2, 9\)"):
+        held_to(touching, case, tmp_path)
+
+
+def test_what_a_truth_does_not_know_is_no_false_positive(case, tmp_path):
+    truth = nibabel.load(case / "truth.nii.gz").get_fdata().astype(np.int16)
+    truth[:4] = 255  # the instance at the border, which is FP elsewhere
+    told, notes = held_to(truth, case, tmp_path, truth=TruthOptions(ignore=255))
+    assert [group for _, group, _ in told] == ["IGNORED", "TP", "FN"]
+    assert not notes
+    _, notes = held_to(truth, case, tmp_path, truth=TruthOptions("instances"))
+    assert "--ignore-label 255" in notes[0]
+    truth[:4] = 0
+    truth[truth > 0] = 255
+    told, notes = held_to(truth, case, tmp_path, truth=TruthOptions(ignore=255))
+    assert "holds no lesion" in notes[0]
+
+
+def test_all_are_matched_before_small_ones_are_dropped(case, tmp_path):
+    """At 9a93cb7 the lesion of 27 voxels was dropped first, and the hit on it counted as FP."""
+    truth = nibabel.load(case / "truth.nii.gz").get_fdata().astype(np.int16)
+    told, _ = held_to(truth, case, tmp_path)
+    ((_, _, hit),) = [each for each in told if each[1] == "TP"]
+    assert hit > 28
+    told, _ = held_to(truth, case, tmp_path, min_voxels=28)
+    assert ("TP", hit) in [each[1:] for each in told]
+    assert "FN" not in {group for _, group, _ in told}  # it has 8 voxels
+    assert [label for label, _, _ in told] == list(range(1, len(told) + 1))
+    weak, _ = held_to(truth, case, tmp_path, min_voxels=28, min_iou=1.0)
+    assert ("WEAK", hit) in [each[1:] for each in weak]
+
+
+def test_what_a_truth_means_is_asked_before_anything_is_written(case, tmp_path, fault):
+    values = nibabel.load(case / "truth.nii.gz").get_fdata(dtype=np.float32)
+    out = tmp_path / "out"
+
+    def with_truth(values, *more):
+        path = save(tmp_path / "truth.nii", values)
+        return fault(*command("instances", case, out), "--truth", path, *more)
+
+    values[0, 0, 0] = 4
+    assert "2 positive values (1, 4)" in with_truth(values)
+    assert "go with truth labels" in with_truth(
+        values, "--truth-labels", "instances", "--truth-classes", 4
+    )
+    assert "--truth-threshold 0.5" in with_truth(0.4 * values)
+    values[0, 0, 0] = -1
+    assert "--ignore-label=-1" in with_truth(values)
+    assert "is the background" in with_truth(values, "--ignore-label=0")
+    assert "group 'TN' is unknown" in with_truth(values, "--ignore-label=-1", "--group", "TN")
+    assert "need a ground truth" in fault(*command("context", case, out), "--ignore-label", 3)
+    assert not out.exists()
 
 
 def test_peaks_are_measured_with_their_distance():

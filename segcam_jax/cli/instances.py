@@ -9,6 +9,7 @@ from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of
 from segcam_jax.cli.gallery import words
 from segcam_jax.cli.volumetric import Instances, Volumetric
+from segcam_jax.data.truths import TruthOptions
 from segcam_jax.engine import Execution
 from segcam_jax.extras import require
 from segcam_jax.sweep import volumes
@@ -78,6 +79,12 @@ def opened(
             min_voxels=command.min_voxels,
             min_volume=command.min_volume,
             min_iou=command.iou,
+            truth=TruthOptions(
+                labels=command.truth_labels,
+                classes=command.truth_classes,
+                ignore=command.ignore_label,
+                threshold=command.truth_threshold,
+            ),
             normalise=command.normalise,
             resample=command.resample,
             roi=command.roi,
@@ -85,6 +92,11 @@ def opened(
         ),
         network,
     )
+    if options.truth != TruthOptions() and not _has_truth(command):
+        raise InputError(
+            "--truth-labels, --truth-classes, --truth-threshold and --ignore-label need a ground "
+            "truth; add --truth, or --truth-prefix with --data"
+        )
     modalities = volumes.modalities_of(words(command.modalities), files, prefixes)
     return network, options, volumes.make_cases(files, options), modalities
 
@@ -96,9 +108,13 @@ def groups_of(command: Volumetric) -> tuple[str, ...]:
         InputError: if there is none.
     """
     groups = tuple(word.upper() for word in words(command.group))
-    if groups and not command.truth and command.truth_prefix is None:
+    if groups and not _has_truth(command):
         raise InputError("--group needs a ground truth; add --truth, or --truth-prefix with --data")
     return groups
+
+
+def _has_truth(command: Volumetric) -> bool:
+    return bool(command.truth) or command.truth_prefix is not None
 
 
 def _saliency(command: Instances, modalities: Sequence[str]) -> SaliencyOptions:

@@ -28,17 +28,24 @@ class Volumetric:
         model: The network expected in the file.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
         prefixes: With --data: the file names of the modalities, or how they begin.
-        truth: A label map per scan; instances are then TP, FP or FN.
+        truth: A label map per scan; instances are then TP, FP or FN. A map of one positive value is
+            a mask; its connected components are the lesions.
         truth_prefix: With --data: the file name of the label maps, or how it begins.
+        truth_labels: What several positive values are. instances: each is one lesion, and touching
+            ones stay apart. classes: tissues; the connected components of those that count are the
+            lesions.
+        truth_classes: The values that count, for classes. Default: all positive ones.
+        truth_threshold: For a truth of probabilities: values above this are inside.
+        ignore_label: The value of what is unknown: neither lesion nor background.
         modalities: Names of the modalities, for files and tables. Default: those of the files.
         class_index: Number or name of the class. Default: the last.
         threshold: Voxels with a probability above this are inside.
         connectivity: Neighbours of a voxel in an instance.
-        min_voxels: Drop smaller instances.
+        min_voxels: Drop smaller instances, once all are matched with the truth.
         min_volume: Drop instances below this volume, in mm^3.
-        iou: Match instances with the truth from this intersection over union on. Default: one
-            common voxel is enough.
-        group: Only instances of these groups: TP, FP, FN.
+        iou: Match instances with the truth from this intersection over union on; a lesser overlap
+            is WEAK. Default: one common voxel is enough.
+        group: Only instances of these groups: TP, WEAK, FP, IGNORED, FN.
         normalise: zscore: each modality's non-zero voxels get mean 0 and standard deviation 1.
         resample: Bring volumes of other grids onto the first one's; else they are refused.
         roi: Extents of the network's window, one number or three.
@@ -55,6 +62,12 @@ class Volumetric:
     prefixes: Names = ()
     truth: Files = ()
     truth_prefix: MaybeName = None
+    truth_labels: Annotated[
+        Literal["instances", "classes"] | None, optional("{instances,classes}")
+    ] = None
+    truth_classes: Annotated[tuple[int, ...], optional("VALUE ...")] = ()
+    truth_threshold: MaybeNumber = None
+    ignore_label: Annotated[int | None, optional("VALUE")] = None
     modalities: Names = ()
     class_index: MaybeName = None
     threshold: float = 0.5

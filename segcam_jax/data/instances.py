@@ -14,7 +14,9 @@ from scipy import ndimage
 
 from segcam_jax.types import InputError
 
-Group = Literal["", "TP", "FP", "FN"]
+Group = Literal["", "TP", "WEAK", "FP", "IGNORED", "FN"]
+# With a truth, in the order of tables and figures.
+GROUPS: tuple[Group, ...] = ("TP", "WEAK", "FP", "IGNORED", "FN")
 # Neighbours of a position -> how many axes they may differ in.
 CONNECTIVITY = {2: {4: 1, 8: 2}, 3: {6: 1, 18: 2, 26: 3}}
 
@@ -25,7 +27,8 @@ class Instance:
 
     Attributes:
         label: its number in the label map, from 1.
-        group: `"TP"`, `"FP"`, `"FN"` (of the ground truth), or `""` where nothing is known.
+        group: as `matched` sorts it: `"TP"`, `"WEAK"`, `"FP"`, `"IGNORED"`, `"FN"` (of the ground
+            truth), or `""` where nothing is known.
         voxels: how many.
         volume: in mm^3; in 2D its area in mm^2.
         box: `(start, stop)` along each axis.
@@ -194,19 +197,58 @@ def _voxel_size(spacing: Sequence[float] | None, voxel_volume: float | None, ran
     return float(voxel_volume)
 
 
-def matched(
-    predicted: Instances, truth: Instances, *, min_iou: float | None = None
-) -> tuple[Instances, Instances]:
-    """Sorts instances by a ground truth: TP, FP, and the truth's that were missed, FN.
+def large_enough(
+    found: Instances, *, min_voxels: int = 1, min_volume: float = 0.0, after: int = 0
+) -> Instances:
+    """The instances that are not below a size, renumbered in their order.
 
-    A predicted and a true instance match if they share a voxel; with `min_iou`, if they have at
-    least that intersection over union. A predicted instance that matches is TP, else FP; a true one
-    that nothing matches is FN. One true instance may make several predicted ones TP.
+    It is the last step: instances are matched with a truth first, all of them, lest a hit on a
+    lesion that is dropped count as a false positive.
 
     Args:
-        predicted: what the network finds.
+        found: instances, with their groups.
+        min_voxels: smaller ones are dropped.
+        min_volume: likewise, in mm^3 (mm^2).
+        after: the first label is one more.
+    """
+    kept = [
+        each for each in found.instances if each.voxels >= min_voxels and each.volume >= min_volume
+    ]
+    numbers = np.zeros(1 + int(found.labels.max(initial=0)), np.int32)
+    renumbered = []
+    for label, each in enumerate(kept, after + 1):
+        numbers[each.label] = label
+        renumbered.append(dataclasses.replace(each, label=label))
+    return Instances(numbers[found.labels], tuple(renumbered))
+
+
+def matched(
+    predicted: Instances,
+    truth: Instances,
+    *,
+    min_iou: float | None = None,
+    ignored: Bool[np.ndarray, "*space"] | None = None,
+) -> tuple[Instances, Instances]:
+    """Sorts instances by a ground truth: hits, false positives, and what of the truth is missed.
+
+    Of predicted and true instances those voxels count that are not ignored, P' and T':
+
+        IoU(P, T)   = |P' & T'| / |P' | T'|       best(P) = max over T,  best(T) = max over P
+
+        P is IGNORED  if |P'| < |P| / 2           neither hit nor false positive
+             TP       else if best(P) >= min_iou  (without `min_iou`: best(P) > 0)
+             WEAK     else if best(P) > 0         with `min_iou` alone
+             FP       else
+        T is FN       if best(T) = 0, |T'| > 0    else it is found, or shown by a WEAK instance
+
+    One true instance may make several predicted ones TP. An IGNORED instance that reaches into a
+    lesion keeps that from being missed.
+
+    Args:
+        predicted: what the network finds, small ones too; `large_enough` drops them afterwards.
         truth: of the same extents.
         min_iou: in (0, 1], or None for any overlap.
+        ignored: where the truth is unknown; None: nowhere.
 
     Returns:
         `(predicted, missed)`: the predicted instances with their groups, and the FN instances,
@@ -215,40 +257,59 @@ def matched(
     Raises:
         InputError: if extents differ, or `min_iou` is out of range.
     """
-    if predicted.labels.shape != truth.labels.shape:
+    shape = predicted.labels.shape
+    if shape != truth.labels.shape:
         raise InputError(
-            f"the prediction has extents {predicted.labels.shape}, the ground truth "
-            f"{truth.labels.shape}"
+            f"the prediction has extents {shape}, the ground truth {truth.labels.shape}"
         )
+    if ignored is not None and np.shape(ignored) != shape:
+        raise InputError(f"what is ignored has extents {np.shape(ignored)}, expected {shape}")
     if min_iou is not None and not 0 < min_iou <= 1:
         raise InputError(f"min_iou={min_iou}; expected a number above 0, at most 1")
-    best = _best_overlaps(predicted, truth)
+    unknown = np.zeros(shape, bool) if ignored is None else np.asarray(ignored, bool)
+    sizes = _counted(predicted, unknown), _counted(truth, unknown)
+    best = _best_overlaps(predicted, truth, sizes, unknown)
     least = np.finfo(float).tiny if min_iou is None else min_iou
     ours = tuple(
-        dataclasses.replace(each, iou=iou, group="TP" if iou >= least else "FP")
+        dataclasses.replace(each, iou=iou, group=_group(each, sizes[0][each.label], iou, least))
         for each, iou in zip(predicted.instances, best[0], strict=True)
     )
-    missed = [
-        (each, iou) for each, iou in zip(truth.instances, best[1], strict=True) if iou < least
-    ]
-    next_label = max((each.label for each in predicted.instances), default=0)
-    numbers = np.zeros(1 + max((each.label for each in truth.instances), default=0), np.int32)
-    theirs = []
-    for label, (each, iou) in enumerate(missed, next_label + 1):
-        numbers[each.label] = label
-        theirs.append(dataclasses.replace(each, label=label, iou=iou, group="FN"))
-    return Instances(predicted.labels, ours), Instances(numbers[truth.labels], tuple(theirs))
+    theirs = tuple(
+        dataclasses.replace(each, iou=0.0, group="FN")
+        for each, iou in zip(truth.instances, best[1], strict=True)
+        if iou == 0 and sizes[1][each.label] > 0
+    )
+    last = max((each.label for each in predicted.instances), default=0)
+    missed = large_enough(Instances(truth.labels, theirs), after=last)
+    return Instances(predicted.labels, ours), missed
 
 
-def _best_overlaps(predicted: Instances, truth: Instances) -> tuple[list[float], list[float]]:
+def _group(instance: Instance, counted: int, iou: float, least: float) -> Group:
+    """The group of a predicted instance, of which so many voxels count."""
+    if 2 * counted < instance.voxels:
+        return "IGNORED"
+    if iou >= least:
+        return "TP"
+    return "WEAK" if iou > 0 else "FP"
+
+
+def _counted(found: Instances, unknown: np.ndarray) -> dict[int, int]:
+    """How many voxels of each instance are not unknown."""
+    away = np.bincount(found.labels[unknown], minlength=1 + int(found.labels.max(initial=0)))
+    return {each.label: each.voxels - int(away[each.label]) for each in found.instances}
+
+
+def _best_overlaps(
+    predicted: Instances,
+    truth: Instances,
+    sizes: tuple[dict[int, int], dict[int, int]],
+    unknown: np.ndarray,
+) -> tuple[list[float], list[float]]:
     """The largest IoU of every instance with one of the other side, for both sides."""
-    both = (predicted.labels > 0) & (truth.labels > 0)
+    both = (predicted.labels > 0) & (truth.labels > 0) & ~unknown
     pairs, shared = np.unique(
         np.stack([predicted.labels[both], truth.labels[both]]), axis=1, return_counts=True
     )
-    sizes: list[dict[int, int]] = [
-        {each.label: each.voxels for each in side.instances} for side in (predicted, truth)
-    ]
     best: list[dict[int, float]] = [dict.fromkeys(side, 0.0) for side in sizes]
     for (mine, other), count in zip(pairs.T.tolist(), shared.tolist(), strict=True):
         iou = count / (sizes[0][mine] + sizes[1][other] - count)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from segcam_jax.data import nifti, scans
-from segcam_jax.data.instances import Instance, Instances, measured
+from segcam_jax.data.instances import GROUPS, Instance, Instances, measured
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import saliency, store, volumes
 from segcam_jax.sweep.network import Network
@@ -18,7 +18,6 @@ from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError
 
 TABLE = "instances.csv"
-GROUPS = ("TP", "FP", "FN")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

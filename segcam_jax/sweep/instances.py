@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 
 from segcam_jax.data import nifti
-from segcam_jax.data.instances import Instance
+from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.engine import Execution
 from segcam_jax.sweep import peaks, portraits, run, saliency, store, volumes
 from segcam_jax.sweep.context import as_csv
 from segcam_jax.sweep.instance_plan import (
-    GROUPS,
     TABLE,
     InstancePlan,
     folder_of,
@@ -151,7 +150,9 @@ def claimed(plan: Any, out: Path, files: Sequence[str], *, overwrite: bool) -> s
 def _counted(instances: Sequence[Instance]) -> str:
     if not instances:
         return "no instance was found"
-    groups = [f"{sum(each.group == g for each in instances)} {g}" for g in GROUPS]
+    counts = {group: sum(each.group == group for each in instances) for group in GROUPS}
+    # The two that only some runs know are told where there are any.
+    groups = [f"{n} {group}" for group, n in counts.items() if n or group in ("TP", "FP", "FN")]
     known = f" ({', '.join(groups)})" if instances[0].group else ""
     return f"{len(instances)} instance(s){known}"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from segcam_jax import viz
 from segcam_jax.data import nifti
-from segcam_jax.data.instances import Instance
+from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.data.volume import canonical, canonical_index, canonical_spacing
 from segcam_jax.sweep import saliency, store
 from segcam_jax.sweep.figures import known_as
@@ -96,7 +96,7 @@ def _peaks(
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Modality -> group -> the peaks of each instance."""
     groups = list(dict.fromkeys(instance.group for _, instance, _ in explained))
-    groups.sort(key=("TP", "FP", "FN", "").index)
+    groups.sort(key=(*GROUPS, "").index)
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for _, instance, record in explained:
         for each in _maps(record, pair):

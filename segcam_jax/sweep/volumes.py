@@ -1,8 +1,9 @@
 """Scans for a sweep: files found, a 3D network opened, its prediction, and the instances in it."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from segcam_jax import models
 from segcam_jax.data import images, instances as instances_module, nifti, scans
 from segcam_jax.data.instances import Instance, Instances
 from segcam_jax.data.scans import Scan, ScanFiles
+from segcam_jax.data.truths import TruthOptions, check_options, check_values, read_truth
 from segcam_jax.engine import Execution
 from segcam_jax.engine.sliding import sliding_window, tiling
 from segcam_jax.sweep.network import Network, find_class
@@ -33,10 +35,11 @@ class SegmentOptions:
         class_index: number or name of the class; None: the last one, or the only one.
         threshold: probabilities strictly above it are inside.
         connectivity: neighbours of a voxel: 6, 18 or 26.
-        min_voxels: smaller instances are dropped, predicted and true ones.
+        min_voxels: smaller instances are dropped, predicted and missed ones, once all are matched.
         min_volume: likewise, in mm^3.
         min_iou: predicted and true instances match from this intersection over union on; None: if
             they share a voxel.
+        truth: what the values of a truth mean.
         normalise: `"zscore"` of each modality's non-zero voxels, or `"none"`.
         resample: bring volumes of other grids onto the first one's.
         roi: extents of the network's window, one number or three.
@@ -49,6 +52,7 @@ class SegmentOptions:
     min_voxels: int = 1
     min_volume: float = 0.0
     min_iou: float | None = None
+    truth: TruthOptions = dataclasses.field(default_factory=TruthOptions)
     normalise: Normalise = "zscore"
     resample: bool = False
     roi: tuple[int, ...] = (96,)
@@ -154,6 +158,7 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
         min_volume=options.min_volume,
     )
     instances_module.matched(empty, empty, min_iou=options.min_iou)
+    check_options(options.truth)
     class_of(options, network)
     return options
 
@@ -229,6 +234,9 @@ def make_cases(files: Sequence[ScanFiles], options: SegmentOptions) -> list[Volu
             nifti.read_grid(path)
         if not options.resample:
             scans.check_grids(each)
+        if each.truth is not None:
+            with about(each.truth):
+                check_values(nifti.read_volume(each.truth).values, options.truth)
         cases.append(VolumeCase(name, each, tuple(images.sha256_of(path) for path in every)))
     return cases
 
@@ -283,24 +291,37 @@ def segment(
     grid = scan.grid
     same: dict[str, Any] = {
         "connectivity": options.connectivity,
-        "min_voxels": options.min_voxels,
-        "min_volume": options.min_volume,
         "spacing": grid.spacing,
         "voxel_volume": grid.voxel_volume,
     }
-    predicted = instances_module.find_instances(probability, threshold=options.threshold, **same)
+    # All are matched before small ones are dropped.
+    found = instances_module.find_instances(probability, threshold=options.threshold, **same)
     missed, notes = None, (*scan.notes, *_constant(case, values))
     if case.files.truth is not None:
-        truth = scans.read_labels(case.files.truth, grid, resample=options.resample)
-        notes = (*notes, *(f"{truth.path}: {note}" for note in truth.notes))
-        if not (truth.values > 0).any():
-            notes = (
-                *notes,
-                f"{truth.path}: holds no label above 0; all that is found counts as FP",
-            )
-        known = instances_module.label_instances(truth.values > 0, **same)
-        predicted, missed = instances_module.matched(predicted, known, min_iou=options.min_iou)
+        volume = scans.read_labels(case.files.truth, grid, resample=options.resample)
+        with about(volume.path):
+            truth = read_truth(volume.values, options.truth, **same)
+        found, missed = instances_module.matched(
+            found, truth.lesions, min_iou=options.min_iou, ignored=truth.ignored
+        )
+        told = (*volume.notes, *truth.notes)
+        if not len(truth.lesions):
+            told = (*told, "holds no lesion; all that is found counts as FP")
+        notes = (*notes, *(f"{volume.path}: {note}" for note in told))
+    least = {"min_voxels": options.min_voxels, "min_volume": options.min_volume}
+    predicted = instances_module.large_enough(found, **least)
+    if missed is not None:
+        missed = instances_module.large_enough(missed, **least, after=len(predicted))
     return Segmented(scan, x, probability, predicted, missed, notes)
+
+
+@contextlib.contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Errors name the file that they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}") from None
 
 
 def _constant(case: VolumeCase, values: np.ndarray) -> list[str]:

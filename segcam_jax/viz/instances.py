@@ -38,7 +38,13 @@ from segcam_jax.viz.plot import BELOW, LEFT, plot_axes
 
 SIDE, BETWEEN = 1.5, 0.08  # inches: a panel, and the space beside it
 NAME = 0.2  # above a column
-GROUP_COLOURS = {"TP": "#009E73", "FP": "#D55E00", "FN": "#0072B2"}
+GROUP_COLOURS = {
+    "TP": "#009E73",
+    "WEAK": "#E69F00",
+    "FP": "#D55E00",
+    "IGNORED": "#8C8C8C",
+    "FN": "#0072B2",
+}
 PLOT = 2.5
 DIMMED = 0.6  # the brightness of an image under colours, so that pale ones show
 # (name, the axis that is cut, the axis that runs to the right, the one that runs upwards)
@@ -213,7 +219,7 @@ def peak_table(
 
     Args:
         peaks: modality -> group -> (positive peak, negative peak) of each instance. A group is TP,
-            FP or FN, or any other name where nothing is known.
+            WEAK, FP, IGNORED or FN, or any other name where nothing is known.
         label: what the values are.
         title: a line above.
 
@@ -245,14 +251,18 @@ def peak_table(
             across_ticks=False,
         )
         axes.axhline(0, color=FAINT, linewidth=0.9, zorder=1)
+        names = [f"{group} ({len(found)})" for group, found in groups.items()]
+        # Many groups, or long names: the counts go below the names.
+        crowded = max((text_width(name, NORMAL) for name in names), default=0) > PLOT / len(names)
+        size = SMALL if crowded else NORMAL
         for place, (group, found) in enumerate(groups.items()):
             _swarm(axes, place, group, found)
             middle = x + PLOT * (place + 0.5) / len(groups)
-            name = f"{group} ({len(found)})"
-            canvas.text(middle, top + PLOT + 0.06, name, size=NORMAL, across="center")
+            name = names[place].replace(" (", "\n(") if crowded else names[place]
+            canvas.text(middle, top + PLOT + 0.06, name, size=size, across="center")
         note = "one dot per instance; bar: median"
         if text_width(note, SMALL) < PLOT:
-            below = top + PLOT + 0.26
+            below = top + PLOT + (0.34 if crowded else 0.26)
             canvas.text(x + PLOT / 2, below, note, size=SMALL, across="center", colour=FAINT)
     return canvas.figure
 
