@@ -21,6 +21,7 @@ from segcam_jax.adapters import (
     from_linen as from_linen,
     from_nnx as from_nnx,
 )
+from segcam_jax.components import component_mask as component_mask
 from segcam_jax.engine import (
     NAIVE as NAIVE,
     Execution as Execution,
@@ -64,6 +65,7 @@ from segcam_jax.methods import (
     smooth_grad as smooth_grad,
     xgrad_cam as xgrad_cam,
 )
+from segcam_jax.outputs import predicted_mask as predicted_mask
 from segcam_jax.taps import (
     Split as Split,
     bottleneck as bottleneck,
@@ -74,11 +76,9 @@ from segcam_jax.taps import (
 from segcam_jax.targets import (
     Target as Target,
     component as component,
-    component_mask as component_mask,
     instances as instances,
     pixel as pixel,
     predicted as predicted,
-    predicted_mask as predicted_mask,
     region as region,
     stack as stack,
     whole_image as whole_image,

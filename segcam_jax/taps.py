@@ -37,12 +37,21 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax import masks
-from segcam_jax._jaxpr import cost, graph, hoisting, naming, slicing, windows
-from segcam_jax.types import InputError, TapError, nearest_first
+from segcam_jax._jaxpr import (
+    cost,
+    graph,
+    hoisting,
+    naming,
+    probabilities,
+    signatures,
+    slicing,
+    windows,
+)
+from segcam_jax.outputs import declared
+from segcam_jax.types import InputError, Outputs, TapError, nearest_first
 
 T = TypeVar("T")
 Carry = tuple[Array, ...]
@@ -76,6 +85,8 @@ class Split:
         activation: shape and dtype of the activation, channels last, without a batch axis.
         output: pytree of shape and dtype of the output.
         input: pytree of shape and dtype of one example.
+        outputs: what the output holds, `"logits"` or `"probabilities"`: as declared, else as the
+            model's last operations say.
     """
 
     tap: str
@@ -86,6 +97,7 @@ class Split:
     _signature: Any = dataclasses.field(repr=False)
     _channel_axis: int
     _batch_axis: int | None
+    outputs: Outputs = "logits"
 
     def encode(self, params: Any, x: Any) -> tuple[Float[Array, "*space c"], Carry]:
         """Runs the part before the tap.
@@ -97,9 +109,9 @@ class Split:
         Raises:
             InputError: if shapes or dtypes are not those the model was split for.
         """
-        leaves, signature = _abstract(params, x)
-        if _shapes(signature) != _shapes(self._signature):
-            raise InputError(_mismatch(self._signature, signature))
+        leaves, signature = signatures.of(params, x)
+        if signatures.shapes(signature) != signatures.shapes(self._signature):
+            raise InputError(signatures.mismatch(self._signature, signature))
         activation, *carry = self._slice.encode(*map(jnp.asarray, leaves))
         return self.canonical(activation), tuple(carry)
 
@@ -154,7 +166,7 @@ class Split:
         """The same model cut at its input, in the same layout: all of it runs after the cut."""
         if self.tap == INPUT:
             return self
-        leaves = _structs(self._signature)
+        leaves = signatures.structs(self._signature)
         params, x = jax.tree.unflatten(self._signature[0], leaves)
         return split(
             lambda *given: self.decode(*self.encode(*given)),
@@ -163,6 +175,7 @@ class Split:
             x,
             channel_axis=self._channel_axis,
             batch_axis=self._batch_axis,
+            outputs=self.outputs,
         )
 
     def flops(self) -> int:
@@ -203,7 +216,7 @@ def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, jax.ShapeDtypeStru
     Raises:
         TapError: if a name is given twice.
     """
-    _, signature = _abstract(params, x)
+    _, signature = signatures.of(params, x)
     traced, _ = _trace(fn, signature)
     return {name: _struct(variable.aval) for name, variable in _variables(traced, x).items()}
 
@@ -230,6 +243,7 @@ def split(
     *,
     channel_axis: int = -1,
     batch_axis: int | None = None,
+    outputs: Outputs | None = None,
 ) -> Split:
     """Cuts a model at a tap.
 
@@ -241,20 +255,25 @@ def split(
         channel_axis: the channel axis of the activation (not of the output) inside the model, after
             `batch_axis` is taken away; 0 for models that keep channels first, as Equinox's do.
         batch_axis: an axis of size one to take away, for models that insist on a batch.
+        outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what its
+            adapter was told; else `"probabilities"` where its last operations are a softmax or a
+            sigmoid over classes.
 
     Returns:
         A `Split`, cached per function, tap, shapes and layout.
 
     Raises:
         TapError: if the tap is unknown, inside control flow, named twice, or reaches no output.
-        InputError: if a leaf of `params` or `x` is not an array.
+        InputError: if a leaf of `params` or `x` is not an array, or `outputs` is unknown.
     """
-    _, signature = _abstract(params, x)
-    key = (fn, tap_name, signature, channel_axis, batch_axis)
-    return _CACHE.get(key, lambda: _split(fn, tap_name, signature, x, channel_axis, batch_axis))
+    _, signature = signatures.of(params, x)
+    outputs = declared(fn, outputs)
+    layout = (channel_axis, batch_axis)
+    key = (fn, tap_name, signature, layout, outputs)
+    return _CACHE.get(key, lambda: _split(fn, tap_name, signature, x, layout, outputs))
 
 
-def _split(fn, tap_name, signature, x, channel_axis, batch_axis) -> Split:
+def _split(fn, tap_name, signature, x, layout, outputs) -> Split:
     traced, output = _trace(fn, signature)
     variables = _variables(traced, x)
     if tap_name in traced.enclosed:
@@ -271,10 +290,15 @@ def _split(fn, tap_name, signature, x, channel_axis, batch_axis) -> Split:
             f"tap {tap_name!r} reaches no output of the model. "
             f"Taps: {_listing(tap_name, variables)}"
         )
+    channel_axis, batch_axis = layout
     activation = _layout(variable.aval, channel_axis, batch_axis, tap_name)
     tree, _ = signature
-    struct = jax.tree.unflatten(tree, _structs(signature))[1]
-    return Split(tap_name, activation, output, struct, cut, signature, channel_axis, batch_axis)
+    struct = jax.tree.unflatten(tree, signatures.structs(signature))[1]
+    if outputs is None:
+        outputs = "logits" if probabilities.ending(traced) is None else "probabilities"
+    return Split(
+        tap_name, activation, output, struct, cut, signature, channel_axis, batch_axis, outputs
+    )
 
 
 class _Cache:
@@ -303,40 +327,8 @@ class _Cache:
 _CACHE = _Cache(_CACHED_SPLITS)
 
 
-def _abstract(params: Any, x: Any) -> tuple[list[Any], Any]:
-    """The leaves, and their structure, shapes and dtypes as a hashable signature."""
-    paths, tree = jax.tree_util.tree_flatten_with_path((params, x))
-    avals = []
-    for path, leaf in paths:
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)) and (
-            isinstance(leaf, (str, bytes)) or not np.isscalar(leaf)
-        ):
-            name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
-            raise InputError(
-                f"{name} is {type(leaf).__name__}, expected an array; keep what is not an array "
-                "outside of `params`"
-            )
-        dtype: Any = getattr(leaf, "dtype", None) or np.result_type(leaf)
-        if not jnp.issubdtype(dtype, jax.dtypes.extended):
-            dtype = jax.dtypes.canonicalize_dtype(dtype)
-        scalar = isinstance(leaf, (bool, int, float, complex))
-        avals.append((np.shape(leaf), dtype, getattr(leaf, "weak_type", scalar)))
-    return [leaf for _, leaf in paths], (tree, tuple(avals))
-
-
-def _structs(signature: Any) -> list[jax.ShapeDtypeStruct]:
-    return [
-        jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in signature[1]
-    ]
-
-
-def _shapes(signature: Any) -> Any:
-    """The structure, shapes and dtypes of a signature; weakly typed arrays pass for others."""
-    return signature[0], [(shape, dtype) for shape, dtype, _ in signature[1]]
-
-
 def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any]:
-    params, x = jax.tree.unflatten(signature[0], _structs(signature))
+    params, x = jax.tree.unflatten(signature[0], signatures.structs(signature))
     traced, output = graph.trace(fn, naming.PREFIX, params, x)
     if traced.duplicates:
         names = ", ".join(repr(name) for name in sorted(traced.duplicates))
@@ -373,25 +365,3 @@ def _layout(aval, channel_axis, batch_axis, name) -> jax.ShapeDtypeStruct:
 def _listing(name: str, variables: Mapping[str, Any]) -> str:
     ordered = nearest_first(name, variables)
     return ", ".join(f"{each} {tuple(variables[each].aval.shape)}" for each in ordered) or "none"
-
-
-def _mismatch(expected: Any, given: Any) -> str:
-    if expected[0] != given[0]:
-        return (
-            f"params and x have structure {given[0]}, the model was split for {expected[0]}; "
-            "split it again for these"
-        )
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(
-            jax.tree.unflatten(expected[0], list(range(len(expected[1]))))
-        ),
-        expected[1],
-        given[1],
-        strict=True,
-    )
-    path, old, new = next((path, old, new) for (path, _), old, new in pairs if old[:2] != new[:2])
-    name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
-    return (
-        f"{name} has shape {new[0]} and dtype {new[1]}, the model was split for {old[0]} "
-        f"{old[1]}; split it again for this shape"
-    )

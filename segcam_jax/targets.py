@@ -1,6 +1,8 @@
 """Targets: the scalar that is explained, a function of the model's output.
 
-The output holds logits, `h w k` (or `d h w k`, or `k` for a classifier). A region is chosen on the
+The output holds logits or probabilities, `h w k` (or `d h w k`, or `k` for a classifier). Which of
+them belongs to the model: a `Split` knows (`split.outputs`), methods tell their target, and what
+reads an array alone is told by `outputs=`. A region is chosen on the
 unchanged output, once; it stays where it is while the model is ablated or differentiated. The
 constructors that read an output therefore run before a method does, on concrete arrays:
 
@@ -19,26 +21,26 @@ has a positive weight then as well (Ablation-CAM divides by |S|, not by S).
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
-from scipy import ndimage
 
-from segcam_jax.types import TargetError, wide
+from segcam_jax.components import Which, check_position, component_mask
+from segcam_jax.outputs import Meaning, check_class, meaning, predicted_mask
+from segcam_jax.types import Outputs, TargetError, wide
 
 Of = Literal["logits", "probabilities"]
 Reduce = Literal["sum", "mean"]
-Which = Literal["largest", "smallest"] | int
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["class_index", "mask", "corner"],
-    meta_fields=["of", "reduce", "extent"],
+    meta_fields=["of", "reduce", "extent", "outputs", "exclusive"],
 )
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -47,9 +49,10 @@ class Target:
         S = sum_{p in region} y[p, class]        (reduce="sum")
         S = sum_{p in region} y[p, class] / |region|      (reduce="mean")
 
-    y is the output (`of="logits"`), or its softmax over classes (`of="probabilities"`; the sigmoid
-    where there is one class only). A model that ends in a softmax has its probabilities read with
-    `of="logits"`, which takes the output as it is.
+    y is the output as it is (`of="logits"`), or the probabilities (`of="probabilities"`): of logits
+    their softmax over classes, or their sigmoid where classes do not exclude each other or there is
+    one only; of a model whose output holds probabilities, that output. `of="logits"` explains
+    probabilities as they are given.
 
     An empty region, where it cannot be known before the trace, scores 0 with gradient 0, never NaN.
 
@@ -61,6 +64,9 @@ class Target:
         extent: extents of a window that holds the region, from a few sizes only, so that regions
             of like size share one program. None: unknown, as for a region that is traced.
         corner: where that window starts.
+        outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what the
+            split says that a method is given; without one, logits.
+        exclusive: whether classes exclude each other; one alone never does.
     """
 
     class_index: Int[Array, ""] | int
@@ -69,12 +75,14 @@ class Target:
     reduce: Reduce = "sum"
     extent: tuple[int, ...] | None = None
     corner: Any = None
+    outputs: Outputs | None = None
+    exclusive: bool = True
 
     def cropped(self) -> "Target":
         """The same score as a function of the output's window at `corner`, of size `extent`."""
         assert self.extent is not None
         mask = jax.lax.dynamic_slice(jnp.asarray(self.mask), list(self.corner), self.extent)
-        return Target(self.class_index, mask, self.of, self.reduce)
+        return dataclasses.replace(self, mask=mask, extent=None, corner=None)
 
     def __call__(self, output: Float[Array, "*space k"]) -> Float[Array, ""]:
         """Returns the score of an output, float32 (float64 for a float64 output)."""
@@ -98,12 +106,13 @@ class Target:
             raise TargetError(f"of={self.of!r}; choose 'logits' or 'probabilities'")
         if self.reduce not in ("sum", "mean"):
             raise TargetError(f"reduce={self.reduce!r}; choose 'sum' or 'mean'")
+        self._meaning.checked()
         if not hasattr(output, "shape"):
             raise TargetError(
                 "the model returns more than one array; wrap it so that it returns logits, "
                 "or give a target function of your own"
             )
-        _check_class(self.class_index, output.shape[-1])
+        check_class(self.class_index, output.shape[-1])
         if self.mask is None or _is_traced(self.mask):
             return
         if np.shape(self.mask) != output.shape[:-1]:
@@ -124,16 +133,28 @@ class Target:
 
     def values(self, output: Float[Array, "*space k"]) -> Float[Array, "*space"]:
         """What is read at every position, in the region or not, at least float32."""
-        output = wide(output)
-        if self.of == "probabilities":
-            single = output.shape[-1] == 1
-            output = jax.nn.sigmoid(output) if single else jax.nn.softmax(output, axis=-1)
+        output = self.probabilities(output) if self.of == "probabilities" else wide(output)
         return jax.lax.dynamic_index_in_dim(output, self.class_index, -1, keepdims=False)
 
+    def probabilities(self, output: Float[Array, "*space k"]) -> Float[Array, "*space k"]:
+        """The probability of every class at every position."""
+        return self._meaning.probabilities(output)
 
-def whole_image(class_index: int, *, of: Of = "logits", reduce: Reduce = "sum") -> Target:
-    """The class over all positions; for a classifier, its logit."""
-    return Target(class_index, None, of, reduce)
+    @property
+    def _meaning(self) -> Meaning:
+        return Meaning(self.outputs, self.exclusive)
+
+
+def whole_image(
+    class_index: int,
+    *,
+    of: Of = "logits",
+    reduce: Reduce = "sum",
+    outputs: Outputs | None = None,
+    exclusive: bool = True,
+) -> Target:
+    """The class over all positions; for a classifier, its logit. Arguments as in `region`."""
+    return Target(class_index, None, of, reduce, outputs=outputs, exclusive=exclusive)
 
 
 def region(
@@ -142,6 +163,8 @@ def region(
     *,
     of: Of = "logits",
     reduce: Reduce = "sum",
+    outputs: Outputs | None = None,
+    exclusive: bool = True,
 ) -> Target:
     """The class over a given region.
 
@@ -150,6 +173,9 @@ def region(
         mask: True (or a positive weight) inside, `h w` at the extent of the output.
         of: `"logits"` or `"probabilities"`.
         reduce: `"sum"` or `"mean"`.
+        outputs: what the model's output holds, as in `Target`.
+        exclusive: whether classes exclude each other: `of="probabilities"` of logits is their
+            softmax, else their sigmoid.
 
     Raises:
         TargetError: if the region is empty and its values are known.
@@ -161,7 +187,8 @@ def region(
             f"the region for class {class_index} is empty, out of {np.size(mask)} positions; "
             "choose another region or class"
         )
-    return _on_window(Target(class_index, mask, of, reduce))
+    whole = whole_image(class_index, of=of, reduce=reduce, outputs=outputs, exclusive=exclusive)
+    return _on_window(dataclasses.replace(whole, mask=mask))
 
 
 def pixel(
@@ -170,6 +197,8 @@ def pixel(
     shape: Sequence[int],
     *,
     of: Of = "logits",
+    outputs: Outputs | None = None,
+    exclusive: bool = True,
 ) -> Target:
     """The class at one position.
 
@@ -178,37 +207,16 @@ def pixel(
         position: `(row, column)`, or `(slice, row, column)` in 3D, from 0.
         shape: the positions of the output, `(h, w)` or `(d, h, w)`.
         of: `"logits"` or `"probabilities"`.
+        outputs: as in `region`.
+        exclusive: as in `region`.
 
     Raises:
         TargetError: if the position lies outside.
     """
-    _check_position(position, shape)
+    check_position(position, shape)
     mask = np.zeros(tuple(shape), bool)
     mask[tuple(position)] = True
-    return region(class_index, mask, of=of)
-
-
-def predicted_mask(
-    output: Float[ArrayLike, "*space k"], class_index: int, *, min_probability: float | None = None
-) -> Bool[Array, "*space"]:
-    """Where the output predicts the class: its logit is the largest.
-
-    Args:
-        output: logits. With one class (k = 1), predicted where the logit is positive.
-        class_index: the class.
-        min_probability: also require a softmax probability above this; 0.5 is Seg-Grad-CAM's
-            ClassRoI (Vinogradova et al., 2020).
-    """
-    output = jnp.asarray(output)
-    _check_class(class_index, output.shape[-1])
-    if output.shape[-1] == 1:
-        return jax.nn.sigmoid(output[..., 0]) > (
-            0.5 if min_probability is None else min_probability
-        )
-    mask = jnp.argmax(output, axis=-1) == class_index
-    if min_probability is not None:
-        mask &= jnp.take(jax.nn.softmax(output, axis=-1), class_index, axis=-1) > min_probability
-    return mask
+    return region(class_index, mask, of=of, outputs=outputs, exclusive=exclusive)
 
 
 def predicted(
@@ -218,74 +226,35 @@ def predicted(
     min_probability: float | None = None,
     of: Of = "logits",
     reduce: Reduce = "sum",
+    outputs: Outputs | None = None,
+    exclusive: bool = True,
+    threshold: float | Sequence[float] | None = None,
 ) -> Target:
     """The class over the positions predicted as it; arguments as in `predicted_mask`.
 
     Raises:
-        TargetError: if no position is predicted as the class and values are known.
+        TargetError: as `predicted_mask`; or if no position is predicted as the class and values are
+            known.
     """
-    mask = predicted_mask(output, class_index, min_probability=min_probability)
-    if not _is_traced(mask) and np.isnan(np.asarray(output, np.float32)).any():
+    said: Any = {"outputs": outputs, "exclusive": exclusive}
+    if not _is_traced(output) and np.isnan(np.asarray(output, np.float32)).any():
         raise TargetError("the output holds NaN; check the input and the weights")
+    narrowed: Any = {"min_probability": min_probability, "threshold": threshold}
+    mask = predicted_mask(output, class_index, **narrowed, **said)
     if not _is_traced(mask) and not bool(mask.any()):
-        scores = np.asarray(output)
-        found = np.unique(np.argmax(scores, axis=-1)).tolist() if scores.shape[-1] > 1 else []
-        threshold = "" if min_probability is None else f" with probability > {min_probability}"
+        least = min_probability if threshold is None else threshold
+        above = "" if least is None else f" with probability > {least}"
         raise TargetError(
-            f"no position is predicted as class {class_index}{threshold}; the region is empty. "
-            f"Classes predicted here: {found}"
+            f"no position is predicted as class {class_index}{above}; the region is empty. "
+            f"Classes predicted here: {_predicted_classes(output, said, threshold)}"
         )
-    return _on_window(Target(class_index, mask, of, reduce))
+    whole = whole_image(class_index, of=of, reduce=reduce, **said)
+    return _on_window(dataclasses.replace(whole, mask=mask))
 
 
-def component_mask(
-    mask: Bool[ArrayLike, "*space"],
-    which: Which = "largest",
-    *,
-    at: Sequence[int] | None = None,
-    connectivity: int | None = None,
-) -> Bool[np.ndarray, "*space"]:
-    """One connected component of a region. Runs on the host, on concrete values.
-
-    Args:
-        mask: the region.
-        which: `"largest"`, `"smallest"`, or k for the k-th largest from 0. Components of one size
-            are ordered by their first position.
-        at: instead of `which`, the component at this position.
-        connectivity: how many axes neighbours may differ in, 1 (4 neighbours in 2D, 6 in 3D) up to
-            the number of dimensions (8 and 26), which is the default; 2 in 3D is 18 neighbours.
-
-    Raises:
-        TargetError: if the region is empty, or there is no such component.
-    """
-    if _is_traced(mask):
-        raise TargetError(
-            "a connected component is found on the host; make the target outside of jit and vmap, "
-            "and pass it in (`stack` makes a batch)"
-        )
-    mask = np.asarray(mask, bool)
-    connectivity = mask.ndim if connectivity is None else connectivity
-    if not 1 <= connectivity <= mask.ndim:
-        raise TargetError(f"connectivity={connectivity}; expected 1 to {mask.ndim}")
-    structure = ndimage.generate_binary_structure(mask.ndim, connectivity)
-    labels, count = cast(tuple[np.ndarray, int], ndimage.label(mask, structure))
-    if count == 0:
-        raise TargetError("the region is empty; it has no connected component")
-    if at is not None:
-        _check_position(at, mask.shape)
-        label = labels[tuple(at)]
-        if label == 0:
-            raise TargetError(f"position {tuple(at)} is not in the region; it has no component")
-        return labels == label
-    sizes = np.bincount(labels.ravel())[1:]
-    ordered = np.argsort(-sizes, kind="stable")
-    rank: Any = {"largest": 0, "smallest": count - 1}.get(cast(str, which), which)
-    if not isinstance(rank, int) or not 0 <= rank < count:
-        raise TargetError(
-            f"component {which!r}; the region has {count}: choose 'largest', 'smallest', or an "
-            f"index from 0 to {count - 1}"
-        )
-    return labels == ordered[rank] + 1
+def _predicted_classes(output: Any, said: Any, threshold: Any) -> list[int]:
+    found = np.asarray(meaning(**said, threshold=threshold).predicted(output))
+    return np.flatnonzero(found.reshape(-1, found.shape[-1]).any(0)).tolist()
 
 
 def component(
@@ -298,14 +267,19 @@ def component(
     min_probability: float | None = None,
     of: Of = "logits",
     reduce: Reduce = "sum",
+    outputs: Outputs | None = None,
+    exclusive: bool = True,
+    threshold: float | Sequence[float] | None = None,
 ) -> Target:
     """The class over one connected component of the positions predicted as it.
 
     Arguments as in `component_mask` and `predicted_mask`; raises as it and `predicted` do.
     """
-    whole = predicted(output, class_index, min_probability=min_probability).mask
+    said: Any = {"outputs": outputs, "exclusive": exclusive}
+    narrowed: Any = {"min_probability": min_probability, "threshold": threshold}
+    whole = predicted(output, class_index, **narrowed, **said).mask
     mask = component_mask(whole, which, at=at, connectivity=connectivity)
-    return region(class_index, mask, of=of, reduce=reduce)
+    return region(class_index, mask, of=of, reduce=reduce, **said)
 
 
 def stack(targets: Sequence[Target]) -> Target:
@@ -316,9 +290,14 @@ def stack(targets: Sequence[Target]) -> Target:
     """
     if not targets:
         raise TargetError("no targets to stack")
-    kinds = {(target.of, target.reduce, np.shape(target.mask)) for target in targets}
+    kinds = {
+        (target.of, target.reduce, target.outputs, target.exclusive, np.shape(target.mask))
+        for target in targets
+    }
     if len(kinds) > 1:
-        raise TargetError("targets differ in `of`, `reduce` or the shape of their region")
+        raise TargetError(
+            "targets differ in `of`, `reduce`, `outputs`, `exclusive` or the shape of their region"
+        )
     extents = [target.extent for target in targets]
     common = None if None in extents else tuple(np.max(np.array(extents), axis=0).tolist())
     targets = [_on_window(target, common) for target in targets]
@@ -332,6 +311,8 @@ def instances(
     only: Sequence[int] | None = None,
     of: Of = "logits",
     reduce: Reduce = "mean",
+    outputs: Outputs | None = None,
+    exclusive: bool = True,
 ) -> Target:
     """One target per instance of a label map, stacked for `vmap`, all with the largest's window.
 
@@ -341,6 +322,8 @@ def instances(
         only: the labels to take, in this order; None: all, in ascending order.
         of: `"logits"` or `"probabilities"`.
         reduce: `"sum"` or `"mean"`.
+        outputs: as in `region`.
+        exclusive: as in `region`.
 
     Raises:
         TargetError: if there is no instance, or not one of `only`.
@@ -349,7 +332,8 @@ def instances(
     chosen = [label for label in np.unique(labels).tolist() if label > 0] if only is None else only
     if not len(chosen):
         raise TargetError("there is no instance: the label map is 0 everywhere, or `only` is empty")
-    return stack([region(class_index, labels == each, of=of, reduce=reduce) for each in chosen])
+    alike: Any = {"of": of, "reduce": reduce, "outputs": outputs, "exclusive": exclusive}
+    return stack([region(class_index, labels == each, **alike) for each in chosen])
 
 
 def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
@@ -380,21 +364,3 @@ def _size_class(size: int, most: int) -> int:
 
 def _is_traced(value: Any) -> bool:
     return isinstance(value, Tracer)
-
-
-def _check_class(class_index: Any, classes: int) -> None:
-    if _is_traced(class_index):
-        return
-    indices = np.asarray(class_index)
-    if indices.dtype.kind not in "iu" or ((indices < 0) | (indices >= classes)).any():
-        raise TargetError(
-            f"class {class_index} is not a class of the model; it has {classes}, 0 to {classes - 1}"
-        )
-
-
-def _check_position(position: Sequence[int], shape: Sequence[int]) -> None:
-    inside = len(position) == len(shape) and all(
-        0 <= index < extent for index, extent in zip(position, shape, strict=True)
-    )
-    if not inside:
-        raise TargetError(f"position {tuple(position)} lies outside of the image {tuple(shape)}")

@@ -7,10 +7,13 @@ Dimension letters in every annotation: `n` batch, `d h w` space, `c` channels of
 import dataclasses
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+Outputs = Literal["logits", "probabilities"]
 
 
 class SegcamError(ValueError):

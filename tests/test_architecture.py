@@ -13,6 +13,8 @@ FLOORS = {
     "extras": 1,
     "_jaxpr": 1,
     "taps": 1,
+    "components": 1,
+    "outputs": 1,
     "targets": 1,
     "masks": 1,
     "heatmap": 1,
@@ -31,7 +33,8 @@ FLOORS = {
 }
 # Within a floor, which other rooms a room may use.
 NEIGHBOURS = {
-    "taps": {"_jaxpr", "masks"},
+    "taps": {"_jaxpr", "masks", "outputs"},
+    "targets": {"components", "outputs"},
     "masks": set(),
     "data": {"extras"},
     "viz": {"extras"},

@@ -122,6 +122,12 @@ def called_jaxpr(equation: Equation) -> Any | None:
     return None
 
 
+def opened(equation: Equation) -> Any | None:
+    """The jaxpr of a call, of one with a derivative rule of its own too, or None; for reading."""
+    inner = _body(equation) if equation.primitive.name in _TRANSPARENT else None
+    return getattr(inner, "jaxpr", inner)
+
+
 def bodies(equation: Equation) -> list[Any]:
     """The jaxprs that an equation holds: of a call, a loop, the branches of a condition."""
     held = list(core.jaxprs_in_params(equation.params))

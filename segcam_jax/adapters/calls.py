@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from segcam_jax._jaxpr import naming
-from segcam_jax.types import InputError
+from segcam_jax.outputs import declared
+from segcam_jax.types import InputError, Outputs
 
 # What authors call the switch between training and evaluation, and how it stands in eval mode.
 EVAL_MODE: Mapping[str, bool] = {
@@ -36,6 +37,7 @@ class Adapted:
         channel_axis: where the model has channels, without the batch.
         arguments: keyword arguments of every call.
         output: picks the logits from what the model returns; None takes all.
+        outputs: what that is; None: not said.
     """
 
     model: Any
@@ -44,6 +46,10 @@ class Adapted:
     channel_axis: int
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: Callable[[Any], Any] | None = None
+    outputs: Outputs | None = None
+
+    def __post_init__(self):
+        declared(self, self.outputs)
 
     def __call__(self, params: Any, x: Any) -> Any:
         """The output for one example, channels last."""

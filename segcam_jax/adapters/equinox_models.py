@@ -11,7 +11,7 @@ import numpy as np
 
 from segcam_jax.adapters import calls
 from segcam_jax.extras import require
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, Outputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +41,7 @@ def from_equinox(
     batch_axis: int | None = None,
     channel_axis: int = 0,
     output: Callable[[Any], Any] | None = None,
+    outputs: Outputs | None = None,
     **arguments: Any,
 ) -> tuple[Callable, Any]:
     """Turns an Equinox model into `fn(params, x) -> output` and its arrays, in inference mode.
@@ -52,6 +53,7 @@ def from_equinox(
         channel_axis: -1 for a model that has channels last. It holds for arrays of as many axes
             as `x`: vectors and tokens are taken to have theirs last.
         output: picks the logits from what the model returns; None takes all.
+        outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
         arguments: keyword arguments of every call.
 
     Returns:
@@ -68,7 +70,9 @@ def from_equinox(
     params, static = eqx.partition(both, lambda leaf: isinstance(leaf, (jax.Array, np.ndarray)))
     names = calls.names_of(params)
     stateful = state is not None
-    return _Equinox(static, names, batch_axis, channel_axis, arguments, output, stateful), params
+    return _Equinox(
+        static, names, batch_axis, channel_axis, arguments, output, outputs, stateful
+    ), params
 
 
 def _tapping_copy(module: Any, path: tuple[Any, ...]) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from segcam_jax.adapters import calls
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, Outputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,6 +21,7 @@ def from_function(
     batch_axis: int | None = None,
     channel_axis: int = -1,
     output: Callable[[Any], Any] | None = None,
+    outputs: Outputs | None = None,
     **arguments: Any,
 ) -> tuple[Callable, Any]:
     """Turns a function that insists on a batch, or has channels first, into `fn(params, x)`.
@@ -34,6 +35,7 @@ def from_function(
         channel_axis: where `fn` has channels, without the batch: 0 for `c h w`. It holds for
             arrays of as many axes as `x`.
         output: picks the logits from what `fn` returns; None takes all.
+        outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
         arguments: keyword arguments of every call.
 
     Returns:
@@ -41,4 +43,4 @@ def from_function(
     """
     if not callable(fn):
         raise InputError(f"`fn` is {type(fn).__name__}, expected a function of (params, x)")
-    return _Function(fn, (), batch_axis, channel_axis, arguments, output), params
+    return _Function(fn, (), batch_axis, channel_axis, arguments, output, outputs), params

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from segcam_jax.adapters import calls
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, Outputs
 
 if TYPE_CHECKING:
     from flax import linen
@@ -28,6 +28,7 @@ def from_linen(
     batch_axis: int | None = 0,
     channel_axis: int = -1,
     output: Callable[[Any], Any] | None = None,
+    outputs: Outputs | None = None,
     **arguments: Any,
 ) -> tuple[Callable, Any]:
     """Turns a Flax Linen module into `fn(variables, x) -> output`, in eval mode.
@@ -42,6 +43,7 @@ def from_linen(
         channel_axis: 0 for a module that has channels first, without the batch. It holds for
             arrays of as many axes as `x`.
         output: picks the logits from what the module returns; None takes all.
+        outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
         arguments: keyword arguments of every call.
 
     Returns:
@@ -55,7 +57,7 @@ def from_linen(
     if not isinstance(module, linen.Module):
         raise InputError(f"from_linen was given {type(module).__name__}, expected a linen.Module")
     names = calls.names_of(variables)
-    return _Linen(module, names, batch_axis, channel_axis, arguments, output), variables
+    return _Linen(module, names, batch_axis, channel_axis, arguments, output, outputs), variables
 
 
 def _tapping(next_function: Callable, args: tuple, kwargs: dict, context: Any) -> Any:

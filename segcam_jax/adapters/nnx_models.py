@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from segcam_jax.adapters import calls
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, Outputs
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -33,6 +33,7 @@ def from_nnx(
     channel_axis: int = -1,
     submodules: bool | None = None,
     output: Callable[[Any], Any] | None = None,
+    outputs: Outputs | None = None,
     **arguments: Any,
 ) -> tuple[Callable, Any]:
     """Turns a Flax NNX model into `fn(params, x) -> output` and its parameters, in eval mode.
@@ -48,6 +49,7 @@ def from_nnx(
         submodules: whether the output of every submodule is a tap, by its path. None: unless the
             model is one of this library, which name their activations themselves.
         output: picks the logits from what the model returns; None takes all.
+        outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
         arguments: keyword arguments of every call.
 
     Returns:
@@ -65,7 +67,9 @@ def from_nnx(
     view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     graph, params = nnx.split(view)
     names = calls.names_of(params)
-    return _Nnx(graph, names, batch_axis, channel_axis, arguments, output, submodules), params
+    return _Nnx(
+        graph, names, batch_axis, channel_axis, arguments, output, outputs, submodules
+    ), params
 
 
 def _prepare(model: Any, *, submodules: bool) -> None:

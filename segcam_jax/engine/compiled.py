@@ -1,5 +1,6 @@
 """The one place that jits: a method becomes a single compiled kernel."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.fitting import Program, Programs
 from segcam_jax.taps import Split
+from segcam_jax.targets import Target
 from segcam_jax.types import InputError, TargetError
 
 F = TypeVar("F", bound=Callable)
@@ -96,7 +98,7 @@ def divided(options: Mapping[str, Any]) -> tuple[Static, dict[str, Any]]:
 
 
 def checked_target(target: Any, split: Split) -> Any:
-    """The target as a pytree, checked against the output as far as it can be."""
+    """The target as a pytree, told what the output holds, and checked as far as it can be."""
     if not callable(target):
         raise TargetError(
             f"the target is {type(target).__name__}; expected a Target or a function "
@@ -104,6 +106,8 @@ def checked_target(target: Any, split: Split) -> Any:
         )
     if hasattr(target, "check"):
         target.check(split.output)
+    if isinstance(target, Target) and target.outputs is None:
+        target = dataclasses.replace(target, outputs=split.outputs)
     leaves = jax.tree.leaves(target)
     plain = len(leaves) == 1 and leaves[0] is target
     return jax.tree_util.Partial(target) if plain else target

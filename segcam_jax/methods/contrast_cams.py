@@ -114,7 +114,7 @@ def _most_similar(target: Target, output: Float[Array, "*space k"], count: int) 
 def _contrast(target: Target, similar: Int[Array, "m"], alpha: Array, output: Array) -> Array:
     """S': the target of an output whose one channel is the contrast."""
     output = wide(output)
-    probabilities = jax.nn.softmax(output, axis=-1)
+    probabilities = target.probabilities(output)
     values = probabilities if target.of == "probabilities" else output
     own = jax.lax.dynamic_index_in_dim(values, target.class_index, -1)
     share = probabilities[..., similar]

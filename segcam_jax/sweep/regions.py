@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from segcam_jax import targets
+from segcam_jax.components import component_mask
 from segcam_jax.data import images
 from segcam_jax.types import InputError, TargetError, nearest_first
 
@@ -110,9 +111,9 @@ def resolve(
     if region.kind == "predicted":
         return whole
     if region.kind == "at":
-        return np.asarray(targets.component_mask(whole, at=region.value))
+        return np.asarray(component_mask(whole, at=region.value))
     which: Any = region.value if region.kind == "component" else region.kind
-    return np.asarray(targets.component_mask(whole, which))
+    return np.asarray(component_mask(whole, which))
 
 
 def _mask_of(target: targets.Target) -> Bool[np.ndarray, "h w"]:

@@ -1,0 +1,65 @@
+"""The structure, shapes and dtypes of a model's arguments, as what is cached is keyed by."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segcam_jax.types import InputError
+
+
+def of(params: Any, x: Any) -> tuple[list[Any], Any]:
+    """The leaves, and their structure, shapes and dtypes as a hashable signature."""
+    paths, tree = jax.tree_util.tree_flatten_with_path((params, x))
+    avals = []
+    for path, leaf in paths:
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)) and (
+            isinstance(leaf, (str, bytes)) or not np.isscalar(leaf)
+        ):
+            name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
+            raise InputError(
+                f"{name} is {type(leaf).__name__}, expected an array; keep what is not an array "
+                "outside of `params`"
+            )
+        dtype: Any = getattr(leaf, "dtype", None) or np.result_type(leaf)
+        if not jnp.issubdtype(dtype, jax.dtypes.extended):
+            dtype = jax.dtypes.canonicalize_dtype(dtype)
+        scalar = isinstance(leaf, (bool, int, float, complex))
+        avals.append((np.shape(leaf), dtype, getattr(leaf, "weak_type", scalar)))
+    return [leaf for _, leaf in paths], (tree, tuple(avals))
+
+
+def structs(signature: Any) -> list[jax.ShapeDtypeStruct]:
+    """The arguments that a signature stands for, flat."""
+    return [
+        jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in signature[1]
+    ]
+
+
+def shapes(signature: Any) -> Any:
+    """The structure, shapes and dtypes of a signature; weakly typed arrays pass for others."""
+    return signature[0], [(shape, dtype) for shape, dtype, _ in signature[1]]
+
+
+def mismatch(expected: Any, given: Any) -> str:
+    """What differs between two signatures, in words."""
+    if expected[0] != given[0]:
+        return (
+            f"params and x have structure {given[0]}, the model was split for {expected[0]}; "
+            "split it again for these"
+        )
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(
+            jax.tree.unflatten(expected[0], list(range(len(expected[1]))))
+        ),
+        expected[1],
+        given[1],
+        strict=True,
+    )
+    path, old, new = next((path, old, new) for (path, _), old, new in pairs if old[:2] != new[:2])
+    name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
+    return (
+        f"{name} has shape {new[0]} and dtype {new[1]}, the model was split for {old[0]} "
+        f"{old[1]}; split it again for this shape"
+    )

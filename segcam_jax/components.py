@@ -1,0 +1,72 @@
+"""Connected components of a region, found on the host."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import ArrayLike, Bool
+from scipy import ndimage
+
+from segcam_jax.types import TargetError
+
+Which = Literal["largest", "smallest"] | int
+
+
+def component_mask(
+    mask: Bool[ArrayLike, "*space"],
+    which: Which = "largest",
+    *,
+    at: Sequence[int] | None = None,
+    connectivity: int | None = None,
+) -> Bool[np.ndarray, "*space"]:
+    """One connected component of a region. Runs on the host, on concrete values.
+
+    Args:
+        mask: the region.
+        which: `"largest"`, `"smallest"`, or k for the k-th largest from 0. Components of one size
+            are ordered by their first position.
+        at: instead of `which`, the component at this position.
+        connectivity: how many axes neighbours may differ in, 1 (4 neighbours in 2D, 6 in 3D) up to
+            the number of dimensions (8 and 26), which is the default; 2 in 3D is 18 neighbours.
+
+    Raises:
+        TargetError: if the region is empty, or there is no such component.
+    """
+    if isinstance(mask, Tracer):
+        raise TargetError(
+            "a connected component is found on the host; make the target outside of jit and vmap, "
+            "and pass it in (`stack` makes a batch)"
+        )
+    mask = np.asarray(mask, bool)
+    connectivity = mask.ndim if connectivity is None else connectivity
+    if not 1 <= connectivity <= mask.ndim:
+        raise TargetError(f"connectivity={connectivity}; expected 1 to {mask.ndim}")
+    structure = ndimage.generate_binary_structure(mask.ndim, connectivity)
+    labels, count = cast(tuple[np.ndarray, int], ndimage.label(mask, structure))
+    if count == 0:
+        raise TargetError("the region is empty; it has no connected component")
+    if at is not None:
+        check_position(at, mask.shape)
+        label = labels[tuple(at)]
+        if label == 0:
+            raise TargetError(f"position {tuple(at)} is not in the region; it has no component")
+        return labels == label
+    sizes = np.bincount(labels.ravel())[1:]
+    ordered = np.argsort(-sizes, kind="stable")
+    rank: Any = {"largest": 0, "smallest": count - 1}.get(cast(str, which), which)
+    if not isinstance(rank, int) or not 0 <= rank < count:
+        raise TargetError(
+            f"component {which!r}; the region has {count}: choose 'largest', 'smallest', or an "
+            f"index from 0 to {count - 1}"
+        )
+    return labels == ordered[rank] + 1
+
+
+def check_position(position: Sequence[int], shape: Sequence[int]) -> None:
+    """Raises `TargetError` if a position lies outside of positions of a shape."""
+    inside = len(position) == len(shape) and all(
+        0 <= index < extent for index, extent in zip(position, shape, strict=True)
+    )
+    if not inside:
+        raise TargetError(f"position {tuple(position)} lies outside of the image {tuple(shape)}")

@@ -1,0 +1,214 @@
+"""What outputs hold: probabilities found at the end of a program, declared, contradicted, doubted.
+
+The blob is 16 x 32 = 512 pixels of logit 6, the rest has logit -6.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+import segcam_jax as segcam
+from segcam_jax import InputError, TargetError
+from segcam_jax._jaxpr import probabilities
+from segcam_jax.outputs import Meaning
+from tests.networks import make_input, make_params, skip_net
+
+BLOB = np.zeros((64, 64), bool)
+BLOB[20:36, 8:40] = True
+LOGIT = np.where(BLOB, 6.0, -6.0).astype(np.float32)[..., None]
+SIGMOID = 1 / (1 + np.exp(-LOGIT))
+BOTH = np.concatenate([1 - SIGMOID, SIGMOID], -1)
+
+
+def channels_first(x):
+    return jnp.moveaxis(jax.nn.softmax(jnp.moveaxis(x, -1, 0), axis=0), 0, -1)
+
+
+def two_of_one(x):
+    inside = jax.nn.sigmoid(x[..., :1])
+    return jnp.concatenate([1 - inside, inside], -1)
+
+
+def power_over_sum(x):
+    return jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True)
+
+
+ENDINGS = {
+    "softmax": (jax.nn.softmax, "softmax"),
+    "of nnx": (nnx.softmax, "softmax"),
+    "of linen": (linen.softmax, "softmax"),
+    "in a jit": (jax.jit(lambda x: jax.nn.softmax(x)), "softmax"),
+    "in a remat": (jax.checkpoint(lambda x: jax.nn.softmax(x)), "softmax"),
+    "of a classifier": (lambda x: jax.nn.softmax(x.mean((0, 1))), "softmax"),
+    "of half precision": (lambda x: jax.nn.softmax(x.astype(jnp.bfloat16)), "softmax"),
+    "channels first": (channels_first, "softmax"),
+    "out of a batch": (lambda x: jax.nn.softmax(x[None])[0], "softmax"),
+    "of rows": (lambda x: jax.nn.softmax(x.reshape(-1, 3)).reshape(x.shape), "softmax"),
+    "mapped": (jax.vmap(jax.vmap(jax.nn.softmax)), "softmax"),
+    "foreground": (lambda x: jax.nn.softmax(x)[..., 1:2], "softmax"),
+    "foreground, squeezed": (lambda x: jax.nn.softmax(x)[..., 1][..., None], "softmax"),
+    "clipped": (lambda x: jnp.clip(jax.nn.softmax(x), 1e-7, 1 - 1e-7), "softmax"),
+    "of logarithms": (lambda x: jnp.exp(jax.nn.log_softmax(x)), "softmax"),
+    "written out": (power_over_sum, "softmax"),
+    "sigmoid": (jax.nn.sigmoid, "sigmoid"),
+    "sigmoid of nnx": (nnx.sigmoid, "sigmoid"),
+    "sigmoid written out": (lambda x: 1 / (1 + jnp.exp(-x)), "sigmoid"),
+    "background and foreground": (two_of_one, "sigmoid"),
+    "logits": (lambda x: x, None),
+    "over rows": (lambda x: jax.nn.softmax(x, axis=0), None),
+    "over space": (lambda x: jax.nn.softmax(x, axis=(0, 1)), None),
+    "over positions": (lambda x: jax.nn.softmax(x.reshape(-1, 3), 0).reshape(x.shape), None),
+    "classes moved away": (lambda x: jnp.swapaxes(jax.nn.softmax(x), 1, 2), None),
+    "attention": (lambda x: jax.nn.softmax(x) @ jnp.ones((3, 3)), None),
+    "gate": (lambda x: x * jax.nn.sigmoid(x.mean((0, 1), keepdims=True)), None),
+    "silu": (jax.nn.silu, None),
+    "log_softmax": (jax.nn.log_softmax, None),
+    "log_sigmoid": (jax.nn.log_sigmoid, None),
+    "scaled": (lambda x: 2 * jax.nn.sigmoid(x), None),
+    "the larger": (lambda x: jnp.maximum(jax.nn.sigmoid(x), x), None),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_an_ending_is_found_in_the_program(name):
+    function, expected = ENDINGS[name]
+    x = jax.ShapeDtypeStruct((4, 4, 3), np.float32)
+    assert probabilities.ending_of(function, x) == expected
+
+
+def ends_in(activation):
+    return lambda params, x: activation(skip_net(params, x))
+
+
+def test_a_split_says_what_its_output_holds():
+    params, x = make_params(), make_input()
+    softmax = ends_in(jax.nn.softmax)
+    found = [
+        segcam.split(skip_net, "bottleneck", params, x).outputs,
+        segcam.split(skip_net, "bottleneck", params, x, outputs="probabilities").outputs,
+        segcam.split(softmax, "bottleneck", params, x).outputs,
+        segcam.split(softmax, "bottleneck", params, x, outputs="logits").outputs,
+    ]
+    assert found == ["logits", "probabilities", "probabilities", "logits"]
+    assert segcam.split(ends_in(nnx.sigmoid), "encoder", params, x).at_input.outputs != "logits"
+    with pytest.raises(InputError, match="outputs='odds'; choose 'logits' or 'probabilities'"):
+        segcam.split(skip_net, "bottleneck", params, x, outputs="odds")  # pyright: ignore
+
+
+class Net(nnx.Module):
+    def __init__(self):
+        self.conv = nnx.Conv(2, 3, (1, 1), rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return jax.nn.softmax(self.conv(x))
+
+
+class Scores(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.softmax(linen.Conv(3, (1, 1), name="conv")(x))
+
+
+class Convolved(eqx.Module):
+    conv: eqx.nn.Conv2d
+
+    def __call__(self, x):
+        return jax.nn.softmax(self.conv(x), axis=0)
+
+
+@pytest.mark.parametrize("library", ["nnx", "linen", "equinox", "function"])
+def test_adapters_hand_on_what_was_declared(library):
+    x = jnp.ones((4, 4, 2))
+
+    def adapted(**said):
+        if library == "nnx":
+            return segcam.from_nnx(Net(), **said), "conv"
+        if library == "linen":
+            variables = Scores().init(jax.random.key(0), x[None])
+            return segcam.from_linen(Scores(), variables, **said), "conv"
+        if library == "equinox":
+            conv = eqx.nn.Conv2d(2, 3, 1, key=jax.random.key(0))
+            return segcam.from_equinox(Convolved(conv), **said), "conv"
+        fn = lambda params, x: jax.nn.softmax(x @ params, axis=-1)  # noqa: E731
+        return segcam.from_function(fn, jnp.ones((2, 3)), **said), "input"
+
+    for said, expected in (({}, "probabilities"), ({"outputs": "logits"}, "logits")):
+        (fn, params), tap = adapted(**said)
+        assert segcam.split(fn, tap, params, x).outputs == expected
+    with pytest.raises(InputError, match="outputs='odds'"):
+        adapted(outputs="odds")
+
+
+def test_predicted_pixels_of_a_sigmoid_are_those_of_its_logits():
+    np.testing.assert_array_equal(segcam.predicted_mask(LOGIT, 0), BLOB)
+    np.testing.assert_array_equal(segcam.predicted_mask(LOGIT, 0, outputs="logits"), BLOB)
+    assert int(segcam.predicted(SIGMOID, 0, outputs="probabilities").mask.sum()) == 512
+    confident = segcam.predicted(SIGMOID, 0, min_probability=0.75, outputs="probabilities")
+    assert int(confident.mask.sum()) == 512
+    assert int(segcam.component(SIGMOID, 0, outputs="probabilities").mask.sum()) == 512
+
+
+def test_predicted_pixels_of_a_softmax_are_those_of_its_logits():
+    confident = segcam.predicted_mask(BOTH, 1, min_probability=0.75, outputs="probabilities")
+    np.testing.assert_array_equal(confident, BLOB)
+    np.testing.assert_array_equal(segcam.predicted_mask(BOTH, 1), BLOB)
+
+
+def test_a_doubt_is_said_where_predictions_depend_on_it():
+    for values, options in ((SIGMOID, {}), (BOTH, {"class_index": 1, "min_probability": 0.6})):
+        with pytest.raises(TargetError, match="may be probabilities or logits"):
+            segcam.predicted(values, **{"class_index": 0, **options})
+    both = np.where(BLOB, 1.0, 0.0)[..., None]  # 1 is more, 0 is not, as a logit or a probability.
+    np.testing.assert_array_equal(segcam.predicted_mask(both, 0), BLOB)
+    small = np.where(BLOB, 0.4, -0.1)[..., None]
+    np.testing.assert_array_equal(segcam.predicted_mask(small, 0), BLOB)
+    assert segcam.predicted_mask(SIGMOID, 0, outputs="logits").all()
+    traced = jax.jit(lambda y: segcam.predicted_mask(y, 0, outputs="probabilities"))
+    np.testing.assert_array_equal(traced(SIGMOID), BLOB)
+
+
+def test_values_that_contradict_the_declaration_are_an_error():
+    with pytest.raises(TargetError, match="said to be probabilities, and has values from -6 to 6"):
+        segcam.predicted(LOGIT, 0, outputs="probabilities")
+    with pytest.raises(TargetError, match="said to be probabilities"):
+        segcam.predicted_mask(3 * BOTH, 1, outputs="probabilities")
+    with pytest.raises(TargetError, match="choose 'logits' or 'probabilities'"):
+        segcam.predicted(LOGIT, 0, outputs="odds")  # pyright: ignore
+    rounded = jnp.asarray(BOTH, jnp.bfloat16) * jnp.bfloat16(1.004)
+    assert int(segcam.predicted_mask(rounded, 1, outputs="probabilities").sum()) == 512
+
+
+def test_probabilities_are_read_once():
+    output, expected = jnp.asarray(BOTH), BOTH[24, 24, 1]
+    for make in (
+        lambda **said: segcam.region(1, BLOB, of="probabilities", reduce="mean", **said),
+        lambda **said: segcam.pixel(1, (24, 24), BLOB.shape, of="probabilities", **said),
+    ):
+        np.testing.assert_allclose(make(outputs="probabilities")(output), expected, rtol=1e-6)
+    again = segcam.pixel(1, (24, 24), BLOB.shape, of="probabilities", outputs="logits")
+    np.testing.assert_allclose(again(output), 0.73, atol=0.01)
+
+
+@pytest.mark.parametrize("activation", [jax.nn.softmax, jax.nn.sigmoid])
+def test_methods_tell_their_target_what_the_output_holds(activation):
+    params, x = make_params(), make_input()
+    fn = ends_in(activation)
+    split = segcam.split(fn, "bottleneck", params, x)
+    mask = np.zeros(x.shape[:-1], bool)
+    mask[2:5, 3:6] = True
+    found = segcam.grad_cam(split, params, x, segcam.region(1, mask, of="probabilities"))
+    given = segcam.grad_cam(split, params, x, segcam.region(1, mask))
+    np.testing.assert_allclose(found.score, np.asarray(fn(params, x))[mask][:, 1].sum(), rtol=1e-5)
+    np.testing.assert_allclose(found.map, given.map, rtol=1e-5)
+    finer = segcam.finer_cam(split, params, x, segcam.region(1, mask, of="probabilities"))
+    np.testing.assert_allclose(finer.score, found.score, rtol=1e-5)
+
+
+def test_what_an_output_means_is_checked():
+    with pytest.raises(TargetError, match="threshold 1.5; give a probability"):
+        Meaning(threshold=1.5).checked()
+    with pytest.raises(TargetError, match=r"2 thresholds for 3 class\(es\)"):
+        segcam.predicted_mask(np.zeros((2, 3)), 0, exclusive=False, threshold=(0.5, 0.4))
