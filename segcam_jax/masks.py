@@ -50,9 +50,26 @@ class LocalMasks(Masks, Protocol):
 
 
 def ablate(activation: Float[Array, "*space c"], mask: Float[Array, "..."]) -> Array:
-    """The activation times a mask that broadcasts against it, in the activation's dtype."""
+    """The activation times a mask that broadcasts against it, in the activation's dtype.
+
+    Args:
+        activation: `*space c`.
+        mask: as many axes, each of the same extent or 1; or `c`; or a scalar.
+
+    Raises:
+        InputError: if the mask has other axes.
+    """
     mask = jnp.asarray(mask, activation.dtype)
-    return activation * mask.reshape((1,) * (activation.ndim - mask.ndim) + mask.shape)
+    ndim = activation.ndim
+    whole = (1,) * (ndim - mask.ndim) + mask.shape
+    if mask.ndim not in (0, 1, ndim) or any(
+        have not in (1, want) for have, want in zip(whole, activation.shape, strict=True)
+    ):
+        raise InputError(
+            f"the mask has shape {mask.shape} and the activation {activation.shape}; expected as "
+            "many axes, each of the same extent or 1, or channels alone (many masks: `jax.vmap`)"
+        )
+    return activation * mask.reshape(whole)
 
 
 @functools.partial(

@@ -41,6 +41,7 @@ from jaxtyping import Array, Float
 
 from segcam_jax import masks
 from segcam_jax._jaxpr import (
+    axes,
     cost,
     graph,
     hoisting,
@@ -107,7 +108,7 @@ class Split:
             skip tensors and parameters.
 
         Raises:
-            InputError: if shapes or dtypes are not those the model was split for.
+            InputError: if shapes or dtypes are not those the model was split for; a batch is not.
         """
         leaves, signature = signatures.of(params, x)
         if signatures.shapes(signature) != signatures.shapes(self._signature):
@@ -126,7 +127,10 @@ class Split:
         Args:
             params: parameters.
             x: one example.
-            mask: broadcasts against the activation `*space c`.
+            mask: broadcasts against the activation `*space c`, axis by axis; or `c`, or a scalar.
+
+        Raises:
+            InputError: if the mask has other axes.
         """
         activation, carry = self.encode(params, x)
         return self.decode(masks.ablate(activation, mask), carry)
@@ -192,8 +196,8 @@ class Split:
         """The activation in the layout that it has inside the model."""
         if activation.shape != self.activation.shape:
             raise InputError(
-                f"the activation at tap {self.tap!r} has shape {activation.shape}; "
-                f"expected {self.activation.shape}"
+                f"the activation at tap {self.tap!r} has shape {activation.shape}; expected "
+                f"{self.activation.shape}{signatures.many(activation.shape, self.activation.shape)}"
             )
         activation = jnp.moveaxis(activation, -1, self._channel_axis)
         if self._batch_axis is not None:
@@ -215,9 +219,10 @@ def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, jax.ShapeDtypeStru
 
     Raises:
         TapError: if a name is given twice.
+        InputError: if a leaf of `params` or `x` is not an array, or `x` is a batch.
     """
     _, signature = signatures.of(params, x)
-    traced, _ = _trace(fn, signature)
+    traced, _, _ = _trace(fn, signature)
     return {name: _struct(variable.aval) for name, variable in _variables(traced, x).items()}
 
 
@@ -264,7 +269,8 @@ def split(
 
     Raises:
         TapError: if the tap is unknown, inside control flow, named twice, or reaches no output.
-        InputError: if a leaf of `params` or `x` is not an array, or `outputs` is unknown.
+        InputError: if a leaf of `params` or `x` is not an array, `outputs` is unknown, or `x` is a
+            batch: the model keeps the entries of its first axis apart, those of another not.
     """
     _, signature = signatures.of(params, x)
     outputs = declared(fn, outputs)
@@ -274,7 +280,7 @@ def split(
 
 
 def _split(fn, tap_name, signature, x, layout, outputs) -> Split:
-    traced, output = _trace(fn, signature)
+    traced, output, _ = _trace(fn, signature)
     variables = _variables(traced, x)
     if tap_name in traced.enclosed:
         raise TapError(
@@ -327,13 +333,23 @@ class _Cache:
 _CACHE = _Cache(_CACHED_SPLITS)
 
 
-def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any]:
+def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any, axes.Origins]:
+    """The traced model, its output, and what the axes of its values are made of."""
     params, x = jax.tree.unflatten(signature[0], signatures.structs(signature))
     traced, output = graph.trace(fn, naming.PREFIX, params, x)
     if traced.duplicates:
         names = ", ".join(repr(name) for name in sorted(traced.duplicates))
         raise TapError(f"tap name(s) {names} given more than once; names must be unique")
-    return traced, output
+    inputs = len(jax.tree.leaves(x))
+    origins = axes.follow(traced, inputs)
+    if inputs and axes.is_batch(origins, traced.invars[-inputs:], traced.outvars):
+        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
+        raise InputError(
+            f"x has shape {shapes}, a batch: the model keeps the entries of its first axis apart. "
+            "Expected one example: give x[0] (with batch_axis=0 if the model insists on a batch), "
+            "and many by `explain_batch` or `jax.vmap`"
+        )
+    return traced, output, origins
 
 
 def _variables(traced: graph.Graph, x: Any) -> dict[str, Any]:

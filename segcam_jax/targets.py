@@ -113,13 +113,19 @@ class Target:
                 "or give a target function of your own"
             )
         check_class(self.class_index, output.shape[-1])
+        positions = output.shape[:-1]
+        region = positions if self.mask is None else np.shape(self.mask)
+        if np.ndim(self.class_index) or (region != positions and region[1:] == positions):
+            raise TargetError(
+                "the target is a batch of targets; give one, and many by `explain_batch` or "
+                "`jax.vmap`"
+            )
+        if region != positions:
+            raise TargetError(
+                f"the target's region has shape {region}; the output has positions {positions}"
+            )
         if self.mask is None or _is_traced(self.mask):
             return
-        if np.shape(self.mask) != output.shape[:-1]:
-            raise TargetError(
-                f"the target's region has shape {np.shape(self.mask)}; the output has positions "
-                f"{output.shape[:-1]}"
-            )
         if self.extent is None or _is_traced(self.corner):
             return
         mask, corner = np.asarray(self.mask), np.asarray(self.corner)

@@ -125,3 +125,25 @@ def test_equal_modules_share_splits_and_may_take_one_example(variables):
 def test_what_is_no_module():
     with pytest.raises(InputError, match="from_linen was given int, expected a linen.Module"):
         segcam.from_linen(3, {})
+
+
+class Normalised(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.relu(linen.GroupNorm(2)(linen.Conv(4, (3, 3))(x)))
+        return linen.Dense(3)(x.mean((-3, -2)))
+
+
+def test_a_batch_is_no_image():
+    module = Normalised()
+    x = jax.random.normal(jax.random.key(1), (6, 8, 2))
+    variables = module.init(jax.random.key(0), x[None])
+    fn, params = segcam.from_linen(module, variables)
+    np.testing.assert_allclose(fn(params, x), module.apply(variables, x[None])[0], atol=1e-6)
+    with pytest.raises(InputError, match="a batch: the model keeps the entries"):
+        segcam.split(fn, "Conv_0", params, jnp.stack([x, x]))
+    plain, params = segcam.from_linen(module, variables, batch_axis=None)
+    with pytest.raises(InputError, match="the norm 'GroupNorm_0' takes the first axis"):
+        segcam.split(plain, "Conv_0", params, x)
+    with pytest.raises(InputError, match="'Conv_0' is 2D and was given shape"):
+        segcam.split(plain, "Conv_0", params, x[0])

@@ -196,3 +196,48 @@ def test_what_is_no_module():
     fn, params = segcam.from_nnx(Net(nnx.Rngs(0)), batch_axis=0, output=lambda y: y[0])
     with pytest.raises(InputError, match=r"returns shape \(3,\), which has none there"):
         fn(params, X)
+
+
+class Whole2d(nnx.Module):
+    """A convolution, a norm of one's choice, a head; Flax's layers take any axes in front."""
+
+    def __init__(self, norm=lambda rngs: nnx.BatchNorm(4, rngs=rngs)):
+        rngs = nnx.Rngs(0)
+        self.conv = nnx.Conv(2, 4, (3, 3), rngs=rngs)
+        self.norm = norm(rngs)
+        self.head = nnx.Conv(4, CLASSES, (1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.norm(self.conv(x))))
+
+
+def test_a_batch_is_no_image():
+    """Four images at once share channel weights: their maps are none of each one's."""
+    xs = jax.random.normal(jax.random.key(1), (4, 6, 8, 2))
+    for batch_axis in (None, 0):
+        fn, params = segcam.from_nnx(Whole2d(), batch_axis=batch_axis)
+        split = segcam.split(fn, "conv", params, xs[0])
+        assert split.activation.shape == (6, 8, 4)
+        for refused in (xs, xs[:, None]):
+            with pytest.raises(InputError, match="a batch: the model keeps the entries"):
+                segcam.split(fn, "conv", params, refused)
+    with pytest.raises(InputError, match="'conv' is 2D and was given shape .*too few axes"):
+        segcam.split(fn, "conv", params, xs[0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda rngs: nnx.GroupNorm(4, 2, rngs=rngs),
+        lambda rngs: nnx.InstanceNorm(4, rngs=rngs),
+    ],
+)
+def test_a_norm_that_wants_a_batch(norm):
+    """Flax's GroupNorm takes the rows of one image for examples."""
+    model = Whole2d(norm)
+    with pytest.raises(InputError, match="the norm 'norm' takes the first axis .*batch_axis=0"):
+        segcam.list_taps(*segcam.from_nnx(model), X)
+    fn, params = segcam.from_nnx(model, batch_axis=0)
+    np.testing.assert_allclose(fn(params, X), model(X[None])[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="a batch"):
+        segcam.list_taps(fn, params, jnp.stack([X, X]))

@@ -7,7 +7,7 @@ import pytest
 
 import segcam_jax as segcam
 from segcam_jax import InputError, TapError, tap
-from tests.networks import make_input, make_params, skip_net
+from tests.networks import convolve, make_input, make_params, skip_net
 
 
 def whole_equals_parts(fn, name, params, x, **layout):
@@ -259,6 +259,105 @@ def test_other_shapes_are_refused():
     activation, carry = split.encode(params, x)
     with pytest.raises(InputError, match=r"has shape \(2, 6, 8\); expected \(4, 6, 8\)"):
         split.decode(activation[:2], carry)
+
+
+def test_a_batch_is_no_example():
+    """Its examples would share their channels' weights: Grad-CAM is of one example at a time."""
+    params, xs = make_params(), jnp.stack([make_input(seed=seed) for seed in range(3)])
+    batched = jax.vmap(skip_net, (None, 0))
+    for fn, x in ((batched, xs), (jax.vmap(batched, (None, 0)), jnp.stack([xs, xs]))):
+        with pytest.raises(InputError, match=r"x has shape .*, a batch: .*`explain_batch`"):
+            segcam.list_taps(fn, params, x)
+        with pytest.raises(InputError, match=r"x has shape .*, a batch: .*`explain_batch`"):
+            segcam.split(fn, "encoder", params, x)
+    split = segcam.split(skip_net, "bottleneck", params, xs[0])
+    with pytest.raises(InputError, match=r"x has shape \(3, 8, 12, 2\).*it is a batch: use"):
+        segcam.grad_cam(split, params, xs, segcam.whole_image(1))
+    activation, carry = split.encode(params, xs[0])
+    with pytest.raises(InputError, match="it is a batch: use `explain_batch`, or `jax.vmap`"):
+        split.decode(jnp.stack([activation, activation]), carry)
+    many = jax.vmap(lambda x: segcam.grad_cam(split, params, x, segcam.whole_image(1)).map)(xs)
+    one = segcam.grad_cam(split, params, xs[1], segcam.whole_image(1)).map
+    np.testing.assert_allclose(many[1], one, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_whose_statistics_are_shared_is_no_example():
+    """A norm left in training mixes the examples, and they are examples of a convolution still."""
+
+    def fn(params, xs):
+        ys = tap(jax.vmap(convolve, (0, None))(xs, params["down"]), "hidden")
+        return jax.nn.relu(ys - ys.mean((0, 1, 2), keepdims=True))
+
+    params, xs = make_params(), jnp.stack([make_input(seed=seed) for seed in range(3)])
+    with jax.numpy_rank_promotion("allow"), pytest.raises(InputError, match="a batch"):
+        segcam.split(fn, "hidden", params, xs)
+
+
+def mean_of_frames(params, x):
+    return skip_net_of(x, params).mean((0, 1, 2))
+
+
+def skip_net_of(frames, params):
+    return jax.vmap(skip_net, (None, 0))(params, frames)
+
+
+def spectra(params, x):
+    """A convolution along the channels of each pixel: no position reads another."""
+    return jax.vmap(jax.vmap(lambda s: convolve(s[:, None], params).mean(0)))(x)
+
+
+def once_along_rows(params, x):
+    """Rows are a convolution's batch, and are convolved themselves after it."""
+    across = jax.vmap(convolve, (0, None))(x, params)
+    return jnp.swapaxes(jax.vmap(convolve, (0, None))(jnp.swapaxes(across, 0, 1), params), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("fn", "params", "shape"),
+    [
+        (skip_net, make_params(3), (4, 6, 8, 2)),
+        (skip_net, make_params(3), (2, 2, 2, 2)),
+        (lambda p, x: convolve(x, p), jnp.ones((1, 3, 3, 2, 2)), (4, 6, 8, 2)),  # flat kernels
+        (lambda p, x: convolve(x, p), jnp.ones((1, 1, 1, 3)), (4, 6, 1)),
+        (
+            lambda p, x: jnp.tanh(x @ p),
+            jnp.ones((3, 4)),
+            (5, 3),
+        ),  # positions, or a batch of vectors
+        (lambda p, x: jnp.tanh(x @ p), jnp.ones((3, 4)), (5, 6, 3)),
+        (lambda p, x: jax.nn.softmax(x @ p @ x.T, axis=-1) @ x, jnp.ones((3, 3)), (5, 3)),
+        (lambda p, x: jnp.einsum("chw,cd->hwd", x, p), jnp.ones((3, 4)), (3, 5, 6)),
+        (lambda p, x: jax.lax.scan(lambda c, y: (c + y, c), p, x)[1], jnp.ones(3), (5, 3)),
+        (mean_of_frames, make_params(), (3, 8, 12, 2)),
+        (spectra, jnp.ones((3, 1, 4)), (5, 4, 30)),
+        (once_along_rows, jnp.ones((3, 2, 2)), (5, 4, 2)),
+        (lambda p, x: x.reshape(-1) @ p, jnp.ones((60, 3)), (5, 4, 3)),
+    ],
+)
+def test_one_example_with_an_odd_network(fn, params, shape):
+    x = jax.random.normal(jax.random.key(0), shape)
+    whole_equals_parts(fn, "input", params, x)
+
+
+def test_models_that_take_a_batch_themselves():
+    params, x = make_params(), make_input()
+    batched = jax.vmap(skip_net, (None, 0))
+    split = whole_equals_parts(batched, "bottleneck", params, x[None], batch_axis=0)
+    assert split.activation.shape == (4, 6, 8)
+    fn, same = segcam.from_function(lambda p, x: batched(p, x), params, batch_axis=0)
+    np.testing.assert_allclose(fn(same, x), skip_net(params, x), rtol=1e-5, atol=1e-5)
+
+
+def test_masks_of_another_rank():
+    params, x = make_params(), make_input()
+    split = segcam.split(skip_net, "bottleneck", params, x)
+    for shape in [(2, 4, 6, 8), (6, 8), (4, 6, 1, 8), (3,)]:
+        with pytest.raises(InputError, match=r"the mask has shape .*expected as many axes"):
+            split.ablated(params, x, jnp.ones(shape))
+    for shape in [(), (8,), (4, 6, 1), (1, 1, 8)]:
+        np.testing.assert_array_equal(
+            split.ablated(params, x, jnp.ones(shape)), split.ablated(params, x, jnp.ones(()))
+        )
 
 
 def test_leaves_must_be_arrays():

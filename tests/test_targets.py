@@ -9,6 +9,7 @@ import pytest
 
 import segcam_jax as segcam
 from segcam_jax import TargetError
+from tests.networks import make_input, make_params, skip_net
 
 LOGITS = jax.random.normal(jax.random.key(0), (5, 7, 3))
 MASK = np.zeros((5, 7), bool)
@@ -135,3 +136,20 @@ def test_errors():
         jax.jit(segcam.component_mask)(BLOBS)
     with pytest.raises(TargetError, match="differ in"):
         segcam.stack([segcam.whole_image(0), segcam.whole_image(1, of="probabilities")])
+
+
+def test_a_batch_of_targets_is_no_target():
+    params, x = make_params(), make_input()
+    split = segcam.split(skip_net, "bottleneck", params, x)
+    masks = np.zeros((2, 8, 12), bool)
+    masks[:, 2:4, 2:4] = True
+    many = segcam.stack([segcam.region(1, masks[0]), segcam.region(2, masks[1])])
+    whole = segcam.Target(np.array([0, 1]))
+    for target in (many, whole, segcam.Target(1, masks)):
+        with pytest.raises(TargetError, match="a batch of targets; give one, and many by"):
+            segcam.grad_cam(split, params, x, target)
+    with pytest.raises(TargetError, match="a batch of targets"):
+        jax.jit(lambda masks: segcam.grad_cam(split, params, x, segcam.Target(1, masks)))(masks)
+    maps = jax.vmap(lambda target: segcam.grad_cam(split, params, x, target).map)(many)
+    one = segcam.grad_cam(split, params, x, segcam.region(2, masks[1])).map
+    np.testing.assert_allclose(maps[1], one, rtol=1e-5, atol=1e-6)

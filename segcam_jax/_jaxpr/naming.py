@@ -72,6 +72,12 @@ def layout(inside: Layout) -> Iterator[None]:
         _LAYOUT.reset(token)
 
 
+def is_without_batch(x: Any) -> bool:
+    """Whether an array inside of an adapted model has the axes of one example, and no batch."""
+    inside = _LAYOUT.get()
+    return inside is not _PLAIN and inside.batch_axis is None and jnp.ndim(x) == inside.ndim
+
+
 def mark(x: Any, name: str) -> Any:
     """Names an activation for its author; the value passes through unchanged."""
     return jax.tree.map(lambda leaf: _mark(leaf, PREFIX + name), x)

@@ -61,5 +61,11 @@ def mismatch(expected: Any, given: Any) -> str:
     name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
     return (
         f"{name} has shape {new[0]} and dtype {new[1]}, the model was split for {old[0]} "
-        f"{old[1]}; split it again for this shape"
+        f"{old[1]}; split it again for this shape{many(new[0], old[0])}"
     )
+
+
+def many(given: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What to do with a batch, if a shape is one of an expected shape; else nothing."""
+    batch = len(given) == len(expected) + 1 and given[1:] == expected
+    return "; it is a batch: use `explain_batch`, or `jax.vmap`" if batch else ""

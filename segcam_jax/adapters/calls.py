@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,6 +102,34 @@ def names_of(params: Any) -> tuple[str, ...]:
 def joined(path: tuple[Any, ...]) -> str:
     """A path in words."""
     return "/".join(map(str, path))
+
+
+def check_convolved(args: tuple, kernel: Any, path: str) -> None:
+    """Checks the axes of what a Flax convolution is given; what it says itself is hard to read.
+
+    Raises:
+        InputError: if they are fewer than its kernel's and one of channels.
+    """
+    rank = len(kernel) if isinstance(kernel, Sequence) else 1
+    if args and jnp.ndim(args[0]) <= rank:
+        raise InputError(
+            f"the convolution {path!r} is {rank}D and was given shape {jnp.shape(args[0])}; "
+            f"expected {rank} axes of positions and one of channels: x has too few axes"
+        )
+
+
+def check_normalised(args: tuple, path: str) -> None:
+    """Checks that a Flax norm that takes the first axis for a batch is not given one example.
+
+    Raises:
+        InputError: if it is, as it would take statistics of every row of the image.
+    """
+    if args and jnp.ndim(args[0]) > 2 and naming.is_without_batch(args[0]):
+        raise InputError(
+            f"the norm {path!r} takes the first axis of what it is given for a batch, and was "
+            f"given one example of shape {jnp.shape(args[0])}: give batch_axis=0 to the adapter "
+            "(if rows are meant to be normalised one by one, split a function that calls the model)"
+        )
 
 
 def named(output: Any, path: str) -> Any:

@@ -62,9 +62,16 @@ def from_linen(
 
 def _tapping(next_function: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     """Runs a method of a submodule, in eval mode, and names what a call returns."""
+    from flax import linen
+
     module = context.module
     if context.method_name != "__call__":
         return next_function(*args, **kwargs)
+    if isinstance(module, (linen.Conv, linen.ConvTranspose)):
+        calls.check_convolved(args, module.kernel_size, calls.joined(module.path))
+    normalises = isinstance(module, (linen.GroupNorm, linen.InstanceNorm))
+    if normalises and getattr(module, "reduction_axes", None) is None:
+        calls.check_normalised(args, calls.joined(module.path))
     function = type(module).__call__
     args, kwargs = calls.in_eval_mode(function, module, args, kwargs)
     with _eval_fields(module, function):

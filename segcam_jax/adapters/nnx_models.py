@@ -88,13 +88,22 @@ def _prepare(model: Any, *, submodules: bool) -> None:
 @functools.cache
 def _tapping(cls: type) -> type | None:
     """A subclass that is called in eval mode and names its output; None where nothing is called."""
+    from flax import nnx
+
     function = calls.call_of(cls)
     if function is None:
         return None
+    convolves = issubclass(cls, (nnx.Conv, nnx.ConvTranspose))
+    normalises = issubclass(cls, (nnx.GroupNorm, nnx.InstanceNorm))
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        path = vars(self).get(calls.PATH, "")
+        if convolves:
+            calls.check_convolved(args, self.kernel_size, path)
+        if normalises and getattr(self, "reduction_axes", None) is None:
+            calls.check_normalised(args, path)
         args, kwargs = calls.in_eval_mode(function, self, args, kwargs)
-        return calls.named(function(self, *args, **kwargs), vars(self).get(calls.PATH, ""))
+        return calls.named(function(self, *args, **kwargs), path)
 
     space = {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     return type(cls)(cls.__name__, (cls,), space)
