@@ -172,3 +172,35 @@ def test_a_model_with_state_and_tokens():
 def test_what_is_no_module():
     with pytest.raises(InputError, match="from_equinox was given int, expected an eqx.Module"):
         segcam.from_equinox(3)
+
+
+class Counting(eqx.Module):
+    """Keeps a count in a state, and one in an array of numpy."""
+
+    index: eqx.nn.StateIndex
+    conv: eqx.nn.Conv2d
+    counted: np.ndarray
+
+    def __init__(self):
+        self.index = eqx.nn.StateIndex(jnp.zeros(()))
+        self.conv = eqx.nn.Conv2d(2, 3, 1, key=jax.random.key(0))
+        self.counted = np.zeros((3, 1, 1), np.float32)
+
+    def __call__(self, x, state):
+        if isinstance(self.counted, np.ndarray):
+            self.counted[...] += 1
+        count = state.get(self.index) + 1
+        return self.conv(x) + count + self.counted, state.set(self.index, count)
+
+
+def test_state_and_arrays_are_the_same_after_a_call():
+    """0.1.0 counted in the model's own array: 3 after two calls."""
+    model, state = eqx.nn.make_with_state(Counting)()
+    fn, params = segcam.from_equinox(model, state)
+    x = jax.random.normal(jax.random.key(1), (6, 8, 2))
+    first, second = fn(params, x), fn(params, x)
+    np.testing.assert_array_equal(first, second)
+    split = segcam.split(fn, "conv", params, x)
+    split.encode(params, x)
+    assert (state.get(model.index), model.counted.max()) == (0, 0)
+    np.testing.assert_allclose(first, jnp.moveaxis(model(jnp.moveaxis(x, -1, 0), state)[0], 0, -1))

@@ -147,3 +147,29 @@ def test_a_batch_is_no_image():
         segcam.split(plain, "Conv_0", params, x)
     with pytest.raises(InputError, match="'Conv_0' is 2D and was given shape"):
         segcam.split(plain, "Conv_0", params, x[0])
+
+
+class Keeping(linen.Module):
+    """Counts, statistics and sown values, of which a call returns new ones."""
+
+    @linen.compact
+    def __call__(self, x):
+        calls = self.variable("state", "calls", lambda: jnp.zeros(()))
+        if not self.is_initializing() and self.is_mutable_collection("state"):
+            calls.value += 1
+        self.sow("intermediates", "x", x)
+        return linen.Conv(3, (1, 1))(x) + calls.value
+
+
+def test_variables_are_the_same_after_a_call():
+    module = Keeping()
+    variables = module.init(jax.random.key(0), X[None])
+    before = jax.tree.map(np.array, variables)
+    fn, params = segcam.from_linen(
+        module, variables, mutable=["state", "intermediates"], output=lambda out: out[0]
+    )
+    outputs = [fn(params, X), fn(params, X), jax.jit(fn)(params, X)]
+    split = segcam.split(fn, "Conv_0", params, X)
+    for output in [*outputs, split.decode(*split.encode(params, X))]:
+        np.testing.assert_allclose(output, outputs[0], atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, variables, before)

@@ -1,5 +1,7 @@
 """Flax NNX models as they are: a tap at every submodule, nothing left behind."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -241,3 +243,64 @@ def test_a_norm_that_wants_a_batch(norm):
     np.testing.assert_allclose(fn(params, X), model(X[None])[0], rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match="a batch"):
         segcam.list_taps(fn, params, jnp.stack([X, X]))
+
+
+class Keeping(nnx.Module):
+    """Keeps whatever a module can: counts, statistics, keys, sown values, lists, numpy arrays."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        conv = nnx.Conv(2, 4, (3, 3), rngs=rngs)
+        self.conv = nnx.SpectralNorm(conv, rngs=rngs)
+        self.head = nnx.Conv(4, CLASSES, (1, 1), rngs=rngs)
+        self.calls = nnx.Variable(jnp.zeros(()))
+        self.mean = nnx.BatchStat(jnp.zeros(4))
+        self.rngs = nnx.Rngs(3)
+        self.log, self.number, self.table = [], 0, {"seen": [0]}
+        self.same = self.log
+        self.own = types.SimpleNamespace(number=0)
+        self.counted = np.zeros(1, np.float32)
+
+    def __call__(self, x):
+        y = self.conv(x, update_stats=True)
+        self.calls[...] += 1
+        self.mean[...] = 0.9 * self.mean[...] + 0.1 * y.mean((0, 1))
+        y = y - self.mean[...] + jax.random.normal(self.rngs(), (4,))
+        self.sow(nnx.Intermediate, "feature", y)
+        self.log.append(y)
+        self.number += 1
+        self.table["seen"][0] += 1
+        self.own.number += 1
+        if isinstance(self.counted, np.ndarray):
+            self.counted += 1
+        return self.head(y) + len(self.same) + self.own.number + self.table["seen"][0]
+
+
+def kept(model):
+    """The values of all Variables, keys as their data, copied."""
+
+    def copied(value):
+        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        return np.array(jax.random.key_data(value) if is_key else value)
+
+    return jax.tree.map(copied, nnx.to_pure_dict(nnx.state(model)))
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+def test_what_a_module_keeps_is_the_same_after_a_call():
+    """0.1.0 counted 2 calls here, and gave another output the second time."""
+    model = Keeping()
+    before = kept(model)
+    fn, params = segcam.from_nnx(model)
+    outputs = [fn(params, X), fn(params, X), jax.jit(fn)(params, X), fn(params, X)]
+    split = segcam.split(fn, "conv", params, X)
+    outputs.append(split.decode(*split.encode(params, X)))
+    for output in outputs[1:]:
+        np.testing.assert_allclose(output, outputs[0], rtol=1e-5, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, kept(model), before)
+    assert (model.log, model.number, model.table) == ([], 0, {"seen": [0]})
+    assert model.same is model.log
+    assert (model.own.number, model.counted[0], hasattr(model, "feature")) == (0, 0, False)
+    twin = Keeping()
+    np.testing.assert_allclose(outputs[0], twin(X), rtol=1e-5, atol=1e-5)
+    assert twin.calls[...] == len(twin.log) == 1

@@ -1,13 +1,16 @@
 """What all adapters share: the layout of a call, eval mode, and the name of what a call returns."""
 
+import copy
 import dataclasses
 import functools
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from segcam_jax._jaxpr import naming
 from segcam_jax.outputs import declared
@@ -55,6 +58,7 @@ class Adapted:
         """The output for one example, channels last."""
         ndim = max((jnp.ndim(leaf) for leaf in jax.tree.leaves(x)), default=0)
         layout = naming.Layout(ndim, self.batch_axis, self.channel_axis)
+        params = jax.tree.map(lambda v: v.copy() if isinstance(v, np.ndarray) else v, params)
         with naming.layout(layout):
             output = self.run(params, jax.tree.map(layout.native, x))
         if self.output is not None:
@@ -90,6 +94,23 @@ class Adapted:
     def same_model(self, other: Any) -> bool:
         """Whether the models are equal but for their parameters."""
         return self.model == other.model
+
+
+def copied(value: Any, seen: dict[int, Any]) -> Any:
+    """A copy of a plain value that a module keeps, as deep as it goes.
+
+    What can be called stays, and what cannot be copied (a lock, a file), which holds no values.
+
+    Args:
+        value: no array of JAX, no module.
+        seen: copies made before, by `copy.deepcopy`: what is shared stays shared.
+    """
+    if callable(value) or isinstance(value, (jax.Array, types.ModuleType)):
+        return value
+    try:
+        return copy.deepcopy(value, seen)
+    except TypeError:
+        return value
 
 
 def names_of(params: Any) -> tuple[str, ...]:

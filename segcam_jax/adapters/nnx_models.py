@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from segcam_jax.adapters import calls
 from segcam_jax.types import InputError, Outputs
 
@@ -21,7 +23,7 @@ class _Nnx(calls.Adapted):
     def run(self, params: Any, x: Any) -> Any:
         from flax import nnx
 
-        model = nnx.merge(self.model, params)
+        model = nnx.merge(self.model, params, copy=True)
         _prepare(model, submodules=self.submodules)
         return model(x, **self.arguments)
 
@@ -39,7 +41,9 @@ def from_nnx(
     """Turns a Flax NNX model into `fn(params, x) -> output` and its parameters, in eval mode.
 
     Switches such as `deterministic`, `use_running_average` and `train` are set for evaluation,
-    whether they are attributes or arguments. The user's model is left as it is.
+    whether they are attributes or arguments. The user's model is left as it is: Variables, counts
+    of random numbers and attributes that a call changes are those of a copy, which lasts for the
+    call.
 
     Args:
         model: called as `model(x, **arguments)`.
@@ -64,8 +68,14 @@ def from_nnx(
         raise InputError(f"from_nnx was given {type(model).__name__}, expected an nnx.Module")
     if submodules is None:
         submodules = not type(model).__module__.startswith(_OURS)
-    view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
-    graph, params = nnx.split(view)
+    graph, params = nnx.split(model)
+    view = nnx.view(
+        nnx.merge(graph, params, copy=True),  # It advances counts of random numbers.
+        deterministic=True,
+        use_running_average=True,
+        raise_if_not_found=False,
+    )
+    graph = nnx.graphdef(view)
     names = calls.names_of(params)
     return _Nnx(
         graph, names, batch_axis, channel_axis, arguments, output, outputs, submodules
@@ -73,10 +83,18 @@ def from_nnx(
 
 
 def _prepare(model: Any, *, submodules: bool) -> None:
-    """Sets every module for evaluation, and makes it name its output; `model` is nobody else's."""
+    """Sets every module for evaluation, and makes it name its output; `model` is nobody else's.
+
+    So that it is: what modules keep besides Variables (lists, counters) is copied, too.
+    """
     from flax import nnx
 
+    seen: dict[int, Any] = {}
     for path, module in list(nnx.iter_modules(model)):
+        for name, value in list(vars(module).items()):
+            held = jax.tree.leaves(value, is_leaf=nnx.is_data)
+            if not (name.startswith("_pytree__") or any(map(nnx.is_data, held))):
+                object.__setattr__(module, name, calls.copied(value, seen))
         for name, value in calls.switches_of(module).items():
             object.__setattr__(module, name, value)
         if (tapping := _tapping(type(module))) is not None:
