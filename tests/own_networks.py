@@ -68,6 +68,36 @@ def banded():
     return fn, {"in": jnp.ones((1, 1)), "out": jnp.array([[0.0, 1.0, 2.0]])}
 
 
+def falling():
+    """Predicts class 1 everywhere, and less of it where the image is bright."""
+
+    def fn(params, x):
+        hidden = segcam_jax.tap(jax.nn.relu(x @ params), "hidden")
+        return jnp.concatenate([0 * hidden, 1 - hidden], -1)
+
+    return fn, jnp.ones((1, 1))
+
+
+def fixed():
+    """Predicts class 1 everywhere, and lets no gradient through."""
+
+    def fn(params, x):
+        hidden = jax.lax.stop_gradient(segcam_jax.tap(jax.nn.relu(x @ params), "hidden"))
+        return jnp.concatenate([0 * hidden, hidden], -1)
+
+    return fn, jnp.ones((1, 1))
+
+
+def ruling_out():
+    """Predicts class 1 everywhere, and rules class 2 out."""
+
+    def fn(params, x):
+        hidden = segcam_jax.tap(jax.nn.relu(x @ params), "hidden")
+        return jnp.concatenate([0 * hidden, hidden, jnp.full_like(hidden, -jnp.inf)], -1)
+
+    return fn, jnp.ones((1, 1))
+
+
 def function():
     """A plain function with a tap of its author's, one channel."""
 

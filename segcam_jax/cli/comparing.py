@@ -46,7 +46,8 @@ class Gallery:
         size: The square that images are brought to. Default: 299 for Inception, 224 for other
             classifiers; segmentation networks take images as they are.
         fit: crop the middle of an image, or stretch all of it, to that square.
-        profile: How raw maps become heatmaps (`segcam methods` lists profiles).
+        profile: How raw maps become heatmaps (`segcam methods` lists profiles). Default:
+            segcam_jax, or signed where ReLU would hide more than half of a map.
         colormap: A matplotlib colour table, for example jet.
         seed: Of all random numbers.
         out: Folder of the gallery.
@@ -65,7 +66,7 @@ class Gallery:
     of: Literal["logits", "probabilities"] = "logits"
     size: Annotated[int | None, optional("PIXELS")] = None
     fit: Literal["crop", "stretch"] = "crop"
-    profile: str = "segcam_jax"
+    profile: str = "auto"
     colormap: MaybeName = None
     seed: int = 0
     out: Path = Path("segcam-gallery")

@@ -244,12 +244,13 @@ def _summarise(manifest: Mapping[str, Any], out: Path, plan: Plan) -> None:
             f"{each['min']:.4g}",
             f"{each['max']:.4g}",
             f"{each['seconds']:.2f}",
+            _shown(each),
         )
         for record in records
         for each in record["maps"]
     ]
     seen = ("predicted", "probability", "explained") if classifies else ("class", "pixels")
-    columns = ("image", *seen, "method", "tap", "score", "min", "max", "seconds")
+    columns = ("image", *seen, "method", "tap", "score", "min", "max", "seconds", "figure")
     console.table(None, columns, rows)
     there = {record["name"] for record in records}
     left = {case.path for case in plan.cases if case.name not in there}
@@ -260,6 +261,12 @@ def _summarise(manifest: Mapping[str, Any], out: Path, plan: Plan) -> None:
         else f"; the manifest is {store.MANIFEST}"
     )
     print(f"{len(rows)} map(s) of {images} image(s) are in {out}{after}")
+
+
+def _shown(each: Mapping[str, Any]) -> str:
+    """How a map is drawn, or why there is nothing to draw."""
+    hidden = percent(each["relu_hides"])
+    return each["zero"] or f"{each['display']}, {hidden} negative"
 
 
 def _predicted(record: Mapping[str, Any]) -> tuple[str, str, str]:

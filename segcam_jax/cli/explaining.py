@@ -99,7 +99,8 @@ class Explain:
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
         of: What is explained.
         reduce: How the region's pixels are reduced to one score.
-        profile: How raw maps become heatmaps (`segcam methods` lists profiles).
+        profile: How raw maps become heatmaps (`segcam methods` lists profiles). Default:
+            segcam_jax, or signed where ReLU would hide more than half of a map.
         smoothing: Standard deviation, in pixels, of a Gaussian on the heatmaps.
         window: fast_ablation_cam: extent of a window.
         stride: fast_ablation_cam: distance of windows, at most the window.
@@ -137,7 +138,7 @@ class Explain:
     min_probability: MaybeNumber = None
     of: Literal["logits", "probabilities"] = "logits"
     reduce: Literal["sum", "mean"] = "sum"
-    profile: str = "segcam_jax"
+    profile: str = "auto"
     smoothing: float = 0.0
     window: int = 1
     stride: int = 1

@@ -9,8 +9,7 @@ import numpy as np
 import segcam_jax
 from segcam_jax import methods
 from segcam_jax.cli import commands, console
-from segcam_jax.heatmap import find_profile
-from segcam_jax.sweep import aims, gallery as sweep_gallery, maps, pictures, plates
+from segcam_jax.sweep import aims, display, gallery as sweep_gallery, maps, pictures, plates
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.sweep.opening import Wanted, open_subjects, size_of
@@ -61,7 +60,7 @@ def _options(command: commands.Gallery) -> GalleryOptions:
         raise InputError("no layer was given; add --layers, for example first,middle,last")
     if not names:
         raise InputError("no method was given; `segcam methods` lists them")
-    find_profile(command.profile)
+    display.check(command.profile)
     scale_of([np.zeros((1, 1))], colormap=command.colormap)
     if not 0 <= command.seed < 2**32:
         raise InputError(f"`seed` is {command.seed}; give a number from 0 to below 2^32")
@@ -94,6 +93,9 @@ def _summarise(told: Sequence[Mapping[str, Any]], made: Gallery, out: Path) -> N
         )
     columns = ("image", "model", "predicted", "share", "explained", "share ")
     console.table(None, columns, list(rows.values()))
+    for about in told:
+        for name, why in about["zero"].items():
+            console.note(f"{about['file']}: {name}: {why}")
     print(
         f"{len(made.plates)} figure(s) of {len({row[0] for row in rows})} image(s) are in {out}; "
         f"{maps.INDEX} lists them"

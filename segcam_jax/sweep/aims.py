@@ -253,6 +253,23 @@ def chosen(word: str, sight: Sight, labels: Sequence[str]) -> int:
     return index
 
 
+def check_possible(
+    logits: Float[np.ndarray, "*space k"],
+    index: int,
+    region: Bool[np.ndarray, "*space"] | None,
+    labels: Sequence[str],
+) -> None:
+    """Raises `TargetError` if the network rules a class out: a score of -inf has no explanation."""
+    values = logits[..., index] if region is None else logits[region][:, index]
+    count = int((values == -np.inf).sum())
+    if count:
+        where = f" at {count} of the {values.size} explained pixels" if values.ndim else ""
+        raise TargetError(
+            f"class {labels[index]!r} is at -inf{where}: the network rules it out, and nothing "
+            "explains that; name another class or region"
+        )
+
+
 def how_chosen(word: str, sight: Sight) -> str:
     """How a class was found, for records: asked for, or by its rank among those predicted."""
     if not word.startswith(TOP):

@@ -10,37 +10,16 @@ from matplotlib.figure import Figure
 from segcam_jax import viz
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims, store
+from segcam_jax.sweep.display import Display, in_words, known_as, over_image
 from segcam_jax.sweep.network import Background
 from segcam_jax.sweep.plan import Case, Plan
 from segcam_jax.taps import INPUT
+from segcam_jax.viz.draw import ZERO
 from segcam_jax.viz.gallery import Row, gallery
 
-Heats = Mapping[tuple[str, str], Float[np.ndarray, "h w"]]
+Displays = Mapping[tuple[str, str], Display]
 # The share of pixels that is not clipped in maps of single pixels.
 _CLIP = 0.99
-_KNOWN_AS = {
-    "hires_cam": "HiResCAM",
-    "xgrad_cam": "XGrad-CAM",
-    "layer_cam": "LayerCAM",
-    "shapley_cam": "ShapleyCAM",
-    "fast_ablation_cam": "FastAblationCAM",
-    "recipro_cam": "ReciproCAM",
-    "guided_grad_cam": "Guided Grad-CAM",
-    "full_grad": "FullGrad",
-    "fem": "FEM",
-    "kpca_cam": "KPCA-CAM",
-    "smooth_grad": "SmoothGrad",
-    "input_x_gradient": "Input x gradient",
-}
-
-
-def known_as(method: str) -> str:
-    """What people call a method: `grad_cam_pp` is Grad-CAM++."""
-    words = method.removesuffix("_pp").split("_")
-    if method in _KNOWN_AS or words[-1] != "cam":
-        return _KNOWN_AS.get(method, " ".join(words).capitalize())
-    name = "-".join([*(word.capitalize() for word in words[:-1]), "CAM"])
-    return f"{name}++" if method.endswith("_pp") else name
 
 
 def is_fine(method: str) -> bool:
@@ -77,39 +56,39 @@ def of_map(
     case: Case,
     pixels: Float[np.ndarray, "h w c"],
     raw: Float[np.ndarray, "u v"],
-    heat: Float[np.ndarray, "h w"],
-    method: str,
+    shown: Display,
     tap: str,
 ) -> Figure:
     """The figure of one map."""
+    method, label = shown.method, aims.short(case.about["explained"]["label"])
+    how = shown.caption(label, plan.options.profile)
     background = plan.subject.background(exclusive=not plan.options.multi_label)
     if case.prediction is None:
         at = "" if tap == INPUT else f" at {tap}, {' x '.join(map(str, raw.shape))}"
         return gallery(
-            [Row(drawable(pixels), [clipped(method, heat)])],
+            [Row(drawable(pixels), [clipped(method, shown.heat)], notes=[shown.zero])],
             [heading(method)],
             title=_title(case),
             subtitle=f"{plan.subject.title}{at}",
+            caption=f"{_score(plan, case)}. {how}",
             colormap=plan.options.colormap,
         )
-    # The raw map covers the padding too; the figure shows the part over the image.
-    shown = tuple(
-        slice(0, -(-cells * small // large))
-        for cells, small, large in zip(raw.shape, case.extent, case.padded, strict=True)
-    )
     return viz.six_panels(
         drawable(pixels),
         None,
         case.prediction,
-        raw[shown],
-        heat,
+        # The raw map covers the padding too.
+        over_image(raw, case.extent, case.padded),
+        shown.heat,
         region=case.region,
         class_names=_legend(plan.subject.labels, background),
         class_index=case.class_index,
         background=None if background is None else background.index,
         ignored=None,
         colormap=plan.options.colormap,
-        title=f"{_title(case)}, {method} at {tap}",
+        title=f"{_title(case)}, {known_as(method)} at {tap}",
+        caption=f"{_score(plan, case)}. {how}",
+        zero=shown.zero or ZERO,
     )
 
 
@@ -117,19 +96,25 @@ def of_all(
     plan: Plan,
     case: Case,
     pixels: Float[np.ndarray, "h w c"],
-    heats: Heats,
+    shown: Displays,
+    *,
+    signed: bool,
 ) -> Figure:
     """The figure of all maps of a case: methods x taps, or layers x methods of a classifier."""
+    how = in_words(shown.values(), chosen=plan.options.profile, signed=signed)
     if case.prediction is None:
-        return _layers(plan, case, pixels, heats)
+        return _layers(plan, case, pixels, shown, how)
+    names = {(known_as(method), tap): each for (method, tap), each in shown.items()}
     return viz.montage(
         drawable(pixels),
-        {pair: own_scale(heat) for pair, heat in heats.items()},
-        rows=list(dict.fromkeys(method for method, _ in heats)),
-        columns=list(dict.fromkeys(tap for _, tap in heats)),
+        {pair: own_scale(each.heat) for pair, each in names.items()},
+        rows=list(dict.fromkeys(method for method, _ in names)),
+        columns=list(dict.fromkeys(tap for _, tap in names)),
         region=case.region,
         colormap=plan.options.colormap,
         title=f"{_title(case)}; each map on its own scale",
+        caption=f"{_score(plan, case)}. {how}",
+        notes={pair: each.note for pair, each in names.items()},
     )
 
 
@@ -141,24 +126,41 @@ def _legend(labels: Sequence[str], background: Background | None) -> list[str]:
     return names
 
 
-def _layers(plan: Plan, case: Case, pixels: np.ndarray, heats: Heats) -> Figure:
+def _score(plan: Plan, case: Case) -> str:
+    """What is explained: the target, its region and its units."""
+    label, options = aims.short(case.about["explained"]["label"]), plan.options
+    if case.region is None:
+        which = {"logits": "logit", "probabilities": "probability"}[options.of]
+        return f"Explained: the {which} of {label} by {plan.subject.title}"
+    count = int(case.region.sum())
+    pixels = "1 pixel" if count == 1 else f"{count} pixels"
+    where = {
+        "predicted": f"the {pixels} predicted as it",
+        "all": f"all {pixels}",
+    }.get(options.region.split(":")[0], f"{pixels} ({options.region.split(':')[0]})")
+    what = f"the {options.reduce} of the {options.of} of {label}"
+    return f"Explained: {what} by {plan.subject.title} over {where}"
+
+
+def _layers(plan: Plan, case: Case, pixels: np.ndarray, shown: Displays, how: str) -> Figure:
     """Layers x methods; maps of the input stand in every row."""
-    methods = list(dict.fromkeys(method for method, _ in heats))
-    taps = list(dict.fromkeys(tap for _, tap in heats))
+    methods = list(dict.fromkeys(method for method, _ in shown))
+    taps = list(dict.fromkeys(tap for _, tap in shown))
     layers = [tap for tap in taps if tap != INPUT] or taps
     rows = []
     for layer in layers:
-        found = [heats.get((method, layer), heats.get((method, INPUT))) for method in methods]
-        drawn = [
-            None if heat is None else clipped(method, heat)
-            for method, heat in zip(methods, found, strict=True)
-        ]
-        rows.append(Row(drawable(pixels), drawn, layer if len(layers) > 1 else ""))
+        found = [shown.get((method, layer), shown.get((method, INPUT))) for method in methods]
+        drawn = [None if each is None else clipped(each.method, each.heat) for each in found]
+        notes = ["" if each is None else each.note for each in found]
+        label = layer if len(layers) > 1 else ""
+        rows.append(Row(drawable(pixels), drawn, label, notes=notes))
+    at = f" at {layers[0]}" if len(layers) == 1 else ""
     return gallery(
         rows,
         [heading(method) for method in methods],
         title=_title(case),
-        subtitle=plan.subject.title + (f" at {layers[0]}" if len(layers) == 1 else ""),
+        subtitle=f"{plan.subject.title}{at}",
+        caption=f"{_score(plan, case)}. {how}",
         colormap=plan.options.colormap,
     )
 
@@ -166,7 +168,7 @@ def _layers(plan: Plan, case: Case, pixels: np.ndarray, heats: Heats) -> Figure:
 def _title(case: Case) -> str:
     if case.prediction is None:
         return f"{case.picture}: {aims.in_words(case.about)}"
-    return f"{case.picture}: class {case.about['explained']['label']!r}"
+    return f"{case.picture}: {aims.short(case.about['explained']['label'])}"
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import aims as aims_module, pictures, store
+from segcam_jax.sweep import aims as aims_module, display, pictures, store
 from segcam_jax.sweep.aims import Aim
 from segcam_jax.sweep.plan import unique_names
 from segcam_jax.sweep.subjects import Subject, find_layer, read
@@ -38,7 +38,7 @@ class GalleryOptions:
         of: whether logits or probabilities are explained.
         multi_label: classes do not exclude each other.
         fit: how images are brought to a classifier's size.
-        profile: how raw maps become heatmaps.
+        profile: how raw maps become heatmaps: a profile, or `auto`, as `display` has it.
         colormap: a matplotlib colour table; None: the library's.
         seed: of all random numbers.
     """
@@ -48,7 +48,7 @@ class GalleryOptions:
     of: Of = "logits"
     multi_label: bool = False
     fit: pictures.Fit = "crop"
-    profile: str = "segcam_jax"
+    profile: str = display.AUTO
     colormap: str | None = None
     seed: int = 0
 

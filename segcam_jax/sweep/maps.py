@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import aims, batch, run, store
+from segcam_jax.sweep import aims, batch, display, run, store
 from segcam_jax.sweep.aims import Difference, Sight
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
@@ -132,6 +132,13 @@ def _computed(maps: Maps, sight: Sight, options: GalleryOptions) -> bytes:
         "tap": maps.tap,
         "shape": list(split.activation.shape),
         "methods": list(maps.methods),
+        "zero": {
+            name: display.why_zero(raw, name) for name, raw in arrays.items() if not raw.any()
+        },
+        "relu_hides": {
+            name: display.hidden_share(display.over_image(raw, shown.shape[:2], padded.shape[:2]))
+            for name, raw in arrays.items()
+        },
         "score": float(score),
         "score_is": "difference of " + options.of if isinstance(target, Difference) else options.of,
         "extent": list(shown.shape[:2]),
@@ -161,6 +168,7 @@ def load_maps(path: Path) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "
 def write_index(gallery: Gallery, folder: Path, command: Sequence[str]) -> list[dict[str, Any]]:
     """Writes the index, and returns what the files of maps say of themselves."""
     told = [{**load_maps(folder / maps.file)[0], "file": maps.file} for maps in gallery.maps]
+    hidden = {about["file"]: about["relu_hides"].items() for about in told}
     values = {
         "gallery": _VERSION,
         "command": list(command),
@@ -170,6 +178,14 @@ def write_index(gallery: Gallery, folder: Path, command: Sequence[str]) -> list[
         "about_maps": "float32, signed and raw, at the resolution of the layer",
         "maps": told,
         "figures": [plate.file for plate in gallery.plates],
+        "signed_figures": [
+            plate.file
+            for plate in gallery.plates
+            if display.is_signed(
+                gallery.options.profile,
+                (each for row in plate.rows for maps in row for each in hidden[maps.file]),
+            )
+        ],
     }
     store.write_json(folder / INDEX, values)
     return told

@@ -49,11 +49,12 @@ class Network:
         """The network's output for one image, on the host.
 
         Raises:
-            InputError: if it is not finite.
+            InputError: if it is NaN or infinite; -inf is how some networks rule a class out.
         """
         with self._blamed(padded.shape):
             output = np.asarray(self._forward(self.model.params, padded), np.float32)
-        if not np.isfinite(output).all():
+        ruled_out = (output == -np.inf).all(-1).any()
+        if ruled_out or not (np.isfinite(output) | (output == -np.inf)).all():
             raise InputError(
                 "the network's output holds NaN or infinite values; its weights are broken"
             )

@@ -9,9 +9,8 @@ import jax
 
 from segcam_jax import methods
 from segcam_jax.engine.execution import Precision
-from segcam_jax.heatmap import find_profile
 from segcam_jax.masks import WindowMasks
-from segcam_jax.sweep import aims, regions, settings
+from segcam_jax.sweep import aims, display, regions, settings
 from segcam_jax.sweep.opening import size_of
 from segcam_jax.sweep.own import moments_of
 from segcam_jax.sweep.pictures import Fit
@@ -58,7 +57,7 @@ class ExplainOptions:
         min_probability: predicted pixels need a probability above this.
         of: whether logits or probabilities are explained.
         reduce: sum or mean over the region.
-        profile: how raw maps become heatmaps.
+        profile: how raw maps become heatmaps: a profile, or `auto`, as `display` has it.
         smoothing: standard deviation in pixels of a Gaussian on the heatmaps; 0 for none.
         window: fast_ablation_cam: extent of a window.
         stride: fast_ablation_cam: distance of windows.
@@ -86,7 +85,7 @@ class ExplainOptions:
     min_probability: float | None = None
     of: Literal["logits", "probabilities"] = "logits"
     reduce: Literal["sum", "mean"] = "sum"
-    profile: str = "segcam_jax"
+    profile: str = display.AUTO
     smoothing: float = 0.0
     window: int = 1
     stride: int = 1
@@ -138,7 +137,7 @@ def checked(options: ExplainOptions) -> ExplainOptions:
     if not options.methods:
         raise InputError("no method was given; `segcam methods` lists them")
     names = tuple(dict.fromkeys(methods.find(name).name for name in options.methods))
-    find_profile(options.profile)
+    display.check(options.profile)
     regions.check(regions.parse(options.region), min_probability=options.min_probability)
     for field, choices in _CHOICES.items():
         if getattr(options, field) not in choices:

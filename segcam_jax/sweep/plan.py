@@ -217,6 +217,8 @@ def _cases(
     cases = []
     for goal in goals:
         class_index = _class(goal, sight, subject.labels)
+        region = _region(logits, class_index, options)
+        aims.check_possible(logits, class_index, region, subject.labels)
         cases.append(
             Case(
                 path=path,
@@ -230,7 +232,7 @@ def _cases(
                 class_index=class_index,
                 about=aims.summary(aims.Found(class_index, None, None), sight, subject.labels),
                 chosen=aims.how_chosen(goal.first, sight),
-                region=_region(logits, class_index, options),
+                region=region,
                 prediction=None if sight.prediction is None else sight.prediction.astype(np.int32),
             )
         )

@@ -1,6 +1,5 @@
 """The figures of a gallery, drawn from its files of maps."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,9 @@ import numpy as np
 
 from segcam_jax import viz
 from segcam_jax.sweep import aims, store
+from segcam_jax.sweep.display import Display, display, in_words, is_signed
 from segcam_jax.sweep.figures import clipped, drawable, heading
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate
-from segcam_jax.sweep.heat import compiled_heatmap
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.sweep.maps import load_maps
 from segcam_jax.sweep.subjects import read
@@ -39,39 +38,66 @@ def draw_ready(made: Gallery, ledger: Ledger, advance) -> None:
 
 
 def _figure(plate: Plate, options: GalleryOptions, folder: Path):
-    rows, told = [], []
+    loaded = {maps: load_maps(folder / maps.file) for row in plate.rows for maps in row}
+    hidden = (each for about, _ in loaded.values() for each in about["relu_hides"].items())
+    signed = is_signed(options.profile, hidden)
+    rows, told, shown = [], [], []
     for files in plate.rows:
-        row, about = _row(files, plate.kind, options, folder)
-        rows.append(row)
+        displays = _displays([loaded[maps] for maps in files], options, signed)
+        about = loaded[files[0]][0]
+        rows.append(_row(files[0], about, loaded[files[-1]][1], displays, plate.kind, options))
         told.append(about)
+        shown += displays.values()
     title, subtitle = _titles(plate, told)
-    columns = [heading(name) for name in options.methods]
-    return draw(rows, columns, title=title, subtitle=subtitle, colormap=options.colormap)
+    return draw(
+        rows,
+        [heading(name) for name in options.methods],
+        title=title,
+        subtitle=subtitle,
+        caption=in_words(shown, chosen=options.profile, signed=signed),
+        colormap=options.colormap,
+    )
+
+
+def _displays(
+    loaded: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]],
+    options: GalleryOptions,
+    signed: bool,
+) -> dict[str, Display]:
+    """What a row shows, by method."""
+    return {
+        name: display(
+            arrays[name],
+            name,
+            profile=options.profile,
+            signed=signed,
+            padded=tuple(about["padded"]),
+            extent=tuple(about["extent"]),
+        )
+        for about, arrays in loaded
+        for name in about["methods"]
+    }
 
 
 def _row(
-    files: Sequence[Maps], kind: str, options: GalleryOptions, folder: Path
-) -> tuple[Row, dict[str, Any]]:
-    """One row, and what its layer's maps say of themselves."""
-    heats: dict[str, np.ndarray] = {}
-    told: list[dict[str, Any]] = []
-    region = None
-    for maps in files:
-        about, arrays = load_maps(folder / maps.file)
-        told.append(about)
-        region = arrays.pop("region", None)
-        heat = functools.partial(
-            compiled_heatmap,
-            padded=tuple(about["padded"]),
-            extent=tuple(about["extent"]),
-            profile=options.profile,
-        )
-        heats |= {name: clipped(name, np.asarray(heat(raw))) for name, raw in arrays.items()}
-    first = files[0]
-    _, shown, _ = read(first.picture.path, first.subject, options.fit)
-    label, detail = _label(first, told[0], kind)
-    drawn = [heats.get(name) for name in options.methods]
-    return Row(drawable(shown), drawn, label, detail, region), told[0]
+    maps: Maps,
+    about: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    displays: dict[str, Display],
+    kind: str,
+    options: GalleryOptions,
+) -> Row:
+    _, shown, _ = read(maps.picture.path, maps.subject, options.fit)
+    label, detail = _label(maps, about, kind)
+    drawn = [displays.get(name) for name in options.methods]
+    return Row(
+        drawable(shown),
+        [None if each is None else clipped(each.method, each.heat) for each in drawn],
+        label,
+        detail,
+        arrays.get("region"),
+        ["" if each is None else each.note for each in drawn],
+    )
 
 
 def _label(maps: Maps, about: dict[str, Any], kind: str) -> tuple[str, str]:

@@ -1,10 +1,11 @@
 """A plan carried out: maps, figures and records on disk, images that are finished skipped."""
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from jaxtyping import Float
 
 from segcam_jax.engine import Execution
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import figures, options as options_module, plan as plan_module, store
-from segcam_jax.sweep.heat import compiled_heatmap
+from segcam_jax.sweep import display, figures, options as options_module, plan as plan_module, store
+from segcam_jax.sweep.display import Display
 from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.plan import Case, Plan
 from segcam_jax.sweep.subjects import read
@@ -98,29 +99,40 @@ def _explain_case(
         raise InputError(f"{str(case.path)!r} was changed while the run went on; start it again")
     files = plan_module.case_files(case, pairs)
     target = case.target(plan.options)
-    maps, heatmaps = [], {}
+    maps, raws, weights = [], {}, {}
+    how = functools.partial(
+        display.display,
+        profile=plan.options.profile,
+        padded=case.padded,
+        extent=case.extent,
+        smoothing=plan.options.smoothing,
+    )
+    hidden: list[tuple[str, float]] = []
     for method, tap in pairs:
         advance(0, f"{case.name}: {method} at {tap}")
         explanation, seconds = _explain(plan, padded, target, method, tap, execution)
-        raw = np.asarray(explanation.map, np.float32)
+        raws[method, tap] = raw = np.asarray(explanation.map, np.float32)
+        weights[method, tap] = explanation.weights
         _check_finite(raw, case, method, tap)
-        heat = compiled_heatmap(
-            raw,
-            padded=case.padded,
-            extent=case.extent,
-            profile=plan.options.profile,
-            smoothing=plan.options.smoothing,
-        )
-        heatmaps[method, tap] = heat = np.asarray(heat)
+        share = display.hidden_share(display.over_image(raw, case.extent, case.padded))
+        hidden.append((method, share))
+        signed = display.is_signed(plan.options.profile, hidden[-1:])
+        drawn = how(raw, method, signed=signed, weights=explanation.weights)
         store.write_array(out / files[method, tap, "map"], raw)
         if (method, tap, "attribution") in files:
             attribution = np.asarray(explanation.attribution, np.float32)
             store.write_array(out / files[method, tap, "attribution"], attribution)
-        figure = figures.of_map(plan, case, shown, raw, heat, method, tap)
+        figure = figures.of_map(plan, case, shown, raw, drawn, tap)
         figures.save(figure, out / files[method, tap, "figure"])
-        maps.append(_map_record(files, method, tap, explanation, raw, seconds))
-    figures.save(figures.of_all(plan, case, shown, heatmaps), out / files["montage"])
-    return _case_record(plan, case, maps, files)
+        maps.append(_map_record(files, tap, explanation, raw, drawn, seconds))
+    signed = display.is_signed(plan.options.profile, hidden)
+    together = {
+        pair: how(raw, pair[0], signed=signed, weights=weights[pair]) for pair, raw in raws.items()
+    }
+    figure = figures.of_all(plan, case, shown, together, signed=signed)
+    figures.save(figure, out / files["montage"])
+    profiles = list(dict.fromkeys(each.profile for each in together.values()))
+    return _case_record(plan, case, maps, files) | {"montage_display": profiles}
 
 
 def _explain(
@@ -151,7 +163,15 @@ def _check_finite(raw: np.ndarray, case: Case, method: str, tap: str) -> None:
         )
 
 
-def _map_record(files, method, tap, explanation, raw, seconds) -> dict[str, Any]:
+def _map_record(
+    files: Mapping[Any, str],
+    tap: str,
+    explanation: Explanation,
+    raw: np.ndarray,
+    drawn: Display,
+    seconds: float,
+) -> dict[str, Any]:
+    method = drawn.method
     return {
         "method": method,
         "tap": tap,
@@ -159,6 +179,9 @@ def _map_record(files, method, tap, explanation, raw, seconds) -> dict[str, Any]
         "score": float(explanation.score),
         "min": float(raw.min()),
         "max": float(raw.max()),
+        "relu_hides": round(drawn.hidden, 6),
+        "display": drawn.profile,
+        "zero": drawn.zero or None,
         "seconds": round(seconds, 4),
         "map": files[method, tap, "map"],
         "attribution": files.get((method, tap, "attribution")),

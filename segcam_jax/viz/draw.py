@@ -21,6 +21,7 @@ from segcam_jax.viz.canvas import (
     flow,
     font,
     text_width,
+    wrap,
 )
 from segcam_jax.viz.checks import ClassNames, class_name
 from segcam_jax.viz.colour import GREY_RANGE, Scale, class_colour
@@ -34,6 +35,7 @@ SWATCH = 0.12
 LEGEND_SIZE = SMALL + 0.5
 LONGEST_NAME = 32  # characters of a class name
 TITLE_HEIGHT = 0.22
+ZERO = "zero map"
 
 
 def show(axes: Axes, rgb: Float[np.ndarray, "h w 3"], *, smooth: bool = True) -> None:
@@ -109,12 +111,13 @@ def mark_pixel(axes: Axes, pixel: tuple[int, ...]) -> None:
 
 
 def note(axes: Axes, words: str, *, boxed: bool = False) -> None:
-    """Writes a remark in the middle of the axes."""
+    """Writes a remark in the middle of the axes, in as many lines as it needs."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.5}
+    width = axes.get_window_extent().width / axes.figure.dpi
     axes.text(
         0.5,
         0.5,
-        words,
+        wrap(words, width - 0.2, NORMAL, lines=5),
         transform=axes.transAxes,
         ha="center",
         va="center",
@@ -126,17 +129,40 @@ def note(axes: Axes, words: str, *, boxed: bool = False) -> None:
     )
 
 
+def tag(axes: Axes, words: str) -> None:
+    """Writes a few small words into the lower left corner of the axes; nothing for none."""
+    if words:
+        axes.text(
+            0.03,
+            0.03,
+            words,
+            transform=axes.transAxes,
+            color=INK,
+            fontproperties=font(SMALL),
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+            zorder=5,
+            **PLAIN,
+        )
+
+
 def blank(axes: Axes, words: str) -> None:
     """An empty panel that says why."""
     axes.set_facecolor("#f4f4f4")
     note(axes, words)
 
 
-def show_map(axes: Axes, values: Float[np.ndarray, "h w"], scale: Scale, *, smooth: bool) -> None:
-    """Draws a map by itself, in opaque colours."""
+def show_map(
+    axes: Axes,
+    values: Float[np.ndarray, "h w"],
+    scale: Scale,
+    *,
+    smooth: bool,
+    zero: str = ZERO,
+) -> None:
+    """Draws a map by itself, in opaque colours; `zero` is said of a map that is zero."""
     show(axes, scale.colours(values), smooth=smooth)
     if not values.any():
-        note(axes, "zero map", boxed=True)
+        note(axes, zero, boxed=True)
 
 
 def show_overlay(
@@ -147,12 +173,13 @@ def show_overlay(
     *,
     region: Bool[np.ndarray, "h w"] | None = None,
     remark: bool = True,
+    zero: str = ZERO,
 ) -> None:
-    """Draws a map over a grey image, the region outlined; `remark` says so if the map is zero."""
+    """Draws a map over a grey image, the region outlined; `remark`: says `zero` of a zero map."""
     show(axes, scale.blend(base, values))
     outline(axes, region)
     if remark and not values.any():
-        note(axes, "zero map", boxed=True)
+        note(axes, zero, boxed=True)
 
 
 def number(value: float) -> str:

@@ -22,7 +22,16 @@ from segcam_jax.viz.canvas import (
 )
 from segcam_jax.viz.checks import AnyArray, as_image, as_map, as_region
 from segcam_jax.viz.colour import ALPHA, grey, scale_of
-from segcam_jax.viz.draw import BAR_HEIGHT, blank, colour_bar, outline, show, show_overlay
+from segcam_jax.viz.draw import (
+    BAR_HEIGHT,
+    ZERO,
+    blank,
+    colour_bar,
+    outline,
+    show,
+    show_overlay,
+    tag,
+)
 
 SIDES = (1.9, 1.5)  # inches: of a square panel in a single row, in a grid
 BETWEEN = 0.08
@@ -42,6 +51,7 @@ class Row:
         label: what the row shows, for example a layer; left of the image.
         detail: what else there is to say of it, smaller; lines are kept.
         region: boolean mask of the target's pixels, outlined.
+        notes: a few words in each map's corner; in the middle of one that is zero.
     """
 
     image: Float[AnyArray, "h w *c"]
@@ -49,6 +59,7 @@ class Row:
     label: str = ""
     detail: str = ""
     region: Bool[AnyArray, "h w"] | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +69,7 @@ class _Checked:
     label: str
     detail: str
     region: np.ndarray | None
+    notes: Sequence[str]
 
     @property
     def label_height(self) -> float:
@@ -70,6 +82,7 @@ def gallery(
     *,
     title: str | None = None,
     subtitle: str | None = None,
+    caption: str | None = None,
     colormap: str | Colormap | None = None,
     alpha: float = ALPHA,
     fade: bool = True,
@@ -84,6 +97,7 @@ def gallery(
         columns: what the maps are called, for example methods.
         title: a line above all.
         subtitle: a smaller line below the title.
+        caption: words below all.
         colormap: as in `overlay`.
         alpha: as in `overlay`.
         fade: as in `overlay`.
@@ -102,7 +116,9 @@ def gallery(
     against = "; negative: against it" if scale.signed else ""
     words = f"importance, each map relative to its own largest value{against}"
     grid = _Grid(checked, columns, title, subtitle, words)
-    canvas = Canvas(grid.width, grid.height)
+    told = wrap(caption, grid.width - 2 * MARGIN, SMALL, lines=8)
+    canvas = Canvas(grid.width, grid.height + text_height(told, SMALL))
+    canvas.text(MARGIN, grid.height - MARGIN / 4, told, size=SMALL)
     grid.write(canvas)
     for number, row in enumerate(checked):
         panel = canvas.axes(*grid.cell(number, 0))
@@ -112,8 +128,12 @@ def gallery(
             axes = canvas.axes(*grid.cell(number, column))
             if values is None:
                 blank(axes, "n/a")
-            else:
-                show_overlay(axes, grey(row.image), values, scale, region=row.region)
+                continue
+            words = row.notes[column - 1]
+            show_overlay(
+                axes, grey(row.image), values, scale, region=row.region, zero=words or ZERO
+            )
+            tag(axes, words if values.any() else "")
     colour_bar(canvas, grid.bar_left, grid.bar_top, grid.bar_width, scale, grid.words)
     return canvas.figure
 
@@ -134,7 +154,8 @@ def _checked(number: int, row: Row, columns: int) -> _Checked:
         maps.append(one / largest if largest > 0 else one)
     region = None if row.region is None else as_region(row.region, shape)
     detail = "\n".join(wrap(line, LABEL, SMALL, lines=2) for line in row.detail.split("\n"))
-    return _Checked(picture, maps, wrap(row.label, LABEL, NORMAL, lines=_LINES), detail, region)
+    label = wrap(row.label, LABEL, NORMAL, lines=_LINES)
+    return _Checked(picture, maps, label, detail, region, row.notes or [""] * columns)
 
 
 class _Grid:

@@ -12,6 +12,7 @@ from segcam_jax.viz.canvas import (
     LARGE,
     MARGIN,
     NORMAL,
+    SMALL,
     Canvas,
     heading,
     panel_size,
@@ -21,7 +22,16 @@ from segcam_jax.viz.canvas import (
 )
 from segcam_jax.viz.checks import AnyArray, as_image, as_map, as_region
 from segcam_jax.viz.colour import ALPHA, grey, scale_of
-from segcam_jax.viz.draw import BAR_HEIGHT, blank, colour_bar, outline, show, show_overlay
+from segcam_jax.viz.draw import (
+    BAR_HEIGHT,
+    ZERO,
+    blank,
+    colour_bar,
+    outline,
+    show,
+    show_overlay,
+    tag,
+)
 
 SIDES = (1.55, 1.3)  # inches: of a square cell in a small grid, in a grid of more than MANY
 MANY = 5
@@ -129,6 +139,8 @@ def montage(
     fade: bool = True,
     value_range: tuple[float, float] | None = None,
     title: str | None = None,
+    caption: str | None = None,
+    notes: Mapping[tuple[str, str], str] | None = None,
 ) -> Figure:
     """Draws heatmaps of one image in a grid, usually methods x taps, on one shared scale.
 
@@ -148,6 +160,9 @@ def montage(
         fade: as in `overlay`.
         value_range: as in `overlay`; None takes the limits over all maps.
         title: words beside the input.
+        caption: words below the maps.
+        notes: by (row label, column label), a few words in the map's corner; in the middle of a
+            map that is zero.
 
     Raises:
         InputError: if an input does not have the form above, or there is no map at all.
@@ -167,19 +182,24 @@ def montage(
     )
 
     grid = _Grid(shape, rows, columns, title)
-    canvas = Canvas(grid.width, grid.height)
+    told = wrap(caption, grid.width - 2 * MARGIN, SMALL, lines=8)
+    canvas = Canvas(grid.width, grid.height + text_height(told, SMALL))
+    canvas.text(MARGIN, grid.height - MARGIN / 2, told, size=SMALL)
     grid.write(canvas)
     corner = canvas.axes(*grid.corner())
     show(corner, picture)
     outline(corner, mask)
     bar = grid.bottom - grid.heads - 0.1 - BAR_HEIGHT
-    colour_bar(canvas, grid.left, bar, min(grid.grid_width, LONGEST_BAR), scale, "importance")
+    words = "importance; negative: against it" if scale.signed else "importance"
+    colour_bar(canvas, grid.left, bar, min(grid.grid_width, LONGEST_BAR), scale, words)
     base = grey(picture)
     for i in range(len(rows)):
         for j in range(len(columns)):
             axes = canvas.axes(*grid.cell(i, j))
-            if (i, j) in cells:
-                show_overlay(axes, base, cells[i, j], scale, region=mask)
-            else:
+            if (i, j) not in cells:
                 blank(axes, "n/a")
+                continue
+            words = (notes or {}).get((rows[i], columns[j]), "")
+            show_overlay(axes, base, cells[i, j], scale, region=mask, zero=words or ZERO)
+            tag(axes, words if cells[i, j].any() else "")
     return canvas.figure

@@ -9,7 +9,18 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from segcam_jax.types import InputError
-from segcam_jax.viz.canvas import GAP, LARGE, MARGIN, NORMAL, Canvas, heading, panel_size
+from segcam_jax.viz.canvas import (
+    GAP,
+    LARGE,
+    MARGIN,
+    NORMAL,
+    SMALL,
+    Canvas,
+    heading,
+    panel_size,
+    text_height,
+    wrap,
+)
 from segcam_jax.viz.checks import (
     AnyArray,
     ClassNames,
@@ -24,6 +35,7 @@ from segcam_jax.viz.colour import ALPHA, Scale, grey, label_colours, scale_of
 from segcam_jax.viz.draw import (
     BAR_HEIGHT,
     TITLE_HEIGHT,
+    ZERO,
     blank,
     colour_bar,
     legend,
@@ -79,9 +91,9 @@ class _Case:
         known = {"background": self.classes.background, "ignored": self.classes.ignored}
         show(axes, label_colours(labels, **known), smooth=False)
 
-    def show_overlay(self, axes: Axes, scale: Scale) -> None:
+    def show_overlay(self, axes: Axes, scale: Scale, zero: str = ZERO) -> None:
         """Draws the heatmap over the image, the region outlined."""
-        show_overlay(axes, grey(self.picture), self.values, scale, region=self.region)
+        show_overlay(axes, grey(self.picture), self.values, scale, region=self.region, zero=zero)
 
 
 class _Strip:
@@ -123,6 +135,8 @@ def six_panels(
     alpha: float = ALPHA,
     fade: bool = True,
     title: str | None = None,
+    caption: str | None = None,
+    zero: str = ZERO,
 ) -> Figure:
     """Draws an explanation from input to overlay, in the six panels of the Eurocon paper.
 
@@ -144,6 +158,8 @@ def six_panels(
         alpha: as in `overlay`.
         fade: as in `overlay`.
         title: a line above the panels.
+        caption: words below the panels.
+        zero: what is said of a map that is zero.
 
     Raises:
         InputError: if an input does not have the form above.
@@ -164,7 +180,10 @@ def six_panels(
     key = first + TITLE_HEIGHT + strip.image[1] + 0.06
     second = key + legend_height(case.entries, strip.room(1)) + 0.08
     bars = second + TITLE_HEIGHT + strip.image[1] + 0.08
-    canvas = Canvas(strip.width, bars + BAR_HEIGHT + MARGIN / 2)
+    told = wrap(caption, strip.room(0), SMALL, lines=6)
+    beneath = bars + BAR_HEIGHT + 0.02
+    canvas = Canvas(strip.width, beneath + text_height(told, SMALL) + MARGIN / 2)
+    canvas.text(strip.left(0), beneath, told, size=SMALL)
     canvas.text(canvas.width / 2, MARGIN / 2, words, size=LARGE, across="center")
 
     show(strip.panel(canvas, 0, first, "(a) input"), case.picture)
@@ -173,13 +192,15 @@ def six_panels(
     legend(canvas, strip.left(1), key, strip.room(1), case.entries)
     size = f"{raw.shape[0]} by {raw.shape[1]}"
     raw_axes = strip.panel(canvas, 0, second, f"(d) raw map, {size}")
-    show_map(raw_axes, raw, raw_scale, smooth=False)
-    show_map(strip.panel(canvas, 1, second, "(e) heatmap"), case.values, scale, smooth=True)
+    show_map(raw_axes, raw, raw_scale, smooth=False, zero=zero)
+    heat_axes = strip.panel(canvas, 1, second, "(e) heatmap")
+    show_map(heat_axes, case.values, scale, smooth=True, zero=zero)
     outlined = "" if case.region is None else ", region outlined"
-    case.show_overlay(strip.panel(canvas, 2, second, f"(f) overlay{outlined}"), scale)
+    case.show_overlay(strip.panel(canvas, 2, second, f"(f) overlay{outlined}"), scale, zero)
+    against = "; negative: against it" if scale.signed else ""
     colour_bar(canvas, strip.left(0), bars, strip.slot, raw_scale, "raw value", opaque=True)
-    colour_bar(canvas, strip.left(1), bars, strip.slot, scale, "heatmap", opaque=True)
-    colour_bar(canvas, strip.left(2), bars, strip.slot, scale, "importance")
+    colour_bar(canvas, strip.left(1), bars, strip.slot, scale, "heatmap" + against, opaque=True)
+    colour_bar(canvas, strip.left(2), bars, strip.slot, scale, "importance" + against)
     return canvas.figure
 
 

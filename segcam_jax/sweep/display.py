@@ -1,0 +1,211 @@
+"""How the figures of commands show a map: by a profile, or with its sign.
+
+ReLU, the first step of most profiles, hides what speaks against the target. The rule, wherever no
+profile is asked for (`auto`): a map of which ReLU would hide more than half,
+
+    hidden = sum |negative values| / sum |values| > 1/2        over the image, without padding
+
+is drawn with its sign, by the profile `signed`, in diverging colours about 0; else by the profile
+`segcam_jax`. Maps that share a figure are all drawn alike: one such map is enough. Maps that do not
+depend on the target (Eigen-CAM) keep the profile, for their negative values speak against nothing.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from segcam_jax.heatmap import find_profile
+from segcam_jax.methods import METHODS
+from segcam_jax.sweep.aims import percent
+from segcam_jax.sweep.heat import compiled_heatmap
+
+AUTO = "auto"
+PROFILE, SIGNED = "segcam_jax", "signed"
+# Half, beyond rounding: maps that sum to 0 stay as they are.
+_DOMINANT = 0.501
+_KNOWN_AS = {
+    "hires_cam": "HiResCAM",
+    "xgrad_cam": "XGrad-CAM",
+    "layer_cam": "LayerCAM",
+    "shapley_cam": "ShapleyCAM",
+    "fast_ablation_cam": "FastAblationCAM",
+    "recipro_cam": "ReciproCAM",
+    "guided_grad_cam": "Guided Grad-CAM",
+    "full_grad": "FullGrad",
+    "fem": "FEM",
+    "kpca_cam": "KPCA-CAM",
+    "smooth_grad": "SmoothGrad",
+    "input_x_gradient": "Input x gradient",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Display:
+    """A map as a figure shows it.
+
+    Attributes:
+        method: that it is of.
+        heat: the heatmap.
+        profile: that it is drawn by.
+        hidden: the share of the raw map that ReLU hides.
+        zero: why the heatmap is zero; empty if it is not.
+    """
+
+    method: str
+    heat: Float[np.ndarray, "h w"]
+    profile: str
+    hidden: float
+    zero: str = ""
+
+    @property
+    def note(self) -> str:
+        """A few words for the panel of a figure of many maps."""
+        if self.zero or self.profile != SIGNED or not self.hidden:
+            return self.zero
+        return f"{percent(self.hidden)} negative"
+
+    def caption(self, label: str, chosen: str) -> str:
+        """What the figure of this map alone says of how it is drawn.
+
+        Args:
+            label: of the explained class.
+            chosen: the profile as asked for.
+        """
+        profile = find_profile(self.profile)
+        words = f"profile {self.profile}: {profile.about.removesuffix('; the default')}"
+        if not METHODS[self.method].uses_target:
+            return f"Drawn by the {words}. The class has no part in this method."
+        if chosen == AUTO and self.profile == SIGNED:
+            most = "most" if self.hidden < 1 else "all"
+            return (
+                f"ReLU would hide {percent(self.hidden)} of this map: {most} of it speaks against "
+                f"{label}. It is drawn with its sign: positive for {label}, negative against it "
+                f"({words})."
+            )
+        if profile.signed or not self.hidden:
+            return f"Drawn by the {words}."
+        return (
+            f"Drawn by the {words}. ReLU hides {percent(self.hidden)} of the map, what speaks "
+            f"against {label}."
+        )
+
+
+def known_as(method: str) -> str:
+    """What people call a method: `grad_cam_pp` is Grad-CAM++."""
+    words = method.removesuffix("_pp").split("_")
+    if method in _KNOWN_AS or words[-1] != "cam":
+        return _KNOWN_AS.get(method, " ".join(words).capitalize())
+    name = "-".join([*(word.capitalize() for word in words[:-1]), "CAM"])
+    return f"{name}++" if method.endswith("_pp") else name
+
+
+def check(profile: str) -> None:
+    """Raises `InputError` if there is no such profile, and it is not `auto`."""
+    if profile != AUTO:
+        find_profile(profile)
+
+
+def over_image(
+    raw: Float[np.ndarray, "*cells"], extent: tuple[int, ...], padded: tuple[int, ...]
+) -> Float[np.ndarray, "*shown"]:
+    """The cells of a raw map that lie over the image, of those over the padded image."""
+    sizes = zip(raw.shape, extent, padded, strict=True)
+    return raw[tuple(slice(0, -(-cells * small // large)) for cells, small, large in sizes)]
+
+
+def hidden_share(raw: Float[np.ndarray, "*cells"]) -> float:
+    """The share of a map's magnitude that is negative, which ReLU hides; 0 of a zero map."""
+    values = np.asarray(raw, np.float64)
+    total = np.abs(values).sum()
+    return float(-values[values < 0].sum() / total) if total > 0 else 0.0
+
+
+def is_signed(profile: str, hidden: Iterable[tuple[str, float]]) -> bool:
+    """Whether a figure shows the sign of its maps, where the profile does not say.
+
+    Args:
+        profile: as asked for.
+        hidden: method and `hidden_share` of each map of the figure.
+    """
+    return profile == AUTO and any(
+        METHODS[method].uses_target and share > _DOMINANT for method, share in hidden
+    )
+
+
+def profile_of(profile: str, method: str, *, signed: bool) -> str:
+    """The profile that a map is drawn by, in a figure that is `signed` or not."""
+    if profile != AUTO:
+        return profile
+    return SIGNED if signed and METHODS[method].uses_target else PROFILE
+
+
+def display(
+    raw: Float[np.ndarray, "*cells"],
+    method: str,
+    *,
+    profile: str,
+    signed: bool,
+    padded: tuple[int, ...],
+    extent: tuple[int, ...],
+    smoothing: float = 0.0,
+    weights: Float[Array, "c"] | None = None,
+) -> Display:
+    """Makes what a figure shows of a raw map.
+
+    Args:
+        raw: the map, over the padded image.
+        method: that it is of.
+        profile: as asked for.
+        signed: whether the figure shows the signs of its maps, as `is_signed` says.
+        padded: extents that the network was given.
+        extent: extents of the image.
+        smoothing: as in `heatmap`.
+        weights: of the channels, if the method gives any.
+    """
+    drawn = profile_of(profile, method, signed=signed)
+    heat = np.asarray(
+        compiled_heatmap(raw, padded=padded, extent=extent, profile=drawn, smoothing=smoothing)
+    )
+    shown = over_image(raw, extent, padded)
+    zero = "" if heat.any() else why_zero(shown, method, weights)
+    return Display(method, heat, drawn, hidden_share(shown), zero)
+
+
+def why_zero(
+    raw: Float[np.ndarray, "*cells"], method: str, weights: Float[Array, "c"] | None = None
+) -> str:
+    """Why a heatmap is zero everywhere, in words."""
+    if raw.any():
+        return "zero map: no positive evidence, all of it speaks against the class"
+    known = METHODS[method]
+    if not known.uses_target:
+        return "zero map: the activation is zero, or the same everywhere"
+    if known.ablates:
+        return "zero map: no ablation at this tap changes the score"
+    if weights is None:
+        return "zero map: no gradient reaches this tap, or its activation is zero"
+    if np.asarray(weights).any():
+        return "zero map: the activation is zero where the image lies"
+    return "zero map: no gradient reaches this tap"
+
+
+def in_words(shown: Iterable[Display], *, chosen: str, signed: bool) -> str:
+    """What a figure of several maps says of how they are drawn."""
+    by_profile: dict[str, dict[str, None]] = {}
+    most = 0.0
+    for each in shown:
+        by_profile.setdefault(each.profile, {})[each.method] = None
+        most = max(most, each.hidden if METHODS[each.method].uses_target else 0.0)
+    if not (chosen == AUTO and signed):
+        (name,) = by_profile
+        if find_profile(name).signed or not most:
+            return f"Drawn by the profile {name}."
+        return f"Drawn by the profile {name}: ReLU hides up to {percent(most)} of a map."
+    blind = ", ".join(map(known_as, by_profile.get(PROFILE, ())))
+    besides = f" {blind}: profile {PROFILE}, as the class has no part in it." if blind else ""
+    return (
+        f"ReLU would hide what is negative, up to {percent(most)} of a map. So maps are drawn with "
+        f"their sign: positive for the class, negative against it (profile {SIGNED}).{besides}"
+    )
