@@ -23,8 +23,9 @@ The output of `fn` has its classes last, `*space k`, whatever the layout inside 
 Sharp edges: ablating or differentiating a tap reaches the consumers of the tapped value only, so
 tap before a skip branches off if both paths are meant. A tap inside scan, while or cond cannot be
 split at; one inside a function with a derivative rule of its own (custom_vjp) opens that function
-and drops the rule. `fn` is traced once per shape and cached by identity, as `jax.jit` does: what it
-closes over is fixed at the first trace.
+and drops the rule. `fn` is traced once per shape and per settings of JAX (64-bit types, precision
+of products, ...) and cached by identity, as `jax.jit` does: what it closes over is fixed at the
+first trace.
 """
 
 import collections
@@ -98,6 +99,7 @@ class Split:
     _signature: Any = dataclasses.field(repr=False)
     _channel_axis: int
     _batch_axis: int | None
+    _again: Callable[[Any], "Split"] = dataclasses.field(repr=False)
     outputs: Outputs = "logits"
 
     def encode(self, params: Any, x: Any) -> tuple[Float[Array, "*space c"], Carry]:
@@ -111,10 +113,17 @@ class Split:
             InputError: if shapes or dtypes are not those the model was split for; a batch is not.
         """
         leaves, signature = signatures.of(params, x)
-        if signatures.shapes(signature) != signatures.shapes(self._signature):
-            raise InputError(signatures.mismatch(self._signature, signature))
+        self._check(signature)
         activation, *carry = self._slice.encode(*map(jnp.asarray, leaves))
         return self.canonical(activation), tuple(carry)
+
+    def _check(self, given: Any) -> None:
+        """Raises `InputError` for other shapes, dtypes, or weak types that dtypes depend on."""
+        if given == self._signature:
+            return
+        same = signatures.shapes(given) == signatures.shapes(self._signature)
+        if not same or not slicing.same_dtypes(self._slice, self._again(given)._slice):
+            raise InputError(signatures.mismatch(self._signature, given))
 
     def decode(self, activation: Float[Array, "*space c"], carry: Carry) -> Any:
         """Runs the part after the tap; `decode(*encode(params, x))` is the whole model."""
@@ -265,7 +274,7 @@ def split(
             sigmoid over classes.
 
     Returns:
-        A `Split`, cached per function, tap, shapes and layout.
+        A `Split`, cached per function, tap, shapes, layout and settings of JAX.
 
     Raises:
         TapError: if the tap is unknown, inside control flow, named twice, or reaches no output.
@@ -274,12 +283,18 @@ def split(
     """
     _, signature = signatures.of(params, x)
     outputs = declared(fn, outputs)
-    layout = (channel_axis, batch_axis)
-    key = (fn, tap_name, signature, layout, outputs)
-    return _CACHE.get(key, lambda: _split(fn, tap_name, signature, x, layout, outputs))
+    return _cached(signature, fn, tap_name, (channel_axis, batch_axis), outputs)
 
 
-def _split(fn, tap_name, signature, x, layout, outputs) -> Split:
+def _cached(signature, fn, tap_name, layout, outputs) -> Split:
+    with graph.on_any_mesh():
+        key = (graph.Context(), fn, tap_name, signature, layout, outputs)
+    return _CACHE.get(key, lambda: _split(signature, fn, tap_name, layout, outputs))
+
+
+def _split(signature, fn, tap_name, layout, outputs) -> Split:
+    tree, _ = signature
+    x = jax.tree.unflatten(tree, signatures.structs(signature))[1]
     traced, output, _ = _trace(fn, signature)
     variables = _variables(traced, x)
     if tap_name in traced.enclosed:
@@ -298,12 +313,20 @@ def _split(fn, tap_name, signature, x, layout, outputs) -> Split:
         )
     channel_axis, batch_axis = layout
     activation = _layout(variable.aval, channel_axis, batch_axis, tap_name)
-    tree, _ = signature
-    struct = jax.tree.unflatten(tree, signatures.structs(signature))[1]
+    again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, outputs=outputs)
     if outputs is None:
         outputs = "logits" if probabilities.ending(traced) is None else "probabilities"
     return Split(
-        tap_name, activation, output, struct, cut, signature, channel_axis, batch_axis, outputs
+        tap_name,
+        activation,
+        output,
+        x,
+        cut,
+        signature,
+        channel_axis,
+        batch_axis,
+        again,
+        outputs,
     )
 
 

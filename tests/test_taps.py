@@ -363,3 +363,64 @@ def test_masks_of_another_rank():
 def test_leaves_must_be_arrays():
     with pytest.raises(InputError, match=r"params\['name'\] is str, expected an array"):
         segcam.split(skip_net, "input", {"name": "unet"}, make_input())
+
+
+def drawn(params, x):
+    """Depends on the settings of 64-bit types, products and random numbers alone."""
+    noise = jax.random.uniform(jax.random.key(0), (4096,)).sum()
+    hidden = tap(jnp.arange(3) * x, "hidden") * noise
+    return hidden, jnp.dot(hidden, hidden)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_threefry_partitionable", not jax.config.jax_threefry_partitionable),
+        ("jax_default_matmul_precision", "float32"),
+    ],
+)
+def test_a_split_is_made_again_for_other_settings(setting, value):
+    """0.1.0 went on with what it had traced before."""
+    params, x = jnp.ones(()), jnp.arange(3.0)
+    with jax.numpy_dtype_promotion("standard"):
+        before = segcam.split(drawn, "hidden", params, x)
+        old = getattr(jax.config, setting)
+        jax.config.update(setting, value)
+        try:
+            split = segcam.split(drawn, "hidden", params, x)
+            expected = jax.jit(drawn)(params, x)
+            found = split.decode(*split.encode(params, x))
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+            assert jax.tree.map(lambda v: v.dtype, found) == jax.tree.map(
+                lambda v: v.dtype, expected
+            )
+            if setting == "jax_default_matmul_precision":  # CPUs have one precision.
+                assert "HIGHEST" in str(split._slice.decode_jaxpr)
+            assert segcam.split(drawn, "hidden", params, x) is split is not before
+        finally:
+            jax.config.update(setting, old)
+        assert segcam.split(drawn, "hidden", params, x) is before
+
+
+def scaled(params, x):
+    return tap(x * params["scale"], "hidden") * params["gain"]
+
+
+def test_a_number_is_no_array_where_dtypes_depend_on_it():
+    """bfloat16 times a Python number is bfloat16, times an array of float32 it is float32."""
+    x = jnp.ones((2, 3), jnp.bfloat16)
+    number = {"scale": 0.5, "gain": jnp.asarray(2, jnp.bfloat16)}
+    array = {**number, "scale": jnp.full((), 0.5, jnp.float32)}
+    with jax.numpy_dtype_promotion("standard"):
+        split = segcam.split(scaled, "hidden", number, x)
+        with pytest.raises(InputError, match=r"params\['scale'\] is an array of float32.*again"):
+            split.encode(array, x)
+        other = segcam.split(scaled, "hidden", array, x)
+        assert other.decode(*other.encode(array, x)).dtype == jnp.float32
+        with pytest.raises(InputError, match=r"params\['scale'\] is a Python number"):
+            other.encode(number, x)
+    wide = x.astype(jnp.float32)
+    number["gain"] = array["gain"] = jnp.ones((), jnp.float32)
+    split = segcam.split(scaled, "hidden", number, wide)
+    np.testing.assert_array_equal(split.encode(array, wide)[0], split.encode(number, wide)[0])

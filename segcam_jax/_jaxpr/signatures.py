@@ -57,8 +57,18 @@ def mismatch(expected: Any, given: Any) -> str:
         given[1],
         strict=True,
     )
-    path, old, new = next((path, old, new) for (path, _), old, new in pairs if old[:2] != new[:2])
+    same = shapes(expected) == shapes(given)
+    read = 3 if same else 2
+    path, old, new = next(
+        (path, old, new) for (path, _), old, new in pairs if old[:read] != new[:read]
+    )
     name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
+    if same:
+        kinds = {True: "a Python number (weakly typed)", False: f"an array of {new[1]}"}
+        return (
+            f"{name} is {kinds[new[2]]}, the model was split for {kinds[old[2]]}, and computes "
+            "with other dtypes; split it again for this"
+        )
     return (
         f"{name} has shape {new[0]} and dtype {new[1]}, the model was split for {old[0]} "
         f"{old[1]}; split it again for this shape{many(new[0], old[0])}"

@@ -32,6 +32,26 @@ class Slice:
     reaches_output: bool
 
 
+def same_dtypes(one: Slice, other: Slice) -> bool:
+    """Whether two slices of one function, traced for other arguments, compute alike in dtypes."""
+    pairs = (
+        (one.encode_jaxpr, other.encode_jaxpr),
+        (one.decode_jaxpr, other.decode_jaxpr),
+    )
+    return all(_dtypes(mine) == _dtypes(theirs) for mine, theirs in pairs)
+
+
+def _dtypes(jaxpr: Any) -> list[Any]:
+    """The dtypes of all results, without conversions of weak types to strong ones."""
+    return [
+        getattr(variable.aval, "dtype", None)
+        for equation in jaxpr.eqns
+        for variable in equation.outvars
+        if equation.primitive.name != "convert_element_type"
+        or equation.invars[0].aval.dtype != variable.aval.dtype
+    ]
+
+
 def cut(graph: Graph, activation: Var) -> Slice:
     """Cuts a graph at a variable.
 

@@ -7,13 +7,11 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
+from segcam_jax._jaxpr import graph
 from segcam_jax.engine import memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError
-
-# Settings of JAX that a trace depends on, besides shapes and dtypes.
-_TRACED_BY = ("jax_enable_x64", "jax_default_matmul_precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,5 +138,4 @@ def _signature(inputs: tuple) -> tuple:
     """What a compiled program depends on besides its static arguments."""
     leaves, tree = jax.tree.flatten(inputs)
     places = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
-    config = tuple(getattr(jax.config, name) for name in _TRACED_BY)
-    return tree, tuple(map(jax.typeof, leaves)), places, config
+    return tree, tuple(map(jax.typeof, leaves)), places, graph.Context()
