@@ -47,6 +47,53 @@ def segmenter():
     return module, module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
 
+class Volumetric(nnx.Module):
+    """A network of volumes, sides that can be halved; two classes."""
+
+    def __init__(self, channels, rngs):
+        self.fine = nnx.Conv(channels, 4, (3, 3, 3), rngs=rngs)
+        self.coarse = nnx.Conv(4, 6, (3, 3, 3), strides=2, rngs=rngs)
+        self.head = nnx.Conv(10, 2, (1, 1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        fine = nnx.relu(self.fine(x))
+        coarse = nnx.relu(self.coarse(fine))
+        for axis in (-4, -3, -2):
+            coarse = jnp.repeat(coarse, 2, axis)
+        return self.head(jnp.concatenate([fine, coarse], axis=-1))
+
+
+def volumetric():
+    return Volumetric(2, nnx.Rngs(0))
+
+
+def volumetric_of_three():
+    """Its stem takes a batch of one image of three channels for a volume of one slice."""
+    return nnx.Sequential(
+        nnx.Conv(3, 4, (3, 3, 3), rngs=nnx.Rngs(0)), nnx.Conv(4, 2, (1, 1, 1), rngs=nnx.Rngs(1))
+    )
+
+
+def slices():
+    """Shows the slices of a volume to a network of images, as a batch."""
+    kernel = jnp.ones((3, 3, 1, 2))
+
+    def fn(params, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, params, (1, 1), "SAME", dimension_numbers=numbers)
+
+    return fn, kernel
+
+
+def volumes_of_eight():
+    """A network of volumes of 8 x 8 x 8 alone."""
+
+    def fn(params, x):
+        return (x.reshape(512) @ params).reshape(8, 8, 8, 2)
+
+    return fn, jnp.ones((512, 1024))
+
+
 def coarse():
     """An Equinox model whose logits have a quarter of the image's sides."""
     keys = jax.random.split(jax.random.key(0), 2)

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import jax
+import nibabel
 import numpy as np
 import pytest
 
 import segcam_jax
 from segcam_jax import cli
+from segcam_jax.data import scans
+from segcam_jax.engine.sliding import sliding_window
 from segcam_jax.sweep import opening, own, subjects
 from segcam_jax.sweep.opening import Wanted, open_subject
 from segcam_jax.types import InputError
@@ -92,6 +95,33 @@ def test_coarse_logits_are_resized_to_the_image():
     logits = np.asarray(jax.vmap(model, axis_name="n")(np.moveaxis(x, -1, 0)[None])[0])
     expected = jax.image.resize(np.moveaxis(logits, 0, -1), (16, 20, 2), "linear", antialias=False)
     np.testing.assert_allclose(subject.network.logits(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("volumetric", 2), ("volumetric_of_three", 3)])
+def test_a_network_of_volumes_is_found_by_its_convolutions(name, channels):
+    """A batch of one image would do for a volume of one slice: at 9a93cb7 it was one of images."""
+    subject = opened(name, volumes=True)
+    config = subject.network.model.config
+    multiple = 2 if name == "volumetric" else 1
+    assert (config.ndim, config.in_channels, config.classes) == (3, channels, 2)
+    assert config.multiple == multiple
+    assert subject.extent == (64, 64, 64)
+    assert subject.size is None
+    assert f"each voxel of a volume of any size, {channels} channel(s)" in subject.note
+    with pytest.raises(InputError, match="is a network of volumes, .* `segcam instances`"):
+        opened(name)
+
+
+def test_a_network_of_images_is_none_of_volumes():
+    """Flax's convolutions take further axes for a batch."""
+    words = "tests.own_networks:"
+    with pytest.raises(InputError, match="is a network of images, this command needs one of vol"):
+        own.open_own(f"{words}segmenter", ndims=(3,))
+    assert opened("segmenter", volumes=True).network.model.config.ndim == 2
+    with pytest.raises(InputError, match="convolutions go along 2 axes, those of a volume are 3"):
+        own.open_own(f"{words}slices", ndims=(3,))
+    fixed = own.open_own(f"{words}volumes_of_eight", size=(8,), ndims=(3,))
+    assert fixed.network.model.config.extents == (8, 8, 8)
 
 
 def test_normalisation_comes_before_the_model():
@@ -349,3 +379,45 @@ def test_a_gallery_says_what_it_takes_for_the_background(bands, capsys):
     (told,) = json.loads((out / "gallery.json").read_text())["maps"]
     assert (told["explained"]["index"], told["background"]) == (2, 0)
     assert told["chosen"] == "largest predicted, the background left out"
+
+
+def test_volumes_are_explained_by_ones_own_network(tmp_path, capsys, fault):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        values = rng.normal(size=(9, 8, 8)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    files = (tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+    roi = ("--roi", 8, "--out", tmp_path / "out")
+    model = ("--model", f"{FILE}:volumetric", *roi)
+    assert run("instances", *files, *model, "--method", "grad_cam", "--min-voxels", 100) == 0
+    said = capsys.readouterr()
+    assert "is Volumetric: 2 classes for each voxel" in said.err.replace("\n", " ")
+    (record,) = (tmp_path / "out").glob("*/instance-001/record.json")
+    maps = json.loads(record.read_text())["maps"]
+    assert [(each["method"], each["tap"]) for each in maps] == [("grad_cam", "coarse")]
+    written = nibabel.load(tmp_path / "out" / f"{record.parents[1].name}/probability.nii.gz")
+    network = own.open_own(f"{FILE}:volumetric", size=(8,), ndims=(3,)).network
+    x = scans.zscore(np.stack([nibabel.load(each).get_fdata() for each in files], -1))
+    logits = sliding_window(network.model.fn, network.model.params, x, roi=8)
+    np.testing.assert_allclose(written.get_fdata(), jax.nn.softmax(logits)[..., 1], atol=1e-5)
+
+    assert "is a network of volumes" in fault("explain", files[0], *model[:2])
+    told = fault("explain", files[0], "--weights", "texture-mnist-unbiased")
+    assert f"`segcam instances {files[0]}` or `segcam context {files[0]}`" in told
+    assert "needs one of volumes" in fault("instances", *files, "--model", f"{FILE}:segmenter")
+    assert "takes multiples of 2 x 2 x 2" in fault("context", *files, *model[:2], "--roi", 7)
+    assert "--roi and --channels" in fault("context", *files, *model[:2], "--channels", 3)
+    only = ("--model", f"{FILE}:volumes_of_eight")
+    assert "leave out --weights" in fault("instances", *files, *only, "--weights", "lesions")
+    assert "for models of your own" in fault(
+        "instances", *files, "--weights", "lesions", "--channels", 2
+    )
+
+
+def test_the_taps_of_a_network_of_volumes_are_listed(capsys, fault):
+    assert run("layers", f"{FILE}:volumetric", "--size", 16, 12, 8) == 0
+    said = capsys.readouterr().out
+    assert "for a volume of 16 x 12 x 8" in said
+    assert "8 x 6 x 4" in said
+    wrong = fault("layers", f"{FILE}:volumetric", "--size", 16, 16)
+    assert "size 16 x 16; give one number, or 3" in wrong

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from segcam_jax._jaxpr.graph import Equation, called_jaxpr, is_variable
+from segcam_jax._jaxpr.graph import Equation, bodies, called_jaxpr, is_variable
 
 # One output element from the elements at the same place of each operand.
 ELEMENTWISE = frozenset(
@@ -110,3 +110,14 @@ def summed_with(equation: Equation, operand: int, axis: int) -> int | None:
     single = equation.params["feature_group_count"] == equation.params["batch_group_count"] == 1
     channels = operand == 0 and axis == numbers.lhs_spec[1]
     return numbers.rhs_spec[1] if single and channels else None
+
+
+def convolved_axes(jaxpr: Any) -> set[int]:
+    """Along how many axes each convolution of a jaxpr goes, those in its calls and loops too."""
+    found = {axes for eqn in jaxpr.eqns for body in bodies(eqn) for axes in convolved_axes(body)}
+    numbers = [
+        equation.params["dimension_numbers"]
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "conv_general_dilated"
+    ]
+    return found | {len(each.lhs_spec) - 2 for each in numbers}

@@ -7,12 +7,14 @@ import segcam_jax
 from segcam_jax import methods
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of
+from segcam_jax.cli.explain import network_words
 from segcam_jax.cli.gallery import words
 from segcam_jax.cli.volumetric import Instances, Volumetric
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.engine import Execution
 from segcam_jax.extras import require
-from segcam_jax.sweep import volumes
+from segcam_jax.sweep import own, volumes
+from segcam_jax.sweep.factories import is_own
 from segcam_jax.sweep.instance_plan import TABLE, make_plan
 from segcam_jax.sweep.instances import run_instances
 from segcam_jax.sweep.network import Network
@@ -59,10 +61,8 @@ def opened(
     require("nibabel", extra="nifti")
     if command.out.exists() and not command.out.is_dir():
         raise InputError(f"output {str(command.out)!r} is a file; give a folder")
-    if command.weights is None:
-        raise InputError("no weights were given; add --weights with a file of a 3D network")
-    network = volumes.open_volume_network(command.weights, command.model)
     prefixes = words(command.prefixes)
+    network = _network(command, len(prefixes) or len(words(command.modalities)))
     files = volumes.scan_files(
         command.volumes,
         network.model.config.in_channels,
@@ -99,6 +99,30 @@ def opened(
         )
     modalities = volumes.modalities_of(words(command.modalities), files, prefixes)
     return network, options, volumes.make_cases(files, options), modalities
+
+
+def _network(command: Volumetric, modalities: int) -> Network:
+    """The network; of a user's own, what it takes is said.
+
+    Args:
+        command: names it.
+        modalities: how many are named; 0 where none is.
+    """
+    named, model = network_words(command.weights, command.model)
+    if not is_own(named):
+        if command.channels is not None:
+            raise InputError(
+                f"--channels is for models of your own (module:factory); {named!r} knows its own"
+            )
+        return volumes.open_volume_network(named, model)
+    made = own.open_own(
+        named,
+        size=command.roi,
+        channels=command.channels or modalities or None,
+        ndims=(volumes.AXES,),
+    )
+    console.note(made.note)
+    return made.network
 
 
 def groups_of(command: Volumetric) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def layers(command: commands.Layers) -> None:
     if command.network is not None and command.weights is not None:
         raise InputError(f"two networks were given: {command.network} and {command.weights}")
     words, model = network_words(command.network or command.weights, command.model)
-    brought = (size[0], size[-1]) if size and is_own(words) else None
+    brought = size if size and is_own(words) else None
     wanted = Wanted(size=brought, channels=command.channels, seed=command.seed, volumes=True)
     subject = open_subject(words, wanted, model=model)
     if subject.note:

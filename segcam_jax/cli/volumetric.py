@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from segcam_jax.cli.arguments import MaybeFile, MaybeName, MaybeNumber, Names, optional
+from segcam_jax.cli.arguments import (
+    MaybeCount,
+    MaybeFile,
+    MaybeName,
+    MaybeNumber,
+    Names,
+    optional,
+)
 
 Volumes = Annotated[
     tyro.conf.Positional[tuple[Path, ...]],
@@ -25,7 +32,10 @@ class Volumetric:
             channels, then those of the next scan.
         weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`), or
             the bundled `lesions`.
-        model: The network expected in the file.
+        model: The network expected in the file; or instead of weights a model of your own,
+            module.path:factory or file.py:factory.
+        channels: A model of your own: modalities that it takes. Default: as many as --prefixes or
+            --modalities names, or what it takes, 1 to 4.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
         prefixes: With --data: the file names of the modalities, or how they begin.
         truth: A label map per scan; instances are then TP, FP or FN. A map of one positive value is
@@ -58,6 +68,7 @@ class Volumetric:
     volumes: Volumes = ()
     weights: MaybeName = None
     model: MaybeName = None
+    channels: MaybeCount = None
     data: MaybeFile = None
     prefixes: Names = ()
     truth: Files = ()

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from segcam_jax.data import nifti
 from segcam_jax.types import InputError
 
 # ITU-R BT.601, as Pillow's mode "L".
@@ -58,6 +59,11 @@ def read_image(path: str | Path, *, channels: int) -> ReadImage:
         InputError: if the file is missing or corrupt, has values that are not finite or outside of
             [0, 1], or channels that cannot be converted.
     """
+    if nifti.is_volume(path):
+        raise InputError(
+            f"{str(path)!r} is a volume, and 2D images are expected: explain it by `segcam "
+            f"instances {path}` or `segcam context {path}`"
+        )
     data, digest = _bytes_of(path)
     array, notes = _array(data, str(path)) if _is_npy(path) else _picture(data, str(path))
     _check_values(array, str(path))

@@ -87,8 +87,9 @@ class Network:
             if not is_own(self.given) or "RESOURCE_EXHAUSTED" in str(error):
                 raise
             size = " x ".join(map(str, shape))
+            what = "an image" if len(shape) == 3 else "a volume"
             raise InputError(
-                f"{self.given} fails on an image of {size}: {blame.in_words(error)}"
+                f"{self.given} fails on {what} of {size}: {blame.in_words(error)}"
             ) from None
 
 

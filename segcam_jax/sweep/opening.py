@@ -24,7 +24,8 @@ class Wanted:
 
     Attributes:
         size: `(h, w)` that images are brought to; None: 299 for Inception, 224 for other
-            classifiers, no change for segmentation networks.
+            classifiers, no change for segmentation networks. Of a user's network of volumes,
+            extents that it takes.
         channels: of the images of a user's own model; None finds it out.
         normalisation: what is done to images before a user's own model, see `own.moments_of`.
         labels: names of the classes; None takes those of the weights file, ImageNet's for a
@@ -34,7 +35,7 @@ class Wanted:
         volumes: whether a network of volumes will do.
     """
 
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     channels: int | None = None
     normalisation: str | None = None
     labels: Sequence[str] | None = None
@@ -93,6 +94,7 @@ def open_subject(
             size=size,
             channels=wanted.channels,
             normalisation=wanted.normalisation,
+            ndims=(2, 3) if wanted.volumes else (2,),
         )
         network, size, note = made.network, made.size, made.note
     else:

@@ -1,7 +1,9 @@
-"""A user's own model as a `Network`: which images it takes is found out by trying.
+"""A user's own model as a `Network`: which images or volumes it takes is found out by trying.
 
 Nothing is run for that, shapes alone are traced: with a batch of one and without, with three
-channels and with one, and, where no size is given, which sizes a segmentation network can halve.
+channels and with one (of volumes, with one to four), and, where no size is given, which sizes a
+segmentation network can halve. A convolution of other axes would take those of a volume for a
+batch, or a batch for an axis; hence the axes of convolutions must be those of what is given.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax import models
-from segcam_jax._jaxpr import graph
+from segcam_jax._jaxpr import graph, kinds
 from segcam_jax.adapters import adapted
 from segcam_jax.models.layers import NORMALISATIONS
 from segcam_jax.sweep import blame
@@ -24,10 +26,16 @@ from segcam_jax.sweep.network import Network
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
 USUAL_SIDE = 224
-_CHANNELS = (3, 1)
+USUAL_VOLUME = 64
+_CHANNELS = {2: (3, 1), 3: (1, 2, 3, 4)}
+NOUNS = {2: "image", 3: "volume"}
+_COMMANDS = {
+    2: "`segcam explain` takes it",
+    3: "explain volumes by `segcam instances` or `segcam context`",
+}
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 # Odd multiples of 64: an extent of so many plus m can be halved as often as m, and no further.
-_ODD = (3 * 64, 5 * 64)
+_ODD = (3 * 64, 5 * 64, 7 * 64)
 # Where the fit of shapes ended: before the user's code, or after it.
 _BEFORE, _AFTER = (-1,), (float("inf"),)
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
@@ -38,11 +46,12 @@ class OwnConfig:
     """What is known of a user's model.
 
     Attributes:
-        in_channels: of its images.
+        in_channels: of its images or volumes.
         classes: of its logits.
         classifies: whether the logits are of the image, not of each pixel.
-        multiple: what extents of its images must be multiples of.
-        ndim: of its images.
+        multiple: what extents must be multiples of.
+        ndim: 2 of images, 3 of volumes.
+        extents: the only ones that a network of volumes takes; None: all such multiples.
     """
 
     in_channels: int
@@ -50,6 +59,7 @@ class OwnConfig:
     classifies: bool
     multiple: int = 1
     ndim: int = 2
+    extents: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +74,17 @@ class Prepared:
     fn: Callable
     moments: Moments | None
 
-    def __call__(self, params: Any, x: Float[Array, "h w c"]) -> Array:
+    def __call__(self, params: Any, x: Float[Array, "*space c"]) -> Array:
         """The logits of an image in [0, 1]; coarser ones of pixels are resized to the image."""
         if self.moments is not None:
-            mean, deviation = (jnp.asarray(each, x.dtype)[None, None] for each in self.moments)
+            axes = tuple(range(x.ndim - 1))
+            mean, deviation = (
+                jnp.expand_dims(jnp.asarray(each, x.dtype), axes) for each in self.moments
+            )
             x = (x - mean) / deviation
         output = self.fn(params, x)
-        if output.ndim == 3 and output.shape[:2] != x.shape[:2]:
-            shape = (*x.shape[:2], output.shape[-1])
+        if output.ndim == x.ndim and output.shape[:-1] != x.shape[:-1]:
+            shape = (*x.shape[:-1], output.shape[-1])
             output = jax.image.resize(output, shape, "linear", antialias=False)
         return output
 
@@ -82,12 +95,13 @@ class Own:
 
     Attributes:
         network: with its parameters.
-        size: `(h, w)` that images are brought to; None if it takes them as they are.
+        size: `(h, w)` that images are brought to, or the only extents of a volume; None if it takes
+            them as they are.
         note: what was found out, in words.
     """
 
     network: Network
-    size: tuple[int, int] | None
+    size: tuple[int, ...] | None
     note: str
 
 
@@ -97,51 +111,70 @@ class _Fit:
 
     fn: Callable
     params: Any
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     output: tuple[int, ...]
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Of the image or volume."""
+        return self.shape[:-1]
+
+    @property
+    def ndim(self) -> int:
+        """2 of an image, 3 of a volume."""
+        return len(self.extents)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there is one vector of logits."""
+        return len(self.output) == 1
+
+    @property
+    def coarser(self) -> bool:
+        """Whether logits of pixels are fewer than pixels."""
+        return not self.classifies and self.output[:-1] != self.extents
 
 
 def open_own(
     words: str,
     *,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, ...] | None = None,
     channels: int | None = None,
     normalisation: str | None = None,
+    ndims: Sequence[int] = (2,),
 ) -> Own:
     """Opens what a factory of a user's own file makes.
 
     Args:
         words: `module.path:factory` or `file.py:factory`.
         size: `(h, w)` that images are brought to; None: 224 x 224 for a classifier, and for a
-            segmentation network images as they are, if it takes more than one size.
-        channels: of images; None tries three, then one.
+            segmentation network images as they are, if it takes more than one size. Of volumes,
+            extents that are tried first. One number is for all axes.
+        channels: of images; None tries three, then one; of volumes one to four.
         normalisation: what is done to an image in [0, 1] first, as `moments_of` reads it.
+        ndims: what will do, the first first: 2 for images, 3 for volumes.
 
     Raises:
         InputError: if there is no such model, or it takes no such image.
     """
     moments = moments_of(normalisation or "none")
     made = make(words)
-    tried = (channels,) if channels else _CHANNELS
-    space = size or (USUAL_SIDE, USUAL_SIDE)
-    shapes = [(space[0], space[1], count) for count in tried]
-    fit = _fit(made, shapes)
+    fit = _fit(made, size, channels, ndims)
     count = fit.shape[-1]
     if moments is not None and any(len(each) not in (1, count) for each in moments):
         raise InputError(f"normalisation {normalisation!r} is not for {count} channel(s)")
-    multiple = 1
-    if len(fit.output) == 3 and size is None:
+    multiple, brought = 1, fit.extents
+    # Images are brought to the size that is given; volumes stay as they are.
+    if not fit.classifies and (size is None or fit.ndim == 3):
         found = _multiple(fit)
-        size, multiple = (space, 1) if found is None else (None, found)
-    elif size is None:
-        size = space
-    coarser = len(fit.output) == 3 and fit.output[:2] != fit.shape[:2]
-    fn = Prepared(fit.fn, moments) if moments or coarser else fit.fn
-    config = OwnConfig(count, fit.output[-1], len(fit.output) == 1, multiple)
+        multiple, brought = (1, fit.extents) if found is None else (found, None)
+    fn = Prepared(fit.fn, moments) if moments or fit.coarser else fit.fn
+    only = brought if fit.ndim == 3 else None
+    config = OwnConfig(count, fit.output[-1], fit.classifies, multiple, fit.ndim, only)
     loaded = models.LoadedModel(made.name, fn, fit.params, config, {})
-    digest = _digest(made, fit, [size, multiple, moments])
-    note = _note(made, fit, size, multiple, normalisation)
-    return Own(Network(words, made.file, digest, loaded), size, note)
+    digest = _digest(made, fit, [brought, multiple, moments])
+    note = _note(made, fit, brought, multiple, normalisation)
+    return Own(Network(words, made.file, digest, loaded), brought, note)
 
 
 def moments_of(words: str) -> Moments | None:
@@ -166,28 +199,94 @@ def moments_of(words: str) -> Moments | None:
     return first, second
 
 
-def _fit(made: Made, shapes: Sequence[tuple[int, int, int]]) -> _Fit:
+def _fit(
+    made: Made, size: tuple[int, ...] | None, channels: int | None, ndims: Sequence[int]
+) -> _Fit:
     """The first way of calling the model that works.
 
     Raises:
-        InputError: of the call that came furthest.
+        InputError: of the call that came furthest; or that the model takes images, not volumes, or
+            the other way about.
     """
     failures: list[tuple[tuple[float, ...], str]] = []
-    for shape in shapes:
-        for fn, params in _callings(made):
-            try:
-                return _Fit(fn, params, shape, _output(fn, params, shape))
-            except SegcamError as error:
-                done = _AFTER if isinstance(error, _WrongOutput) else _BEFORE
-                failures.append((done, f"{made.words}: {error}"))
-            except Exception as error:
-                size = " x ".join(map(str, shape))
-                lines = tuple(float(line) for _, line in blame.users_lines(error))
-                words = f"{made.words} fails on an image of {size}: {blame.in_words(error)}"
-                failures.append((lines or _BEFORE, words))
+    for ndim in ndims:
+        for shape in _shapes(size, channels, ndim):
+            found = _fitting(made, shape, failures)
+            if found is not None:
+                return found
+    for ndim in NOUNS:
+        if ndim in ndims and _shapes(size, channels, ndim):
+            continue
+        if any(_fitting(made, shape, []) for shape in _shapes(None, channels, ndim)):
+            raise _other_axes(made, size, ndim, ndims)
+    if not failures:
+        raise InputError(f"size {_times(size or ())}; give one number, or one for each axis")
     done, words = max(failures, key=lambda failure: failure[0])
-    hint = "" if done is _AFTER else "; if it takes others, say so by --size H W and --channels N"
+    sizes = "--size H W" if 2 in ndims else "--roi"
+    hint = "" if done is _AFTER else f"; if it takes others, say so by {sizes} and --channels N"
     raise InputError(words + hint)
+
+
+def _other_axes(
+    made: Made, size: tuple[int, ...] | None, ndim: int, ndims: Sequence[int]
+) -> InputError:
+    """What is to be done with a network of another number of axes than what was given."""
+    what = f"{made.words} is a network of {NOUNS[ndim]}s"
+    if ndim in ndims:
+        return InputError(f"{what}: size {_times(size or ())}; give one number, or {ndim}")
+    wanted = " or ".join(f"{NOUNS[each]}s" for each in ndims)
+    return InputError(f"{what}, this command needs one of {wanted}: {_COMMANDS[ndim]}")
+
+
+def _shapes(size: tuple[int, ...] | None, channels: int | None, ndim: int) -> list[tuple[int, ...]]:
+    """The shapes of images or volumes that are tried; none if the size has other axes."""
+    usual = (USUAL_SIDE if ndim == 2 else USUAL_VOLUME,) * ndim
+    if size is not None and len(size) not in (1, ndim):
+        return []
+    given = usual if size is None else size * ndim if len(size) == 1 else size
+    # A volume is run window by window: one that fails may have the wrong extents alone.
+    spaces = [given] if ndim == 2 else list(dict.fromkeys([given, usual]))
+    tried = (channels,) if channels else _CHANNELS[ndim]
+    return [(*space, count) for space in spaces for count in tried]
+
+
+def _fitting(
+    made: Made, shape: tuple[int, ...], failures: list[tuple[tuple[float, ...], str]]
+) -> _Fit | None:
+    """A way of calling the model on a shape; if none works, `failures` are told why."""
+    for fn, params in _callings(made):
+        try:
+            output = _output(fn, params, shape)
+            _check_axes(fn, params, shape)
+            return _Fit(fn, params, shape, output)
+        except SegcamError as error:
+            done = _AFTER if isinstance(error, _WrongOutput) else _BEFORE
+            failures.append((done, f"{made.words}: {error}"))
+        except Exception as error:
+            lines = tuple(float(line) for _, line in blame.users_lines(error))
+            what = f"{NOUNS[len(shape) - 1]} of {_times(shape)}"
+            words = f"{made.words} fails on {_a(what)}: {blame.in_words(error)}"
+            failures.append((lines or _BEFORE, words))
+    return None
+
+
+def _check_axes(fn: Callable, params: Any, shape: tuple[int, ...]) -> None:
+    """Raises `_WrongOutput` where convolutions show that an axis was taken for a batch."""
+    ndim = len(shape) - 1
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    axes = max(kinds.convolved_axes(graph.closed(fn, params, x)[1]), default=ndim)
+    if axes not in (1, ndim):
+        raise _WrongOutput(
+            f"its convolutions go along {axes} axes, those of {_a(NOUNS[ndim])} are {ndim}"
+        )
+
+
+def _times(numbers: Sequence[int]) -> str:
+    return " x ".join(map(str, numbers))
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _callings(made: Made) -> Iterator[tuple[Callable, Any]]:
@@ -207,8 +306,8 @@ class _WrongOutput(InputError):
     """A model that runs, but does not return logits."""
 
 
-def _output(fn: Callable, params: Any, shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """The shape of the logits: `k`, or `h w k` no finer than the image."""
+def _output(fn: Callable, params: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the logits: `k`, or `h w k` (`d h w k`) no finer than the image (volume)."""
     output = jax.eval_shape(fn, params, jax.ShapeDtypeStruct(shape, jnp.float32))
     leaves = jax.tree.leaves(output)
     if output is not leaves[0] if leaves else True:
@@ -222,16 +321,19 @@ def _output(fn: Callable, params: Any, shape: tuple[int, int, int]) -> tuple[int
         raise _WrongOutput(
             f"the model returns {output.dtype} values, expected floating-point logits"
         )
-    if len(found) not in (1, 3):
+    what = NOUNS[len(shape) - 1]
+    if len(found) not in (1, len(shape)):
         raise _WrongOutput(
-            f"the model returns shape {found} for an image of {' x '.join(map(str, shape))}; "
-            "expected k logits, or h w k of them (without the batch)"
+            f"the model returns shape {found} for {_a(what)} of {_times(shape)}; "
+            f"expected k logits, or {'h w k' if what == 'image' else 'd h w k'} of them (without "
+            "the batch)"
         )
-    ratios = {m / n for n, m in zip(found[:2], shape[:2], strict=True)} if found[1:] else {1}
+    ratios = {m / n for n, m in zip(found[:-1], shape[:-1], strict=True)} if found[1:] else {1}
     if len(ratios) > 1 or any(not ratio.is_integer() for ratio in map(float, ratios)):
+        both = "both" if what == "image" else "all axes"
         raise _WrongOutput(
-            f"the model returns {found[0]} x {found[1]} logits for an image of {shape[0]} x "
-            f"{shape[1]}; expected as many, or a half, a quarter, ... along both"
+            f"the model returns {_times(found[:-1])} logits for {_a(what)} of "
+            f"{_times(shape[:-1])}; expected as many, or a half, a quarter, ... along {both}"
         )
     return found
 
@@ -242,12 +344,12 @@ def _multiple(fit: _Fit) -> int | None:
     A network halves an extent some times, and fails, or returns another size, where it is odd.
     """
     for multiple in _MULTIPLES:
-        space = tuple(extent + multiple for extent in _ODD)
+        space = tuple(extent + multiple for extent in _ODD[: fit.ndim])
         try:
-            found = _output(fit.fn, fit.params, (*space, fit.shape[-1]))  # pyright: ignore
+            found = _output(fit.fn, fit.params, (*space, fit.shape[-1]))
         except Exception:
             continue
-        if len(found) == 3 and found[0] * fit.shape[0] == space[0] * fit.output[0]:
+        if len(found) > 1 and found[0] * fit.shape[0] == space[0] * fit.output[0]:
             return multiple
     return None
 
@@ -274,21 +376,20 @@ def _update(digest: Any, name: str, leaf: Any) -> None:
 def _note(
     made: Made,
     fit: _Fit,
-    size: tuple[int, int] | None,
+    size: tuple[int, ...] | None,
     multiple: int,
     normalisation: str | None,
 ) -> str:
-    *extents, channels = fit.shape
+    noun, channels = NOUNS[fit.ndim], fit.shape[-1]
     if size is not None:
-        image = f"an image of {size[0]} x {size[1]} x {channels}"
+        image = f"{_a(noun)} of {_times((*size, channels))}"
     else:
-        image = f"an image of any size, {channels} channel(s)"
-        image += f", padded to multiples of {multiple}" if multiple > 1 else ""
-    coarser = ""
-    if len(fit.output) == 1:
-        what = f"{fit.output[-1]} classes for {image}"
-    else:
-        what = f"{fit.output[-1]} classes for each pixel of {image}"
-        if list(fit.output[:2]) != extents:
-            coarser = f"; its logits are resized by {extents[0] / fit.output[0]:g}"
+        image = f"{_a(noun)} of any size, {channels} channel(s)"
+        padded = "padded to" if fit.ndim == 2 else "in windows of"
+        image += f", {padded} multiples of {multiple}" if multiple > 1 else ""
+    each = "pixel" if fit.ndim == 2 else "voxel"
+    of = image if fit.classifies else f"each {each} of {image}"
+    what = f"{fit.output[-1]} classes for {of}"
+    ratio = fit.extents[0] / fit.output[0]
+    coarser = f"; its logits are resized by {ratio:g}" if fit.coarser else ""
     return f"{made.words} is {made.name}: {what}; normalisation {normalisation or 'none'}{coarser}"

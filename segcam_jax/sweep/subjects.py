@@ -13,7 +13,7 @@ from flax import nnx
 from segcam_jax import models, taps
 from segcam_jax.sweep import pictures
 from segcam_jax.sweep.network import Background, Network, find_background
-from segcam_jax.sweep.own import USUAL_SIDE
+from segcam_jax.sweep.own import USUAL_SIDE, USUAL_VOLUME
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, TapError, nearest_first
 
@@ -32,14 +32,15 @@ class Subject:
         name: for files and tables; no other subject's.
         network: with its weights.
         labels: a name for every class.
-        size: `(h, w)` that images are brought to; None where any size will do.
+        size: `(h, w)` that images are brought to, or the only extents of a volume; None where any
+            size will do.
         note: what was found out about a user's own model, in words.
     """
 
     name: str
     network: Network
     labels: list[str]
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     note: str = ""
 
     @property
@@ -63,11 +64,11 @@ class Subject:
         return self.network.list_taps((*self.extent, self.network.model.config.in_channels))
 
     @property
-    def extent(self) -> tuple[int, int]:
-        """`(h, w)` that images are brought to, or some that such a network takes."""
-        multiple = self.network.model.config.multiple
-        side = multiple * -(-USUAL_SIDE // multiple)
-        return (side, side) if self.size is None else padded_extent(self.size, multiple)
+    def extent(self) -> tuple[int, ...]:
+        """The size that images are brought to, or some that such a network takes."""
+        config = self.network.model.config
+        usual = USUAL_SIDE if config.ndim == 2 else USUAL_VOLUME
+        return padded_extent(self.size or (usual,) * config.ndim, config.multiple)
 
     @property
     def classifies(self) -> bool:
@@ -89,19 +90,19 @@ class Subject:
         return LAST if self.classifies else MIDDLE
 
 
-def padded_extent(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+def padded_extent(size: tuple[int, ...], multiple: int) -> tuple[int, ...]:
     """Extents with what is missing to a multiple."""
-    height, width = (-(-n // multiple) * multiple for n in size)
-    return height, width
+    return tuple(-(-n // multiple) * multiple for n in size)
 
 
 def read(path: Path, subject: Subject, fit: pictures.Fit):
     """An image file for a network, as `pictures.read` gives it."""
-    config = subject.network.model.config
+    config, size = subject.network.model.config, subject.size
+    assert size is None or len(size) == 2
     return pictures.read(
         path,
         channels=config.in_channels,
-        size=subject.size,
+        size=size,
         multiple=config.multiple,
         fit=fit,
     )

@@ -142,6 +142,16 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
         raise InputError(f"roi {options.roi}; give one extent, or three")
     tiling((1,) * AXES, options.window, overlap=options.overlap)
     config = network.model.config
+    if getattr(config, "classifies", False):
+        raise InputError(
+            f"{network.given} classifies whole volumes; instances need logits of each voxel"
+        )
+    only = getattr(config, "extents", None)
+    if only is not None and options.window != only:
+        raise InputError(
+            f"roi {' x '.join(map(str, options.window))}; the network takes "
+            f"{' x '.join(map(str, only))} alone"
+        )
     multiples = getattr(config, "multiples", (config.multiple,) * AXES)
     if any(size % each for size, each in zip(options.window, multiples, strict=True)):
         words = " x ".join(map(str, multiples))
