@@ -131,7 +131,8 @@ def test_maps_of_one_figure_are_drawn_alike():
     [
         (np.zeros((2, 2)), "grad_cam", np.zeros(3), "no gradient reaches this tap"),
         (np.zeros((2, 2)), "grad_cam", np.ones(3), "the activation is zero"),
-        (np.zeros((2, 2)), "layer_cam", None, "no gradient reaches this tap, or its activation"),
+        (np.zeros((2, 2)), "hires_cam", None, "no gradient reaches this tap, or its activation"),
+        (np.zeros((2, 2)), "layer_cam", None, "no positive gradient reaches this tap"),
         (np.zeros((2, 2)), "ablation_cam", np.zeros(3), "no ablation at this tap changes"),
         (np.zeros((2, 2)), "eigen_cam", None, "the activation is zero, or the same everywhere"),
         (-np.ones((2, 2)), "grad_cam", np.ones(3), "no positive evidence"),
@@ -140,6 +141,15 @@ def test_maps_of_one_figure_are_drawn_alike():
 def test_zero_maps_say_why(raw, method, weights, why):
     found = shown(raw.astype(np.float32), method, "segcam_jax", weights=weights)
     assert why in found.zero == found.note
+
+
+def test_figures_say_whether_the_explained_pixels_are_predicted_so(image, tmp_path, drawn):
+    line = ("explain", image, "--model", f"{OWN}:falling", "--tap", "hidden", "--class-index", 0)
+    line = (*line, "--method", "grad_cam", "--reduce", "mean", "--of", "probabilities")
+    assert run(*line, "--region", "pixel:3,5", "--out", tmp_path / "out") == 0
+    said = "the mean of the probabilities of class 0 by own_networks-falling over 1 pixel(s) "
+    for words in drawn.values():
+        assert said + "(pixel:3,5), 0 of which are predicted as it" in words
 
 
 @pytest.mark.parametrize("network", ["falling", "fixed"])
@@ -151,7 +161,7 @@ def test_explain_draws_and_records_it(image, tmp_path, drawn, capsys, network):
     cam, eigen = record["maps"]
     figure, montage = drawn["grad_cam.hidden.png"], drawn["montage.png"]
     assert "Explained: the sum of the logits of class 1 by " in figure
-    assert "over the 64 pixels predicted as it" in figure
+    assert "over the 64 pixel(s) predicted as it" in figure
     assert "Grad-CAM at hidden" in figure
     if network == "falling":
         assert (cam["display"], cam["relu_hides"], cam["zero"]) == ("signed", 1, None)

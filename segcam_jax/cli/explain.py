@@ -265,8 +265,8 @@ def _summarise(manifest: Mapping[str, Any], out: Path, plan: Plan) -> None:
 
 def _shown(each: Mapping[str, Any]) -> str:
     """How a map is drawn, or why there is nothing to draw."""
-    hidden = percent(each["relu_hides"])
-    return each["zero"] or f"{each['display']}, {hidden} negative"
+    negative = f", {percent(each['relu_hides'])} negative" if each["relu_hides"] else ""
+    return each["zero"] or f"{each['display']}{negative}"
 
 
 def _predicted(record: Mapping[str, Any]) -> tuple[str, str, str]:

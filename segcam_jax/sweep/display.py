@@ -25,6 +25,8 @@ AUTO = "auto"
 PROFILE, SIGNED = "segcam_jax", "signed"
 # Half, beyond rounding: maps that sum to 0 stay as they are.
 _DOMINANT = 0.501
+# They take no other part of a gradient.
+_POSITIVE_GRADIENTS = ("layer_cam", "grad_cam_pp")
 _KNOWN_AS = {
     "hires_cam": "HiResCAM",
     "xgrad_cam": "XGrad-CAM",
@@ -119,7 +121,7 @@ def hidden_share(raw: Float[np.ndarray, "*cells"]) -> float:
     """The share of a map's magnitude that is negative, which ReLU hides; 0 of a zero map."""
     values = np.asarray(raw, np.float64)
     total = np.abs(values).sum()
-    return float(-values[values < 0].sum() / total) if total > 0 else 0.0
+    return float(np.abs(values[values < 0]).sum() / total) if total > 0 else 0.0
 
 
 def is_signed(profile: str, hidden: Iterable[tuple[str, float]]) -> bool:
@@ -184,6 +186,8 @@ def why_zero(
         return "zero map: the activation is zero, or the same everywhere"
     if known.ablates:
         return "zero map: no ablation at this tap changes the score"
+    if method in _POSITIVE_GRADIENTS:
+        return "zero map: no positive gradient reaches this tap"
     if weights is None:
         return "zero map: no gradient reaches this tap, or its activation is zero"
     if np.asarray(weights).any():

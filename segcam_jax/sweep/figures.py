@@ -129,17 +129,20 @@ def _legend(labels: Sequence[str], background: Background | None) -> list[str]:
 def _score(plan: Plan, case: Case) -> str:
     """What is explained: the target, its region and its units."""
     label, options = aims.short(case.about["explained"]["label"]), plan.options
-    if case.region is None:
-        which = {"logits": "logit", "probabilities": "probability"}[options.of]
-        return f"Explained: the {which} of {label} by {plan.subject.title}"
+    by = f"{label} by {plan.subject.title}"
+    if case.region is None or case.prediction is None:
+        one = {"logits": "logit", "probabilities": "probability"}[options.of]
+        return f"Explained: the {one} of {by}"
     count = int(case.region.sum())
-    pixels = "1 pixel" if count == 1 else f"{count} pixels"
-    where = {
-        "predicted": f"the {pixels} predicted as it",
-        "all": f"all {pixels}",
-    }.get(options.region.split(":")[0], f"{pixels} ({options.region.split(':')[0]})")
-    what = f"the {options.reduce} of the {options.of} of {label}"
-    return f"Explained: {what} by {plan.subject.title} over {where}"
+    inside = int((case.prediction[case.region] == case.class_index).sum())
+    kind = options.region.split(":")[0]
+    # A mask's words hold the folders of its file.
+    words = kind if kind == "mask" else options.region
+    if words == "predicted":
+        where = f"over the {count} pixel(s) predicted as it"
+    else:
+        where = f"over {count} pixel(s) ({words}), {inside} of which are predicted as it"
+    return f"Explained: the {options.reduce} of the {options.of} of {by} {where}"
 
 
 def _layers(plan: Plan, case: Case, pixels: np.ndarray, shown: Displays, how: str) -> Figure:

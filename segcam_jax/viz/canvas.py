@@ -113,6 +113,12 @@ def wrap(words: str | None, width: float, size: float, *, lines: int = 2) -> str
     )
 
 
+def wrap_caption(caption: str | None, width: float) -> str:
+    """Breaks the words below a figure into small lines of at most `width` inches."""
+    # A tenth of reserve: of many lines, some hold wider letters than the average.
+    return wrap(caption, 0.9 * width, SMALL, lines=8)
+
+
 def panel_size(shape: tuple[int, ...], *, side: float = PANEL) -> tuple[float, float]:
     """Width and height in inches of a panel for an image (h, w): its aspect, the area side^2."""
     height, width = shape

@@ -132,10 +132,11 @@ def note(axes: Axes, words: str, *, boxed: bool = False) -> None:
 def tag(axes: Axes, words: str) -> None:
     """Writes a few small words into the lower left corner of the axes; nothing for none."""
     if words:
+        width = axes.get_window_extent().width / axes.figure.dpi
         axes.text(
             0.03,
             0.03,
-            words,
+            wrap(words, width - 0.1, SMALL),
             transform=axes.transAxes,
             color=INK,
             fontproperties=font(SMALL),

@@ -19,6 +19,7 @@ from segcam_jax.viz.canvas import (
     text_height,
     text_width,
     wrap,
+    wrap_caption,
 )
 from segcam_jax.viz.checks import AnyArray, as_image, as_map, as_region
 from segcam_jax.viz.colour import ALPHA, grey, scale_of
@@ -116,7 +117,7 @@ def gallery(
     against = "; negative: against it" if scale.signed else ""
     words = f"importance, each map relative to its own largest value{against}"
     grid = _Grid(checked, columns, title, subtitle, words)
-    told = wrap(caption, grid.width - 2 * MARGIN, SMALL, lines=8)
+    told = wrap_caption(caption, grid.width - 2 * MARGIN)
     canvas = Canvas(grid.width, grid.height + text_height(told, SMALL))
     canvas.text(MARGIN, grid.height - MARGIN / 4, told, size=SMALL)
     grid.write(canvas)

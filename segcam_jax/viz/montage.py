@@ -19,6 +19,7 @@ from segcam_jax.viz.canvas import (
     text_height,
     text_width,
     wrap,
+    wrap_caption,
 )
 from segcam_jax.viz.checks import AnyArray, as_image, as_map, as_region
 from segcam_jax.viz.colour import ALPHA, grey, scale_of
@@ -182,7 +183,7 @@ def montage(
     )
 
     grid = _Grid(shape, rows, columns, title)
-    told = wrap(caption, grid.width - 2 * MARGIN, SMALL, lines=8)
+    told = wrap_caption(caption, grid.width - 2 * MARGIN)
     canvas = Canvas(grid.width, grid.height + text_height(told, SMALL))
     canvas.text(MARGIN, grid.height - MARGIN / 2, told, size=SMALL)
     grid.write(canvas)
@@ -190,8 +191,10 @@ def montage(
     show(corner, picture)
     outline(corner, mask)
     bar = grid.bottom - grid.heads - 0.1 - BAR_HEIGHT
+    length = min(grid.grid_width, LONGEST_BAR)
     words = "importance; negative: against it" if scale.signed else "importance"
-    colour_bar(canvas, grid.left, bar, min(grid.grid_width, LONGEST_BAR), scale, words)
+    words = words if text_width(words, SMALL) <= length else "importance"
+    colour_bar(canvas, grid.left, bar, length, scale, words)
     base = grey(picture)
     for i in range(len(rows)):
         for j in range(len(columns)):

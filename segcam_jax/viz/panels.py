@@ -19,7 +19,7 @@ from segcam_jax.viz.canvas import (
     heading,
     panel_size,
     text_height,
-    wrap,
+    wrap_caption,
 )
 from segcam_jax.viz.checks import (
     AnyArray,
@@ -180,7 +180,7 @@ def six_panels(
     key = first + TITLE_HEIGHT + strip.image[1] + 0.06
     second = key + legend_height(case.entries, strip.room(1)) + 0.08
     bars = second + TITLE_HEIGHT + strip.image[1] + 0.08
-    told = wrap(caption, strip.room(0), SMALL, lines=6)
+    told = wrap_caption(caption, strip.room(0))
     beneath = bars + BAR_HEIGHT + 0.02
     canvas = Canvas(strip.width, beneath + text_height(told, SMALL) + MARGIN / 2)
     canvas.text(strip.left(0), beneath, told, size=SMALL)
