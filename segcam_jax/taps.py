@@ -76,6 +76,20 @@ def tap(x: T, name: str) -> T:
     return naming.mark(x, name)
 
 
+class TapStruct(jax.ShapeDtypeStruct):
+    """Shape and dtype of a tapped activation, channels last.
+
+    Attributes:
+        on_grid: whether its positions lie as those of the input do, finer or coarser, so that a map
+            of them can be drawn over it; followed through the traced model. Else it has positions
+            of its own, as tokens and heads are.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, *, on_grid: bool):
+        super().__init__(shape, dtype)
+        self.on_grid = on_grid
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """A model cut at a tap; made by `split`, for one shape of parameters and input.
@@ -84,7 +98,8 @@ class Split:
 
     Attributes:
         tap: the name of the tap.
-        activation: shape and dtype of the activation, channels last, without a batch axis.
+        activation: shape and dtype of the activation, channels last, without a batch axis; whether
+            its positions are those of the input.
         output: pytree of shape and dtype of the output.
         input: pytree of shape and dtype of one example.
         outputs: what the output holds, `"logits"` or `"probabilities"`: as declared, else as the
@@ -92,7 +107,7 @@ class Split:
     """
 
     tap: str
-    activation: jax.ShapeDtypeStruct
+    activation: TapStruct
     output: Any
     input: Any
     _slice: slicing.Slice = dataclasses.field(repr=False)
@@ -214,7 +229,7 @@ class Split:
         return activation
 
 
-def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
+def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, TapStruct]:
     """Lists the taps of a model in order of evaluation, without running it.
 
     Args:
@@ -223,20 +238,27 @@ def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, jax.ShapeDtypeStru
         x: one example, likewise.
 
     Returns:
-        name -> shape and dtype. The input itself is the tap `"input"`, unless the model names one
-        so, or the input is more than one array.
+        name -> shape and dtype, and whether its positions are those of the input (`on_grid`, for a
+        model that has channels last). The input itself is the tap `"input"`, unless the model names
+        one so, or the input is more than one array.
 
     Raises:
         TapError: if a name is given twice.
         InputError: if a leaf of `params` or `x` is not an array, or `x` is a batch.
     """
     _, signature = signatures.of(params, x)
-    traced, _, _ = _trace(fn, signature)
-    return {name: _struct(variable.aval) for name, variable in _variables(traced, x).items()}
+    traced, _, origins = _trace(fn, signature)
+    rank = _rank(x)
+    return {
+        name: _struct(variable.aval.shape, origins.of(variable), variable.aval.dtype, rank)
+        for name, variable in _variables(traced, x).items()
+    }
 
 
 def bottleneck(taps: Mapping[str, jax.ShapeDtypeStruct]) -> str:
     """The tap with the fewest positions, the last of them if several have as few.
+
+    Of taps whose positions are those of the input, if there are any.
 
     Args:
         taps: what `list_taps` returned, channels last.
@@ -244,9 +266,14 @@ def bottleneck(taps: Mapping[str, jax.ShapeDtypeStruct]) -> str:
     if not taps:
         raise TapError("the model has no taps; name activations with tap(x, name)")
     positions = {name: math.prod(struct.shape[:-1]) for name, struct in taps.items()}
-    spatial = {name: n for name, n in positions.items() if len(taps[name].shape) > 2} or positions
+    spatial = {name: n for name, n in positions.items() if is_map(taps[name])} or positions
     fewest = min(spatial.values())
     return [name for name, count in spatial.items() if count == fewest][-1]
+
+
+def is_map(struct: jax.ShapeDtypeStruct) -> bool:
+    """Whether a tap's positions are two or more axes, and those of the input where it is known."""
+    return len(struct.shape) > 2 and getattr(struct, "on_grid", True)
 
 
 def split(
@@ -295,7 +322,7 @@ def _cached(signature, fn, tap_name, layout, outputs) -> Split:
 def _split(signature, fn, tap_name, layout, outputs) -> Split:
     tree, _ = signature
     x = jax.tree.unflatten(tree, signatures.structs(signature))[1]
-    traced, output, _ = _trace(fn, signature)
+    traced, output, origins = _trace(fn, signature)
     variables = _variables(traced, x)
     if tap_name in traced.enclosed:
         raise TapError(
@@ -312,7 +339,13 @@ def _split(signature, fn, tap_name, layout, outputs) -> Split:
             f"Taps: {_listing(tap_name, variables)}"
         )
     channel_axis, batch_axis = layout
-    activation = _layout(variable.aval, channel_axis, batch_axis, tap_name)
+    batched = _is_batched(x, batch_axis, origins)
+    if not batched and variable is traced.invars[-1]:
+        batch_axis = None  # The model adds it behind its input.
+    order = _order(variable.aval.shape, channel_axis, batch_axis, tap_name)
+    made_of = tuple(origins.of(variable)[axis] for axis in order)
+    shape = [variable.aval.shape[axis] for axis in order]
+    activation = _struct(shape, made_of, variable.aval.dtype, _rank(x) - batched)
     again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, outputs=outputs)
     if outputs is None:
         outputs = "logits" if probabilities.ending(traced) is None else "probabilities"
@@ -382,23 +415,40 @@ def _variables(traced: graph.Graph, x: Any) -> dict[str, Any]:
     return {INPUT: traced.invars[-1], **traced.taps}
 
 
-def _struct(aval: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+def _struct(shape: Any, made_of: axes.Axes, dtype: Any, rank: int) -> TapStruct:
+    """A tap's shape, channels last; an axis of one in front may be a batch."""
+    start = int(len(shape) == rank + 2 and shape[0] == 1)
+    return TapStruct(
+        tuple(shape), dtype, on_grid=axes.is_grid(made_of[start:-1], shape[start:-1], rank)
+    )
 
 
-def _layout(aval, channel_axis, batch_axis, name) -> jax.ShapeDtypeStruct:
-    """Shape of the activation, batch axis taken away and channels moved last."""
-    shape = list(aval.shape)
+def _is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:
+    """Whether the input itself has the batch axis, or the model adds it."""
+    leaf = max(jax.tree.leaves(x), key=lambda leaf: len(leaf.shape), default=None)
+    if batch_axis is None or leaf is None or not -leaf.ndim <= batch_axis < leaf.ndim:
+        return False
+    return leaf.shape[batch_axis] == 1 and batch_axis % leaf.ndim not in origins.mixed
+
+
+def _order(shape, channel_axis, batch_axis, name) -> list[int]:
+    """The axes of an activation, the batch left out, channels last."""
+    order = list(range(len(shape)))
     if batch_axis is not None and (
-        not -len(shape) <= batch_axis < len(shape) or shape.pop(batch_axis) != 1
+        not -len(shape) <= batch_axis < len(shape) or shape[order.pop(batch_axis)] != 1
     ):
         raise InputError(
-            f"tap {name!r} has shape {aval.shape}; expected size 1 at batch_axis={batch_axis}"
+            f"tap {name!r} has shape {shape}; expected size 1 at batch_axis={batch_axis}"
         )
-    if not -len(shape) <= channel_axis < len(shape):
-        raise InputError(f"tap {name!r} has shape {aval.shape}; no channel_axis={channel_axis}")
-    shape.append(shape.pop(channel_axis))
-    return jax.ShapeDtypeStruct(tuple(shape), aval.dtype)
+    if not -len(order) <= channel_axis < len(order):
+        raise InputError(f"tap {name!r} has shape {shape}; no channel_axis={channel_axis}")
+    order.append(order.pop(channel_axis))
+    return order
+
+
+def _rank(x: Any) -> int:
+    """How many axes of positions an input has, channels left out."""
+    return max((len(leaf.shape) for leaf in jax.tree.leaves(x)), default=0) - 1
 
 
 def _listing(name: str, variables: Mapping[str, Any]) -> str:

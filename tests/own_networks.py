@@ -201,3 +201,24 @@ def two_outputs():
 
 def odd_output():
     return (lambda params, x: x[:-3, :-1]), {}
+
+
+class Transformer(nnx.Module):
+    """Written for a batch: 8 x 8 patches and a token of the class, four heads."""
+
+    def __init__(self, rngs):
+        self.patches = nnx.Conv(3, 16, (4, 4), strides=4, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(4, 16, decode=False, rngs=rngs)
+        self.token = nnx.Param(jnp.ones((1, 1, 16)))
+        self.head = nnx.Linear(16, len(NAMES), rngs=rngs)
+
+    def __call__(self, x):
+        y = self.patches(x)
+        tokens = jnp.concatenate([self.token[...], y.reshape(len(y), -1, 16)], axis=1)
+        tokens = tokens + self.attention(tokens)
+        grid = segcam_jax.tap(tokens[:, 1:].reshape(y.shape), "grid")
+        return self.head(tokens[:, 0] + grid.mean((1, 2)))
+
+
+def transformer():
+    return Transformer(nnx.Rngs(3))

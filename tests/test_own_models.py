@@ -421,3 +421,21 @@ def test_the_taps_of_a_network_of_volumes_are_listed(capsys, fault):
     assert "8 x 6 x 4" in said
     wrong = fault("layers", f"{FILE}:volumetric", "--size", 16, 16)
     assert "size 16 x 16; give one number, or 3" in wrong
+
+
+def test_tokens_are_not_drawn_over_the_image(tmp_path, capsys, fault):
+    """A transformer's heads are no image; its default tap is one."""
+    image = tmp_path / "image.npy"
+    np.save(image, np.random.default_rng(0).random((32, 32, 3)).astype(np.float32))
+    model = f"{FILE}:transformer"
+    assert run("layers", model, "--size", 32) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"attention/query +│ +65 x 4 +│ +4 │ positions of its own", out)
+    assert re.search(r"grid +│ +8 x 8 +│ +16 │ .*the default tap", out)
+    line = ("explain", image, "--model", model, "--size", 32, "--out", tmp_path / "out")
+    assert "positions of its own, 65 x 4, not the image's" in fault(
+        *line, "--tap", "attention/query"
+    )
+    assert run(*line, "--method", "grad_cam") == 0
+    record = json.loads((tmp_path / "out" / "manifest.json").read_text())["images"][0]
+    assert np.load(tmp_path / "out" / record["maps"][0]["map"]).shape == (8, 8)

@@ -339,11 +339,20 @@ def test_one_example_with_an_odd_network(fn, params, shape):
     whole_equals_parts(fn, "input", params, x)
 
 
+def adds_a_batch(params, x):
+    return jax.vmap(skip_net, (None, 0))(params, x[None])[0]
+
+
 def test_models_that_take_a_batch_themselves():
     params, x = make_params(), make_input()
     batched = jax.vmap(skip_net, (None, 0))
     split = whole_equals_parts(batched, "bottleneck", params, x[None], batch_axis=0)
     assert split.activation.shape == (4, 6, 8)
+    assert split.at_input.activation.shape == (8, 12, 2)
+    split = whole_equals_parts(adds_a_batch, "bottleneck", params, x, batch_axis=0)
+    at_input = segcam.split(adds_a_batch, "input", params, x, batch_axis=0)
+    for each in (split.at_input, at_input):
+        assert each.activation.shape == each.encode(params, x)[0].shape == (8, 12, 2)
     fn, same = segcam.from_function(lambda p, x: batched(p, x), params, batch_axis=0)
     np.testing.assert_allclose(fn(same, x), skip_net(params, x), rtol=1e-5, atol=1e-5)
 

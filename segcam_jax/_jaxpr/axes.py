@@ -95,20 +95,22 @@ def is_batch(origins: Origins, inputs: Sequence[Var], outputs: Iterable[Any]) ->
     return apart and kept
 
 
-def is_grid(axes: Axes, shape: Sequence[int], expected: Sequence[int]) -> bool:
-    """Whether axes of positions run along the expected axes of the input, one each, in order.
+def is_grid(axes: Axes, shape: Sequence[int], rank: int) -> bool:
+    """Whether positions lie as the input's do, finer or coarser: an axis for each, in order.
 
     Args:
-        axes: what they are made of.
-        shape: their extents; an axis of one position runs along whatever is expected.
-        expected: axes of the input.
+        axes: what the axes of positions are made of.
+        shape: their extents; of one position, an axis may be made of anything.
+        rank: how many axes of positions the input has.
     """
-    if len(axes) != len(expected):
-        return False
-    return all(
-        extent == 1 or {made_of for made_of, _ in factors} == {wanted}
-        for factors, extent, wanted in zip(axes, shape, expected, strict=True)
-    )
+    made_of = [
+        {axis for axis, _ in factors}
+        for factors, extent in zip(axes, shape, strict=True)
+        if extent != 1
+    ]
+    along = [min(each, default=-1) for each in made_of]
+    single = all(len(each) == 1 for each in made_of)
+    return len(axes) == rank and single and along == sorted(set(along))
 
 
 Rule = Callable[["_Follower", Equation, list[Axes]], list[Axes]]

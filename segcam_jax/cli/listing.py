@@ -1,5 +1,6 @@
 """`segcam layers` and `segcam methods`."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ def layers(command: commands.Layers) -> None:
     from segcam_jax.sweep.factories import is_own
     from segcam_jax.sweep.opening import Wanted, open_subject
     from segcam_jax.sweep.subjects import FIRST, LAST, MIDDLE, find_layer
+    from segcam_jax.taps import is_map
 
     size = _size(command)
     if command.network is not None and command.weights is not None:
@@ -43,6 +45,7 @@ def layers(command: commands.Layers) -> None:
         if not subject.classifies:
             also = ["the bottleneck" if word == MIDDLE else word for word in also]
         also = [*also, "the default tap"] if name == default else also
+        also = also if is_map(struct) or math.prod(space) == 1 else ["positions of its own"]
         rows.append((name, " x ".join(map(str, space)), channels, ", ".join(also)))
     what = "an image" if config.ndim == 2 else "a volume"
     title = f"Taps of {subject.network.model.name} ({words}) for {what} of {_times(extents)}"

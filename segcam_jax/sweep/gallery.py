@@ -19,6 +19,7 @@ from typing import Any
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims as aims_module, display, pictures, store
 from segcam_jax.sweep.aims import Aim
+from segcam_jax.sweep.network import check_map
 from segcam_jax.sweep.plan import unique_names
 from segcam_jax.sweep.subjects import Subject, find_layer, read
 from segcam_jax.taps import INPUT
@@ -207,12 +208,10 @@ def _check_methods(options: GalleryOptions, aims: Sequence[Aim]) -> None:
 
 
 def _check_positions(subject: Subject, word: str, tap: str) -> None:
-    shape = subject.taps[tap].shape
-    if len(shape) < 3:
-        raise InputError(
-            f"layer {word!r} of {subject.name} has shape {tuple(shape)} and no positions, so no "
-            "map; name an earlier one (`segcam layers` lists them)"
-        )
+    try:
+        check_map(tap, subject.taps[tap])
+    except InputError as error:
+        raise InputError(f"layer {word!r} of {subject.name}: {error}") from None
 
 
 def _picture(

@@ -11,7 +11,7 @@ from segcam_jax.data import nifti, scans
 from segcam_jax.data.instances import GROUPS, Instance, Instances, measured
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import saliency, store, volumes
-from segcam_jax.sweep.network import Network
+from segcam_jax.sweep.network import Network, check_map
 from segcam_jax.sweep.saliency import SaliencyOptions
 from segcam_jax.sweep.volumes import Segmented, SegmentOptions, VolumeCase, slug
 from segcam_jax.taps import INPUT
@@ -116,7 +116,7 @@ def make_plan(
         for tap in ((INPUT,) if METHODS[method].explains == "input" else taps)
     )
     for _, tap in pairs:
-        network.split(tap, window)
+        check_map(tap, network.split(tap, window).activation)
     plan = segmentation_plan(network, cases, modalities, segmenting, groups=groups, version=version)
     key = store.key_of([plan.key, dataclasses.asdict(explaining), pairs])
     return dataclasses.replace(plan, explaining=explaining, pairs=pairs, key=key)

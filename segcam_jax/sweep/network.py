@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -112,6 +113,24 @@ def open_network(weights: str, model: str | None = None, *, volumes: bool = Fals
             "2D images: explain volumes by `segcam instances` or `segcam context`"
         )
     return Network(weights, path, images.sha256_of(path), loaded)
+
+
+def check_map(tap: str, struct: jax.ShapeDtypeStruct) -> None:
+    """Checks that a map of a tap's positions can be drawn over the input.
+
+    Raises:
+        InputError: if it has none, or positions of its own.
+    """
+    if taps.is_map(struct):
+        return
+    shape = tuple(struct.shape)
+    what = "no positions"
+    if math.prod(shape[:-1]) > 1:
+        what = f"positions of its own, {' x '.join(map(str, shape[:-1]))}, not the image's"
+    raise InputError(
+        f"tap {tap!r} has shape {shape} and {what}, so no map; name an earlier one "
+        "(`segcam layers` lists them)"
+    )
 
 
 def find_class(words: str, names: Sequence[str]) -> int:

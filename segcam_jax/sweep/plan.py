@@ -15,6 +15,7 @@ from segcam_jax import targets
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims, options as options_module, regions, settings, store
 from segcam_jax.sweep.aims import Aim, Sight
+from segcam_jax.sweep.network import check_map
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.subjects import Subject, find_layer, read
 from segcam_jax.types import InputError, SegcamError, TargetError
@@ -262,11 +263,7 @@ def _pairs(subject: Subject, case: Case, options: ExplainOptions) -> tuple[tuple
     pairs = options_module.pairs(options, list(taps))
     for method, tap in pairs:
         split = subject.network.split(tap, case.input_shape)
-        if len(split.activation.shape) < 3:
-            raise InputError(
-                f"tap {tap!r} has shape {tuple(split.activation.shape)} and no positions, so no "
-                "map; name an earlier one (`segcam layers` lists them)"
-            )
+        check_map(tap, split.activation)
         if method == "fast_ablation_cam":
             options_module.check_windows(split, options)
         if settings.parsed(options.option, options.methods)[method]:

@@ -113,7 +113,8 @@ def stages(given: Taps, classes: int | None = None) -> list[str]:
 
     A block is a tap whose name has no `/`, or that has taps inside (`layer1/block2` has
     `layer1/block2/conv1`). Where its ReLU is tapped after it (`features`, then `features/relu`),
-    that is the block's output. The input, the logits and what has no positions are no blocks.
+    that is the block's output. The input, the logits and what has no positions, or positions of its
+    own (tokens, heads), are no blocks.
     Where no tap is a block, each with positions is taken for one.
 
     Args:
@@ -124,7 +125,9 @@ def stages(given: Taps, classes: int | None = None) -> list[str]:
     spatial = [
         name
         for name, struct in given.items()
-        if name not in (INPUT, "logits") and math.prod(struct.shape[:-1]) > 1
+        if name not in (INPUT, "logits")
+        and taps.is_map(struct)
+        and math.prod(struct.shape[:-1]) > 1
     ]
     if len(spatial) > 1 and given[spatial[-1]].shape[-1] == classes:
         spatial.pop()
@@ -143,8 +146,8 @@ def find_layer(subject: Subject, word: str, given: Taps | None = None) -> str:
     Args:
         subject: the network.
         word: `first`, `middle` or `last`: the first, the middle and the last of `stages`, where the
-            middle of a segmentation network is its bottleneck; `conv:N`: the N-th convolution,
-            counted from 1; else the name of a tap.
+            middle of a segmentation network is its bottleneck, and the input where there is none;
+            `conv:N`: the N-th convolution, counted from 1; else the name of a tap.
         given: its taps, for an image of another size; None takes `subject.taps`.
 
     Raises:
@@ -159,6 +162,8 @@ def find_layer(subject: Subject, word: str, given: Taps | None = None) -> str:
     if word in (FIRST, MIDDLE, LAST):
         classes = subject.network.model.config.classes
         blocks = stages(given, None if subject.classifies else classes)
+        if not blocks and INPUT in given:
+            return INPUT
         if not blocks:
             raise TapError(f"{subject.name} has no tap with positions; its layers have no maps")
         if word == MIDDLE and not subject.classifies:

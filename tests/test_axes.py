@@ -1,0 +1,111 @@
+"""Which taps are maps of the image: their axes are followed through the traced model."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import segcam_jax as segcam
+from segcam_jax import models, tap
+from segcam_jax.adapters import adapted
+from segcam_jax.sweep.subjects import stages
+from tests import own_networks
+from tests.networks import convolve, make_input, make_params, pool, skip_net, upsample
+
+
+@pytest.fixture(autouse=True)
+def _flax_promotes():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def maps(fn, params, x):
+    taps = segcam.list_taps(fn, params, x)
+    return [name for name, struct in taps.items() if struct.on_grid]
+
+
+def test_tokens_and_heads_are_no_image():
+    """0.1.0 took 65 tokens x 4 heads for an image of 65 x 4."""
+    fn, params = adapted(own_networks.transformer(), batch=True)
+    x = jnp.ones((32, 32, 3))
+    taps = segcam.list_taps(fn, params, x)
+    assert taps["attention/query"].shape == (65, 4, 4)
+    assert maps(fn, params, x) == ["input", "patches", "grid"]
+    assert segcam.bottleneck(taps) == "grid"
+    assert stages(taps) == ["patches", "grid"]
+    split = segcam.split(fn, "grid", params, x)
+    assert split.activation.on_grid
+    assert segcam.grad_cam(split, params, x, segcam.whole_image(0)).map.shape == (8, 8)
+    assert not segcam.split(fn, "attention/query", params, x).activation.on_grid
+
+
+def turned(params, x):
+    return tap(jnp.swapaxes(x, 0, 1) * params, "turned") + 1
+
+
+def pieces(params, x):
+    """Patches cut out, shuffled into tokens, put back; learned tokens in place of positions."""
+    h, w, c = x.shape
+    cut = tap(x.reshape(h // 2, 2, w // 2, 2, c), "cut")
+    tokens = tap(cut.transpose(0, 2, 1, 3, 4).reshape(h * w // 4, 4 * c), "tokens")
+    more = jnp.concatenate([jnp.zeros((1, 4 * c)), tokens])
+    back = tap(more[1:].reshape(h // 2, w // 2, 4 * c), "back")
+    learned = tap(jnp.einsum("hwc,hk->kwc", back, params), "learned")
+    strips = tap(back.mean(1), "strips")
+    nearest = tap(jax.image.resize(back, (h, w, 4 * c), "nearest"), "nearest")
+    linear = tap(jax.image.resize(back, (h, w, 4 * c), "linear"), "linear")
+    up = tap(upsample(back), "up")
+    parts = tap(jnp.stack(jnp.split(back, 2, axis=-1)), "parts")
+    rest = learned.sum() + strips.sum() + parts.sum()
+    return nearest + linear + up + rest
+
+
+def test_what_is_done_to_axes():
+    x, params = jnp.ones((8, 12, 2)), jnp.ones((4, 5))
+    assert maps(pieces, params, x) == ["input", "back", "nearest", "linear", "up"]
+    assert maps(turned, jnp.ones(()), x) == ["input"]
+
+
+def carried(params, x):
+    """The body of a loop, a branch, a call with its own derivative, a pooling."""
+    y, _ = jax.lax.scan(lambda c, _: (convolve(c, params), None), x, None, length=2)
+    y = jax.lax.cond(y.sum() > 0, jnp.tanh, lambda v: v, tap(y, "loop"))
+    y = tap(pool(jax.nn.gelu(jax.nn.relu(tap(y, "branch")))), "pooled")
+    return jnp.fft.ifft(jnp.fft.fft(y, axis=0), axis=0).real.astype(y.dtype)
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 2), (4, 6, 8, 2)])
+def test_grids_of_images_and_volumes(shape):
+    ndim = len(shape) - 1
+    x, kernel = jnp.ones(shape), jnp.ones((3,) * ndim + (2, 2))
+    assert maps(carried, kernel, x) == ["input", "loop", "branch", "pooled"]
+    params = make_params(ndim)
+    assert len(maps(skip_net, params, make_input(ndim))) == 4
+
+
+def test_channels_first_and_a_batch():
+    x, kernel = jnp.ones((8, 12, 2)), jnp.ones((3, 3, 2, 2))
+
+    def first(params, x):
+        y = convolve(jnp.moveaxis(x, 0, -1), params)
+        return jnp.moveaxis(tap(jnp.moveaxis(y, -1, 0), "hidden"), 0, -1)
+
+    split = segcam.split(first, "hidden", kernel, jnp.moveaxis(x, -1, 0), channel_axis=0)
+    assert split.activation.on_grid
+    batched = jax.vmap(convolve, (0, None))
+    split = segcam.split(
+        lambda p, x: tap(batched(x[None], p), "hidden")[0], "hidden", kernel, x, batch_axis=0
+    )
+    assert split.activation.on_grid
+    split = segcam.split(
+        lambda p, x: tap(batched(x, p), "hidden"), "hidden", kernel, x[None], batch_axis=0
+    )
+    assert split.activation.on_grid
+
+
+@pytest.mark.parametrize("name", ["resnet18", "inception_v3"])
+def test_maps_of_the_classifiers(name):
+    fn, params = segcam.from_nnx(nnx.eval_shape(lambda: models.classifier(name)))
+    x = jax.ShapeDtypeStruct((96, 96, 3), jnp.float32)
+    taps = segcam.list_taps(fn, params, x)
+    assert all(struct.on_grid == (len(struct.shape) == 3) for struct in taps.values())
