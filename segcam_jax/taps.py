@@ -34,7 +34,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -363,17 +363,16 @@ def _split(signature, fn, tap_name, layout, outputs) -> Split:
     )
 
 
-class _Cache:
-    """The last splits made. Programs compiled for a split keep it alive as `jax.jit` does with its
-    static arguments; `jax.clear_caches()` lets go of them.
-    """
+class Recent(Generic[T]):
+    """The values used last, by key: of splits here, of programs in the engine."""
 
     def __init__(self, size: int):
         self._size = size
         self._lock = threading.Lock()
-        self._values: collections.OrderedDict[Any, Split] = collections.OrderedDict()
+        self._values: collections.OrderedDict[Any, T] = collections.OrderedDict()
 
-    def get(self, key: Any, make: Callable[[], Split]) -> Split:
+    def get(self, key: Any, make: Callable[[], T]) -> T:
+        """The value of a key, made where there is none; the one used longest ago then goes."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -386,7 +385,7 @@ class _Cache:
         return value
 
 
-_CACHE = _Cache(_CACHED_SPLITS)
+_CACHE: Recent[Split] = Recent(_CACHED_SPLITS)
 
 
 def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any, axes.Origins]:

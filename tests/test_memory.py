@@ -56,7 +56,7 @@ def fresh(monkeypatch):
     """Programs of other tests are forgotten, so that a study is planned again."""
     from segcam_jax import taps
 
-    monkeypatch.setattr(taps, "_CACHE", taps._Cache(8))
+    monkeypatch.setattr(taps, "_CACHE", taps.Recent(8))
 
 
 @pytest.mark.usefixtures("fresh")

@@ -3,18 +3,21 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from segcam_jax.engine import compiled, devices
 from segcam_jax.engine.execution import Execution
+from segcam_jax.engine.fitting import kept
+from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target, stack
-from segcam_jax.types import Explanation, InputError
+from segcam_jax.types import Explanation, InputError, TargetError
 
 
 def explain_batch(
@@ -40,8 +43,8 @@ def explain_batch(
         params: its parameters.
         images: examples along a new leading axis `n`, on the host; or a global array of several
             processes, whose length is a multiple of `at_once` times the images axis.
-        targets: one per image, as `segcam.stack` makes them, or a sequence of them; or a single one
-            (or function `output -> scalar`) for all images.
+        targets: one per image, as `segcam.stack` makes them, or a sequence of them, functions
+            `output -> scalar` too if they differ in arrays only; or a single one for all images.
         at_once: images that a device explains together. More than one pays for gradients; an
             ablation study fills a device on its own.
         execution: how the engine runs it; does not change the result. Chunks are planned from the
@@ -71,17 +74,17 @@ def explain_batch(
     if execution.mesh is not None:
         shared = devices.replicate(shared, execution.mesh)
         batch = devices.deal_images(batch, execution.mesh)
-    explanations = _kernel(method, split, static, at_once, shared, batch)
+    run = kept(_explained, (method, split, static, at_once), (shared, batch))
+    explanations = run(shared, batch)
     return jax.tree.map(lambda leaf: leaf[:count], explanations) if count % group else explanations
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _kernel(method, split, static, at_once, shared, batch):
+def _explained(method, split, static, at_once, shared, batch):
     def run(shared, batch):
         params, shared_target, traced = shared
 
         def explain(image, target):
-            target = shared_target if target is None else target
+            target = _joined(target, shared_target)
             return method(split, params, image, target, **dict(static), **traced)
 
         if at_once == 1:
@@ -105,9 +108,10 @@ def _length(images: Any) -> int:
 
 
 def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
-    """`(one per image, one for all)`, of which one is None."""
+    """`(one per image, what all share)`; one of them may be None, `_joined` makes a target."""
     if isinstance(targets, (list, tuple)):
-        targets = stack(targets)
+        plain = all(isinstance(each, Target) for each in targets)
+        targets = stack(targets) if plain else _stacked(targets, split)
     leaves = jax.tree.leaves(targets)
     plain = not leaves or leaves[0] is targets
     if plain or (isinstance(targets, Target) and np.ndim(targets.class_index) == 0):
@@ -118,11 +122,35 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
             f"{count} image(s), but targets with leading axes {sorted(lengths)}; give one target "
             "per image, or a single one for all"
         )
-    if all(_is_known(leaf) for leaf in leaves):
+    if hasattr(targets, "check") and all(_is_known(leaf) for leaf in leaves):
         host = jax.tree.map(np.asarray, targets)
         for index in range(count):
-            compiled.checked_target(jax.tree.map(operator.itemgetter(index), host), split)
-    return targets, None
+            jax.tree.map(operator.itemgetter(index), host).check(split.output)
+    if isinstance(targets, (Target, FunctionTarget)):
+        return targets, None
+    first = function_target(jax.tree.map(operator.itemgetter(0), targets), split)
+    return leaves, dataclasses.replace(first, leaves=[])
+
+
+def _stacked(targets: Sequence[Any], split: Split) -> FunctionTarget:
+    """Functions that compute the same of other arrays, as one batch."""
+    traced = [compiled.checked_target(each, split) for each in targets]
+    formulas = {each.formula if isinstance(each, FunctionTarget) else None for each in traced}
+    if len(formulas) > 1 or None in formulas:
+        raise TargetError(
+            "the targets compute different things; explain their images one by one, or give "
+            "functions that differ in the arrays only that they hold"
+        )
+    stacked = jax.tree.map(lambda *each: jnp.stack(list(map(jnp.asarray, each))), *traced)
+    # A function that holds nothing is the same for all.
+    return stacked if jax.tree.leaves(stacked) else traced[0]
+
+
+def _joined(target: Any, shared: Any) -> Any:
+    """The target of an image, from what is its own and what all images share."""
+    if shared is None or target is None:
+        return target if shared is None else shared
+    return dataclasses.replace(shared, leaves=target)
 
 
 def _is_known(leaf: Any) -> bool:

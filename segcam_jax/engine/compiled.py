@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.fitting import Program, Programs
+from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
 from segcam_jax.types import InputError, TargetError
@@ -31,15 +31,16 @@ def compiled(method: F) -> F:
     caller's own `jit`, `vmap` or `grad` the method is traced along.
 
     A target may be a pytree with a `check(output)` method, or any function `output -> scalar`. A
-    function is part of the program: a new lambda compiles again. To explain many, keep one function
-    and pass what varies as arrays, `jax.tree_util.Partial(function, arrays)`.
+    function is traced whenever it is given. What it computes is part of the program; arrays that it
+    closes over, or that its object holds as attributes, are inputs. So another lambda that computes
+    the same runs the same program; a number in it that is another one compiles again. Of all
+    programs the last `fitting.MOST_PROGRAMS` used are kept.
 
     The result has the attribute `program`, which takes the same arguments and returns the compiled
     program without running it.
     """
     signature = inspect.signature(method)
 
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
     def kernel(split, static, halvings, params, x, target, traced):
         run = functools.partial(_run, method, split, static)
         with memory.halved(halvings):
@@ -98,7 +99,10 @@ def divided(options: Mapping[str, Any]) -> tuple[Static, dict[str, Any]]:
 
 
 def checked_target(target: Any, split: Split) -> Any:
-    """The target as a pytree, told what the output holds, and checked as far as it can be."""
+    """The target as a pytree, told what the output holds, and checked as far as it can be.
+
+    A function is traced.
+    """
     if not callable(target):
         raise TargetError(
             f"the target is {type(target).__name__}; expected a Target or a function "
@@ -106,11 +110,10 @@ def checked_target(target: Any, split: Split) -> Any:
         )
     if hasattr(target, "check"):
         target.check(split.output)
-    if isinstance(target, Target) and target.outputs is None:
-        target = dataclasses.replace(target, outputs=split.outputs)
-    leaves = jax.tree.leaves(target)
-    plain = len(leaves) == 1 and leaves[0] is target
-    return jax.tree_util.Partial(target) if plain else target
+    if isinstance(target, Target):
+        told = split.outputs if target.outputs is None else target.outputs
+        return dataclasses.replace(target, outputs=told)
+    return target if isinstance(target, FunctionTarget) else function_target(target, split)
 
 
 def _plain(option: Any) -> Any:

@@ -1,7 +1,8 @@
 """Programs that fit the memory: compiled, looked at, and compiled again in smaller chunks."""
 
 import dataclasses
-import weakref
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,8 +11,11 @@ from jax.core import Tracer
 from segcam_jax._jaxpr import graph
 from segcam_jax.engine import memory
 from segcam_jax.engine.execution import Execution
-from segcam_jax.taps import Split
+from segcam_jax.taps import Recent, Split
 from segcam_jax.types import InputError
+
+# Each program takes about a hundred memory maps, of which a process has 65,530 by default.
+MOST_PROGRAMS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +44,39 @@ class Program:
         return getattr(self.executable.memory_analysis(), "argument_size_in_bytes", 0)
 
 
+class _Kept:
+    """A kernel jitted for itself: with the last reference to it all that it compiled is freed."""
+
+    def __init__(self, function: Callable):
+        self.function = jax.jit(function)
+        self.program: Program | None = None
+
+
+_PROGRAMS: Recent[_Kept] = Recent(MOST_PROGRAMS)
+
+
+def kept(kernel: Callable, static: tuple, inputs: tuple) -> Callable:
+    """`kernel(*static, ...)` jitted, kept while it is among the last `MOST_PROGRAMS` used.
+
+    Programs differ by kernel, static arguments, and structure, shapes and dtypes of the inputs.
+    """
+    return _kept(kernel, static, inputs).function
+
+
+def _kept(kernel: Callable, static: tuple, inputs: tuple) -> _Kept:
+    key = (kernel, static, *_signature(inputs))
+    return _PROGRAMS.get(key, lambda: _Kept(functools.partial(kernel, *static)))
+
+
 class Programs:
-    """The programs of a kernel, kept as long as their splits.
+    """The programs of a kernel.
 
     Args:
-        kernel: `(split, static, halvings, *inputs)`, jitted, the first three static.
+        kernel: `(split, static, halvings, *inputs)`, the first three static.
     """
 
-    def __init__(self, kernel: Any):
+    def __init__(self, kernel: Callable):
         self._kernel = kernel
-        self._known: weakref.WeakKeyDictionary[Split, dict] = weakref.WeakKeyDictionary()
 
     def run(self, split: Split, static: Any, inputs: tuple, execution: Execution) -> Any:
         """Calls the kernel; where memory runs out, again with half the chunks.
@@ -59,11 +86,10 @@ class Programs:
         Raises:
             InputError: if one evaluation at a time is too much.
         """
+        known = _kept(self._kernel, (split, static, 0), inputs)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs)):
-            return self._kernel(split, static, 0, *inputs)
-        known = self._known.setdefault(split, {})
-        key = (static, *_signature(inputs))
-        proven, halvings, exhausted = known.get(key), 0, None
+            return known.function(*inputs)
+        proven, halvings, exhausted = known.program, 0, None
         while True:
             try:
                 program = proven or self.fitted(split, static, inputs, execution, halvings)
@@ -71,7 +97,7 @@ class Programs:
                 if proven is None:
                     # A device says that its memory is exhausted when it runs, which may be later.
                     jax.block_until_ready(result)
-                    known[key] = program
+                    known.program = program
                 return result
             except jax.errors.JaxRuntimeError as error:
                 # Several processes must go on alike, which they cannot agree on here.
@@ -99,7 +125,8 @@ class Programs:
         needed = None
         while needed is None or needed > limit:
             try:
-                lowered = self._kernel.lower(split, static, halvings, *inputs)
+                function = kept(self._kernel, (split, static, halvings), inputs)
+                lowered = function.lower(*inputs)
             except memory.NoSmallerChunk:
                 if needed is None:
                     raise
@@ -119,13 +146,14 @@ class Programs:
         """The program of `fitted`, compiled ahead of time in any case."""
         program = self.fitted(split, static, inputs, execution)
         if program.executable is None:
-            lowered = self._kernel.lower(split, static, program.halvings, *inputs)
-            program = dataclasses.replace(program, executable=lowered.compile())
+            function = kept(self._kernel, (split, static, program.halvings), inputs)
+            program = dataclasses.replace(program, executable=function.lower(*inputs).compile())
         return program
 
     def _call(self, program: Program, split: Split, static: Any, inputs: tuple) -> Any:
         if program.executable is None:
-            return self._kernel(split, static, program.halvings, *inputs)
+            function = kept(self._kernel, (split, static, program.halvings), inputs)
+            return function(*inputs)
         return program.executable(*inputs)
 
 
@@ -137,5 +165,7 @@ def temporary_bytes(executable: jax.stages.Compiled) -> int:
 def _signature(inputs: tuple) -> tuple:
     """What a compiled program depends on besides its static arguments."""
     leaves, tree = jax.tree.flatten(inputs)
-    places = tuple(getattr(leaf, "sharding", None) for leaf in leaves)
+    places = tuple(
+        None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None) for leaf in leaves
+    )
     return tree, tuple(map(jax.typeof, leaves)), places, graph.Context()
