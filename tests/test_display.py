@@ -188,6 +188,7 @@ def test_a_gallery_draws_and_lists_it(image, tmp_path, drawn):
     assert index["maps"][0]["relu_hides"]["grad_cam"] == 1
     (words,) = drawn.values()
     assert "100 % negative" in words
+    assert "Explained: logits, summed over the outlined pixels." in words
     assert "drawn with their sign" in words
 
 

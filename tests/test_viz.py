@@ -232,10 +232,19 @@ def test_outline_is_there(figure, count):
     assert not outlines(figure(None))
 
 
+def test_notes_stand_in_the_corner_or_in_place_of_a_zero_map():
+    cells = {("a", "b"): SIGNED, ("a", "c"): 0 * SIGNED}
+    notes = {("a", "b"): "9 % negative", ("a", "c"): "nothing"}
+    figure = viz.montage(RGB, cells, rows=["a"], columns=["b", "c"], notes=notes, caption="below")
+    assert {"9 % negative", "nothing", "below"} <= set(texts(figure))
+    assert "zero map" not in texts(figure)
+
+
 def test_zero_maps_say_so():
     assert "zero map" in texts(viz.overlay(RGB, 0 * HEATMAP))
     assert "zero map" not in texts(viz.overlay(RGB, HEATMAP))
     assert texts(six(raw_map=np.zeros((2, 2)), heatmap=0 * HEATMAP)).count("zero map") == 3
+    assert texts(six(heatmap=0 * HEATMAP, zero="no gradient")).count("no gradient") == 2
     assert texts(viz.slices(VOLUME, 0 * SALIENCY)).count("zero map") == 3
     assert "zero map" not in texts(viz.slices(VOLUME, SALIENCY, center=(0, 0, 0)))
 

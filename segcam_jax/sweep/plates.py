@@ -54,9 +54,16 @@ def _figure(plate: Plate, options: GalleryOptions, folder: Path):
         [heading(name) for name in options.methods],
         title=title,
         subtitle=subtitle,
-        caption=in_words(shown, chosen=options.profile, signed=signed),
+        caption=f"{_score(told)} {in_words(shown, chosen=options.profile, signed=signed)}",
         colormap=options.colormap,
     )
+
+
+def _score(told: Sequence[dict[str, Any]]) -> str:
+    """What is explained in all rows, in units of the output."""
+    names = " and ".join(dict.fromkeys(about["score_is"] for about in told))
+    regions = any(about["shares_are"] != "probabilities" for about in told)
+    return f"Explained: {names}{', summed over the outlined pixels' if regions else ''}."
 
 
 def _displays(

@@ -116,7 +116,7 @@ def wrap(words: str | None, width: float, size: float, *, lines: int = 2) -> str
 def wrap_caption(caption: str | None, width: float) -> str:
     """Breaks the words below a figure into small lines of at most `width` inches."""
     # A tenth of reserve: of many lines, some hold wider letters than the average.
-    return wrap(caption, 0.9 * width, SMALL, lines=8)
+    return wrap(caption, 0.9 * width, SMALL, lines=12)
 
 
 def panel_size(shape: tuple[int, ...], *, side: float = PANEL) -> tuple[float, float]:

@@ -136,7 +136,7 @@ def tag(axes: Axes, words: str) -> None:
         axes.text(
             0.03,
             0.03,
-            wrap(words, width - 0.1, SMALL),
+            words if text_width(words, SMALL) <= width - 0.1 else "\n".join(words.rsplit(" ", 1)),
             transform=axes.transAxes,
             color=INK,
             fontproperties=font(SMALL),
