@@ -145,6 +145,12 @@ def ruling_out():
     return fn, jnp.ones((1, 1))
 
 
+def ruling_out_images():
+    """The classes of `ruling_out`, of whole images."""
+    fn, params = ruling_out()
+    return (lambda params, x: fn(params, x).mean((0, 1))), params
+
+
 def function():
     """A plain function with a tap of its author's, one channel."""
 

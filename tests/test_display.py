@@ -202,3 +202,16 @@ def test_a_class_that_the_network_rules_out(image, tmp_path, capsys):
     assert run(*line, "--class-index", 2, "--region", "all", "--out", tmp_path / "none") == 2
     said = capsys.readouterr().err
     assert "class '2' is at -inf at 64 of the 64 explained pixels: the network rules it" in said
+
+
+@pytest.mark.parametrize("command", ["explain", "gallery"])
+def test_a_class_that_a_classifier_rules_out(image, tmp_path, capsys, command):
+    network, tap, method = {
+        "explain": ("--model", "--tap", "--method"),
+        "gallery": ("--models", "--layers", "--methods"),
+    }[command]
+    line = (command, image, network, f"{OWN}:ruling_out_images", "--size", 16, tap, "hidden")
+    line = (*line, method, "grad_cam", "--out", tmp_path / command)
+    assert run(*line, "--classes", 2) == 2
+    assert "the network rules" in capsys.readouterr().err
+    assert run(*line, "--overwrite") == 0  # Class 1, of which nothing is wrong.

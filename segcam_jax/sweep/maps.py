@@ -23,7 +23,7 @@ from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.sweep.subjects import Subject, read
 from segcam_jax.taps import Split
-from segcam_jax.types import InputError, SegcamError
+from segcam_jax.types import InputError, SegcamError, TargetError
 
 INDEX = "gallery.json"
 Advance = Callable[[int, str], None]
@@ -115,6 +115,12 @@ def _computed(maps: Maps, sight: Sight, options: GalleryOptions) -> bytes:
         padded,
         target,
     )
+    if not np.isfinite(float(score)):
+        raise TargetError(
+            f"{str(maps.picture.path)!r}: the score of {maps.aim.name!r} by {subject.name} is "
+            f"{float(score)}: the network rules the class out, and nothing explains that; name "
+            "another"
+        )
     arrays = {name: np.asarray(values, np.float32) for name, values in found.items()}
     broken = [name for name, values in arrays.items() if not np.isfinite(values).all()]
     if broken:
