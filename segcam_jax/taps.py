@@ -117,6 +117,12 @@ class Split:
     _again: Callable[[Any], "Split"] = dataclasses.field(repr=False)
     outputs: Outputs = "logits"
 
+    def __reduce__(self):
+        raise InputError(
+            "a Split holds a traced program and does not pickle; pickle what it is made of, the "
+            "arguments of split(fn, tap_name, params, x), and results (Explanation pickles)"
+        )
+
     def encode(self, params: Any, x: Any) -> tuple[Float[Array, "*space c"], Carry]:
         """Runs the part before the tap.
 
@@ -246,6 +252,7 @@ def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, TapStruct]:
         TapError: if a name is given twice.
         InputError: if a leaf of `params` or `x` is not an array, or `x` is a batch.
     """
+    _check_function(fn)
     _, signature = signatures.of(params, x)
     traced, _, origins = _trace(fn, signature)
     rank = _rank(x)
@@ -308,9 +315,28 @@ def split(
         InputError: if a leaf of `params` or `x` is not an array, `outputs` is unknown, or `x` is a
             batch: the model keeps the entries of its first axis apart, those of another not.
     """
+    _check_function(fn)
     _, signature = signatures.of(params, x)
     outputs = declared(fn, outputs)
     return _cached(signature, fn, tap_name, (channel_axis, batch_axis), outputs)
+
+
+def _check_function(fn: Any) -> None:
+    """Raises `InputError` for what is no function, or holds arrays of its own as a model does."""
+    advice = (
+        "take a model by `fn, params = segcam_jax.from_equinox(model)` (from_nnx, from_linen); "
+        "arrays of a function of your own belong into `params`"
+    )
+    if not callable(fn):
+        raise InputError(
+            f"`fn` is {type(fn).__name__}, expected a function of (params, x); {advice}"
+        )
+    try:
+        hash(fn)
+        hash(getattr(fn, "__self__", None))  # Of a method, what it is bound to.
+    except TypeError:
+        name = getattr(fn, "__qualname__", type(fn).__name__)
+        raise InputError(f"`fn` is {name}, which holds arrays and has no hash; {advice}") from None
 
 
 def _cached(signature, fn, tap_name, layout, outputs) -> Split:

@@ -204,3 +204,12 @@ def test_state_and_arrays_are_the_same_after_a_call():
     split.encode(params, x)
     assert (state.get(model.index), model.counted.max()) == (0, 0)
     np.testing.assert_allclose(first, jnp.moveaxis(model(jnp.moveaxis(x, -1, 0), state)[0], 0, -1))
+
+
+def test_a_module_is_no_function():
+    """It holds arrays and has no hash; 0.1.0 said "unhashable type" alone."""
+    model = eqx.nn.Conv2d(2, 3, 1, key=jax.random.key(0))
+    for fn in (model, model.__call__, eqx.nn.Sequential([model])):
+        for call in (segcam.list_taps, lambda fn, *given: segcam.split(fn, "input", *given)):
+            with pytest.raises(InputError, match=r"no hash; take a model by .*from_equinox\(model"):
+                call(fn, {}, jnp.ones((2, 6, 8)))

@@ -1,5 +1,7 @@
 """`tap`, `list_taps`, `split`: exact, under every transform, in every kind of call."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -433,3 +435,19 @@ def test_a_number_is_no_array_where_dtypes_depend_on_it():
     number["gain"] = array["gain"] = jnp.ones((), jnp.float32)
     split = segcam.split(scaled, "hidden", number, wide)
     np.testing.assert_array_equal(split.encode(array, wide)[0], split.encode(number, wide)[0])
+
+
+def test_what_is_pickled():
+    params, x = make_params(), make_input()
+    split = segcam.split(skip_net, "bottleneck", params, x)
+    with pytest.raises(InputError, match="does not pickle; pickle what it is made of"):
+        pickle.dumps(split)
+    explanation = segcam.grad_cam(split, params, x, segcam.whole_image(1))
+    again = pickle.loads(pickle.dumps(explanation))
+    jax.tree.map(np.testing.assert_array_equal, again, explanation)
+    assert pickle.loads(pickle.dumps(split.activation)).on_grid
+
+
+def test_what_is_no_function():
+    with pytest.raises(InputError, match=r"`fn` is dict, expected a function of \(params, x\)"):
+        segcam.split({}, "input", jnp.ones(()), jnp.ones(3))
