@@ -133,3 +133,11 @@ def test_models_are_told_apart():
 def test_what_is_no_model(made, message):
     with pytest.raises(InputError, match=message):
         adapted(made)
+
+
+def test_a_function_with_further_inputs():
+    def fn(params, x, scale):
+        return x * params * scale
+
+    with pytest.raises(InputError, match="call needs the argument 'scale'"):
+        segcam.list_taps(*segcam.from_function(fn, jnp.ones(())), jnp.ones((2, 3)))

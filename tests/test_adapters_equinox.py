@@ -213,3 +213,20 @@ def test_a_module_is_no_function():
         for call in (segcam.list_taps, lambda fn, *given: segcam.split(fn, "input", *given)):
             with pytest.raises(InputError, match=r"no hash; take a model by .*from_equinox\(model"):
                 call(fn, {}, jnp.ones((2, 6, 8)))
+
+
+class Masked(eqx.Module):
+    conv: eqx.nn.Conv2d
+
+    def __call__(self, x, mask):
+        return self.conv(x) * mask
+
+
+def test_models_with_further_inputs():
+    model = Masked(eqx.nn.Conv2d(2, 3, 1, key=jax.random.key(0)))
+    mask = jnp.arange(48.0).reshape(6, 8, 1)
+    with pytest.raises(InputError, match="call needs the argument 'mask'"):
+        segcam.list_taps(*segcam.from_equinox(model), X)
+    fn, params = segcam.from_equinox(model, call=lambda model, x: model(*x))
+    np.testing.assert_allclose(fn(params, (X, mask)), HWC(model(CHW(X), CHW(mask))), rtol=1e-5)
+    assert list(segcam.list_taps(fn, params, (X, mask))) == ["conv"]

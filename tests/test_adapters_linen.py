@@ -173,3 +173,23 @@ def test_variables_are_the_same_after_a_call():
     for output in [*outputs, split.decode(*split.encode(params, X))]:
         np.testing.assert_allclose(output, outputs[0], atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, variables, before)
+
+
+class Masked(linen.Module):
+    @linen.compact
+    def __call__(self, x, mask):
+        return linen.Conv(3, (3, 3))(x) * mask
+
+
+def test_modules_with_further_inputs():
+    module, mask = Masked(), jnp.arange(48.0).reshape(6, 8, 1)
+    variables = module.init(jax.random.key(0), X[None], mask[None])
+    with pytest.raises(InputError, match="call needs the argument 'mask'"):
+        segcam.list_taps(*segcam.from_linen(module, variables), X)
+    fn, params = segcam.from_linen(
+        module, variables, call=lambda module, x: module(x["image"], x["mask"])
+    )
+    x = {"image": X, "mask": mask}
+    expected = module.apply(variables, X[None], mask[None])[0]
+    np.testing.assert_allclose(fn(params, x), expected, atol=1e-4)
+    assert list(segcam.list_taps(fn, params, x)) == ["Conv_0"]

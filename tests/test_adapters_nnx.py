@@ -304,3 +304,39 @@ def test_what_a_module_keeps_is_the_same_after_a_call():
     twin = Keeping()
     np.testing.assert_allclose(outputs[0], twin(X), rtol=1e-5, atol=1e-5)
     assert twin.calls[...] == len(twin.log) == 1
+
+
+class Masked(nnx.Module):
+    """Takes a mask besides the image, by position or by name."""
+
+    def __init__(self):
+        self.conv = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))
+
+    def __call__(self, x, mask, *, gain=1.0):
+        return self.conv(x) * mask * gain
+
+
+def test_models_with_further_inputs():
+    model, mask = Masked(), jnp.arange(48.0).reshape(6, 8, 1)
+    expected = model(X[None], mask[None])[0]
+    fn, params = segcam.from_nnx(model, batch_axis=0)
+    with pytest.raises(InputError, match=r"needs the argument 'mask': .*\(mask=\.\.\.\)"):
+        segcam.list_taps(fn, params, X)
+    fn, params = segcam.from_nnx(model, batch_axis=0, mask=mask)
+    np.testing.assert_allclose(fn(params, X), expected, atol=1e-4)
+    named = {"image": X, "mask": mask}
+    for x, call in (
+        (named, lambda model, x: model(x["image"], x["mask"])),
+        (named, lambda model, x: model(x["image"], mask=x["mask"])),
+        ((X, mask), lambda model, x: model(*x)),
+    ):
+        fn, params = segcam.from_nnx(model, batch_axis=0, call=call)
+        np.testing.assert_allclose(fn(params, x), expected, atol=1e-4)
+        split = segcam.split(fn, "conv", params, x)
+        assert split.activation.on_grid
+        found = segcam.grad_cam(split, params, x, segcam.whole_image(1))
+        weight = mask.mean()  # d(sum of the second channel) / d(conv) is the mask, there alone
+        hidden = model.conv(X[None])[0]
+        np.testing.assert_allclose(found.map, hidden[..., 1] * weight, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="unexpected keyword argument 'masks'"):
+        segcam.list_taps(*segcam.from_nnx(model, batch_axis=0, masks=mask), X)

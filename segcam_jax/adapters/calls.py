@@ -25,6 +25,12 @@ EVAL_MODE: Mapping[str, bool] = {
     "training": False,
     "is_training": False,
 }
+# What to do about a call with further arguments.
+_FURTHER = (
+    "give the adapter what is the same in every call by its name (mask=...), and inputs of the "
+    'example together, x={"image": ..., "mask": ...}, with '
+    'call=lambda model, x: model(x["image"], x["mask"])'
+)
 # Holds a submodule's path in the copy that runs.
 PATH = "_segcam_path"
 
@@ -39,6 +45,7 @@ class Adapted:
         batch_axis: an axis of size one that the model is given, and that its output is rid of.
         channel_axis: where the model has channels, without the batch.
         arguments: keyword arguments of every call.
+        call: how the model is called, `call(model, x, **arguments)`; None: `model(x, **arguments)`.
         output: picks the logits from what the model returns; None takes all.
         outputs: what that is; None: not said.
     """
@@ -48,6 +55,7 @@ class Adapted:
     batch_axis: int | None
     channel_axis: int
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    call: Callable[..., Any] | None = None
     output: Callable[[Any], Any] | None = None
     outputs: Outputs | None = None
 
@@ -123,6 +131,24 @@ def names_of(params: Any) -> tuple[str, ...]:
 def joined(path: tuple[Any, ...]) -> str:
     """A path in words."""
     return "/".join(map(str, path))
+
+
+def check_arguments(function: Callable, inputs: tuple, arguments: Mapping[str, Any]) -> None:
+    """Checks that a model takes what it is called with, and needs no more.
+
+    Raises:
+        InputError: naming the argument, and the adapter's option that gives it.
+    """
+    signature = inspect.signature(function)
+    try:
+        given = signature.bind_partial(*inputs, **arguments).arguments
+    except TypeError as error:
+        raise InputError(f"the model does not take this call: {error}; {_FURTHER}") from None
+    packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for name, parameter in signature.parameters.items():
+        needed = parameter.default is parameter.empty and parameter.kind not in packed
+        if needed and name not in given and name not in EVAL_MODE:
+            raise InputError(f"the model's call needs the argument {name!r}: {_FURTHER}")
 
 
 def check_convolved(args: tuple, kernel: Any, path: str) -> None:

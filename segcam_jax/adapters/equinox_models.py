@@ -22,11 +22,12 @@ class _Equinox(calls.Adapted):
         import equinox as eqx
 
         model, state = eqx.combine(params, self.model)
+        inputs = (x, state) if self.stateful else (x,)
+        if self.call is None and callable(model):
+            calls.check_arguments(model.__call__, inputs, self.arguments)
         model = _tapping_copy(model, ())
-        if not self.stateful:
-            return model(x, **self.arguments)
-        output, _ = model(x, state, **self.arguments)
-        return output
+        output = (self.call or type(model).__call__)(model, *inputs, **self.arguments)
+        return output[0] if self.stateful else output
 
     def same_model(self, other: Any) -> bool:
         import equinox as eqx
@@ -40,6 +41,7 @@ def from_equinox(
     *,
     batch_axis: int | None = None,
     channel_axis: int = 0,
+    call: Callable[..., Any] | None = None,
     output: Callable[[Any], Any] | None = None,
     outputs: Outputs | None = None,
     **arguments: Any,
@@ -52,6 +54,8 @@ def from_equinox(
         batch_axis: 0 for a model that insists on a batch; None if it takes one example.
         channel_axis: -1 for a model that has channels last. It holds for arrays of as many axes
             as `x`: vectors and tokens are taken to have theirs last.
+        call: how a model with further inputs is called, `call(model, x, **arguments)` or with the
+            state third, for example `lambda model, x: model(x["image"], x["time"])`.
         output: picks the logits from what the model returns; None takes all.
         outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
         arguments: keyword arguments of every call.
@@ -71,7 +75,7 @@ def from_equinox(
     names = calls.names_of(params)
     stateful = state is not None
     return _Equinox(
-        static, names, batch_axis, channel_axis, arguments, output, outputs, stateful
+        static, names, batch_axis, channel_axis, arguments, call, output, outputs, stateful
     ), params
 
 

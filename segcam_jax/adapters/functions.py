@@ -11,6 +11,7 @@ from segcam_jax.types import InputError, Outputs
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Function(calls.Adapted):
     def run(self, params: Any, x: Any) -> Any:
+        calls.check_arguments(self.model, (params, x), self.arguments)
         return self.model(params, x, **self.arguments)
 
 
@@ -43,4 +44,4 @@ def from_function(
     """
     if not callable(fn):
         raise InputError(f"`fn` is {type(fn).__name__}, expected a function of (params, x)")
-    return _Function(fn, (), batch_axis, channel_axis, arguments, output, outputs), params
+    return _Function(fn, (), batch_axis, channel_axis, arguments, None, output, outputs), params

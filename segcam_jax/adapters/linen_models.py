@@ -12,13 +12,23 @@ if TYPE_CHECKING:
     from flax import linen
 
 
+# Arguments of `apply`, which are none of the module's.
+_APPLIED = frozenset(("rngs", "mutable", "capture_intermediates"))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Linen(calls.Adapted):
     def run(self, params: Any, x: Any) -> Any:
         from flax import linen
 
+        arguments = dict(self.arguments)
+        if self.call is not None:
+            arguments["method"] = self.call
+        elif "method" not in arguments:
+            given = {name: v for name, v in arguments.items() if name not in _APPLIED}
+            calls.check_arguments(type(self.model).__call__, (self.model, x), given)
         with linen.intercept_methods(_tapping):
-            return self.model.apply(params, x, **self.arguments)
+            return self.model.apply(params, x, **arguments)
 
 
 def from_linen(
@@ -27,6 +37,7 @@ def from_linen(
     *,
     batch_axis: int | None = 0,
     channel_axis: int = -1,
+    call: Callable[..., Any] | None = None,
     output: Callable[[Any], Any] | None = None,
     outputs: Outputs | None = None,
     **arguments: Any,
@@ -42,6 +53,8 @@ def from_linen(
         batch_axis: None for a module that takes one example without a batch.
         channel_axis: 0 for a module that has channels first, without the batch. It holds for
             arrays of as many axes as `x`.
+        call: how a module with further inputs is called, `call(module, x, **arguments)`, for
+            example `lambda module, x: module(x["image"], x["time"])`; `module` is bound.
         output: picks the logits from what the module returns; None takes all.
         outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
         arguments: keyword arguments of every call.
@@ -57,7 +70,9 @@ def from_linen(
     if not isinstance(module, linen.Module):
         raise InputError(f"from_linen was given {type(module).__name__}, expected a linen.Module")
     names = calls.names_of(variables)
-    return _Linen(module, names, batch_axis, channel_axis, arguments, output, outputs), variables
+    return _Linen(
+        module, names, batch_axis, channel_axis, arguments, call, output, outputs
+    ), variables
 
 
 def _tapping(next_function: Callable, args: tuple, kwargs: dict, context: Any) -> Any:

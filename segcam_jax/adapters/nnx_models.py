@@ -24,8 +24,10 @@ class _Nnx(calls.Adapted):
         from flax import nnx
 
         model = nnx.merge(self.model, params, copy=True)
+        if self.call is None and callable(model):
+            calls.check_arguments(model.__call__, (x,), self.arguments)
         _prepare(model, submodules=self.submodules)
-        return model(x, **self.arguments)
+        return (self.call or type(model).__call__)(model, x, **self.arguments)
 
 
 def from_nnx(
@@ -34,6 +36,7 @@ def from_nnx(
     batch_axis: int | None = None,
     channel_axis: int = -1,
     submodules: bool | None = None,
+    call: Callable[..., Any] | None = None,
     output: Callable[[Any], Any] | None = None,
     outputs: Outputs | None = None,
     **arguments: Any,
@@ -52,6 +55,8 @@ def from_nnx(
             arrays of as many axes as `x`.
         submodules: whether the output of every submodule is a tap, by its path. None: unless the
             model is one of this library, which name their activations themselves.
+        call: how a model with further inputs is called, `call(model, x, **arguments)`, for example
+            `lambda model, x: model(x["image"], x["time"])`. None: `model(x, **arguments)`.
         output: picks the logits from what the model returns; None takes all.
         outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
         arguments: keyword arguments of every call.
@@ -78,7 +83,7 @@ def from_nnx(
     graph = nnx.graphdef(view)
     names = calls.names_of(params)
     return _Nnx(
-        graph, names, batch_axis, channel_axis, arguments, output, outputs, submodules
+        graph, names, batch_axis, channel_axis, arguments, call, output, outputs, submodules
     ), params
 
 
