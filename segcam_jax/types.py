@@ -70,3 +70,11 @@ class Explanation:
     scores: Float[Array, "m"] | None = None
     attribution: Float[Array, "*space c"] | None = None
     exact: Bool[Array, "c"] | None = None
+
+
+def shortened(name: str, most: int = 40) -> str:
+    """A name for a table or a title: of a long one, the middle is left out."""
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 3
+    return f"{name[: most - 1 - end]}…{name[-end:]}"

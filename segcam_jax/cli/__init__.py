@@ -4,10 +4,11 @@ Results go to stdout, notes, progress and errors to stderr. Exit codes: 0 done, 
 was given (one line says which), 130 interrupted.
 """
 
+import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import segcam_jax
 from segcam_jax.cli import cache, console
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"segcam {segcam_jax.__version__}")
         return 0
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _backend_of_files():
             # A cache that fails must not disturb; the run goes on without it.
             warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
             return _run(given)
@@ -94,6 +95,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         console.error("the device is out of memory; use a smaller image")
         return _FAULT
+
+
+@contextlib.contextmanager
+def _backend_of_files() -> Iterator[None]:
+    """Figures go to files, whichever backend a notebook or a shell has chosen for windows.
+
+    matplotlib reads the variable when it is imported, and fails on a backend that is not installed.
+    """
+    name, before = "MPLBACKEND", os.environ.get("MPLBACKEND")
+    os.environ[name] = "agg"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _run(given: list[str]) -> int:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 # Wide enough for every table of ours, where no terminal says otherwise.
 _PIPE_WIDTH = 200
+_NAME_WIDTH = 60
 
 
 def results() -> Console:
@@ -44,8 +45,13 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[obj
     drawn = Table(header_style="bold")
     for number, name in enumerate(columns):
         numeric = all(_is_number(row[number]) for row in rows) and bool(rows)
+        widest = max((len(str(row[number])) for row in rows), default=0)
         drawn.add_column(
-            name, justify="right" if numeric else "left", no_wrap=number == 0, overflow="fold"
+            name,
+            justify="right" if numeric else "left",
+            # A longer name would leave the other columns nothing.
+            no_wrap=number == 0 and widest <= _NAME_WIDTH,
+            overflow="fold",
         )
     for row in rows:
         drawn.add_row(*(escape(str(cell)) for cell in row))

@@ -20,7 +20,7 @@ from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.plan import Plan, make_plan
 from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
 from segcam_jax.sweep.subjects import RANDOM, Subject
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, shortened
 
 _NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat", "measure")
 
@@ -236,7 +236,7 @@ def _summarise(manifest: Mapping[str, Any], out: Path, plan: Plan) -> None:
     classifies = plan.subject.classifies
     rows = [
         (
-            record["name"],
+            shortened(record["name"]),
             *(_predicted(record) if classifies else _pixels(record)),
             each["method"],
             each["tap"],
@@ -282,4 +282,4 @@ def _predicted(record: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _pixels(record: Mapping[str, Any]) -> tuple[str, int]:
     """The explained class, and the pixels of its region."""
-    return record["class"]["name"], record["region"]["pixels"]
+    return shortened(record["class"]["name"]), record["region"]["pixels"]

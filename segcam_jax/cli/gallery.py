@@ -13,7 +13,7 @@ from segcam_jax.sweep import aims, display, gallery as sweep_gallery, maps, pict
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.sweep.opening import Wanted, open_subjects, size_of
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, shortened
 from segcam_jax.viz.colour import scale_of
 
 
@@ -84,8 +84,8 @@ def _summarise(told: Sequence[Mapping[str, Any]], made: Gallery, out: Path) -> N
         rather = about["rather_than"]
         what = aims.short(explained["label"])
         rows[about["image"], about["model"], what, rather and rather["label"]] = (
-            about["image"],
-            about["model"],
+            shortened(about["image"]),
+            shortened(about["model"]),
             aims.short(predicted[0]["label"]) if predicted else "nothing",
             aims.percent(predicted[0]["share"]) if predicted else "",
             f"{what} rather than {aims.short(rather['label'])}" if rather else what,

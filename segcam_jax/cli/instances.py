@@ -20,7 +20,7 @@ from segcam_jax.sweep.instances import run_instances
 from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.saliency import SaliencyOptions
 from segcam_jax.sweep.volumes import SegmentOptions, VolumeCase
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, shortened
 
 _SHOWN = 40  # rows of the table on the terminal
 
@@ -171,12 +171,12 @@ def _summarise(records: Sequence[dict[str, Any]], command: Instances, scans: int
         return
     rows = [
         (
-            about["scan"],
+            shortened(about["scan"]),
             about["instance"],
             about["group"] or "—",
             f"{about['volume_mm3']:.4g}",
             maps["method"],
-            each["modality"],
+            shortened(each["modality"]),
             f"{each['peak_positive']:.3g}",
             f"{each['peak_negative']:.3g}",
             f"{each['mean_inside']:.3g}",

@@ -22,8 +22,9 @@ from segcam_jax.sweep.network import (
     find_class,
     predicted_labels,
 )
+from segcam_jax.sweep.store import file_name
 from segcam_jax.targets import Of, Target
-from segcam_jax.types import InputError, TargetError
+from segcam_jax.types import InputError, TargetError, shortened
 
 TOP = "top:"
 _TOLD = 5
@@ -138,7 +139,7 @@ def make_aims(
     aims = [Aim(_slug(word), word) for word in words]
     if difference is not None:
         first, second = difference
-        aims.append(Aim(f"{_slug(first)}-not-{_slug(second)}", first, second))
+        aims.append(Aim(file_name(f"{_slug(first)}-not-{_slug(second)}"), first, second))
     names = [aim.name for aim in aims]
     return [
         aim if names.count(aim.name) == 1 else dataclasses.replace(aim, name=f"{aim.name}-{n}")
@@ -158,7 +159,7 @@ def _slug(word: str) -> str:
     if word.startswith(TOP):
         rank = word.removeprefix(TOP)
         return "predicted" if rank == "1" else f"top{_slug(rank)}"
-    return re.sub(r"[^\w.]+", "-", word).strip("-.") or "class"
+    return file_name(re.sub(r"[^\w.]+", "-", word).strip("-.") or "class")
 
 
 def class_or_rank(word: str, labels: Sequence[str]) -> tuple[str, int]:
@@ -337,7 +338,7 @@ def in_words(about: dict[str, Any]) -> str:
 def short(label: str) -> str:
     """The first of several names of a class; a number alone is none."""
     name = label.split(",")[0].strip() or label
-    return f"class {name}" if name.isdigit() else name
+    return f"class {name}" if name.isdigit() else shortened(name)
 
 
 def percent(share: float) -> str:

@@ -14,6 +14,7 @@ from segcam_jax.sweep.display import Display, in_words, known_as, over_image
 from segcam_jax.sweep.network import Background
 from segcam_jax.sweep.plan import Case, Plan
 from segcam_jax.taps import INPUT
+from segcam_jax.types import shortened
 from segcam_jax.viz.draw import ZERO
 from segcam_jax.viz.gallery import Row, gallery
 
@@ -170,8 +171,8 @@ def _layers(plan: Plan, case: Case, pixels: np.ndarray, shown: Displays, how: st
 
 def _title(case: Case) -> str:
     if case.prediction is None:
-        return f"{case.picture}: {aims.in_words(case.about)}"
-    return f"{case.picture}: {aims.short(case.about['explained']['label'])}"
+        return f"{shortened(case.picture)}: {aims.in_words(case.about)}"
+    return f"{shortened(case.picture)}: {aims.short(case.about['explained']['label'])}"
 
 
 def save(figure: Figure, path: Path) -> None:

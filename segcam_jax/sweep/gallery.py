@@ -136,7 +136,7 @@ class Gallery:
 
 def slug(word: str) -> str:
     """A layer's name for files."""
-    return re.sub(r"[^\w.-]+", "-", word).strip("-.") or "layer"
+    return store.file_name(re.sub(r"[^\w.-]+", "-", word).strip("-.") or "layer")
 
 
 def make_gallery(

@@ -295,7 +295,7 @@ def _manifest(plan: InstancePlan, folder, wanted, command: Sequence[str]) -> dic
             "first volume; 0 outside of the window that the network was given"
         ),
         "scans": [
-            {"name": case.name, "instances": [each.label for each in found]}
+            {"name": case.name, **_paths(case), "instances": [each.label for each in found]}
             for case, found in wanted
         ],
         "files": folder.files,

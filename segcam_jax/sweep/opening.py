@@ -11,6 +11,7 @@ from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labe
 from segcam_jax.sweep import own
 from segcam_jax.sweep.factories import is_own
 from segcam_jax.sweep.network import Network, open_network
+from segcam_jax.sweep.store import file_name
 from segcam_jax.sweep.subjects import RANDOM, USUAL_SIDE, Subject
 from segcam_jax.types import InputError, nearest_first
 
@@ -139,6 +140,7 @@ def _free_name(words: str, taken: Sequence[str]) -> str:
     stem = Path(words.removeprefix(RANDOM)).name.removesuffix(".safetensors")
     if is_own(words):
         stem = stem.replace(".py:", "-").replace(":", "-")
+    stem = file_name(stem)
     name, number = stem or "model", 2
     while name.casefold() in {each.casefold() for each in taken}:
         name, number = f"{stem or 'model'}-{number}", number + 1

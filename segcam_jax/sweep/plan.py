@@ -304,7 +304,7 @@ def _distinct(paths: Iterable[Path], report: Report) -> list[Path]:
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """A folder name for each image: its stem, numbered where several have the same."""
-    return _distinct_names([path.stem.strip(". ") or "image" for path in paths])
+    return _distinct_names([store.file_name(path.stem.strip(". ") or "image") for path in paths])
 
 
 def _distinct_names(stems: Sequence[str]) -> list[str]:
@@ -328,7 +328,7 @@ def case_files(case: Case, pairs: Sequence[tuple[str, str]]) -> dict[Any, str]:
     taps = list(dict.fromkeys(tap for _, tap in pairs))
     slugs: dict[str, str] = {}
     for tap in taps:
-        slug = re.sub(r"[^\w.-]+", "-", tap)
+        slug = store.file_name(re.sub(r"[^\w.-]+", "-", tap))
         while slug.casefold() in {each.casefold() for each in slugs.values()}:
             slug += "-"
         slugs[tap] = slug

@@ -14,6 +14,7 @@ from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.sweep.maps import load_maps
 from segcam_jax.sweep.subjects import read
+from segcam_jax.types import shortened
 from segcam_jax.viz.gallery import Row, gallery as draw
 
 
@@ -129,7 +130,7 @@ def _shape(about: dict[str, Any]) -> str:
 def _titles(plate: Plate, told: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """Title and subtitle: what all rows have in common."""
     maps, about = plate.rows[0][0], told[0]
-    name = maps.picture.name
+    name = shortened(maps.picture.name)
     model = maps.subject.title
     where = maps.tap if maps.word == maps.tap else f"{maps.word} layer, {maps.tap}"
     at = f"{where}, {_shape(about)}"

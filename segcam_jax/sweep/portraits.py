@@ -17,6 +17,7 @@ from segcam_jax.sweep import saliency, store
 from segcam_jax.sweep.figures import known_as
 from segcam_jax.sweep.instance_plan import InstancePlan, name_of, restored
 from segcam_jax.sweep.volumes import Segmented, VolumeCase
+from segcam_jax.types import shortened
 from segcam_jax.viz.instances import Portrait, instance_portrait, peak_table, peak_words
 
 Explained = tuple[VolumeCase, Instance, Mapping[str, Any]]
@@ -48,7 +49,7 @@ def draw_all(
             if current is None or current[0] is not case:
                 current = case, restored(plan, case, out)
             portrait = _portrait(plan, case, current[1], instance, pair, record, out)
-            title = f"{case.name}: {_words(instance)}; {_method(plan, pair)}"
+            title = f"{shortened(case.name)}: {_words(instance)}; {_method(plan, pair)}"
             figure = instance_portrait(
                 portrait, limit=limits[pair], label=_label(plan, pair), title=title
             )

@@ -27,11 +27,25 @@ from segcam_jax.types import InputError
 CLAIM = ".segcam-run.json"
 RECORD = "record.json"
 MANIFEST = "manifest.json"
+_NAME_BYTES = 100
 
 
 def key_of(values: Any) -> str:
     """A digest of what JSON can hold, the same for equal values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's: of a long one its start, and a digest that no other name has.
+
+    File systems take 255 bytes, of which the rest of a file's name and a temporary one need some.
+    """
+    data = os.fsencode(name)
+    if len(data) <= _NAME_BYTES:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:8]
+    start = data[: _NAME_BYTES - len(digest) - 1].decode(errors="ignore").rstrip(". ")
+    return f"{start}-{digest}"
 
 
 @contextlib.contextmanager

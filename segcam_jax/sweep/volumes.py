@@ -18,6 +18,7 @@ from segcam_jax.data.scans import Scan, ScanFiles
 from segcam_jax.data.truths import TruthOptions, check_options, check_values, read_truth
 from segcam_jax.engine import Execution
 from segcam_jax.engine.sliding import sliding_window, tiling
+from segcam_jax.sweep import store
 from segcam_jax.sweep.network import Network, find_class
 from segcam_jax.sweep.plan import unique_names
 from segcam_jax.types import InputError
@@ -271,7 +272,7 @@ def modalities_of(
 
 def slug(name: str) -> str:
     """A name for files."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "scan"
+    return store.file_name(re.sub(r"[^\w.-]+", "-", name).strip("-.") or "scan")
 
 
 def segment(

@@ -5,15 +5,18 @@ legends), and must look the same whatever the user's matplotlib settings are. He
 explicit fonts, and neither pyplot nor rcParams.
 """
 
+import contextlib
+import functools
 import math
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import TextToPath
 
 DPI = 150
@@ -21,6 +24,19 @@ PANEL = 2.4  # inches: the side of a square panel; others have the same area
 MARGIN = 0.14
 GAP = 0.16
 FONT = "DejaVu Sans"
+# Which of these are installed draws the letters that it lacks.
+_OTHER_LETTERS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Source Han Sans",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "WenQuanYi Micro Hei",
+    "Arial Unicode MS",
+)
 SMALL, NORMAL, LARGE = 7.0, 8.5, 10.5  # points
 INK = "#222222"
 FAINT = "#8a8a8a"
@@ -82,14 +98,31 @@ class Canvas:
             )
 
 
+@contextlib.contextmanager
+def any_letters() -> Iterator[None]:
+    """Text in letters that no font at hand has is drawn as boxes, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
 def font(size: float, *, bold: bool = False) -> FontProperties:
     """The one font of all figures."""
-    return FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
+    return FontProperties(family=_families(), size=size, weight="bold" if bold else "normal")
+
+
+@functools.cache
+def _families() -> list[str]:
+    installed = {each.name for each in fontManager.ttflist}
+    return [FONT, *(name for name in _OTHER_LETTERS if name in installed)]
 
 
 def text_width(words: str, size: float, *, bold: bool = False) -> float:
     """The width of one line of text in inches."""
-    width, _, _ = TextToPath().get_text_width_height_descent(words, font(size, bold=bold), False)
+    with any_letters():
+        width, _, _ = TextToPath().get_text_width_height_descent(
+            words, font(size, bold=bold), False
+        )
     return width / POINTS
 
 

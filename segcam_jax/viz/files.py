@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from segcam_jax.types import InputError
-from segcam_jax.viz.canvas import DPI
+from segcam_jax.viz.canvas import DPI, any_letters
 
 
 def save(figure: Figure, path: str | Path, *, dpi: float = DPI) -> Path:
@@ -37,7 +37,8 @@ def save(figure: Figure, path: str | Path, *, dpi: float = DPI) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        figure.savefig(temporary, format=kind, dpi=dpi)
+        with any_letters():
+            figure.savefig(temporary, format=kind, dpi=dpi)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,7 +51,8 @@ def to_array(figure: Figure, *, dpi: float = DPI) -> UInt8[np.ndarray, "h w 3"]:
     try:
         figure.set_dpi(dpi)
         agg = FigureCanvasAgg(figure)
-        agg.draw()
+        with any_letters():
+            agg.draw()
         return np.array(agg.buffer_rgba())[..., :3]
     finally:
         figure.set_dpi(dots)

@@ -238,7 +238,8 @@ def peak_table(
     canvas.text(width / 2, MARGIN / 2, words, size=LARGE, across="center")
     for column, (modality, groups) in enumerate(peaks.items()):
         x = MARGIN + LEFT + column * (LEFT + PLOT + 0.1)
-        canvas.text(x + PLOT / 2, top - 0.04, modality, across="center", along="bottom")
+        name = wrap(modality, PLOT, NORMAL, lines=1)
+        canvas.text(x + PLOT / 2, top - 0.04, name, across="center", along="bottom")
         axes = plot_axes(
             canvas,
             x,
