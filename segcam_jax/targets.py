@@ -49,12 +49,15 @@ class Target:
         S = sum_{p in region} y[p, class]        (reduce="sum")
         S = sum_{p in region} y[p, class] / |region|      (reduce="mean")
 
+    With weights w, of either sign, sum_p w[p] y[p, class], and for the mean that over sum_p w[p].
+
     y is the output as it is (`of="logits"`), or the probabilities (`of="probabilities"`): of logits
     their softmax over classes, or their sigmoid where classes do not exclude each other or there is
     one only; of a model whose output holds probabilities, that output. `of="logits"` explains
     probabilities as they are given.
 
-    An empty region, where it cannot be known before the trace, scores 0 with gradient 0, never NaN.
+    What cannot be known before the trace: an empty region scores 0 with gradient 0; a mean of
+    weights that cancel out is NaN, and so is a class that the output does not have.
 
     Attributes:
         class_index: integer scalar, or an array of them in a stack of targets.
@@ -93,7 +96,9 @@ class Target:
         total = jnp.where(weight != 0, values * weight, 0).sum()
         if self.reduce == "mean":
             area = weight.sum()
-            return total / jnp.where(area > 0, area, 1)
+            undefined = _cancels(jnp, weight, jnp.finfo(weight.dtype).eps)
+            mean = total / jnp.where(undefined | (area == 0), 1, area)
+            return jnp.where(undefined, jnp.nan, mean)
         return total
 
     def check(self, output: jax.ShapeDtypeStruct) -> None:
@@ -126,6 +131,8 @@ class Target:
             )
         if self.mask is None or _is_traced(self.mask):
             return
+        if self.reduce == "mean":
+            _check_weights(self.class_index, self.mask)
         if self.extent is None or _is_traced(self.corner):
             return
         mask, corner = np.asarray(self.mask), np.asarray(self.corner)
@@ -140,7 +147,11 @@ class Target:
     def values(self, output: Float[Array, "*space k"]) -> Float[Array, "*space"]:
         """What is read at every position, in the region or not, at least float32."""
         output = self.probabilities(output) if self.of == "probabilities" else wide(output)
-        return jax.lax.dynamic_index_in_dim(output, self.class_index, -1, keepdims=False)
+        values = jax.lax.dynamic_index_in_dim(output, self.class_index, -1, keepdims=False)
+        index = jnp.asarray(self.class_index)
+        there = (index >= 0) & (index < output.shape[-1])
+        # A factor, so that gradients of a class that is none are NaN too.
+        return values * jnp.where(there, 1, jnp.nan).astype(values.dtype)
 
     def probabilities(self, output: Float[Array, "*space k"]) -> Float[Array, "*space k"]:
         """The probability of every class at every position."""
@@ -184,7 +195,8 @@ def region(
             softmax, else their sigmoid.
 
     Raises:
-        TargetError: if the region is empty and its values are known.
+        TargetError: if values are known, and the region is empty or the weights of a mean cancel
+            out.
     """
     if not _is_traced(mask) and not np.isfinite(np.asarray(mask, float)).all():
         raise TargetError(f"the region for class {class_index} holds NaN or infinite weights")
@@ -193,8 +205,26 @@ def region(
             f"the region for class {class_index} is empty, out of {np.size(mask)} positions; "
             "choose another region or class"
         )
+    if reduce == "mean" and not _is_traced(mask):
+        _check_weights(class_index, mask)
     whole = whole_image(class_index, of=of, reduce=reduce, outputs=outputs, exclusive=exclusive)
     return _on_window(dataclasses.replace(whole, mask=mask))
+
+
+def _cancels(xp: Any, weight: Any, eps: float) -> Any:
+    """Whether weights are there and sum to 0, up to rounding."""
+    size = xp.abs(weight).sum()
+    return (size > 0) & (xp.abs(weight.sum()) <= 8 * eps * size)
+
+
+def _check_weights(class_index: Any, mask: Any) -> None:
+    """Raises `TargetError` if a mean over known weights is undefined."""
+    weight = np.asarray(mask, np.float64)
+    if _cancels(np, weight, float(np.finfo(np.float32).eps)):
+        raise TargetError(
+            f"the weights of the region for class {class_index} sum to {weight.sum():.4g}, so they "
+            "have no mean; give weights of one sign, or reduce='sum'"
+        )
 
 
 def pixel(

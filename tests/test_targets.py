@@ -1,6 +1,7 @@
 """Targets: values by hand, batches, signs, and errors where a region is empty."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,3 +154,40 @@ def test_a_batch_of_targets_is_no_target():
     maps = jax.vmap(lambda target: segcam.grad_cam(split, params, x, target).map)(many)
     one = segcam.grad_cam(split, params, x, segcam.region(2, masks[1])).map
     np.testing.assert_allclose(maps[1], one, rtol=1e-5, atol=1e-6)
+
+
+OUTPUT: Any = np.random.default_rng(3).normal(size=(2, 3, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "weights", [[[1, -3, 0], [0, 0, 0]], [[0.5, 0, -2], [1, 0, 0.25]], [[2, -1, 0], [0, 0, 0]]]
+)
+def test_a_mean_is_weighted_by_its_weights_whatever_their_sign(weights):
+    weights = np.array(weights, np.float32)
+    expected = np.average(OUTPUT[..., 2], weights=weights)
+    target = segcam.region(2, weights, reduce="mean")
+    np.testing.assert_allclose(target(OUTPUT), expected, rtol=1e-5)
+    traced = jax.jit(lambda w: segcam.region(2, w, reduce="mean")(OUTPUT))(weights)
+    np.testing.assert_allclose(traced, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[[1, -1, 0], [0, 0, 0]], [[0.1, 0.2, -0.3], [0, 0, 0]]])
+def test_weights_that_cancel_out_have_no_mean(weights):
+    weights = np.array(weights, np.float32)
+    with pytest.raises(TargetError, match="sum to .* no mean"):
+        segcam.region(2, weights, reduce="mean")
+    traced = jax.jit(lambda w: segcam.region(2, w, reduce="mean")(OUTPUT))(weights)
+    assert np.isnan(traced)
+    total = (OUTPUT[..., 2] * weights).sum()
+    np.testing.assert_allclose(segcam.region(2, weights)(OUTPUT), total, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("class_index", [-1, 4, 99])
+def test_a_traced_class_that_is_none_scores_nan(class_index):
+    score = jax.value_and_grad(lambda output, k: segcam.whole_image(k)(output))
+    value, slope = jax.jit(score)(OUTPUT, class_index)
+    assert np.isnan(value)
+    assert np.isnan(slope).any()
+    value, slope = jax.jit(score)(OUTPUT, 3)
+    np.testing.assert_allclose(value, OUTPUT[..., 3].sum(), rtol=1e-5)
+    assert np.isfinite(slope).all()

@@ -116,7 +116,7 @@ def _contrast(target: Target, similar: Int[Array, "m"], alpha: Array, output: Ar
     output = wide(output)
     probabilities = target.probabilities(output)
     values = probabilities if target.of == "probabilities" else output
-    own = jax.lax.dynamic_index_in_dim(values, target.class_index, -1)
+    own = target.values(output)[..., None]
     share = probabilities[..., similar]
     # pytorch-grad-cam's 1e-9 keeps a sum of vanishing probabilities finite.
     contrast = (share * (own - alpha * values[..., similar])).sum(-1, keepdims=True)
