@@ -19,16 +19,18 @@ pytorch-grad-cam resizes volumes by a cubic spline on another grid; here linear 
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 from scipy import ndimage
 
-from segcam_jax.types import Explanation, InputError, nearest_first
+from segcam_jax.types import Explanation, InputError, nearest_first, wide
 
 Step = Callable[[Array, tuple[int, ...]], Array]
 
@@ -41,7 +43,7 @@ def relu(values: Float[Array, "*space"]) -> Float[Array, "*space"]:
 def divide_by_max(values: Float[Array, "*space"], *, magnitude: bool = False) -> Array:
     """v / max(v), or v / max(|v|) with `magnitude`; a map without a positive maximum is kept."""
     largest = jnp.abs(values).max() if magnitude else values.max()
-    return values / jnp.where(largest > 0, largest, 1)
+    return values / jnp.where(largest >= jnp.finfo(largest.dtype).tiny, largest, 1)
 
 
 def min_max(values: Float[Array, "*space"], *, epsilon: float = 1e-7) -> Array:
@@ -217,18 +219,36 @@ def heatmap(
             linearly, before the profile's own steps; 0 for none.
 
     Returns:
-        The heatmap, in the range that the profile gives. A map without any positive value is all
-        zero after a ReLU; it is never NaN.
+        The heatmap, at least float32, in the range that the profile gives. A map without any
+        positive value is all zero after a ReLU, of which a `UserWarning` tells where values are
+        known; it is never NaN.
 
     Raises:
-        InputError: if the profile is unknown or `size` has another number of dimensions.
+        InputError: if the profile is unknown, `size` has another number of dimensions, or known
+            values are NaN or infinite.
     """
     if isinstance(raw, Explanation):
         raise InputError("heatmap takes a map, not an Explanation; give explanation.map")
     chosen = find_profile(profile)
     values, size = jnp.asarray(raw), tuple(size)
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    values = wide(values) if floating else values.astype(jnp.float32)
+    if not isinstance(values, Tracer):
+        _check_values(np.asarray(values), chosen)
     if smoothing:
         values = smooth(resize(values, size), smoothing)
     for step in chosen.steps:
         values = step(values, size)
     return values
+
+
+def _check_values(values: np.ndarray, profile: Profile) -> None:
+    """Raises `InputError` if a map is not finite; warns if a profile hides all of it."""
+    if not np.isfinite(values).all():
+        raise InputError("the map holds NaN or infinite values; check the input and the target")
+    if values.size and not profile.signed and values.max() <= 0 and values.min() < 0:
+        warnings.warn(
+            f"all evidence in this map is negative, down to {values.min():.4g}: the ReLU of profile "
+            f"{profile.name!r} leaves nothing; profile='signed' shows it",
+            stacklevel=3,
+        )

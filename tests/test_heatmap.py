@@ -8,7 +8,7 @@ from scipy import ndimage
 
 import segcam_jax as segcam
 from segcam_jax import InputError
-from segcam_jax.heatmap import resize, smooth
+from segcam_jax.heatmap import PROFILES, heatmap, resize, smooth
 
 RAW = jax.random.normal(jax.random.key(0), (4, 6))
 
@@ -92,3 +92,30 @@ def test_errors():
         segcam.heatmap(RAW, (8, 12, 3))
     with pytest.raises(InputError, match="sigma=-1"):
         smooth(RAW, -1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int32"])
+@pytest.mark.parametrize("values", [[[0, 0], [0, 0]], [[1, 2], [3, 4]], [[1e-7, 0], [0, 2e-7]]])
+def test_no_profile_gives_nan_whatever_the_dtype(dtype, values):
+    raw = jnp.asarray(values, dtype)
+    for profile in PROFILES:
+        shown = heatmap(raw, (3, 3), profile)
+        assert shown.dtype == jnp.float32
+        assert jnp.isfinite(shown).all(), profile
+
+
+def test_a_map_of_negative_evidence_alone_is_told():
+    raw = -jnp.ones((2, 2))
+    with pytest.warns(UserWarning, match="down to -1.*profile='signed'"):
+        shown = heatmap(raw, (4, 4))
+    np.testing.assert_array_equal(shown, 0)
+    heatmap(raw, (4, 4), "signed")
+    heatmap(raw.at[0, 0].set(0.1), (4, 4))
+    heatmap(jnp.zeros((2, 2)), (4, 4))
+    jax.jit(lambda raw: heatmap(raw, (4, 4)))(raw)
+
+
+def test_maps_that_are_not_finite_are_refused():
+    for value in (jnp.nan, jnp.inf):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            heatmap(jnp.full((2, 2), value), (4, 4))
