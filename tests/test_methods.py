@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 import segcam_jax as segcam
 from segcam_jax import InputError, TargetError, tap
+from segcam_jax.methods import registry
 from tests.networks import make_input, make_params, skip_net
 
 KEY = jax.random.key(3)
@@ -385,3 +386,25 @@ def test_bad_arguments():
     with pytest.raises(InputError, match="unknown method 'gradcamm'; choose from grad_cam"):
         segcam.methods.find("gradcamm")
     assert segcam.methods.find("Grad-CAM").name == "grad_cam"
+
+
+@pytest.mark.parametrize(
+    ("known_as", "name"),
+    [
+        ("seg_grad_cam", "grad_cam"),
+        ("Seg-Grad-CAM", "grad_cam"),
+        ("GradCAM++", "grad_cam_pp"),
+        ("ablation-cam", "ablation_cam"),
+        ("ScoreCAM", "score_cam"),
+        ("smoothgrad", "smooth_grad"),
+        ("Input x Gradient", "input_x_gradient"),
+    ],
+)
+def test_methods_are_found_by_the_names_that_they_are_known_by(known_as, name):
+    assert registry.find(known_as).name == name
+
+
+def test_no_alias_hides_a_method():
+    for alias, name in registry._ALIASES.items():
+        assert name in registry.METHODS
+        assert alias not in map(registry._plain, registry.METHODS)

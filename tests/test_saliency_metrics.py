@@ -1,9 +1,12 @@
 """Shares of saliency by region, by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from segcam_jax.metrics.saliency import region_shares
+from segcam_jax.types import InputError
 
 
 def test_region_shares():
@@ -25,3 +28,14 @@ def test_region_shares():
     mass, density = region_shares(jnp.zeros((2, 3)), regions)
     assert not mass.any()
     assert not density.any()
+
+
+def test_signed_maps_have_no_shares():
+    signed = jnp.array([[3.0, -1.0]])
+    regions = jnp.array([[[True, False]], [[False, True]]])
+    with pytest.raises(InputError, match="negative values, down to -1"):
+        region_shares(signed, regions)
+    traced, _ = jax.jit(region_shares)(signed, regions)
+    assert np.isnan(traced).all()
+    for part, expected in ((signed, [1, 0]), (-signed, [0, 1])):
+        np.testing.assert_allclose(region_shares(jnp.maximum(part, 0), regions)[0], expected)

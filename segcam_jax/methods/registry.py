@@ -48,6 +48,21 @@ class Method:
 
 METHODS: dict[str, Method] = {}
 
+# Further names that methods are known by, as `_plain` writes them.
+_ALIASES = {
+    "seggradcam": "grad_cam",
+    "seghirescam": "hires_cam",
+    "seghiresgradcam": "hires_cam",
+    "gradcamplusplus": "grad_cam_pp",
+    "fullgradient": "full_grad",
+    "ig": "integrated_gradients",
+    "saliency": "gradient",
+    "vanillagradient": "gradient",
+    "gradientxinput": "input_x_gradient",
+    "inputtimesgradient": "input_x_gradient",
+    "guidedbackpropagation": "guided_backprop",
+}
+
 
 def method(
     explains: Literal["activation", "input"],
@@ -83,14 +98,20 @@ def method(
 
 
 def find(name: str) -> Method:
-    """The method of a name, with or without underscores.
+    """The method of a name that it is known by; case, underscores and hyphens do not matter.
 
     Raises:
         InputError: if there is none; lists those there are, the nearest name first.
     """
-    known = {each.replace("_", ""): each for each in METHODS}
-    plain = name.lower().replace("_", "").replace("-", "")
+    known = {**_ALIASES, **{_plain(each): each for each in METHODS}}
+    plain = _plain(name)
     if plain not in known:
         choices = ", ".join(nearest_first(name, METHODS))
         raise InputError(f"unknown method {name!r}; choose from {choices}")
     return METHODS[known[plain]]
+
+
+def _plain(name: str) -> str:
+    """A name without case and separators; `+` as `p`, so that Grad-CAM++ is `grad_cam_pp`."""
+    kept = name.casefold().replace("+", "p").replace("*", "x")
+    return "".join(letter for letter in kept if letter.isalnum())
