@@ -50,6 +50,7 @@ _LISTS = (
     "--classes",
     "--prefixes",
     "--truth",
+    "--truth-classes",
     "--modalities",
     "--group",
     "--roi",
