@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import segcam_jax as segcam
 from segcam_jax import Execution, InputError, TargetError
@@ -326,3 +326,29 @@ def test_a_batch_checks_every_target():
     stacked = segcam.stack([a_target(0, 0), a_target(0, 0, class_index=7)])
     with pytest.raises(TargetError, match="class 7"):
         batch(targets=stacked)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_model_with_annotations_keeps_its_mesh(kind):
+    """0.1.0: "with_sharding_constraint requires a non-empty mesh"."""
+
+    def plain(params, x):
+        return jax.nn.relu(segcam.tap(jnp.tanh(x @ params), "hidden")) @ params.T
+
+    def annotated(params, x):
+        halved = jax.jit(lambda v: jax.lax.with_sharding_constraint(v, PartitionSpec("data")))
+        return halved(plain(params, halved(x)))
+
+    params, x = jnp.ones((3, 4)) / 5, jnp.arange(24.0).reshape(4, 2, 3) / 24
+    target = segcam.whole_image(1)
+    split = segcam.split(plain, "hidden", params, x)
+    expected = segcam.ablation_cam(split, params, x, target).map
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        assert list(segcam.list_taps(annotated, params, x)) == ["input", "hidden"]
+        split = segcam.split(annotated, "hidden", params, x)
+        if kind is AxisType.Explicit:  # Methods run on automatic axes.
+            return
+        found = segcam.ablation_cam(split, params, x, target).map
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(segcam.ablation_cam(split, params, x, target).map, expected)

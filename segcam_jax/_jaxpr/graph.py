@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.sharding import AxisType
 
 from segcam_jax._jaxpr import naming
 
@@ -79,8 +80,17 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
     Returns:
         `(graph, output)`, output the pytree of `ShapeDtypeStruct`s that `fn` returns.
     """
-    with on_any_mesh():
-        closed, output = jax.make_jaxpr(fn, return_shape=True)(*args)
+    traced = jax.make_jaxpr(fn, return_shape=True)
+    try:
+        with on_any_mesh():
+            closed, output = traced(*args)
+    except RuntimeError:  # Annotations of the model name the axes of the mesh in use.
+        mesh = _named_mesh()
+        if mesh is None:
+            raise
+        with jax.sharding.use_abstract_mesh(mesh):
+            closed, output = traced(*args)
+        closed = _without_annotations(closed, jax.tree.leaves(args))
     jaxpr = getattr(closed, "jaxpr", closed)
     builder = _Inliner(prefix)
     outvars = builder.inline(jaxpr, {}, rename=False)
@@ -104,6 +114,30 @@ def on_any_mesh():
     For what is kept: an equation remembers the mesh that it was traced under.
     """
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
+
+
+def _named_mesh() -> Any | None:
+    """The mesh in use, whose axes annotations name, its axes automatic; None if there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return None
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return jax.sharding.AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
+
+
+def _without_annotations(program: Any, structs: Sequence[Any]) -> Any:
+    """The program traced for any mesh: annotations say where values lie, not what they are."""
+    jaxpr = getattr(program, "jaxpr", program)
+
+    def rule(equation: Equation, operands: Sequence[Any]) -> list[Any] | None:
+        return list(operands) if equation.primitive.name == "sharding_constraint" else None
+
+    def run(*inputs):
+        environment = evaluate(jaxpr, constants_of(program), inputs, rule)
+        return [read(environment, atom) for atom in jaxpr.outvars]
+
+    with on_any_mesh():
+        return jax.make_jaxpr(run)(*structs)
 
 
 class Context:
