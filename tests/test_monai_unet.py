@@ -15,6 +15,7 @@ from flax import nnx
 import segcam_jax as segcam
 from segcam_jax import InputError, cli, models
 from segcam_jax.cli import cache
+from segcam_jax.data.frames import Frame
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig, monai_unet
 from segcam_jax.models.monai_unet.weights import monai_assumed, monai_taps
 from tests.goldens.drawing import drawn, sampled, volume
@@ -192,6 +193,29 @@ def test_a_checkpoint_becomes_a_file_of_ours(tmp_path, capsys, monkeypatch):
         assert error.count("\n") == 1
         assert re.search(message, error), error
     assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_a_conversion_says_what_volumes_the_network_was_trained_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cache, "enable", lambda: None)
+    source, out = tmp_path / "source.safetensors", tmp_path / "net.safetensors"
+
+    def save(name):
+        arrays = {key: np.asarray(value) for key, value in tensors(name).items()}
+        safetensors.numpy.save_file(arrays, source)
+
+    save("plain3d")
+    line = ("convert", source, "--model", "monai-unet", "--out", out, "--overwrite")
+    assert run(*line, "--orientation", "lps", "--spacing", 1, 1, 3) == 0
+    assert "LPS" in capsys.readouterr().out
+    assert Frame.of(models.load(out).metadata) == Frame("LPS", (1, 1, 3))
+    assert run(*line) == 0
+    assert "unknown" in capsys.readouterr().out
+    assert Frame.of(models.load(out).metadata) == Frame()
+    assert run(*line, "--orientation", "up") == 2
+    assert "orientation 'up'; give where the three axes lead" in capsys.readouterr().err
+    save("plain2d")
+    assert run(*line, "--spacing", 1) == 2
+    assert "only networks of volumes have them" in capsys.readouterr().err
 
 
 def test_all_problems_of_a_checkpoint_in_one_message():

@@ -36,10 +36,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segcam_jax.data.frames import Frame
 from segcam_jax.data.instances import find_instances, matched, measured
 from segcam_jax.data.lesions import CLASSES, MODALITIES, LesionCases
 from segcam_jax.data.scans import zscore
 from segcam_jax.data.template import Template
+from segcam_jax.data.volume import orientation
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet
 from train import running, steps
@@ -265,6 +267,7 @@ def _metadata(
         "classes": list(CLASSES),
         "modalities": list(MODALITIES),
         "normalisation": "z-score of non-zero voxels, each modality",
+        **Frame(orientation(template.affine), (config.spacing,)).metadata,
         "threshold": config.threshold,
         "dataset": f"planted lesions, {template.name}",
         "scores": metrics["scores"],

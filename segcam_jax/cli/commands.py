@@ -95,6 +95,10 @@ class Convert:
             efficientnet_lite. Default: what the library's trained weights expect.
         labels: A text file with the name of one class a line.
         strides: The strides of monai-unet's levels, which weights do not tell. Default: all 2.
+        orientation: Of a 3D network: where the axes lead of the volumes that it was trained on,
+            such as RAS or LPS. Default: unknown; volumes are given to it as in their files.
+        spacing: Of a 3D network: the size in mm of the voxels that it was trained on, one number or
+            three.
         overwrite: Replace the file.
     """
 
@@ -107,6 +111,8 @@ class Convert:
     strides: Annotated[
         tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...", help_behavior_hint="")
     ] = ()
+    orientation: Annotated[str | None, optional("LETTERS")] = None
+    spacing: Annotated[tuple[float, ...], optional("MM ...")] = ()
     overwrite: bool = False
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from segcam_jax.cli import commands, console
+from segcam_jax.data.frames import AXES, Frame
 from segcam_jax.data.labels import read_labels
 from segcam_jax.types import InputError
 
@@ -22,6 +23,7 @@ def convert(command: commands.Convert) -> None:
     if out.exists() and not command.overwrite:
         raise InputError(f"{str(out)!r} exists; choose another file, or give --overwrite")
     labels = None if command.labels is None else read_labels(command.labels)
+    frame = Frame(command.orientation, command.spacing or None)
     try:
         model = models.convert(
             command.source,
@@ -30,6 +32,7 @@ def convert(command: commands.Convert) -> None:
             layout=command.layout,
             normalisation=command.normalisation,
             labels=labels,
+            frame=frame,
             **({"strides": command.strides} if command.strides else {}),
         )
     except OSError as error:
@@ -48,6 +51,8 @@ def convert(command: commands.Convert) -> None:
         rows.append(("shape", _shape(config)))
         assumed = monai_assumed(config, strides=not command.strides)
         rows += [("" if n else "assumed", words) for n, words in enumerate(assumed)]
+        if config.ndim == AXES:
+            rows += [(name, frame.metadata.get(name, "unknown")) for name in _TRAINED_ON]
     rows.append(("written", out))
     console.table(f"Converted {command.source}", ("", "what"), rows)
     if not hasattr(config, "normalisation"):
@@ -55,6 +60,9 @@ def convert(command: commands.Convert) -> None:
             "what is assumed is what the file does not tell; a network that differs in it "
             "has the same tensors, and other outputs"
         )
+
+
+_TRAINED_ON = ("orientation", "spacing")
 
 
 def _shape(config: Any) -> str:

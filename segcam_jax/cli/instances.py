@@ -10,6 +10,7 @@ from segcam_jax.cli.arguments import bytes_of
 from segcam_jax.cli.explain import network_words
 from segcam_jax.cli.gallery import words
 from segcam_jax.cli.volumetric import Instances, Volumetric
+from segcam_jax.data.frames import Frame
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.engine import Execution
 from segcam_jax.extras import require
@@ -87,6 +88,8 @@ def opened(
             ),
             normalise=command.normalise,
             resample=command.resample,
+            frame=Frame(command.orientation, command.spacing or None),
+            match_spacing=command.match_spacing,
             roi=command.roi,
             overlap=command.overlap,
         ),
@@ -98,7 +101,10 @@ def opened(
             "truth; add --truth, or --truth-prefix with --data"
         )
     modalities = volumes.modalities_of(words(command.modalities), files, prefixes)
-    return network, options, volumes.make_cases(files, options), modalities
+    cases = volumes.make_cases(files, options)
+    for note in volumes.frame_notes(network, options, files):
+        console.note(note)
+    return network, options, cases, modalities
 
 
 def _network(command: Volumetric, modalities: int) -> Network:

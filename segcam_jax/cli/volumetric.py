@@ -58,6 +58,13 @@ class Volumetric:
         group: Only instances of these groups: TP, WEAK, FP, IGNORED, FN.
         normalise: zscore: each modality's non-zero voxels get mean 0 and standard deviation 1.
         resample: Bring volumes of other grids onto the first one's; else they are refused.
+        orientation: Where the axes lead of the volumes that the network was trained on, such as RAS
+            or LPS; scans are turned to it, and maps back. Default: what its weights say; else as in
+            the file.
+        spacing: Size in mm of the voxels that the network was trained on, one number or three,
+            along these axes. Default: what its weights say.
+        match_spacing: Resample scans to that size; maps come back on the file's grid. Else another
+            size is told only.
         roi: Extents of the network's window, one number or three.
         overlap: Of neighbouring windows, as a share of a window.
         memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
@@ -89,6 +96,9 @@ class Volumetric:
     group: Names = ()
     normalise: Literal["zscore", "none"] = "zscore"
     resample: bool = False
+    orientation: Annotated[str | None, optional("LETTERS")] = None
+    spacing: Annotated[tuple[float, ...], optional("MM ...")] = ()
+    match_spacing: bool = False
     roi: Extents = (96,)
     overlap: float = 0.25
     memory_limit: Annotated[str | None, optional("BYTES")] = None

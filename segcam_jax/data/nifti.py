@@ -24,6 +24,7 @@ NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
 SUFFIXES = NIFTI + NRRD
 # Noise-like maps hardly compress; higher levels only take longer.
 _GZIP_LEVEL = 3
+_UNORIENTED = "the file says nothing of its orientation; voxel sizes alone are used"
 _SCANNER = 1  # NIfTI's code of coordinates that a scanner gave
 
 
@@ -77,10 +78,9 @@ def read_volume(path: str | Path) -> Volume:
             raise InputError(f"{str(path)!r} holds {image.get_data_dtype()}, expected real numbers")
         values = np.asarray(image.dataobj, np.float32).reshape(shape)
     affine = check_affine(image.affine, path)
-    notes = []
-    if not (image.header["sform_code"] or image.header["qform_code"]):
-        notes.append("the file says nothing of its orientation; voxel sizes alone are used")
-    return Volume(_finite(values, path), affine, path, image.header, tuple(notes))
+    oriented = bool(image.header["sform_code"] or image.header["qform_code"])
+    notes = () if oriented else (_UNORIENTED,)
+    return Volume(_finite(values, path), affine, path, image.header, notes, oriented)
 
 
 def write_map(path: str | Path, array: Shaped[np.ndarray, "d h w"], *, like: Volume) -> Path:
@@ -217,7 +217,8 @@ def _read_nrrd(path: Path) -> Volume:
             raise InputError(f"{str(path)!r} holds {data.dtype}, expected real numbers")
         values = np.asarray(data, np.float32).reshape(_extents(data.shape, path))
     affine, notes = _nrrd_affine(header, path)
-    return Volume(_finite(values, path), affine, path, None, notes)
+    oriented = _UNORIENTED not in notes
+    return Volume(_finite(values, path), affine, path, None, notes, oriented)
 
 
 def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
@@ -228,9 +229,7 @@ def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tup
     if directions is None:
         spacings = np.asarray(header.get("spacings", [1, 1, 1]), float)[:3]
         affine[:3, :3] = np.diag(np.where(np.isfinite(spacings), spacings, 1))
-        return check_affine(affine, path), (
-            "the file says nothing of its orientation; voxel sizes alone are used",
-        )
+        return check_affine(affine, path), (_UNORIENTED,)
     axes = [row for row in np.asarray(directions, float) if np.isfinite(row).all()]
     if len(axes) != 3:
         raise InputError(f"{str(path)!r} has {len(axes)} directions in space, expected 3")

@@ -5,25 +5,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from segcam_jax.data import nifti
-from segcam_jax.data.volume import Volume, grid_words, resampled, same_grid
+from segcam_jax.data.frames import Frame
+from segcam_jax.data.volume import (
+    Turn,
+    Volume,
+    grid_words,
+    interpolated,
+    resampled,
+    same_grid,
+    turn_to,
+)
 from segcam_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scan:
-    """Volumes of one patient on one grid.
+    """Volumes of one patient on one grid, that of a network.
 
     Attributes:
-        volumes: one per modality; their grid is the first's.
+        volumes: one per modality, all on one grid.
         modalities: what they are called, without those letters that are not for file names.
+        file: the first volume as it is in its file: what maps are written like.
+        turn: from the axes of the file to those of `volumes`.
         notes: what was converted, each with its file.
     """
 
     volumes: tuple[Volume, ...]
     modalities: tuple[str, ...]
+    file: Volume
+    turn: Turn = dataclasses.field(default_factory=Turn)
     notes: tuple[str, ...] = ()
 
     @property
@@ -33,8 +46,47 @@ class Scan:
 
     @property
     def grid(self) -> Volume:
-        """The volume whose grid all share: what maps are written like."""
+        """The volume whose grid all share."""
         return self.volumes[0]
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the grid has other voxels than the file."""
+        return not same_grid(self.grid.shape, self.grid.affine, *self._turned)
+
+    @property
+    def _turned(self) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4"]]:
+        """Extents and affine of the file's voxels along the axes of the grid."""
+        shape = self.file.shape
+        return tuple(shape[axis] for axis in self.turn.order), self.turn.affine(
+            self.file.affine, shape
+        )
+
+    def framed(
+        self, values: Shaped[np.ndarray, "u v w"], *, nearest: bool = False
+    ) -> Shaped[np.ndarray, "d h w"]:
+        """Values on the file's grid brought to the network's: turned, and resampled if need be.
+
+        Args:
+            values: of the file's extents.
+            nearest: resample to the nearest voxel, for labels; else linearly.
+        """
+        turned = self.turn.of(values)
+        if not self.resampled:
+            return turned
+        affine = self._turned[1]
+        return interpolated(turned, affine, self.grid.shape, self.grid.affine, nearest=nearest)
+
+    def restored(
+        self, values: Shaped[np.ndarray, "d h w"], *, nearest: bool = False
+    ) -> Shaped[np.ndarray, "u v w"]:
+        """Values on the network's grid brought back to the file's; undoes `framed`.
+
+        Exactly where nothing is resampled.
+        """
+        if self.resampled:
+            values = interpolated(values, self.grid.affine, *self._turned, nearest=nearest)
+        return self.turn.back.of(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +109,21 @@ def read_scan(
     *,
     modalities: Sequence[str] | None = None,
     resample: bool = False,
+    frame: Frame | None = None,
+    match_spacing: bool = False,
 ) -> Scan:
-    """Reads the volumes of one patient.
+    """Reads the volumes of one patient, and brings them to a network's frame.
 
     Args:
         paths: one file per modality, in the order of the network's channels.
         modalities: their names; None takes those of the files.
         resample: bring volumes of another grid onto the first one's, which is noted. Else all must
             share one grid.
+        frame: what the network was trained on; None: as in the file. Axes are exchanged and
+            reversed, which is exact; a file that does not say where its axes lead is taken for what
+            the network was trained on. Each is noted.
+        match_spacing: resample linearly to the frame's voxels, without smoothing; else another size
+            is noted only.
 
     Raises:
         InputError: if a file cannot be read, or grids differ; says both.
@@ -79,8 +138,34 @@ def read_scan(
         )
     volumes = [nifti.read_volume(path) for path in paths]
     volumes = [on_grid(volume, volumes[0], resample=resample) for volume in volumes]
-    notes = tuple(f"{volume.path}: {note}" for volume in volumes for note in volume.notes)
-    return Scan(tuple(volumes), names, notes)
+    file = volumes[0]
+    notes = [f"{volume.path}: {note}" for volume in volumes for note in volume.notes]
+    frame = frame or Frame()
+    turn = Turn()
+    if frame.orientation is not None and file.oriented:
+        turn = turn_to(file.affine, frame.orientation)
+    scan = Scan(tuple(_turned(volume, turn) for volume in volumes), names, file, turn)
+    sizes = scan.grid.spacing
+    told = frame.notes(file, sizes, match_spacing=match_spacing)
+    notes += [f"{file.path}: {note}" for note in told]
+    if match_spacing and not frame.is_size(sizes):
+        grid = frame.grid(scan.grid.shape, scan.grid.affine)
+        scan = dataclasses.replace(scan, volumes=tuple(_onto(each, *grid) for each in scan.volumes))
+    return dataclasses.replace(scan, notes=tuple(notes))
+
+
+def _turned(volume: Volume, turn: Turn) -> Volume:
+    """A volume turned, every voxel where it is in space."""
+    if turn == Turn():
+        return volume
+    affine = turn.affine(volume.affine, volume.shape)
+    return dataclasses.replace(volume, values=turn.of(volume.values), affine=affine, header=None)
+
+
+def _onto(volume: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volume:
+    """A volume at the voxels of a grid."""
+    values = interpolated(volume.values, volume.affine, shape, affine)
+    return dataclasses.replace(volume, values=values, affine=affine, header=None)
 
 
 def read_labels(path: str | Path, like: Volume, *, resample: bool = False) -> Volume:

@@ -1,17 +1,18 @@
-"""A volume and its place in space: voxels in file order, and an affine to millimetres.
+"""A volume and its place in space: voxels, and an affine to millimetres.
 
-Voxel indices are those of the file, `d h w` being its first, second and third axis, whatever their
-anatomical directions. The affine takes them to RAS coordinates in mm: x grows to the patient's
-right, y to the front (anterior), z to the top (superior).
+A volume is read in the order of its file, `d h w` being the file's first, second and third axis,
+whatever their anatomical directions; `Turn` exchanges and reverses them. The affine takes voxel
+indices to RAS coordinates in mm: x grows to the patient's right, y to the front (anterior), z to
+the top (superior).
 """
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy import ndimage
 
 from segcam_jax.types import InputError
@@ -24,15 +25,16 @@ _DIRECTIONS = ("LR", "PA", "IS")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
-    """A volume as it is in its file.
+    """A volume of a file, as it is there or brought onto another grid.
 
     Attributes:
-        values: voxels in file order, finite float32; scale factors of the file are applied.
+        values: voxels, finite float32; scale factors of the file are applied.
         affine: `4 4`, from voxel indices to RAS mm.
         path: the file.
         header: the file's NIfTI header, so that what is written can keep codes and units; None for
-            other formats.
+            other formats, and on another grid than the file's.
         notes: what was converted, in words.
+        oriented: whether the file says where its axes lead.
     """
 
     values: Float[np.ndarray, "d h w"]
@@ -40,6 +42,7 @@ class Volume:
     path: Path
     header: Any = None
     notes: tuple[str, ...] = ()
+    oriented: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,38 +113,109 @@ def orientation(affine: np.ndarray) -> str:
     return "".join(letters)
 
 
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """An exchange and reversal of a volume's axes; nothing is resampled.
+
+    Attributes:
+        order: for each axis afterwards, which one it was.
+        reverse: whether it then runs backwards.
+    """
+
+    order: tuple[int, ...] = (0, 1, 2)
+    reverse: tuple[bool, ...] = (False, False, False)
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """A volume turned, as a view; further axes stay last."""
+        turned = values.transpose(*self.order, *range(3, values.ndim))
+        return turned[tuple(slice(None, None, -1 if back else None) for back in self.reverse)]
+
+    def index(self, index: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+        """Where a voxel of a volume of extents `shape` is afterwards."""
+        return tuple(
+            shape[axis] - 1 - int(index[axis]) if back else int(index[axis])
+            for axis, back in zip(self.order, self.reverse, strict=True)
+        )
+
+    def affine(
+        self, affine: Float[np.ndarray, "4 4"], shape: Sequence[int]
+    ) -> Float[np.ndarray, "4 4"]:
+        """The affine afterwards: every voxel stays where it is in space."""
+        before = np.zeros((4, 4))
+        before[3, 3] = 1
+        for new, (old, back) in enumerate(zip(self.order, self.reverse, strict=True)):
+            before[old, new] = -1 if back else 1
+            before[old, 3] = shape[old] - 1 if back else 0
+        return affine @ before
+
+    @property
+    def back(self) -> "Turn":
+        """The turn that undoes this one."""
+        order = tuple(int(axis) for axis in np.argsort(self.order))
+        return Turn(order, tuple(self.reverse[axis] for axis in order))
+
+
+def check_orientation(letters: str) -> str:
+    """Letters as `orientation` gives them, in capitals.
+
+    Raises:
+        InputError: if they do not name a direction of each anatomical axis.
+    """
+    found = sorted("".join(_DIRECTIONS).find(letter) // 2 for letter in letters.upper())
+    if found != [0, 1, 2]:
+        raise InputError(
+            f"orientation {letters!r}; give where the three axes lead, such as RAS or LPS: right "
+            "or left, anterior or posterior, superior or inferior"
+        )
+    return letters.upper()
+
+
+def turn_to(affine: np.ndarray, letters: str) -> Turn:
+    """The turn after which a volume's axes lead where letters such as `RAS` say.
+
+    Of oblique axes, the nearest anatomical direction counts, as in nibabel's
+    `as_closest_canonical`.
+
+    Raises:
+        InputError: if the letters name no orientation.
+    """
+    axes, flips = _nearest_axes(affine)
+    order, reverse = [], []
+    for letter in check_orientation(letters):
+        world, forward = divmod("".join(_DIRECTIONS).index(letter), 2)
+        own = axes.index(world)
+        order.append(own)
+        reverse.append(flips[own] == bool(forward))
+    return Turn(tuple(order), tuple(reverse))
+
+
 def canonical(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """A volume turned so that its axes run to the right, the front and the top, for figures.
 
     Axes are exchanged and reversed, nothing is resampled; further axes stay last.
     """
-    axes, flips = _nearest_axes(affine)
-    order = np.argsort(axes)
-    turned = values.transpose(*order, *range(3, values.ndim))
-    reverse = [slice(None, None, -1 if flips[axis] else None) for axis in order]
-    return turned[tuple(reverse)]
+    return turn_to(affine, "RAS").of(values)
 
 
 def canonical_index(
     index: Sequence[int], shape: Sequence[int], affine: np.ndarray
 ) -> tuple[int, ...]:
     """Where a voxel of a volume is after `canonical`."""
-    axes, flips = _nearest_axes(affine)
-    return tuple(
-        shape[axis] - 1 - index[axis] if flips[axis] else int(index[axis])
-        for axis in np.argsort(axes)
-    )
+    return turn_to(affine, "RAS").index(index, shape)
 
 
 def canonical_spacing(affine: np.ndarray) -> tuple[float, ...]:
     """The size of a voxel along the axes of `canonical`."""
     sizes = spacing_of(affine)
-    return tuple(sizes[axis] for axis in np.argsort(_nearest_axes(affine)[0]))
+    return tuple(sizes[axis] for axis in turn_to(affine, "RAS").order)
 
 
 def _nearest_axes(affine: np.ndarray) -> tuple[list[int], list[bool]]:
     """For each axis of the file, the anatomical axis it follows best, and whether backwards."""
     directions = np.asarray(affine, float)[:3, :3] / np.asarray(spacing_of(affine))
+    # The nearest rotation, so that a shear does not decide.
+    left, _, right = np.linalg.svd(directions)
+    directions = left @ right
     axes, flips = [-1, -1, -1], [False, False, False]
     for _ in range(3):
         free = [[a in axes or axes[b] != -1 for b in range(3)] for a in range(3)]
@@ -159,18 +233,44 @@ def resampled(volume: Volume, like: Volume, *, nearest: bool = False) -> Volume:
     Returns:
         The volume on the other's grid, with that grid's header; the notes say what was done.
     """
-    matrix = np.linalg.inv(volume.affine) @ like.affine
-    values = ndimage.affine_transform(
-        volume.values,
-        matrix[:3, :3],
-        offset=cast(Any, matrix[:3, 3]),
-        output_shape=like.shape,
-        order=0 if nearest else 1,
-        mode="grid-constant",  # a point just off the edge, by rounding, keeps its value
+    values = interpolated(
+        volume.values, volume.affine, like.shape, like.affine, nearest=nearest, beyond="zero"
     )
     how = "to the nearest voxel" if nearest else "linearly"
     note = (
         f"resampled {how} from {grid_words(volume.shape, volume.affine)} onto the grid of "
         f"{like.path.name}, {grid_words(like.shape, like.affine)}"
     )
-    return Volume(values, like.affine, volume.path, like.header, (*volume.notes, note))
+    notes = (*volume.notes, note)
+    return Volume(values, like.affine, volume.path, like.header, notes, like.oriented)
+
+
+def interpolated(
+    values: Shaped[np.ndarray, "d h w"],
+    affine: Float[np.ndarray, "4 4"],
+    shape: Sequence[int],
+    other: Float[np.ndarray, "4 4"],
+    *,
+    nearest: bool = False,
+    beyond: Literal["zero", "edge"] = "edge",
+) -> Shaped[np.ndarray, "u v w"]:
+    """The values of a volume at the voxels of another grid: trilinear, or nearest for labels.
+
+    Args:
+        values: the volume.
+        affine: its affine.
+        shape: extents of the other grid.
+        other: its affine.
+        nearest: take the nearest voxel.
+        beyond: what lies outside of the volume: 0, or its outermost voxels.
+    """
+    matrix = np.linalg.inv(affine) @ other
+    return ndimage.affine_transform(
+        values,
+        matrix[:3, :3],
+        offset=cast(Any, matrix[:3, 3]),
+        output_shape=tuple(shape),
+        order=0 if nearest else 1,
+        # With zeros, a point just off the edge, by rounding, keeps its value.
+        mode="grid-constant" if beyond == "zero" else "nearest",
+    )

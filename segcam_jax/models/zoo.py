@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import nnx
 
+from segcam_jax.data.frames import AXES, Frame
 from segcam_jax.extras import require
 from segcam_jax.models import layers, stored
 from segcam_jax.models.densenet import DenseNet, DenseNetConfig, weights as densenet_weights
@@ -208,6 +209,7 @@ def convert(
     layout: str | None = None,
     normalisation: str | None = None,
     labels: Sequence[str] | None = None,
+    frame: Frame | None = None,
     **options,
 ) -> Any:
     """Converts a weights file of another library to one that `models.load` opens.
@@ -220,6 +222,8 @@ def convert(
         normalisation: what the network does to an image in [0, 1] first; None takes what the
             library's trained weights expect.
         labels: names of the classes.
+        frame: of a 3D network: the orientation and voxel size of the volumes that it was trained
+            on, which weights do not tell; None leaves both unknown.
         options: fields of the configuration that the shapes in the file do not tell, for example
             the `strides` of `"monai-unet"`.
 
@@ -227,8 +231,9 @@ def convert(
         The model.
 
     Raises:
-        InputError: if the file cannot be read or does not fit, labels are too few or too many, or
-            the network has no such option; nothing is written then.
+        InputError: if the file cannot be read or does not fit, labels are too few or too many, the
+            network has no such option, or a frame is given for one of images; nothing is written
+            then.
     """
     family, _ = _family(name)
     _check_options(family, options, normalisation)
@@ -244,7 +249,13 @@ def convert(
         raise InputError(
             f"{len(labels)} labels were given for {model.config.classes} classes; give one each"
         )
-    metadata = {"source": Path(path).name} | ({"classes": list(labels)} if labels else {})
+    known = {} if frame is None else frame.metadata
+    if known and model.config.ndim != AXES:
+        raise InputError(
+            f"{' and '.join(known)} of {str(path)!r}, which holds a {model.config.ndim}D network; "
+            "only networks of volumes have them"
+        )
+    metadata = {"source": Path(path).name} | ({"classes": list(labels)} if labels else {}) | known
     stored.save(out, family.name, model, metadata)
     return model
 

@@ -74,7 +74,7 @@ def context_plan(base: InstancePlan, *, steps: int, max_voxels: int | None) -> C
     Raises:
         InputError: if a number is out of range, or distances of the scans cannot be compared.
     """
-    sizes = [min(spacing_of(nifti.read_grid(case.files.files[0])[1])) for case in base.cases]
+    sizes = [min(_spacing(base, case)) for case in base.cases]
     for case, size in zip(base.cases, sizes, strict=True):
         if not np.isclose(size, sizes[0], rtol=SAME_SPACING):
             raise InputError(
@@ -89,6 +89,13 @@ def context_plan(base: InstancePlan, *, steps: int, max_voxels: int | None) -> C
         raise InputError(f"`max_voxels` is {max_voxels}, below `min_voxels`, {least}")
     key = store.key_of([base.key, steps, max_voxels])
     return ContextPlan(dataclasses.replace(base, key=key), steps, max_voxels, key)
+
+
+def _spacing(base: InstancePlan, case: VolumeCase) -> tuple[float, ...]:
+    """The size of the voxels that a scan is studied on."""
+    frame = base.segmenting.frame
+    resampled = frame.spacing if base.segmenting.match_spacing else None
+    return resampled or spacing_of(nifti.read_grid(case.files.files[0])[1])
 
 
 def run_context(

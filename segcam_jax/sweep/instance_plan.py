@@ -57,9 +57,21 @@ class InstancePlan:
 
     def case_files(self, case: VolumeCase) -> list[str]:
         """What the segmentation of a scan writes, its record last."""
+        names = [*self.volume_files(case), *self.network_files(case), store.RECORD]
+        return list(dict.fromkeys(f"{case.name}/{name}" for name in names))
+
+    def volume_files(self, case: VolumeCase) -> list[str]:
+        """What the segmentation of a scan writes on the grid of its file, in its folder."""
         names = ["probability.nii.gz", "instances.nii.gz"]
-        names += ["missed.nii.gz"] if case.files.truth is not None else []
-        return [f"{case.name}/{name}" for name in (*names, store.RECORD)]
+        return names + (["missed.nii.gz"] if case.files.truth is not None else [])
+
+    def network_files(self, case: VolumeCase) -> list[str]:
+        """The same on the network's grid, from which a run goes on.
+
+        Those on the file's grid, where nothing is resampled: a turn is undone exactly.
+        """
+        names = self.volume_files(case)
+        return [f"network-{name}" for name in names] if self.segmenting.match_spacing else names
 
     def map_files(self, case: VolumeCase, instance: Instance) -> dict[tuple[str, str, str], str]:
         """Names of an instance's maps by (method, tap, modality)."""
@@ -185,16 +197,14 @@ def instance_of(values: Mapping[str, Any]) -> Instance:
 
 def restored(plan: "InstancePlan", case: VolumeCase, out: Path) -> Segmented:
     """A segmented scan, from the files of its segmentation."""
-    scan = scans.read_scan(
-        case.files.files, modalities=plan.modalities, resample=plan.segmenting.resample
-    )
+    scan = volumes.read_scan(case, plan.segmenting, plan.modalities)
     values = scan.values
     x = scans.zscore(values) if plan.segmenting.normalise == "zscore" else values
-    files = [out / file for file in plan.case_files(case)[:-1]]
-    probability = nifti.read_volume(files[0]).values
+    read = [nifti.read_volume(out / case.name / file) for file in plan.network_files(case)]
+    on_file = not plan.segmenting.match_spacing
+    probability, *labels = [scan.turn.of(v.values) if on_file else v.values for v in read]
     sides: list[Instances] = [
-        measured(nifti.read_volume(file).values.astype(np.int32), spacing=scan.grid.spacing)
-        for file in files[1:]
+        measured(each.astype(np.int32), spacing=scan.grid.spacing) for each in labels
     ]
     missed = sides[1] if len(sides) > 1 else None
     return Segmented(scan, x, probability, sides[0], missed, ())

@@ -167,11 +167,15 @@ def _segment(
     for file in folder.files:
         if file.startswith(f"{case.name}/") or file.endswith(".png"):
             (folder.path / file).unlink(missing_ok=True)
-    grid, out = segmented.scan.grid, folder.path
-    nifti.write_map(out / files[0], segmented.probability, like=grid)
-    nifti.write_map(out / files[1], segmented.predicted.labels, like=grid)
-    if segmented.missed is not None:
-        nifti.write_map(out / files[2], segmented.missed.labels, like=grid)
+    scan, out = segmented.scan, folder.path / case.name
+    maps = [segmented.probability, segmented.predicted.labels]
+    maps += [] if segmented.missed is None else [segmented.missed.labels]
+    names = zip(plan.volume_files(case), plan.network_files(case), strict=True)
+    for values, (name, own) in zip(maps, names, strict=True):
+        nearest = values.dtype.kind != "f"
+        nifti.write_map(out / name, scan.restored(values, nearest=nearest), like=scan.file)
+        if own != name:
+            nifti.write_map(out / own, values, like=scan.grid)
     record = {
         "run": plan.key,
         "scan": case.name,
@@ -181,7 +185,7 @@ def _segment(
         "instances": [values_of(each) for each in segmented.instances()],
         "files": files[:-1],
     }
-    store.write_json(out / files[-1], record)
+    store.write_json(folder.path / files[-1], record)
     return record
 
 
@@ -255,7 +259,8 @@ def _written(found, method, tap, files, segmented, instance, out: Path) -> dict[
     mask, spacing = segmented.mask(instance)[place], segmented.scan.grid.spacing
     modalities = []
     for modality, values in found.maps.items():
-        nifti.write_map(out / files[method, tap, modality], values, like=segmented.scan.grid)
+        scan = segmented.scan
+        nifti.write_map(out / files[method, tap, modality], scan.restored(values), like=scan.file)
         numbers = peaks.measure(values[place], mask, spacing)
         plain = {key: None if np.isnan(value) else value for key, value in numbers.items()}
         modalities.append({"modality": modality, **plain})
@@ -294,6 +299,7 @@ def _manifest(plan: InstancePlan, folder, wanted, command: Sequence[str]) -> dic
             "float32, signed, not normalised, in the file order and on the grid of each scan's "
             "first volume; 0 outside of the window that the network was given"
         ),
+        "about_boxes": "boxes and windows of records count voxels along the network's axes",
         "scans": [
             {"name": case.name, **_paths(case), "instances": [each.label for each in found]}
             for case, found in wanted

@@ -153,6 +153,7 @@ def _portrait(plan, case, segmented, instance, pair, record, out: Path) -> Portr
     for each in _maps(record, pair):
         name = each["modality"]
         values = nifti.read_volume(out / files[(*pair, name)]).values
+        values = segmented.scan.framed(values)
         column = "map" if name == saliency.ALL else f"map: {name}"
         maps[column] = (turned(values), name if name in images else first)
         at = each["peak_positive_distance_mm"]

@@ -13,9 +13,11 @@ from jaxtyping import Bool, Float
 
 from segcam_jax import models
 from segcam_jax.data import images, instances as instances_module, nifti, scans
+from segcam_jax.data.frames import Frame
 from segcam_jax.data.instances import Instance, Instances
 from segcam_jax.data.scans import Scan, ScanFiles
 from segcam_jax.data.truths import TruthOptions, check_options, check_values, read_truth
+from segcam_jax.data.volume import orientation
 from segcam_jax.engine import Execution
 from segcam_jax.engine.sliding import sliding_window, tiling
 from segcam_jax.sweep import store
@@ -43,6 +45,9 @@ class SegmentOptions:
         truth: what the values of a truth mean.
         normalise: `"zscore"` of each modality's non-zero voxels, or `"none"`.
         resample: bring volumes of other grids onto the first one's.
+        frame: the orientation and voxel size that the network was trained on; where None,
+            `checked` takes what its weights say.
+        match_spacing: resample scans to that voxel size.
         roi: extents of the network's window, one number or three.
         overlap: of neighbouring windows, as a share of a window.
     """
@@ -56,6 +61,8 @@ class SegmentOptions:
     truth: TruthOptions = dataclasses.field(default_factory=TruthOptions)
     normalise: Normalise = "zscore"
     resample: bool = False
+    frame: Frame = dataclasses.field(default_factory=Frame)
+    match_spacing: bool = False
     roi: tuple[int, ...] = (96,)
     overlap: float = 0.25
 
@@ -85,7 +92,7 @@ class Segmented:
     """A scan with what the network makes of it.
 
     Attributes:
-        scan: as read.
+        scan: as read, on the network's grid, as all that follows.
         x: what the network is given.
         probability: of the class, at every voxel.
         predicted: its instances, with groups where there is a truth.
@@ -171,7 +178,43 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     instances_module.matched(empty, empty, min_iou=options.min_iou)
     check_options(options.truth)
     class_of(options, network)
-    return options
+    known = Frame.of(network.model.metadata)
+    asked = options.frame
+    frame = Frame(asked.orientation or known.orientation, asked.spacing or known.spacing)
+    if options.match_spacing and frame.spacing is None:
+        raise InputError(
+            f"{network.given!r} does not say on voxels of what size it was trained, so scans "
+            "cannot be resampled to it; add --spacing (mm)"
+        )
+    return dataclasses.replace(options, frame=frame)
+
+
+def frame_notes(network: Network, options: SegmentOptions, files: Sequence[ScanFiles]) -> list[str]:
+    """What has to be said of how scans lie: nothing is known, or something else was asked for.
+
+    Args:
+        network: the network.
+        options: checked ones.
+        files: the scans.
+    """
+    known, notes = Frame.of(network.model.metadata), []
+    if options.frame.orientation is None:
+        affines = [nifti.read_grid(each.files[0])[1] for each in files]
+        found = ", ".join(sorted({orientation(affine) for affine in affines}))
+        notes.append(
+            f"{network.given!r} does not say on which orientation it was trained; scans are given "
+            f"to it as they lie in their files ({found}): say it by --orientation, such as RAS"
+        )
+    if options.frame.spacing is None:
+        notes.append(
+            f"{network.given!r} does not say on voxels of what size it was trained; those of the "
+            "scans are not checked: say it by --spacing, in mm"
+        )
+    for what in ("orientation", "spacing"):
+        said, taken = getattr(known, what), getattr(options.frame, what)
+        if said not in (None, taken):
+            notes.append(f"{network.given!r} was trained on {what} {said}; {taken} is asked for")
+    return notes
 
 
 def class_of(options: SegmentOptions, network: Network) -> int:
@@ -275,6 +318,23 @@ def slug(name: str) -> str:
     return store.file_name(re.sub(r"[^\w.-]+", "-", name).strip("-.") or "scan")
 
 
+def read_scan(
+    case: VolumeCase, options: SegmentOptions, modalities: Sequence[str] | None = None
+) -> Scan:
+    """The volumes of a scan on the network's grid.
+
+    Raises:
+        InputError: if a file is broken.
+    """
+    return scans.read_scan(
+        case.files.files,
+        modalities=modalities,
+        resample=options.resample,
+        frame=options.frame,
+        match_spacing=options.match_spacing,
+    )
+
+
 def segment(
     network: Network, case: VolumeCase, options: SegmentOptions, execution: Execution
 ) -> Segmented:
@@ -283,7 +343,7 @@ def segment(
     Raises:
         InputError: if a file is broken, or the network's output is not finite.
     """
-    scan = scans.read_scan(case.files.files, resample=options.resample)
+    scan = read_scan(case, options)
     values = scan.values
     x = scans.zscore(values) if options.normalise == "zscore" else values
     logits = sliding_window(
@@ -309,9 +369,9 @@ def segment(
     found = instances_module.find_instances(probability, threshold=options.threshold, **same)
     missed, notes = None, (*scan.notes, *_constant(case, values))
     if case.files.truth is not None:
-        volume = scans.read_labels(case.files.truth, grid, resample=options.resample)
+        volume = scans.read_labels(case.files.truth, scan.file, resample=options.resample)
         with about(volume.path):
-            truth = read_truth(volume.values, options.truth, **same)
+            truth = read_truth(scan.framed(volume.values, nearest=True), options.truth, **same)
         found, missed = instances_module.matched(
             found, truth.lesions, min_iou=options.min_iou, ignored=truth.ignored
         )
