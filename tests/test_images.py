@@ -153,6 +153,92 @@ def test_masks(tmp_path):
             read_mask(path, (8, 11))
 
 
+@pytest.mark.parametrize("name", ["mask.png", "mask.tif"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_masks_are_turned_as_images_are(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.zeros((12, 12), np.uint8)
+    stored[1:4, 7:12] = 255
+    path = saved(tmp_path, stored, name, exif=exif)
+    right = np.rot90(stored > 0, {3: 2, 6: -1}[orientation])
+    np.testing.assert_array_equal(read_mask(path, (12, 12)), right)
+    np.testing.assert_array_equal(read_image(path, channels=1).pixels[..., 0] > 0, right)
+
+
+def test_palette_masks_are_read_by_index(tmp_path):
+    label = np.zeros((16, 16), np.uint8)
+    label[2:6, 3:8] = 1
+    path = tmp_path / "palette.png"
+    for background in ([255, 255, 255], [0, 0, 0]):
+        palette = Image.fromarray(label)
+        palette.putpalette(background + [0, 0, 0] + [7] * (254 * 3))
+        palette.save(path)
+        np.testing.assert_array_equal(read_mask(path, (16, 16)), label == 1)
+    label[10:12] = 2
+    palette = Image.fromarray(label)
+    palette.putpalette([255] * 3 + [0] * 3 + [7] * (254 * 3))
+    palette.save(path)
+    with pytest.raises(InputError, match=r"values 0, 1, 2.*mask:FILE=VALUE"):
+        read_mask(path, (16, 16))
+    np.testing.assert_array_equal(read_mask(path, (16, 16), value=2), label == 2)
+    np.testing.assert_array_equal(read_mask(path, (16, 16), threshold=0), label > 0)
+    with pytest.raises(InputError, match="no value 3; it has 0, 1, 2"):
+        read_mask(path, (16, 16), value=3)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_masks_of_white_is_zero_are_not_inverted(tmp_path, dtype):
+    inside = GREY > 200
+    path = tmp_path / "mask.tif"
+    # What is displayed white is stored as 0: the region is what is stored as something else.
+    displayed = ~inside if dtype is bool else np.where(inside, 0, 255).astype(np.uint8)
+    Image.fromarray(displayed).save(path, tiffinfo={262: 0})
+    np.testing.assert_array_equal(read_mask(path, (9, 11)), inside)
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_opacity_is_the_mask_of_what_is_drawn_on_transparency(tmp_path, colour):
+    rgba = np.full((20, 20, 4), colour, np.uint8)
+    rgba[..., 3] = 0
+    rgba[5:15, 5:15, 3] = 255
+    mask = read_mask(saved(tmp_path, rgba), (20, 20))
+    np.testing.assert_array_equal(mask, rgba[..., 3] > 0)
+    assert mask.sum() == 100
+    rgba[..., 3] = 255
+    rgba[:5, :, :3] = 0
+    rgba[5:, :, :3] = 9
+    assert read_mask(saved(tmp_path, rgba), (20, 20)).sum() == 300
+
+
+def test_lossy_and_grey_masks_ask_for_a_threshold(tmp_path):
+    inside = np.zeros((24, 24), bool)
+    inside[5:15, 3:14] = True
+    path = saved(tmp_path, inside.astype(np.uint8) * 255, "mask.jpg", quality=75)
+    with pytest.raises(InputError, match=r"has the values 0, .*in all.*--mask-threshold"):
+        read_mask(path, (24, 24))
+    np.testing.assert_array_equal(read_mask(path, (24, 24), threshold=127), inside)
+    deep = saved(tmp_path, np.where(inside, 300, 0).astype(np.uint16))
+    np.testing.assert_array_equal(read_mask(deep, (24, 24)), inside)
+
+
+def test_doubtful_masks_are_refused(tmp_path):
+    path = tmp_path / "mask.npy"
+    np.save(path, np.array([[0, 1], [np.nan, 0]]))
+    with pytest.raises(InputError, match="NaN"):
+        read_mask(path, (2, 2))
+    page = Image.fromarray(GREY)
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    with pytest.raises(InputError, match="2 pages"):
+        read_mask(tmp_path / "pages.tif", (9, 11))
+    colours = np.zeros((4, 4, 3), np.uint8)
+    colours[0, :, 0], colours[1, :, 1] = 255, 255
+    with pytest.raises(InputError, match="0 0 0, 0 255 0, 255 0 0"):
+        read_mask(saved(tmp_path, colours), (4, 4))
+    colours[1] = 0
+    assert read_mask(saved(tmp_path, colours), (4, 4)).sum() == 4
+
+
 def test_padding_mirrors_at_the_end():
     pixels = RNG.random((5, 8, 1)).astype(np.float32)
     padded = pad_to_multiple(pixels, 4)

@@ -95,8 +95,9 @@ class Explain:
         normalisation: A model of your own: what is done to an image in [0, 1] first: none,
             imagenet, symmetric, efficientnet_lite, or MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
         region: The explained pixels: predicted, all, largest, smallest, component:K, at:ROW,COL,
-            pixel:ROW,COL or mask:FILE.
+            pixel:ROW,COL, mask:FILE or mask:FILE=VALUE, in coordinates of the image as displayed.
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
+        mask_threshold: Of mask:FILE, inside is what lies above it, in units of the file's values.
         of: What is explained.
         reduce: How the region's pixels are reduced to one score.
         profile: How raw maps become heatmaps (`segcam methods` lists profiles). Default:
@@ -136,6 +137,7 @@ class Explain:
     normalisation: MaybeName = None
     region: str = "predicted"
     min_probability: MaybeNumber = None
+    mask_threshold: MaybeNumber = None
     of: Literal["logits", "probabilities"] = "logits"
     reduce: Literal["sum", "mean"] = "sum"
     profile: str = "auto"

@@ -71,28 +71,109 @@ def read_image(path: str | Path, *, channels: int) -> ReadImage:
     return ReadImage(np.ascontiguousarray(pixels), tuple(notes + note), digest)
 
 
-def read_mask(path: str | Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+def read_mask(
+    path: str | Path,
+    shape: tuple[int, int],
+    *,
+    threshold: float | None = None,
+    value: int | None = None,
+) -> Bool[np.ndarray, "h w"]:
     """Reads a region from an image file or a `.npy` array: inside wherever a value is not 0.
 
+    Values are those stored: the indices of a palette, not its colours; of WhiteIsZero not the
+    inverse. The orientation that a camera wrote down is applied, as to images. Of what was drawn
+    in one colour on transparency, the opacity is the mask.
+
     Args:
-        path: an image file of any mode (its transparency is ignored), or an array `h w`.
-        shape: the extents of the image that the region is for.
+        path: an image file of any mode, or an array `h w` or `h w c`.
+        shape: the extents of the image that the region is for, as displayed.
+        threshold: inside is what lies above it, in units of the file's values; of colours their
+            largest channel. Grey and lossy masks need one.
+        value: inside is what has this value: of a mask of several labels, one.
 
     Raises:
-        InputError: if the file cannot be read, or its extents are others.
+        InputError: if the file cannot be read, has several pages or values that are not finite, or
+            its extents are others; if it has values other than 0 and one more, and neither a
+            threshold nor a value was given.
     """
     data, _ = _bytes_of(path)
-    if _is_npy(path):
-        array = _load_npy(data, str(path))
-    else:
-        with _opened(data, str(path)) as image:
-            plain = image.convert("RGB") if image.mode in _ALPHA_MODES | {"P"} else image
-            array = np.asarray(plain)
-    if array.ndim == 3:
-        array = (array != 0).any(-1)
-    if array.shape != tuple(shape):
-        raise InputError(f"mask {str(path)!r} has extents {array.shape}, the image {tuple(shape)}")
-    return array != 0
+    name = str(path)
+    stored = _load_npy(data, name) if _is_npy(path) else _stored_mask(data, name)
+    if stored.ndim == 3 and stored.shape[-1] == 1:
+        stored = stored[..., 0]
+    if stored.shape[:2] != tuple(shape):
+        raise InputError(
+            f"mask {name!r} has extents {stored.shape[:2]}, the image {tuple(shape)} as displayed"
+        )
+    if not np.isfinite(stored).all():
+        raise InputError(f"mask {name!r} has values that are NaN or infinite; replace them by 0")
+    if stored.ndim == 3 and (stored == stored[..., :1]).all():
+        stored = stored[..., 0]
+    if threshold is not None and value is None:
+        return (stored.max(-1) if stored.ndim == 3 else stored) > threshold
+    found = np.unique(stored.reshape(stored.shape[0] * stored.shape[1], -1), axis=0)
+    if value is not None:
+        if stored.ndim == 3 or value not in found:
+            raise InputError(f"mask {name!r} has no value {value}; it has {_listed(found)}")
+        return stored == value
+    if len(found) > 2 or (len(found) == 2 and found[0].any()):
+        ways = "a threshold (--mask-threshold)"
+        ways += "" if stored.ndim == 3 else " or one of them (mask:FILE=VALUE)"
+        raise InputError(
+            f"mask {name!r} has the values {_listed(found)}; expected 0 and one more: give {ways}"
+        )
+    return np.asarray(stored.any(-1) if stored.ndim == 3 else stored != 0)
+
+
+def _listed(values: np.ndarray, most: int = 8) -> str:
+    """Values or colours in words, the first ones of many."""
+    words = [" ".join(f"{one:g}" for one in row) for row in values.astype(float)]
+    several = f", ... ({len(words)} in all)" if len(words) > most else ""
+    return ", ".join(words[:most]) + several
+
+
+def _stored_mask(data: bytes, name: str) -> np.ndarray:
+    """An image file's values as they are stored, `h w` or `h w c`, turned as it says."""
+    image = _opened(data, name)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise InputError(f"mask {name!r} has {frames} pages; save the one that is meant by itself")
+    if _is_deep_png(data) and image.mode in ("RGB", "RGBA", "LA"):
+        raise InputError(f"mask {name!r} has 16-bit colours; save it as grey, or with 8 bits")
+    # Pillow inverts 8 bits and fewer where 0 is white (TIFF's PhotometricInterpretation, 262).
+    white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
+    inverted = white_is_zero and image.mode in ("1", "L")
+    clear = image.info.get("transparency") if image.mode == "P" else None
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "P":
+        index = np.asarray(image)
+        alphas = np.full(256, 255, np.uint8)
+        if isinstance(clear, bytes):
+            alphas[: len(clear)] = np.frombuffer(clear, np.uint8)
+        elif isinstance(clear, int):
+            alphas[clear] = 0
+        return np.where(alphas[index] == 0, 0, index)
+    if image.mode in _ALPHA_MODES:
+        return _drawn(np.asarray(image.convert("RGBA")))
+    if image.mode not in ("1", "L", "RGB", "F") and not image.mode.startswith("I"):
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    if not inverted:
+        return array
+    return ~array if array.dtype == bool else 255 - array
+
+
+def _drawn(rgba: np.ndarray) -> np.ndarray:
+    """Of what has one colour, the opacity, unless all is opaque; else the colours that are seen."""
+    colours, alpha = rgba[..., :3], rgba[..., 3]
+    seen = colours[alpha > 0]
+    if (alpha < 255).any() and (seen == seen[:1]).all():
+        return alpha
+    return np.where(alpha[..., None] > 0, colours, 0)
+
+
+def _is_deep_png(data: bytes) -> bool:
+    return data[24:25] == b"\x10" and data[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def pad_to_multiple(
@@ -185,7 +266,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
     notes = []
-    reduced = data[24:25] == b"\x10" and data[:8] == b"\x89PNG\r\n\x1a\n"
+    reduced = _is_deep_png(data)
     image = _opened(data, name)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:

@@ -27,6 +27,7 @@ _CHOICES = {
 _OF_NONE: dict[str, type] = {
     "class_index": str,
     "min_probability": float,
+    "mask_threshold": float,
     "colormap": str,
     "labels": str,
     "normalisation": str,
@@ -55,6 +56,7 @@ class ExplainOptions:
         normalisation: likewise.
         region: the explained pixels, as `regions.parse` reads them.
         min_probability: predicted pixels need a probability above this.
+        mask_threshold: of the region `mask:FILE`, what lies above it is inside.
         of: whether logits or probabilities are explained.
         reduce: sum or mean over the region.
         profile: how raw maps become heatmaps: a profile, or `auto`, as `display` has it.
@@ -83,6 +85,7 @@ class ExplainOptions:
     normalisation: str | None = None
     region: str = "predicted"
     min_probability: float | None = None
+    mask_threshold: float | None = None
     of: Literal["logits", "probabilities"] = "logits"
     reduce: Literal["sum", "mean"] = "sum"
     profile: str = display.AUTO
@@ -139,6 +142,8 @@ def checked(options: ExplainOptions) -> ExplainOptions:
     names = tuple(dict.fromkeys(methods.find(name).name for name in options.methods))
     display.check(options.profile)
     regions.check(regions.parse(options.region), min_probability=options.min_probability)
+    if options.mask_threshold is not None and regions.parse(options.region).kind != "mask":
+        raise InputError(f"a mask threshold needs the region mask:FILE, not {options.region!r}")
     for field, choices in _CHOICES.items():
         if getattr(options, field) not in choices:
             raise InputError(f"`{field}` is {getattr(options, field)!r}; choose from {choices}")

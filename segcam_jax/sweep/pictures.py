@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 
 from segcam_jax.data import images
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, TargetError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp")
 Fit = Literal["crop", "stretch"]
@@ -70,16 +70,57 @@ def fitted(
     height, width, _ = pixels.shape
     if (height, width) == size:
         return pixels
-    if fit == "crop":
-        rows = min(height, max(1, round(width * size[0] / size[1])))
-        columns = min(width, max(1, round(height * size[1] / size[0])))
-        top, left = (height - rows) // 2, (width - columns) // 2
-        pixels = pixels[top : top + rows, left : left + columns]
+    top, left, rows, columns = kept((height, width), size, fit)
+    pixels = pixels[top : top + rows, left : left + columns]
     channels = [
         np.asarray(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR))
         for channel in np.moveaxis(pixels, -1, 0)
     ]
     return np.clip(np.stack(channels, axis=-1), 0, 1)
+
+
+def kept(extent: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[int, int, int, int]:
+    """The part of an image that `fitted` scales: `(top, left, rows, columns)`."""
+    height, width = extent
+    if fit == "stretch" or extent == size:
+        return 0, 0, height, width
+    rows = min(height, max(1, round(width * size[0] / size[1])))
+    columns = min(width, max(1, round(height * size[1] / size[0])))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def fitted_mask(
+    mask: Bool[np.ndarray, "h w"], size: tuple[int, int], fit: Fit
+) -> Bool[np.ndarray, "u v"]:
+    """A mask of an image as `fitted` brings the image to a size; the nearest pixel counts."""
+    top, left, rows, columns = kept((mask.shape[0], mask.shape[1]), size, fit)
+    part = Image.fromarray(mask[top : top + rows, left : left + columns].astype(np.uint8))
+    return np.asarray(part.resize((size[1], size[0]), Image.Resampling.NEAREST)) > 0
+
+
+def fitted_position(
+    position: tuple[int, int], extent: tuple[int, int], size: tuple[int, int], fit: Fit
+) -> tuple[int, int]:
+    """Where a pixel of an image lies once `fitted` has brought the image to a size.
+
+    Raises:
+        TargetError: if it lies outside of the image, or of the part that is kept.
+    """
+    row, column = position
+    if not (0 <= row < extent[0] and 0 <= column < extent[1]):
+        raise TargetError(f"pixel {position} lies outside of the image's extents {extent}")
+    top, left, rows, columns = kept(extent, size, fit)
+    if not (top <= row < top + rows and left <= column < left + columns):
+        raise TargetError(
+            f"pixel {position} is cut off: of the image's extents {extent}, rows {top} to "
+            f"{top + rows - 1} and columns {left} to {left + columns - 1} are kept; choose another "
+            "or `--fit stretch`"
+        )
+    # The middle of the pixel, in units of pixels of the new size.
+    return (
+        int((row - top + 0.5) * size[0] / rows),
+        int((column - left + 0.5) * size[1] / columns),
+    )
 
 
 def read(

@@ -218,7 +218,7 @@ def _cases(
     cases = []
     for goal in goals:
         class_index = _class(goal, sight, subject.labels)
-        region = _region(logits, class_index, options)
+        region = _region(logits, class_index, options, image.pixels.shape[:2])
         aims.check_possible(logits, class_index, region, subject.labels)
         cases.append(
             Case(
@@ -247,12 +247,23 @@ def _class(goal: Aim, sight: Sight, labels: Sequence[str]) -> int:
 
 
 def _region(
-    logits: Float[np.ndarray, "*space k"], class_index: int, options: ExplainOptions
+    logits: Float[np.ndarray, "*space k"],
+    class_index: int,
+    options: ExplainOptions,
+    file_extent: tuple[int, int],
 ) -> Bool[np.ndarray, "h w"] | None:
     if logits.ndim == 1:
         return None
     region = regions.parse(options.region)
-    return regions.resolve(region, logits, class_index, min_probability=options.min_probability)
+    return regions.resolve(
+        region,
+        logits,
+        class_index,
+        min_probability=options.min_probability,
+        file_extent=file_extent,
+        fit=options.fit,
+        mask_threshold=options.mask_threshold,
+    )
 
 
 def _pairs(subject: Subject, case: Case, options: ExplainOptions) -> tuple[tuple[str, str], ...]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from segcam_jax import targets
 from segcam_jax.components import component_mask
 from segcam_jax.data import images
+from segcam_jax.sweep import pictures
 from segcam_jax.types import InputError, TargetError, nearest_first
 
 FORMS = {
@@ -20,7 +21,8 @@ FORMS = {
     "component:K": "the K-th largest, from 0",
     "at:ROW,COL": "the component at a pixel",
     "pixel:ROW,COL": "one pixel",
-    "mask:FILE": "where an image file or .npy array of the image's extents is not 0",
+    "mask:FILE": "where an image file or .npy array of the image's extents is not 0; "
+    "mask:FILE=VALUE where it has that value",
 }
 _WITH_VALUE = {form.split(":")[0] for form in FORMS if ":" in form}
 _OF_PREDICTION = {"predicted", "largest", "smallest", "component", "at"}
@@ -87,23 +89,37 @@ def resolve(
     class_index: int,
     *,
     min_probability: float | None = None,
+    file_extent: tuple[int, int] | None = None,
+    fit: pictures.Fit = "stretch",
+    mask_threshold: float | None = None,
 ) -> Bool[np.ndarray, "h w"]:
     """The pixels of a region, on the network's output for the unchanged image.
+
+    Args:
+        region: parsed; positions and masks are in coordinates of the image file as displayed.
+        logits: the network's output.
+        class_index: the explained class.
+        min_probability: predicted pixels need a probability above this.
+        file_extent: `(h, w)` of the image file as displayed, before it was brought to a size; None:
+            the output's.
+        fit: how it was brought to that size.
+        mask_threshold: as in `images.read_mask`.
 
     Raises:
         TargetError: if the region is empty, or a position lies outside of the image.
         InputError: if a mask file cannot be read or has other extents.
     """
-    extent = logits.shape[:-1]
+    extent = (logits.shape[0], logits.shape[1])
+    file_extent = extent if file_extent is None else file_extent
+    if region.kind in ("at", "pixel") and file_extent != extent:
+        position = pictures.fitted_position(region.value, file_extent, extent, fit)
+        region = dataclasses.replace(region, value=position)
     if region.kind == "all":
         return np.ones(extent, bool)
     if region.kind == "pixel":
         return _mask_of(targets.pixel(class_index, region.value, extent))
     if region.kind == "mask":
-        mask = images.read_mask(region.value, (extent[0], extent[1]))
-        if not mask.any():
-            raise TargetError(f"mask {region.value!r} is empty; nothing would be explained")
-        return mask
+        return _of_file(region.value, file_extent, extent, fit, mask_threshold)
     if region.kind == "at":
         # Outside of the image is a clearer complaint than a class that is not predicted.
         targets.pixel(class_index, region.value, extent)
@@ -114,6 +130,25 @@ def resolve(
         return np.asarray(component_mask(whole, at=region.value))
     which: Any = region.value if region.kind == "component" else region.kind
     return np.asarray(component_mask(whole, which))
+
+
+def _of_file(
+    words: str,
+    file_extent: tuple[int, int],
+    extent: tuple[int, int],
+    fit: pictures.Fit,
+    threshold: float | None,
+) -> Bool[np.ndarray, "h w"]:
+    """The mask of `FILE` or `FILE=VALUE`, brought to the image's size as the image was."""
+    picked = re.fullmatch(r"(.+\.\w+)=(\d+)", words)
+    path, value = (picked[1], int(picked[2])) if picked else (words, None)
+    whole = images.read_mask(path, file_extent, threshold=threshold, value=value)
+    if not whole.any():
+        raise TargetError(f"mask {words!r} is empty; nothing would be explained")
+    mask = whole if file_extent == extent else pictures.fitted_mask(whole, extent, fit)
+    if not mask.any():
+        raise TargetError(f"mask {words!r} has no pixel left at {extent[0]} x {extent[1]}")
+    return mask
 
 
 def _mask_of(target: targets.Target) -> Bool[np.ndarray, "h w"]:
