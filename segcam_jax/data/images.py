@@ -140,9 +140,8 @@ def _stored_mask(data: bytes, name: str) -> np.ndarray:
         raise InputError(f"mask {name!r} has {frames} pages; save the one that is meant by itself")
     if _is_deep_png(data) and image.mode in ("RGB", "RGBA", "LA"):
         raise InputError(f"mask {name!r} has 16-bit colours; save it as grey, or with 8 bits")
-    # Pillow inverts 8 bits and fewer where 0 is white (TIFF's PhotometricInterpretation, 262).
-    white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
-    inverted = white_is_zero and image.mode in ("1", "L")
+    # Pillow inverts 8 bits and fewer.
+    inverted = _white_is_zero(image) and image.mode in ("1", "L")
     clear = image.info.get("transparency") if image.mode == "P" else None
     image = ImageOps.exif_transpose(image)
     if image.mode == "P":
@@ -161,6 +160,11 @@ def _stored_mask(data: bytes, name: str) -> np.ndarray:
     if not inverted:
         return array
     return ~array if array.dtype == bool else 255 - array
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    """Whether TIFF's PhotometricInterpretation says that 0 is displayed white."""
+    return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
 
 
 def _drawn(rgba: np.ndarray) -> np.ndarray:
@@ -268,6 +272,7 @@ def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
     notes = []
     reduced = _is_deep_png(data)
     image = _opened(data, name)
+    white_is_zero = _white_is_zero(image)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the first of {frames} frames was taken")
@@ -275,7 +280,10 @@ def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
         image = ImageOps.exif_transpose(image)
         notes.append("it was turned as its orientation tag says")
     if image.mode.startswith("I"):
-        return _deep_grey(image, name, notes)
+        pixels, notes = _deep_grey(image, name, notes)
+        if white_is_zero:
+            return 1 - pixels, [*notes, "it was inverted, for its 0 is white"]
+        return pixels, notes
     if image.mode == "F":
         return np.asarray(image, np.float32)[..., None], notes
     if reduced and image.mode in ("RGB", "RGBA", "LA"):
