@@ -248,7 +248,7 @@ def _check_values(values: np.ndarray, profile: Profile) -> None:
         raise InputError("the map holds NaN or infinite values; check the input and the target")
     if values.size and not profile.signed and values.max() <= 0 and values.min() < 0:
         warnings.warn(
-            f"all evidence in this map is negative, down to {values.min():.4g}: the ReLU of profile "
-            f"{profile.name!r} leaves nothing; profile='signed' shows it",
+            f"all evidence in this map is negative, down to {values.min():.4g}: the ReLU of "
+            f"profile {profile.name!r} leaves nothing; profile='signed' shows it",
             stacklevel=3,
         )

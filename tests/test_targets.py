@@ -162,7 +162,7 @@ OUTPUT: Any = np.random.default_rng(3).normal(size=(2, 3, 4)).astype(np.float32)
 @pytest.mark.parametrize(
     "weights", [[[1, -3, 0], [0, 0, 0]], [[0.5, 0, -2], [1, 0, 0.25]], [[2, -1, 0], [0, 0, 0]]]
 )
-def test_a_mean_is_weighted_by_its_weights_whatever_their_sign(weights):
+def test_a_mean_is_weighted_by_its_weights_whatever_their_sign(weights: Any):
     weights = np.array(weights, np.float32)
     expected = np.average(OUTPUT[..., 2], weights=weights)
     target = segcam.region(2, weights, reduce="mean")

@@ -50,7 +50,7 @@ def rectified_gradient(
             )
         return value
 
-    return jax.value_and_grad(score)(activation)
+    return dataclasses.replace(how, score=score).value_and_gradient(activation)
 
 
 def bias_gradients(

@@ -6,11 +6,12 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from segcam_jax._jaxpr import content, graph
 from segcam_jax.taps import Split
-from segcam_jax.types import TargetError
+from segcam_jax.types import TargetError, wide
 
 
 class Formula:
@@ -55,7 +56,7 @@ class FunctionTarget:
     def __call__(self, output: Any) -> Any:
         """The score of an output."""
         jaxpr = self.formula.jaxpr
-        inputs = [*self.leaves, *jax.tree.leaves(output)]
+        inputs = [*self.leaves, *jax.tree.leaves(_read(output))]
         values = graph.evaluate(jaxpr, self.consts, inputs)
         return graph.read(values, jaxpr.outvars[0])
 
@@ -77,12 +78,20 @@ def function_target(target: Callable, split: Split) -> FunctionTarget:
         return scored(output)
 
     with graph.on_any_mesh():
-        whole, jaxpr = graph.closed(score, leaves, split.output)
+        output = jax.eval_shape(_read, split.output)
+        whole, jaxpr = graph.closed(score, leaves, output)
     shapes = [tuple(atom.aval.shape) for atom in jaxpr.outvars]
     if shapes != [()]:
         raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
     consts = list(graph.constants_of(whole))
     return FunctionTarget(consts, leaves, Formula(jaxpr, content.key(jaxpr)))
+
+
+def _read(output: Any) -> Any:
+    """An output as functions read it: at least float32, so that their sums are."""
+    return jax.tree.map(
+        lambda leaf: wide(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, output
+    )
 
 
 def _is_input(leaf: Any) -> bool:

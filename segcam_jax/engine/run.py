@@ -40,7 +40,7 @@ def value_and_gradient(
     """The score and its gradient with respect to the activation."""
     how = scoring(split, carry, target, execution)
     _record_gradients(split, how, 1, 1)
-    return jax.value_and_grad(how.score)(activation)
+    return how.value_and_gradient(activation)
 
 
 def ablation_scores(
@@ -74,7 +74,7 @@ def ablation_scores(
                 closed_form=True,
             )
         )
-        score, gradient = jax.value_and_grad(how.score)(activation)
+        score, gradient = how.value_and_gradient(activation)
         dtype = score.dtype
         drops = masks.removed(activation.astype(dtype) * gradient.astype(dtype))
         return score, score - drops
@@ -167,7 +167,7 @@ def sampled_moments(
     rows, own = dealt.rows(chunk)
 
     def sample(index):
-        return wide(jax.grad(how.score)(activation_of(index)))
+        return wide(how.value_and_gradient(activation_of(index))[1])
 
     def merge(state, chunk):
         total, mean, spread = state

@@ -7,6 +7,7 @@ its region has decode run for that window only.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.precision import at_precision
 from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
-from segcam_jax.types import TargetError
+from segcam_jax.types import TargetError, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Scoring:
         window: what of the output is computed, or None for all of it.
         seen: which elements of the activation the score depends on, or None for all.
         fallbacks: primitives computed whole for want of a window rule.
+        unit: activation -> a power of two, with which the score's gradient at a float16 output is
+            about 1: the gradient of a mean underflows there. None where nothing is float16.
     """
 
     score: Callable[[Array], Array]
@@ -50,6 +53,22 @@ class Scoring:
     window: tuple[int | None, ...] | None
     seen: Array | None
     fallbacks: tuple[str, ...]
+    unit: Callable[[Array], Array] | None
+
+    def value_and_gradient(
+        self, activation: Float[Array, "*space c"]
+    ) -> tuple[Float[Array, ""], Float[Array, "*space c"]]:
+        """The score and its gradient, in float32 where the network's are float16."""
+        if self.unit is None:
+            return jax.value_and_grad(self.score)(activation)
+        unit = jax.lax.stop_gradient(self.unit(activation))
+
+        def scaled(activation):
+            score = self.score(activation)
+            return score * unit.astype(score.dtype), score
+
+        (_, score), gradient = jax.value_and_grad(scaled, has_aux=True)(activation)
+        return score, wide(gradient) / unit
 
 
 def encode(
@@ -76,7 +95,12 @@ def lowers(execution: Execution) -> bool:
 
 def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Scoring:
     """Chooses how the score is computed. Traced along; the choice rests on shapes alone."""
-    plan, plain = _score_of(split, carry, target, execution)
+    plan, read, decode = _decoder(split, carry, target, execution)
+    decode = at_precision(decode, execution.precision, split.activation)
+
+    def plain(activation):
+        return read(decode(activation))
+
     closed, jaxpr = graph.closed(plain, split.activation)
     if [variable.aval.shape for variable in jaxpr.outvars] != [()]:
         shapes = [tuple(variable.aval.shape) for variable in jaxpr.outvars]
@@ -93,7 +117,23 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
         None if plan is None else plan.extents[:-1],
         None if plan is None else split.canonical(plan.seen([*target.corner, 0])),
         () if plan is None else plan.fallbacks,
+        functools.partial(_unit, read, decode) if _is_half(split) else None,
     )
+
+
+def _is_half(split: Split) -> bool:
+    """Whether gradients pass through float16."""
+    structs = [split.activation, *jax.tree.leaves(split.output)]
+    return any(struct.dtype == jnp.float16 for struct in structs)
+
+
+def _unit(target: Callable, decode: Callable, activation: Array) -> Float[Array, ""]:
+    """The power of two that brings the largest gradient of a target at the output to 1 up to 2."""
+    output = jax.tree.map(wide, decode(activation))
+    gradients = jax.tree.leaves(jax.grad(target)(output))
+    largest = jnp.max(jnp.stack([jnp.abs(each).max() for each in gradients]))
+    usable = (largest > 0) & jnp.isfinite(largest)
+    return jnp.exp2(-jnp.floor(jnp.log2(jnp.where(usable, largest, 1))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,15 +196,6 @@ def _unchanged(value: Array) -> Array:
 
 def _first_of(function: Callable[[Array], list]) -> Callable[[Array], Array]:
     return lambda activation: function(activation)[0]
-
-
-def _score_of(
-    split: Split, carry: Carry, target: Any, execution: Execution
-) -> tuple[WindowPlan | None, Callable[[Array], Array]]:
-    """The score as a function of the activation, and the window that it is computed on, if any."""
-    plan, target, decode = _decoder(split, carry, target, execution)
-    decode = at_precision(decode, execution.precision, split.activation)
-    return plan, lambda a: target(decode(a))
 
 
 def _decoder(
