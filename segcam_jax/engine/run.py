@@ -14,7 +14,7 @@ from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.scoring import Scoring, encode, scoring
 from segcam_jax.masks import LocalMasks, Masks
 from segcam_jax.taps import Carry, Split
-from segcam_jax.types import wide
+from segcam_jax.types import TargetError, wide
 
 # Dead rows are skipped by whole chunks: enough of these that most dead rows are, none too small.
 _CHUNKS = 8
@@ -38,7 +38,7 @@ def value_and_gradient(
     execution: Execution,
 ) -> tuple[Float[Array, ""], Float[Array, "*space c"]]:
     """The score and its gradient with respect to the activation."""
-    how = scoring(split, carry, target, execution)
+    how = _smooth(split, scoring(split, carry, target, execution))
     _record_gradients(split, how, 1, 1)
     return how.value_and_gradient(activation)
 
@@ -118,6 +118,17 @@ def _ablating(split, carry, target, how, activation, masks, execution) -> Ablati
     return min((way for way in ways if way is not None), key=lambda way: way.flops)
 
 
+def _smooth(split: Split, how: Scoring) -> Scoring:
+    """Raises `TargetError` if no gradient can flow from a score back to the tap."""
+    if not how.has_slope:
+        raise TargetError(
+            f"the score does not depend smoothly on tap {split.tap!r}: a threshold, argmax, "
+            "one-hot, rounding or stop_gradient lies between, and the map would be zero. Score "
+            "logits or probabilities, or use a method that ablates (ablation_cam)"
+        )
+    return how
+
+
 def _record_gradients(split: Split, how: Scoring, count: int, chunk: int) -> None:
     record.study(
         lambda: record.Study(
@@ -160,7 +171,7 @@ def sampled_moments(
         weights: non-negative, not all zero.
         execution: how to run.
     """
-    how = scoring(split, carry, target, execution)
+    how = _smooth(split, scoring(split, carry, target, execution))
     dealt = devices.share(weights.shape[0], execution.mesh)
     chunk = memory.chunk(execution, len(dealt), how.total_bytes)
     _record_gradients(split, how, dealt.count, chunk)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax._jaxpr import cost, graph, linearity, lowering
+from segcam_jax._jaxpr import cost, graph, linearity, lowering, slopes
 from segcam_jax._jaxpr.windows import WindowPlan
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.precision import at_precision
@@ -39,6 +39,7 @@ class Scoring:
         window: what of the output is computed, or None for all of it.
         seen: which elements of the activation the score depends on, or None for all.
         fallbacks: primitives computed whole for want of a window rule.
+        has_slope: whether a gradient can flow from the score back to the activation.
         unit: activation -> a power of two, with which the score's gradient at a float16 output is
             about 1: the gradient of a mean underflows there. None where nothing is float16.
     """
@@ -53,6 +54,7 @@ class Scoring:
     window: tuple[int | None, ...] | None
     seen: Array | None
     fallbacks: tuple[str, ...]
+    has_slope: bool
     unit: Callable[[Array], Array] | None
 
     def value_and_gradient(
@@ -117,6 +119,7 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
         None if plan is None else plan.extents[:-1],
         None if plan is None else split.canonical(plan.seen([*target.corner, 0])),
         () if plan is None else plan.fallbacks,
+        slopes.has_slope(jaxpr),
         functools.partial(_unit, read, decode) if _is_half(split) else None,
     )
 

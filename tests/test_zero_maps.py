@@ -1,0 +1,53 @@
+"""A map that would be zero for a reason that is known says so."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import segcam_jax as segcam
+from segcam_jax.types import TargetError
+
+X = jax.random.normal(jax.random.key(0), (4, 5, 3))
+PARAMS = jax.random.normal(jax.random.key(1), (3, 2))
+
+
+def network(ending):
+    def net(params, x):
+        return ending(segcam.tap(jnp.maximum(x, 0), "hidden") @ params)
+
+    return segcam.split(net, "hidden", PARAMS, X)
+
+
+FLAT = {
+    "threshold": lambda y: (y > 0).astype(jnp.float32),
+    "one-hot": lambda y: jax.nn.one_hot(jnp.argmax(y, -1), 2),
+    "stop_gradient": jax.lax.stop_gradient,
+    "round": lambda y: jnp.round(jax.nn.sigmoid(y)),
+}
+SMOOTH = {
+    "softmax": jax.nn.softmax,
+    "relu": jax.nn.relu,
+    "gate": lambda y: jnp.where(y > 0, y, 0.0),
+    "straight through": lambda y: y + jax.lax.stop_gradient(jnp.round(y) - y),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("method", [segcam.grad_cam, segcam.integrated_gradients])
+def test_flat_outputs_are_refused_by_gradients(name, method):
+    with pytest.raises(TargetError, match="does not depend smoothly on tap 'hidden'"):
+        method(network(FLAT[name]), PARAMS, X, segcam.whole_image(0))
+
+
+def test_flat_outputs_are_ablated():
+    split = network(FLAT["threshold"])
+    found = segcam.ablation_cam(split, PARAMS, X, segcam.whole_image(0))
+    assert jnp.abs(found.map).max() > 0
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_others_have_a_map(name):
+    assert (
+        jnp.abs(segcam.grad_cam(network(SMOOTH[name]), PARAMS, X, segcam.whole_image(0)).map).max()
+        > 0
+    )
