@@ -28,13 +28,11 @@ of products, ...) and cached by identity, as `jax.jit` does: what it closes over
 first trace.
 """
 
-import collections
 import dataclasses
 import functools
 import math
-import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +44,15 @@ from segcam_jax._jaxpr import (
     cost,
     graph,
     hoisting,
+    layouts,
     naming,
     probabilities,
     signatures,
     slicing,
     windows,
 )
+from segcam_jax._jaxpr.layouts import TapStruct
+from segcam_jax._jaxpr.recent import Recent as Recent
 from segcam_jax.outputs import declared
 from segcam_jax.types import InputError, Outputs, TapError, nearest_first
 
@@ -74,20 +75,6 @@ def tap(x: T, name: str) -> T:
     if not isinstance(name, str):
         raise TapError(f"a tap's name is a string, not {name!r}")
     return naming.mark(x, name)
-
-
-class TapStruct(jax.ShapeDtypeStruct):
-    """Shape and dtype of a tapped activation, channels last.
-
-    Attributes:
-        on_grid: whether its positions lie as those of the input do, finer or coarser, so that a map
-            of them can be drawn over it; followed through the traced model. Else it has positions
-            of its own, as tokens and heads are.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any, *, on_grid: bool):
-        super().__init__(shape, dtype)
-        self.on_grid = on_grid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -252,12 +239,12 @@ def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, TapStruct]:
         TapError: if a name is given twice.
         InputError: if a leaf of `params` or `x` is not an array, or `x` is a batch.
     """
-    _check_function(fn)
+    signatures.check_function(fn)
     _, signature = signatures.of(params, x)
     traced, _, origins = _trace(fn, signature)
-    rank = _rank(x)
+    rank = layouts.rank_of(x)
     return {
-        name: _struct(variable.aval.shape, origins.of(variable), variable.aval.dtype, rank)
+        name: layouts.struct_of(variable.aval, origins.of(variable), rank)
         for name, variable in _variables(traced, x).items()
     }
 
@@ -315,28 +302,10 @@ def split(
         InputError: if a leaf of `params` or `x` is not an array, `outputs` is unknown, or `x` is a
             batch: the model keeps the entries of its first axis apart, those of another not.
     """
-    _check_function(fn)
+    signatures.check_function(fn)
     _, signature = signatures.of(params, x)
     outputs = declared(fn, outputs)
     return _cached(signature, fn, tap_name, (channel_axis, batch_axis), outputs)
-
-
-def _check_function(fn: Any) -> None:
-    """Raises `InputError` for what is no function, or holds arrays of its own as a model does."""
-    advice = (
-        "take a model by `fn, params = segcam_jax.from_equinox(model)` (from_nnx, from_linen); "
-        "arrays of a function of your own belong into `params`"
-    )
-    if not callable(fn):
-        raise InputError(
-            f"`fn` is {type(fn).__name__}, expected a function of (params, x); {advice}"
-        )
-    try:
-        hash(fn)
-        hash(getattr(fn, "__self__", None))  # Of a method, what it is bound to.
-    except TypeError:
-        name = getattr(fn, "__qualname__", type(fn).__name__)
-        raise InputError(f"`fn` is {name}, which holds arrays and has no hash; {advice}") from None
 
 
 def _cached(signature, fn, tap_name, layout, outputs) -> Split:
@@ -365,13 +334,15 @@ def _split(signature, fn, tap_name, layout, outputs) -> Split:
             f"Taps: {_listing(tap_name, variables)}"
         )
     channel_axis, batch_axis = layout
-    batched = _is_batched(x, batch_axis, origins)
+    batched = layouts.is_batched(x, batch_axis, origins)
     if not batched and variable is traced.invars[-1]:
         batch_axis = None  # The model adds it behind its input.
-    order = _order(variable.aval.shape, channel_axis, batch_axis, tap_name)
-    made_of = tuple(origins.of(variable)[axis] for axis in order)
-    shape = [variable.aval.shape[axis] for axis in order]
-    activation = _struct(shape, made_of, variable.aval.dtype, _rank(x) - batched)
+    activation = layouts.moved(
+        variable.aval,
+        origins.of(variable),
+        layouts.order_of(variable.aval.shape, channel_axis, batch_axis, tap_name),
+        layouts.rank_of(x) - batched,
+    )
     again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, outputs=outputs)
     if outputs is None:
         outputs = "logits" if probabilities.ending(traced) is None else "probabilities"
@@ -387,28 +358,6 @@ def _split(signature, fn, tap_name, layout, outputs) -> Split:
         again,
         outputs,
     )
-
-
-class Recent(Generic[T]):
-    """The values used last, by key: of splits here, of programs in the engine."""
-
-    def __init__(self, size: int):
-        self._size = size
-        self._lock = threading.Lock()
-        self._values: collections.OrderedDict[Any, T] = collections.OrderedDict()
-
-    def get(self, key: Any, make: Callable[[], T]) -> T:
-        """The value of a key, made where there is none; the one used longest ago then goes."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()
-        with self._lock:
-            value = self._values.setdefault(key, value)
-            while len(self._values) > self._size:
-                self._values.popitem(last=False)
-        return value
 
 
 _CACHE: Recent[Split] = Recent(_CACHED_SPLITS)
@@ -438,42 +387,6 @@ def _variables(traced: graph.Graph, x: Any) -> dict[str, Any]:
     if INPUT in traced.taps or len(jax.tree.leaves(x)) != 1:
         return dict(traced.taps)
     return {INPUT: traced.invars[-1], **traced.taps}
-
-
-def _struct(shape: Any, made_of: axes.Axes, dtype: Any, rank: int) -> TapStruct:
-    """A tap's shape, channels last; an axis of one in front may be a batch."""
-    start = int(len(shape) == rank + 2 and shape[0] == 1)
-    return TapStruct(
-        tuple(shape), dtype, on_grid=axes.is_grid(made_of[start:-1], shape[start:-1], rank)
-    )
-
-
-def _is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:
-    """Whether the input itself has the batch axis, or the model adds it."""
-    leaf = max(jax.tree.leaves(x), key=lambda leaf: len(leaf.shape), default=None)
-    if batch_axis is None or leaf is None or not -leaf.ndim <= batch_axis < leaf.ndim:
-        return False
-    return leaf.shape[batch_axis] == 1 and batch_axis % leaf.ndim not in origins.mixed
-
-
-def _order(shape, channel_axis, batch_axis, name) -> list[int]:
-    """The axes of an activation, the batch left out, channels last."""
-    order = list(range(len(shape)))
-    if batch_axis is not None and (
-        not -len(shape) <= batch_axis < len(shape) or shape[order.pop(batch_axis)] != 1
-    ):
-        raise InputError(
-            f"tap {name!r} has shape {shape}; expected size 1 at batch_axis={batch_axis}"
-        )
-    if not -len(order) <= channel_axis < len(order):
-        raise InputError(f"tap {name!r} has shape {shape}; no channel_axis={channel_axis}")
-    order.append(order.pop(channel_axis))
-    return order
-
-
-def _rank(x: Any) -> int:
-    """How many axes of positions an input has, channels left out."""
-    return max((len(leaf.shape) for leaf in jax.tree.leaves(x)), default=0) - 1
 
 
 def _listing(name: str, variables: Mapping[str, Any]) -> str:

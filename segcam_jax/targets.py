@@ -121,10 +121,7 @@ class Target:
         positions = output.shape[:-1]
         region = positions if self.mask is None else np.shape(self.mask)
         if np.ndim(self.class_index) or (region != positions and region[1:] == positions):
-            raise TargetError(
-                "the target is a batch of targets; give one, and many by `explain_batch` or "
-                "`jax.vmap`"
-            )
+            raise TargetError("a batch of targets; give one, and many by explain_batch or jax.vmap")
         if region != positions:
             raise TargetError(
                 f"the target's region has shape {region}; the output has positions {positions}"

@@ -147,7 +147,7 @@ def test_a_batch_of_targets_is_no_target():
     many = segcam.stack([segcam.region(1, masks[0]), segcam.region(2, masks[1])])
     whole = segcam.Target(np.array([0, 1]))
     for target in (many, whole, segcam.Target(1, masks)):
-        with pytest.raises(TargetError, match="a batch of targets; give one, and many by"):
+        with pytest.raises(TargetError, match="a batch of targets; give one"):
             segcam.grad_cam(split, params, x, target)
     with pytest.raises(TargetError, match="a batch of targets"):
         jax.jit(lambda masks: segcam.grad_cam(split, params, x, segcam.Target(1, masks)))(masks)

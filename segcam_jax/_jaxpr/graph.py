@@ -149,7 +149,7 @@ class Context:
 
     def __init__(self):
         # One and the same program comes back while no setting is another.
-        self._program = _NOTHING.trace().jaxpr
+        self._program = _NOTHING()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Context) and self._program is other._program
@@ -158,7 +158,7 @@ class Context:
         return id(self._program)
 
 
-_NOTHING = jax.jit(lambda: ())
+_NOTHING = jax.make_jaxpr(lambda: ())
 
 
 def closed(fn: Callable, *structs: Any) -> tuple[Any, Any]:

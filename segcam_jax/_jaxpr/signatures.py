@@ -30,6 +30,24 @@ def of(params: Any, x: Any) -> tuple[list[Any], Any]:
     return [leaf for _, leaf in paths], (tree, tuple(avals))
 
 
+def check_function(fn: Any) -> None:
+    """Raises `InputError` for what is no function, or holds arrays of its own as a model does."""
+    advice = (
+        "take a model by `fn, params = segcam_jax.from_equinox(model)` (from_nnx, from_linen); "
+        "arrays of a function of your own belong into `params`"
+    )
+    if not callable(fn):
+        raise InputError(
+            f"`fn` is {type(fn).__name__}, expected a function of (params, x); {advice}"
+        )
+    try:
+        hash(fn)
+        hash(getattr(fn, "__self__", None))  # Of a method, what it is bound to.
+    except TypeError:
+        name = getattr(fn, "__qualname__", type(fn).__name__)
+        raise InputError(f"`fn` is {name}, which holds arrays and has no hash; {advice}") from None
+
+
 def structs(signature: Any) -> list[jax.ShapeDtypeStruct]:
     """The arguments that a signature stands for, flat."""
     return [

@@ -1,0 +1,381 @@
+"""What each kind of equation makes of the axes of its operands: see `axes.py`."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from segcam_jax._jaxpr import graph, kinds
+from segcam_jax._jaxpr.graph import Equation, Var
+
+# The input's axes that one axis is made of, outermost first: (axis, extent).
+Factors = tuple[tuple[int, int], ...]
+# One entry an axis.
+Axes = tuple[Factors, ...]
+Rule = Callable[["Follower", Equation, list[Axes]], list[Axes]]
+
+
+class Follower:
+    """Walks equations; collects what axes are made of, and which are mixed."""
+
+    def __init__(self):
+        self.axes: dict[Var, Axes] = {}
+        self.mixed: set[int] = set()
+        self.pooled: set[int] = set()
+        self.batches: set[int] = set()
+        self.channels: set[int] = set()
+        # What depends on parameters or on arrays that the function closes over.
+        self.learned: set[Var] = set()
+
+    def run(self, equations: Iterable[Equation]) -> None:
+        for equation in equations:
+            # A body may be called more than once: what is known of its variables is of this call.
+            for variable in equation.outvars:
+                self.axes.pop(variable, None)
+                self.learned.discard(variable)
+            if self._is_learned(equation.invars):
+                self.learned.update(equation.outvars)
+            if not any(graph.is_variable(a) and a in self.axes for a in equation.invars):
+                continue
+            operands = [self.of(atom) for atom in equation.invars]
+            rule = _RULES.get(equation.primitive.name) or _rule_of_kind(equation)
+            found = rule(self, equation, operands)
+            self.axes.update(zip(equation.outvars, found, strict=True))
+
+    def of(self, atom: Any) -> Axes:
+        """What the axes of a variable or literal are made of."""
+        known = self.axes.get(atom) if graph.is_variable(atom) else None
+        return ((),) * len(_shape(atom)) if known is None else known
+
+    def _is_learned(self, atoms: Iterable[Any]) -> bool:
+        return any(graph.is_variable(atom) and atom in self.learned for atom in atoms)
+
+    def is_fixed(self, atom: Any) -> bool:
+        """Whether a value depends on no input and no parameter, as a matrix of interpolation."""
+        return not (graph.is_variable(atom) and (atom in self.axes or atom in self.learned))
+
+    def mix(self, *factors: Factors) -> None:
+        """Positions along these axes read each other."""
+        self.mixed.update(axis for each in factors for axis, _ in each)
+
+    def join(self, *factors: Factors) -> Factors:
+        """One axis of several values that meet place by place, or end to end."""
+        several = [each for each in factors if each]
+        if not several:
+            return ()
+        if len({frozenset(axis for axis, _ in each) for each in several}) > 1:
+            self.mix(*several)
+        return max(several, key=lambda each: math.prod(extent for _, extent in each))
+
+    def inside(self, body: Any, operands: Sequence[Axes], inputs: Sequence[Any]) -> list[Axes]:
+        """The axes of what a body returns."""
+        body = getattr(body, "jaxpr", body)
+        self.learned.update(body.constvars)
+        for variable, axes, atom in zip(body.invars, operands, inputs, strict=True):
+            depends = graph.is_variable(atom) and atom in self.axes
+            self.axes.pop(variable, None)
+            self.learned.discard(variable)
+            if depends:
+                self.axes[variable] = axes
+            if self._is_learned([atom]):
+                self.learned.add(variable)
+        self.run(body.eqns)
+        return [self.of(atom) for atom in body.outvars]
+
+
+def _resized(factors: Factors, extent: int) -> Factors:
+    """The same axis with another extent, where it is made of one axis."""
+    return ((factors[0][0], extent),) if len(factors) == 1 else factors
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return tuple(getattr(atom.aval, "shape", ()))
+
+
+def _elementwise(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    rank = len(_shape(equation.outvars[0]))
+    full = [axes for axes in operands if len(axes) == rank]
+    axes = tuple(follower.join(*each) for each in zip(*full, strict=True))
+    return [axes for _ in equation.outvars]
+
+
+def _transpose(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    return [tuple(operands[0][axis] for axis in equation.params["permutation"])]
+
+
+def _broadcast(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    shape, before = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    axes: list[Factors] = [()] * len(shape)
+    for old, new in enumerate(equation.params["broadcast_dimensions"]):
+        repeats = before[old] != shape[new]
+        axes[new] = _resized(operands[0][old], shape[new]) if repeats else operands[0][old]
+    return [tuple(axes)]
+
+
+def _squeeze(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    gone = equation.params["dimensions"]
+    return [tuple(each for axis, each in enumerate(operands[0]) if axis not in gone)]
+
+
+def _reduce(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    gone = equation.params["axes" if "axes" in equation.params else "dimensions"]
+    summed = {made_of for axes in operands if axes for axis in gone for made_of, _ in axes[axis]}
+    (follower.mixed if len(summed) == 1 else follower.pooled).update(summed)
+    kept = tuple(each for axis, each in enumerate(operands[0]) if axis not in gone)
+    return [kept for _ in equation.outvars]
+
+
+def _along_one(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    """A scan, a sort, a split: along one axis, each result as long as it is."""
+    params = equation.params
+    axis = next(params[key] for key in ("axis", "dimension") if key in params)
+    follower.mix(*(axes[axis] for axes in operands if axes))
+    found = []
+    for variable in equation.outvars:
+        axes = list(operands[0])
+        axes[axis] = _resized(axes[axis], _shape(variable)[axis])
+        found.append(tuple(axes))
+    return found
+
+
+def _same_axes(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    """A slice, a padding, a pooling, a flip: axes stay, those of which positions move are mixed."""
+    before, shape = _shape(equation.invars[0]), _shape(equation.outvars[0])
+    params = equation.params
+    moved = set(params.get("dimensions", ()))
+    windows = params.get("window_dimensions", (1,) * len(shape))
+    moved |= {axis for axis, extent in enumerate(windows) if extent > 1}
+    moved |= {axis for axis in range(len(shape)) if before[axis] != shape[axis]}
+    follower.mix(*(operands[0][axis] for axis in moved))
+    axes = tuple(
+        _resized(each, shape[axis]) if before[axis] != shape[axis] else each
+        for axis, each in enumerate(operands[0])
+    )
+    return [axes for _ in equation.outvars]
+
+
+def _concatenate(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    along, shape = equation.params["dimension"], _shape(equation.outvars[0])
+    follower.mix(*(axes[along] for axes in operands))
+    axes = [follower.join(*each) for each in zip(*operands, strict=True)]
+    axes[along] = _resized(axes[along], shape[along])
+    return [tuple(axes)]
+
+
+def _convolution(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    numbers, shape = equation.params["dimension_numbers"], _shape(equation.outvars[0])
+    x, weight = operands
+    follower.mix(*weight)
+    batch, channels, *space = numbers.lhs_spec
+    follower.mix(x[channels], *(x[axis] for axis in space))
+    follower.channels.update(axis for axis, _ in x[channels])
+    follower.batches.update(axis for axis, _ in x[batch])
+    if equation.params["batch_group_count"] != 1:
+        follower.mix(x[batch])
+    axes: list[Factors] = [()] * len(shape)
+    for old, new in zip(numbers.lhs_spec, numbers.out_spec, strict=True):
+        axes[new] = _resized(x[old], shape[new]) if old != batch else x[old]
+    return [tuple(axes)]
+
+
+def _product(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    contracted, batched = equation.params["dimension_numbers"]
+    axes = [
+        follower.join(operands[0][one], operands[1][other])
+        for one, other in zip(*batched, strict=True)
+    ]
+    shape = _shape(equation.outvars[0])
+    for side in (0, 1):
+        follower.mix(*(operands[side][axis] for axis in contracted[side]))
+        gone = (*contracted[side], *batched[side])
+        summed = contracted[1 - side]
+        # A fixed matrix, as interpolation's, keeps along which axis positions lie.
+        fixed = follower.is_fixed(equation.invars[side]) and len(summed) == 1
+        for axis, each in enumerate(operands[side]):
+            if axis in gone:
+                continue
+            made_of = operands[1 - side][summed[0]] if fixed else each
+            axes.append(_resized(made_of, shape[len(axes)]) if fixed else each)
+    return [tuple(axes)]
+
+
+def _reshape(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    before, shape = _shape(equation.invars[0]), _shape(equation.outvars[0])
+    axes: list[Factors] = []
+    for olds, news in _groups(before, shape):
+        if len(olds) == len(news) == 1:
+            axes.append(operands[0][olds[0]])
+            continue
+        factors = [each for axis in olds for each in _filled(operands[0][axis], before[axis])]
+        axes.extend(_divided(factors, [shape[axis] for axis in news]))
+    return [tuple(axes)]
+
+
+def _filled(factors: Factors, extent: int) -> Factors:
+    """Factors whose product is the extent; an axis of no input is one of its own, -1."""
+    if extent == 1:
+        return ()
+    if math.prod(each for _, each in factors) == extent and factors:
+        return factors
+    return ((-1, extent),) if len({a for a, _ in factors}) != 1 else ((factors[0][0], extent),)
+
+
+def _groups(
+    before: Sequence[int], after: Sequence[int]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Axes of a shape, and of one that it is reshaped to, in groups of as many elements."""
+    groups = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        olds, news = [], []
+        left = right = 1
+        while not (olds or news) or left != right:
+            if (left <= right and i < len(before)) or j == len(after):
+                olds.append(i)
+                left, i = left * before[i], i + 1
+            else:
+                news.append(j)
+                right, j = right * after[j], j + 1
+        groups.append((tuple(olds), tuple(news)))
+    return groups
+
+
+def _divided(factors: Sequence[tuple[int, int]], extents: Sequence[int]) -> list[Factors]:
+    """Factors dealt to axes of these extents, outermost first; cut where an extent ends in one."""
+    left, found = list(factors), []
+    for extent in extents:
+        own: list[tuple[int, int]] = []
+        have = 1
+        while have < extent and left:
+            axis, size = left.pop(0)
+            want = extent // have
+            if extent % have == 0 and size > want and size % want == 0:
+                left.insert(0, (axis, size // want))
+                size = want
+            own.append((axis, size))
+            have *= size
+        if have != extent:  # It ends inside of an axis: what follows is made of it, too.
+            left = [*own[-1:], *left]
+        found.append(tuple(each for each in own if each[0] >= 0))
+    return found
+
+
+def _gather(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    numbers, shape = equation.params["dimension_numbers"], _shape(equation.outvars[0])
+    x, sizes = operands[0], equation.params["slice_sizes"]
+    before = _shape(equation.invars[0])
+    batching = getattr(numbers, "operand_batching_dims", ())
+    follower.mix(*(x[axis] for axis in numbers.start_index_map), *operands[1])
+    gone = (*numbers.collapsed_slice_dims, *batching)
+    kept = [axis for axis in range(len(x)) if axis not in gone]
+    cut = [axis for axis in kept if sizes[axis] != before[axis]]
+    follower.mix(*(x[axis] for axis in (*cut, *batching)))
+    axes: list[Factors] = [()] * len(shape)
+    for new, old in zip(numbers.offset_dims, kept, strict=True):
+        axes[new] = _resized(x[old], shape[new])
+    picked = numbers.collapsed_slice_dims
+    if len(picked) == 1:  # Positions of one axis, as a resize to the nearest picks them.
+        others = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
+        for axis in others[:1]:
+            axes[axis] = _resized(x[picked[0]], shape[axis])
+    return [tuple(axes)]
+
+
+def _dynamic_update(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    before, part = map(_shape, equation.invars[:2])
+    axes = []
+    for axis, pair in enumerate(zip(*operands[:2], strict=True)):
+        if before[axis] != part[axis]:
+            follower.mix(*pair)
+        axes.append(follower.join(*pair))
+    return [tuple(axes)]
+
+
+def _loop(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    """A scan: what is scanned over is mixed, and is the first axis of what is stacked."""
+    consts, carried = equation.params["num_consts"], equation.params["num_carry"]
+    body = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
+    first = consts + carried
+    over = [axes[0] for axes in operands[first:] if axes]
+    follower.mix(*over)
+    operands = [*operands[:first], *(axes[1:] for axes in operands[first:])]
+    found: list[Axes] = []
+    for _ in range(2):  # What the first step carries on, the second reads.
+        found = follower.inside(body, operands, equation.invars)
+        for number in range(carried):
+            pairs = zip(operands[consts + number], found[number], strict=True)
+            operands[consts + number] = tuple(follower.join(*pair) for pair in pairs)
+    along = follower.join(*over)
+    return [*operands[consts:first], *((along, *axes) for axes in found[carried:])]
+
+
+def _condition(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    results = [
+        follower.inside(branch, operands[1:], equation.invars[1:])
+        for branch in equation.params["branches"]
+    ]
+    return [
+        tuple(follower.join(*each) for each in zip(*same, strict=True))
+        for same in zip(*results, strict=True)
+    ]
+
+
+def _call(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    return follower.inside(graph.bodies(equation)[0], operands, equation.invars)
+
+
+def _unknown(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    follower.mix(*(factors for axes in operands for factors in axes))
+    found = []
+    for number in range(len(equation.outvars)):
+        shape = _shape(equation.outvars[number])
+        axes: list[Factors] = [()] * len(shape)
+        for operand, atom in zip(operands, equation.invars, strict=True):
+            if len(operand) == len(shape):
+                for axis, factors in enumerate(operand):
+                    if _shape(atom)[axis] == shape[axis]:
+                        axes[axis] = axes[axis] or factors
+        found.append(tuple(axes))
+    return found
+
+
+def _rule_of_kind(equation: Equation) -> Rule:
+    if equation.primitive.name in kinds.ELEMENTWISE:
+        return _elementwise
+    held = graph.bodies(equation)
+    loops = equation.primitive.name in ("while", "scan", "cond")
+    if len(held) >= 1 and not loops and len(held[0].invars) == len(equation.invars):
+        return _call
+    return _unknown
+
+
+_RULES: dict[str, Rule] = {
+    "transpose": _transpose,
+    "broadcast_in_dim": _broadcast,
+    "squeeze": _squeeze,
+    "reshape": _reshape,
+    "concatenate": _concatenate,
+    "conv_general_dilated": _convolution,
+    "dot_general": _product,
+    "gather": _gather,
+    "dynamic_update_slice": _dynamic_update,
+    "scan": _loop,
+    "cond": _condition,
+    "sharding_constraint": _elementwise,
+    **dict.fromkeys(
+        (
+            *("slice", "dynamic_slice", "pad", "rev"),
+            *("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"),
+        ),
+        _same_axes,
+    ),
+    **dict.fromkeys(
+        (
+            *("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"),
+            *("argmax", "argmin", "reduce"),
+        ),
+        _reduce,
+    ),
+    **dict.fromkeys(
+        ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "split"), _along_one
+    ),
+}

@@ -1,0 +1,66 @@
+"""How tapped activations lie: their shapes channels last, and whether on the grid of the input."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from segcam_jax._jaxpr import axes
+from segcam_jax.types import InputError
+
+
+class TapStruct(jax.ShapeDtypeStruct):
+    """Shape and dtype of a tapped activation, channels last.
+
+    Attributes:
+        on_grid: whether its positions lie as those of the input do, finer or coarser, so that a map
+            of them can be drawn over it; followed through the traced model. Else it has positions
+            of its own, as tokens and heads are.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, *, on_grid: bool):
+        super().__init__(shape, dtype)
+        self.on_grid = on_grid
+
+
+def struct_of(aval: Any, made_of: axes.Axes, rank: int) -> TapStruct:
+    """A tap's shape, channels last; an axis of one in front may be a batch."""
+    return moved(aval, made_of, range(len(aval.shape)), rank)
+
+
+def moved(aval: Any, made_of: axes.Axes, order: Sequence[int], rank: int) -> TapStruct:
+    """The shape of an activation of which the axes are taken in this order, channels last."""
+    shape = tuple(aval.shape[axis] for axis in order)
+    start = int(len(shape) == rank + 2 and shape[0] == 1)
+    positions = tuple(made_of[axis] for axis in order)[start:-1]
+    return TapStruct(shape, aval.dtype, on_grid=axes.is_grid(positions, shape[start:-1], rank))
+
+
+def is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:
+    """Whether the input itself has the batch axis, or the model adds it."""
+    leaf = max(jax.tree.leaves(x), key=lambda leaf: len(leaf.shape), default=None)
+    if batch_axis is None or leaf is None or not -leaf.ndim <= batch_axis < leaf.ndim:
+        return False
+    return leaf.shape[batch_axis] == 1 and batch_axis % leaf.ndim not in origins.mixed
+
+
+def order_of(
+    shape: Sequence[int], channel_axis: int, batch_axis: int | None, name: str
+) -> list[int]:
+    """The axes of an activation, the batch left out, channels last."""
+    order = list(range(len(shape)))
+    if batch_axis is not None and (
+        not -len(shape) <= batch_axis < len(shape) or shape[order.pop(batch_axis)] != 1
+    ):
+        raise InputError(
+            f"tap {name!r} has shape {shape}; expected size 1 at batch_axis={batch_axis}"
+        )
+    if not -len(order) <= channel_axis < len(order):
+        raise InputError(f"tap {name!r} has shape {shape}; no channel_axis={channel_axis}")
+    order.append(order.pop(channel_axis))
+    return order
+
+
+def rank_of(x: Any) -> int:
+    """How many axes of positions an input has, channels left out."""
+    return max((len(leaf.shape) for leaf in jax.tree.leaves(x)), default=0) - 1
