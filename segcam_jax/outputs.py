@@ -81,6 +81,14 @@ class Meaning:
             raise TargetError(f"{given.size} thresholds for {classes} class(es); give one for each")
         return self
 
+    def to_json(self) -> dict[str, Any]:
+        """What records hold; thresholds where they are used."""
+        return {
+            "holds": self.outputs or "logits",
+            "exclusive": self.exclusive,
+            "threshold": None if self.exclusive else self.threshold,
+        }
+
     def check_values(self, output: Float[ArrayLike, "*space k"]) -> None:
         """Checks known values against what is said of them.
 
@@ -99,13 +107,13 @@ class Meaning:
         if self.outputs == "probabilities" and not inside:
             raise TargetError(
                 f"the output is said to be probabilities, and has values from {low:.4g} to "
-                f"{high:.4g}; say outputs='logits' if it is logits"
+                f"{high:.4g}; say outputs='logits' (--outputs logits) if it is logits"
             )
         if self.outputs is None and inside and self._doubtful(values):
             raise TargetError(
                 f"the output has values from {low:.4g} to {high:.4g}, which may be probabilities "
-                "or logits, and predictions differ; say outputs='probabilities' or "
-                "outputs='logits'"
+                "or logits, and what is predicted depends on it; say outputs='probabilities' or "
+                "outputs='logits' (--outputs on the command line)"
             )
 
     def _doubtful(self, values: np.ndarray) -> bool:

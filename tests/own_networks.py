@@ -151,6 +151,64 @@ def ruling_out_images():
     return (lambda params, x: fn(params, x).mean((0, 1))), params
 
 
+def _greys(*steps, end=lambda y: y):
+    """One class per (slope, threshold), of logit slope * (grey - threshold)."""
+    slopes, thresholds = (jnp.asarray(each, jnp.float32) for each in zip(*steps, strict=True))
+
+    def fn(params, x):
+        hidden = segcam_jax.tap(jax.nn.relu(x @ params["in"]), "hidden")
+        return end(hidden * slopes[None, None] - (slopes * thresholds)[None, None])
+
+    return fn, {"in": jnp.ones((1, 1))}
+
+
+def bright():
+    """One class, where it is brighter than 0.5; logits."""
+    return _greys((20.0, 0.5))
+
+
+def bright_sigmoid():
+    """The same, ending in a sigmoid."""
+    return _greys((20.0, 0.5), end=jax.nn.sigmoid)
+
+
+def bright_declared():
+    """The same, ending in what no trace shows, as its adapter says."""
+    half_tanh = lambda y: (jnp.tanh(y / 2) + 1) / 2  # noqa: E731
+    return segcam_jax.from_function(*_greys((20.0, 0.5), end=half_tanh), outputs="probabilities")
+
+
+def bright_undeclared():
+    """The same, and nothing says it."""
+    return _greys((20.0, 0.5), end=lambda y: (jnp.tanh(y / 2) + 1) / 2)
+
+
+def bright_softmax():
+    """Dark and bright, ending in a softmax."""
+    return _greys((0.0, 0.0), (20.0, 0.5), end=jax.nn.softmax)
+
+
+def nested():
+    """Above 0.3, above 0.7, and nowhere: classes that do not exclude each other, logits."""
+    fn, params = _greys((20.0, 0.3), (50.0, 0.7), (1.0, 2.0))
+    return fn, params
+
+
+def nested_sigmoid():
+    """The same, ending in a sigmoid."""
+    return _greys((20.0, 0.3), (50.0, 0.7), (1.0, 2.0), end=jax.nn.sigmoid)
+
+
+def softmax_classifier():
+    """Ten classes of an image, number 3 with 0.9989."""
+
+    def fn(params, x):
+        hidden = segcam_jax.tap(jax.nn.relu(x @ params["in"]), "hidden")
+        return jax.nn.softmax(jnp.where(jnp.arange(10) == 3, 9.0, 0.0) + 0 * hidden.mean())
+
+    return fn, {"in": jnp.ones((1, 1))}
+
+
 def function():
     """A plain function with a tap of its author's, one channel."""
 

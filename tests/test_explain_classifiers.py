@@ -120,7 +120,6 @@ def test_plan_says_first_what_it_is_at(explain, capsys):
         (("--reduce", "mean"), r"classifies whole images"),
         (("--tap", "head"), r"tap 'head' has shape \(4,\) and no positions"),
         (("--tap", "conv:1"), r"does not number its convolutions"),
-        (("--multi-label", "--of", "probabilities"), r"saturate; explain logits"),
         (("--size", "8"), r"size 8; give a height and a width"),
         (("--size", "16", "16", "16"), r"size 16 16 16; give"),
         (("--memory-limit", "1 foot"), r"--memory-limit was given '1 foot'"),

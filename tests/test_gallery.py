@@ -11,6 +11,7 @@ import segcam_jax
 from segcam_jax import cli
 from segcam_jax.models import classifier, randomised, stored
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
+from segcam_jax.outputs import Meaning
 from segcam_jax.sweep import aims, gallery, maps, opening, pictures, subjects
 from segcam_jax.types import InputError, TapError, TargetError
 from tests import own_networks
@@ -183,7 +184,6 @@ def test_a_difference_of_two_classes(photos, tmp_path):
         (("--models", OWN, "--size", "4"), r"size 4; give"),
         (("--models", OWN, "--seed", "-1"), r"`seed` is -1"),
         (("--models", OWN, "--profile", "capt"), r"unknown profile 'capt'; choose from captum"),
-        (("--models", OWN, "--multi-label", "--of", "probabilities"), r"saturate"),
         (
             ("--models", OWN, "--methods", "finer_cam", "--difference", "0", "1"),
             r"finer_cam compares classes by itself",
@@ -232,14 +232,17 @@ def test_convolutions_by_number_and_layers_by_word(tmp_path):
 
 def test_what_a_network_says():
     logits = np.array([1.0, 3.0, 2.0])
-    sight = aims.look(logits, NAMES, False)
+    sight = aims.look(logits, NAMES)
     assert sight.order == [1, 2, 0]
     np.testing.assert_allclose(sight.shares, np.exp(logits) / np.exp(logits).sum())
-    np.testing.assert_allclose(aims.look(logits, NAMES, True).shares, 1 / (1 + np.exp(-logits)))
+    apart = aims.look(logits, NAMES, Meaning(exclusive=False)).shares
+    np.testing.assert_allclose(apart, 1 / (1 + np.exp(-logits)))
+    shares = np.array([0.2, 0.5, 0.3])
+    assert aims.look(shares, NAMES, Meaning("probabilities")).shares.tolist() == shares.tolist()
     pixels = np.zeros((2, 2, 3))
     pixels[..., 2] = 1
     pixels[0, 0, 1] = 2
-    sight = aims.look(pixels, NAMES, False)
+    sight = aims.look(pixels, NAMES)
     assert sight.order == [1, 2]  # The background comes last, however frequent.
     assert aims.chosen("top:1", sight, NAMES) == 1
     with pytest.raises(TargetError, match=r"top:2: after 1 class\(es\) only the background, class"):

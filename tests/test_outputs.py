@@ -56,7 +56,7 @@ ENDINGS = {
     "sigmoid": (jax.nn.sigmoid, "sigmoid"),
     "sigmoid of nnx": (nnx.sigmoid, "sigmoid"),
     "sigmoid written out": (lambda x: 1 / (1 + jnp.exp(-x)), "sigmoid"),
-    "background and foreground": (two_of_one, "sigmoid"),
+    "background and foreground": (two_of_one, "softmax"),
     "logits": (lambda x: x, None),
     "over rows": (lambda x: jax.nn.softmax(x, axis=0), None),
     "over space": (lambda x: jax.nn.softmax(x, axis=(0, 1)), None),

@@ -53,9 +53,20 @@ def test_what_is_written_opens_by_name(source, tmp_path, capsys):
     assert same.config == loaded.config
     for a, b in zip(*map(jax.tree.leaves, (segcam.from_nnx(same)[1], loaded.params)), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert not {"outputs", "multi_label"} & loaded.metadata.keys()
     assert [path.name for path in out.parent.iterdir()] == ["net.safetensors"]
     assert run("layers", "--weights", out, "--size", 64, 64) == 0
     assert "layer4/block2/conv2" in capsys.readouterr().out
+
+
+def test_what_the_network_returns_is_written_down(source, tmp_path, capsys):
+    out = tmp_path / "heads.safetensors"
+    line = ("convert", source, "--model", "resnet18", "--out", out)
+    assert run(*line, "--multi-label", "--outputs", "probabilities") == 0
+    assert "5, not exclusive" in capsys.readouterr().out
+    loaded = models.load(out)
+    assert loaded.metadata["outputs"] == "probabilities"
+    assert loaded.metadata["multi_label"] is True
 
 
 def test_faults_in_one_line(source, tmp_path, capsys):

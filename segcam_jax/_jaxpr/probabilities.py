@@ -76,6 +76,8 @@ def _ending(value: _Value, axis: int | None) -> Ending | None:
     if _is_softmax(value, axis) or _is_exp_of_log_softmax(value, axis):
         return "softmax"
     if value.primitive == "concatenate":
+        if _is_both_sides(value):
+            return "softmax"
         found: list[Ending | None] = [_ending(part, axis) for part in value.operands]
         return found[0] if len(set(found)) == 1 else None
     if value.primitive == "sub" and _is_number(value.operands[0], 1):
@@ -85,6 +87,17 @@ def _ending(value: _Value, axis: int | None) -> Ending | None:
         return _ending(inside[0], axis) if len(inside) == 1 else None
     before = _before(value, axis)
     return None if before is None else _ending(value.operands[0], before[0])
+
+
+def _is_both_sides(value: _Value) -> bool:
+    """1 - p beside p: what a sigmoid says of two classes, as their softmax would."""
+    if len(value.operands) != 2:
+        return False
+    for first, second in (value.operands, value.operands[::-1]):
+        less = first.primitive == "sub" and _is_number(first.operands[0], 1)
+        if less and first.operands[1] is second:
+            return _ending(second, None) is not None
+    return False
 
 
 def _before(value: _Value, axis: int | None) -> tuple[int | None] | None:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -23,6 +23,10 @@ MaybeNumber = Annotated[float | None, optional("NUMBER")]
 MaybeCount = Annotated[int | None, optional("N")]
 Size = Annotated[tuple[int, ...], optional("H W")]
 MaybeFile = Annotated[Path | None, optional("FILE")]
+Thresholds = Annotated[tuple[float, ...], optional("NUMBER ...")]
+MaybeOutputs = Annotated[
+    Literal["logits", "probabilities"] | None, optional("{logits,probabilities}")
+]
 Images = Annotated[
     tyro.conf.Positional[tuple[Path, ...]],
     tyro.conf.arg(metavar="IMAGE ...", help_behavior_hint=""),

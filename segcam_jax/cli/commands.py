@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from segcam_jax.cli.arguments import MaybeFile, MaybeName, Names, optional
+from segcam_jax.cli.arguments import MaybeFile, MaybeName, MaybeOutputs, Names, optional
 from segcam_jax.cli.comparing import Embed as Embed, Gallery as Gallery
 from segcam_jax.cli.explaining import Explain as Explain, Layers as Layers, Plan as Plan
 from segcam_jax.cli.volumetric import Context as Context, Instances as Instances
@@ -94,6 +94,8 @@ class Convert:
         normalisation: What is done to an image in [0, 1] first: none, imagenet, symmetric or
             efficientnet_lite. Default: what the library's trained weights expect.
         labels: A text file with the name of one class a line.
+        outputs: What the network returns, if not logits.
+        multi_label: The classes do not exclude each other: the file then says so.
         strides: The strides of monai-unet's levels, which weights do not tell. Default: all 2.
         orientation: Of a 3D network: where the axes lead of the volumes that it was trained on,
             such as RAS or LPS. Default: unknown; volumes are given to it as in their files.
@@ -108,6 +110,8 @@ class Convert:
     layout: MaybeName = None
     normalisation: MaybeName = None
     labels: MaybeFile = None
+    outputs: MaybeOutputs = None
+    multi_label: bool = False
     strides: Annotated[
         tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...", help_behavior_hint="")
     ] = ()

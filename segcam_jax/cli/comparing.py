@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from segcam_jax.cli.arguments import Images, MaybeFile, MaybeName, MaybeNumber, Names, optional
+from segcam_jax.cli.arguments import (
+    Images,
+    MaybeFile,
+    MaybeName,
+    MaybeNumber,
+    MaybeOutputs,
+    Names,
+    Thresholds,
+    optional,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +48,9 @@ class Gallery:
         top: Explain the N most probable classes, each by itself.
         classes: Explain these classes instead, by name, number or rank (top:2).
         difference: Two classes: explain what speaks for the first rather than the second.
+        outputs: As in `segcam explain`.
         multi_label: The classes do not exclude each other: each has a probability of its own.
+        threshold: As in `segcam explain`.
         labels: A file with the name of one class a line. Default: those of the weights, or
             ImageNet's for 1000 classes.
         of: What is explained.
@@ -61,7 +72,9 @@ class Gallery:
     top: int = 1
     classes: Names = ()
     difference: Annotated[tuple[str, str] | None, optional("A B")] = None
+    outputs: MaybeOutputs = None
     multi_label: bool = False
+    threshold: Thresholds = ()
     labels: MaybeFile = None
     of: Literal["logits", "probabilities"] = "logits"
     size: Annotated[int | None, optional("PIXELS")] = None

@@ -33,6 +33,8 @@ def convert(command: commands.Convert) -> None:
             normalisation=command.normalisation,
             labels=labels,
             frame=frame,
+            outputs=command.outputs,
+            multi_label=command.multi_label,
             **({"strides": command.strides} if command.strides else {}),
         )
     except OSError as error:
@@ -43,8 +45,9 @@ def convert(command: commands.Convert) -> None:
         ("model", command.model),
         ("parameters", f"{parameters:,}"),
         ("image channels", config.in_channels),
-        ("classes", config.classes),
+        ("classes", f"{config.classes}{', not exclusive' if command.multi_label else ''}"),
     ]
+    rows += [("outputs", command.outputs)] if command.outputs else []
     if hasattr(config, "normalisation"):
         rows.append(("normalisation", config.normalisation))
     else:

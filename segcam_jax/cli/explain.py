@@ -15,6 +15,7 @@ from segcam_jax.engine.devices import local_mesh
 from segcam_jax.sweep import options as options_module, store
 from segcam_jax.sweep.aims import percent, short
 from segcam_jax.sweep.factories import is_own
+from segcam_jax.sweep.network import Said
 from segcam_jax.sweep.opening import Wanted, open_subject, size_of
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.plan import Plan, make_plan
@@ -103,6 +104,7 @@ def wanted_of(options: ExplainOptions) -> Wanted:
         channels=options.channels,
         normalisation=options.normalisation,
         seed=options.seed,
+        said=Said(options.outputs, options.multi_label, options.threshold),
     )
     return wanted.with_labels(options.labels)
 

@@ -12,8 +12,10 @@ from segcam_jax.cli.arguments import (
     MaybeFile,
     MaybeName,
     MaybeNumber,
+    MaybeOutputs,
     Names,
     Size,
+    Thresholds,
     optional,
 )
 
@@ -87,7 +89,12 @@ class Explain:
         class_index: Number or name of one class.
         labels: A file with the name of one class a line. Default: those of the weights, or
             ImageNet's for 1000 classes.
-        multi_label: The classes do not exclude each other: each has a probability of its own.
+        outputs: What the network returns. Default: what its weights or adapter say, or its last
+            operations, if they are a softmax over classes or a sigmoid.
+        multi_label: The classes do not exclude each other: each has a probability of its own, its
+            sigmoid. Pixels are predicted as each class whose probability lies above --threshold.
+        threshold: With --multi-label, or one class alone: one number, or one per class; 0.5 if
+            nothing is given.
         size: Height and width that images are brought to, or one number for both. Default: 299 for
             Inception, 224 for other classifiers; segmentation networks take images as they are.
         fit: crop the middle of an image, or stretch all of it, to that size.
@@ -130,7 +137,9 @@ class Explain:
     top: int = 1
     class_index: MaybeName = None
     labels: MaybeFile = None
+    outputs: MaybeOutputs = None
     multi_label: bool = False
+    threshold: Thresholds = ()
     size: Size = ()
     fit: Literal["crop", "stretch"] = "crop"
     channels: MaybeCount = None

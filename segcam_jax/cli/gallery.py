@@ -12,6 +12,7 @@ from segcam_jax.cli import commands, console
 from segcam_jax.sweep import aims, display, gallery as sweep_gallery, maps, pictures, plates
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
 from segcam_jax.sweep.ledger import Ledger
+from segcam_jax.sweep.network import Said
 from segcam_jax.sweep.opening import Wanted, open_subjects, size_of
 from segcam_jax.types import InputError, shortened
 from segcam_jax.viz.colour import scale_of
@@ -42,7 +43,8 @@ def _planned(command: commands.Gallery) -> Gallery:
     goals = aims.make_aims(top=command.top, classes=command.classes, difference=command.difference)
     files = pictures.expanded(command.images, console.note)
     side = () if command.size is None else (command.size,)
-    wanted = Wanted(size=size_of(side), seed=command.seed).with_labels(command.labels)
+    said = Said(command.outputs, command.multi_label, command.threshold)
+    wanted = Wanted(size=size_of(side), seed=command.seed, said=said).with_labels(command.labels)
     subjects = open_subjects(words(command.models), wanted)
     for subject in subjects:
         if subject.random:
@@ -68,7 +70,6 @@ def _options(command: commands.Gallery) -> GalleryOptions:
         layers=layers,
         methods=tuple(dict.fromkeys(methods.find(name).name for name in names)),
         of=command.of,
-        multi_label=command.multi_label,
         fit=command.fit,
         profile=command.profile,
         colormap=command.colormap,

@@ -18,7 +18,7 @@ from segcam_jax.sweep import own, volumes
 from segcam_jax.sweep.factories import is_own
 from segcam_jax.sweep.instance_plan import TABLE, make_plan
 from segcam_jax.sweep.instances import run_instances
-from segcam_jax.sweep.network import Network
+from segcam_jax.sweep.network import Network, Said
 from segcam_jax.sweep.saliency import SaliencyOptions
 from segcam_jax.sweep.volumes import SegmentOptions, VolumeCase
 from segcam_jax.types import InputError, shortened
@@ -30,6 +30,8 @@ def instances(command: Instances, line: Sequence[str]) -> None:
     """Segments, explains and draws; then tells what came out."""
     execution = Execution(memory_limit=bytes_of(command.memory_limit))
     network, segmenting, cases, modalities = opened(command)
+    if said := network.explained_as(command.of):
+        console.note(said)
     plan = make_plan(
         network,
         cases,
@@ -115,17 +117,22 @@ def _network(command: Volumetric, modalities: int) -> Network:
         modalities: how many are named; 0 where none is.
     """
     named, model = network_words(command.weights, command.model)
+    said = Said(command.outputs, command.multi_label)
     if not is_own(named):
         if command.channels is not None:
             raise InputError(
                 f"--channels is for models of your own (module:factory); {named!r} knows its own"
             )
-        return volumes.open_volume_network(named, model)
+        network = volumes.open_volume_network(named, model, said)
+        if doubt := network.exclusive_doubt():
+            console.note(doubt)
+        return network
     made = own.open_own(
         named,
         size=command.roi,
         channels=command.channels or modalities or None,
         ndims=(volumes.AXES,),
+        said=said,
     )
     console.note(made.note)
     return made.network

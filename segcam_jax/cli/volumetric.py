@@ -11,6 +11,7 @@ from segcam_jax.cli.arguments import (
     MaybeFile,
     MaybeName,
     MaybeNumber,
+    MaybeOutputs,
     Names,
     optional,
 )
@@ -49,6 +50,9 @@ class Volumetric:
         ignore_label: The value of what is unknown: neither lesion nor background.
         modalities: Names of the modalities, for files and tables. Default: those of the files.
         class_index: Number or name of the class. Default: the last.
+        outputs: What the network returns. Default: what its weights say, or logits.
+        multi_label: The classes do not exclude each other: each has a probability of its own, its
+            sigmoid, not its share of all (softmax). One class alone always has.
         threshold: Voxels with a probability above this are inside.
         connectivity: Neighbours of a voxel in an instance.
         min_voxels: Drop smaller instances, once all are matched with the truth.
@@ -88,6 +92,8 @@ class Volumetric:
     ignore_label: Annotated[int | None, optional("VALUE")] = None
     modalities: Names = ()
     class_index: MaybeName = None
+    outputs: MaybeOutputs = None
+    multi_label: bool = False
     threshold: float = 0.5
     connectivity: Literal[6, 18, 26] = 26
     min_voxels: int = 1

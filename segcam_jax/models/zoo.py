@@ -19,7 +19,7 @@ from segcam_jax.models.efficientnet_lite import (
 from segcam_jax.models.inception import Inception, InceptionConfig, weights as inception_weights
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig, weights as monai_weights
 from segcam_jax.models.resnet import ResNet, ResNetConfig, weights as resnet_weights
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import InputError, Outputs, nearest_first
 from segcam_jax.weights import foreign, tables
 
 
@@ -210,6 +210,8 @@ def convert(
     normalisation: str | None = None,
     labels: Sequence[str] | None = None,
     frame: Frame | None = None,
+    outputs: Outputs | None = None,
+    multi_label: bool = False,
     **options,
 ) -> Any:
     """Converts a weights file of another library to one that `models.load` opens.
@@ -224,6 +226,8 @@ def convert(
         labels: names of the classes.
         frame: of a 3D network: the orientation and voxel size of the volumes that it was trained
             on, which weights do not tell; None leaves both unknown.
+        outputs: what the network returns, `"logits"` or `"probabilities"`; None: not said.
+        multi_label: whether classes do not exclude each other, each with a probability of its own.
         options: fields of the configuration that the shapes in the file do not tell, for example
             the `strides` of `"monai-unet"`.
 
@@ -249,13 +253,16 @@ def convert(
         raise InputError(
             f"{len(labels)} labels were given for {model.config.classes} classes; give one each"
         )
-    known = {} if frame is None else frame.metadata
+    known: dict[str, Any] = {} if frame is None else dict(frame.metadata)
     if known and model.config.ndim != AXES:
         raise InputError(
             f"{' and '.join(known)} of {str(path)!r}, which holds a {model.config.ndim}D network; "
             "only networks of volumes have them"
         )
-    metadata = {"source": Path(path).name} | ({"classes": list(labels)} if labels else {}) | known
+    known |= {"classes": list(labels)} if labels else {}
+    known |= {"outputs": outputs} if outputs else {}
+    known |= {"multi_label": True} if multi_label else {}
+    metadata = {"source": Path(path).name} | known
     stored.save(out, family.name, model, metadata)
     return model
 

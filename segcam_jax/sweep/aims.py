@@ -7,6 +7,7 @@ classes are those predicted at most pixels, and the region is where they are pre
 
 import dataclasses
 import functools
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -14,14 +15,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from segcam_jax.sweep.network import (
-    Background,
-    find_background,
-    find_class,
-    predicted_labels,
-)
+from segcam_jax.outputs import Meaning
+from segcam_jax.sweep.network import Background, find_background, find_class
 from segcam_jax.sweep.store import file_name
 from segcam_jax.targets import Of, Target
 from segcam_jax.types import InputError, TargetError, shortened
@@ -77,14 +74,28 @@ class Sight:
         order: classes, the most probable first; of a segmentation network, those that it predicts
             anywhere, the most frequent first, the background last.
         shares: the probability of each class, or its share of the pixels.
-        prediction: predicted class of each pixel; None for a classifier.
+        masks: where each class is predicted; None for a classifier.
+        exclusive: whether classes exclude each other.
         background: the class that no rank means; None: every class may be meant.
     """
 
     order: list[int]
     shares: Float[np.ndarray, "k"]
-    prediction: np.ndarray | None = None
+    masks: Bool[np.ndarray, "h w k"] | None = None
     background: int | None = None
+    exclusive: bool = True
+
+    def drawn(self, class_index: int) -> Int[np.ndarray, "h w"] | None:
+        """What figures show: the predicted class of each pixel, -1 where there is none.
+
+        Classes that do not exclude each other overlap: of them, where the given one is predicted.
+        """
+        if self.masks is None:
+            return None
+        if not self.exclusive:
+            return np.where(self.masks[..., class_index], class_index, -1).astype(np.int32)
+        none = ~self.masks.any(-1)
+        return np.where(none, -1, self.masks.argmax(-1)).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,14 +112,15 @@ class Found:
     second: int | None
     region: Bool[np.ndarray, "h w"] | None
 
-    def target(self, of: Of, padded: tuple[int, ...]) -> Any:
-        """The score to explain, for an output of `padded` positions."""
+    def target(self, of: Of, padded: tuple[int, ...], meaning: Meaning = Meaning()) -> Any:
+        """The score to explain, for an output of `padded` positions and a meaning."""
         mask = None
         if self.region is not None:
             sizes = zip(self.region.shape, padded, strict=True)
             mask = np.pad(self.region, [(0, large - small) for small, large in sizes])
         # An array, so that one program serves all classes.
-        one = Target(np.asarray(self.first, np.int32), mask, of)  # pyright: ignore
+        index: Any = np.asarray(self.first, np.int32)
+        one = Target(index, mask, of, outputs=meaning.outputs, exclusive=meaning.exclusive)
         if self.second is None:
             return one
         return Difference(
@@ -147,14 +159,6 @@ def make_aims(
     ]
 
 
-def check_probabilities(of: Of, multi_label: bool) -> None:
-    """Raises `InputError` if probabilities are to be explained that say next to nothing."""
-    if multi_label and of == "probabilities":
-        raise InputError(
-            "probabilities of classes that do not exclude each other saturate; explain logits"
-        )
-
-
 def _slug(word: str) -> str:
     if word.startswith(TOP):
         rank = word.removeprefix(TOP)
@@ -185,33 +189,36 @@ def class_or_rank(word: str, labels: Sequence[str]) -> tuple[str, int]:
 
 
 def look(
-    logits: Float[np.ndarray, "*space k"],
+    output: Float[np.ndarray, "*space k"],
     labels: Sequence[str],
-    multi_label: bool,
+    meaning: Meaning = Meaning(),
     background: Background | None = None,
 ) -> Sight:
-    """What logits say.
+    """What an output says.
 
     Args:
-        logits: of one image.
+        output: of one image.
         labels: names of the classes.
-        multi_label: classes do not exclude each other: the probability of each is its sigmoid.
+        meaning: what the output means.
         background: of a segmentation network; None: what `labels` tell of it.
     """
-    if logits.ndim == 1:
-        values = logits.astype(np.float64)
-        if multi_label or len(values) == 1:
-            shares = np.exp(-np.logaddexp(0, -values))
-        else:
+    exclusive = meaning.excludes(output.shape[-1])
+    if output.ndim == 1:
+        values = output.astype(np.float64)
+        if meaning.outputs == "probabilities":
+            shares = values
+        elif exclusive:
             shares = np.exp(values - np.logaddexp.reduce(values))
-        return Sight(np.argsort(-values, kind="stable").tolist(), shares)
-    prediction = predicted_labels(logits)
-    counts = np.bincount(prediction[prediction >= 0], minlength=len(labels))
-    background = background or find_background(labels, exclusive=not multi_label)
+        else:
+            shares = np.exp(-np.logaddexp(0, -values))
+        return Sight(np.argsort(-values, kind="stable").tolist(), shares, exclusive=exclusive)
+    masks = np.asarray(meaning.predicted(output))
+    counts = masks.reshape(-1, masks.shape[-1]).sum(0)
+    background = background or find_background(labels, exclusive=meaning.exclusive)
     index = None if background is None else background.index
     last = np.arange(len(labels)) == (-1 if index is None else index)
     order = [k for k in np.lexsort((-counts, last)).tolist() if counts[k]]
-    return Sight(order, counts / prediction.size, prediction, index)
+    return Sight(order, counts / math.prod(masks.shape[:-1]), masks, index, exclusive)
 
 
 def find(aim: Aim, sight: Sight, labels: Sequence[str]) -> Found:
@@ -224,9 +231,9 @@ def find(aim: Aim, sight: Sight, labels: Sequence[str]) -> Found:
     second = None if aim.second is None else chosen(aim.second, sight, labels)
     if second == first:
         raise TargetError(f"{aim.first} and {aim.second} are both {labels[first]!r} here")
-    if sight.prediction is None:
+    if sight.masks is None:
         return Found(first, second, None)
-    region = sight.prediction == first
+    region = sight.masks[..., first]
     if not region.any():
         seen = ", ".join(labels[k] for k in sight.order[:_TOLD]) or "nothing"
         raise TargetError(f"class {labels[first]!r} is predicted at no pixel; predicted are {seen}")
@@ -276,7 +283,7 @@ def how_chosen(word: str, sight: Sight) -> str:
     if not word.startswith(TOP):
         return "asked for"
     rank = word.removeprefix(TOP)
-    if sight.prediction is None:
+    if sight.masks is None:
         return "most probable" if rank == "1" else f"number {rank} in order of probability"
     but = "" if sight.background is None else ", the background left out"
     which = "largest predicted" if rank == "1" else f"number {rank} in order of predicted pixels"
@@ -315,7 +322,7 @@ def summary(found: Found, sight: Sight, labels: Sequence[str]) -> dict[str, Any]
         "predicted": [said(k) for k in sight.order[:_TOLD]],
         "explained": said(found.first),
         "rather_than": None if found.second is None else said(found.second),
-        "shares_are": "probabilities" if sight.prediction is None else "of the pixels",
+        "shares_are": "probabilities" if sight.masks is None else "of the pixels",
     }
 
 

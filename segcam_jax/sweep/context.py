@@ -30,6 +30,7 @@ from scipy import ndimage
 from segcam_jax.data.instances import dilation_reach
 from segcam_jax.engine import Execution, memory
 from segcam_jax.engine.sliding import Tiling, tiling, window_function
+from segcam_jax.outputs import Meaning
 from segcam_jax.sweep.volumes import class_probability
 from segcam_jax.targets import region
 from segcam_jax.types import InputError, wide
@@ -75,12 +76,13 @@ def context_curve(
     spacing: Sequence[float] | None = None,
     roi: int | Sequence[int] = 96,
     overlap: float = 0.25,
+    meaning: Meaning = Meaning(),
     execution: Execution = Execution(),
 ) -> ContextCurve:
     """Masks the input around an instance, dilation by dilation.
 
     Args:
-        fn: `fn(params, window) -> logits`.
+        fn: `fn(params, window) -> output`.
         params: its parameters.
         x: what the network is given, normalised: 0 is no information.
         mask: the instance.
@@ -91,6 +93,7 @@ def context_curve(
         spacing: size of a voxel in mm along each axis; None: 1 mm.
         roi: extents of the network's window.
         overlap: of neighbouring windows.
+        meaning: what the output means.
         execution: how the engine runs it; `chunk_size` and `memory_limit` say how many dilations
             run at once, which does not change the result.
 
@@ -113,6 +116,7 @@ def context_curve(
     scores, detected = _curve(
         fn,
         (tiles.roi, target.extent, steps),
+        meaning,
         execution,
         params,
         np.pad(np.asarray(x, np.float32), (*tiles.padding, (0, 0))),
@@ -162,10 +166,11 @@ def _farthest(
     return np.maximum.accumulate(np.nan_to_num(np.asarray(found, float)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _curve(
     fn,
     sizes: tuple[tuple[int, ...], tuple[int, ...], int],
+    meaning: Meaning,
     execution: Execution,
     params,
     volume,
@@ -193,15 +198,15 @@ def _curve(
         at += [jnp.zeros((), corner.dtype)] * (values.ndim - len(extent))
         return jax.lax.dynamic_slice(beyond, at, (*extent, *values.shape[len(extent) :]))
 
-    def logits(dilation):
+    def output(dilation):
         def add(total, found):
             start, is_own = found
             cut = jax.lax.dynamic_slice(volume, [*start, jnp.zeros_like(start[0])], window.shape)
             near = jax.lax.dynamic_slice(reach, start, roi) <= dilation
-            output = wide(forward(params, jnp.where(near[..., None], cut, 0)))
+            found = wide(forward(params, jnp.where(near[..., None], cut, 0)))
             weight = jnp.where(is_own, weights, 0)
             return (
-                total[0] + piece(output * weight[..., None], start),
+                total[0] + piece(found * weight[..., None], start),
                 total[1] + piece(weight, start),
             ), None
 
@@ -210,7 +215,7 @@ def _curve(
         return total / jnp.where(mass > 0, mass, 1)[..., None]
 
     def score(dilation):
-        probability = class_probability(logits(dilation), class_index)
+        probability = class_probability(meaning, output(dilation), class_index)
         mean = jnp.where(mask, probability, 0).sum() / mask.sum(dtype=probability.dtype)
         return mean, (mask & (probability > threshold)).any()
 

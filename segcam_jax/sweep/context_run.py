@@ -156,10 +156,10 @@ def _study_all(plan: ContextPlan, folder, wanted, progress: Progress, execution)
 
 
 def _study(plan: ContextPlan, case: VolumeCase, segmented, instance, folder, execution) -> dict:
-    segmenting, model = plan.base.segmenting, plan.base.network.model
+    segmenting, network = plan.base.segmenting, plan.base.network
     curve = context_curve(
-        model.fn,
-        model.params,
+        network.model.fn,
+        network.model.params,
         segmented.x,
         segmented.mask(instance),
         class_index=plan.base.class_index,
@@ -169,6 +169,7 @@ def _study(plan: ContextPlan, case: VolumeCase, segmented, instance, folder, exe
         spacing=segmented.scan.grid.spacing,
         roi=segmenting.window,
         overlap=segmenting.overlap,
+        meaning=network.meaning,
         execution=execution,
     )
     values = {
@@ -237,7 +238,7 @@ def _manifest(plan: ContextPlan, folder, command: Sequence[str]) -> dict[str, An
         "versions": run.versions(),
         "device": run.device(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "weights": {"given": base.network.given, "sha256": base.network.sha256},
+        "weights": run.weights_record(base.network),
         "segmenting": dataclasses.asdict(base.segmenting),
         "steps": plan.steps,
         "max_voxels": plan.max_voxels,

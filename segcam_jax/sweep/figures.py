@@ -63,7 +63,7 @@ def of_map(
     """The figure of one map."""
     method, label = shown.method, aims.short(case.about["explained"]["label"])
     how = shown.caption(label, plan.options.profile)
-    background = plan.subject.background(exclusive=not plan.options.multi_label)
+    background = plan.subject.background
     if case.prediction is None:
         at = "" if tap == INPUT else f" at {tap}, {' x '.join(map(str, raw.shape))}"
         return gallery(

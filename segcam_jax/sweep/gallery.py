@@ -37,7 +37,6 @@ class GalleryOptions:
         layers: `first`, `middle`, `last`, `conv:N` or taps.
         methods: names of methods.
         of: whether logits or probabilities are explained.
-        multi_label: classes do not exclude each other.
         fit: how images are brought to a classifier's size.
         profile: how raw maps become heatmaps: a profile, or `auto`, as `display` has it.
         colormap: a matplotlib colour table; None: the library's.
@@ -47,7 +46,6 @@ class GalleryOptions:
     layers: tuple[str, ...] = ("first", "middle", "last")
     methods: tuple[str, ...] = ("grad_cam", "grad_cam_pp", "eigen_cam", "xgrad_cam")
     of: Of = "logits"
-    multi_label: bool = False
     fit: pictures.Fit = "crop"
     profile: str = display.AUTO
     colormap: str | None = None
@@ -168,8 +166,9 @@ def make_gallery(
         for aim in aims:
             for word in filter(None, (aim.first, aim.second)):
                 _named(subject, aims_module.class_or_rank, word, subject.labels)
-        background = subject.background(exclusive=not options.multi_label)
-        said = aims_module.about_background(background, subject.labels, aims, "--classes")
+        if said := subject.network.explained_as(options.of):
+            report(said)
+        said = aims_module.about_background(subject.background, subject.labels, aims, "--classes")
         if said:
             report(f"{subject.name}: {said}")
     seen = [_picture(path, name, subjects, options, report)
@@ -204,7 +203,6 @@ def _check_methods(options: GalleryOptions, aims: Sequence[Aim]) -> None:
     single = [name for name in options.methods if name in _TARGET_CLASSES_ONLY]
     if single and any(aim.second is not None for aim in aims):
         raise InputError(f"{single[0]} compares classes by itself; leave out --difference")
-    aims_module.check_probabilities(options.of, options.multi_label)
 
 
 def _check_positions(subject: Subject, word: str, tap: str) -> None:
@@ -233,7 +231,7 @@ def _picture(
 
 
 def _planned(picture, subject, aim, word, tap, methods, options, version) -> Maps:
-    what = [options.of, options.multi_label, options.fit, options.seed]
+    what = [options.of, options.fit, options.seed]
     goal = [aim.first, aim.second, subject.labels]
     key = store.key_of([version, picture.sha256, subject.key, goal, tap, methods, what])
     return Maps(picture, subject, aim, word, tap, methods, key)

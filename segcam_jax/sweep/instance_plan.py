@@ -154,7 +154,7 @@ def segmentation_plan(
     # Files are held to the records of their scans, so that one may be mended without the others.
     names = [[case.name, case.files.truth is not None] for case in cases]
     what = [dataclasses.asdict(segmenting), list(groups)]
-    key = store.key_of([version, network.sha256, names, list(modalities), what])
+    key = store.key_of([version, network.key, names, list(modalities), what])
     return InstancePlan(
         network,
         tuple(cases),

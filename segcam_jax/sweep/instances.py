@@ -290,7 +290,7 @@ def _manifest(plan: InstancePlan, folder, wanted, command: Sequence[str]) -> dic
         "versions": run.versions(),
         "device": run.device(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "weights": {"given": plan.network.given, "sha256": plan.network.sha256},
+        "weights": run.weights_record(plan.network),
         "segmenting": dataclasses.asdict(plan.segmenting),
         "explaining": dataclasses.asdict(plan.explaining),
         "modalities": list(plan.modalities),

@@ -80,8 +80,7 @@ def _sight(picture: Picture, subject: Subject, options: GalleryOptions) -> Sight
     logits = subject.network.logits(padded)
     if logits.ndim > 1:
         logits = logits[: shown.shape[0], : shown.shape[1]]
-    background = subject.background(exclusive=not options.multi_label)
-    return aims.look(logits, subject.labels, options.multi_label, background)
+    return aims.look(logits, subject.labels, subject.network.meaning, subject.background)
 
 
 def _same(picture: Picture, subject: Subject, options: GalleryOptions):
@@ -106,7 +105,9 @@ def _computed(maps: Maps, sight: Sight, options: GalleryOptions) -> bytes:
     _, shown, padded = _same(maps.picture, subject, options)
     goal = _goal(maps, sight)
     split = subject.network.split(maps.tap, padded.shape)
-    target = goal.target(options.of, padded.shape[:2])
+    meaning = subject.network.meaning
+    target = goal.target(options.of, padded.shape[:2], meaning)
+    of = "probabilities" if meaning.outputs == "probabilities" else options.of
     found, score = _explained(
         split,
         batch.cam_options(maps.methods, split),
@@ -146,7 +147,8 @@ def _computed(maps: Maps, sight: Sight, options: GalleryOptions) -> bytes:
             for name, raw in arrays.items()
         },
         "score": float(score),
-        "score_is": "difference of " + options.of if isinstance(target, Difference) else options.of,
+        "score_is": "difference of " + of if isinstance(target, Difference) else of,
+        "outputs": meaning.to_json(),
         "extent": list(shown.shape[:2]),
         "padded": list(padded.shape[:2]),
     }

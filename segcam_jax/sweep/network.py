@@ -4,20 +4,58 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from segcam_jax import models, taps
+from segcam_jax._jaxpr import probabilities
 from segcam_jax.data import images
+from segcam_jax.outputs import THRESHOLD, Meaning, declared
 from segcam_jax.sweep import blame
 from segcam_jax.sweep.factories import is_own
-from segcam_jax.types import InputError, SegcamError, TargetError, nearest_first
+from segcam_jax.targets import Of
+from segcam_jax.types import InputError, Outputs, SegcamError, TargetError, nearest_first
 
 _NEAREST = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What a user says of a network's output.
+
+    Attributes:
+        outputs: `"logits"` or `"probabilities"`; None: what is known otherwise.
+        multi_label: the classes do not exclude each other.
+        threshold: probabilities above it are predicted then: none, one number, or one per class.
+    """
+
+    outputs: Outputs | None = None
+    multi_label: bool = False
+    threshold: tuple[float, ...] = ()
+
+    def meaning(
+        self, classes: int, *, outputs: Outputs | None, multi_label: bool = False
+    ) -> Meaning:
+        """What the output means, with what is known otherwise.
+
+        Raises:
+            InputError: if a threshold is given for classes that exclude each other.
+            TargetError: if a threshold is out of range, or thresholds are not as many as classes.
+        """
+        exclusive = not (self.multi_label or multi_label)
+        if self.threshold and exclusive and classes > 1:
+            raise InputError(
+                "--threshold is for classes that do not exclude each other (--multi-label); "
+                "predicted pixels of others are narrowed by --min-probability"
+            )
+        several: Any = self.threshold if len(self.threshold) > 1 else None
+        threshold = several or (self.threshold[0] if self.threshold else THRESHOLD)
+        return Meaning(self.outputs or outputs, exclusive, threshold).checked(classes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,12 +67,19 @@ class Network:
         path: their file.
         sha256: of that file.
         model: the network.
+        meaning: what its output means.
     """
 
     given: str
     path: Path
     sha256: str
     model: models.LoadedModel
+    meaning: Meaning = Meaning("logits")
+
+    @property
+    def key(self) -> list[Any]:
+        """What its answers depend on."""
+        return [self.sha256, self.meaning.to_json()]
 
     @functools.cached_property
     def _forward(self):
@@ -47,10 +92,11 @@ class Network:
         return [*known, *map(str, range(len(known), self.model.config.classes))]
 
     def logits(self, padded: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w k"]:
-        """The network's output for one image, on the host.
+        """The network's output for one image, on the host: logits, or probabilities.
 
         Raises:
             InputError: if it is NaN or infinite; -inf is how some networks rule a class out.
+            TargetError: if it is not what is said of it.
         """
         with self._blamed(padded.shape):
             output = np.asarray(self._forward(self.model.params, padded), np.float32)
@@ -59,6 +105,7 @@ class Network:
             raise InputError(
                 "the network's output holds NaN or infinite values; its weights are broken"
             )
+        self.meaning.check_values(output)
         return output
 
     def list_taps(self, shape: tuple[int, ...]) -> Mapping[str, jax.ShapeDtypeStruct]:
@@ -75,7 +122,25 @@ class Network:
         """The network cut at a tap, for images of a shape `h w c`."""
         x = jax.ShapeDtypeStruct(shape, np.float32)
         with self._blamed(shape):
-            return taps.split(self.model.fn, tap, self.model.params, x)
+            return taps.split(
+                self.model.fn, tap, self.model.params, x, outputs=self.meaning.outputs
+            )
+
+    def exclusive_doubt(self) -> str:
+        """What there is to say of named classes without a background; else empty."""
+        classes, names = self.model.config.classes, self.model.metadata.get("classes") or ()
+        if not (self.meaning.excludes(classes) and names) or find_background(names):
+            return ""
+        return (
+            f"{self.given}: none of its classes is called background; they are taken to exclude "
+            "each other (softmax). If they have a probability each (sigmoid), say --multi-label"
+        )
+
+    def explained_as(self, of: Of) -> str:
+        """What there is to say of logits that are asked for where there are none; else empty."""
+        if of == "probabilities" or self.meaning.outputs != "probabilities":
+            return ""
+        return f"{self.given}: its output holds probabilities, which are explained as they are"
 
     @contextlib.contextmanager
     def _blamed(self, shape: tuple[int, ...]) -> Iterator[None]:
@@ -94,13 +159,16 @@ class Network:
             ) from None
 
 
-def open_network(weights: str, model: str | None = None, *, volumes: bool = False) -> Network:
+def open_network(
+    weights: str, model: str | None = None, *, volumes: bool = False, said: Said = Said()
+) -> Network:
     """Opens bundled weights by name, or a file, for 2D images.
 
     Args:
         weights: as `models.load` takes them.
         model: the network expected in the file.
         volumes: whether a network of volumes will do, too.
+        said: what the user says of its output.
 
     Raises:
         InputError: if they cannot be opened, or the network is not one of 2D images.
@@ -112,7 +180,17 @@ def open_network(weights: str, model: str | None = None, *, volumes: bool = Fals
             f"weights {weights!r} are of a {loaded.config.ndim}D network, and this command takes "
             "2D images: explain volumes by `segcam instances` or `segcam context`"
         )
-    return Network(weights, path, images.sha256_of(path), loaded)
+    return Network(weights, path, images.sha256_of(path), loaded, meaning_of(loaded, said))
+
+
+def meaning_of(loaded: models.LoadedModel, said: Said) -> Meaning:
+    """What the output of a network means: as said, or as its weights say; else logits."""
+    about = loaded.metadata
+    return said.meaning(
+        loaded.config.classes,
+        outputs=about.get("outputs", "logits"),
+        multi_label=bool(about.get("multi_label")),
+    )
 
 
 def check_map(tap: str, struct: jax.ShapeDtypeStruct) -> None:
@@ -157,6 +235,27 @@ def find_class(words: str, names: Sequence[str]) -> int:
         f"class {words!r} is not a class of the model; it has {len(names)}, 0 to "
         f"{len(names) - 1}: {told}"
     )
+
+
+def traced_meaning(
+    fn: Callable, params: Any, x: Any, classes: int, said: Said
+) -> tuple[Meaning, str]:
+    """What the output of a user's own model means, and how that is known, in words.
+
+    As said or as its adapter was told; else as its last operations tell, where a sigmoid over
+    several classes means that they do not exclude each other.
+    """
+    told = declared(fn, said.outputs)
+    ending = None if told else probabilities.ending_of(fn, params, x)
+    apart = ending == "sigmoid" and classes > 1
+    found = "probabilities" if ending else told
+    meaning = said.meaning(classes, outputs=found, multi_label=apart)
+    each = " of classes that do not exclude each other" if not meaning.exclusive else ""
+    if told:
+        return meaning, f"its output holds {told}{each}, as is said"
+    if ending:
+        return meaning, f"its output ends in a {ending}, so it holds probabilities{each}"
+    return meaning, f"its output is taken for logits{each}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from segcam_jax.adapters import from_nnx
 from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels, read_labels
 from segcam_jax.sweep import own
 from segcam_jax.sweep.factories import is_own
-from segcam_jax.sweep.network import Network, open_network
+from segcam_jax.sweep.network import Network, Said, meaning_of, open_network
 from segcam_jax.sweep.store import file_name
 from segcam_jax.sweep.subjects import RANDOM, USUAL_SIDE, Subject
 from segcam_jax.types import InputError, nearest_first
@@ -34,6 +34,7 @@ class Wanted:
         labels_from: what they are called in messages.
         seed: of random weights.
         volumes: whether a network of volumes will do.
+        said: what is said of its output.
     """
 
     size: tuple[int, ...] | None = None
@@ -43,6 +44,7 @@ class Wanted:
     labels_from: str = "the list of labels"
     seed: int = 0
     volumes: bool = False
+    said: Said = Said()
 
     def with_labels(self, path: str | Path | None) -> "Wanted":
         """The same with the labels of a file, if there is one.
@@ -96,13 +98,16 @@ def open_subject(
             channels=wanted.channels,
             normalisation=wanted.normalisation,
             ndims=(2, 3) if wanted.volumes else (2,),
+            said=wanted.said,
         )
         network, size, note = made.network, made.size, made.note
     else:
         _check_built_in(words, wanted)
         is_random = words.startswith(RANDOM)
-        network = _random(words, wanted.seed) if is_random else _trained(words, model, wanted)
+        network = _random(words, wanted) if is_random else _trained(words, model, wanted)
     subject = Subject(_free_name(words, taken), network, network.class_names, size, note)
+    if subject.classifies and wanted.said.threshold:
+        raise InputError(f"{subject.name} classifies whole images; leave out --threshold")
     if size is None and not is_own(words) and subject.classifies:
         side = _SIDES.get(network.model.name, USUAL_SIDE)
         subject = dataclasses.replace(subject, size=(side, side))
@@ -153,10 +158,11 @@ def _trained(words: str, model: str | None, wanted: Wanted) -> Network:
             f"model {words!r} has no trained weights here; give a file that `segcam convert` "
             f"wrote, or {RANDOM}{words} for random weights"
         )
-    return open_network(words, model, volumes=wanted.volumes)
+    return open_network(words, model, volumes=wanted.volumes, said=wanted.said)
 
 
-def _random(words: str, seed: int) -> Network:
+def _random(words: str, wanted: Wanted) -> Network:
+    seed = wanted.seed
     name = words.removeprefix(RANDOM)
     if name not in models.CLASSIFIERS:
         choices = ", ".join(nearest_first(name, models.CLASSIFIERS))
@@ -166,7 +172,7 @@ def _random(words: str, seed: int) -> Network:
     fn, params = from_nnx(model)
     loaded = models.LoadedModel(family, fn, params, model.config, {})
     digest = hashlib.sha256(f"{words} {seed}".encode()).hexdigest()
-    return Network(words, Path(words), digest, loaded)
+    return Network(words, Path(words), digest, loaded, meaning_of(loaded, wanted.said))
 
 
 def _labels(subject: Subject, wanted: Wanted) -> list[str]:

@@ -15,10 +15,12 @@ from segcam_jax.sweep.opening import size_of
 from segcam_jax.sweep.own import moments_of
 from segcam_jax.sweep.pictures import Fit
 from segcam_jax.taps import INPUT, Split
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.targets import Of
+from segcam_jax.types import InputError, Outputs, nearest_first
 
 _CHOICES = {
-    "of": ("logits", "probabilities"),
+    "of": get_args(Of),
+    "outputs": (None, *get_args(Outputs)),
     "reduce": ("sum", "mean"),
     "fit": get_args(Fit),
     "precision": get_args(Precision),
@@ -26,6 +28,7 @@ _CHOICES = {
 # The types of options whose default is None.
 _OF_NONE: dict[str, type] = {
     "class_index": str,
+    "outputs": str,
     "min_probability": float,
     "mask_threshold": float,
     "colormap": str,
@@ -33,7 +36,7 @@ _OF_NONE: dict[str, type] = {
     "normalisation": str,
     "channels": int,
 }
-_NUMBERS = ("size",)
+_NUMBERS: dict[str, type] = {"size": int, "threshold": float}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,10 @@ class ExplainOptions:
         classes: classes by name, number or rank (`top:2`), each explained by itself.
         top: where no class is given, how many of those predicted: the most probable ones of an
             image; the most frequent ones of pixels but the background.
+        outputs: what the network's output holds; None: what is known of it.
         multi_label: the classes do not exclude each other: each has a probability of its own.
+        threshold: where they do not, probabilities above it are predicted: none (0.5), one number,
+            or one per class.
         labels: file of the classes' names; None: those of the weights, or ImageNet's.
         size: of the images, none, one or two numbers; see `opening.Wanted`.
         fit: how images are brought to that size.
@@ -77,7 +83,9 @@ class ExplainOptions:
     class_index: str | None = None
     classes: tuple[str, ...] = ()
     top: int = 1
+    outputs: Outputs | None = None
     multi_label: bool = False
+    threshold: tuple[float, ...] = ()
     labels: str | None = None
     size: tuple[int, ...] = ()
     fit: Fit = "crop"
@@ -122,7 +130,7 @@ def from_json(values: Any) -> ExplainOptions:
         default = fields[key].default
         kind = _OF_NONE.get(key) or type(default)
         allowed = (int, float) if kind is float else kind
-        each = int if key in _NUMBERS else str
+        each = _NUMBERS.get(key, str)
         inside = not isinstance(value, tuple) or all(type(one) is each for one in value)
         none = value is None and default is None
         boolean = isinstance(value, bool) and kind is not bool
@@ -165,12 +173,13 @@ def checked(options: ExplainOptions) -> ExplainOptions:
 
 
 def _check_classes(options: ExplainOptions) -> None:
-    """Raises `InputError` if classes are chosen in two ways, or probabilities mean nothing."""
+    """Raises `InputError` if classes are chosen in two ways, or predicted pixels are."""
     given = [options.class_index is not None, bool(options.classes), options.top != 1]
     if sum(given) > 1:
         raise InputError("give one of --class-index, --classes and --top")
     aims.make_aims(top=options.top, classes=options.classes)
-    aims.check_probabilities(options.of, options.multi_label)
+    if options.threshold and options.min_probability is not None:
+        raise InputError("give one of --threshold and --min-probability")
     if options.channels is not None and options.channels < 1:
         raise InputError(f"`channels` is {options.channels}; give at least 1")
 

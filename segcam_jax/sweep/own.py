@@ -22,7 +22,7 @@ from segcam_jax.adapters import adapted
 from segcam_jax.models.layers import NORMALISATIONS
 from segcam_jax.sweep import blame
 from segcam_jax.sweep.factories import Made, make
-from segcam_jax.sweep.network import Network
+from segcam_jax.sweep.network import Network, Said, traced_meaning
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
 USUAL_SIDE = 224
@@ -142,6 +142,7 @@ def open_own(
     channels: int | None = None,
     normalisation: str | None = None,
     ndims: Sequence[int] = (2,),
+    said: Said = Said(),
 ) -> Own:
     """Opens what a factory of a user's own file makes.
 
@@ -153,6 +154,7 @@ def open_own(
         channels: of images; None tries three, then one; of volumes one to four.
         normalisation: what is done to an image in [0, 1] first, as `moments_of` reads it.
         ndims: what will do, the first first: 2 for images, 3 for volumes.
+        said: what the user says of its output.
 
     Raises:
         InputError: if there is no such model, or it takes no such image.
@@ -173,8 +175,10 @@ def open_own(
     config = OwnConfig(count, fit.output[-1], fit.classifies, multiple, fit.ndim, only)
     loaded = models.LoadedModel(made.name, fn, fit.params, config, {})
     digest = _digest(made, fit, [brought, multiple, moments])
-    note = _note(made, fit, brought, multiple, normalisation)
-    return Own(Network(words, made.file, digest, loaded), brought, note)
+    image = jax.ShapeDtypeStruct(fit.shape, jnp.float32)
+    meaning, about_outputs = traced_meaning(fit.fn, fit.params, image, fit.output[-1], said)
+    note = f"{_note(made, fit, brought, multiple, normalisation)}; {about_outputs}"
+    return Own(Network(words, made.file, digest, loaded, meaning), brought, note)
 
 
 def moments_of(words: str) -> Moments | None:

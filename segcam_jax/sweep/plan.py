@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from segcam_jax import targets
 from segcam_jax.methods import METHODS
+from segcam_jax.outputs import Meaning
 from segcam_jax.sweep import aims, options as options_module, regions, settings, store
 from segcam_jax.sweep.aims import Aim, Sight
 from segcam_jax.sweep.network import check_map
@@ -41,7 +42,9 @@ class Case:
         about: what is explained, and what the network predicts, as `aims.summary` says it.
         chosen: how the class was found, in words.
         region: the explained pixels; None for a classifier.
-        prediction: predicted class of each pixel; None for a classifier.
+        prediction: predicted class of each pixel, -1 where there is none; of classes that do not
+            exclude each other, where the explained one is predicted. None for a classifier.
+        meaning: what the network's output means.
     """
 
     path: Path
@@ -57,16 +60,18 @@ class Case:
     chosen: str
     region: Bool[np.ndarray, "h w"] | None
     prediction: Int[np.ndarray, "h w"] | None
+    meaning: Meaning = Meaning("logits")
 
     def target(self, options: ExplainOptions) -> targets.Target:
         """The score to explain; padding is never in its region."""
         # An array, so that one program serves all classes.
         index: Any = np.asarray(self.class_index, np.int32)
+        said: Any = {"outputs": self.meaning.outputs, "exclusive": self.meaning.exclusive}
         if self.region is None:
-            return targets.Target(index, None, options.of)
+            return targets.whole_image(index, of=options.of, **said)
         widths = [(0, large - small) for large, small in zip(self.padded, self.extent, strict=True)]
         mask = np.pad(self.region, widths)
-        return targets.region(self.class_index, mask, of=options.of, reduce=options.reduce)
+        return targets.region(self.class_index, mask, of=options.of, reduce=options.reduce, **said)
 
     @property
     def words(self) -> str:
@@ -142,8 +147,9 @@ def make_plan(
     if not paths:
         raise InputError("no images were given; name at least one file")
     goals = _goals(subject, options)
-    background = subject.background(exclusive=not options.multi_label)
-    if said := aims.about_background(background, subject.labels, goals, "--class-index"):
+    if said := subject.network.explained_as(options.of):
+        report(said)
+    if said := aims.about_background(subject.background, subject.labels, goals, "--class-index"):
         report(said)
     cases: list[Case] = []
     left_out: list[Path] = []
@@ -210,15 +216,15 @@ def _cases(
     logits = subject.network.logits(padded)
     if not subject.classifies:
         logits = logits[:height, :width]
-    background = subject.background(exclusive=not options.multi_label)
-    sight = aims.look(logits, subject.labels, options.multi_label, background)
+    meaning = subject.network.meaning
+    sight = aims.look(logits, subject.labels, meaning, subject.background)
     ranks = all(goal.first.startswith(aims.TOP) for goal in goals)
     if ranks and sight.order == [sight.background]:
         return []
     cases = []
     for goal in goals:
         class_index = _class(goal, sight, subject.labels)
-        region = _region(logits, class_index, options, image.pixels.shape[:2])
+        region = _region(logits, class_index, options, meaning, image.pixels.shape[:2])
         aims.check_possible(logits, class_index, region, subject.labels)
         cases.append(
             Case(
@@ -234,7 +240,8 @@ def _cases(
                 about=aims.summary(aims.Found(class_index, None, None), sight, subject.labels),
                 chosen=aims.how_chosen(goal.first, sight),
                 region=region,
-                prediction=None if sight.prediction is None else sight.prediction.astype(np.int32),
+                prediction=sight.drawn(class_index),
+                meaning=meaning,
             )
         )
     return cases
@@ -242,23 +249,25 @@ def _cases(
 
 def _class(goal: Aim, sight: Sight, labels: Sequence[str]) -> int:
     """The class of a goal: of a network with one class that one, predicted or not."""
-    only = sight.prediction is not None and len(labels) == 1
+    only = sight.masks is not None and len(labels) == 1
     return 0 if only else aims.chosen(goal.first, sight, labels)
 
 
 def _region(
-    logits: Float[np.ndarray, "*space k"],
+    output: Float[np.ndarray, "*space k"],
     class_index: int,
     options: ExplainOptions,
+    meaning: Meaning,
     file_extent: tuple[int, int],
 ) -> Bool[np.ndarray, "h w"] | None:
-    if logits.ndim == 1:
+    if output.ndim == 1:
         return None
     region = regions.parse(options.region)
     return regions.resolve(
         region,
-        logits,
+        output,
         class_index,
+        meaning,
         min_probability=options.min_probability,
         file_extent=file_extent,
         fit=options.fit,

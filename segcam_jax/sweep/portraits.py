@@ -119,7 +119,8 @@ def _label(plan: InstancePlan, pair: tuple[str, str]) -> str:
     """What the values of a map are."""
     if pair[0] not in ("instance_smooth_grad", "smooth_grad", "gradient"):
         return "importance"
-    of = "logit" if plan.explaining.of == "logits" else "probability"
+    logits = plan.explaining.of == "logits" and plan.network.meaning.outputs != "probabilities"
+    of = "logit" if logits else "probability"
     return f"{of} per unit of input"
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from segcam_jax import targets
 from segcam_jax.components import component_mask
 from segcam_jax.data import images
+from segcam_jax.outputs import Meaning
 from segcam_jax.sweep import pictures
 from segcam_jax.types import InputError, TargetError, nearest_first
 
@@ -85,8 +86,9 @@ def check(region: Region, *, min_probability: float | None) -> None:
 
 def resolve(
     region: Region,
-    logits: Float[np.ndarray, "h w k"],
+    output: Float[np.ndarray, "h w k"],
     class_index: int,
+    meaning: Meaning = Meaning(),
     *,
     min_probability: float | None = None,
     file_extent: tuple[int, int] | None = None,
@@ -97,8 +99,9 @@ def resolve(
 
     Args:
         region: parsed; positions and masks are in coordinates of the image file as displayed.
-        logits: the network's output.
+        output: what the network returned.
         class_index: the explained class.
+        meaning: what the output means.
         min_probability: predicted pixels need a probability above this.
         file_extent: `(h, w)` of the image file as displayed, before it was brought to a size; None:
             the output's.
@@ -109,7 +112,7 @@ def resolve(
         TargetError: if the region is empty, or a position lies outside of the image.
         InputError: if a mask file cannot be read or has other extents.
     """
-    extent = (logits.shape[0], logits.shape[1])
+    extent = (output.shape[0], output.shape[1])
     file_extent = extent if file_extent is None else file_extent
     if region.kind in ("at", "pixel") and file_extent != extent:
         position = pictures.fitted_position(region.value, file_extent, extent, fit)
@@ -123,7 +126,17 @@ def resolve(
     if region.kind == "at":
         # Outside of the image is a clearer complaint than a class that is not predicted.
         targets.pixel(class_index, region.value, extent)
-    whole = _mask_of(targets.predicted(logits, class_index, min_probability=min_probability))
+    exclusive = meaning.excludes(output.shape[-1])
+    threshold = None if exclusive or min_probability is not None else meaning.threshold
+    predicted = targets.predicted(
+        output,
+        class_index,
+        min_probability=min_probability,
+        outputs=meaning.outputs,
+        exclusive=meaning.exclusive,
+        threshold=threshold,
+    )
+    whole = _mask_of(predicted)
     if region.kind == "predicted":
         return whole
     if region.kind == "at":

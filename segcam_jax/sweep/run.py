@@ -232,7 +232,7 @@ def _region_record(plan: Plan, case: Case) -> dict[str, Any] | None:
 
 def _background_record(plan: Plan) -> dict[str, Any] | None:
     """The class that is explained only when asked for, and whether its number alone says so."""
-    found = plan.subject.background(exclusive=not plan.options.multi_label)
+    found = plan.subject.background
     if found is None:
         return None
     label = plan.subject.labels[found.index]
@@ -263,6 +263,7 @@ def weights_record(network: Network) -> dict[str, Any]:
         "absolute": str(network.path.resolve()),
         "sha256": network.sha256,
         "model": network.model.name,
+        "outputs": network.meaning.to_json(),
     }
 
 

@@ -19,6 +19,7 @@ from segcam_jax.data.instances import Instance, window_around
 from segcam_jax.engine import Execution
 from segcam_jax.heatmap import resize
 from segcam_jax.methods import METHODS
+from segcam_jax.outputs import Meaning
 from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.volumes import AXES, Segmented
 from segcam_jax.targets import Of, Target, region
@@ -172,7 +173,9 @@ def keeps_modalities(method: str) -> bool:
     return METHODS[method].explains == "input" and method not in _ALL_IN_ONE
 
 
-def target_of(cut: Cut, class_index: int, of: Of, *, tight: bool) -> Target:
+def target_of(
+    cut: Cut, class_index: int, of: Of, *, tight: bool, meaning: Meaning = Meaning()
+) -> Target:
     """The class over the instance, as its mean.
 
     Args:
@@ -182,8 +185,10 @@ def target_of(cut: Cut, class_index: int, of: Of, *, tight: bool) -> Target:
         tight: give the target the smallest window there is, which pays where a method evaluates it
             hundreds of times; else a cube of 8, 16, 32, ... voxels, so that the instances of a run
             need few programs.
+        meaning: what the network's output means.
     """
-    target = region(class_index, cut.mask, of=of, reduce="mean")
+    said: Any = {"outputs": meaning.outputs, "exclusive": meaning.exclusive}
+    target = region(class_index, cut.mask, of=of, reduce="mean", **said)
     assert target.extent is not None
     if tight:
         return target
@@ -229,7 +234,7 @@ def explain_instance(
     """
     split = network.split(tap, cut.x.shape)
     many = METHODS[method].ablates or (method == _IN_PARTS and options.aggregation == "max")
-    target = target_of(cut, class_index, options.of, tight=many)
+    target = target_of(cut, class_index, options.of, tight=many, meaning=network.meaning)
     calls = _calls(method, segmented, options)
     total = sum(size for _, size, _ in calls)
     apart = keeps_modalities(method)

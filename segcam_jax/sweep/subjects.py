@@ -56,7 +56,7 @@ class Subject:
     @property
     def key(self) -> list[Any]:
         """What the network's answers depend on."""
-        return [self.network.sha256, self.size]
+        return [*self.network.key, self.size]
 
     @functools.cached_property
     def taps(self) -> Taps:
@@ -77,11 +77,13 @@ class Subject:
         families = {family for family, _ in models.CLASSIFIERS.values()}
         return getattr(model.config, "classifies", model.name in families)
 
-    def background(self, *, exclusive: bool) -> Background | None:
+    @property
+    def background(self) -> Background | None:
         """The class of a segmentation network that is explained only when asked for."""
         if self.classifies:
             return None
         known = self.network.model.class_names
+        exclusive = self.network.meaning.exclusive
         return find_background(self.labels, exclusive=exclusive, known=known)
 
     @property

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ from segcam_jax.data.truths import TruthOptions, check_options, check_values, re
 from segcam_jax.data.volume import orientation
 from segcam_jax.engine import Execution
 from segcam_jax.engine.sliding import sliding_window, tiling
+from segcam_jax.outputs import Meaning
 from segcam_jax.sweep import store
-from segcam_jax.sweep.network import Network, find_class
+from segcam_jax.sweep.network import Network, Said, find_class, meaning_of
 from segcam_jax.sweep.plan import unique_names
 from segcam_jax.types import InputError
 
@@ -118,8 +120,13 @@ class Segmented:
         return side.mask(instance.label)
 
 
-def open_volume_network(weights: str, model: str | None = None) -> Network:
+def open_volume_network(weights: str, model: str | None = None, said: Said = Said()) -> Network:
     """Opens a file of weights, or bundled ones by name, for volumes.
+
+    Args:
+        weights: as `models.load` takes them.
+        model: the network expected in the file.
+        said: what the user says of its output.
 
     Raises:
         InputError: if they cannot be opened, or the network is not one of volumes.
@@ -137,7 +144,7 @@ def open_volume_network(weights: str, model: str | None = None) -> Network:
             f"weights {weights!r} are of a {ndim}D network of {loaded.name!r}; volumes need a 3D "
             "one (`segcam convert --model monai-unet` makes its file)"
         )
-    return Network(weights, path, images.sha256_of(path), loaded)
+    return Network(weights, path, images.sha256_of(path), loaded, meaning_of(loaded, said))
 
 
 def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
@@ -346,7 +353,7 @@ def segment(
     scan = read_scan(case, options)
     values = scan.values
     x = scans.zscore(values) if options.normalise == "zscore" else values
-    logits = sliding_window(
+    output = sliding_window(
         network.model.fn,
         network.model.params,
         x,
@@ -354,7 +361,9 @@ def segment(
         overlap=options.overlap,
         execution=execution,
     )
-    probability = np.asarray(class_probability(logits, class_of(options, network)))
+    network.meaning.check_values(output)
+    index = class_of(options, network)
+    probability = np.asarray(class_probability(network.meaning, output, index))
     if not np.isfinite(probability).all():
         raise InputError(
             f"{str(case.files.files[0])!r}: the network's output holds NaN or infinite values"
@@ -404,9 +413,8 @@ def _constant(case: VolumeCase, values: np.ndarray) -> list[str]:
     ]
 
 
-@jax.jit
-def class_probability(logits: Any, class_index: int) -> Any:
-    """The probability of a class: its softmax, or the sigmoid where there is one class only."""
-    single = logits.shape[-1] == 1
-    shares = jax.nn.sigmoid(logits) if single else jax.nn.softmax(logits, axis=-1)
+@functools.partial(jax.jit, static_argnums=0)
+def class_probability(meaning: Meaning, output: Any, class_index: int) -> Any:
+    """The probability of a class at every position of an output."""
+    shares = meaning.probabilities(output)
     return jax.lax.dynamic_index_in_dim(shares, class_index, -1, keepdims=False)

@@ -1,0 +1,235 @@
+"""Probabilities and multi-label heads on the command line: predicted pixels, shares, voxels, words.
+
+The image is 48 x 48 of grey 0.04; 32 x 32 of it are 0.5, of which 16 x 16 are 0.98.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import nibabel
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import ndimage
+
+import segcam_jax
+from segcam_jax import Execution, TargetError, cli, models
+from segcam_jax.data import scans
+from segcam_jax.models import stored
+from segcam_jax.models.monai_unet.model import monai_unet
+from segcam_jax.outputs import Meaning
+from segcam_jax.sweep import network, volumes
+from segcam_jax.sweep.context import context_curve
+from segcam_jax.sweep.opening import Wanted, open_subject
+from segcam_jax.sweep.options import ExplainOptions, checked
+from segcam_jax.sweep.plan import make_plan
+from segcam_jax.types import InputError
+from tests import own_networks
+
+FILE = str(Path(own_networks.__file__))
+ALL, WHOLE, CORE = 48 * 48, 32 * 32, 16 * 16
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch, tmp_path):
+    """Leaves the path of imports and the compilation cache as they were."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("segcam_jax.cli.cache.enable", lambda: None)
+    pixels = np.full((48, 48), 0.04, np.float32)
+    pixels[8:40, 8:40], pixels[16:32, 16:32] = 0.5, 0.98
+    np.save(tmp_path / "grey.npy", pixels)
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def planned(folder, name, *, said=None, **options):
+    """The one case of a plan, what it reported, and its network."""
+    chosen = checked(ExplainOptions(methods=("grad_cam",), taps=("hidden",), **options))
+    wanted = Wanted(said=network.Said(**(said or {})))
+    subject = open_subject(f"{FILE}:{name}", wanted)
+    notes = [subject.note]
+    made = make_plan(subject, [folder / "grey.npy"], chosen, version="1", report=notes.append)
+    return made.cases[0], "; ".join(notes), subject.network
+
+
+def pixels_of(case):
+    assert case.region is not None
+    return int(case.region.sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "options", "pixels", "words"),
+    [
+        ("bright", {}, {}, CORE, "is taken for logits"),
+        ("bright_sigmoid", {}, {}, CORE, "ends in a sigmoid, so it holds probabilities"),
+        ("bright_sigmoid", {}, {"min_probability": 0.75}, CORE, "holds probabilities"),
+        ("bright_sigmoid", {"threshold": (0.4,)}, {}, WHOLE, "holds probabilities"),
+        ("bright_sigmoid", {"outputs": "logits"}, {}, ALL, "holds logits, as is said"),
+        ("bright_declared", {}, {}, CORE, "holds probabilities, as is said"),
+        ("bright_undeclared", {"outputs": "probabilities"}, {}, CORE, "as is said"),
+        ("bright_softmax", {}, {"class_index": "1"}, CORE, "ends in a softmax"),
+        ("bright_softmax", {}, {"class_index": "1", "min_probability": 0.75}, CORE, "a softmax"),
+    ],
+)
+def test_predicted_pixels_are_those_of_the_output(tmp_path, name, said, options, pixels, words):
+    case, notes, opened = planned(tmp_path, name, said=said, **options)
+    assert pixels_of(case) == pixels
+    assert words in notes
+    holds = "logits" if "logits" in words else "probabilities"
+    assert opened.meaning.to_json()["holds"] == holds
+    assert ("explained as they are" in notes) == (holds == "probabilities")
+
+
+def test_probabilities_are_explained_once_and_written_down(tmp_path, capsys):
+    line = ("explain", tmp_path / "grey.npy", "--model", f"{FILE}:bright_sigmoid")
+    line += ("--method", "grad_cam", "--tap", "hidden", "--region", "pixel:20,20")
+    assert run(*line, "--of", "probabilities", "--out", tmp_path / "out") == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    score = manifest["images"][0]["maps"][0]["score"]
+    np.testing.assert_allclose(score, 1 / (1 + np.exp(-20 * (0.98 - 0.5))), rtol=1e-5)
+    said = {"holds": "probabilities", "exclusive": True, "threshold": None}
+    assert manifest["weights"]["outputs"] == said
+    err = capsys.readouterr().err
+    assert "ends in a sigmoid" in err
+    assert "explained as they are" not in err
+
+
+def test_a_classifiers_shares_are_its_softmax(tmp_path):
+    case, _, _ = planned(tmp_path, "softmax_classifier")
+    share = case.about["explained"]["share"]
+    np.testing.assert_allclose(share, np.exp(9) / (np.exp(9) + 9), atol=1e-5)
+
+
+def test_a_doubt_and_a_contradiction_end_in_a_line(tmp_path, capsys):
+    line = ("explain", tmp_path / "grey.npy", "--tap", "hidden", "--out", tmp_path / "out")
+    for name, options, complaint in (
+        ("bright_undeclared", (), "may be probabilities or logits"),
+        ("bright", ("--outputs", "probabilities"), "is said to be probabilities, and has values"),
+        ("banded", ("--threshold", "0.4"), "--threshold is for classes that do not exclude"),
+        ("nested_sigmoid", ("--threshold", "0.4", "0.5"), "2 thresholds for 3 class(es)"),
+        ("bright", ("--threshold", "0.4", "--min-probability", "0.5"), "give one of --threshold"),
+        ("classifier", ("--threshold", "0.4", "--multi-label"), "leave out --threshold"),
+    ):
+        assert run(*line, "--model", f"{FILE}:{name}", *options) == 2
+        err = capsys.readouterr().err
+        assert complaint in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nested", {"multi_label": True}), ("nested_sigmoid", {})]
+)
+def test_classes_that_do_not_exclude_each_other_have_regions_of_their_own(tmp_path, name, said):
+    for index, pixels in ((1, CORE), (0, WHOLE)):
+        case, _, opened = planned(tmp_path, name, said=said, class_index=str(index))
+        assert pixels_of(case) == pixels
+        np.testing.assert_array_equal(case.prediction == index, case.region)
+        assert opened.meaning.exclusive is False
+        shares = {each["index"]: each["share"] for each in case.about["predicted"]}
+        assert shares == pytest.approx({0: WHOLE / ALL, 1: CORE / ALL}, abs=1e-6)
+    with pytest.raises(TargetError, match="no position is predicted as class 2"):
+        planned(tmp_path, name, said=said, class_index="2")
+    case, _, _ = planned(
+        tmp_path, name, said={**said, "threshold": (0.5, 0.5, 0.1)}, class_index="2"
+    )
+    assert pixels_of(case) == ALL  # Logits from -2 to -1 are probabilities from 0.12 on.
+
+
+def test_of_probabilities_of_such_a_class_is_its_sigmoid(tmp_path):
+    options = {"class_index": "0", "region": "pixel:24,24", "of": "probabilities"}
+    case, _, opened = planned(tmp_path, "nested", said={"multi_label": True}, **options)
+    output = opened.logits(np.load(tmp_path / "grey.npy")[..., None])
+    found = case.target(ExplainOptions(of="probabilities"))(jnp.asarray(output))
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-20 * (0.98 - 0.3))), rtol=1e-5)
+
+
+def test_a_gallery_shows_the_predicted_share_of_each_class(tmp_path, capsys):
+    line = ("gallery", tmp_path / "grey.npy", "--models", f"{FILE}:nested", "--layers", "hidden")
+    line += ("--methods", "grad_cam", "--multi-label", "--out", tmp_path / "gallery")
+    assert run(*line, "--top", 2) == 0
+    told = json.loads((tmp_path / "gallery" / "gallery.json").read_text())["maps"]
+    found = {each["explained"]["index"]: each["explained"]["share"] for each in told}
+    assert found == pytest.approx({0: WHOLE / ALL, 1: CORE / ALL}, abs=1e-6)
+    assert told[0]["outputs"] == {"holds": "logits", "exclusive": False, "threshold": 0.5}
+    assert run(*line, "--top", 3, "--overwrite") == 2
+    assert "top:3: only 2 class(es) are predicted here" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    """A 3D network with three sigmoid heads, a scan, and the voxels that each predicts."""
+    folder = tmp_path_factory.mktemp("heads")
+    options = {"channels": (2, 4), "strides": (2,), "num_res_units": 0}
+    made = monai_unet(in_channels=1, classes=3, rngs=nnx.Rngs(3), **options)
+    stored.save(folder / "three.safetensors", "monai_unet", made, {"classes": ["a", "b", "c"]})
+    known = {"classes": ["a", "b", "c"], "multi_label": True}
+    stored.save(folder / "known.safetensors", "monai_unet", made, known)
+    values = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / "v.nii.gz")
+    fn, params = segcam_jax.from_nnx(made)
+    x = scans.zscore(values[..., None])
+    sigmoid = 1 / (1 + np.exp(-np.asarray(jax.jit(fn)(params, x))))
+    return folder, fn, params, x, sigmoid
+
+
+def test_voxels_of_heads_are_those_of_their_sigmoid(heads):
+    folder, *_, sigmoid = heads
+    three = (str(folder / "three.safetensors"), network.Said(multi_label=True))
+    known = (str(folder / "known.safetensors"), network.Said())
+    for index, (file, said) in enumerate((three, known, three)):
+        options = volumes.SegmentOptions(class_index=str(index), roi=(8,), min_voxels=9)
+        files = volumes.scan_files([folder / "v.nii.gz"], 1)
+        (case,) = volumes.make_cases(files, options)
+        opened = volumes.open_volume_network(file, said=said)
+        found = volumes.segment(opened, case, options, Execution())
+        np.testing.assert_allclose(found.probability, sigmoid[..., index], atol=1e-5)
+        components: Any = ndimage.label(sigmoid[..., index] > 0.5, np.ones((3, 3, 3)))
+        sizes = np.bincount(components[0].ravel())[1:]
+        assert sorted(each.voxels for each in found.instances()) == sorted(sizes[sizes >= 9])
+
+
+def test_heads_on_the_command_line(heads, capsys):
+    folder, *_, sigmoid = heads
+    line = ("context", folder / "v.nii.gz", "--roi", 8, "--steps", 1, "--min-voxels", 99)
+    line += ("--weights", folder / "three.safetensors", "--class-index", 0)
+    assert run(*line, "--multi-label", "--out", folder / "out") == 0
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    assert manifest["weights"]["outputs"]["exclusive"] is False
+    record = folder / "out" / manifest["scans"][0] / "record.json"
+    (instance,) = json.loads(record.read_text())["instances"]
+    assert 99 <= instance["voxels"] <= (sigmoid[..., 0] > 0.5).sum()
+    assert "called background" not in capsys.readouterr().err
+    assert run(*line, "--outputs", "probabilities", "--out", folder / "not") == 2
+    err = capsys.readouterr().err
+    assert "none of its classes is called background" in err
+    assert "is said to be probabilities, and has values from" in err
+
+
+def test_context_of_a_head_is_its_sigmoid(heads):
+    _, fn, params, x, sigmoid = heads
+    mask = np.zeros(x.shape[:-1], bool)
+    mask[3:6, 3:6, 3:6] = True
+    ended = lambda params, x: jax.nn.sigmoid(fn(params, x))  # noqa: E731
+    for function, meaning in ((fn, Meaning("logits", False)), (ended, Meaning("probabilities"))):
+        options: Any = {"class_index": 1, "steps": 1, "roi": 8, "meaning": meaning}
+        found = context_curve(function, params, x, mask, **options)
+        np.testing.assert_allclose(found.full_score, sigmoid[mask][:, 1].mean(), rtol=1e-5)
+
+
+def test_weights_say_what_their_network_returns(heads):
+    folder = heads[0]
+    opened = volumes.open_volume_network(str(folder / "known.safetensors"))
+    assert opened.meaning == Meaning("logits", exclusive=False)
+    plain = volumes.open_volume_network(str(folder / "three.safetensors"))
+    assert plain.meaning == Meaning("logits")
+    assert plain.key != opened.key
+    with pytest.raises(InputError, match="--threshold is for classes that do not exclude"):
+        network.Said(threshold=(0.4,)).meaning(3, outputs=None)
+    loaded = models.load("texture-mnist-unbiased")
+    assert network.meaning_of(loaded, network.Said("probabilities")).outputs == "probabilities"
