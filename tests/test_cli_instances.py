@@ -47,7 +47,9 @@ _OPENED = functools.cache(volumes.open_volume_network)
 
 def save(path, values, affine=AFFINE):
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    image = nibabel.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
     return path
 
 

@@ -76,6 +76,120 @@ def test_a_header_without_orientation_is_noted(tmp_path):
     assert "orientation" in read.notes[0]
 
 
+def test_units_of_nifti_are_read_and_written_back(tmp_path):
+    values = np.random.default_rng(4).normal(size=SHAPE).astype(np.float32)
+    for unit, scale, note in (
+        ("micron", 1e-3, ""),
+        ("meter", 1e3, ""),
+        ("mm", 1, ""),
+        ("unknown", 1, "does not say its units; millimetres"),
+    ):
+        path = save(tmp_path / f"{unit}.nii.gz", values)
+        image = nibabel.load(path)
+        image.header.set_xyzt_units(unit)
+        nibabel.save(nibabel.Nifti1Image(values, image.affine, image.header), path)
+        volume = read_volume(path)
+        np.testing.assert_allclose(volume.spacing, np.multiply((1, 2, 3), scale), rtol=1e-6)
+        np.testing.assert_allclose(volume.affine[:3, 3], np.multiply((-20, 30, 7), scale))
+        np.testing.assert_allclose(
+            volume.voxel_volume, abs(np.linalg.det(AFFINE[:3, :3])) * scale**3, rtol=1e-5
+        )
+        np.testing.assert_array_equal(nifti.read_grid(path)[1], volume.affine)
+        assert " ".join(volume.notes).find(note) >= 0
+        assert bool(volume.notes) == bool(note)
+        written = nibabel.load(write_map(tmp_path / "map.nii.gz", values, like=volume))
+        assert written.header.get_xyzt_units()[0] == unit
+        np.testing.assert_array_equal(written.affine, image.affine)
+    path = save(tmp_path / "odd.nii", values)
+    image = nibabel.load(path)
+    image.header["xyzt_units"] = 5
+    nibabel.save(nibabel.Nifti1Image(values, image.affine, image.header), path)
+    assert "unknown code, 5" in read_volume(path).notes[0]
+
+
+def test_voxels_below_a_micron_are_no_plane(tmp_path):
+    affine = np.diag([5e-4, 5e-4, 1e-3, 1])  # mm: half a micron, 2.5e-10 mm^3
+    volume = read_volume(save(tmp_path / "fine.nii", affine=affine))
+    np.testing.assert_allclose(volume.voxel_volume, 2.5e-10, rtol=1e-6)
+    written = nibabel.load(write_map(tmp_path / "map.nii", volume.values, like=volume))
+    np.testing.assert_allclose(written.affine, affine, rtol=1e-6)
+    volumes.check_affine(np.diag([1e-6, 1e-6, 1e-6, 1]), tmp_path)
+    for plane in ([[1, 0, 1], [0, 1, 1], [0, 0, 0]], np.diag([1, 1, 0]), np.full((3, 3), 1e3)):
+        affine[:3, :3] = plane
+        with pytest.raises(InputError, match="onto a plane"):
+            volumes.check_affine(affine, tmp_path)
+
+
+def test_which_of_two_affines_is_taken_is_said(tmp_path):
+    path = save(tmp_path / "a.nii")
+    image = nibabel.load(path)
+    moved = AFFINE.copy()
+    moved[:3, 3] += [0, 120, -50]  # as an atlas's and its scanner's
+    image.set_qform(moved, 1, strip_shears=True)
+    nibabel.save(image, path)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
+    (note,) = volume.notes
+    assert "sform and qform disagree, by up to 130 mm; the sform is taken" in note
+    written = nibabel.load(write_map(tmp_path / "map.nii", volume.values, like=volume))
+    np.testing.assert_array_equal(written.get_qform(), image.get_qform())
+    np.testing.assert_array_equal(written.get_sform(), image.get_sform())
+    image.set_sform(AFFINE, 0)
+    nibabel.save(image, path)
+    volume = read_volume(path)
+    np.testing.assert_allclose(volume.affine, image.get_qform(), atol=1e-5)
+    assert volume.notes == ()
+    written = nibabel.load(write_map(tmp_path / "map.nii", volume.values, like=volume))
+    assert (written.header["sform_code"], written.header["qform_code"]) == (0, 1)
+    np.testing.assert_array_equal(written.affine, image.get_qform())
+
+
+def test_what_is_written_says_nothing_else_of_its_input(tmp_path):
+    values = np.arange(120, dtype=np.int16).reshape(SHAPE)
+    image = nibabel.Nifti1Image(values, AFFINE)
+    image.header.set_intent("label", name="atlas")
+    image.header.set_slope_inter(0.5, 3)
+    for field in ("descrip", "aux_file", "db_name"):
+        image.header[field] = b"J. Doe"
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Jane Doe, 1970"))
+    nibabel.save(image, tmp_path / "a.nii")
+    assert b"Doe" in (tmp_path / "a.nii").read_bytes()
+    volume = read_volume(tmp_path / "a.nii")
+    for array in (volume.values / 7, values.astype(np.int32)):
+        path = write_map(tmp_path / "map.nii", array, like=volume)
+        assert b"Doe" not in path.read_bytes()
+        written = nibabel.load(path)
+        np.testing.assert_array_equal(written.get_fdata(), array)
+        assert written.header.get_intent() == ("none", (), "")
+        assert not written.header.extensions
+
+
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # nrrd.write
+def test_units_of_nrrd_are_read(tmp_path):
+    values = np.zeros(SHAPE, np.float32)
+    header = {"space": "RAS", "space directions": np.diag([2.0, 3, 4]), "space origin": [5, 6, 7]}
+    nrrd.write(str(tmp_path / "a.nrrd"), values, header, index_order="F")
+    nrrd.write(str(tmp_path / "b.nrrd"), values, {"spacings": [2, 3, 4]}, index_order="F")
+    plain, sizes = ((tmp_path / f"{name}.nrrd").read_bytes() for name in "ab")
+    path = tmp_path / "c.nrrd"
+    microns = ("\u00b5m", "\u03bcm", "um", "UM", "micron", "microns", "micrometer", "micrometers")
+    spelled = [(unit.encode(), 1e-3) for unit in (*microns, "micrometre", "\u00b5meter")]
+    spelled += [("\u00b5m".encode("latin-1"), 1e-3), (b"mm", 1), (b"m", 1e3), (b"cm", 10)]
+    for unit, scale in (*spelled, (b"nm", 1e-6), (b"furlong", 1), (b"", 1)):
+        words = b" ".join([b'"%s"' % unit] * 3)
+        path.write_bytes(plain.replace(b"\n\n", b"\nspace units: %s\n\n" % words, 1))
+        volume = read_volume(path)
+        np.testing.assert_allclose(volume.spacing, np.multiply((2, 3, 4), scale), rtol=1e-9)
+        np.testing.assert_allclose(volume.affine[:3, 3], np.multiply((5, 6, 7), scale))
+        np.testing.assert_array_equal(nifti.read_grid(path)[1], volume.affine)
+        assert bool(volume.notes) == (unit in (b"furlong", b""))
+        path.write_bytes(sizes.replace(b"\n\n", b"\nunits: %s\n\n" % words, 1))
+        np.testing.assert_allclose(read_volume(path).spacing, np.multiply((2, 3, 4), scale))
+    path.write_bytes(sizes.replace(b"\n\n", b'\nunits: "mm" "mm" "um"\n\n', 1))
+    np.testing.assert_allclose(read_volume(path).spacing, (2, 3, 4e-3))
+    assert "does not say its units" in read_volume(tmp_path / "a.nrrd").notes[0]
+
+
 @pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # nrrd.write
 def test_nrrd_is_read_in_ras(tmp_path):
     values = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)

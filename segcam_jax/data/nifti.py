@@ -1,12 +1,14 @@
 """Volumes on disk: NIfTI read and written, NRRD read.
 
-Voxels stay in file order, and what is written for a volume has its affine, codes and units, so that
-maps overlay their input exactly in any viewer.
+Voxels stay in file order, and coordinates are mm, whatever the file's units. What is written for a
+volume has the affine, codes and units of its file, so that maps overlay their input exactly in any
+viewer, and nothing else of its header: no name of a patient, no intent, no scale.
 """
 
 import contextlib
 import gzip
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Iterator
@@ -16,7 +18,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from segcam_jax.data.volume import Volume, check_affine, grid_words
+from segcam_jax.data.volume import (
+    Volume,
+    check_affine,
+    farthest,
+    grid_words,
+    spacing_of,
+)
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
 
@@ -24,7 +32,21 @@ NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
 SUFFIXES = NIFTI + NRRD
 # Noise-like maps hardly compress; higher levels only take longer.
 _GZIP_LEVEL = 3
+AXES = 3
 _UNORIENTED = "the file says nothing of its orientation; voxel sizes alone are used"
+# Where a NIfTI header says how voxels lie, and in which units.
+_PLACE = ("pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z", "qform_code")
+_PLACE += ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+_NIFTI_MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}
+_LENGTHS = {
+    1e3: ("m", "meter", "metre"),
+    10.0: ("cm", "centimeter", "centimetre"),
+    1.0: ("mm", "millimeter", "millimetre"),
+    # Either sign for micro is this one once its case is folded.
+    1e-3: ("um", "\u03bcm", "micron", "micrometer", "micrometre", "\u03bcmeter", "\u03bcmetre"),
+    1e-6: ("nm", "nanometer", "nanometre"),
+}
+_NRRD_MILLIMETRES = {name: scale for scale, names in _LENGTHS.items() for name in names}
 _SCANNER = 1  # NIfTI's code of coordinates that a scanner gave
 
 
@@ -54,7 +76,7 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4
         return _extents(tuple(int(n) for n in header["sizes"]), path), _nrrd_affine(header, path)[0]
     with _reading(path):
         image = _opened(path)
-        return _extents(image.shape, path), check_affine(image.affine, path)
+        return _extents(image.shape, path), _nifti_affine(image, path)[0]
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -77,9 +99,8 @@ def read_volume(path: str | Path) -> Volume:
         if image.get_data_dtype().kind not in "iuf":
             raise InputError(f"{str(path)!r} holds {image.get_data_dtype()}, expected real numbers")
         values = np.asarray(image.dataobj, np.float32).reshape(shape)
-    affine = check_affine(image.affine, path)
+    affine, notes = _nifti_affine(image, path)
     oriented = bool(image.header["sform_code"] or image.header["qform_code"])
-    notes = () if oriented else (_UNORIENTED,)
     return Volume(_finite(values, path), affine, path, image.header, notes, oriented)
 
 
@@ -90,7 +111,8 @@ def write_map(path: str | Path, array: Shaped[np.ndarray, "d h w"], *, like: Vol
         path: a file `.nii` or `.nii.gz`; its folder is made.
         array: real numbers, stored as float32; integers or booleans, as int16, or int32 where that
             does not hold them. In the file order of `like`.
-        like: the volume whose affine, sform and qform codes, and units the file gets.
+        like: the volume whose affine, sform and qform codes, and units the file gets, of its header
+            nothing else.
 
     Returns:
         `path`.
@@ -140,12 +162,39 @@ def _image(array: np.ndarray, like: Volume) -> Any:
         image.set_qform(like.affine, _SCANNER)
         image.header.set_xyzt_units("mm")
         return image
-    header = like.header.copy()
+    large = isinstance(like.header, nibabel.Nifti2Header)
+    kind = nibabel.Nifti2Image if large else nibabel.Nifti1Image
+    header = kind.header_class()
+    header.set_data_shape(array.shape)
     header.set_data_dtype(array.dtype)
-    header["cal_min"] = header["cal_max"] = 0
     header["descrip"] = b"segcam_jax"
-    large = isinstance(header, nibabel.Nifti2Header)
-    return (nibabel.Nifti2Image if large else nibabel.Nifti1Image)(array, like.affine, header)
+    for field in _PLACE:
+        header[field] = like.header[field]
+    # In the file's own units; with it nibabel leaves the fields above as they are.
+    return kind(array, header.get_best_affine(), header)
+
+
+def _nifti_affine(image: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
+    """The affine of a NIfTI header, in mm, and what had to be assumed or chosen."""
+    header, notes = image.header, []
+    sform, qform = bool(header["sform_code"]), bool(header["qform_code"])
+    if not (sform or qform):
+        notes.append(_UNORIENTED)
+    affine = np.array(image.affine, np.float64)
+    code = int(header["xyzt_units"]) & 7
+    if code not in _NIFTI_MILLIMETRES:
+        given = "does not say its units" if code == 0 else f"has units of an unknown code, {code}"
+        notes.append(f"the file {given}; millimetres are taken")
+    scale = _NIFTI_MILLIMETRES.get(code, 1.0)
+    if sform and qform:
+        other = np.array(header.get_qform(), np.float64)
+        apart = scale * farthest(image.shape[:3], affine, other)
+        if apart > min(spacing_of(affine)) * scale:
+            notes.append(
+                f"the file's sform and qform disagree, by up to {apart:.3g} mm; the sform is taken"
+            )
+    affine[:3] *= scale
+    return check_affine(affine, path), tuple(notes)
 
 
 def _checked(path: str | Path) -> Path:
@@ -225,34 +274,65 @@ def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tup
     """The affine of an NRRD header, in RAS and mm, and what had to be assumed."""
     affine = np.eye(4)
     directions = header.get("space directions")
-    space = str(header.get("space", "")).lower()
     if directions is None:
-        spacings = np.asarray(header.get("spacings", [1, 1, 1]), float)[:3]
-        affine[:3, :3] = np.diag(np.where(np.isfinite(spacings), spacings, 1))
-        return check_affine(affine, path), (_UNORIENTED,)
+        scales, notes = _nrrd_millimetres(path, "units", AXES)
+        spacings = np.asarray(header.get("spacings", [1, 1, 1]), float)[:AXES]
+        sizes = np.where(np.isfinite(spacings), spacings, 1) * scales
+        affine[:3, :3] = np.diag(sizes)
+        return check_affine(affine, path), (_UNORIENTED, *notes)
     axes = [row for row in np.asarray(directions, float) if np.isfinite(row).all()]
-    if len(axes) != 3:
+    if len(axes) != AXES:
         raise InputError(f"{str(path)!r} has {len(axes)} directions in space, expected 3")
     affine[:3, :3] = np.stack(axes, axis=1)
     origin = header.get("space origin")
     affine[:3, 3] = 0 if origin is None else np.asarray(origin, float)
-    affine[:3] *= _nrrd_millimetres(header)
+    scales, notes = _nrrd_millimetres(path, "space units", AXES)
+    affine[:3] *= scales[:, None]
+    space = str(header.get("space", "")).lower()
     letters = "".join(word[:1] for word in space.split("-")) if "-" in space else space
     known = {letters[:1]: "lr", letters[1:2]: "pa", letters[2:3]: "is"}
     if len(letters) < 3 or any(letter not in ends for letter, ends in known.items()):
-        return check_affine(affine, path), (
-            f"the file's space is {space or 'not given'!r}; its axes are taken for RAS",
-        )
+        told = f"the file's space is {space or 'not given'!r}; its axes are taken for RAS"
+        return check_affine(affine, path), (told, *notes)
     for axis, letter in enumerate(letters[:3]):
         affine[axis] *= -1 if letter in "lpi" else 1
-    return check_affine(affine, path), ()
+    return check_affine(affine, path), notes
 
 
-def _nrrd_millimetres(header: Any) -> float:
-    """Millimetres per unit of the file's space."""
-    units = header.get("space units")
-    unit = str(units[0]).strip('"').lower() if units is not None and len(units) else "mm"
-    return {"m": 1e3, "cm": 10.0, "um": 1e-3, "μm": 1e-3, "nm": 1e-6}.get(unit, 1.0)
+def _nrrd_millimetres(
+    path: Path, field: str, count: int
+) -> tuple[Float[np.ndarray, "n"], tuple[str, ...]]:
+    """Millimetres per unit of each axis, and a note where they are not known."""
+    units = _nrrd_words(path, field)
+    if not any(units):
+        return np.ones(count), ("the file does not say its units; millimetres are taken",)
+    scales, unknown = [], []
+    for unit in (units + [units[-1]] * count)[:count]:
+        name = unit.strip().casefold()
+        scale = _NRRD_MILLIMETRES.get(name) or _NRRD_MILLIMETRES.get(name.removesuffix("s"))
+        scales.append(scale or 1.0)
+        unknown += [] if scale else [unit]
+    told = (f"the file's unit {unknown[0]!r} is no known length; mm is taken",) if unknown else ()
+    return np.asarray(scales), told
+
+
+def _nrrd_words(path: Path, field: str) -> list[str]:
+    """The words in quotes of a field of an NRRD header.
+
+    Read here, for pynrrd drops all that is not ASCII: of "\u00b5m" it leaves "m".
+    """
+    with path.open("rb") as file:
+        for line in file:
+            if not line.strip():
+                break
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                text = line.decode("latin-1")
+            name, _, value = text.partition(":")
+            if name.strip().lower() == field:
+                return re.findall(r'"([^"]*)"', value) or value.split()
+    return []
 
 
 def describe(volume: Volume) -> str:

@@ -20,6 +20,8 @@ from segcam_jax.types import InputError
 # Grids whose corners are this close, as a share of a voxel, are one grid: affines are stored as
 # float32, or as quaternions.
 _SAME = 0.05
+# The volume of a voxel with edges of 1, where they lie in a plane but for rounding.
+_SINGULAR = 1e-6
 _DIRECTIONS = ("LR", "PA", "IS")
 
 
@@ -79,7 +81,9 @@ def check_affine(affine: Any, path: Path) -> Float[np.ndarray, "4 4"]:
     affine = np.asarray(affine, np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise InputError(f"{str(path)!r} has an affine that is not 4 x 4 and finite")
-    if voxel_volume(affine) < 1e-9:
+    # Directions alone: voxels may be small.
+    sizes = np.asarray(spacing_of(affine))
+    if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < _SINGULAR:
         raise InputError(
             f"{str(path)!r} has an affine that maps its voxels onto a plane; repair its header"
         )
@@ -92,10 +96,15 @@ def same_grid(
     """Whether two grids are one: equal extents, and corners within a twentieth of a voxel."""
     if tuple(shape) != tuple(other_shape):
         return False
+    return farthest(shape, affine, other_affine) <= _SAME * min(spacing_of(affine))
+
+
+def farthest(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
+    """How far apart two affines put the corners of a volume, at most."""
     ends = [(0, extent - 1) for extent in shape]
     corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
-    apart = corners @ (affine - other_affine)[:3, :3].T + (affine - other_affine)[:3, 3]
-    return bool(np.sqrt((apart**2).sum(-1)).max() <= _SAME * min(spacing_of(affine)))
+    apart = corners @ (affine - other)[:3, :3].T + (affine - other)[:3, 3]
+    return float(np.sqrt((apart**2).sum(-1)).max())
 
 
 def grid_words(shape: Sequence[int], affine: np.ndarray) -> str:
