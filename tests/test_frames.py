@@ -17,6 +17,7 @@ from segcam_jax.data.frames import Frame
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.sweep import portraits, volumes as sweep
+from segcam_jax.sweep.frames import frame_notes
 
 SHAPE = (12, 10, 8)
 STORAGES = ("RAS", "LPS", "ASR", "PIR")
@@ -238,7 +239,7 @@ def test_what_weights_do_not_say_is_told(storages, tmp_path, capsys):
     known = sweep.open_volume_network(str(storages / "ras.safetensors"))
     options = sweep.checked(sweep.SegmentOptions(frame=Frame("LPS"), roi=(8,)), known)
     assert options.frame == Frame("LPS", (2, 2, 3))
-    (note,) = sweep.frame_notes(known, options, [])
+    (note,) = frame_notes(known, options.frame, [])
     assert "was trained on orientation RAS; LPS is asked for" in note
 
 

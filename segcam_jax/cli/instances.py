@@ -16,6 +16,7 @@ from segcam_jax.engine import Execution
 from segcam_jax.extras import require
 from segcam_jax.sweep import own, volumes
 from segcam_jax.sweep.factories import is_own
+from segcam_jax.sweep.frames import frame_notes
 from segcam_jax.sweep.instance_plan import TABLE, make_plan
 from segcam_jax.sweep.instances import run_instances
 from segcam_jax.sweep.network import Network, Said
@@ -104,7 +105,7 @@ def opened(
         )
     modalities = volumes.modalities_of(words(command.modalities), files, prefixes)
     cases = volumes.make_cases(files, options)
-    for note in volumes.frame_notes(network, options, files):
+    for note in frame_notes(network, options.frame, files):
         console.note(note)
     return network, options, cases, modalities
 

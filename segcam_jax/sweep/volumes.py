@@ -18,11 +18,11 @@ from segcam_jax.data.frames import Frame
 from segcam_jax.data.instances import Instance, Instances
 from segcam_jax.data.scans import Scan, ScanFiles
 from segcam_jax.data.truths import TruthOptions, check_options, check_values, read_truth
-from segcam_jax.data.volume import orientation
 from segcam_jax.engine import Execution
 from segcam_jax.engine.sliding import sliding_window, tiling
 from segcam_jax.outputs import Meaning
 from segcam_jax.sweep import store
+from segcam_jax.sweep.frames import known_frame
 from segcam_jax.sweep.network import Network, Said, find_class, meaning_of
 from segcam_jax.sweep.plan import unique_names
 from segcam_jax.types import InputError
@@ -185,43 +185,13 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     instances_module.matched(empty, empty, min_iou=options.min_iou)
     check_options(options.truth)
     class_of(options, network)
-    known = Frame.of(network.model.metadata)
-    asked = options.frame
-    frame = Frame(asked.orientation or known.orientation, asked.spacing or known.spacing)
+    frame = known_frame(network, options.frame)
     if options.match_spacing and frame.spacing is None:
         raise InputError(
             f"{network.given!r} does not say on voxels of what size it was trained, so scans "
             "cannot be resampled to it; add --spacing (mm)"
         )
     return dataclasses.replace(options, frame=frame)
-
-
-def frame_notes(network: Network, options: SegmentOptions, files: Sequence[ScanFiles]) -> list[str]:
-    """What has to be said of how scans lie: nothing is known, or something else was asked for.
-
-    Args:
-        network: the network.
-        options: checked ones.
-        files: the scans.
-    """
-    known, notes = Frame.of(network.model.metadata), []
-    if options.frame.orientation is None:
-        affines = [nifti.read_grid(each.files[0])[1] for each in files]
-        found = ", ".join(sorted({orientation(affine) for affine in affines}))
-        notes.append(
-            f"{network.given!r} does not say on which orientation it was trained; scans are given "
-            f"to it as they lie in their files ({found}): say it by --orientation, such as RAS"
-        )
-    if options.frame.spacing is None:
-        notes.append(
-            f"{network.given!r} does not say on voxels of what size it was trained; those of the "
-            "scans are not checked: say it by --spacing, in mm"
-        )
-    for what in ("orientation", "spacing"):
-        said, taken = getattr(known, what), getattr(options.frame, what)
-        if said not in (None, taken):
-            notes.append(f"{network.given!r} was trained on {what} {said}; {taken} is asked for")
-    return notes
 
 
 def class_of(options: SegmentOptions, network: Network) -> int:
