@@ -96,7 +96,7 @@ class Target:
         total = jnp.where(weight != 0, values * weight, 0).sum()
         if self.reduce == "mean":
             area = weight.sum()
-            undefined = _cancels(jnp, weight, jnp.finfo(weight.dtype).eps)
+            undefined = _cancels(jnp, weight, float(jnp.finfo(weight.dtype).eps))
             mean = total / jnp.where(undefined | (area == 0), 1, area)
             return jnp.where(undefined, jnp.nan, mean)
         return total

@@ -142,10 +142,15 @@ def equinox_group():
     return lambda x: jnp.moveaxis(norm(jnp.moveaxis(x, -1, 0)), 0, -1)
 
 
+def of_one(norm):
+    """A norm of Flax takes its first axis for a batch."""
+    return lambda x: norm(x[None])[0]
+
+
 NORMALISATIONS = {
     "flax layer": lambda: nnx.LayerNorm(3, rngs=nnx.Rngs(0)),
-    "flax group": lambda: nnx.GroupNorm(3, num_groups=3, rngs=nnx.Rngs(0)),
-    "flax instance": lambda: nnx.InstanceNorm(3, rngs=nnx.Rngs(0)),
+    "flax group": lambda: of_one(nnx.GroupNorm(3, num_groups=3, rngs=nnx.Rngs(0))),
+    "flax instance": lambda: of_one(nnx.InstanceNorm(3, rngs=nnx.Rngs(0))),
     "equinox layer": lambda: jax.vmap(jax.vmap(equinox.nn.LayerNorm((3,)))),
     "equinox group": equinox_group,
 }

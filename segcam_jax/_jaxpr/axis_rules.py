@@ -229,6 +229,8 @@ def _groups(
         olds, news = [], []
         left = right = 1
         while not (olds or news) or left != right:
+            if i == len(before) and j == len(after):  # An array without elements.
+                break
             if (left <= right and i < len(before)) or j == len(after):
                 olds.append(i)
                 left, i = left * before[i], i + 1

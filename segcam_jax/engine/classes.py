@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 from segcam_jax.engine import compiled
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Split
-from segcam_jax.targets import Target
+from segcam_jax.targets import Target, check_class
 from segcam_jax.types import Explanation, InputError
 
 
@@ -68,8 +68,9 @@ def explain_classes(
     chosen = jnp.arange(count, dtype=jnp.int32) if classes is None else jnp.asarray(classes)
     if chosen.ndim != 1 or not chosen.size:
         raise InputError(f"classes={classes!r}; give one class or more, or None for all")
-    known = not isinstance(chosen, Tracer)
-    compiled.checked_target(dataclasses.replace(target, class_index=chosen if known else 0), split)
+    if not isinstance(chosen, Tracer):
+        check_class(chosen, count)
+    compiled.checked_target(dataclasses.replace(target, class_index=0), split)
     static, traced = compiled.divided({**options, "execution": execution})
     return _kernel(method, split, static, params, x, target, chosen, traced)
 
