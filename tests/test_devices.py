@@ -240,24 +240,30 @@ def test_what_a_split_keeps_fits_every_mesh():
 
 def test_no_recompilation_for_another_image_or_instance():
     split, params, x, _ = study()
-    traced = []
-
-    def fn(output):
-        traced.append(1)
-        return output[..., 1].sum()
-
     execution = on(8, 4)
     images = np.stack([np.asarray(x)] * 6)
-    for scale in (1, 2):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+
+    def fn(output):
+        return output[..., 1].sum()
+
+    def one(scale):
         segcam.ablation_cam(split, params, scale * x, fn, execution=execution)
-        once = len(traced) if scale == 1 else once
-    assert len(traced) == once
-    for scale in (1, 2):
+
+    def many(scale):
         segcam.explain_batch(
             segcam.ablation_cam, split, params, scale * images, fn, execution=execution
         )
-        once = len(traced) if scale == 1 else once
-    assert len(traced) == once
+
+    for run in (one, many):
+        run(1)
+        first = len(compiled)
+        assert first
+        run(2)
+        assert len(compiled) == first
 
 
 def test_operations_of_a_device_are_its_share():
