@@ -36,6 +36,26 @@ def power_over_sum(x):
     return jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True)
 
 
+def three_heads(x):
+    return jnp.stack([jax.nn.sigmoid(x[..., i]) for i in range(3)], -1)
+
+
+def resized(activation, method="linear"):
+    return lambda x: jax.image.resize(activation(x), (8, 6, 3), method)
+
+
+def both(join, first=jax.nn.softmax, second=jax.nn.softmax):
+    return lambda x: join(first(x), second(2 * x))
+
+
+def pooled(x):
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, (2, 2, 1), (2, 2, 1), "VALID") / 4
+
+
+def times_inverse(x):
+    return jnp.exp(x) * (1 / jnp.exp(x).sum(-1, keepdims=True))
+
+
 ENDINGS = {
     "softmax": (jax.nn.softmax, "softmax"),
     "of nnx": (nnx.softmax, "softmax"),
@@ -57,7 +77,44 @@ ENDINGS = {
     "sigmoid of nnx": (nnx.sigmoid, "sigmoid"),
     "sigmoid written out": (lambda x: 1 / (1 + jnp.exp(-x)), "sigmoid"),
     "background and foreground": (two_of_one, "softmax"),
+    "heads, stacked": (three_heads, "sigmoid"),
+    "unstacked": (lambda x: jnp.stack(jnp.unstack(jax.nn.softmax(x), axis=-1), -1), "softmax"),
+    "tiled": (lambda x: jnp.tile(jax.nn.softmax(x), (2, 2, 1)), "softmax"),
+    "repeated": (lambda x: jnp.repeat(jax.nn.softmax(x), 2, 0), "softmax"),
+    "flipped": (lambda x: jax.nn.sigmoid(x)[::-1], "sigmoid"),
+    "padded": (lambda x: jnp.pad(jax.nn.softmax(x), ((1, 1), (0, 2), (0, 0))), "softmax"),
+    "resized": (resized(jax.nn.softmax), "softmax"),
+    "resized sigmoid": (resized(jax.nn.sigmoid, "cubic"), "sigmoid"),
+    "resized to the nearest": (resized(jax.nn.softmax, "nearest"), "softmax"),
+    "channels first, resized": (
+        lambda x: jax.image.resize(
+            jax.nn.softmax(x).transpose(2, 0, 1), (3, 8, 6), "linear"
+        ).transpose(1, 2, 0),
+        "softmax",
+    ),
+    "pooled": (lambda x: pooled(jax.nn.softmax(x)), "softmax"),
+    "over the image": (lambda x: jax.nn.sigmoid(x).mean((0, 1)), "sigmoid"),
+    "mean of two": (both(lambda a, b: (a + b) / 2), "softmax"),
+    "mean of a stack": (both(lambda a, b: jnp.stack([a, b]).mean(0)), "softmax"),
+    "weighted": (both(lambda a, b: 0.3 * a + 0.7 * b), "softmax"),
+    "masked": (lambda x: jax.nn.softmax(x) * (x[..., :1] > 0).astype(x.dtype), "softmax"),
+    "where seen": (lambda x: jnp.where(x[..., :1] > 0, jax.nn.softmax(x), 0), "softmax"),
+    "times an inverse": (times_inverse, "softmax"),
+    "of tanh": (lambda x: 0.5 * (jnp.tanh(x / 2) + 1), "sigmoid"),
+    "of half a tanh": (lambda x: 0.5 * jnp.tanh(x / 2) + 0.5, "sigmoid"),
     "logits": (lambda x: x, None),
+    "resized logits": (resized(lambda x: x), None),
+    "resized classes": (lambda x: jax.image.resize(jax.nn.softmax(x), (4, 4, 5), "linear"), None),
+    "difference": (both(lambda a, b: a - b), None),
+    "sum of two": (both(lambda a, b: a + b), None),
+    "of softmax and sigmoid": (both(lambda a, b: (a + b) / 2, second=jax.nn.sigmoid), None),
+    "stack of logits": (lambda x: jnp.stack([jax.nn.sigmoid(x[..., 0]), x[..., 1]], -1), None),
+    "padded with -1": (
+        lambda x: jnp.pad(jax.nn.softmax(x), ((1, 1), (0, 0), (0, 0)), constant_values=-1),
+        None,
+    ),
+    "expected class": (lambda x: jax.nn.softmax(x) @ jnp.arange(3.0)[:, None], None),
+    "tanh": (lambda x: jnp.tanh(x) + 2, None),
     "over rows": (lambda x: jax.nn.softmax(x, axis=0), None),
     "over space": (lambda x: jax.nn.softmax(x, axis=(0, 1)), None),
     "over positions": (lambda x: jax.nn.softmax(x.reshape(-1, 3), 0).reshape(x.shape), None),
@@ -205,6 +262,16 @@ def test_methods_tell_their_target_what_the_output_holds(activation):
     np.testing.assert_allclose(found.map, given.map, rtol=1e-5)
     finer = segcam.finer_cam(split, params, x, segcam.region(1, mask, of="probabilities"))
     np.testing.assert_allclose(finer.score, found.score, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["heads, stacked", "resized", "mean of two"])
+def test_what_is_made_of_probabilities_is_scored_as_it_is(name):
+    function, x = ENDINGS[name][0], jax.random.normal(jax.random.key(0), (4, 4, 3))
+    output = np.asarray(function(x))
+    split = segcam.split(lambda params, x: function(x @ params), "input", jnp.eye(3), x)
+    target = segcam.region(1, np.ones(output.shape[:2]), of="probabilities", reduce="mean")
+    found = segcam.gradient(split, jnp.eye(3), x, target)
+    np.testing.assert_allclose(found.score, output[..., 1].mean(), rtol=1e-5)
 
 
 def test_what_an_output_means_is_checked():

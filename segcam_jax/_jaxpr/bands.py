@@ -95,14 +95,19 @@ def _matrix_operands(equation: Equation) -> list[Any]:
 
 def _is_constant(equation: Equation, known: set[Any]) -> bool:
     """Whether an equation depends on nothing but literals and known variables, and is small."""
+    depends = any(graph.is_variable(atom) and atom not in known for atom in equation.invars)
+    return is_small(equation) and not depends
+
+
+def is_small(equation: Equation) -> bool:
+    """Whether an equation makes nothing but arrays that are small enough to evaluate."""
     small = all(
         hasattr(v.aval, "size")
         and v.aval.size <= _MOST_ELEMENTS
         and not jnp.issubdtype(v.aval.dtype, jax.dtypes.extended)
         for v in equation.outvars
     )
-    depends = any(graph.is_variable(atom) and atom not in known for atom in equation.invars)
-    return small and not depends and not equation.effects
+    return small and not equation.effects
 
 
 def find(equation: Equation, known: Matrices) -> Band | None:

@@ -1,35 +1,61 @@
 """Whether a traced function ends in probabilities: a softmax over its classes, or a sigmoid.
 
-Read backwards from the output. What only moves, cuts, joins, casts or bounds probabilities is
-looked through, and so is `1 - p`. The classes are the output's last axis; where that axis was
-before is followed, so that a softmax over space, of attention for example, is none over classes.
+Read backwards from the output. What only moves, repeats, cuts, joins, masks, casts or bounds
+probabilities is looked through, and so are `1 - p` and averages: of several outputs, over space, by
+the fixed matrices of a resize. The classes are the output's last axis; where that axis was before
+is followed, so that a softmax over space, of attention for example, is none over classes.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
+import jax
 import numpy as np
 
-from segcam_jax._jaxpr import graph, naming
+from segcam_jax._jaxpr import bands, graph, naming
 
 Ending = Literal["softmax", "sigmoid"]
 
 _CASTS = ("convert_element_type", "reduce_precision", "copy", "copy_p", "name")
 _STAYING = (*_CASTS, "optimization_barrier", "sharding_constraint", "slice", "dynamic_slice", "rev")
+_SCALING = ("mul", "div")
 _BOUNDING = ("clamp", "min", "max")
 _REPEATING = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", *_CASTS)
 
 
+# Of weights that sum to 1, in bfloat16 too; those of a cubic resize are negative in part.
+_ROUNDING = 1e-2
+_MOST_WEIGHT = 2.0
+
+
+class _Sum(NamedTuple):
+    """Probabilities that are added up, and the sum of their weights: 1, they are averaged."""
+
+    ending: Ending
+    weight: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Value:
-    """A value, by the equation that makes it; `number` is that of a literal."""
+    """A value, by the equation that makes it.
+
+    Attributes:
+        shape: of the value.
+        equation: None for an input and a literal.
+        operands: of the equation.
+        number: that of a literal.
+        place: which result of the equation it is.
+        is_fixed: whether it depends on no input.
+    """
 
     shape: tuple[int, ...]
     equation: Any = None
     operands: tuple["_Value", ...] = ()
     number: Any = None
+    place: int = 0
+    is_fixed: bool = False
 
     @property
     def primitive(self) -> str:
@@ -41,7 +67,8 @@ def ending(traced: graph.Graph) -> Ending | None:
     if len(traced.outvars) != 1:
         return None
     value = _read(_values(traced.equations, {}), traced.outvars[0])
-    return _ending(value, len(value.shape) - 1) if value.shape else None
+    found = _sum(value, len(value.shape) - 1) if value.shape else None
+    return None if found is None or abs(found.weight - 1) > _ROUNDING else found.ending
 
 
 def ending_of(fn: Callable, *structs: Any) -> Ending | None:
@@ -55,7 +82,11 @@ def _values(equations: Sequence[graph.Equation], known: dict[Any, _Value]) -> di
         operands = tuple(_read(known, atom) for atom in equation.invars)
         body = graph.opened(equation)
         if body is None:
-            made = [_Value(v.aval.shape, equation, operands) for v in equation.outvars]
+            fixed = all(each.is_fixed for each in operands) and bands.is_small(equation)
+            made = [
+                _Value(getattr(v.aval, "shape", ()), equation, operands, None, place, fixed)
+                for place, v in enumerate(equation.outvars)
+            ]
         else:
             inside = _values(body.eqns, dict(zip(body.invars, operands, strict=True)))
             made = [_read(inside, atom) for atom in body.outvars]
@@ -65,28 +96,153 @@ def _values(equations: Sequence[graph.Equation], known: dict[Any, _Value]) -> di
 
 def _read(known: dict[Any, _Value], atom: Any) -> _Value:
     if not graph.is_variable(atom):
-        return _Value(np.shape(atom.val), number=atom.val)
+        return _Value(np.shape(atom.val), number=atom.val, is_fixed=True)
     return known.setdefault(atom, _Value(getattr(atom.aval, "shape", ())))
 
 
-def _ending(value: _Value, axis: int | None) -> Ending | None:
-    """What makes probabilities of a value, whose classes lie along `axis`; None: it has no such."""
+def _sum(value: _Value, axis: int | None) -> _Sum | None:
+    """The probabilities that make a value, whose classes lie along `axis`; None: there are none."""
     if value.primitive == "logistic" or _is_written_sigmoid(value):
-        return "sigmoid"
+        return _Sum("sigmoid", 1)
     if _is_softmax(value, axis) or _is_exp_of_log_softmax(value, axis):
-        return "softmax"
-    if value.primitive == "concatenate":
-        if _is_both_sides(value):
-            return "softmax"
-        found: list[Ending | None] = [_ending(part, axis) for part in value.operands]
-        return found[0] if len(set(found)) == 1 else None
+        return _Sum("softmax", 1)
+    joined = _joined(value, axis)
+    if joined is not None:
+        first = _sum(*joined[0])
+        alike = first is not None and all(_sum(*each) == first for each in joined[1:])
+        return first if alike else None
+    if value.primitive == "concatenate" and _is_both_sides(value):
+        return _Sum("softmax", 1)
+    if value.primitive == "add":
+        return _added(value, axis)
     if value.primitive == "sub" and _is_number(value.operands[0], 1):
-        return _ending(value.operands[1], axis)
-    if value.primitive in _BOUNDING:  # As `clip(p, 1e-7, 1 - 1e-7)`.
+        found = _sum(value.operands[1], axis)
+        return found if found is not None and found.weight == 1 else None
+    if value.primitive in _BOUNDING or value.primitive == "pad":  # As `clip(p, 1e-7, 1 - 1e-7)`.
         inside = [each for each in value.operands if _number(each) is None]
-        return _ending(inside[0], axis) if len(inside) == 1 else None
+        plain = value.primitive != "pad" or _is_number(value.operands[1], 0)
+        return _sum(inside[0], axis) if len(inside) == 1 and plain else None
+    weighted = _weighted(value, axis)
+    if weighted is not None:
+        inside, place, weight = weighted
+        found = _sum(inside, place)
+        return None if found is None else _Sum(found.ending, found.weight * weight)
     before = _before(value, axis)
-    return None if before is None else _ending(value.operands[0], before[0])
+    return None if before is None else _sum(value.operands[0], before[0])
+
+
+def _joined(value: _Value, axis: int | None) -> list[tuple[_Value, int | None]] | None:
+    """The values that are joined or chosen from, and the axis of their classes; None: none are."""
+    name = value.primitive
+    if name == "concatenate" and not _is_both_sides(value):
+        return [(part, axis) for part in value.operands]
+    if name == "stack":
+        along = value.equation.params["axis"] % len(value.shape)
+        within = None if axis in (along, None) else axis - (axis > along)
+        return [(part, within) for part in value.operands]
+    if name == "select_n":  # As `where(seen, p, 0)`.
+        computed = [each for each in value.operands[1:] if _number(each) is None]
+        numbers = [_number(each) for each in value.operands[1:]]
+        if computed and all(each is None or 0 <= each <= 1 for each in numbers):
+            return [(each, axis) for each in computed]
+    return None
+
+
+def _added(value: _Value, axis: int | None) -> _Sum | None:
+    """Probabilities that are added, or c tanh(x) + c: 2c times a sigmoid."""
+    for first, second in (value.operands, value.operands[::-1]):
+        number, factor = _number(second), 1.0
+        if number is None:
+            continue
+        inside = _through(first, _CASTS)
+        scaled = _scaled(inside)
+        if scaled is not None:
+            inside, factor = _through(scaled[0], _CASTS), scaled[1]
+        alike = inside.primitive == "tanh" and number == factor > 0
+        return _Sum("sigmoid", 2 * factor) if alike else None
+    first = _sum(value.operands[0], axis)
+    second = None if first is None else _sum(value.operands[1], axis)
+    if first is None or second is None or first.ending != second.ending:
+        return None
+    return _Sum(first.ending, first.weight + second.weight)
+
+
+def _scaled(value: _Value) -> tuple[_Value, float] | None:
+    """The value that a number multiplies or divides, and the factor; None: there is none."""
+    if value.primitive not in _SCALING:
+        return None
+    first, second = value.operands
+    number = _number(second)
+    if number is not None and (number or value.primitive == "mul"):
+        return first, number if value.primitive == "mul" else 1 / number
+    number = _number(first)
+    return (second, number) if number is not None and value.primitive == "mul" else None
+
+
+def _weighted(value: _Value, axis: int | None) -> tuple[_Value, int | None, float] | None:
+    """What a value is a sum of: a value, the axis of its classes, the sum of the weights."""
+    name, parameters = value.primitive, value.equation.params if value.equation else {}
+    scaled = _scaled(value)
+    if scaled is not None:
+        return (scaled[0], axis, scaled[1]) if scaled[1] > 0 else None
+    if name == "mul":  # A mask: of what is not seen, nothing.
+        for inside, mask in (value.operands, value.operands[::-1]):
+            if _is_mask(mask):
+                return inside, axis, 1.0
+    if name == "reduce_sum":
+        shape, gone = value.operands[0].shape, parameters["axes"]
+        left = [each for each in range(len(shape)) if each not in gone]
+        count = math.prod(shape[each] for each in gone)
+        return value.operands[0], None if axis is None else left[axis], float(count)
+    if name == "reduce_window_sum":
+        window = parameters["window_dimensions"]
+        whole = axis is None or window[axis] == 1
+        return (value.operands[0], axis, float(math.prod(window))) if whole else None
+    return _interpolated(value, axis) if name == "dot_general" else None
+
+
+def _interpolated(value: _Value, axis: int | None) -> tuple[_Value, int | None, float] | None:
+    """As `_weighted`, of a product with a fixed matrix whose rows have one sum, as of a resize."""
+    contracting, batch = value.equation.params["dimension_numbers"]
+    if batch[0] or axis is None:
+        return None
+    for at, weights in enumerate(value.operands):
+        inside = value.operands[1 - at]
+        if not weights.is_fixed or inside.is_fixed:
+            continue
+        kept = [each for each in range(len(inside.shape)) if each not in contracting[1 - at]]
+        place = axis - (0 if at == 1 else len(weights.shape) - len(contracting[at]))
+        matrix = _evaluated(weights).astype(np.float64)
+        sums, sizes = (m.sum(tuple(contracting[at])) for m in (matrix, np.abs(matrix)))
+        weight = float(sums.mean())
+        even = np.abs(sums - weight).max(initial=0) <= _ROUNDING * weight
+        if 0 <= place < len(kept) and even and sizes.max(initial=0) <= _MOST_WEIGHT * weight:
+            return inside, kept[place], weight
+    return None
+
+
+def _evaluated(value: _Value) -> np.ndarray:
+    """What a fixed value is."""
+    found: dict[_Value, Any] = {}
+
+    def read(each: _Value) -> Any:
+        if each.equation is None:
+            return each.number
+        if each not in found:
+            found[each] = graph.bind(each.equation, *map(read, each.operands))[each.place]
+        return found[each]
+
+    with jax.ensure_compile_time_eval():
+        return np.asarray(read(value))
+
+
+def _is_mask(value: _Value) -> bool:
+    """Whether a value is True or False, cast."""
+    while value.primitive in _REPEATING:
+        if value.equation.invars[0].aval.dtype == bool:
+            return True
+        value = value.operands[0]
+    return False
 
 
 def _is_both_sides(value: _Value) -> bool:
@@ -96,7 +252,7 @@ def _is_both_sides(value: _Value) -> bool:
     for first, second in (value.operands, value.operands[::-1]):
         less = first.primitive == "sub" and _is_number(first.operands[0], 1)
         if less and first.operands[1] is second:
-            return _ending(second, None) is not None
+            return _sum(second, None) is not None
     return False
 
 
@@ -114,13 +270,32 @@ def _before(value: _Value, axis: int | None) -> tuple[int | None] | None:
         left = [each for each in range(len(value.operands[0].shape)) if each not in gone]
         return (left[axis],)
     if name == "broadcast_in_dim":
-        if math.prod(value.operands[0].shape) != math.prod(value.shape):
-            return None
         places = list(parameters["broadcast_dimensions"])
-        return (places.index(axis) if axis in places else None,)
+        if axis is None or axis not in places:
+            same = math.prod(value.operands[0].shape) == math.prod(value.shape)
+            return (None,) if same or axis is None else None
+        before = places.index(axis)
+        return (before,) if value.operands[0].shape[before] == value.shape[axis] else None
     if name == "reshape":
         return (_before_reshape(value.operands[0].shape, value.shape, axis),)
-    return None
+    if name == "tile":
+        return (axis,) if axis is None or parameters["reps"][axis] == 1 else None
+    if name == "unstack":
+        along = parameters["axis"] % len(value.operands[0].shape)
+        return (along if axis is None else axis + (axis >= along),)
+    return _before_gather(value, axis) if name == "gather" else None
+
+
+def _before_gather(value: _Value, axis: int | None) -> tuple[int | None] | None:
+    """As `_before`, where positions or classes are taken by index, as by a nearest resize."""
+    numbers, sizes = (value.equation.params[key] for key in ("dimension_numbers", "slice_sizes"))
+    shape = value.operands[0].shape
+    gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    if axis not in numbers.offset_dims:
+        return (gone[0] if len(gone) == 1 else None,)
+    before = [each for each in range(len(shape)) if each not in gone]
+    before = before[list(numbers.offset_dims).index(axis)]
+    return (before,) if sizes[before] == shape[before] else None
 
 
 def _before_reshape(old: tuple[int, ...], new: tuple[int, ...], axis: int | None) -> int | None:
@@ -135,11 +310,25 @@ def _before_reshape(old: tuple[int, ...], new: tuple[int, ...], axis: int | None
 
 
 def _is_softmax(value: _Value, axis: int | None) -> bool:
-    """exp(x) / sum(exp(x)), summed over the classes."""
-    if value.primitive != "div":
+    """exp(x) / sum(exp(x)), summed over the classes, or exp(x) * (1 / sum(exp(x)))."""
+    if value.primitive == "div":
+        pairs = [value.operands]
+    elif value.primitive == "mul":
+        inverse = [_inverted(each) for each in value.operands]
+        pairs = [(a, b) for a, b in zip(value.operands, inverse[::-1], strict=True) if b]
+    else:
         return False
-    power = _through(value.operands[0], _CASTS)
-    return power.primitive == "exp" and _is_sum_of(value.operands[1], power, axis)
+    powers = [(_through(above, _CASTS), below) for above, below in pairs]
+    return any(a.primitive == "exp" and _is_sum_of(below, a, axis) for a, below in powers)
+
+
+def _inverted(value: _Value) -> _Value | None:
+    """x of 1 / x, or None."""
+    value = _through(value, _REPEATING)
+    if value.primitive == "integer_pow" and value.equation.params["y"] == -1:
+        return value.operands[0]
+    written = value.primitive == "div" and _is_number(value.operands[0], 1)
+    return value.operands[1] if written else None
 
 
 def _is_exp_of_log_softmax(value: _Value, axis: int | None) -> bool:
