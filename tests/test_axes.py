@@ -109,3 +109,85 @@ def test_maps_of_the_classifiers(name):
     x = jax.ShapeDtypeStruct((96, 96, 3), jnp.float32)
     taps = segcam.list_taps(fn, params, x)
     assert all(struct.on_grid == (len(struct.shape) == 3) for struct in taps.values())
+
+
+def fixed_indices(x):
+    return jnp.take(x, jnp.array([0, 2, 1, 3, 3, 0]), axis=1)
+
+
+def pieces_of_each(x):
+    return jax.vmap(lambda v, i: jax.lax.dynamic_slice(v, (i, 0, 0), (3, 8, 3)))(x, jnp.arange(5))
+
+
+def rows_added(x):
+    return jax.vmap(lambda v, i: v.at[i].add(v[0]))(x, jnp.arange(5))
+
+
+# What is done to a batch of five, each of its examples by itself.
+APART = {
+    "stack": lambda x: jnp.stack([x, x], 1),
+    "stack last": lambda x: jnp.stack([x, 2 * x], -1),
+    "unstack": lambda x: sum(jnp.unstack(x, axis=1)),
+    "tile": lambda x: jnp.tile(x, (1, 2, 1, 1)),
+    "tile, one more axis": lambda x: jnp.tile(x, (2, 1, 1, 3, 1))[0],
+    "concatenate": lambda x: jnp.concatenate([x, x], 2),
+    "split": lambda x: sum(jnp.split(x, 2, axis=1)),
+    "flip": lambda x: jnp.flip(x, 1),
+    "roll": lambda x: jnp.roll(x, 1, 2),
+    "pad": lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))),
+    "repeat": lambda x: jnp.repeat(x, 2, axis=1),
+    "moveaxis": lambda x: jnp.moveaxis(x, -1, 1),
+    "squeeze": lambda x: jnp.squeeze(jnp.expand_dims(x, 2), 2),
+    "swapaxes": lambda x: jnp.swapaxes(x, 1, 2),
+    "broadcast_to": lambda x: jnp.broadcast_to(x[:, None], (5, 2, 6, 8, 3)),
+    "rot90": lambda x: jnp.rot90(x, axes=(1, 2)),
+    "take": fixed_indices,
+    "take_along_axis": lambda x: jnp.take_along_axis(x, jnp.argsort(x, 1), 1),
+    "dynamic_slice": pieces_of_each,
+    "set": lambda x: x.at[:, 0].set(0),
+    "add": rows_added,
+    "top_k": lambda x: jax.lax.top_k(x, 2)[0],
+    "map": lambda x: jax.lax.map(jnp.tanh, x),
+    "fft2": lambda x: jnp.abs(jnp.fft.fft2(x, axes=(1, 2))),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_a_batch_is_found_whatever_is_done_to_its_examples(name):
+    """Stacked, tiled, scattered to, mapped over: such batches passed for one example."""
+
+    def fn(params, x):
+        return APART[name](jax.vmap(convolve, (0, None))(x, params))
+
+    x, kernel = jnp.ones((5, 6, 8, 3)), jnp.ones((3, 3, 3, 3))
+    with pytest.raises(segcam.InputError, match="a batch"):
+        segcam.list_taps(fn, kernel, x)
+
+
+# What makes the first axis one of a single example.
+MIXED = {
+    "stack": lambda x: jnp.stack([x, x[::-1]], 1),
+    "unstack": lambda x: sum(jnp.unstack(x, axis=0)),
+    "take": lambda x: x[jnp.array([1, 0, 2, 4, 3])],
+    "set": lambda x: x.at[0].set(x[1]),
+    "scan": lambda x: jax.lax.scan(lambda c, v: (c + v, c), jnp.zeros_like(x[0]), x)[1],
+    "fft": lambda x: jnp.abs(jnp.fft.fft(x, axis=0)),
+    "top_k": lambda x: jax.lax.top_k(x.T, 2)[0].T,
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_entries_that_read_each_other_are_no_batch(name):
+    def fn(params, x):
+        return MIXED[name](jax.vmap(convolve, (0, None))(x, params))
+
+    x, kernel = jnp.ones((5, 6, 8, 3)), jnp.ones((3, 3, 3, 3))
+    assert list(segcam.list_taps(fn, kernel, x)) == ["input"]
+
+
+def test_rows_stacked_between_rows_stay_a_map():
+    def fn(params, x):
+        h = convolve(x, params)
+        return tap(jnp.stack([h, h], 1).reshape(16, 12, 2), "rows") + 1
+
+    assert maps(fn, jnp.ones((3, 3, 2, 2)), jnp.ones((8, 12, 2))) == ["input", "rows"]

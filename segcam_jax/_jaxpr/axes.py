@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from segcam_jax._jaxpr import graph
-from segcam_jax._jaxpr.axis_rules import Axes, Follower
+from segcam_jax._jaxpr.axis_rules import Follower
+from segcam_jax._jaxpr.factors import Axes
 from segcam_jax._jaxpr.graph import Var
 
 

@@ -4,13 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from segcam_jax._jaxpr import graph, kinds
+from segcam_jax._jaxpr import factors, graph, kinds
+from segcam_jax._jaxpr.factors import Axes, Factors
 from segcam_jax._jaxpr.graph import Equation, Var
 
-# The input's axes that one axis is made of, outermost first: (axis, extent).
-Factors = tuple[tuple[int, int], ...]
-# One entry an axis.
-Axes = tuple[Factors, ...]
 Rule = Callable[["Follower", Equation, list[Axes]], list[Axes]]
 
 
@@ -53,13 +50,13 @@ class Follower:
         """Whether a value depends on no input and no parameter, as a matrix of interpolation."""
         return not (graph.is_variable(atom) and (atom in self.axes or atom in self.learned))
 
-    def mix(self, *factors: Factors) -> None:
+    def mix(self, *made_of: Factors) -> None:
         """Positions along these axes read each other."""
-        self.mixed.update(axis for each in factors for axis, _ in each)
+        self.mixed.update(axis for each in made_of for axis, _ in each)
 
-    def join(self, *factors: Factors) -> Factors:
+    def join(self, *made_of: Factors) -> Factors:
         """One axis of several values that meet place by place, or end to end."""
-        several = [each for each in factors if each]
+        several = [each for each in made_of if each]
         if not several:
             return ()
         if len({frozenset(axis for axis, _ in each) for each in several}) > 1:
@@ -82,11 +79,6 @@ class Follower:
         return [self.of(atom) for atom in body.outvars]
 
 
-def _resized(factors: Factors, extent: int) -> Factors:
-    """The same axis with another extent, where it is made of one axis."""
-    return ((factors[0][0], extent),) if len(factors) == 1 else factors
-
-
 def _shape(atom: Any) -> tuple[int, ...]:
     return tuple(getattr(atom.aval, "shape", ()))
 
@@ -107,7 +99,7 @@ def _broadcast(follower: Follower, equation: Equation, operands: list[Axes]) -> 
     axes: list[Factors] = [()] * len(shape)
     for old, new in enumerate(equation.params["broadcast_dimensions"]):
         repeats = before[old] != shape[new]
-        axes[new] = _resized(operands[0][old], shape[new]) if repeats else operands[0][old]
+        axes[new] = factors.resized(operands[0][old], shape[new]) if repeats else operands[0][old]
     return [tuple(axes)]
 
 
@@ -132,7 +124,7 @@ def _along_one(follower: Follower, equation: Equation, operands: list[Axes]) -> 
     found = []
     for variable in equation.outvars:
         axes = list(operands[0])
-        axes[axis] = _resized(axes[axis], _shape(variable)[axis])
+        axes[axis] = factors.resized(axes[axis], _shape(variable)[axis])
         found.append(tuple(axes))
     return found
 
@@ -147,7 +139,7 @@ def _same_axes(follower: Follower, equation: Equation, operands: list[Axes]) -> 
     moved |= {axis for axis in range(len(shape)) if before[axis] != shape[axis]}
     follower.mix(*(operands[0][axis] for axis in moved))
     axes = tuple(
-        _resized(each, shape[axis]) if before[axis] != shape[axis] else each
+        factors.resized(each, shape[axis]) if before[axis] != shape[axis] else each
         for axis, each in enumerate(operands[0])
     )
     return [axes for _ in equation.outvars]
@@ -157,7 +149,7 @@ def _concatenate(follower: Follower, equation: Equation, operands: list[Axes]) -
     along, shape = equation.params["dimension"], _shape(equation.outvars[0])
     follower.mix(*(axes[along] for axes in operands))
     axes = [follower.join(*each) for each in zip(*operands, strict=True)]
-    axes[along] = _resized(axes[along], shape[along])
+    axes[along] = factors.resized(axes[along], shape[along])
     return [tuple(axes)]
 
 
@@ -173,7 +165,7 @@ def _convolution(follower: Follower, equation: Equation, operands: list[Axes]) -
         follower.mix(x[batch])
     axes: list[Factors] = [()] * len(shape)
     for old, new in zip(numbers.lhs_spec, numbers.out_spec, strict=True):
-        axes[new] = _resized(x[old], shape[new]) if old != batch else x[old]
+        axes[new] = factors.resized(x[old], shape[new]) if old != batch else x[old]
     return [tuple(axes)]
 
 
@@ -194,92 +186,91 @@ def _product(follower: Follower, equation: Equation, operands: list[Axes]) -> li
             if axis in gone:
                 continue
             made_of = operands[1 - side][summed[0]] if fixed else each
-            axes.append(_resized(made_of, shape[len(axes)]) if fixed else each)
+            axes.append(factors.resized(made_of, shape[len(axes)]) if fixed else each)
     return [tuple(axes)]
 
 
 def _reshape(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     before, shape = _shape(equation.invars[0]), _shape(equation.outvars[0])
     axes: list[Factors] = []
-    for olds, news in _groups(before, shape):
+    for olds, news in factors.groups(before, shape):
         if len(olds) == len(news) == 1:
             axes.append(operands[0][olds[0]])
             continue
-        factors = [each for axis in olds for each in _filled(operands[0][axis], before[axis])]
-        axes.extend(_divided(factors, [shape[axis] for axis in news]))
+        left = [each for axis in olds for each in factors.filled(operands[0][axis], before[axis])]
+        axes.extend(factors.divided(left, [shape[axis] for axis in news]))
     return [tuple(axes)]
-
-
-def _filled(factors: Factors, extent: int) -> Factors:
-    """Factors whose product is the extent; an axis of no input is one of its own, -1."""
-    if extent == 1:
-        return ()
-    if math.prod(each for _, each in factors) == extent and factors:
-        return factors
-    return ((-1, extent),) if len({a for a, _ in factors}) != 1 else ((factors[0][0], extent),)
-
-
-def _groups(
-    before: Sequence[int], after: Sequence[int]
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Axes of a shape, and of one that it is reshaped to, in groups of as many elements."""
-    groups = []
-    i = j = 0
-    while i < len(before) or j < len(after):
-        olds, news = [], []
-        left = right = 1
-        while not (olds or news) or left != right:
-            if i == len(before) and j == len(after):  # An array without elements.
-                break
-            if (left <= right and i < len(before)) or j == len(after):
-                olds.append(i)
-                left, i = left * before[i], i + 1
-            else:
-                news.append(j)
-                right, j = right * after[j], j + 1
-        groups.append((tuple(olds), tuple(news)))
-    return groups
-
-
-def _divided(factors: Sequence[tuple[int, int]], extents: Sequence[int]) -> list[Factors]:
-    """Factors dealt to axes of these extents, outermost first; cut where an extent ends in one."""
-    left, found = list(factors), []
-    for extent in extents:
-        own: list[tuple[int, int]] = []
-        have = 1
-        while have < extent and left:
-            axis, size = left.pop(0)
-            want = extent // have
-            if extent % have == 0 and size > want and size % want == 0:
-                left.insert(0, (axis, size // want))
-                size = want
-            own.append((axis, size))
-            have *= size
-        if have != extent:  # It ends inside of an axis: what follows is made of it, too.
-            left = [*own[-1:], *left]
-        found.append(tuple(each for each in own if each[0] >= 0))
-    return found
 
 
 def _gather(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     numbers, shape = equation.params["dimension_numbers"], _shape(equation.outvars[0])
-    x, sizes = operands[0], equation.params["slice_sizes"]
+    (x, indices), sizes = operands, equation.params["slice_sizes"]
     before = _shape(equation.invars[0])
-    batching = getattr(numbers, "operand_batching_dims", ())
-    follower.mix(*(x[axis] for axis in numbers.start_index_map), *operands[1])
+    batching = tuple(getattr(numbers, "operand_batching_dims", ()))
     gone = (*numbers.collapsed_slice_dims, *batching)
     kept = [axis for axis in range(len(x)) if axis not in gone]
     cut = [axis for axis in kept if sizes[axis] != before[axis]]
-    follower.mix(*(x[axis] for axis in (*cut, *batching)))
+    follower.mix(*(x[axis] for axis in (*numbers.start_index_map, *cut)), indices[-1])
     axes: list[Factors] = [()] * len(shape)
     for new, old in zip(numbers.offset_dims, kept, strict=True):
-        axes[new] = _resized(x[old], shape[new])
-    picked = numbers.collapsed_slice_dims
-    if len(picked) == 1:  # Positions of one axis, as a resize to the nearest picks them.
-        others = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
-        for axis in others[:1]:
-            axes[axis] = _resized(x[picked[0]], shape[axis])
+        axes[new] = factors.resized(x[old], shape[new])
+    # The others are the axes of the indices, in order: of a batch they share, or of places in it.
+    others = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
+    shared = dict(zip(getattr(numbers, "start_indices_batching_dims", ()), batching, strict=True))
+    picked = list(numbers.collapsed_slice_dims)
+    for number, axis in enumerate(others):
+        source: Factors = ()
+        if number in shared:
+            source = x[shared[number]]
+        elif len(picked) == 1:  # Positions of one axis, as a resize to the nearest picks them.
+            source = factors.resized(x[picked.pop()], shape[axis])
+        axes[axis] = follower.join(source, indices[number])
     return [tuple(axes)]
+
+
+def _scatter(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    numbers = equation.params["dimension_numbers"]
+    x, indices, updates = operands
+    batching = tuple(getattr(numbers, "operand_batching_dims", ()))
+    shared = tuple(getattr(numbers, "scatter_indices_batching_dims", ()))
+    window = numbers.update_window_dims
+    places = [axis for axis in range(len(updates)) if axis not in window]
+    alone = [number for number in range(len(places)) if number not in shared]
+    follower.mix(*(x[axis] for axis in numbers.scatter_dims_to_operand_dims), indices[-1])
+    follower.mix(*(indices[n] for n in alone), *(updates[places[n]] for n in alone))
+    axes = list(x)
+    gone = (*numbers.inserted_window_dims, *batching)
+    kept = [axis for axis in range(len(x)) if axis not in gone]
+    for axis, update in zip(kept, window, strict=True):
+        axes[axis] = follower.join(x[axis], updates[update])
+    for axis, number in zip(batching, shared, strict=True):
+        axes[axis] = follower.join(x[axis], indices[number], updates[places[number]])
+    return [tuple(axes)]
+
+
+def _stack(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    axes = [follower.join(*each) for each in zip(*operands, strict=True)]
+    axes.insert(equation.params["axis"], ())
+    return [tuple(axes)]
+
+
+def _unstack(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    axes = list(operands[0])
+    follower.mix(axes.pop(equation.params["axis"]))
+    return [tuple(axes) for _ in equation.outvars]
+
+
+def _tile(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    new = len(_shape(equation.outvars[0])) - len(operands[0])
+    return [((),) * new + operands[0]]
+
+
+def _fourier(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    """Along the last axes; of real numbers, the last one is as long as half the frequencies."""
+    shape, count = _shape(equation.outvars[0]), len(equation.params["fft_lengths"])
+    (x,) = operands
+    follower.mix(*x[len(x) - count :])
+    return [(*x[:-1], factors.resized(x[-1], shape[-1]))]
 
 
 def _dynamic_update(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
@@ -293,12 +284,13 @@ def _dynamic_update(follower: Follower, equation: Equation, operands: list[Axes]
 
 
 def _loop(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    """A scan: what is scanned over is mixed, and is the first axis of what is stacked."""
+    """A scan: what is scanned over is the first axis of what is stacked, mixed by a carry."""
     consts, carried = equation.params["num_consts"], equation.params["num_carry"]
     body = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
     first = consts + carried
     over = [axes[0] for axes in operands[first:] if axes]
-    follower.mix(*over)
+    if carried:
+        follower.mix(*over)
     operands = [*operands[:first], *(axes[1:] for axes in operands[first:])]
     found: list[Axes] = []
     for _ in range(2):  # What the first step carries on, the second reads.
@@ -326,16 +318,16 @@ def _call(follower: Follower, equation: Equation, operands: list[Axes]) -> list[
 
 
 def _unknown(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    follower.mix(*(factors for axes in operands for factors in axes))
+    follower.mix(*(each for axes in operands for each in axes))
     found = []
     for number in range(len(equation.outvars)):
         shape = _shape(equation.outvars[number])
         axes: list[Factors] = [()] * len(shape)
         for operand, atom in zip(operands, equation.invars, strict=True):
             if len(operand) == len(shape):
-                for axis, factors in enumerate(operand):
+                for axis, made_of in enumerate(operand):
                     if _shape(atom)[axis] == shape[axis]:
-                        axes[axis] = axes[axis] or factors
+                        axes[axis] = axes[axis] or made_of
         found.append(tuple(axes))
     return found
 
@@ -359,10 +351,16 @@ _RULES: dict[str, Rule] = {
     "conv_general_dilated": _convolution,
     "dot_general": _product,
     "gather": _gather,
+    "stack": _stack,
+    "unstack": _unstack,
+    "tile": _tile,
+    "fft": _fourier,
     "dynamic_update_slice": _dynamic_update,
     "scan": _loop,
     "cond": _condition,
     "sharding_constraint": _elementwise,
+    "scatter": _scatter,
+    **{f"scatter{sign}{name}": _scatter for sign in "-_" for name in ("add", "mul", "min", "max")},
     **dict.fromkeys(
         (
             *("slice", "dynamic_slice", "pad", "rev"),
@@ -378,6 +376,7 @@ _RULES: dict[str, Rule] = {
         _reduce,
     ),
     **dict.fromkeys(
-        ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "split"), _along_one
+        ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "split", "top_k"),
+        _along_one,
     ),
 }
