@@ -310,7 +310,7 @@ def split(
 
 def _cached(signature, fn, tap_name, layout, outputs) -> Split:
     with graph.on_any_mesh():
-        key = (graph.Context(), fn, tap_name, signature, layout, outputs)
+        key = (graph.context(), fn, tap_name, signature, layout, outputs)
     return _CACHE.get(key, lambda: _split(signature, fn, tap_name, layout, outputs))
 
 

@@ -81,6 +81,20 @@ def test_functions_that_compute_the_same_share_a_program(programs):
     assert len(programs) == 2
 
 
+def test_where_an_array_comes_from_is_no_other_program(programs):
+    """0.34 s each, for arrays of numpy and of JAX, which all go to the default device."""
+    arrays = [(jnp.asarray(PARAMS), jnp.asarray(X)), (jnp.asarray(PARAMS), X), (PARAMS, X)]
+    classes: tuple[Any, ...] = (jnp.int32(1), jnp.int32(1), np.int32(1))
+    for (params, x), index in zip(arrays, classes, strict=True):
+        target = segcam.whole_image(index)
+        found = segcam.hires_cam(SPLIT, params, x, target)
+        np.testing.assert_allclose(found.score, OUTPUT[..., 1].sum(), rtol=1e-5)
+    assert len(programs) == 1
+    there = jax.device_put(X, jax.devices()[1])
+    assert segcam.hires_cam(SPLIT, PARAMS, there, target).map.devices() == {jax.devices()[1]}
+    assert len(programs) == 2
+
+
 def test_a_derivative_rule_is_part_of_what_is_computed():
     def with_rule(factor):
         @jax.custom_jvp

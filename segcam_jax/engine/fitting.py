@@ -93,7 +93,7 @@ class Programs:
         while True:
             try:
                 program = proven or self.fitted(split, static, inputs, execution, halvings)
-                result = self._call(program, split, static, inputs)
+                result = self._call(program, known, split, static, inputs)
                 if proven is None:
                     # A device says that its memory is exhausted when it runs, which may be later.
                     jax.block_until_ready(result)
@@ -150,11 +150,13 @@ class Programs:
             program = dataclasses.replace(program, executable=function.lower(*inputs).compile())
         return program
 
-    def _call(self, program: Program, split: Split, static: Any, inputs: tuple) -> Any:
-        if program.executable is None:
+    def _call(
+        self, program: Program, known: _Kept, split: Split, static: Any, inputs: tuple
+    ) -> Any:
+        function = program.executable or known.function
+        if program.executable is None and program.halvings:
             function = kept(self._kernel, (split, static, program.halvings), inputs)
-            return function(*inputs)
-        return program.executable(*inputs)
+        return function(*inputs)
 
 
 def temporary_bytes(executable: jax.stages.Compiled) -> int:
@@ -165,7 +167,11 @@ def temporary_bytes(executable: jax.stages.Compiled) -> int:
 def _signature(inputs: tuple) -> tuple:
     """What a compiled program depends on besides its static arguments."""
     leaves, tree = jax.tree.flatten(inputs)
-    places = tuple(
-        None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None) for leaf in leaves
-    )
-    return tree, tuple(map(jax.typeof, leaves)), places, graph.Context()
+    return tree, tuple(map(jax.typeof, leaves)), tuple(map(_place, leaves)), graph.context()
+
+
+def _place(leaf: Any) -> jax.sharding.Sharding | None:
+    """Where an array has to stay; None where it goes to the default device, as numpy's do."""
+    if isinstance(leaf, Tracer) or not getattr(leaf, "committed", False):
+        return None
+    return leaf.sharding
