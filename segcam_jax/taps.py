@@ -103,6 +103,7 @@ class Split:
     _batch_axis: int | None
     _again: Callable[[Any], "Split"] = dataclasses.field(repr=False)
     outputs: Outputs = "logits"
+    _one_example: bool = dataclasses.field(default=False, repr=False)
 
     def __reduce__(self):
         raise InputError(
@@ -197,6 +198,7 @@ class Split:
             channel_axis=self._channel_axis,
             batch_axis=self._batch_axis,
             outputs=self.outputs,
+            one_example=self._one_example,
         )
 
     def flops(self) -> int:
@@ -222,13 +224,16 @@ class Split:
         return activation
 
 
-def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, TapStruct]:
+def list_taps(
+    fn: Callable, params: Any, x: Any, *, one_example: bool | None = None
+) -> dict[str, TapStruct]:
     """Lists the taps of a model in order of evaluation, without running it.
 
     Args:
         fn: the model, `fn(params, x) -> output`.
         params: pytree of arrays or `ShapeDtypeStruct`s.
         x: one example, likewise.
+        one_example: whether the first axis of `x` belongs to one example, as `split` takes it.
 
     Returns:
         name -> shape and dtype, and whether its positions are those of the input (`on_grid`, for a
@@ -241,7 +246,7 @@ def list_taps(fn: Callable, params: Any, x: Any) -> dict[str, TapStruct]:
     """
     signatures.check_function(fn)
     _, signature = signatures.of(params, x)
-    traced, _, origins = _trace(fn, signature)
+    traced, _, origins = _trace(fn, signature, _is_one_example(fn, one_example))
     rank = layouts.rank_of(x)
     return {
         name: layouts.struct_of(variable.aval, origins.of(variable), rank)
@@ -279,6 +284,7 @@ def split(
     channel_axis: int = -1,
     batch_axis: int | None = None,
     outputs: Outputs | None = None,
+    one_example: bool | None = None,
 ) -> Split:
     """Cuts a model at a tap.
 
@@ -293,6 +299,9 @@ def split(
         outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what its
             adapter was told; else `"probabilities"` where its last operations are a softmax or a
             sigmoid over classes.
+        one_example: True: the first axis of `x` belongs to one example, though the model keeps its
+            entries apart, as a network of images does that is applied to the slices of a volume.
+            None: what its adapter was told; else such an `x` is refused as a batch.
 
     Returns:
         A `Split`, cached per function, tap, shapes, layout and settings of JAX.
@@ -300,24 +309,31 @@ def split(
     Raises:
         TapError: if the tap is unknown, inside control flow, named twice, or reaches no output.
         InputError: if a leaf of `params` or `x` is not an array, `outputs` is unknown, or `x` is a
-            batch: the model keeps the entries of its first axis apart, those of another not.
+            batch: the model keeps the entries of its first axis apart, those of another not, and
+            nobody says `one_example`.
     """
     signatures.check_function(fn)
     _, signature = signatures.of(params, x)
-    outputs = declared(fn, outputs)
-    return _cached(signature, fn, tap_name, (channel_axis, batch_axis), outputs)
+    said = (declared(fn, outputs), _is_one_example(fn, one_example))
+    return _cached(signature, fn, tap_name, (channel_axis, batch_axis), said)
 
 
-def _cached(signature, fn, tap_name, layout, outputs) -> Split:
+def _is_one_example(fn: Callable, said: bool | None) -> bool:
+    """Whether somebody says that an input is one example: what is given, else its adapter."""
+    return getattr(fn, "one_example", False) is True if said is None else said
+
+
+def _cached(signature, fn, tap_name, layout, said) -> Split:
     with graph.on_any_mesh():
-        key = (graph.context(), fn, tap_name, signature, layout, outputs)
-    return _CACHE.get(key, lambda: _split(signature, fn, tap_name, layout, outputs))
+        key = (graph.context(), fn, tap_name, signature, layout, said)
+    return _CACHE.get(key, lambda: _split(signature, fn, tap_name, layout, said))
 
 
-def _split(signature, fn, tap_name, layout, outputs) -> Split:
+def _split(signature, fn, tap_name, layout, said) -> Split:
+    outputs, one_example = said
     tree, _ = signature
     x = jax.tree.unflatten(tree, signatures.structs(signature))[1]
-    traced, output, origins = _trace(fn, signature)
+    traced, output, origins = _trace(fn, signature, one_example)
     variables = _variables(traced, x)
     if tap_name in traced.enclosed:
         raise TapError(
@@ -343,7 +359,7 @@ def _split(signature, fn, tap_name, layout, outputs) -> Split:
         layouts.order_of(variable.aval.shape, channel_axis, batch_axis, tap_name),
         layouts.rank_of(x) - batched,
     )
-    again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, outputs=outputs)
+    again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, said=said)
     if outputs is None:
         outputs = "logits" if probabilities.ending(traced) is None else "probabilities"
     return Split(
@@ -357,13 +373,16 @@ def _split(signature, fn, tap_name, layout, outputs) -> Split:
         batch_axis,
         again,
         outputs,
+        one_example,
     )
 
 
 _CACHE: Recent[Split] = Recent(_CACHED_SPLITS)
 
 
-def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any, axes.Origins]:
+def _trace(
+    fn: Callable, signature: Any, one_example: bool
+) -> tuple[graph.Graph, Any, axes.Origins]:
     """The traced model, its output, and what the axes of its values are made of."""
     params, x = jax.tree.unflatten(signature[0], signatures.structs(signature))
     traced, output = graph.trace(fn, naming.PREFIX, params, x)
@@ -372,12 +391,14 @@ def _trace(fn: Callable, signature: Any) -> tuple[graph.Graph, Any, axes.Origins
         raise TapError(f"tap name(s) {names} given more than once; names must be unique")
     inputs = len(jax.tree.leaves(x))
     origins = axes.follow(traced, inputs)
-    if inputs and axes.is_batch(origins, traced.invars[-inputs:], traced.outvars):
+    examined = inputs and not one_example
+    if examined and axes.is_batch(origins, traced.invars[-inputs:], traced.outvars):
         shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
         raise InputError(
             f"x has shape {shapes}, a batch: the model keeps the entries of its first axis apart. "
             "Expected one example: give x[0] (with batch_axis=0 if the model insists on a batch), "
-            "and many by `explain_batch` or `jax.vmap`"
+            "and many by `explain_batch` or `jax.vmap`; if the first axis belongs to one example, "
+            "say one_example=True"
         )
     return traced, output, origins
 

@@ -85,6 +85,11 @@ def slices():
     return fn, kernel
 
 
+def slices_of_one():
+    """The same, which says that the slices are those of one volume."""
+    return segcam_jax.from_function(*slices(), one_example=True)
+
+
 def volumes_of_eight():
     """A network of volumes of 8 x 8 x 8 alone."""
 

@@ -120,6 +120,9 @@ def test_a_network_of_images_is_none_of_volumes():
     assert opened("segmenter", volumes=True).network.model.config.ndim == 2
     with pytest.raises(InputError, match="convolutions go along 2 axes, those of a volume are 3"):
         own.open_own(f"{words}slices", ndims=(3,))
+    told = own.open_own(f"{words}slices_of_one", ndims=(3,))
+    assert (told.network.model.config.ndim, told.network.model.config.classes) == (3, 2)
+    assert told.network.list_taps((4, 6, 8, 1))["input"].shape == (4, 6, 8, 1)
     fixed = own.open_own(f"{words}volumes_of_eight", size=(8,), ndims=(3,))
     assert fixed.network.model.config.extents == (8, 8, 8)
 

@@ -451,3 +451,41 @@ def test_what_is_pickled():
 def test_what_is_no_function():
     with pytest.raises(InputError, match=r"`fn` is dict, expected a function of \(params, x\)"):
         segcam.split({}, "input", jnp.ones(()), jnp.ones(3))
+
+
+def by_slices(params, x):
+    """A network of images on each slice of a volume `d h w c`."""
+    return tap(jax.nn.relu(jax.vmap(convolve, (0, None))(x, params)), "hidden") * 2
+
+
+def by_frames(params, x):
+    """A network along each frame's `mel`, of `time mel 1`."""
+    spread = jax.lax.conv_general_dilated(
+        x, params, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    return tap(jax.nn.relu(spread), "hidden") * 2
+
+
+@pytest.mark.parametrize(
+    ("fn", "x", "kernel"),
+    [(by_slices, (4, 6, 8, 1), (3, 3, 1, 2)), (by_frames, (6, 8, 1), (3, 1, 2))],
+)
+def test_what_is_kept_apart_may_be_one_example(fn, x, kernel):
+    """Slices, frames: refused as a batch, with no way out."""
+    x = jax.random.normal(jax.random.key(0), x)
+    params = jax.random.normal(jax.random.key(1), kernel)
+    for call in (segcam.list_taps, lambda *given: segcam.split(given[0], "hidden", *given[1:])):
+        with pytest.raises(InputError, match="to one example, say one_example=True"):
+            call(fn, params, x)
+    told, _ = segcam.from_function(fn, params, one_example=True)
+    assert segcam.list_taps(told, params, x)["hidden"].on_grid
+    assert "hidden" in segcam.list_taps(fn, params, x, one_example=True)
+    one = segcam.split(fn, "hidden", params, x, one_example=True)
+    for split in (one, segcam.split(told, "hidden", params, x)):
+        output = split.decode(*split.encode(params, x))
+        np.testing.assert_allclose(output, fn(params, x), rtol=1e-5, atol=1e-6)
+        assert split.at_input.activation.shape == x.shape
+    explained = segcam.grad_cam(one, params, x, segcam.whole_image(1))
+    assert explained.map.shape == x.shape[:-1]
+    with pytest.raises(InputError, match="a batch"):
+        segcam.split(told, "hidden", params, x, one_example=False)

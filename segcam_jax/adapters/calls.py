@@ -48,6 +48,8 @@ class Adapted:
         call: how the model is called, `call(model, x, **arguments)`; None: `model(x, **arguments)`.
         output: picks the logits from what the model returns; None takes all.
         outputs: what that is; None: not said.
+        one_example: whether the first axis of an input belongs to one example, whatever is kept
+            apart along it.
     """
 
     model: Any
@@ -58,6 +60,7 @@ class Adapted:
     call: Callable[..., Any] | None = None
     output: Callable[[Any], Any] | None = None
     outputs: Outputs | None = None
+    one_example: bool = False
 
     def __post_init__(self):
         declared(self, self.outputs)

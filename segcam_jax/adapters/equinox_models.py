@@ -44,6 +44,7 @@ def from_equinox(
     call: Callable[..., Any] | None = None,
     output: Callable[[Any], Any] | None = None,
     outputs: Outputs | None = None,
+    one_example: bool = False,
     **arguments: Any,
 ) -> tuple[Callable, Any]:
     """Turns an Equinox model into `fn(params, x) -> output` and its arrays, in inference mode.
@@ -58,6 +59,8 @@ def from_equinox(
             state third, for example `lambda model, x: model(x["image"], x["time"])`.
         output: picks the logits from what the model returns; None takes all.
         outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
+        one_example: True where the first axis of `x` belongs to one example, though the model keeps
+            its entries apart (slices of a volume, frames of a film); else it is taken for a batch.
         arguments: keyword arguments of every call.
 
     Returns:
@@ -75,7 +78,16 @@ def from_equinox(
     names = calls.names_of(params)
     stateful = state is not None
     return _Equinox(
-        static, names, batch_axis, channel_axis, arguments, call, output, outputs, stateful
+        static,
+        names,
+        batch_axis,
+        channel_axis,
+        arguments,
+        call,
+        output,
+        outputs,
+        one_example,
+        stateful,
     ), params
 
 

@@ -23,6 +23,7 @@ def from_function(
     channel_axis: int = -1,
     output: Callable[[Any], Any] | None = None,
     outputs: Outputs | None = None,
+    one_example: bool = False,
     **arguments: Any,
 ) -> tuple[Callable, Any]:
     """Turns a function that insists on a batch, or has channels first, into `fn(params, x)`.
@@ -37,6 +38,8 @@ def from_function(
             arrays of as many axes as `x`.
         output: picks the logits from what `fn` returns; None takes all.
         outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
+        one_example: True where the first axis of `x` belongs to one example, though the model keeps
+            its entries apart (slices of a volume, frames of a film); else it is taken for a batch.
         arguments: keyword arguments of every call.
 
     Returns:
@@ -44,4 +47,6 @@ def from_function(
     """
     if not callable(fn):
         raise InputError(f"`fn` is {type(fn).__name__}, expected a function of (params, x)")
-    return _Function(fn, (), batch_axis, channel_axis, arguments, None, output, outputs), params
+    return _Function(
+        fn, (), batch_axis, channel_axis, arguments, None, output, outputs, one_example
+    ), params

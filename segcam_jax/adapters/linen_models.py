@@ -40,6 +40,7 @@ def from_linen(
     call: Callable[..., Any] | None = None,
     output: Callable[[Any], Any] | None = None,
     outputs: Outputs | None = None,
+    one_example: bool = False,
     **arguments: Any,
 ) -> tuple[Callable, Any]:
     """Turns a Flax Linen module into `fn(variables, x) -> output`, in eval mode.
@@ -57,6 +58,8 @@ def from_linen(
             example `lambda module, x: module(x["image"], x["time"])`; `module` is bound.
         output: picks the logits from what the module returns; None takes all.
         outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
+        one_example: True where the first axis of `x` belongs to one example, though the model keeps
+            its entries apart (slices of a volume, frames of a film); else it is taken for a batch.
         arguments: keyword arguments of every call.
 
     Returns:
@@ -71,7 +74,7 @@ def from_linen(
         raise InputError(f"from_linen was given {type(module).__name__}, expected a linen.Module")
     names = calls.names_of(variables)
     return _Linen(
-        module, names, batch_axis, channel_axis, arguments, call, output, outputs
+        module, names, batch_axis, channel_axis, arguments, call, output, outputs, one_example
     ), variables
 
 

@@ -39,6 +39,7 @@ def from_nnx(
     call: Callable[..., Any] | None = None,
     output: Callable[[Any], Any] | None = None,
     outputs: Outputs | None = None,
+    one_example: bool = False,
     **arguments: Any,
 ) -> tuple[Callable, Any]:
     """Turns a Flax NNX model into `fn(params, x) -> output` and its parameters, in eval mode.
@@ -59,6 +60,8 @@ def from_nnx(
             `lambda model, x: model(x["image"], x["time"])`. None: `model(x, **arguments)`.
         output: picks the logits from what the model returns; None takes all.
         outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
+        one_example: True where the first axis of `x` belongs to one example, though the model keeps
+            its entries apart (slices of a volume, frames of a film); else it is taken for a batch.
         arguments: keyword arguments of every call.
 
     Returns:
@@ -83,7 +86,16 @@ def from_nnx(
     graph = nnx.graphdef(view)
     names = calls.names_of(params)
     return _Nnx(
-        graph, names, batch_axis, channel_axis, arguments, call, output, outputs, submodules
+        graph,
+        names,
+        batch_axis,
+        channel_axis,
+        arguments,
+        call,
+        output,
+        outputs,
+        one_example,
+        submodules,
     ), params
 
 

@@ -74,6 +74,11 @@ class Prepared:
     fn: Callable
     moments: Moments | None
 
+    @property
+    def one_example(self) -> bool:
+        """What the model's adapter was told of its inputs."""
+        return getattr(self.fn, "one_example", False)
+
     def __call__(self, params: Any, x: Float[Array, "*space c"]) -> Array:
         """The logits of an image in [0, 1]; coarser ones of pixels are resized to the image."""
         if self.moments is not None:
@@ -275,7 +280,12 @@ def _fitting(
 
 
 def _check_axes(fn: Callable, params: Any, shape: tuple[int, ...]) -> None:
-    """Raises `_WrongOutput` where convolutions show that an axis was taken for a batch."""
+    """Raises `_WrongOutput` where convolutions show that an axis was taken for a batch.
+
+    Unless its adapter was told that it is none: of a network of images on the slices of a volume.
+    """
+    if getattr(fn, "one_example", False) is True:
+        return
     ndim = len(shape) - 1
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     axes = max(kinds.convolved_axes(graph.closed(fn, params, x)[1]), default=ndim)
