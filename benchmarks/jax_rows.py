@@ -19,7 +19,7 @@ from benchmarks import cost
 from benchmarks.rows import Ready, Row
 from benchmarks.studies import Study
 from benchmarks.workloads import ENGINE, JAX_LOOP, NAIVE_MAP
-from segcam_jax.engine import NAIVE, Execution, ablation_scores, encode
+from segcam_jax.engine import NAIVE, Execution, ablation_drops, encode
 from segcam_jax.masks import ablate
 
 # In this order optimisations are switched on; what the engine has beyond these comes after them.
@@ -175,8 +175,7 @@ class EngineRow(Row):
 
         def drops(params, x, target):
             activation, carry = encode(split, params, x, execution)
-            score, scores = ablation_scores(split, activation, carry, target, masks, execution)
-            return score - scores
+            return ablation_drops(split, activation, carry, target, masks, execution)[1]
 
         return drops, study.params, study.x, study.target
 

@@ -42,6 +42,7 @@ from segcam_jax import masks
 from segcam_jax._jaxpr import (
     axes,
     cost,
+    difference,
     graph,
     hoisting,
     layouts,
@@ -160,8 +161,7 @@ class Split:
             The carry of `decode_prepared`.
         """
         anything = jnp.zeros(self.activation.shape, self.activation.dtype)
-        _, *prepared = self._hoisted.encode(self.native(anything), *carry)
-        return tuple(prepared)
+        return tuple(self._hoisted.encode(self.native(anything), *carry)[1:])
 
     def decode_prepared(self, activation: Float[Array, "*space c"], prepared: Carry) -> Any:
         """`decode` from what `prepare` returned: the same output up to rounding, with less work."""
@@ -176,8 +176,12 @@ class Split:
 
     @functools.cached_property
     def _hoisted(self) -> slicing.Slice:
-        with graph.on_any_mesh():
-            return hoisting.hoist(self._slice.decode_jaxpr)
+        return hoisting.hoist(self._slice.decode_jaxpr)
+
+    @functools.cached_property
+    def changes(self) -> difference.Difference:
+        """How the output changes when the activation does, in the layout inside the model."""
+        return difference.difference(self._slice.decode_jaxpr)
 
     @functools.cached_property
     def _plans(self) -> dict[tuple[int, ...], windows.WindowPlan]:

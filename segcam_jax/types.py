@@ -59,6 +59,9 @@ class Explanation:
         score: the target's value for the unchanged input.
         weights: importance of each channel, for methods that weight channels; else None.
         scores: the target's value under each ablation, for methods that ablate; else None.
+        drops: how far the target's value falls under each ablation, S - S_m, for methods that
+            weight by it; else None. Computed by itself and exact to the last digits of float32,
+            where `score - scores` cancels.
         attribution: importance of each element of the activation (or input), for methods that
             resolve channels; `map` is its sum over channels. Else None.
         exact: which of `weights` are exact, for methods that estimate the others; else None.
@@ -68,6 +71,7 @@ class Explanation:
     score: Float[Array, ""]
     weights: Float[Array, "c"] | None = None
     scores: Float[Array, "m"] | None = None
+    drops: Float[Array, "m"] | None = None
     attribution: Float[Array, "*space c"] | None = None
     exact: Bool[Array, "c"] | None = None
 

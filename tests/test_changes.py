@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 import segcam_jax as segcam
 from segcam_jax import Execution, tap
-from segcam_jax.engine.ablating import change_ablating
+from segcam_jax.engine import fall
 from segcam_jax.engine.scoring import scoring
 from segcam_jax.masks import ChannelMasks, WindowMasks
 from tests.networks import make_input, make_params, skip_net
@@ -40,10 +40,10 @@ def by_change(split, params, x, target, masks):
     @jax.jit
     def run(params, x, target):
         activation, carry = split.encode(params, x)
-        how = scoring(split, carry, target, ALONE)
-        ablating = change_ablating(how, activation, masks)
+        unchanged = fall.known(split, activation, carry, ALONE)
+        found = fall.falls(split, activation, unchanged, target, masks, ALONE)
         indices = jnp.arange(len(masks), dtype=jnp.int32)
-        return jax.vmap(ablating.score, (0, None))(indices, jnp.zeros((), bool))
+        return target(unchanged[0]) - jax.vmap(found.fall)(indices)
 
     return run(params, x, target)
 
@@ -137,7 +137,9 @@ def test_changes_save_the_operations_they_promise():
         how = scoring(split, carry, target, Execution())
         shape = activation.shape
         for masks in (ChannelMasks(shape[-1]), WindowMasks(shape[:-1], (1, 1), (1, 1))):
-            flops = change_ablating(how, activation, masks).flops
+            unchanged = fall.known(split, activation, carry, Execution())
+            found = fall.falls(split, activation, unchanged, target, masks, Execution())
+            flops = found.flops
             shares[type(masks).__name__] = flops / how.flops
         return activation
 

@@ -148,7 +148,7 @@ def test_temporaries_stay_under_the_limit(monkeypatch, chunks):
     used = {}
     for megabytes in (1, 2, 6):
         limit = megabytes * 10**6
-        execution = Execution(memory_limit=limit)
+        execution = Execution(memory_limit=limit, skip_dead=False)
         explanation: Any = segcam.ablation_cam(split, params, x, target, execution=execution)
         assert compiled[-1] <= limit
         used[megabytes] = chunks[-1]

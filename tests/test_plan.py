@@ -42,9 +42,10 @@ def test_operations_by_hand():
     steps = {step.switch: step for step in plan.steps}
     assert [step.flops for step in plan.steps[:2]] == [before + decode, decode]
     assert steps["hoist"].flops == hoisted
-    assert plan.once_flops == before + decode - hoisted
+    assert plan.once_flops == before + decode
+    assert steps["hoist"].evaluations == 9
     assert all(a.flops >= b.flops for a, b in zip(plan.steps, plan.steps[1:], strict=False))
-    assert plan.evaluations == 9
+    assert plan.evaluations == 8
     assert plan.activation == (4, 6, 8)
 
 
@@ -59,7 +60,7 @@ def test_windows_and_dead_channels():
     assert plan.chunk == 2
     last = plan.steps[-1]
     assert last.switch == "skip_dead"
-    assert last.evaluations == -(-(plan.live + 1) // 2) * 2
+    assert last.evaluations == -(-plan.live // 2) * 2
     assert last.total == last.flops * (last.evaluations or 0)
     assert "closed_form" in plan.idle
     assert plan.temporaries
@@ -93,7 +94,7 @@ def test_closed_form():
     [
         ("grad_cam", "gradients", 1),
         ("integrated_gradients", "gradients", 7),
-        ("fast_ablation_cam", "ablations", 25),
+        ("fast_ablation_cam", "ablations", 24),
         ("eigen_cam", None, 0),
     ],
 )

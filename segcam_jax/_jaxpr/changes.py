@@ -1,13 +1,13 @@
-"""Running a function again when only a window of its first input has changed.
+"""A function of a change, run where only a window of its first input is not zero.
 
-Forwards over the equations, the window that changes says what of every value can change, down to
-the output. Only that is computed; what lies around it is read from a record of the unchanged run.
-From where the window covers a value, the value is computed whole.
+Forwards over the equations, the window of the input says what of every value can differ from what
+it is where nothing changes, down to the output. Only that is computed. What lies around it is 0, or
+known: most values of a difference form are changes, and 0 where nothing changes; a few are values
+after the change, and are computed once without it. From where the window covers a value, the value
+is computed whole.
 
 A convolution or product that sums over the axis of a window, as over the one ablated channel,
-gets what the window contributes by itself:
-
-    conv(A + D, W) = conv(A, W) + conv(D, W)        D is zero outside of the window
+reads the weights of the window only.
 """
 
 import dataclasses
@@ -18,7 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import bands, change_rules, contributions, graph, spans, window_rules
+from segcam_jax._jaxpr import (
+    bands,
+    change_rules,
+    contributions,
+    difference,
+    graph,
+    kinds,
+    spans,
+    window_rules,
+)
 from segcam_jax._jaxpr.graph import Equation, Rewrite
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
 
@@ -33,23 +42,44 @@ class ChangePlan:
     Attributes:
         jaxpr: flat, as `graph.flattened` makes it.
         changed: variable -> what can change of it; what is missing cannot.
+        zeros: variables that are 0 where the first input is.
         known: matrices of products that depend on no input, where they are not zero.
     """
 
     jaxpr: Any
     changed: dict[Any, Window]
+    zeros: frozenset[Any]
     known: bands.Matrices
 
     def record(
         self, consts: Sequence[Array], inputs: Sequence[Array], rule: Rewrite | None = None
     ) -> Record:
-        """The unchanged run: the value of every variable."""
-        return graph.evaluate(self.jaxpr, consts, inputs, rule)
+        """What is read of the run in which nothing changes: all that is not a change itself.
+
+        Args:
+            consts: what the jaxpr closes over.
+            inputs: all but the first.
+            rule: as in `graph.evaluate`.
+        """
+        others = self.jaxpr.invars[1:]
+        record = dict(zip((*self.jaxpr.constvars, *others), (*consts, *inputs), strict=True))
+        zeros = {v: jnp.zeros(v.aval.shape, v.aval.dtype) for v in self.zeros if v in self.changed}
+        for equation in self.jaxpr.eqns:
+            windows = [self.changed.get(variable, ()) for variable in equation.outvars]
+            read = any(variable not in self.changed for variable in equation.outvars) or any(
+                s is not None for window in windows for s in window
+            )
+            if read and not all(variable in zeros for variable in equation.outvars):
+                operands = [graph.read({**zeros, **record}, atom) for atom in equation.invars]
+                results = None if rule is None else rule(equation, operands)
+                results = graph.bind(equation, *operands) if results is None else results
+                record.update(zip(equation.outvars, results, strict=True))
+        return {**zeros, **record}
 
     def run(
         self, record: Record, patch: Array, places: Places, rule: Rewrite | None = None
     ) -> list[Array]:
-        """The outputs after the window of the first input is overwritten by `patch`.
+        """The outputs where the first input is `patch` in its window, and 0 around it.
 
         Args:
             record: as `record` returned it.
@@ -60,9 +90,11 @@ class ChangePlan:
         values = _Values(self.changed, record, {self.jaxpr.invars[0]: patch}, places)
         for equation in self.jaxpr.eqns:
             if not any(variable in self.changed for variable in equation.outvars):
+                if equation.effects and any(w is not None for w in self.windows(equation)):
+                    graph.bind(equation, *(values.whole(atom) for atom in equation.invars))
                 continue
             out = equation.outvars[0]
-            at = contributions.place(equation, self.windows(equation))
+            at = contributions.place(equation, self.windows(equation), self.zeros)
             if any(s is not None for s in self.changed[out]):
                 rule_of = window_rules.find(equation, self.known)
                 results = [_on_window(equation, rule_of, values, self.changed[out])]
@@ -90,7 +122,7 @@ def plan(jaxpr: Any, window: Window) -> ChangePlan:
         window: of the first input.
     """
     known = bands.matrices(jaxpr)
-    result = ChangePlan(jaxpr, {jaxpr.invars[0]: window}, known)
+    result = ChangePlan(jaxpr, {jaxpr.invars[0]: window}, _zeros(jaxpr), known)
     for equation in jaxpr.eqns:
         windows = result.windows(equation)
         if all(each is None for each in windows):
@@ -139,7 +171,8 @@ class _Values:
 
     def whole(self, atom: Any) -> Array:
         """All of a value."""
-        return self.part(atom, spans.whole(np.shape(graph.read(self.record, atom)))).array
+        shape = atom.aval.shape if graph.is_variable(atom) else np.shape(atom.val)
+        return self.part(atom, spans.whole(shape)).array
 
 
 def _on_window(
@@ -154,14 +187,43 @@ def _on_window(
 
 
 def _with_contribution(equation: Equation, values: _Values, at: int) -> Array:
-    """The recorded output and what the change of operand `at` adds to it."""
+    """What the change of operand `at` comes to, which is 0 outside of its window."""
     atom = equation.invars[at]
-    window = values.changed[atom]
-    before = spans.narrow(values.before(atom), window, values.places)
-    other = values.before(equation.invars[1 - at])
-    delta = values.patches[atom] - before
-    added = contributions.contribution(equation, at, delta, window, other, values.places)
-    return values.record[equation.outvars[0]] + added
+    window, other = values.changed[atom], values.before(equation.invars[1 - at])
+    patch = values.patches[atom]
+    return contributions.contribution(equation, at, patch, window, other, values.places)
+
+
+# 0 where the first operand is, whatever the others.
+_KEEP_ZERO = kinds.LINEAR | frozenset(
+    "convert_element_type reduce_precision div dynamic_slice gather cumsum".split()
+)
+
+
+def _zeros(jaxpr: Any) -> frozenset[Any]:
+    """The variables that are 0 where the first input is: those that are changes."""
+    zeros = {jaxpr.invars[0]}
+
+    def is_zero(atom):
+        if graph.is_variable(atom):
+            return atom in zeros
+        return kinds.known_number(atom.val) == 0.0
+
+    for equation in jaxpr.eqns:
+        name, flags = equation.primitive.name, [is_zero(atom) for atom in equation.invars]
+        if name == "name":
+            found = flags[0] or equation.params["name"] == difference.MARK
+        elif name in ("mul", "dot_general", "conv_general_dilated"):
+            found = any(flags)
+        elif name in ("add", "sub", "add_any", "concatenate", "pad"):
+            found = all(flags)
+        elif name == "select_n":
+            found = all(flags[1:])
+        else:
+            found = name in _KEEP_ZERO and flags[0]
+        if found:
+            zeros.update(equation.outvars)
+    return frozenset(zeros)
 
 
 def _same(one: Window, other: Window) -> bool:

@@ -21,16 +21,14 @@ from segcam_jax._jaxpr.spans import Places, Window, Windowed
 Array = Any
 
 
-def place(equation: Equation, windows: Sequence[Window | None]) -> int | None:
-    """Which operand changes in a window of a summed axis alone, so that its part can be added."""
+def place(
+    equation: Equation, windows: Sequence[Window | None], zeros: frozenset[Any]
+) -> int | None:
+    """Which operand is 0 but for a window of a summed axis, and the only one that changes."""
     if equation.primitive.name not in ("conv_general_dilated", "dot_general"):
         return None
-    # A sum in a narrow dtype loses small contributions; unsigned integers have no differences.
-    dtypes = {atom.aval.dtype for atom in (*equation.invars, *equation.outvars)}
-    if not dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}:
-        return None
     changed = [at for at, window in enumerate(windows) if window is not None]
-    if len(changed) != 1:
+    if len(changed) != 1 or equation.invars[changed[0]] not in zeros:
         return None
     (at,) = changed
     window = windows[at]
@@ -47,7 +45,7 @@ def contribution(
     Args:
         equation: one that `place` accepts.
         at: which operand it is of.
-        delta: the change inside the window.
+        delta: operand `at` inside the window; outside it is 0.
         window: of operand `at`, along one summed axis.
         other: all of the other operand.
         places: as in `spans.start`.

@@ -180,6 +180,11 @@ def opened(equation: Equation) -> Any | None:
     return getattr(inner, "jaxpr", inner)
 
 
+def call_body(equation: Equation) -> Any | None:
+    """The jaxpr of a call as it is held, derivative rules of its own ignored, or None."""
+    return _body(equation) if equation.primitive.name in _TRANSPARENT else None
+
+
 def bodies(equation: Equation) -> list[Any]:
     """The jaxprs that an equation holds: of a call, a loop, the branches of a condition."""
     held = list(core.jaxprs_in_params(equation.params))
@@ -192,6 +197,14 @@ def bodies(equation: Equation) -> list[Any]:
 def constants_of(jaxpr: Any) -> Sequence[Any]:
     """The arrays that a closed jaxpr closes over."""
     return getattr(jaxpr, "consts", ())
+
+
+def function_of(closed: Any) -> Callable[..., list]:
+    """The function `(constants, *inputs) -> [*outputs]` of a closed jaxpr."""
+    jaxpr = getattr(closed, "jaxpr", closed)
+    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    run = subgraph_function(inputs, jaxpr.eqns, jaxpr.outvars)[1]
+    return lambda constants, *given: run(*constants, *given)
 
 
 def held(program: Any) -> Iterator[Any]:

@@ -12,7 +12,6 @@ computed by `prepare`, once. Results agree with the original up to rounding.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -249,7 +248,7 @@ def _by_piece(equation: Equation, operands: list[Value]) -> Value | None:
 
 def _reshaped_pieces(equation: Equation, value: Pieces) -> Value | None:
     """Operations on one operand that leave the axis of the pieces whole."""
-    placed = _moved_axis(equation, value)
+    placed = kinds.moved_axis(equation, value.axis, value.shape)
     if placed is None:
         return None
     axis, params_for = placed
@@ -259,40 +258,6 @@ def _reshaped_pieces(equation: Equation, value: Pieces) -> Value | None:
         result = equation.primitive.bind(materialised(part), **params)
         parts.append(Known(result) if isinstance(part, Known) else Sum(result))
     return Pieces(axis, tuple(parts))
-
-
-def _moved_axis(equation: Equation, value: Pieces) -> tuple[int, Callable[[int], dict]] | None:
-    """Where the axis of pieces goes, and the parameters for a piece of a given size."""
-    name, params, axis = equation.primitive.name, equation.params, value.axis
-
-    def sized(key: str, at: int) -> Callable[[int], dict]:
-        def resized(size):
-            shape = list(params[key])
-            shape[at] = size
-            return {**params, key: tuple(shape)}
-
-        return resized
-
-    if name == "reshape" and params.get("dimensions") is None:
-        before = math.prod(value.shape[:axis])
-        new = params["new_sizes"]
-        for at, size in enumerate(new):
-            if math.prod(new[:at]) == before and size == value.shape[axis]:
-                return at, sized("new_sizes", at)
-    if name == "broadcast_in_dim":
-        at = params["broadcast_dimensions"][axis]
-        return at, sized("shape", at)
-    if name == "transpose":
-        return params["permutation"].index(axis), lambda size: params
-    if name == "squeeze":
-        gone = [d % len(value.shape) for d in params["dimensions"]]
-        return axis - sum(d < axis for d in gone), lambda size: params
-    if name in ("reduce_sum", "reduce_max", "reduce_min") and axis not in params["axes"]:
-        return axis - sum(d < axis for d in params["axes"]), lambda size: params
-    if name.startswith("reduce_window_") and params["window_dimensions"][axis] == 1:
-        keeps = params["window_strides"][axis] == 1 and params["padding"][axis] == (0, 0)
-        return (axis, lambda size: params) if keeps else None
-    return None
 
 
 def _linear(equation: Equation, operands: list[Value]) -> Value | None:

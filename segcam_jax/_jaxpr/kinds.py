@@ -1,6 +1,7 @@
 """What kind of operation a primitive is; the rewrites read these tables."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -121,3 +122,49 @@ def convolved_axes(jaxpr: Any) -> set[int]:
         if equation.primitive.name == "conv_general_dilated"
     ]
     return found | {len(each.lhs_spec) - 2 for each in numbers}
+
+
+def moved_axis(
+    equation: Equation, axis: int, shape: Sequence[int]
+) -> tuple[int, Callable[[int], dict]] | None:
+    """Where an axis goes that an operation on one operand leaves whole, element by element.
+
+    Args:
+        equation: of one operand.
+        axis: of the operand.
+        shape: of the operand.
+
+    Returns:
+        The axis of the output, and the parameters for an operand of another size along it; None
+        where the operation mixes what lies along the axis.
+    """
+    name, params = equation.primitive.name, equation.params
+
+    def sized(key: str, at: int) -> Callable[[int], dict]:
+        def resized(size):
+            sizes = list(params[key])
+            sizes[at] = size
+            return {**params, key: tuple(sizes)}
+
+        return resized
+
+    if name == "reshape" and params.get("dimensions") is None:
+        before = math.prod(shape[:axis])
+        new = params["new_sizes"]
+        for at, size in enumerate(new):
+            if math.prod(new[:at]) == before and size == shape[axis]:
+                return at, sized("new_sizes", at)
+    if name == "broadcast_in_dim":
+        at = params["broadcast_dimensions"][axis]
+        return at, sized("shape", at)
+    if name == "transpose":
+        return params["permutation"].index(axis), lambda size: params
+    if name == "squeeze":
+        gone = [d % len(shape) for d in params["dimensions"]]
+        return axis - sum(d < axis for d in gone), lambda size: params
+    if name in ("reduce_sum", "reduce_max", "reduce_min") and axis not in params["axes"]:
+        return axis - sum(d < axis for d in params["axes"]), lambda size: params
+    if name.startswith("reduce_window_") and params["window_dimensions"][axis] == 1:
+        keeps = params["window_strides"][axis] == 1 and params["padding"][axis] == (0, 0)
+        return (axis, lambda size: params) if keeps else None
+    return None

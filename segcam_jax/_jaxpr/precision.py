@@ -29,7 +29,7 @@ _PASSED = kinds.LINEAR | frozenset(
 )
 
 
-def with_precision(closed: Any, precision: str) -> Callable[..., list]:
+def with_precision(closed: Any, precision: str, *, everywhere: bool = False) -> Callable[..., list]:
     """The function of a jaxpr with its products in a precision.
 
     Args:
@@ -37,6 +37,7 @@ def with_precision(closed: Any, precision: str) -> Callable[..., list]:
         precision: `"float32"`: all bits of the operands, also where a device would round them by
             default; a precision that the model itself chose stays. `"tf32"`: operands rounded to
             tensorfloat32 where the device has it. `"bfloat16"`: operands rounded to bfloat16.
+        everywhere: in bfloat16, round the last linear piece too: for functions of changes.
     """
     jaxpr = getattr(closed, "jaxpr", closed)
     consts = graph.constants_of(closed)
@@ -44,12 +45,12 @@ def with_precision(closed: Any, precision: str) -> Callable[..., list]:
         level = lax.Precision.HIGHEST if precision == "float32" else lax.Precision.HIGH
         product = functools.partial(_float32, level, precision == "tf32")
         return functools.partial(_run, jaxpr, consts, lambda _: product, False)
-    late = _last_piece(jaxpr)
+    late = frozenset() if everywhere else _last_piece(jaxpr)
     consts = [
         _narrow(value) if _narrows(variable, jaxpr, late) else value
         for variable, value in zip(jaxpr.constvars, consts, strict=True)
     ]
-    return functools.partial(_run, jaxpr, consts, _bfloat16_but_last, True)
+    return functools.partial(_run, jaxpr, consts, _bfloat16_but_last, not everywhere)
 
 
 def holds_products(jaxpr: Any) -> bool:

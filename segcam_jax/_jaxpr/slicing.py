@@ -52,12 +52,13 @@ def _dtypes(jaxpr: Any) -> list[Any]:
     ]
 
 
-def cut(graph: Graph, activation: Var) -> Slice:
+def cut(graph: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
     """Cuts a graph at a variable.
 
     Args:
         graph: a traced function.
         activation: the variable to cut at, an input or the output of an equation.
+        also: atoms that do not depend on it; `encode` returns them too, after the carry.
     """
     dependent = _dependents(graph.equations, activation)
     after = [equation for equation in graph.equations if _reads(equation, dependent)]
@@ -65,7 +66,7 @@ def cut(graph: Graph, activation: Var) -> Slice:
     decode_equations = _needed(after, graph.outvars)
     decode_equations = _with_expansions(before, decode_equations, graph.outvars)
     carry = _free_variables(decode_equations, graph.outvars, bound={activation})
-    encode_outputs = [activation, *carry]
+    encode_outputs = [activation, *carry, *also]
     encode_equations = _needed(before, encode_outputs)
     inputs = [*graph.constvars, *graph.invars]
     encode_jaxpr, encode = subgraph_function(inputs, encode_equations, encode_outputs)

@@ -24,8 +24,10 @@ class Execution:
             what is free elsewhere. Chunks are halved as well where memory runs out.
         hoist: compute what the activation cannot change once, outside of the loop.
         windows: compute only what a target's region can see; hoists what it computes, too.
-        changes: compute only what an ablation can change: around a window of positions, and in
-            the first linear operation the one ablated channel.
+        changes: propagate the change that an ablation makes, so that the fall of the score is
+            exact relative to itself; and compute only what changes: around a window of positions,
+            and in the first linear operation the one ablated channel. False: run the whole ablated
+            activation and subtract scores.
         closed_form: where the score is linear in the activation, take all ablations from one
             gradient.
         skip_dead: do not run ablations of what is zero already.

@@ -95,28 +95,28 @@ class Ablations:
     live: np.ndarray
     execution: Execution
 
-    def scores(self, indices: np.ndarray, execution: Execution) -> Callable[[], Any]:
-        """What runs some of the ablations, compiled."""
+    def drops(self, indices: np.ndarray, execution: Execution) -> Callable[[], Any]:
+        """What runs some of the ablations, compiled, and returns how far the score falls."""
         masks = some(self.masks, indices)
 
         @jax.jit
         def kernel(params, x, target):
             activation, carry = run.encode(self.split, params, x, execution)
-            return run.ablation_scores(self.split, activation, carry, target, masks, execution)
+            return run.ablation_drops(self.split, activation, carry, target, masks, execution)[1]
 
         return lambda: kernel(self.params, self.x, self.target)
 
     def seconds(self, chunk: int, devices: int) -> float:
         """Seconds of the study: one and two chunks are timed, the others taken to be like them."""
         execution = dataclasses.replace(self.execution, chunk_size=chunk, mesh=None)
-        rows = math.ceil((len(self.live) + 1) / devices)
+        rows = math.ceil(len(self.live) / devices)
         if not len(self.live):
             return seconds(self._unchanged())
-        few, more = min(rows, max(2, chunk)), min(rows, max(3, 2 * chunk))
-        first = seconds(self.scores(self.live[: few - 1], execution))
+        few, more = min(rows, chunk), min(rows, 2 * chunk)
+        first = seconds(self.drops(self.live[:few], execution))
         if few == more:
             return first
-        each = seconds(self.scores(self.live[: more - 1], execution)) - first
+        each = seconds(self.drops(self.live[:more], execution)) - first
         return first + max(0.0, each) * (rows - few) / (more - few)
 
     def _unchanged(self) -> Callable[[], Any]:
@@ -136,14 +136,10 @@ class Ablations:
         places = np.linspace(0, len(self.live) - 1, min(_SAMPLE, len(self.live)))
         indices = self.live[places.round().astype(int)]
         exact, rounded = (
-            _falls(*self.scores(indices, execution)())
+            np.asarray(self.drops(indices, execution)())
             for execution in (_exact(self.execution), _alone(self.execution))
         )
         return compared(exact, rounded)
-
-
-def _falls(score, scores) -> np.ndarray:
-    return np.asarray(score - scores)
 
 
 def _alone(execution: Execution) -> Execution:

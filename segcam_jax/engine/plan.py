@@ -45,17 +45,21 @@ class Plan:
         activation: shape there, channels last.
         dtype: of the activation.
         kind: `"ablations"` or `"gradients"`; None for a method that evaluates no score again.
-        evaluations: in all, that of the unchanged activation among them.
+        evaluations: in all; that of the unchanged activation among them where scores, not
+            changes, are computed.
         masks: ablations, dead ones included; 0 for gradients.
         live: ablations that change something; None where the input is not known.
         network_flops: of one forward pass of the whole model.
-        once_flops: of what runs once: the part before the tap, and what is hoisted.
+        once_flops: of what runs once: the part before the tap, and what is hoisted, or decode of
+            the unchanged activation.
         decode_flops: of the part after the tap.
         steps: the cost as optimisations are switched on, one after the other.
         idle: switches that are on and save nothing here.
         window: extents of the output that are computed, where that is not all; else None.
         seen: extents of the activation that the target can see; None: all, or not known.
         fallbacks: primitives that are computed whole for want of a window rule.
+        subtracted: primitives whose change is subtracted for want of a rule, so that it loses
+            digits where it is small.
         chunk: evaluations at once, on each device.
         devices: that share the evaluations.
         temporaries: bytes that the compiled program takes besides arguments and result; None where
@@ -82,6 +86,7 @@ class Plan:
     window: tuple[int, ...] | None
     seen: tuple[int, ...] | None
     fallbacks: tuple[str, ...]
+    subtracted: tuple[str, ...]
     chunk: int
     devices: int
     temporaries: int | None
@@ -134,7 +139,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
             f"{flops_in_words(plan.network_flops)}FLOP forwards, of which "
             f"{flops_in_words(plan.decode_flops)}FLOP after the tap",
         ),
-        ("once", f"{flops_in_words(plan.once_flops)}FLOP: before the tap, and what is hoisted"),
+        ("once", f"{flops_in_words(plan.once_flops)}FLOP: before the tap, and what is known"),
         ("evaluations", _evaluations(plan)),
     ]
     if plan.window is not None:
@@ -142,6 +147,8 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         facts.append(("window", f"{_extents(plan.window)} of the output{seen}"))
     if plan.fallbacks:
         facts.append(("computed whole", f"{', '.join(plan.fallbacks)}: without a window rule"))
+    if plan.subtracted:
+        facts.append(("subtracted", f"{', '.join(plan.subtracted)}: without a rule for changes"))
     if plan.idle:
         facts.append(("no gain from", ", ".join(plan.idle)))
     facts.append(("precision", _precision(plan)))
@@ -162,7 +169,8 @@ def _evaluations(plan: Plan) -> str:
         return f"1 gradient for all {plan.masks} ablations"
     else:
         live = "" if plan.live is None else f", {plan.live} of them live"
-        words = f"{plan.masks} ablations{live}, and the unchanged activation"
+        unchanged = ", and the unchanged activation" if plan.evaluations > plan.masks else ""
+        words = f"{plan.masks} ablations{live}{unchanged}"
     shared = "" if plan.devices == 1 else f" on each of {plan.devices} devices"
     return f"{words}; {plan.chunk} at once{shared}"
 

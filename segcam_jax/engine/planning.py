@@ -28,7 +28,7 @@ from segcam_jax.taps import Split
 _STEPS = {
     "hoist": "hoisting: what no ablation changes, once",
     "windows": "windows: what the target sees",
-    "changes": "changes: what the ablation changes",
+    "changes": "changes: what the ablation changes, by itself",
     "skip_dead": "dead masks skipped",
     "closed_form": "closed form: one gradient",
 }
@@ -77,7 +77,9 @@ def plan_of(
     live = _live(method_of, given, alone, study) if known else None
     evaluated = None if live is None or study is None else _evaluated(study, len(live))
     steps, idle = _steps(split, method_of, given, execution, evaluated)
-    window = None if study is None else _whole_extents(split, study.how.window)
+    how = None if study is None else study.by_change or study.how
+    by_change = study is not None and study.by_change is not None
+    window = None if how is None else _whole_extents(split, how.window)
     facts = Plan(
         method=getattr(method, "__name__", "a method"),
         tap=split.tap,
@@ -87,14 +89,17 @@ def plan_of(
         evaluations=0 if study is None else study.count,
         masks=0 if study is None or study.masks is None else len(study.masks),
         live=None if live is None else len(live),
-        network_flops=_encode_flops(split, given, hoist=False) + split.flops(),
-        once_flops=_encode_flops(split, given, execution.hoist or execution.windows),
+        network_flops=_encode_flops(split, given) + split.flops(),
+        once_flops=_encode_flops(
+            split, given, hoist=execution.hoist or execution.windows, known=by_change
+        ),
         decode_flops=split.flops(),
         steps=steps,
         idle=idle,
         window=window,
-        seen=_seen(split, window),
-        fallbacks=() if study is None else study.how.fallbacks,
+        seen=_seen(split, window, by_change),
+        fallbacks=() if how is None else how.fallbacks,
+        subtracted=study.by_change.subtracted if study is not None and study.by_change else (),
         chunk=1 if study is None else study.chunk,
         devices=1 if execution.mesh is None else execution.mesh.size,
         temporaries=None if program is None else program.temporaries,
@@ -148,7 +153,8 @@ def _evaluated(study: Study, live: int) -> int:
     """How many evaluations are run: whole chunks, as long as there are live ablations in them."""
     if study.chunk >= study.count:
         return study.count
-    return min(study.count, -(-(live + 1) // study.chunk) * study.chunk)
+    rows = live + (study.by_change is None)
+    return min(study.count, -(-rows // study.chunk) * study.chunk)
 
 
 def _steps(
@@ -163,7 +169,7 @@ def _steps(
     study = _study(method_of, given, stage)
     if study is None:
         return (), ()
-    decode, once = split.flops(), _encode_flops(split, given, hoist=False)
+    decode, once = split.flops(), _encode_flops(split, given)
 
     def step(switch, what, study, flops=0):
         count = study.count
@@ -217,15 +223,24 @@ def _measured(
     return taken, measuring.map_error(method, execution) if rounds else None
 
 
-def _encode_flops(split: Split, given: tuple, hoist: bool) -> int:
-    """Operations of what runs once: before the tap, and with `hoist` what leaves decode."""
+def _encode_flops(split: Split, given: tuple, *, hoist: bool = False, known: bool = False) -> int:
+    """Operations of what runs once.
+
+    Args:
+        split: the model.
+        given: parameters, input and target.
+        hoist: with what leaves decode.
+        known: with decode of the unchanged activation, off which changes are read.
+    """
 
     def once(params, x):
         activation, carry = split.encode(params, x)
+        if known:
+            return split.changes.known(split.native(activation), *carry)
         return activation, split.prepare(carry) if hoist else carry
 
     params, x, _ = given
-    return cost.flops(graph.closed(once, params, x)[1])
+    return cost.flops(graph.closed(lambda *given: jax.tree.leaves(once(*given)), params, x)[1])
 
 
 def _whole_extents(split: Split, window: Sequence[int | None] | None) -> tuple[int, ...] | None:
@@ -236,11 +251,12 @@ def _whole_extents(split: Split, window: Sequence[int | None] | None) -> tuple[i
     return tuple(n if size is None else size for size, n in zip(window, shape, strict=False))
 
 
-def _seen(split: Split, window: tuple[int, ...] | None) -> tuple[int, ...] | None:
+def _seen(split: Split, window: tuple[int, ...] | None, by_change: bool) -> tuple[int, ...] | None:
     """Extents of the activation's window that a window of the output needs."""
     if window is None:
         return None
-    plan = split.window_plan((*window, jax.tree.leaves(split.output)[0].shape[-1]))
+    extents = (*window, jax.tree.leaves(split.output)[0].shape[-1])
+    plan = split.changes.plan(extents) if by_change else split.window_plan(extents)
     variable = plan.jaxpr.invars[0]
     if variable not in plan.windows or variable.aval.shape != split.activation.shape:
         return None

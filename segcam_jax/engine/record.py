@@ -10,6 +10,7 @@ import jax
 from jaxtyping import Array, Bool
 
 from segcam_jax._jaxpr import cost, graph
+from segcam_jax.engine.fall import Falls
 from segcam_jax.engine.scoring import Scoring
 from segcam_jax.masks import Masks
 
@@ -27,6 +28,7 @@ class Study:
         masks: of ablations; None for gradients.
         live: which of the masks are run.
         closed_form: whether one gradient stands for all ablations.
+        by_change: how changes are propagated, where ablations are evaluated so.
     """
 
     kind: Literal["ablations", "gradients"]
@@ -37,6 +39,7 @@ class Study:
     masks: Masks | None = None
     live: Bool[Array, "m"] | None = None
     closed_form: bool = False
+    by_change: Falls | None = None
 
 
 _STUDIES: contextvars.ContextVar[list[Study] | None] = contextvars.ContextVar(

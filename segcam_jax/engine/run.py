@@ -1,18 +1,18 @@
 """Evaluating a split: once, differentiated, ablated, sampled. Traced by `compiled` kernels."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from segcam_jax.engine import devices, memory, record
-from segcam_jax.engine.ablating import Ablating, change_ablating, whole_ablating
+from segcam_jax.engine import devices, fall, memory, record
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.scoring import Scoring, encode, scoring
-from segcam_jax.masks import LocalMasks, Masks
+from segcam_jax.masks import Masks, ablate
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import TargetError, wide
 
@@ -43,6 +43,57 @@ def value_and_gradient(
     return how.value_and_gradient(activation)
 
 
+def ablation_drops(
+    split: Split,
+    activation: Float[Array, "*space c"],
+    carry: Carry,
+    target: Any,
+    masks: Masks,
+    execution: Execution,
+) -> tuple[Float[Array, ""], Float[Array, "m"]]:
+    """The score of the unchanged activation, and how far it falls under each mask, S - S_m.
+
+    Where the score is linear in the activation, from one gradient:
+
+        S - S_m = sum (1 - mask_m) A dS/dA
+
+    Else by an evaluation per mask, as many at once as fit: of the change that it makes, see
+    `fall.py`. Masks that change nothing the target sees are not run, and fall by exactly 0; the
+    others are dealt evenly over the devices.
+    """
+    how = scoring(split, carry, target, execution)
+    if execution.closed_form and how.is_affine:
+        return _closed_form(split, activation, how, masks)
+    if not execution.changes:
+        return _subtracted(activation, how, masks, execution)
+    output, prepared = fall.known(split, activation, carry, execution)
+    by_change = fall.falls(split, activation, (output, prepared), target, masks, execution)
+    score_of = fall.differentiable(lambda: target(output), lambda: how.score(activation))
+    score = score_of()
+    live = _live(activation, masks, by_change.seen, execution)
+
+    def written(rows, _):
+        scores = jax.vmap(lambda row: how.score(ablate(activation, masks(row))))(rows)
+        return how.score(activation) - scores
+
+    def drops_of(rows):
+        return jax.vmap(by_change.fall)(rows).astype(score.dtype)
+
+    order = jnp.argsort(~live).astype(jnp.int32)
+    rows = _Rows(order, live.sum(dtype=jnp.int32), by_change.live_bytes)
+    study = functools.partial(
+        record.Study,
+        "ablations",
+        len(masks),
+        by_change.flops,
+        how,
+        masks=masks,
+        live=live,
+        by_change=by_change,
+    )
+    return score, _in_chunks(rows, drops_of, written, execution, study)
+
+
 def ablation_scores(
     split: Split,
     activation: Float[Array, "*space c"],
@@ -51,71 +102,112 @@ def ablation_scores(
     masks: Masks,
     execution: Execution,
 ) -> tuple[Float[Array, ""], Float[Array, "m"]]:
-    """The score of the unchanged activation, and under each mask.
+    """The score of the unchanged activation, and under each mask: see `ablation_drops`."""
+    score, drops = ablation_drops(split, activation, carry, target, masks, execution)
+    return score, score - drops
 
-    Where the score is linear in the activation, from one gradient:
 
-        S - S_m = sum (1 - mask_m) A dS/dA
+def _subtracted(
+    activation: Float[Array, "*space c"], how: Scoring, masks: Masks, execution: Execution
+) -> tuple[Float[Array, ""], Float[Array, "m"]]:
+    """By m + 1 evaluations of the whole score.
 
-    Else by m + 1 evaluations, as many at once as fit. The unchanged activation is one more row of
-    the same computation: run apart, its score would be rounded in another way, and a channel
-    without any effect would get a weight. Masks that change nothing the target sees are not run;
-    the others are dealt evenly over the devices.
+    The unchanged activation is one more row of the same computation: run apart, its score would be
+    rounded in another way, and a channel without any effect would get a weight.
     """
-    how = scoring(split, carry, target, execution)
-    if execution.closed_form and how.is_affine:
-        record.study(
-            lambda: record.Study(
-                "ablations",
-                1,
-                record.gradient_flops(how, split.activation),
-                how,
-                masks=masks,
-                closed_form=True,
-            )
-        )
-        score, gradient = how.value_and_gradient(activation)
-        dtype = score.dtype
-        drops = masks.removed(activation.astype(dtype) * gradient.astype(dtype))
-        return score, score - drops
-
-    there = activation != 0 if how.seen is None else (activation != 0) & how.seen
-    removed = masks.removed(there.astype(jnp.float32)) != 0
-    live = removed if execution.skip_dead else jnp.ones_like(removed)
-    order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.argsort(~live).astype(jnp.int32)])
-
-    ablated = _ablating(split, carry, target, how, activation, masks, execution)
+    live = _live(activation, masks, how.seen, execution)
 
     def score_of(row):
-        return ablated.score(jnp.maximum(row - 1, 0), row == 0)
+        mask = masks(jnp.maximum(row - 1, 0))
+        return how.score(ablate(activation, jnp.where(row == 0, jnp.ones_like(mask), mask)))
 
-    dealt = devices.share(len(masks) + 1, execution.mesh)
-    most = max(_LEAST_ROWS, -(-len(dealt) // _CHUNKS)) if execution.skip_dead else None
-    chunk = memory.chunk(execution, len(dealt), ablated.live_bytes, most)
-    record.study(
-        lambda: record.Study("ablations", dealt.count, ablated.flops, how, chunk, masks, live)
+    order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.argsort(~live).astype(jnp.int32)])
+    rows = _Rows(order, 1 + live.sum(dtype=jnp.int32), how.live_bytes)
+    study = functools.partial(
+        record.Study, "ablations", len(order), how.flops, how, masks=masks, live=live
     )
-    rows, own = dealt.rows(chunk)
-    if chunk == len(dealt):
-        scores = dealt.gathered(jax.vmap(score_of)(rows[0]))
-        return scores[0], scores[1:]
-    needed = own[:, 0] & (rows[:, 0] <= live.sum(dtype=jnp.int32))
-    scores = _chunk_by_chunk(jax.vmap(score_of), order[rows], needed).reshape(-1)
-    scores = dealt.gathered(scores)
-    scores = jnp.zeros_like(scores).at[order].set(scores)
-    return scores[0], jnp.where(live, scores[1:], scores[0])
+    every = jax.vmap(score_of)
+    scores = _in_chunks(rows, every, lambda rows, _: every(rows), execution, study)
+    drops = scores[0] - scores[1:]
+    return scores[0], jnp.where(live, drops, drops - jax.lax.stop_gradient(drops))
 
 
-def _ablating(split, carry, target, how, activation, masks, execution) -> Ablating:
-    """The cheapest way: whole, around the ablation, or around it without the target's window."""
-    ways: list[Ablating | None] = [whole_ablating(how, activation, masks)]
-    if execution.changes and isinstance(masks, LocalMasks):
-        ways.append(change_ablating(how, activation, masks))
-        if how.window is not None:
-            unwindowed = dataclasses.replace(execution, windows=False)
-            other = scoring(split, carry, target, unwindowed)
-            ways.append(change_ablating(other, activation, masks))
-    return min((way for way in ways if way is not None), key=lambda way: way.flops)
+def _live(activation: Array, masks: Masks, seen: Array | None, execution: Execution) -> Array:
+    """Which masks change anything that the target sees, or all where none is to be skipped."""
+    there = activation != 0 if seen is None else (activation != 0) & seen
+    removed = masks.removed(there.astype(jnp.float32)) != 0
+    return removed if execution.skip_dead else jnp.ones_like(removed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The evaluations of a study.
+
+    Attributes:
+        order: their indices, those that are needed first.
+        needed: how many are.
+        live_bytes: bytes that one holds at its peak.
+    """
+
+    order: Int[Array, "m"]
+    needed: Int[Array, ""]
+    live_bytes: int
+
+
+def _in_chunks(
+    rows: _Rows,
+    evaluate: Callable[[Array], Array],
+    written: Callable[[Array, Array], Array],
+    execution: Execution,
+    study: Callable[..., record.Study],
+) -> Array:
+    """Evaluates the rows chunk after chunk; those that are not needed are 0.
+
+    Args:
+        rows: which.
+        evaluate: indices -> values; not differentiated.
+        written: `(indices, anything)` -> values, whose derivative is taken, of every row.
+        execution: how to run.
+        study: `(chunk=...)` -> what is recorded.
+    """
+    dealt = devices.share(len(rows.order), execution.mesh)
+    most = max(_LEAST_ROWS, -(-len(dealt) // _CHUNKS)) if execution.skip_dead else None
+    chunk = memory.chunk(execution, len(dealt), rows.live_bytes, most)
+    record.study(lambda: dataclasses.replace(study(chunk=chunk), count=dealt.count))
+
+    def values(rows, needed):
+        like = jax.eval_shape(evaluate, rows)
+        return jax.lax.cond(needed, evaluate, lambda _: jnp.zeros(like.shape, like.dtype), rows)
+
+    indices, own = dealt.rows(chunk)
+    given = rows.order[indices], own[:, 0] & (indices[:, 0] < rows.needed)
+    run = fall.differentiable(values, written, *jax.tree.map(lambda x: x[0], given))
+    if len(indices) == 1:
+        found = run(given[0][0], jnp.ones((), bool))
+    else:
+        _, found = jax.lax.scan(lambda _, row: (None, run(*row)), None, given)
+    found = dealt.gathered(found.reshape(-1))
+    return jnp.zeros_like(found).at[rows.order].set(found)
+
+
+def _closed_form(
+    split: Split, activation: Float[Array, "*space c"], how: Scoring, masks: Masks
+) -> tuple[Float[Array, ""], Float[Array, "m"]]:
+    record.study(
+        lambda: record.Study(
+            "ablations",
+            1,
+            record.gradient_flops(how, split.activation),
+            how,
+            masks=masks,
+            closed_form=True,
+        )
+    )
+    score, gradient = how.value_and_gradient(activation)
+    # What the target does not look at counts nothing, though it be infinite.
+    unseen = (gradient == 0) & ~jnp.isfinite(activation)
+    finite = jnp.where(unseen, 0, activation)
+    return score, masks.removed(finite.astype(score.dtype) * gradient.astype(score.dtype))
 
 
 def _smooth(split: Split, how: Scoring) -> Scoring:
@@ -135,19 +227,6 @@ def _record_gradients(split: Split, how: Scoring, count: int, chunk: int) -> Non
             "gradients", count, record.gradient_flops(how, split.activation), how, chunk
         )
     )
-
-
-def _chunk_by_chunk(evaluate: Callable[[Array], Array], rows: Array, needed: Array) -> Array:
-    """Evaluates rows of indices one after the other, those that are needed."""
-    like = jax.eval_shape(evaluate, rows[0])
-
-    def step(_, chunk):
-        row, wanted = chunk
-        return None, jax.lax.cond(
-            wanted, evaluate, lambda _: jnp.zeros(like.shape, like.dtype), row
-        )
-
-    return jax.lax.scan(step, None, (rows, needed))[1]
 
 
 def sampled_moments(

@@ -160,7 +160,7 @@ class Reading:
 
 def reading(split: Split, carry: Carry, target: Target, execution: Execution) -> Reading:
     """Reads a target position by position, on the window of its region where it knows one."""
-    if target.extent is not None and _on_window(split, target, execution):
+    if target.extent is not None and on_window(split, target, execution):
         channels = jax.tree.leaves(split.output)[0].shape[-1]
         plan = split.window_plan((*target.extent, channels))
         corner, prepared = [*target.corner, 0], _prepared(split, carry, execution)
@@ -205,7 +205,7 @@ def _decoder(
     split: Split, carry: Carry, target: Any, execution: Execution
 ) -> tuple[WindowPlan | None, Any, Callable]:
     """The window that is computed, if any, the target of it, and what computes it."""
-    if _on_window(split, target, execution):
+    if on_window(split, target, execution):
         channels = jax.tree.leaves(split.output)[0].shape[-1]
         plan = split.window_plan((*target.extent, channels))
         corner, prepared = [*target.corner, 0], _prepared(split, carry, execution)
@@ -224,7 +224,8 @@ def _prepared(split: Split, carry: Carry, execution: Execution) -> Carry:
     return tuple(lowering.lowered(closed)(*carry))
 
 
-def _on_window(split: Split, target: Any, execution: Execution) -> bool:
+def on_window(split: Split, target: Any, execution: Execution) -> bool:
+    """Whether only the window of a target's region is computed."""
     if not execution.windows or not isinstance(target, Target) or target.extent is None:
         return False
     shape = jax.tree.leaves(split.output)[0].shape

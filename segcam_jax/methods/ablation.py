@@ -14,13 +14,12 @@ from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
 
 
-def drop(score: Array, scores: Array, *, relative: bool) -> Array:
+def scaled(drops: Array, score: Array, *, relative: bool) -> Array:
     """S - S_m, divided by |S| if relative; where S is 0 it is left undivided."""
-    fall = score - scores
     if not relative:
-        return fall
+        return drops
     size = jnp.abs(score)
-    return fall / jnp.where(size > 0, size, 1)
+    return drops / jnp.where(size > 0, size, 1)
 
 
 @method(
@@ -56,7 +55,7 @@ def ablation_cam(
         execution: how the engine runs it; does not change the result.
 
     Returns:
-        `map` `*space`, `weights` `c`, `scores` `c` (S_k), `score`.
+        `map` `*space`, `weights` `c`, `scores` `c` (S_k), `drops` `c` (S - S_k), `score`.
 
     References:
         Desai and Ramaswamy, Ablation-CAM, WACV 2020, eq. 2 and 3. Deviation: the paper divides by
@@ -65,10 +64,10 @@ def ablation_cam(
     """
     activation, carry = engine.encode(split, params, x, execution)
     masks = ChannelMasks(activation.shape[-1], ablation_value)
-    score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
-    weights = drop(score, scores, relative=relative)
+    score, drops = engine.ablation_drops(split, activation, carry, target, masks, execution)
+    weights = scaled(drops, score, relative=relative)
     explanation = weighted(wide(activation), weights, score)
-    return Explanation(explanation.map, score, weights, scores)
+    return Explanation(explanation.map, score, weights, score - drops, drops)
 
 
 @method(
@@ -111,7 +110,8 @@ def fast_ablation_cam(
         execution: how the engine runs it; does not change the result.
 
     Returns:
-        `map` `*space`, `scores` `m` (S_m, windows in row-major order), `score`.
+        `map` `*space`, `scores` `m` (S_m, windows in row-major order), `drops` `m` (S - S_m),
+        `score`.
 
     Raises:
         InputError: if windows do not fit the map, or would leave positions out.
@@ -126,9 +126,9 @@ def fast_ablation_cam(
     shape = activation.shape[:-1]
     masks = WindowMasks(shape, _per_axis(window, shape), _per_axis(stride, shape), ablation_value)
     masks.check()
-    score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
-    falls = drop(score, scores, relative=relative)
-    return Explanation(map=masks.spread(falls), score=score, scores=scores)
+    score, drops = engine.ablation_drops(split, activation, carry, target, masks, execution)
+    falls = scaled(drops, score, relative=relative)
+    return Explanation(masks.spread(falls), score, scores=score - drops, drops=drops)
 
 
 def _per_axis(size: int | tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from segcam_jax import engine
 from segcam_jax.engine import Execution
 from segcam_jax.masks import ChosenChannels, GroupMasks
-from segcam_jax.methods.ablation import drop
+from segcam_jax.methods.ablation import scaled
 from segcam_jax.methods.gradient_cams import weighted
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
@@ -69,8 +69,8 @@ def screened_ablation_cam(
         execution: how the engine runs it; does not change the result.
 
     Returns:
-        `map` `*space`, `weights` `c`, `scores` `c` (S_k, or S - t_k), `score`, `exact` `c`: which
-        channels were ablated.
+        `map` `*space`, `weights` `c`, `scores` `c` (S_k, or S - t_k), `drops` `c`, `score`,
+        `exact` `c`: which channels were ablated.
 
     Raises:
         InputError: if `exact` is negative or `screen` unknown.
@@ -95,12 +95,11 @@ def screened_ablation_cam(
         importance = first_order if screen == "taylor" else jnp.abs(products).sum(space)
         _, chosen = jax.lax.top_k(jnp.abs(importance), min(exact, channels))
         masks = ChosenChannels(chosen, channels, ablation_value)
-        score, ablated = engine.ablation_scores(split, activation, carry, target, masks, execution)
-        falls = first_order.at[chosen].set((score - ablated).astype(first_order.dtype))
+        score, drops = engine.ablation_drops(split, activation, carry, target, masks, execution)
+        falls = first_order.at[chosen].set(drops.astype(first_order.dtype))
         known = known.at[chosen].set(True)
-    scores = score - falls
-    found = weighted(wide(activation), drop(score, scores, relative=relative), score)
-    return Explanation(found.map, score, found.weights, scores, exact=known)
+    found = weighted(wide(activation), scaled(falls, score, relative=relative), score)
+    return Explanation(found.map, score, found.weights, score - falls, falls, exact=known)
 
 
 @method(
@@ -145,8 +144,8 @@ def group_ablation_cam(
         execution: how the engine runs it; does not change the result.
 
     Returns:
-        `map` `*space`, `weights` `c`, `scores` `m` (S_G), `score`, `exact` `c`: which channels were
-        ablated alone.
+        `map` `*space`, `weights` `c`, `scores` `m` (S_G), `drops` `m`, `score`,
+        `exact` `c`: which channels were ablated alone.
 
     Raises:
         InputError: if `groups` is less than 1 or `by` unknown.
@@ -162,14 +161,12 @@ def group_ablation_cam(
     activation, carry, _, products = _products(split, params, x, target, ablation_value, execution)
     first_order = products.sum(tuple(range(products.ndim - 1)))
     masks = _grouped(first_order, groups, by, ablation_value)
-    score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
-    weights = _shared(first_order, drop(score, scores, relative=False), masks)
-    if relative:
-        weights = weights / jnp.where(score != 0, jnp.abs(score), 1)
+    score, drops = engine.ablation_drops(split, activation, carry, target, masks, execution)
+    weights = scaled(_shared(first_order, drops, masks), score, relative=relative)
     found = weighted(wide(activation), weights, score)
     ones = jnp.ones_like(masks.groups)
     alone = masks.sums(ones)[masks.groups] == 1
-    return Explanation(found.map, score, found.weights, scores, exact=alone)
+    return Explanation(found.map, score, found.weights, score - drops, drops, exact=alone)
 
 
 def _grouped(first_order: Float[Array, "c"], groups: int, by: str, value: float) -> GroupMasks:

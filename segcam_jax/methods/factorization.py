@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
-from segcam_jax.methods.ablation import drop
+from segcam_jax.methods.ablation import scaled
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError, wide
 
@@ -118,10 +118,10 @@ def deep_feature_factorization(
     size = jnp.linalg.norm(values)
     maps = maps.reshape(*activation.shape[:-1], components)
     masks = _ConceptMasks(maps, concepts)
-    score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
-    drops = drop(score, scores, relative=relative)
+    score, drops = engine.ablation_drops(split, activation, carry, target, masks, execution)
     error = left / jnp.where(size > 0, size, 1)
-    return Factorization(maps, concepts, offset, drops, scores, score, error)
+    falls = scaled(drops, score, relative=relative)
+    return Factorization(maps, concepts, offset, falls, score - drops, score, error)
 
 
 def factorized(

@@ -1,5 +1,6 @@
 """CAMs without gradients: the score is read while parts are shown, not taken away."""
 
+import dataclasses
 import math
 from typing import Any, Literal
 
@@ -83,7 +84,9 @@ def score_cam(
         )
     by_corners = masks == "pytorch_grad_cam"
     family = ActivationMasks(activation, image.shape[:-1], by_corners, by_corners)
-    score, scores = engine.ablation_scores(whole, image, carry, target, family, execution)
+    # A masked image has little in common with the image: it is run, not propagated as a change.
+    run = dataclasses.replace(execution, changes=False)
+    score, scores = engine.ablation_scores(whole, image, carry, target, family, run)
     area = _region_size(target, whole) if per_position else 1
     weights = jax.nn.softmax(scores / (area * jnp.asarray(temperature, scores.dtype)))
     found = weighted(activation, weights.astype(activation.dtype), score)
@@ -131,7 +134,8 @@ def recipro_cam(
         execution: how the engine runs it; does not change the result.
 
     Returns:
-        `map` `*space`, `scores` `m` (S(A M_p), positions in row-major order), `score`.
+        `map` `*space`, `scores` `m` (S(A M_p), positions in row-major order), `drops` `m`
+        (S - S(A M_p)), `score`.
 
     References:
         Byun and Lee, ReciproCAM, CVPR workshop 2024. Deviation: the score of an empty
@@ -142,6 +146,6 @@ def recipro_cam(
     if not shape:
         raise InputError(f"recipro_cam needs positions; tap {split.tap!r} has channels only")
     masks = KeepMasks(shape, soft)
-    score, scores = engine.ablation_scores(split, activation, carry, target, masks, execution)
-    alone, nothing = scores[:-1], scores[-1]
-    return Explanation((alone - nothing).reshape(shape), score, scores=alone)
+    score, drops = engine.ablation_drops(split, activation, carry, target, masks, execution)
+    alone, nothing = drops[:-1], drops[-1]
+    return Explanation((nothing - alone).reshape(shape), score, scores=score - alone, drops=alone)

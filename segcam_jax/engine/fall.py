@@ -1,0 +1,190 @@
+"""How far an ablation lets the score fall, from the change that it makes: see `_jaxpr/difference`.
+
+    fall = S(known) - S(known + change)        change = (mask - 1) A
+
+Nothing is subtracted: the change goes through the network by itself, so that a fall has all its
+digits however much larger the score is. Only what the target sees and the ablation changes is
+computed.
+
+The derivative of a fall, for whoever differentiates a method, is taken of S(A) - S(mask A) as the
+model is written: right at ties, and for ablations that change nothing and are not run.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from segcam_jax._jaxpr import changes, cost, difference, graph, lowering, spans
+from segcam_jax._jaxpr.spans import Span, Windowed, narrow, whole
+from segcam_jax.engine.execution import Execution
+from segcam_jax.engine.precision import at_precision
+from segcam_jax.engine.scoring import lowers, on_window
+from segcam_jax.masks import LocalMasks, Masks
+from segcam_jax.taps import Carry, Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Falls:
+    """The fall of the score by the index of an ablation, and what one costs.
+
+    Attributes:
+        fall: index -> scalar; not to be differentiated.
+        live_bytes: bytes that one evaluation holds at its peak.
+        flops: operations of its convolutions and products.
+        window: what of the output is computed, or None for all of it.
+        seen: which elements of the activation the score depends on, or None for all.
+        fallbacks: primitives computed whole for want of a window rule.
+        subtracted: primitives whose change is subtracted for want of a rule.
+    """
+
+    fall: Callable[[Array], Array]
+    live_bytes: int
+    flops: int
+    window: tuple[int | None, ...] | None
+    seen: Array | None
+    fallbacks: tuple[str, ...]
+    subtracted: tuple[str, ...]
+
+
+def known(
+    split: Split, activation: Float[Array, "*space c"], carry: Carry, execution: Execution
+) -> tuple[Any, Carry]:
+    """The output, and what changes of it are read off, in float32; not to be differentiated.
+
+    Slow equations are rewritten where `execution` says so.
+    """
+    given = jax.lax.stop_gradient((split.native(activation), *carry))
+    run = at_precision(split.changes.known, "float32", *given)
+    if lowers(execution):
+        run = lowering.lowered(graph.closed(run, *given)[0])
+    found = run(*given)
+    tree = jax.tree.structure(split.output)
+    return jax.tree.unflatten(tree, found[: tree.num_leaves]), tuple(found[tree.num_leaves :])
+
+
+def falls(
+    split: Split,
+    activation: Float[Array, "*space c"],
+    unchanged: tuple[Any, Carry],
+    target: Any,
+    masks: Masks,
+    execution: Execution,
+) -> Falls:
+    """The cheapest way: on the window of the target, or of the ablation alone.
+
+    Args:
+        split: the model.
+        activation: of the input.
+        unchanged: as `known` returned it.
+        target: the score.
+        masks: the ablations.
+        execution: how to run.
+    """
+    ways = [_falls(split, activation, unchanged, target, masks, execution)]
+    if ways[0].window is not None and isinstance(masks, LocalMasks):
+        without = dataclasses.replace(execution, windows=False)
+        other = _falls(split, activation, unchanged, target, masks, without)
+        # What the target does not see is known either way.
+        ways.append(dataclasses.replace(other, seen=ways[0].seen))
+    return min(ways, key=lambda way: way.flops)
+
+
+def _falls(split, activation, unchanged, target, masks, execution) -> Falls:
+    output, prepared = unchanged
+    activation = jax.lax.stop_gradient(activation)
+    subtracted = dict.fromkeys(split.changes.subtracted)
+    plan = None
+    if on_window(split, target, execution):
+        plan = split.changes.plan((*target.extent, output.shape[-1]))
+        corner = [jnp.asarray(at, jnp.int32) for at in (*target.corner, 0)]
+        output = jax.lax.dynamic_slice(output, corner, (*target.extent, output.shape[-1]))
+        target = target.cropped()
+    leaves, tree = jax.tree.flatten(output)
+
+    def fall(change):
+        if plan is None:
+            changed = split.changes.change(split.native(change), *prepared)
+        else:
+            changed = [plan.run([split.native(change), *prepared], corner)]
+        moved, without_rule = difference.change_of(
+            lambda *leaves: target(jax.tree.unflatten(tree, leaves)), leaves, changed
+        )
+        subtracted.update(dict.fromkeys(without_rule))
+        return -moved
+
+    dtype = difference.change_dtype(activation.dtype)
+    struct = jax.ShapeDtypeStruct(activation.shape, dtype)
+    rounded = at_precision(fall, execution.precision, struct, everywhere=True)
+    closed, jaxpr = graph.flattened(rounded, struct)
+    window = _window(masks, activation)
+    by_change = changes.plan(jaxpr, window)
+    rule = lowering.rewritten if lowers(execution) else None
+    record = by_change.record(graph.constants_of(closed), [], rule)
+    wide = Windowed(activation.astype(dtype), whole(activation.shape), activation.shape)
+
+    def of_index(index, rule=rule):
+        if isinstance(masks, LocalMasks):
+            places = masks.places(index, activation.ndim)
+            factor = jnp.asarray(masks.value, dtype) - 1
+        else:
+            places = {}
+            mask = jnp.asarray(masks(index), dtype)
+            factor = mask.reshape((1,) * (activation.ndim - mask.ndim) + mask.shape) - 1
+        patch = narrow(wide, window, places) * jax.lax.stop_gradient(factor)
+        return by_change.run(record, patch, places, rule)[0]
+
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    _, traced = graph.closed(lambda index: of_index(index, None), index)
+    return Falls(
+        of_index,
+        cost.live_bytes(traced),
+        cost.flops(traced),
+        None if plan is None else plan.extents[:-1],
+        None if plan is None else split.canonical(plan.seen([*corner])),
+        () if plan is None else plan.fallbacks,
+        tuple(subtracted),
+    )
+
+
+def _window(masks: Masks, activation: Array) -> spans.Window:
+    """What of the activation an ablation changes."""
+    if not isinstance(masks, LocalMasks):
+        return whole(activation.shape)
+    windows = masks.windows(activation.ndim)
+    return tuple(
+        Span(axis, *windows[axis]) if axis in windows and windows[axis][1] < extent else None
+        for axis, extent in enumerate(activation.shape)
+    )
+
+
+def differentiable(
+    value: Callable[..., Array], written: Callable[..., Array], *structs: Any
+) -> Callable[..., Array]:
+    """`value` with the derivative of `written`, with respect to all that both close over.
+
+    Args:
+        value: of the arguments, not to be differentiated.
+        written: the same but for rounding, and for arguments that it need not know.
+        structs: the arguments, or their shapes and dtypes; not differentiated.
+    """
+    pair = [graph.closed(function, *structs)[0] for function in (value, written)]
+    fast, plain = map(graph.function_of, pair)
+
+    @jax.custom_jvp
+    def run(arguments, held, differentiated):
+        return fast(held, *arguments)[0]
+
+    @run.defjvp
+    def _(primals, tangents):
+        arguments, _, differentiated = primals
+        _, moved = jax.jvp(
+            lambda held: plain(held, *arguments)[0], (differentiated,), (tangents[-1],)
+        )
+        return run(*primals), moved
+
+    held = [list(graph.constants_of(each)) for each in pair]
+    return lambda *arguments: run(arguments, *held)
