@@ -296,3 +296,29 @@ def test_a_dead_channel_falls_by_exactly_nothing():
         )
         assert not np.asarray(found.drops)[::2].any()
         assert (found.scores[::2] == found.score).all()
+
+
+@jax.custom_vjp
+def clipped(x):
+    return jnp.maximum(x, 0.0)
+
+
+clipped.defvjp(lambda x: (jnp.maximum(x, 0.0), x), lambda x, g: (jnp.where(x > 0, g, 0.0),))
+
+
+def test_a_target_is_differentiated_through_a_model_with_a_backward_rule_alone():
+    params, x = make_params(), make_input()
+
+    def model(params, x):
+        return clipped(jnp.square(tap(skip_net(params, x), "hidden")) - 0.1)
+
+    split = segcam.split(model, "hidden", params, x)
+
+    def total(scale, execution):
+        found = segcam.ablation_cam(
+            split, params, x, lambda y: (y * scale).sum() * scale, execution=execution
+        )
+        return found.drops.sum()
+
+    ours, true = (jax.grad(total)(jnp.asarray(2.0), each) for each in (Execution(), segcam.NAIVE))
+    np.testing.assert_allclose(ours, true, rtol=1e-5)

@@ -11,11 +11,13 @@ model is written: right at ties, and for ablations that change nothing and are n
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from segcam_jax._jaxpr import changes, cost, difference, graph, lowering, spans
@@ -178,13 +180,21 @@ def differentiable(
     def run(arguments, held, differentiated):
         return fast(held, *arguments)[0]
 
-    @run.defjvp
+    @functools.partial(run.defjvp, symbolic_zeros=True)
     def _(primals, tangents):
         arguments, _, differentiated = primals
-        _, moved = jax.jvp(
-            lambda held: plain(held, *arguments)[0], (differentiated,), (tangents[-1],)
-        )
-        return run(*primals), moved
+        # Models with a backward rule alone, `custom_vjp`, take no tangents that are zero.
+        moving = [at for at, t in enumerate(tangents[-1]) if not isinstance(t, SymbolicZero)]
+
+        def moved(values):
+            held = dict(enumerate(differentiated)) | dict(zip(moving, values, strict=True))
+            return plain(list(held.values()), *arguments)[0]
+
+        out = run(*primals)
+        if not moving:
+            return out, jnp.zeros_like(out)
+        values, slopes = ([each[at] for at in moving] for each in (differentiated, tangents[-1]))
+        return out, jax.jvp(moved, (values,), (slopes,))[1]
 
     held = [list(graph.constants_of(each)) for each in pair]
     return lambda *arguments: run(arguments, *held)
