@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from segcam_jax._jaxpr import graph
-from segcam_jax._jaxpr.graph import called_jaxpr, is_variable
+from segcam_jax._jaxpr.graph import is_variable
 
 
 def _bytes(aval: Any) -> int:
@@ -50,12 +50,15 @@ def total_bytes(jaxpr: Any) -> int:
 
 
 def flops(jaxpr: Any) -> int:
-    """Floating point operations of the convolutions and products of a jaxpr, calls included."""
+    """Floating point operations of the convolutions and products of a jaxpr.
+
+    Calls are included, those with a derivative rule of their own too; of a condition, the costliest
+    branch.
+    """
     total = 0
     for equation in jaxpr.eqns:
-        body = called_jaxpr(equation)
-        if body is not None:
-            total += flops(getattr(body, "jaxpr", body))
+        if graph.call_body(equation) is not None or equation.primitive.name == "cond":
+            total += max(flops(body) for body in graph.bodies(equation))
         elif equation.primitive.name == "dot_general":
             (contracting, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
