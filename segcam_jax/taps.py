@@ -46,6 +46,7 @@ from segcam_jax._jaxpr import (
     graph,
     hoisting,
     layouts,
+    logits,
     naming,
     probabilities,
     signatures,
@@ -91,7 +92,7 @@ class Split:
         output: pytree of shape and dtype of the output.
         input: pytree of shape and dtype of one example.
         outputs: what the output holds, `"logits"` or `"probabilities"`: as declared, else as the
-            model's last operations say.
+            model's last operations say; None where they do not tell.
     """
 
     tap: str
@@ -103,7 +104,7 @@ class Split:
     _channel_axis: int
     _batch_axis: int | None
     _again: Callable[[Any], "Split"] = dataclasses.field(repr=False)
-    outputs: Outputs = "logits"
+    outputs: Outputs | None = None
     _one_example: bool = dataclasses.field(default=False, repr=False)
 
     def __reduce__(self):
@@ -302,7 +303,7 @@ def split(
         batch_axis: an axis of size one to take away, for models that insist on a batch.
         outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what its
             adapter was told; else `"probabilities"` where its last operations are a softmax or a
-            sigmoid over classes.
+            sigmoid over classes, `"logits"` where they are a convolution or a product.
         one_example: True: the first axis of `x` belongs to one example, though the model keeps its
             entries apart, as a network of images does that is applied to the slices of a volume.
             None: what its adapter was told; else such an `x` is refused as a batch.
@@ -365,7 +366,7 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
     )
     again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, said=said)
     if outputs is None:
-        outputs = "logits" if probabilities.ending(traced) is None else "probabilities"
+        outputs = _held(traced)
     return Split(
         tap_name,
         activation,
@@ -379,6 +380,13 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
         outputs,
         one_example,
     )
+
+
+def _held(traced: graph.Graph) -> Outputs | None:
+    """What a model's output holds by its last operations; None: they do not tell."""
+    if probabilities.ending(traced) is not None:
+        return "probabilities"
+    return "logits" if logits.are_made(traced) else None
 
 
 _CACHE: Recent[Split] = Recent(_CACHED_SPLITS)

@@ -199,7 +199,7 @@ def test_regions_keep_their_window_for_all_classes():
         hidden = tap(convolved(x, params["stem"]), "stem")
         return jax.nn.relu(convolved(jax.nn.relu(hidden), params["block"]))
 
-    split = segcam.split(model, "stem", params, x)
+    split = segcam.split(model, "stem", params, x, outputs="logits")
     mask = np.zeros(SHAPE, bool)
     mask[1:3, 2:4] = True
     target = segcam.region(0, mask, of="probabilities")

@@ -12,7 +12,7 @@ from flax import linen, nnx
 
 import segcam_jax as segcam
 from segcam_jax import InputError, TargetError
-from segcam_jax._jaxpr import probabilities
+from segcam_jax._jaxpr import graph, logits, naming, probabilities
 from segcam_jax.outputs import Meaning
 from tests.networks import make_input, make_params, skip_net
 
@@ -272,6 +272,66 @@ def test_what_is_made_of_probabilities_is_scored_as_it_is(name):
     target = segcam.region(1, np.ones(output.shape[:2]), of="probabilities", reduce="mean")
     found = segcam.gradient(split, jnp.eye(3), x, target)
     np.testing.assert_allclose(found.score, output[..., 1].mean(), rtol=1e-5)
+
+
+def convolved(x):
+    return jax.lax.conv(x.transpose(2, 0, 1)[None], jnp.ones((3, 3, 1, 1)), (1, 1), "SAME")[0]
+
+
+def dense(x):
+    return x @ x.mean(0)[:3] + x.mean((0, 1), keepdims=True)
+
+
+LOGITS = {
+    "convolved": (lambda x: convolved(x).transpose(1, 2, 0), True),
+    "with a bias": (dense, True),
+    "classified": (lambda x: dense(x).mean((0, 1)), True),
+    "resized": (lambda x: jax.image.resize(dense(x), (8, 6, 3), "linear"), True),
+    "residual": (lambda x: jax.nn.relu(x) + dense(x), True),
+    "normalised": (lambda x: (dense(x) - x.mean()) / jnp.sqrt(x.var() + 1e-5) * x.max() + 1, True),
+    "tempered": (lambda x: dense(x) / 3, True),
+    "bounded": (lambda x: jnp.clip(dense(x), -10, 10), True),
+    "log_softmax": (lambda x: jax.nn.log_softmax(dense(x)), True),
+    "joined": (lambda x: jnp.concatenate([dense(x)[..., :1], dense(x)[..., 1:]], -1), True),
+    "relu": (lambda x: jax.nn.relu(dense(x)), False),
+    "in [0, 1]": (lambda x: jnp.clip(dense(x), 0, 1), False),
+    "hard sigmoid": (lambda x: jax.nn.hard_sigmoid(dense(x)), False),
+    "over its sum": (lambda x: dense(x) / dense(x).sum(-1, keepdims=True), False),
+    "of softplus": (lambda x: jax.nn.softplus(dense(x)), False),
+    "sharpened": (lambda x: jax.nn.softmax(dense(x)) ** 2, False),
+    "resized power": (lambda x: jax.image.resize(jnp.exp(dense(x)), (8, 6, 3), "linear"), False),
+    "heads of two kinds": (
+        lambda x: jnp.concatenate([jax.nn.sigmoid(x[..., :1]), dense(x)[..., 1:]], -1),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_logits_are_known_by_what_makes_them(name):
+    function, expected = LOGITS[name]
+    traced, _ = graph.trace(function, naming.PREFIX, jax.ShapeDtypeStruct((3, 3, 3), np.float32))
+    assert probabilities.ending(traced) is None
+    assert logits.are_made(traced) == expected
+
+
+def test_probabilities_of_an_output_in_doubt_are_refused():
+    x, params = jax.random.normal(jax.random.key(0), (4, 4, 3)), jnp.eye(3)
+    target = segcam.region(1, np.ones((4, 4)), of="probabilities", reduce="mean")
+
+    def model(params, x):
+        return jax.nn.hard_sigmoid(x @ params)
+
+    split = segcam.split(model, "input", params, x)
+    assert split.outputs is None
+    with pytest.raises(TargetError, match="say outputs='logits' or outputs='probabilities'"):
+        segcam.gradient(split, params, x, target)
+    output = np.clip(np.asarray(x) / 6 + 0.5, 0, 1)
+    said = segcam.split(model, "input", params, x, outputs="probabilities")
+    found = segcam.gradient(said, params, x, target)
+    np.testing.assert_allclose(found.score, output[..., 1].mean(), rtol=1e-5)
+    plain = segcam.gradient(split, params, x, segcam.region(1, np.ones((4, 4)), reduce="mean"))
+    np.testing.assert_allclose(plain.score, found.score, rtol=1e-6)
 
 
 def test_what_an_output_means_is_checked():

@@ -6,25 +6,26 @@ the fixed matrices of a resize. The classes are the output's last axis; where th
 is followed, so that a softmax over space, of attention for example, is none over classes.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
-from segcam_jax._jaxpr import bands, graph, naming
+from segcam_jax._jaxpr import graph, naming, values
+from segcam_jax._jaxpr.values import Value, through
 
 Ending = Literal["softmax", "sigmoid"]
 
-_CASTS = ("convert_element_type", "reduce_precision", "copy", "copy_p", "name")
-_STAYING = (*_CASTS, "optimization_barrier", "sharding_constraint", "slice", "dynamic_slice", "rev")
-_SCALING = ("mul", "div")
+_STAYING = (
+    *values.CASTS,
+    "optimization_barrier",
+    "sharding_constraint",
+    "slice",
+    "dynamic_slice",
+    "rev",
+)
 _BOUNDING = ("clamp", "min", "max")
-_REPEATING = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", *_CASTS)
-
-
 # Of weights that sum to 1, in bfloat16 too; those of a cubic resize are negative in part.
 _ROUNDING = 1e-2
 _MOST_WEIGHT = 2.0
@@ -37,37 +38,10 @@ class _Sum(NamedTuple):
     weight: float
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Value:
-    """A value, by the equation that makes it.
-
-    Attributes:
-        shape: of the value.
-        equation: None for an input and a literal.
-        operands: of the equation.
-        number: that of a literal.
-        place: which result of the equation it is.
-        is_fixed: whether it depends on no input.
-    """
-
-    shape: tuple[int, ...]
-    equation: Any = None
-    operands: tuple["_Value", ...] = ()
-    number: Any = None
-    place: int = 0
-    is_fixed: bool = False
-
-    @property
-    def primitive(self) -> str:
-        return "" if self.equation is None else self.equation.primitive.name
-
-
 def ending(traced: graph.Graph) -> Ending | None:
     """What makes probabilities of a function's one output, classes last; None: nothing is seen."""
-    if len(traced.outvars) != 1:
-        return None
-    value = _read(_values(traced.equations, {}), traced.outvars[0])
-    found = _sum(value, len(value.shape) - 1) if value.shape else None
+    value = values.output(traced)
+    found = _sum(value, len(value.shape) - 1) if value is not None and value.shape else None
     return None if found is None or abs(found.weight - 1) > _ROUNDING else found.ending
 
 
@@ -76,31 +50,7 @@ def ending_of(fn: Callable, *structs: Any) -> Ending | None:
     return ending(graph.trace(fn, naming.PREFIX, *structs)[0])
 
 
-def _values(equations: Sequence[graph.Equation], known: dict[Any, _Value]) -> dict[Any, _Value]:
-    """The values of all variables, calls opened, those with a derivative rule of their own too."""
-    for equation in equations:
-        operands = tuple(_read(known, atom) for atom in equation.invars)
-        body = graph.opened(equation)
-        if body is None:
-            fixed = all(each.is_fixed for each in operands) and bands.is_small(equation)
-            made = [
-                _Value(getattr(v.aval, "shape", ()), equation, operands, None, place, fixed)
-                for place, v in enumerate(equation.outvars)
-            ]
-        else:
-            inside = _values(body.eqns, dict(zip(body.invars, operands, strict=True)))
-            made = [_read(inside, atom) for atom in body.outvars]
-        known.update(zip(equation.outvars, made, strict=True))
-    return known
-
-
-def _read(known: dict[Any, _Value], atom: Any) -> _Value:
-    if not graph.is_variable(atom):
-        return _Value(np.shape(atom.val), number=atom.val, is_fixed=True)
-    return known.setdefault(atom, _Value(getattr(atom.aval, "shape", ())))
-
-
-def _sum(value: _Value, axis: int | None) -> _Sum | None:
+def _sum(value: Value, axis: int | None) -> _Sum | None:
     """The probabilities that make a value, whose classes lie along `axis`; None: there are none."""
     if value.primitive == "logistic" or _is_written_sigmoid(value):
         return _Sum("sigmoid", 1)
@@ -115,23 +65,23 @@ def _sum(value: _Value, axis: int | None) -> _Sum | None:
         return _Sum("softmax", 1)
     if value.primitive == "add":
         return _added(value, axis)
-    if value.primitive == "sub" and _is_number(value.operands[0], 1):
+    if value.primitive == "sub" and values.is_number(value.operands[0], 1):
         found = _sum(value.operands[1], axis)
         return found if found is not None and found.weight == 1 else None
     if value.primitive in _BOUNDING or value.primitive == "pad":  # As `clip(p, 1e-7, 1 - 1e-7)`.
-        inside = [each for each in value.operands if _number(each) is None]
-        plain = value.primitive != "pad" or _is_number(value.operands[1], 0)
+        inside = [each for each in value.operands if values.number_of(each) is None]
+        plain = value.primitive != "pad" or values.is_number(value.operands[1], 0)
         return _sum(inside[0], axis) if len(inside) == 1 and plain else None
     weighted = _weighted(value, axis)
     if weighted is not None:
         inside, place, weight = weighted
         found = _sum(inside, place)
         return None if found is None else _Sum(found.ending, found.weight * weight)
-    before = _before(value, axis)
-    return None if before is None else _sum(value.operands[0], before[0])
+    moved = axis_before(value, axis)
+    return None if moved is None else _sum(value.operands[0], moved[0])
 
 
-def _joined(value: _Value, axis: int | None) -> list[tuple[_Value, int | None]] | None:
+def _joined(value: Value, axis: int | None) -> list[tuple[Value, int | None]] | None:
     """The values that are joined or chosen from, and the axis of their classes; None: none are."""
     name = value.primitive
     if name == "concatenate" and not _is_both_sides(value):
@@ -141,23 +91,23 @@ def _joined(value: _Value, axis: int | None) -> list[tuple[_Value, int | None]] 
         within = None if axis in (along, None) else axis - (axis > along)
         return [(part, within) for part in value.operands]
     if name == "select_n":  # As `where(seen, p, 0)`.
-        computed = [each for each in value.operands[1:] if _number(each) is None]
-        numbers = [_number(each) for each in value.operands[1:]]
+        computed = [each for each in value.operands[1:] if values.number_of(each) is None]
+        numbers = [values.number_of(each) for each in value.operands[1:]]
         if computed and all(each is None or 0 <= each <= 1 for each in numbers):
             return [(each, axis) for each in computed]
     return None
 
 
-def _added(value: _Value, axis: int | None) -> _Sum | None:
+def _added(value: Value, axis: int | None) -> _Sum | None:
     """Probabilities that are added, or c tanh(x) + c: 2c times a sigmoid."""
     for first, second in (value.operands, value.operands[::-1]):
-        number, factor = _number(second), 1.0
+        number, factor = values.number_of(second), 1.0
         if number is None:
             continue
-        inside = _through(first, _CASTS)
-        scaled = _scaled(inside)
+        inside = through(first, values.CASTS)
+        scaled = values.scaled(inside)
         if scaled is not None:
-            inside, factor = _through(scaled[0], _CASTS), scaled[1]
+            inside, factor = through(scaled[0], values.CASTS), scaled[1]
         alike = inside.primitive == "tanh" and number == factor > 0
         return _Sum("sigmoid", 2 * factor) if alike else None
     first = _sum(value.operands[0], axis)
@@ -167,22 +117,10 @@ def _added(value: _Value, axis: int | None) -> _Sum | None:
     return _Sum(first.ending, first.weight + second.weight)
 
 
-def _scaled(value: _Value) -> tuple[_Value, float] | None:
-    """The value that a number multiplies or divides, and the factor; None: there is none."""
-    if value.primitive not in _SCALING:
-        return None
-    first, second = value.operands
-    number = _number(second)
-    if number is not None and (number or value.primitive == "mul"):
-        return first, number if value.primitive == "mul" else 1 / number
-    number = _number(first)
-    return (second, number) if number is not None and value.primitive == "mul" else None
-
-
-def _weighted(value: _Value, axis: int | None) -> tuple[_Value, int | None, float] | None:
+def _weighted(value: Value, axis: int | None) -> tuple[Value, int | None, float] | None:
     """What a value is a sum of: a value, the axis of its classes, the sum of the weights."""
     name, parameters = value.primitive, value.equation.params if value.equation else {}
-    scaled = _scaled(value)
+    scaled = values.scaled(value)
     if scaled is not None:
         return (scaled[0], axis, scaled[1]) if scaled[1] > 0 else None
     if name == "mul":  # A mask: of what is not seen, nothing.
@@ -198,10 +136,10 @@ def _weighted(value: _Value, axis: int | None) -> tuple[_Value, int | None, floa
         window = parameters["window_dimensions"]
         whole = axis is None or window[axis] == 1
         return (value.operands[0], axis, float(math.prod(window))) if whole else None
-    return _interpolated(value, axis) if name == "dot_general" else None
+    return interpolated(value, axis) if name == "dot_general" else None
 
 
-def _interpolated(value: _Value, axis: int | None) -> tuple[_Value, int | None, float] | None:
+def interpolated(value: Value, axis: int | None) -> tuple[Value, int | None, float] | None:
     """As `_weighted`, of a product with a fixed matrix whose rows have one sum, as of a resize."""
     contracting, batch = value.equation.params["dimension_numbers"]
     if batch[0] or axis is None:
@@ -212,7 +150,7 @@ def _interpolated(value: _Value, axis: int | None) -> tuple[_Value, int | None, 
             continue
         kept = [each for each in range(len(inside.shape)) if each not in contracting[1 - at]]
         place = axis - (0 if at == 1 else len(weights.shape) - len(contracting[at]))
-        matrix = _evaluated(weights).astype(np.float64)
+        matrix = values.evaluated(weights).astype(np.float64)
         sums, sizes = (m.sum(tuple(contracting[at])) for m in (matrix, np.abs(matrix)))
         weight = float(sums.mean())
         even = np.abs(sums - weight).max(initial=0) <= _ROUNDING * weight
@@ -221,42 +159,27 @@ def _interpolated(value: _Value, axis: int | None) -> tuple[_Value, int | None, 
     return None
 
 
-def _evaluated(value: _Value) -> np.ndarray:
-    """What a fixed value is."""
-    found: dict[_Value, Any] = {}
-
-    def read(each: _Value) -> Any:
-        if each.equation is None:
-            return each.number
-        if each not in found:
-            found[each] = graph.bind(each.equation, *map(read, each.operands))[each.place]
-        return found[each]
-
-    with jax.ensure_compile_time_eval():
-        return np.asarray(read(value))
-
-
-def _is_mask(value: _Value) -> bool:
+def _is_mask(value: Value) -> bool:
     """Whether a value is True or False, cast."""
-    while value.primitive in _REPEATING:
+    while value.primitive in values.REPEATING:
         if value.equation.invars[0].aval.dtype == bool:
             return True
         value = value.operands[0]
     return False
 
 
-def _is_both_sides(value: _Value) -> bool:
+def _is_both_sides(value: Value) -> bool:
     """1 - p beside p: what a sigmoid says of two classes, as their softmax would."""
     if len(value.operands) != 2:
         return False
     for first, second in (value.operands, value.operands[::-1]):
-        less = first.primitive == "sub" and _is_number(first.operands[0], 1)
+        less = first.primitive == "sub" and values.is_number(first.operands[0], 1)
         if less and first.operands[1] is second:
             return _sum(second, None) is not None
     return False
 
 
-def _before(value: _Value, axis: int | None) -> tuple[int | None] | None:
+def axis_before(value: Value, axis: int | None) -> tuple[int | None] | None:
     """The classes' axis in the first operand of what only moves values; None: it does more."""
     name, parameters = value.primitive, value.equation.params if value.equation else {}
     if name in _STAYING:
@@ -286,8 +209,8 @@ def _before(value: _Value, axis: int | None) -> tuple[int | None] | None:
     return _before_gather(value, axis) if name == "gather" else None
 
 
-def _before_gather(value: _Value, axis: int | None) -> tuple[int | None] | None:
-    """As `_before`, where positions or classes are taken by index, as by a nearest resize."""
+def _before_gather(value: Value, axis: int | None) -> tuple[int | None] | None:
+    """As `axis_before`, where positions or classes are taken by index, as by a nearest resize."""
     numbers, sizes = (value.equation.params[key] for key in ("dimension_numbers", "slice_sizes"))
     shape = value.operands[0].shape
     gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
@@ -309,7 +232,7 @@ def _before_reshape(old: tuple[int, ...], new: tuple[int, ...], axis: int | None
     return same[-1] if same else None
 
 
-def _is_softmax(value: _Value, axis: int | None) -> bool:
+def _is_softmax(value: Value, axis: int | None) -> bool:
     """exp(x) / sum(exp(x)), summed over the classes, or exp(x) * (1 / sum(exp(x)))."""
     if value.primitive == "div":
         pairs = [value.operands]
@@ -318,73 +241,55 @@ def _is_softmax(value: _Value, axis: int | None) -> bool:
         pairs = [(a, b) for a, b in zip(value.operands, inverse[::-1], strict=True) if b]
     else:
         return False
-    powers = [(_through(above, _CASTS), below) for above, below in pairs]
+    powers = [(through(above, values.CASTS), below) for above, below in pairs]
     return any(a.primitive == "exp" and _is_sum_of(below, a, axis) for a, below in powers)
 
 
-def _inverted(value: _Value) -> _Value | None:
+def _inverted(value: Value) -> Value | None:
     """x of 1 / x, or None."""
-    value = _through(value, _REPEATING)
+    value = through(value, values.REPEATING)
     if value.primitive == "integer_pow" and value.equation.params["y"] == -1:
         return value.operands[0]
-    written = value.primitive == "div" and _is_number(value.operands[0], 1)
+    written = value.primitive == "div" and values.is_number(value.operands[0], 1)
     return value.operands[1] if written else None
 
 
-def _is_exp_of_log_softmax(value: _Value, axis: int | None) -> bool:
+def _is_exp_of_log_softmax(value: Value, axis: int | None) -> bool:
     """exp(x - log(sum(exp(x))))."""
     if value.primitive != "exp":
         return False
-    less = _through(value.operands[0], _CASTS)
+    less = through(value.operands[0], values.CASTS)
     if less.primitive != "sub":
         return False
-    logarithm = _through(less.operands[1], _REPEATING)
+    logarithm = through(less.operands[1], values.REPEATING)
     if logarithm.primitive != "log":
         return False
-    total = _through(logarithm.operands[0], _REPEATING)
+    total = through(logarithm.operands[0], values.REPEATING)
     if total.primitive != "reduce_sum":
         return False
-    power = _through(total.operands[0], _CASTS)
-    of_same = power.primitive == "exp" and _through(power.operands[0], _CASTS) is _through(
-        less.operands[0], _CASTS
+    power = through(total.operands[0], values.CASTS)
+    of_same = power.primitive == "exp" and through(power.operands[0], values.CASTS) is through(
+        less.operands[0], values.CASTS
     )
     return of_same and _is_sum_of(total, power, axis)
 
 
-def _is_sum_of(value: _Value, power: _Value, axis: int | None) -> bool:
-    total = _through(value, _REPEATING)
+def _is_sum_of(value: Value, power: Value, axis: int | None) -> bool:
+    total = through(value, values.REPEATING)
     if total.primitive != "reduce_sum" or tuple(total.equation.params["axes"]) != (axis,):
         return False
-    summed = _through(total.operands[0], _CASTS)
+    summed = through(total.operands[0], values.CASTS)
     return summed is power or (
         summed.primitive == "exp" and summed.operands[0] is power.operands[0]
     )
 
 
-def _is_written_sigmoid(value: _Value) -> bool:
+def _is_written_sigmoid(value: Value) -> bool:
     """1 / (1 + exp(-x))."""
-    if value.primitive != "div" or not _is_number(value.operands[0], 1):
+    if value.primitive != "div" or not values.is_number(value.operands[0], 1):
         return False
-    below = _through(value.operands[1], _CASTS)
+    below = through(value.operands[1], values.CASTS)
     if below.primitive != "add":
         return False
-    one, power = below.operands if _is_number(below.operands[0], 1) else below.operands[::-1]
-    return _is_number(one, 1) and _through(power, _CASTS).primitive == "exp"
-
-
-def _through(value: _Value, primitives: Sequence[str]) -> _Value:
-    """The value that those primitives were applied to."""
-    while value.primitive in primitives:
-        value = value.operands[0]
-    return value
-
-
-def _is_number(value: _Value, number: float) -> bool:
-    return _number(value) == number
-
-
-def _number(value: _Value) -> float | None:
-    """The number that a value holds everywhere, where it was written in the program."""
-    value = _through(value, _REPEATING)
-    known = value.number is not None and np.size(value.number) == 1
-    return float(cast(Any, np.asarray(value.number).item())) if known else None
+    one, power = below.operands if values.is_number(below.operands[0], 1) else below.operands[::-1]
+    return values.is_number(one, 1) and through(power, values.CASTS).primitive == "exp"

@@ -112,6 +112,12 @@ def checked_target(target: Any, split: Split) -> Any:
         target.check(split.output)
     if isinstance(target, Target):
         told = split.outputs if target.outputs is None else target.outputs
+        if told is None and target.of == "probabilities":
+            raise TargetError(
+                "of='probabilities': the model's last operations do not tell whether it returns "
+                "logits or probabilities; say outputs='logits' or outputs='probabilities' to "
+                "`split` or the adapter (--outputs on the command line)"
+            )
         return dataclasses.replace(target, outputs=told)
     return target if isinstance(target, FunctionTarget) else function_target(target, split)
 
