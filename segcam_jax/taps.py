@@ -330,7 +330,7 @@ def _is_one_example(fn: Callable, said: bool | None) -> bool:
 
 def _cached(signature, fn, tap_name, layout, said) -> Split:
     with graph.on_any_mesh():
-        key = (graph.context(), fn, tap_name, signature, layout, said)
+        key = (graph.Context(), fn, tap_name, signature, layout, said)
     return _CACHE.get(key, lambda: _split(signature, fn, tap_name, layout, said))
 
 

@@ -140,22 +140,25 @@ def _without_annotations(program: Any, structs: Sequence[Any]) -> Any:
         return jax.make_jaxpr(run)(*structs)
 
 
-@jax.tree_util.register_static
 class Context:
-    """The settings of JAX that a trace depends on, made once for each trace of nothing."""
+    """The settings of JAX that a trace depends on, as `jax.jit` keys its traces by them.
 
-
-# Without arrays, it is part of the structure of what was traced: nothing is compiled or run.
-_CONTEXT = jax.jit(lambda: Context())
-
-
-def context() -> Context:
-    """The settings in force, as `jax.jit` keys its traces by them.
-
-    The same object for equal settings: of 64-bit types, of the precision of products, of random
-    numbers, of promotion, of the default device, of the mesh, and whatever else JAX holds.
+    Equal for equal settings: of 64-bit types, of the precision of products, of random numbers, of
+    promotion, of the default device, of the mesh, and whatever else JAX holds.
     """
-    return _CONTEXT.eval_shape()
+
+    def __init__(self):
+        # One and the same program comes back while no setting is another.
+        self._program = _NOTHING()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Context) and self._program is other._program
+
+    def __hash__(self) -> int:
+        return id(self._program)
+
+
+_NOTHING = jax.make_jaxpr(lambda: ())
 
 
 def closed(fn: Callable, *structs: Any) -> tuple[Any, Any]:

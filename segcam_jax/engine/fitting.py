@@ -8,7 +8,6 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from segcam_jax._jaxpr import graph
 from segcam_jax.engine import memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Recent, Split
@@ -164,10 +163,22 @@ def temporary_bytes(executable: jax.stages.Compiled) -> int:
     return getattr(executable.memory_analysis(), "temp_size_in_bytes", 0)
 
 
+@jax.tree_util.register_static
+class _Settings:
+    """The settings of JAX that a trace depends on, as `graph.Context`, in 5 us instead of 150.
+
+    The same object for equal settings: of a jitted function the structure of its result is kept for
+    each of them. It is read, nothing is compiled or run.
+    """
+
+
+_SETTINGS = jax.jit(lambda: _Settings())
+
+
 def _signature(inputs: tuple) -> tuple:
     """What a compiled program depends on besides its static arguments."""
     leaves, tree = jax.tree.flatten(inputs)
-    return tree, tuple(map(jax.typeof, leaves)), tuple(map(_place, leaves)), graph.context()
+    return tree, tuple(map(jax.typeof, leaves)), tuple(map(_place, leaves)), _SETTINGS.eval_shape()
 
 
 def _place(leaf: Any) -> jax.sharding.Sharding | None:
