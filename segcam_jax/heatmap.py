@@ -221,7 +221,8 @@ def heatmap(
     Returns:
         The heatmap, at least float32, in the range that the profile gives. A map without any
         positive value is all zero after a ReLU, of which a `UserWarning` tells where values are
-        known; it is never NaN.
+        known. Of a finite map it is never NaN; of traced values, or of an array that other
+        processes hold a part of, nothing is checked.
 
     Raises:
         InputError: if the profile is unknown, `size` has another number of dimensions, or known
@@ -233,7 +234,7 @@ def heatmap(
     values, size = jnp.asarray(raw), tuple(size)
     floating = jnp.issubdtype(values.dtype, jnp.floating)
     values = wide(values) if floating else values.astype(jnp.float32)
-    if not isinstance(values, Tracer):
+    if not isinstance(values, Tracer) and values.is_fully_addressable:
         _check_values(np.asarray(values), chosen)
     if smoothing:
         values = smooth(resize(values, size), smoothing)
@@ -248,7 +249,7 @@ def _check_values(values: np.ndarray, profile: Profile) -> None:
         raise InputError("the map holds NaN or infinite values; check the input and the target")
     if values.size and not profile.signed and values.max() <= 0 and values.min() < 0:
         warnings.warn(
-            f"all evidence in this map is negative, down to {values.min():.4g}: the ReLU of "
-            f"profile {profile.name!r} leaves nothing; profile='signed' shows it",
+            f"all evidence in this map is negative: the ReLU of profile {profile.name!r} leaves "
+            "nothing; profile='signed' shows it",
             stacklevel=3,
         )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import segcam_jax as segcam
+from segcam_jax._jaxpr import content
 from segcam_jax.engine import fitting
 from segcam_jax.taps import Recent
 from segcam_jax.types import TargetError
@@ -180,3 +181,10 @@ def test_two_thousand_functions_end_no_process(programs):
     explain_many(range(100, 2000), 2000)
     assert memory_maps() - maps < 500
     assert resident_bytes() - resident < 100 * 2**20
+
+
+def test_the_key_of_what_has_a_shape_but_no_values():
+    """`np.asarray` of a struct is an array of objects, whose bytes are an address."""
+    structs = [jax.ShapeDtypeStruct((2,), jnp.float32) for _ in range(2)]
+    keys = [content._value(struct, True) for struct in structs]
+    assert keys[0] == keys[1] != content._value(jax.ShapeDtypeStruct((3,), jnp.float32), True)

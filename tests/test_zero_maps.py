@@ -1,5 +1,7 @@
 """A map that would be zero for a reason that is known says so."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -51,3 +53,28 @@ def test_others_have_a_map(name):
         jnp.abs(segcam.grad_cam(network(SMOOTH[name]), PARAMS, X, segcam.whole_image(0)).map).max()
         > 0
     )
+
+
+@pytest.mark.parametrize("method", [segcam.grad_cam, segcam.integrated_gradients])
+def test_a_score_without_the_tap_is_no_threshold(method):
+    def two_heads(params, x):
+        return {"a": segcam.tap(x, "hidden") @ params, "b": jnp.maximum(x, 0) @ params}
+
+    split = segcam.split(two_heads, "hidden", PARAMS, X)
+    for target in (
+        lambda output: output["b"].sum(),
+        lambda output: output["b"].argmax().astype(jnp.float32),
+    ):
+        with pytest.raises(TargetError, match="the target does not depend on tap 'hidden'"):
+            method(split, PARAMS, X, target)
+    with pytest.raises(TargetError, match="does not depend smoothly"):
+        method(split, PARAMS, X, lambda output: output["a"].argmax().astype(jnp.float32))
+
+
+def test_a_negative_map_is_told_once_per_line():
+    """Python shows a warning once per line and text; the text held the least value."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for least in (-1.0, -2.0, -3.0):
+            segcam.heatmap(jnp.full((2, 2), least), (4, 4))
+    assert len(told) == 1

@@ -93,7 +93,7 @@ def _value(value: Any, derivatives: bool) -> Hashable:
         return type(value), tuple(_value(each, derivatives) for each in value)
     if isinstance(value, Tracer):
         return _Itself(value)
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         known = np.asarray(value)
         return known.dtype, known.shape, known.tobytes()
     try:

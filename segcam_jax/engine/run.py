@@ -212,6 +212,12 @@ def _closed_form(
 
 def _smooth(split: Split, how: Scoring) -> Scoring:
     """Raises `TargetError` if no gradient can flow from a score back to the tap."""
+    if not how.depends:
+        raise TargetError(
+            f"the target does not depend on tap {split.tap!r}: what it reads of the output is "
+            "computed without it, and the map would be zero. Score another part of the output, or "
+            "explain a tap that leads to this one"
+        )
     if not how.has_slope:
         raise TargetError(
             f"the score does not depend smoothly on tap {split.tap!r}: a threshold, argmax, "

@@ -39,6 +39,7 @@ class Scoring:
         window: what of the output is computed, or None for all of it.
         seen: which elements of the activation the score depends on, or None for all.
         fallbacks: primitives computed whole for want of a window rule.
+        depends: whether the score is computed of the activation at all.
         has_slope: whether a gradient can flow from the score back to the activation.
         unit: activation -> a power of two, with which the score's gradient at a float16 output is
             about 1: the gradient of a mean underflows there. None where nothing is float16.
@@ -54,6 +55,7 @@ class Scoring:
     window: tuple[int | None, ...] | None
     seen: Array | None
     fallbacks: tuple[str, ...]
+    depends: bool
     has_slope: bool
     unit: Callable[[Array], Array] | None
 
@@ -119,6 +121,7 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
         None if plan is None else plan.extents[:-1],
         None if plan is None else split.canonical(plan.seen([*target.corner, 0])),
         () if plan is None else plan.fallbacks,
+        slopes.depends(jaxpr),
         slopes.has_slope(jaxpr),
         functools.partial(_unit, read, decode) if _is_half(split) else None,
     )
