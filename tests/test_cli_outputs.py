@@ -6,7 +6,7 @@ The image is 48 x 48 of grey 0.04; 32 x 32 of it are 0.5, of which 16 x 16 are 0
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -233,3 +233,19 @@ def test_weights_say_what_their_network_returns(heads):
         network.Said(threshold=(0.4,)).meaning(3, outputs=None)
     loaded = models.load("texture-mnist-unbiased")
     assert network.meaning_of(loaded, network.Said("probabilities")).outputs == "probabilities"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (Meaning("probabilities"), [-1, -1, 0]),
+        (Meaning("logits"), [-1, 0, 0]),
+        (Meaning("probabilities", threshold=0.1), [-1, 0, 0]),
+    ],
+)
+def test_the_class_of_one_channel_is_predicted_by_what_it_holds(said, expected):
+    net = network.Network("", Path(), "", cast(Any, None), said)
+    output = np.array([[0.0], [0.2], [0.9]], np.float32)
+    np.testing.assert_array_equal(net.predicted_labels(output), expected)
+    two = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]], np.float32)
+    np.testing.assert_array_equal(net.predicted_labels(two), [0, 1, 1])

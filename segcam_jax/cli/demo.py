@@ -19,7 +19,7 @@ from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSampl
 from segcam_jax.sweep import batch, store
 from segcam_jax.sweep.bias import BiasStudy, regions_of, study_of_maps
 from segcam_jax.sweep.figures import own_scale
-from segcam_jax.sweep.network import Network, open_network, predicted_labels
+from segcam_jax.sweep.network import Network, open_network
 
 BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
 TITLES = {BIASED: "biased network", UNBIASED: "unbiased network"}
@@ -134,7 +134,7 @@ def _telling(samples: TextureMnistSample, networks: dict[str, Network]) -> list[
 def _predicted(network: Network, samples: TextureMnistSample) -> Int[np.ndarray, "n h w"]:
     images = np.asarray(samples.image, np.float32)
     model = network.model
-    return predicted_labels(batch.batch_logits(model.fn, model.params, images, chunk=CHUNK))
+    return network.predicted_labels(batch.batch_logits(model.fn, model.params, images, chunk=CHUNK))
 
 
 def _explained(network: Network, samples: Any, twos: Sequence[int]) -> Shown:

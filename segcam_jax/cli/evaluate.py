@@ -19,7 +19,7 @@ from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics import segmentation
 from segcam_jax.sweep import batch, store
 from segcam_jax.sweep.bias import BiasRow, BiasStudy, bias_study
-from segcam_jax.sweep.network import Network, find_class, open_network, predicted_labels
+from segcam_jax.sweep.network import Network, find_class, open_network
 from segcam_jax.sweep.run import device, versions, weights_record
 from segcam_jax.types import InputError, MissingExtraError, nearest_first
 
@@ -139,7 +139,7 @@ def _quality(network: Network, count: int) -> dict[str, Any] | None:
     console.note(f"generating {count} held-out samples")
     samples = data.batch(range(count))
     model = network.model
-    prediction = predicted_labels(
+    prediction = network.predicted_labels(
         batch.batch_logits(model.fn, model.params, np.asarray(samples.image, np.float32))
     )
     matrix = segmentation.confusion_matrix(

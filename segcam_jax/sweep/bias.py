@@ -18,7 +18,7 @@ from segcam_jax.data.texture_mnist import TextureMnistSample
 from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics.saliency import region_shares
 from segcam_jax.sweep import batch
-from segcam_jax.sweep.network import Network, predicted_labels
+from segcam_jax.sweep.network import Network
 from segcam_jax.types import InputError, TargetError
 
 PLACES = ("biased", "unbiased", "digit")
@@ -125,7 +125,9 @@ def bias_study(
     """
     model = network.model
     images = np.asarray(samples.image, np.float32)
-    masks = predicted_labels(batch.batch_logits(model.fn, model.params, images)) == class_index
+    masks = (
+        network.predicted_labels(batch.batch_logits(model.fn, model.params, images)) == class_index
+    )
     usable = masks.any(axis=(1, 2))
     if not usable.any():
         raise TargetError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from segcam_jax import models, taps
 from segcam_jax._jaxpr import probabilities
@@ -107,6 +107,16 @@ class Network:
             )
         self.meaning.check_values(output)
         return output
+
+    def predicted_labels(self, output: Float[np.ndarray, "*space k"]) -> Int[np.ndarray, "*space"]:
+        """The predicted class of each position, -1 where none is; the first of several.
+
+        Raises:
+            TargetError: if the output is not what is said of it.
+        """
+        self.meaning.check_values(output)
+        masks = np.asarray(self.meaning.predicted(output))
+        return np.where(masks.any(-1), masks.argmax(-1), -1)
 
     def list_taps(self, shape: tuple[int, ...]) -> Mapping[str, jax.ShapeDtypeStruct]:
         """The taps with their shapes for an image of a shape `h w c`."""
@@ -296,10 +306,3 @@ def find_background(
         if found:
             return Background(found[0], False)
     return Background(0, True) if exclusive and names[0] == "0" else None
-
-
-def predicted_labels(logits: Float[np.ndarray, "*space k"]) -> np.ndarray:
-    """The predicted class of each position; with one class, -1 where its logit is not positive."""
-    if logits.shape[-1] == 1:
-        return np.where(logits[..., 0] > 0, 0, -1)
-    return logits.argmax(-1)
