@@ -13,6 +13,7 @@ from segcam_jax.cli.arguments import (
     MaybeNumber,
     MaybeOutputs,
     Names,
+    Range,
     Thresholds,
     optional,
 )
@@ -57,6 +58,7 @@ class Gallery:
         size: The square that images are brought to. Default: 299 for Inception, 224 for other
             classifiers; segmentation networks take images as they are.
         fit: crop the middle of an image, or stretch all of it, to that square.
+        range: As in `segcam explain`.
         profile: How raw maps become heatmaps (`segcam methods` lists profiles). Default:
             segcam_jax, or signed where ReLU would hide more than half of a map.
         colormap: A matplotlib colour table, for example jet.
@@ -79,6 +81,7 @@ class Gallery:
     of: Literal["logits", "probabilities"] = "logits"
     size: Annotated[int | None, optional("PIXELS")] = None
     fit: Literal["crop", "stretch"] = "crop"
+    range: Range = ()
     profile: str = "auto"
     colormap: MaybeName = None
     seed: int = 0
@@ -104,6 +107,7 @@ class Embed:
         perplexity: t-SNE: how many neighbours an image has, about. Default: 30, or a third of the
             number of images if that is less.
         size: As in `segcam gallery`.
+        range: As in `segcam explain`.
         fit: As in `segcam gallery`.
         seed: Of t-SNE, and of random weights.
         out: Folder of the figures.
@@ -118,6 +122,7 @@ class Embed:
     perplexity: MaybeNumber = None
     size: Annotated[int | None, optional("PIXELS")] = None
     fit: Literal["crop", "stretch"] = "crop"
+    range: Range = ()
     seed: int = 0
     out: Path = Path("segcam-embedding")
     overwrite: bool = False

@@ -41,7 +41,9 @@ def embed(command: commands.Embed) -> None:
     files = pictures.images_in(command.folder)
     embedding.check_count(len(files), chosen, command.perplexity)
     side = () if command.size is None else (command.size,)
-    subject = open_subject(command.weights, Wanted(size=size_of(side), seed=command.seed))
+    subject = open_subject(
+        command.weights, Wanted(size=size_of(side), range=command.range, seed=command.seed)
+    )
     if subject.note:
         console.note(subject.note)
     layers = {word: find_layer(subject, word) for word in words(command.tap)}

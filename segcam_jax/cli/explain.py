@@ -101,6 +101,7 @@ def wanted_of(options: ExplainOptions) -> Wanted:
     """How the network is opened."""
     wanted = Wanted(
         size=size_of(options.size),
+        range=options.range,
         channels=options.channels,
         normalisation=options.normalisation,
         seed=options.seed,

@@ -14,6 +14,7 @@ from segcam_jax.cli.arguments import (
     MaybeNumber,
     MaybeOutputs,
     Names,
+    Range,
     Size,
     Thresholds,
     optional,
@@ -98,9 +99,12 @@ class Explain:
         size: Height and width that images are brought to, or one number for both. Default: 299 for
             Inception, 224 for other classifiers; segmentation networks take images as they are.
         fit: crop the middle of an image, or stretch all of it, to that size.
+        range: Values of the image files that become 0 and 1. Default: 8 bits are divided by 255,
+            16 bits by the range of the bits that they use, and floats must lie in [0, 1].
         channels: A model of your own: channels of its images. Default: what it takes, 3 or 1.
-        normalisation: A model of your own: what is done to an image in [0, 1] first: none,
-            imagenet, symmetric, efficientnet_lite, or MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
+        normalisation: A model of your own: what is done to an image in [0, 1] first: none (floats
+            of any range are taken as they are), imagenet, symmetric, efficientnet_lite, or
+            MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
         region: The explained pixels: predicted, all, largest, smallest, component:K, at:ROW,COL,
             pixel:ROW,COL, mask:FILE or mask:FILE=VALUE, in coordinates of the image as displayed.
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
@@ -142,6 +146,7 @@ class Explain:
     threshold: Thresholds = ()
     size: Size = ()
     fit: Literal["crop", "stretch"] = "crop"
+    range: Range = ()
     channels: MaybeCount = None
     normalisation: MaybeName = None
     region: str = "predicted"

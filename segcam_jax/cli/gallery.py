@@ -44,7 +44,9 @@ def _planned(command: commands.Gallery) -> Gallery:
     files = pictures.expanded(command.images, console.note)
     side = () if command.size is None else (command.size,)
     said = Said(command.outputs, command.multi_label, command.threshold)
-    wanted = Wanted(size=size_of(side), seed=command.seed, said=said).with_labels(command.labels)
+    wanted = Wanted(
+        size=size_of(side), range=command.range, seed=command.seed, said=said
+    ).with_labels(command.labels)
     subjects = open_subjects(words(command.models), wanted)
     for subject in subjects:
         if subject.random:

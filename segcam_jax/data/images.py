@@ -5,9 +5,15 @@
     image.notes           # ("RGB was converted to luminance",)
     padded = pad_to_multiple(image.pixels, 16)   # at the bottom and the right, reflected
 
-Files are whatever Pillow opens, or `.npy` arrays `h w` or `h w c` (floats in [0, 1], or 8 and
-16-bit integers). Nothing is resized, and nothing is clipped: values that are not finite, or lie
-outside of [0, 1], are errors.
+Files are whatever Pillow opens, TIFFs of any bands and numbers, or `.npy` arrays `h w` or `h w c`.
+Nothing is resized: values that are not finite are errors. What becomes 0 and 1 is said:
+
+| values | become [0, 1] by |
+|---|---|
+| of 8 bits | 255 |
+| of 16 bits, none negative | the largest number of 8, 10, 12, 14 or 16 bits that none exceeds |
+| floats in [0, 1] | as they are |
+| all others | `Reading.range`, or not at all (`Reading.as_stored`); else they are an error |
 """
 
 import dataclasses
@@ -20,13 +26,36 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from segcam_jax.data import nifti
+from segcam_jax.data import nifti, tiff
 from segcam_jax.types import InputError
 
 # ITU-R BT.601, as Pillow's mode "L".
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
-_INTEGER_RANGE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+# The largest values of 8, 10, 12, 14 and 16 bits, which sensors have.
+_SENSORS = (np.uint8, np.uint16, np.int16)
+_FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What values of image files mean.
+
+    Attributes:
+        range: the values that become 0 and 1; what lies beyond is clipped, and said. None: see the
+            table above.
+        as_stored: floats and signed integers are taken as they are, as of a z-scored image.
+    """
+
+    range: tuple[float, float] | None = None
+    as_stored: bool = False
+
+    def __post_init__(self):
+        if self.range is not None and not -np.inf < self.range[0] < self.range[1] < np.inf:
+            raise InputError(
+                f"range {self.range[0]:g} {self.range[1]:g}; give the value that becomes 0 and a "
+                "larger one that becomes 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +63,7 @@ class ReadImage:
     """An image file, read.
 
     Attributes:
-        pixels: the image in [0, 1].
+        pixels: the image, in [0, 1] unless it was to be taken as it is stored.
         notes: what was converted, one sentence each; empty if the file was taken as it is.
         sha256: of the file, hexadecimal.
     """
@@ -44,16 +73,17 @@ class ReadImage:
     sha256: str
 
 
-def read_image(path: str | Path, *, channels: int) -> ReadImage:
+def read_image(path: str | Path, *, channels: int, reading: Reading = Reading()) -> ReadImage:
     """Reads an image file for a network.
 
     Greyscale is repeated for a network of three channels, colour converted to luminance for a
-    network of one; transparency is composited on white; 16-bit values are divided by 65535; the
+    network of one; transparency is composited on white; integers are divided by their range; the
     orientation that a camera wrote down is applied. Each is said in `notes`.
 
     Args:
         path: an image file, or a `.npy` array.
         channels: channels that the network expects.
+        reading: what the values mean.
 
     Raises:
         InputError: if the file is missing or corrupt, has values that are not finite or outside of
@@ -65,8 +95,16 @@ def read_image(path: str | Path, *, channels: int) -> ReadImage:
             f"instances {path}` or `segcam context {path}`"
         )
     data, digest = _bytes_of(path)
-    array, notes = _array(data, str(path)) if _is_npy(path) else _picture(data, str(path))
-    _check_values(array, str(path))
+    name = str(path)
+    found = (_load_npy(data, name), []) if _is_npy(path) else tiff.stored(data, name)
+    if found is None:
+        array, notes = _picture(data, name, reading)
+    else:
+        values, notes = found
+        values = values[..., None] if values.ndim == 2 else values
+        array, said = _in_range(values, name, reading)
+        notes = notes + said
+    _check_values(array, name, reading)
     pixels, note = _to_channels(array, channels, str(path))
     return ReadImage(np.ascontiguousarray(pixels), tuple(notes + note), digest)
 
@@ -234,22 +272,36 @@ def _load_npy(data: bytes, name: str) -> np.ndarray:
     return array
 
 
-def _array(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
-    array = _load_npy(data, name)
-    array = array[..., None] if array.ndim == 2 else array
-    if array.dtype.kind in "iu":
-        top = _INTEGER_RANGE.get(array.dtype)
-        if top is None:
-            raise InputError(
-                f"{name!r} has dtype {array.dtype}, whose range is unknown; give floats in [0, 1], "
-                "uint8 or uint16"
-            )
-        return array.astype(np.float32) / top, [f"{array.dtype} values were divided by {top}"]
-    if array.dtype.kind == "f" and np.isfinite(array).all():
-        # float16 and float64 alike; what leaves float32's range is caught as infinite below.
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32), []
-    return array.astype(np.float32), []
+def _in_range(
+    values: np.ndarray, name: str, reading: Reading
+) -> tuple[Float[np.ndarray, "h w c"], list[str]]:
+    """Values of any type as float32, brought to [0, 1] as `reading` says."""
+    kind, dtype = values.dtype.kind, values.dtype
+    # float64 as float16; what leaves float32's range is caught as infinite later.
+    with np.errstate(over="ignore"):
+        if reading.range is not None:
+            low, high = reading.range
+            scaled = (values.astype(np.float64) - low) / (high - low)
+            outside = int(((scaled < 0) | (scaled > 1)).sum())
+            said = f"values from {low:g} to {high:g} became 0 to 1"
+            said += f", {outside} beyond were clipped" if outside else ""
+            return np.clip(scaled, 0, 1).astype(np.float32), [said]
+        if kind == "f" or (reading.as_stored and kind == "i"):
+            return values.astype(np.float32), []
+    if kind == "b":
+        return values.astype(np.float32), []
+    low, high = int(values.min()), int(values.max())
+    tops = _FULL_SCALES[:1] if dtype == np.uint8 else _FULL_SCALES
+    top = next((top for top in tops if high <= top), None)
+    if low < 0 or top is None or dtype not in _SENSORS:
+        raise InputError(
+            f"{name!r} has {dtype} values from {low} to {high}, whose range is unknown; say it "
+            "(--range LOW HIGH), or give floats in [0, 1], uint8 or uint16"
+        )
+    said = f"{dtype} values were divided by {top}"
+    if dtype.itemsize > 1 and top < _FULL_SCALES[-1]:
+        said += f", for the largest is {high}; --range 0 65535 divides by all of 16 bits"
+    return (values / top).astype(np.float32), [said]
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
@@ -268,24 +320,20 @@ def _opened(data: bytes, name: str) -> Image.Image:
         raise InputError(f"{name!r} is a corrupt image: {_one_line(error)}") from None
 
 
-def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
+def _picture(data: bytes, name: str, reading: Reading) -> tuple[np.ndarray, list[str]]:
     notes = []
     reduced = _is_deep_png(data)
     image = _opened(data, name)
-    white_is_zero = _white_is_zero(image)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the first of {frames} frames was taken")
     if image.getexif().get(0x0112, 1) not in (0, 1):
         image = ImageOps.exif_transpose(image)
         notes.append("it was turned as its orientation tag says")
-    if image.mode.startswith("I"):
-        pixels, notes = _deep_grey(image, name, notes)
-        if white_is_zero:
-            return 1 - pixels, [*notes, "it was inverted, for its 0 is white"]
-        return pixels, notes
-    if image.mode == "F":
-        return np.asarray(image, np.float32)[..., None], notes
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)[..., None]
+        pixels, said = _in_range(values if image.mode == "F" else _deep(values), name, reading)
+        return pixels, notes + said
     if reduced and image.mode in ("RGB", "RGBA", "LA"):
         notes.append("16-bit colour was read as 8-bit")
     if image.mode in _ALPHA_MODES or (image.mode == "P" and "transparency" in image.info):
@@ -306,23 +354,21 @@ def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
         target = "L" if image.mode == "1" else "RGB"
         notes.append(f"mode {image.mode} was converted to {target}")
         image = image.convert(target)
-    array = np.asarray(image, np.float32) / 255
-    return array[..., None] if array.ndim == 2 else array, notes
+    array = np.asarray(image)
+    values = array[..., None] if array.ndim == 2 else array
+    if reading.range is None:
+        return values.astype(np.float32) / 255, notes
+    pixels, said = _in_range(values, name, reading)
+    return pixels, notes + said
 
 
-def _deep_grey(image: Image.Image, name: str, notes: list[str]) -> tuple[np.ndarray, list[str]]:
-    """16-bit grey, which Pillow opens as mode I;16 or, at times, as 32-bit I."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise InputError(
-            f"{name!r} has 32-bit integers in [{values.min()}, {values.max()}]; save it with 16 "
-            "bits, or as a .npy array of floats in [0, 1]"
-        )
-    scaled = (values / 65535).astype(np.float32)[..., None]
-    return scaled, [*notes, "16-bit values were divided by 65535"]
+def _deep(values: np.ndarray) -> np.ndarray:
+    """16-bit grey, which Pillow opens at times as 32-bit integers."""
+    fits = values.min() >= 0 and values.max() <= _FULL_SCALES[-1]
+    return values.astype(np.uint16) if fits else values
 
 
-def _check_values(array: np.ndarray, name: str) -> None:
+def _check_values(array: np.ndarray, name: str, reading: Reading) -> None:
     finite = np.isfinite(array)
     if not finite.all():
         first = np.argwhere(~finite)[0]
@@ -331,9 +377,13 @@ def _check_values(array: np.ndarray, name: str) -> None:
             f"row {first[0]}, column {first[1]}"
         )
     low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 1:
-        hint = "; divide it by 255" if low >= 0 and 2 < high <= 255 else ""
-        raise InputError(f"{name!r} has values in [{low:.6g}, {high:.6g}], expected [0, 1]{hint}")
+    if (low < 0 or high > 1) and not reading.as_stored:
+        hint = "divide it by 255, or " if low >= 0 and 2 < high <= 255 else ""
+        raise InputError(
+            f"{name!r} has values in [{low:.6g}, {high:.6g}], expected [0, 1]; {hint}say what "
+            "becomes 0 and 1 (--range LOW HIGH), or give them to a model of your own as they are "
+            "(--normalisation none)"
+        )
 
 
 def _to_channels(array: np.ndarray, channels: int, name: str) -> tuple[np.ndarray, list[str]]:

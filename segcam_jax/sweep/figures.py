@@ -42,8 +42,12 @@ def clipped(method: str, heat: np.ndarray) -> np.ndarray:
 
 
 def drawable(pixels: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
-    """The image with one or three channels; the mean of others."""
-    return pixels if pixels.shape[-1] in (1, 3) else pixels.mean(-1, keepdims=True)
+    """The image with one or three channels in [0, 1]; the mean of others, and of others' range."""
+    pixels = pixels if pixels.shape[-1] in (1, 3) else pixels.mean(-1, keepdims=True)
+    low, high = pixels.min(), pixels.max()
+    if low >= 0 and high <= 1:
+        return pixels
+    return (pixels - low) / (high - low)
 
 
 def own_scale(heat: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segcam_jax import models
 from segcam_jax.adapters import from_nnx
+from segcam_jax.data.images import Reading
 from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels, read_labels
 from segcam_jax.sweep import own
 from segcam_jax.sweep.factories import is_own
@@ -28,6 +29,7 @@ class Wanted:
             classifiers, no change for segmentation networks. Of a user's network of volumes,
             extents that it takes.
         channels: of the images of a user's own model; None finds it out.
+        range: of the images' values, none or the two that become 0 and 1.
         normalisation: what is done to images before a user's own model, see `own.moments_of`.
         labels: names of the classes; None takes those of the weights file, ImageNet's for a
             classifier of 1000 classes, or numbers.
@@ -39,6 +41,7 @@ class Wanted:
 
     size: tuple[int, ...] | None = None
     channels: int | None = None
+    range: tuple[float, ...] = ()
     normalisation: str | None = None
     labels: Sequence[str] | None = None
     labels_from: str = "the list of labels"
@@ -105,7 +108,8 @@ def open_subject(
         _check_built_in(words, wanted)
         is_random = words.startswith(RANDOM)
         network = _random(words, wanted) if is_random else _trained(words, model, wanted)
-    subject = Subject(_free_name(words, taken), network, network.class_names, size, note)
+    reading = _reading(wanted, own=is_own(words))
+    subject = Subject(_free_name(words, taken), network, network.class_names, size, note, reading)
     if subject.classifies and wanted.said.threshold:
         raise InputError(f"{subject.name} classifies whole images; leave out --threshold")
     if size is None and not is_own(words) and subject.classifies:
@@ -130,6 +134,19 @@ def open_subjects(given: Sequence[str], wanted: Wanted = Wanted()) -> list[Subje
         taken = [each.name for each in subjects]
         subjects.append(open_subject(words, wanted, taken=taken))
     return subjects
+
+
+def _reading(wanted: Wanted, *, own: bool) -> Reading:
+    """What the values of images mean.
+
+    Raises:
+        InputError: if the range is not two numbers.
+    """
+    if len(wanted.range) not in (0, 2):
+        given = " ".join(f"{value:g}" for value in wanted.range)
+        raise InputError(f"range {given}; give the value that becomes 0 and that which becomes 1")
+    between = (wanted.range[0], wanted.range[1]) if wanted.range else None
+    return Reading(between, as_stored=own and wanted.normalisation == "none")
 
 
 def _check_built_in(words: str, wanted: Wanted) -> None:

@@ -36,7 +36,7 @@ _OF_NONE: dict[str, type] = {
     "normalisation": str,
     "channels": int,
 }
-_NUMBERS: dict[str, type] = {"size": int, "threshold": float}
+_NUMBERS: dict[str, type] = {"size": int, "range": float, "threshold": float}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,7 @@ class ExplainOptions:
         labels: file of the classes' names; None: those of the weights, or ImageNet's.
         size: of the images, none, one or two numbers; see `opening.Wanted`.
         fit: how images are brought to that size.
+        range: of the images' values, none or the two that become 0 and 1.
         channels: of a user's own model.
         normalisation: likewise.
         region: the explained pixels, as `regions.parse` reads them.
@@ -89,6 +90,7 @@ class ExplainOptions:
     labels: str | None = None
     size: tuple[int, ...] = ()
     fit: Fit = "crop"
+    range: tuple[float, ...] = ()
     channels: int | None = None
     normalisation: str | None = None
     region: str = "predicted"

@@ -76,7 +76,7 @@ def fitted(
         np.asarray(Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR))
         for channel in np.moveaxis(pixels, -1, 0)
     ]
-    return np.clip(np.stack(channels, axis=-1), 0, 1)
+    return np.clip(np.stack(channels, axis=-1), pixels.min(), pixels.max())
 
 
 def kept(extent: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[int, int, int, int]:
@@ -124,7 +124,13 @@ def fitted_position(
 
 
 def read(
-    path: Path, *, channels: int, size: tuple[int, int] | None, multiple: int, fit: Fit
+    path: Path,
+    *,
+    channels: int,
+    size: tuple[int, int] | None,
+    multiple: int,
+    fit: Fit,
+    reading: images.Reading = images.Reading(),
 ) -> tuple[images.ReadImage, Float[np.ndarray, "h w c"], Float[np.ndarray, "u v c"]]:
     """An image file, the part of it that is shown, and what the network is given.
 
@@ -134,6 +140,7 @@ def read(
         size: that it is brought to; None leaves the image as large as it is.
         multiple: of extents, to which the image is then padded at the bottom and the right.
         fit: as in `fitted`.
+        reading: what the file's values mean.
 
     Returns:
         `(image, shown, padded)`; the image's notes tell of the fit, too.
@@ -141,7 +148,7 @@ def read(
     Raises:
         InputError: if the file cannot be read.
     """
-    image = images.read_image(path, channels=channels)
+    image = images.read_image(path, channels=channels, reading=reading)
     if size is None:
         return image, image.pixels, images.pad_to_multiple(image.pixels, multiple)
     shown = fitted(image.pixels, size, fit)

@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from segcam_jax import models, taps
+from segcam_jax.data.images import Reading
 from segcam_jax.sweep import pictures
 from segcam_jax.sweep.network import Background, Network, find_background
 from segcam_jax.sweep.own import USUAL_SIDE, USUAL_VOLUME
@@ -35,6 +36,7 @@ class Subject:
         size: `(h, w)` that images are brought to, or the only extents of a volume; None where any
             size will do.
         note: what was found out about a user's own model, in words.
+        reading: what the values of its images' files mean.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Subject:
     labels: list[str]
     size: tuple[int, ...] | None = None
     note: str = ""
+    reading: Reading = dataclasses.field(default_factory=Reading)
 
     @property
     def random(self) -> bool:
@@ -56,7 +59,7 @@ class Subject:
     @property
     def key(self) -> list[Any]:
         """What the network's answers depend on."""
-        return [*self.network.key, self.size]
+        return [*self.network.key, self.size, self.reading.range, self.reading.as_stored]
 
     @functools.cached_property
     def taps(self) -> Taps:
@@ -107,6 +110,7 @@ def read(path: Path, subject: Subject, fit: pictures.Fit):
         size=size,
         multiple=config.multiple,
         fit=fit,
+        reading=subject.reading,
     )
 
 

@@ -1,0 +1,90 @@
+"""TIFF files whose values Pillow changes or does not read: more than 8 bits, bands, numbers.
+
+    values, notes = stored(data, "cells.tif")    # `h w c` in the type of the file, or None
+
+Pillow reads 16-bit colour with 8 bits, and no 64-bit numbers and no more than four bands.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import tifffile
+from jaxtyping import Shaped
+
+from segcam_jax.types import InputError
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ALPHA = {1, 2}  # of the tag ExtraSamples: associated, unassociated
+_TURNS = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x[::-1].swapaxes(0, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x[:, ::-1].swapaxes(0, 1),
+}
+
+
+def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[str]] | None:
+    """The first page's values as they are stored, turned as its orientation says.
+
+    Of what is white at 0 the values are inverted; opaque colours lose their alpha.
+
+    Args:
+        data: the file.
+        name: for messages.
+
+    Returns:
+        `(values, notes)`; None for what is no TIFF, and for what Pillow reads as it is stored.
+
+    Raises:
+        InputError: if the values cannot be decoded, or are see-through, complex or words.
+    """
+    if data[:4] not in _MAGIC:
+        return None
+    try:
+        with warnings.catch_warnings(), tifffile.TiffFile(io.BytesIO(data)) as file:
+            warnings.simplefilter("ignore")
+            pages, page = len(file.pages), file.pages[0]
+            assert isinstance(page, tifffile.TiffPage)
+            if _is_plain(page):
+                return None
+            values = page.asarray()
+            orientation = page.tags.valueof("Orientation", default=1)
+    except Exception as error:  # Decoders raise many kinds on corrupt data.
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{name!r} is a TIFF that cannot be decoded: {reason or type(error).__name__}"
+        ) from None
+    if values.dtype.kind not in "uif":
+        raise InputError(f"{name!r} is a TIFF of {values.dtype}; expected real numbers")
+    if page.axes not in ("YX", "YXS", "SYX"):
+        raise InputError(
+            f"{name!r} is a TIFF of the axes {page.axes}; save one plane, `h w` or `h w c`"
+        )
+    values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
+    values = values[..., None] if values.ndim == 2 else values
+    notes = [f"the first of {pages} pages was taken"] if pages > 1 else []
+    if orientation in _TURNS:
+        values = _TURNS[orientation](values)
+        notes.append("it was turned as its orientation tag says")
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and values.dtype.kind == "u":
+        values = np.iinfo(values.dtype).max - values
+        notes.append("it was inverted, for its 0 is white")
+    if page.photometric == tifffile.PHOTOMETRIC.RGB and _ALPHA & set(page.extrasamples):
+        if values.dtype.kind != "u" or (values[..., -1] != np.iinfo(values.dtype).max).any():
+            raise InputError(
+                f"{name!r} is see-through, with {values.dtype}; flatten it, or drop its alpha"
+            )
+        values = values[..., :-1]
+        notes.append("its opaque alpha channel was dropped")
+    return values, notes
+
+
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow reads a page as it is stored: up to 8 bits, of grey, colour or a palette."""
+    few = np.max(page.bitspersample) <= 8
+    grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
+    return bool(few) and (page.samplesperpixel <= 2 if grey else page.samplesperpixel <= 4)

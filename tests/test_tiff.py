@@ -1,0 +1,113 @@
+"""TIFFs of all bands and numbers, and what their values become."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from segcam_jax.data.images import Reading, read_image
+from segcam_jax.types import InputError
+
+RNG = np.random.default_rng(0)
+DEEP = RNG.integers(0, 4096, (8, 9, 3), dtype=np.uint16)
+DEEP[0, 0] = 4095
+
+
+def written(tmp_path, values, **options):
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, values, **options)
+    return path
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_16_bit_colour_keeps_its_bits(tmp_path, planar):
+    """12 bits of data: Pillow leaves 16 of their 4,096 levels."""
+    given = DEEP if planar == "contig" else np.moveaxis(DEEP, -1, 0)
+    path = written(tmp_path, given, photometric="rgb", planarconfig=planar)
+    image = read_image(path, channels=3)
+    np.testing.assert_allclose(image.pixels, DEEP / 4095, rtol=1e-6)
+    assert "uint16 values were divided by 4095" in image.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("largest", "top"), [(235, 255), (256, 1023), (16383, 16383), (16384, 65535)]
+)
+def test_16_bits_are_divided_by_the_range_that_they_use(tmp_path, largest, top):
+    """A largest value of 235 became 0.0036, black, without a word."""
+    values = np.full((8, 9), largest, np.uint16)
+    for path in (written(tmp_path, values), tmp_path / "image.npy"):
+        np.save(tmp_path / "image.npy", values)
+        image = read_image(path, channels=1)
+        np.testing.assert_allclose(image.pixels, largest / top, rtol=1e-6)
+        assert f"divided by {top}" in image.notes[0]
+        assert ("--range 0 65535" in image.notes[0]) == (top < 65535)
+
+
+def test_a_range_is_obeyed_and_clips_what_lies_beyond(tmp_path):
+    values = np.array([[100, 200], [300, 500]], np.uint16)
+    image = read_image(written(tmp_path, values), channels=1, reading=Reading((100, 300)))
+    np.testing.assert_array_equal(image.pixels[..., 0], [[0, 0.5], [1, 1]])
+    assert "1 beyond were clipped" in image.notes[0]
+    with pytest.raises(InputError, match="range 3 1"):
+        Reading((3, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_floats_are_taken_as_they_are(tmp_path, dtype):
+    values = RNG.random((8, 9)).astype(dtype)
+    image = read_image(written(tmp_path, values), channels=1)
+    np.testing.assert_allclose(image.pixels[..., 0], values.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_bands_are_channels(tmp_path, dtype):
+    values = (RNG.random((8, 9, 5)) * (1 if dtype is np.float32 else 255)).astype(dtype)
+    path = written(tmp_path, values, photometric="minisblack", planarconfig="contig")
+    scale = 1 if dtype is np.float32 else 255
+    np.testing.assert_allclose(read_image(path, channels=5).pixels, values / scale, rtol=1e-6)
+    with pytest.raises(InputError, match=r"5 channel\(s\), the network expects 3"):
+        read_image(path, channels=3)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "npy"])
+def test_z_scored_images_are_taken_as_they_are_stored_or_asked_about(tmp_path, suffix):
+    values = RNG.normal(size=(8, 9)).astype(np.float32)
+    path = tmp_path / f"image.{suffix}"
+    np.save(path, values) if suffix == "npy" else tifffile.imwrite(path, values)
+    with pytest.raises(InputError, match=r"--range LOW HIGH.*--normalisation none"):
+        read_image(path, channels=1)
+    image = read_image(path, channels=1, reading=Reading(as_stored=True))
+    np.testing.assert_array_equal(image.pixels[..., 0], values)
+
+
+def test_signed_integers_need_a_range(tmp_path):
+    values = np.array([[-1024, 0], [1000, 3071]], np.int16)
+    path = written(tmp_path, values)
+    with pytest.raises(InputError, match=r"int16 values from -1024 to 3071.*--range LOW HIGH"):
+        read_image(path, channels=1)
+    image = read_image(path, channels=1, reading=Reading((-1024, 3071)))
+    np.testing.assert_allclose(image.pixels[..., 0], (values + 1024.0) / 4095, rtol=1e-6)
+
+
+def test_pages_orientation_alpha_and_what_cannot_be_decoded_are_said(tmp_path):
+    stack = np.stack([DEEP[..., 0], DEEP[..., 1]])
+    image = read_image(written(tmp_path, stack, photometric="minisblack"), channels=1)
+    np.testing.assert_allclose(image.pixels[..., 0], DEEP[..., 0] / 4095, rtol=1e-6)
+    assert "the first of 2 pages" in image.notes[0]
+
+    turned = written(tmp_path, DEEP, photometric="rgb", extratags=[(274, "H", 1, 6, True)])
+    expected = np.rot90(DEEP, -1) / 4095
+    np.testing.assert_allclose(read_image(turned, channels=3).pixels, expected, rtol=1e-6)
+
+    alpha = np.concatenate([DEEP, np.full((8, 9, 1), 65535, np.uint16)], -1)
+    opaque = written(tmp_path, alpha, photometric="rgb", extrasamples=["unassalpha"])
+    np.testing.assert_allclose(read_image(opaque, channels=3).pixels, DEEP / 4095, rtol=1e-6)
+    alpha[0, 0, 3] = 7
+    clear = written(tmp_path, alpha, photometric="rgb", extrasamples=["unassalpha"])
+    with pytest.raises(InputError, match="see-through"):
+        read_image(clear, channels=3)
+
+    cut = tmp_path / "cut.tif"
+    for length in (6, 30, 200):
+        cut.write_bytes(opaque.read_bytes()[:length])
+        with pytest.raises(InputError):
+            read_image(cut, channels=3)
