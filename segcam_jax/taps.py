@@ -54,7 +54,7 @@ from segcam_jax._jaxpr import (
     windows,
 )
 from segcam_jax._jaxpr.layouts import TapStruct
-from segcam_jax._jaxpr.recent import Recent as Recent
+from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.outputs import declared
 from segcam_jax.types import InputError, Outputs, TapError, nearest_first
 
@@ -254,7 +254,7 @@ def list_taps(
     traced, _, origins = _trace(fn, signature, _is_one_example(fn, one_example))
     rank = layouts.rank_of(x)
     return {
-        name: layouts.struct_of(variable.aval, origins.of(variable), rank)
+        name: layouts.struct_of(variable.aval, origins.of(variable), rank, origins.channels)
         for name, variable in _variables(traced, x).items()
     }
 
@@ -363,6 +363,7 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
         origins.of(variable),
         layouts.order_of(variable.aval.shape, channel_axis, batch_axis, tap_name),
         layouts.rank_of(x) - batched,
+        origins.channels,
     )
     again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, said=said)
     if outputs is None:

@@ -340,3 +340,30 @@ def test_models_with_further_inputs():
         np.testing.assert_allclose(found.map, hidden[..., 1] * weight, rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="unexpected keyword argument 'masks'"):
         segcam.list_taps(*segcam.from_nnx(model, batch_axis=0, masks=mask), X)
+
+
+class Refusing:
+    """Does not let itself be copied, with an error of its own."""
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no copies")
+
+
+class Forward(nnx.Module):
+    """Called by a method of another name."""
+
+    def __init__(self, size):
+        self.conv = nnx.Conv(size, 3, (3, 3), rngs=nnx.Rngs(0))
+        self.table = Refusing()
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def test_a_model_without_a_call_is_told_how():
+    """The class was constructed instead: `__init__() takes 2 positional arguments`."""
+    model = Forward(2)
+    with pytest.raises(InputError, match="Forward has no __call__; .*call=lambda model, x"):
+        segcam.from_nnx(model)
+    fn, params = segcam.from_nnx(model, call=lambda model, x: model.forward(x))
+    np.testing.assert_allclose(fn(params, X), model.forward(X), rtol=1e-5, atol=1e-5)

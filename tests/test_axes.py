@@ -191,3 +191,17 @@ def test_rows_stacked_between_rows_stay_a_map():
         return tap(jnp.stack([h, h], 1).reshape(16, 12, 2), "rows") + 1
 
     assert maps(fn, jnp.ones((3, 3, 2, 2)), jnp.ones((8, 12, 2))) == ["input", "rows"]
+
+
+def test_a_pixel_shuffle_keeps_the_grid():
+    """Channels between positions do not make it another one."""
+
+    def shuffled(params, x):
+        h, w = x.shape[0], x.shape[1]
+        parts = convolve(x, params).reshape(h, w, 2, 2, 2)
+        finer = tap(parts.transpose(0, 2, 1, 3, 4).reshape(2 * h, 2 * w, 2), "finer")
+        tokens = tap(parts.transpose(2, 3, 0, 1, 4).reshape(4, h * w, 2), "tokens")
+        return finer * 2 + tokens.sum()
+
+    x, kernel = jnp.ones((8, 12, 3)), jnp.ones((3, 3, 3, 8))
+    assert maps(shuffled, kernel, x) == ["input", "finer"]

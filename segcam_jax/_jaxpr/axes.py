@@ -91,16 +91,20 @@ def is_batch(origins: Origins, inputs: Sequence[Var], outputs: Iterable[Any]) ->
     return apart and kept
 
 
-def is_grid(axes: Axes, shape: Sequence[int], rank: int) -> bool:
+def is_grid(axes: Axes, shape: Sequence[int], rank: int, channels: Iterable[int] = ()) -> bool:
     """Whether positions lie as the input's do, finer or coarser: an axis for each, in order.
+
+    An axis that channels were shuffled into stays that of the positions they lie between.
 
     Args:
         axes: what the axes of positions are made of.
         shape: their extents; of one position, an axis may be made of anything.
         rank: how many axes of positions the input has.
+        channels: the input's axes that are none of positions.
     """
+    inner = set(channels)
     made_of = [
-        {axis for axis, _ in factors}
+        {axis for number, (axis, _) in enumerate(factors) if number == 0 or axis not in inner}
         for factors, extent in zip(axes, shape, strict=True)
         if extent != 1
     ]

@@ -1,6 +1,6 @@
 """How tapped activations lie: their shapes channels last, and whether on the grid of the input."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -23,17 +23,24 @@ class TapStruct(jax.ShapeDtypeStruct):
         self.on_grid = on_grid
 
 
-def struct_of(aval: Any, made_of: axes.Axes, rank: int) -> TapStruct:
+def struct_of(aval: Any, made_of: axes.Axes, rank: int, channels: Iterable[int] = ()) -> TapStruct:
     """A tap's shape, channels last; an axis of one in front may be a batch."""
-    return moved(aval, made_of, range(len(aval.shape)), rank)
+    return moved(aval, made_of, range(len(aval.shape)), rank, channels)
 
 
-def moved(aval: Any, made_of: axes.Axes, order: Sequence[int], rank: int) -> TapStruct:
+def moved(
+    aval: Any,
+    made_of: axes.Axes,
+    order: Sequence[int],
+    rank: int,
+    channels: Iterable[int] = (),
+) -> TapStruct:
     """The shape of an activation of which the axes are taken in this order, channels last."""
     shape = tuple(aval.shape[axis] for axis in order)
     start = int(len(shape) == rank + 2 and shape[0] == 1)
     positions = tuple(made_of[axis] for axis in order)[start:-1]
-    return TapStruct(shape, aval.dtype, on_grid=axes.is_grid(positions, shape[start:-1], rank))
+    on_grid = axes.is_grid(positions, shape[start:-1], rank, channels)
+    return TapStruct(shape, aval.dtype, on_grid=on_grid)
 
 
 def is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:

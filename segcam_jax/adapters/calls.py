@@ -110,7 +110,8 @@ class Adapted:
 def copied(value: Any, seen: dict[int, Any]) -> Any:
     """A copy of a plain value that a module keeps, as deep as it goes.
 
-    What can be called stays, and what cannot be copied (a lock, a file), which holds no values.
+    What can be called stays, and what cannot be copied (a lock, a file, an object that refuses it
+    with an error of its own).
 
     Args:
         value: no array of JAX, no module.
@@ -120,7 +121,7 @@ def copied(value: Any, seen: dict[int, Any]) -> Any:
         return value
     try:
         return copy.deepcopy(value, seen)
-    except TypeError:
+    except Exception:  # Of the user's `__deepcopy__`, whatever it raises.
         return value
 
 
@@ -188,6 +189,15 @@ def named(output: Any, path: str) -> Any:
     if array and jnp.issubdtype(output.dtype, jnp.floating):
         return naming.mark_module(output, path)
     return output
+
+
+def check_callable(model: Any, call: Callable | None) -> None:
+    """Raises `InputError` for a model without `__call__`, where nobody says how it is called."""
+    if call is None and not callable(model):
+        raise InputError(
+            f"{type(model).__name__} has no __call__; say how it is called, for example "
+            "call=lambda model, x: model.forward(x)"
+        )
 
 
 def call_of(cls: type) -> Callable | None:

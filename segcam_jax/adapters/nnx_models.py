@@ -24,7 +24,7 @@ class _Nnx(calls.Adapted):
         from flax import nnx
 
         model = nnx.merge(self.model, params, copy=True)
-        if self.call is None and callable(model):
+        if self.call is None:
             calls.check_arguments(model.__call__, (x,), self.arguments)
         _prepare(model, submodules=self.submodules)
         return (self.call or type(model).__call__)(model, x, **self.arguments)
@@ -68,12 +68,13 @@ def from_nnx(
         `(fn, params)`: `fn` is pure and hashable; `params` is a pytree of arrays.
 
     Raises:
-        InputError: if `model` is no NNX module.
+        InputError: if `model` is no NNX module, or has no `__call__` and `call` is not given.
     """
     from flax import nnx
 
     if not isinstance(model, nnx.Module):
         raise InputError(f"from_nnx was given {type(model).__name__}, expected an nnx.Module")
+    calls.check_callable(model, call)
     if submodules is None:
         submodules = not type(model).__module__.startswith(_OURS)
     graph, params = nnx.split(model)

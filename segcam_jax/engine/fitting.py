@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from segcam_jax.engine import memory
 from segcam_jax.engine.execution import Execution
-from segcam_jax.taps import Recent, Split
+from segcam_jax.taps import Split
 from segcam_jax.types import InputError
 
 # Each program takes about a hundred memory maps, of which a process has 65,530 by default.
