@@ -251,7 +251,7 @@ def list_taps(
     """
     signatures.check_function(fn)
     _, signature = signatures.of(params, x)
-    traced, _, origins = _trace(fn, signature, _is_one_example(fn, one_example))
+    traced, _, origins = _trace(fn, signature, layouts.is_one_example(fn, one_example))
     rank = layouts.rank_of(x)
     return {
         name: layouts.struct_of(variable.aval, origins.of(variable), rank, origins.channels)
@@ -319,13 +319,8 @@ def split(
     """
     signatures.check_function(fn)
     _, signature = signatures.of(params, x)
-    said = (declared(fn, outputs), _is_one_example(fn, one_example))
+    said = (declared(fn, outputs), layouts.is_one_example(fn, one_example))
     return _cached(signature, fn, tap_name, (channel_axis, batch_axis), said)
-
-
-def _is_one_example(fn: Callable, said: bool | None) -> bool:
-    """Whether somebody says that an input is one example: what is given, else its adapter."""
-    return getattr(fn, "one_example", False) is True if said is None else said
 
 
 def _cached(signature, fn, tap_name, layout, said) -> Split:
@@ -368,19 +363,8 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
     again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, said=said)
     if outputs is None:
         outputs = _held(traced)
-    return Split(
-        tap_name,
-        activation,
-        output,
-        x,
-        cut,
-        signature,
-        channel_axis,
-        batch_axis,
-        again,
-        outputs,
-        one_example,
-    )
+    found = (tap_name, activation, output, x, cut, signature)
+    return Split(*found, channel_axis, batch_axis, again, outputs, one_example)
 
 
 def _held(traced: graph.Graph) -> Outputs | None:
@@ -404,15 +388,8 @@ def _trace(
         raise TapError(f"tap name(s) {names} given more than once; names must be unique")
     inputs = len(jax.tree.leaves(x))
     origins = axes.follow(traced, inputs)
-    examined = inputs and not one_example
-    if examined and axes.is_batch(origins, traced.invars[-inputs:], traced.outvars):
-        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
-        raise InputError(
-            f"x has shape {shapes}, a batch: the model keeps the entries of its first axis apart. "
-            "Expected one example: give x[0] (with batch_axis=0 if the model insists on a batch), "
-            "and many by `explain_batch` or `jax.vmap`; if the first axis belongs to one example, "
-            "say one_example=True"
-        )
+    if inputs and not one_example:
+        layouts.check_example(origins, traced.invars[-inputs:], traced.outvars)
     return traced, output, origins
 
 

@@ -364,6 +364,6 @@ def test_a_model_without_a_call_is_told_how():
     """The class was constructed instead: `__init__() takes 2 positional arguments`."""
     model = Forward(2)
     with pytest.raises(InputError, match="Forward has no __call__; .*call=lambda model, x"):
-        segcam.from_nnx(model)
+        segcam.list_taps(*segcam.from_nnx(model), X)
     fn, params = segcam.from_nnx(model, call=lambda model, x: model.forward(x))
     np.testing.assert_allclose(fn(params, X), model.forward(X), rtol=1e-5, atol=1e-5)

@@ -1,6 +1,6 @@
 """How tapped activations lie: their shapes channels last, and whether on the grid of the input."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -71,3 +71,20 @@ def order_of(
 def rank_of(x: Any) -> int:
     """How many axes of positions an input has, channels left out."""
     return max((len(leaf.shape) for leaf in jax.tree.leaves(x)), default=0) - 1
+
+
+def is_one_example(fn: Callable, said: bool | None = None) -> bool:
+    """Whether somebody says that an input is one example: what is given, else its adapter."""
+    return getattr(fn, "one_example", False) is True if said is None else said
+
+
+def check_example(origins: axes.Origins, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Raises `InputError` for an input that is a batch, as a model keeps its entries apart."""
+    if axes.is_batch(origins, inputs, outputs):
+        shapes = ", ".join(str(variable.aval.shape) for variable in inputs)
+        raise InputError(
+            f"x has shape {shapes}, a batch: the model keeps the entries of its first axis apart. "
+            "Expected one example: give x[0] (with batch_axis=0 if the model insists on a batch), "
+            "and many by `explain_batch` or `jax.vmap`; if the first axis belongs to one example, "
+            "say one_example=True"
+        )

@@ -23,6 +23,7 @@ class _Equinox(calls.Adapted):
 
         model, state = eqx.combine(params, self.model)
         inputs = (x, state) if self.stateful else (x,)
+        calls.check_callable(model, self.call)
         if self.call is None:
             calls.check_arguments(model.__call__, inputs, self.arguments)
         model = _tapping_copy(model, ())
@@ -67,13 +68,12 @@ def from_equinox(
         `(fn, params)`: `fn` is pure and hashable; `params` is a pytree of arrays.
 
     Raises:
-        InputError: if `model` is no Equinox module, or has no `__call__` and `call` is not given.
+        InputError: if `model` is no Equinox module; by `fn` if it has no `__call__`, and no `call`.
         MissingExtraError: if Equinox is not installed.
     """
     eqx: Any = require("equinox", extra="test")
     if not isinstance(model, eqx.Module):
         raise InputError(f"from_equinox was given {type(model).__name__}, expected an eqx.Module")
-    calls.check_callable(model, call)
     both = (eqx.nn.inference_mode(model), state)
     params, static = eqx.partition(both, lambda leaf: isinstance(leaf, (jax.Array, np.ndarray)))
     names = calls.names_of(params)

@@ -24,6 +24,7 @@ class _Nnx(calls.Adapted):
         from flax import nnx
 
         model = nnx.merge(self.model, params, copy=True)
+        calls.check_callable(model, self.call)
         if self.call is None:
             calls.check_arguments(model.__call__, (x,), self.arguments)
         _prepare(model, submodules=self.submodules)
@@ -68,13 +69,12 @@ def from_nnx(
         `(fn, params)`: `fn` is pure and hashable; `params` is a pytree of arrays.
 
     Raises:
-        InputError: if `model` is no NNX module, or has no `__call__` and `call` is not given.
+        InputError: if `model` is no NNX module; by `fn` if it has no `__call__`, and no `call`.
     """
     from flax import nnx
 
     if not isinstance(model, nnx.Module):
         raise InputError(f"from_nnx was given {type(model).__name__}, expected an nnx.Module")
-    calls.check_callable(model, call)
     if submodules is None:
         submodules = not type(model).__module__.startswith(_OURS)
     graph, params = nnx.split(model)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
+from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.engine import memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Split

@@ -2,8 +2,7 @@
 
 Nothing is run for that, shapes alone are traced: with a batch of one and without, with three
 channels and with one (of volumes, with one to four), and, where no size is given, which sizes a
-segmentation network can halve. A convolution of other axes would take those of a volume for a
-batch, or a batch for an axis; hence the axes of convolutions must be those of what is given.
+segmentation network can halve. Convolutions must go along the axes of what is given.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax import models
-from segcam_jax._jaxpr import graph, kinds
+from segcam_jax._jaxpr import graph, kinds, layouts
 from segcam_jax.adapters import adapted
 from segcam_jax.models.layers import NORMALISATIONS
 from segcam_jax.sweep import blame
@@ -69,15 +68,12 @@ class Prepared:
     Attributes:
         fn: the model, `fn(params, x)`.
         moments: mean and standard deviation of each channel, or of all; None: images stay.
+        one_example: what the model's adapter was told of its inputs.
     """
 
     fn: Callable
     moments: Moments | None
-
-    @property
-    def one_example(self) -> bool:
-        """What the model's adapter was told of its inputs."""
-        return getattr(self.fn, "one_example", False)
+    one_example: bool = False
 
     def __call__(self, params: Any, x: Float[Array, "*space c"]) -> Array:
         """The logits of an image in [0, 1]; coarser ones of pixels are resized to the image."""
@@ -175,7 +171,8 @@ def open_own(
     if not fit.classifies and (size is None or fit.ndim == 3):
         found = _multiple(fit)
         multiple, brought = (1, fit.extents) if found is None else (found, None)
-    fn = Prepared(fit.fn, moments) if moments or fit.coarser else fit.fn
+    changed, one = moments or fit.coarser, layouts.is_one_example(fit.fn)
+    fn = Prepared(fit.fn, moments, one) if changed else fit.fn
     only = brought if fit.ndim == 3 else None
     config = OwnConfig(count, fit.output[-1], fit.classifies, multiple, fit.ndim, only)
     loaded = models.LoadedModel(made.name, fn, fit.params, config, {})
@@ -280,16 +277,10 @@ def _fitting(
 
 
 def _check_axes(fn: Callable, params: Any, shape: tuple[int, ...]) -> None:
-    """Raises `_WrongOutput` where convolutions show that an axis was taken for a batch.
-
-    Unless its adapter was told that it is none: of a network of images on the slices of a volume.
-    """
-    if getattr(fn, "one_example", False) is True:
-        return
-    ndim = len(shape) - 1
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    """Raises `_WrongOutput` where convolutions show that an axis was taken for a batch."""
+    ndim, x = len(shape) - 1, jax.ShapeDtypeStruct(shape, jnp.float32)
     axes = max(kinds.convolved_axes(graph.closed(fn, params, x)[1]), default=ndim)
-    if axes not in (1, ndim):
+    if axes not in (1, ndim) and not layouts.is_one_example(fn):
         raise _WrongOutput(
             f"its convolutions go along {axes} axes, those of {_a(NOUNS[ndim])} are {ndim}"
         )
