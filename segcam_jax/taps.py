@@ -48,7 +48,6 @@ from segcam_jax._jaxpr import (
     layouts,
     logits,
     naming,
-    probabilities,
     signatures,
     slicing,
     windows,
@@ -362,16 +361,9 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
     )
     again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, said=said)
     if outputs is None:
-        outputs = _held(traced)
+        outputs = logits.held(traced)
     found = (tap_name, activation, output, x, cut, signature)
     return Split(*found, channel_axis, batch_axis, again, outputs, one_example)
-
-
-def _held(traced: graph.Graph) -> Outputs | None:
-    """What a model's output holds by its last operations; None: they do not tell."""
-    if probabilities.ending(traced) is not None:
-        return "probabilities"
-    return "logits" if logits.are_made(traced) else None
 
 
 _CACHE: Recent[Split] = Recent(_CACHED_SPLITS)

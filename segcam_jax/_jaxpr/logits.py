@@ -4,6 +4,8 @@ What only moves, resizes, adds up or scales them is looked through. A value that
 (ReLU, tanh, a quotient) may be meant as a probability, and is none of these.
 """
 
+from typing import Literal
+
 from segcam_jax._jaxpr import graph, probabilities, values
 
 _AFFINE = ("conv_general_dilated", "dot_general")
@@ -13,6 +15,13 @@ _LINEAR = (
     *("neg", "stop_gradient", "pad", "reduce_sum", "reduce_max"),
     *("reduce_window_sum", "reduce_window_max"),
 )
+
+
+def held(traced: graph.Graph) -> Literal["logits", "probabilities"] | None:
+    """What a model's output holds by its last operations; None: they do not tell."""
+    if probabilities.ending(traced) is not None:
+        return "probabilities"
+    return "logits" if are_made(traced) else None
 
 
 def are_made(traced: graph.Graph) -> bool:

@@ -1,8 +1,6 @@
 """Image files as networks read them: float32 `h w c` in [0, 1]. What was converted is said.
 
-    image = read_image("scan.png", channels=1)
-    image.pixels          # float32 h w 1
-    image.notes           # ("RGB was converted to luminance",)
+    image = read_image("scan.png", channels=1)   # .pixels and .notes
     padded = pad_to_multiple(image.pixels, 16)   # at the bottom and the right, reflected
 
 Files are whatever Pillow opens, TIFFs of any bands and numbers, or `.npy` arrays `h w` or `h w c`.
@@ -277,7 +275,7 @@ def _in_range(
 ) -> tuple[Float[np.ndarray, "h w c"], list[str]]:
     """Values of any type as float32, brought to [0, 1] as `reading` says."""
     kind, dtype = values.dtype.kind, values.dtype
-    # float64 as float16; what leaves float32's range is caught as infinite later.
+    # What leaves float32's range is caught as infinite later.
     with np.errstate(over="ignore"):
         if reading.range is not None:
             low, high = reading.range
@@ -286,10 +284,8 @@ def _in_range(
             said = f"values from {low:g} to {high:g} became 0 to 1"
             said += f", {outside} beyond were clipped" if outside else ""
             return np.clip(scaled, 0, 1).astype(np.float32), [said]
-        if kind == "f" or (reading.as_stored and kind == "i"):
+        if kind in "fb" or (reading.as_stored and kind == "i"):
             return values.astype(np.float32), []
-    if kind == "b":
-        return values.astype(np.float32), []
     low, high = int(values.min()), int(values.max())
     tops = _FULL_SCALES[:1] if dtype == np.uint8 else _FULL_SCALES
     top = next((top for top in tops if high <= top), None)
