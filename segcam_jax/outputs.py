@@ -23,6 +23,7 @@ THRESHOLD = 0.5
 # Of sums over windows and of resized maps; narrower types round more.
 _ROUNDING = 1e-4
 _SUMS_TO_ONE = 1e-3
+_SUMS_NEAR_ONE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,31 @@ class Meaning:
                 "outputs='logits' (--outputs on the command line)"
             )
 
+    def check_exclusive(self, output: Float[ArrayLike, "*space k"]) -> None:
+        """Checks that known probabilities of classes that exclude each other sum to 1.
+
+        Raises:
+            TargetError: if values lie in [0, 1], are not said to be logits, and do not.
+        """
+        values = output if isinstance(output, Tracer) else np.asarray(output, np.float32)
+        excludes = self.excludes(values.shape[-1])
+        if isinstance(values, Tracer) or self.outputs == "logits" or not excludes:
+            return
+        # Zeros and ones are no probabilities that a network returns.
+        between = (values % 1 != 0).any()
+        sums = values.sum(-1)
+        if (
+            between
+            and values.min() >= 0
+            and values.max() <= 1
+            and np.abs(sums - 1).max() > _SUMS_NEAR_ONE
+        ):
+            raise TargetError(
+                f"the values lie in [0, 1], and those of the classes sum to {sums.min():.3g} to "
+                f"{sums.max():.3g}: say exclusive=False if they are probabilities of classes that "
+                "do not exclude each other, or outputs='logits' if they are logits"
+            )
+
     def _doubtful(self, values: np.ndarray) -> bool:
         """Whether values in [0, 1] are probabilities by their sum, or predict different things."""
         if self.excludes(values.shape[-1]):
@@ -175,7 +201,8 @@ def predicted_mask(
 
     Raises:
         TargetError: if values are known, and are no probabilities though `outputs` says so; or if
-            nothing says what they are, they lie in [0, 1], and what is predicted depends on it.
+            nothing says what they are, they lie in [0, 1], and what is predicted depends on it; or
+            if they lie there and those of exclusive classes do not sum to 1.
     """
     output = jnp.asarray(output)
     classes = output.shape[-1]
@@ -195,6 +222,7 @@ def predicted_mask(
     # The largest logit is the largest probability: which of them it is, is no matter there.
     if outputs is not None or least is not None or not said.excludes(classes):
         said.check_values(output)
+    said.check_exclusive(output)
     mask = jnp.take(said.predicted(output), class_index, axis=-1)
     if least is not None:
         mask &= jnp.take(said.probabilities(output), class_index, axis=-1) > least

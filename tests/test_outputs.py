@@ -339,3 +339,18 @@ def test_what_an_output_means_is_checked():
         Meaning(threshold=1.5).checked()
     with pytest.raises(TargetError, match=r"2 thresholds for 3 class\(es\)"):
         segcam.predicted_mask(np.zeros((2, 3)), 0, exclusive=False, threshold=(0.5, 0.4))
+
+
+def test_probabilities_that_do_not_sum_to_1_are_of_no_exclusive_classes():
+    """The argmax of three sigmoid heads was taken without a word."""
+    heads = np.array([[[0.9, 0.8, 0.1], [0.2, 0.6, 0.3]]], np.float32)
+    for outputs in (None, "probabilities"):
+        with pytest.raises(TargetError, match=r"sum to 1.1 to 1.8: say exclusive=False"):
+            segcam.predicted_mask(heads, 1, outputs=outputs)
+    kept = segcam.predicted_mask(heads, 1, outputs="probabilities", exclusive=False)
+    np.testing.assert_array_equal(kept, [[True, True]])
+    np.testing.assert_array_equal(
+        segcam.predicted_mask(heads, 0, outputs="logits"), [[True, False]]
+    )
+    softmax = heads / heads.sum(-1, keepdims=True)
+    np.testing.assert_array_equal(segcam.predicted_mask(softmax, 1), [[False, True]])

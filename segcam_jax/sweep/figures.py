@@ -135,8 +135,9 @@ def _score(plan: Plan, case: Case) -> str:
     """What is explained: the target, its region and its units."""
     label, options = aims.short(case.about["explained"]["label"]), plan.options
     by = f"{label} by {plan.subject.title}"
+    of = "probabilities" if plan.subject.network.meaning.outputs == "probabilities" else options.of
     if case.region is None or case.prediction is None:
-        one = {"logits": "logit", "probabilities": "probability"}[options.of]
+        one = {"logits": "logit", "probabilities": "probability"}[of]
         return f"Explained: the {one} of {by}"
     count = int(case.region.sum())
     inside = int((case.prediction[case.region] == case.class_index).sum())
@@ -147,7 +148,7 @@ def _score(plan: Plan, case: Case) -> str:
         where = f"over the {count} pixel(s) predicted as it"
     else:
         where = f"over {count} pixel(s) ({words}), {inside} of which are predicted as it"
-    return f"Explained: the {options.reduce} of the {options.of} of {by} {where}"
+    return f"Explained: the {options.reduce} of the {of} of {by} {where}"
 
 
 def _layers(plan: Plan, case: Case, pixels: np.ndarray, shown: Displays, how: str) -> Figure:

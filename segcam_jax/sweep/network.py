@@ -256,13 +256,14 @@ def traced_meaning(
     several classes means that they do not exclude each other.
     """
     told = declared(fn, said.outputs)
-    ending = None if told else probabilities.ending_of(fn, params, x)
-    apart = ending == "sigmoid" and classes > 1
-    found = "probabilities" if ending else told
+    ending = probabilities.ending_of(fn, params, x)
+    apart = not told and ending == "sigmoid" and classes > 1
+    found = told or ("probabilities" if ending else None)
     meaning = said.meaning(classes, outputs=found, multi_label=apart)
     each = " of classes that do not exclude each other" if not meaning.exclusive else ""
     if told:
-        return meaning, f"its output holds {told}{each}, as is said"
+        though = f", though it ends in a {ending}" if ending and told == "logits" else ""
+        return meaning, f"its output holds {told}{each}, as declared{though}"
     if ending:
         return meaning, f"its output ends in a {ending}, so it holds probabilities{each}"
     return meaning, f"its output is taken for logits{each}"
