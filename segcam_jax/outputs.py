@@ -127,19 +127,17 @@ class Meaning:
         excludes = self.excludes(values.shape[-1])
         if isinstance(values, Tracer) or self.outputs == "logits" or not excludes:
             return
+        if not ((values >= 0) & (values <= 1)).all():
+            return
         # Zeros and ones are no probabilities that a network returns.
-        between = (values % 1 != 0).any()
+        between = ((values > 0) & (values < 1)).any()
         sums = values.sum(-1)
-        if (
-            between
-            and values.min() >= 0
-            and values.max() <= 1
-            and np.abs(sums - 1).max() > _SUMS_NEAR_ONE
-        ):
+        if between and np.abs(sums - 1).max() > _SUMS_NEAR_ONE:
             raise TargetError(
                 f"the values lie in [0, 1], and those of the classes sum to {sums.min():.3g} to "
-                f"{sums.max():.3g}: say exclusive=False if they are probabilities of classes that "
-                "do not exclude each other, or outputs='logits' if they are logits"
+                f"{sums.max():.3g}: say exclusive=False (--multi-label) if they are probabilities "
+                "of classes that do not exclude each other, or outputs='logits' (--outputs logits) "
+                "if they are logits"
             )
 
     def _doubtful(self, values: np.ndarray) -> bool:

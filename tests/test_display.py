@@ -146,6 +146,7 @@ def test_zero_maps_say_why(raw, method, weights, why):
 def test_figures_say_whether_the_explained_pixels_are_predicted_so(image, tmp_path, drawn):
     line = ("explain", image, "--model", f"{OWN}:falling", "--tap", "hidden", "--class-index", 0)
     line = (*line, "--method", "grad_cam", "--reduce", "mean", "--of", "probabilities")
+    line = (*line, "--outputs", "logits")
     assert run(*line, "--region", "pixel:3,5", "--out", tmp_path / "out") == 0
     said = "the mean of the probabilities of class 0 by own_networks-falling over 1 pixel(s) "
     for words in drawn.values():
@@ -156,6 +157,7 @@ def test_figures_say_whether_the_explained_pixels_are_predicted_so(image, tmp_pa
 def test_explain_draws_and_records_it(image, tmp_path, drawn, capsys, network):
     out = tmp_path / "out"
     line = ("explain", image, "--model", f"{OWN}:{network}", "--tap", "hidden")
+    line = (*line, "--outputs", "logits")
     assert run(*line, "--method", "grad_cam", "eigen_cam", "--out", out) == 0
     (record,) = json.loads((out / "manifest.json").read_text())["images"]
     cam, eigen = record["maps"]

@@ -106,7 +106,7 @@ def test_no_profile_gives_nan_whatever_the_dtype(dtype, values):
 
 def test_a_map_of_negative_evidence_alone_is_told():
     raw = -jnp.ones((2, 2))
-    with pytest.warns(UserWarning, match="down to -1.*profile='signed'"):
+    with pytest.warns(UserWarning, match="is negative.*profile='signed'"):
         shown = heatmap(raw, (4, 4))
     np.testing.assert_array_equal(shown, 0)
     heatmap(raw, (4, 4), "signed")
