@@ -91,4 +91,4 @@ from segcam_jax.types import (
     TargetError as TargetError,
 )
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
