@@ -30,8 +30,9 @@ class Run:
 
     Attributes:
         suite: cpu runs everything on two cores; gpu takes the accelerator that JAX finds.
-        only: workloads (P1 ... P11) and curves (channels, windows); all if none is given.
-        budget_seconds: what the whole run may take, about.
+        only: workloads (P1 ... P11) and curves (channels, windows); if none is given all, on an
+            accelerator those that say most about it.
+        budget_seconds: what the whole run may take; no row is begun after it.
         size: tiny tests the harness in seconds; its figures say nothing.
         full: no projection, whatever it takes.
         again: measure anew what the same code has finished already.
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Run) -> int:
-    keys = chosen(command.only)
+    keys = chosen(command.only, command.suite)
     threads = None
     if command.suite == "cpu":
         import jax

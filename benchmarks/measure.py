@@ -11,6 +11,8 @@ from benchmarks import timing
 from benchmarks.rows import Ready, Row
 from benchmarks.studies import Study
 
+# Results that are repeated in float64.
+SAMPLE = 8
 MOST_TURNS = 5
 LEAST_TURNS = 2
 # Of a row's seconds, what one turn may take: compilation and warm-up are paid as well.
@@ -45,18 +47,29 @@ class Pace:
 
 @dataclasses.dataclass
 class Reference:
-    """The results of brute force that all others are compared with."""
+    """The first results of a study by brute force in float64, that all rows are compared with."""
 
     values: np.ndarray
 
-    def differences(self, values: np.ndarray) -> dict[str, Any]:
-        """The largest difference over the results that both have, relative to the largest one."""
+    def errors(self, values: np.ndarray) -> dict[str, Any]:
+        """The largest error over the results that both have, relative to the largest result."""
         count = min(len(values), len(self.values))
-        ours, theirs = np.asarray(values[:count], float), self.values[:count]
-        largest = float(np.abs(theirs).max())
-        difference = float(np.abs(ours - theirs).max())
-        relative = difference / largest if largest > 0 else difference
-        return {"difference": relative, "compared": count}
+        ours, exact = np.asarray(values[:count], float), self.values[:count]
+        largest = float(np.abs(exact).max())
+        error = float(np.abs(ours - exact).max())
+        return {"error": error / largest if largest > 0 else error, "compared": count}
+
+
+def reference(study: Study, brute_force: Row) -> Reference:
+    """Repeats the first results of a study in float64, by a row that runs the whole network.
+
+    Args:
+        study: the study.
+        brute_force: runs the whole network for each result.
+    """
+    with study.in_float64() as exact:
+        ready = brute_force.ready(exact, min(SAMPLE, exact.total))
+        return Reference(np.asarray((ready.check or ready.run)(), np.float64))
 
 
 @dataclasses.dataclass
@@ -74,23 +87,23 @@ def prepare(
     row: Row,
     study: Study,
     pace: Pace,
-    reference: Reference | None,
+    reference: Reference,
     *,
     budget: float,
     full: bool,
-) -> tuple[Timed, np.ndarray]:
+) -> Timed:
     """Compiles a row, warms it up, checks it and decides how often it is timed.
 
     Args:
         row: the row.
         study: its study.
         pace: rates so far; the row's own is added.
-        reference: brute force, or None for the row that is it.
+        reference: in float64.
         budget: seconds that the row may take in all.
         full: compute all results, whatever it takes.
 
     Returns:
-        The row, and the results that are compared: of its warm-up, or of its check.
+        The row; the results of its warm-up, or of its check, are compared.
 
     Raises:
         Unavailable: if it cannot run here.
@@ -124,12 +137,11 @@ def prepare(
     if ready.fixed is not None and record["projected"]:
         ready.fixed()
         record["fixed_seconds"] = timing.seconds(ready.fixed)
-    if reference is not None:
-        record.update(reference.differences(values[0]))
+    record.update(reference.errors(values[0]))
     turns = int(np.clip(left / max(warm_up, 1e-9), LEAST_TURNS, MOST_TURNS))
     if flops_each > 0:
         pace.rates.setdefault(row.group, ready.count * flops_each / warm_up)
-    return Timed(row, ready, record, turns, []), values[0]
+    return Timed(row, ready, record, turns, [])
 
 
 def in_turns(rows: Sequence[Timed]) -> Iterator[Timed]:

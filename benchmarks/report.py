@@ -102,11 +102,11 @@ def _by_modality(found: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 def summary(found: dict[str, Any]) -> str:
     """The overview of what a run has measured."""
-    return tables.overview(found, found["suite"])
+    return tables.overview(found)
 
 
 def _overview(suite: Suite) -> str:
-    return tables.overview(tables.load(suite), suite)
+    return tables.overview(tables.load(suite))
 
 
 def _rows(suite: Suite) -> str:

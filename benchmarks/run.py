@@ -127,7 +127,7 @@ def _record(key: str, options: Options, seconds: float, say: Say) -> Iterator[di
         return
     workload = WORKLOADS[key]
     say(f"{key}: {workload.title}")
-    about = {"title": workload.title, "baseline": workload.baseline, "goals": dict(workload.goals)}
+    about = {"title": workload.title}
     if key == "P8":
         try:
             yield {**about, "complete": True, **scaling.run(options.size)}
@@ -151,19 +151,22 @@ def _workload(
     lines = _lines(base, options.threads, pace)
     record["engine"] = _defaults(lines)
     records = {line["name"]: line for line in lines if isinstance(line, dict)}
-    # Brute force first: all others are compared with it.
+    names = [line["name"] if isinstance(line, dict) else line.name for line in lines]
     rows = [line for line in lines if not isinstance(line, dict)]
-    rows.sort(key=lambda row: row.name not in (JAX_LOOP, JAX_GRADIENTS))
+    say(f"{workload.key}: brute force in float64")
+    (brute_force,) = (row for row in rows if row.name in (JAX_LOOP, JAX_GRADIENTS))
+    reference = measure.reference(base, brute_force)
     weights = sum(row.weight for row in rows)
     at_work: list[measure.Timed] = []
-    reference = None
+    end = time.perf_counter() + seconds
     for row in rows:
+        if time.perf_counter() > end:
+            records[row.name] = measure.unavailable(row.name, row.group, "the budget ended before")
+            continue
         say(f"{workload.key}: {row.name}: compiling, warming up")
         budget = seconds * row.weight / weights
         try:
-            timed, values = measure.prepare(
-                row, base, pace, reference, budget=budget, full=options.full
-            )
+            timed = measure.prepare(row, base, pace, reference, budget=budget, full=options.full)
         except Unavailable as reason:
             records[row.name] = measure.unavailable(row.name, row.group, str(reason))
             continue
@@ -172,24 +175,16 @@ def _workload(
             say(f"{workload.key}: {row.name}: failed: {problem}")
             records[row.name] = measure.failed(row.name, row.group, problem)
             continue
-        if reference is None:
-            reference = measure.Reference(values)
-            timed.record.update(reference.differences(values))
         at_work.append(timed)
         records[row.name] = timed.record
-    names = [line["name"] if isinstance(line, dict) else line.name for line in lines]
-
+        # What a warm-up took is a first figure, in case that the run ends here.
+        timed.record.update(measure.summary(timed.record, [timed.record["warm_up_seconds"]]))
+        yield {**record, "rows": [records[name] for name in names if name in records]}
     for timed in measure.in_turns(at_work):
         took = timed.record["total_seconds"]
         say(f"{workload.key}: {timed.row.name}: turn {len(timed.seconds)}, {took:.3g} s in all")
-        timed_rows = [records[name] for name in names if _is_told(records[name])]
-        yield {**record, "rows": timed_rows}
+        yield {**record, "rows": [records[name] for name in names]}
     yield {**record, "complete": True, "rows": [records[name] for name in names]}
-
-
-def _is_told(record: dict[str, Any]) -> bool:
-    """Whether a record has its times, or the reason why it has none."""
-    return record["status"] != "measured" or "total_seconds" in record
 
 
 def _lines(base: Study, threads: int | None, pace: measure.Pace) -> list[Row | dict[str, Any]]:

@@ -1,8 +1,9 @@
 """A workload made concrete: network, weights, image, target, and the masks of its ablations."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -115,6 +116,22 @@ class Study:
     def first_targets(self, count: int) -> Any:
         """The first of a stack of targets."""
         return jax.tree.map(lambda leaf: leaf[:count], self.target)
+
+    @contextlib.contextmanager
+    def in_float64(self) -> Iterator["Study"]:
+        """The same study with float64 weights and image; JAX has 64-bit types inside only."""
+
+        def double(leaf: Any) -> Any:
+            is_float = jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+            return jax.numpy.asarray(np.asarray(leaf), np.float64 if is_float else leaf.dtype)
+
+        with jax.enable_x64(True):
+            params, x = jax.tree.map(double, (self.params, self.x))
+            split = segcam.split(self.fn, self.tap, params, x)
+            outputs = {str(leaf.dtype) for leaf in jax.tree.leaves(split.output)}
+            if outputs != {"float64"}:
+                raise TypeError(f"the network computes {', '.join(outputs)} from float64 weights")
+            yield dataclasses.replace(self, params=params, x=x, split=split)
 
 
 def study(workload: Workload, size: Size, *, seed: int = 0) -> Study:

@@ -1,15 +1,16 @@
 """Tables of what was measured, in Markdown."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workloads import WORKLOADS, Suite
+from benchmarks.workloads import BY_HAND, ENGINE, LIBRARIES, PGC, WORKLOADS, Suite
 
 RESULTS = Path(__file__).parent / "results"
 _NONE = "-"
-_BFLOAT16 = "segcam_jax, bfloat16"
+_NOTHING = "Not measured yet."
+_ROUNDED = tuple(f"{ENGINE}, {precision}" for precision in ("tf32", "bfloat16"))
 
 
 def load(suite: Suite) -> dict[str, Any]:
@@ -18,68 +19,94 @@ def load(suite: Suite) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"workloads": {}, "curves": {}}
 
 
-def overview(found: dict[str, Any], suite: Suite) -> str:
-    """One line per workload: the baseline, the engine, how much faster, the goal."""
+def overview(found: dict[str, Any]) -> str:
+    """One line per workload: the times, how much faster, the bound, the errors."""
     lines = [
-        "| | workload | baseline | | segcam_jax | times faster | goal | difference |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | study | the library's loop | best by hand | segcam_jax | times faster than the"
+        " library | than by hand | bound | error of the library | by hand | of segcam_jax |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for key, workload in WORKLOADS.items():
-        record = found["workloads"].get(key)
-        if record is None:
-            cells = [_NONE] * 5
-            cells[3] = _goal(workload.goals, suite)
-            lines.append(_line(key, workload.title, workload.baseline, *cells))
-        elif key == "P8":
+    for key, record in _measured(found):
+        if key == "P8":
             lines.append(_scaling_line(key, record))
-        else:
-            lines += [_line(*cells) for cells in _overview_cells(key, record, suite)]
-    return "\n".join(lines)
+            continue
+        library, by_hand = _fastest(record, LIBRARIES), _fastest(record, BY_HAND)
+        for name in (record["engine"], *_ROUNDED):
+            engine = row_of(record, name)
+            if engine is None:
+                continue
+            rounded = name.removeprefix(f"{ENGINE}, ") if name in _ROUNDED else None
+            cells = [_named(library), _named(by_hand), _time(engine)]
+            cells += [_times(library, engine), _times(by_hand, engine), _bound(found, engine)]
+            cells += [_error(each) for each in (library, by_hand, engine)]
+            title = record["title"] + (f" ({rounded})" if rounded else "")
+            lines.append(_line(key, title, *cells))
+    return "\n".join(lines) if len(lines) > 2 else _NOTHING
 
 
 def first_page(found: dict[str, Any]) -> str:
-    """The few columns of `overview` that a first page has room for, of what was timed."""
-    lines = ["| study | beside | times faster | difference |", "|---|---|---|---|"]
-    for key, workload in WORKLOADS.items():
-        record = found["workloads"].get(key, {})
-        engine = row_of(record, record["engine"]) if "engine" in record else None
-        faster = None if engine is None else speedup(record, record["engine"])
-        if faster is not None and engine is not None:
-            title = f"{key}: {workload.title}"
-            cells = title, record["baseline"], f"{_figure(faster)}x", _difference(engine)
-            lines.append(_line(*cells))
-    return "\n".join(lines)
+    """The few columns of `overview` that a first page has room for, of what was timed.
+
+    Errors are shown once every study of the table has them.
+    """
+    cells, errors = [], []
+    for key, record in _measured(found):
+        engine = None if key == "P8" else row_of(record, record["engine"])
+        if engine is None:
+            continue
+        library, by_hand = _fastest(record, (PGC,)), _fastest(record, BY_HAND)
+        cells.append([f"{key}: {record['title']}"])
+        cells[-1] += [_times(library, engine), _times(by_hand, engine)]
+        errors.append([_error(by_hand), _error(engine)])
+    heads = ["study", "times faster than pytorch-grad-cam", "than the best by hand"]
+    if errors and not any(_NONE in pair for pair in errors):
+        heads += ["error by hand", "of segcam_jax"]
+        cells = [each + pair for each, pair in zip(cells, errors, strict=True)]
+    lines = [_line(*heads), "|" + "---|" * len(heads)]
+    return "\n".join(lines + [_line(*each) for each in cells])
 
 
-def _overview_cells(key: str, record: dict[str, Any], suite: Suite) -> Iterator[tuple]:
-    baseline = row_of(record, record["baseline"])
-    engines = [(record["engine"], suite)]
-    if f"{suite} bf16" in record["goals"]:
-        engines.append((_BFLOAT16, f"{suite} bf16"))
-    for name, goal in engines:
-        engine = row_of(record, name)
-        faster = speedup(record, name)
-        yield (
-            key,
-            record["title"] + (" (bfloat16)" if name == _BFLOAT16 else ""),
-            record["baseline"],
-            _time(baseline),
-            _time(engine),
-            _NONE if faster is None else f"{_figure(faster)}x",
-            _goal(record["goals"], goal),
-            _NONE if engine is None else _difference(engine),
-        )
+def _measured(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key in WORKLOADS:
+        if key in found["workloads"]:
+            yield key, found["workloads"][key]
+
+
+def _fastest(record: dict[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
+    """Of the rows of these names, the fastest that was measured."""
+    found = [row for name in names if (row := row_of(record, name)) is not None]
+    return min(found, key=lambda row: row["total_seconds"], default=None)
+
+
+def _times(other: dict[str, Any] | None, engine: dict[str, Any]) -> str:
+    """How many times faster the engine is."""
+    if other is None:
+        return _NONE
+    return f"{_figure(other['total_seconds'] / engine['total_seconds'])}x"
+
+
+def _named(row: dict[str, Any] | None) -> str:
+    return _NONE if row is None else f"{row['name']}: {_time(row)}"
+
+
+def _bound(found: dict[str, Any], row: dict[str, Any]) -> str:
+    """Its operations at the best rate of any convolution, and which share of that it reaches."""
+    kind = "jax bfloat16" if row["name"].endswith("bfloat16") else "jax"
+    rates = found["workloads"].get("P2", {}).get("rates", {}).get(kind)
+    if rates is None or not row["flops_each"]:
+        return _NONE
+    seconds = row["flops_each"] * row["total"] / rates["best"]
+    return f"{_figure(seconds)} s ({seconds / row['total_seconds']:.0%})"
 
 
 def _scaling_line(key: str, record: dict[str, Any]) -> str:
     if not record["rows"]:
-        return _line(key, record["title"], "one device", record["reason"], *["-"] * 4)
+        return _line(key, record["title"], record["reason"], *[_NONE] * 8)
     last = record["rows"][-1]
-    worst = max(row["difference"] for row in record["rows"])
     share = f"{last['share'] * last['devices']:.3f} / {last['devices']} of the work"
-    return _line(
-        key, record["title"], "one device", _NONE, share, _NONE, "1.05 / 8", f"{worst:.0e}"
-    )
+    worst = max(row["difference"] for row in record["rows"])
+    apart = f"{worst:.0e} from one device"
+    return _line(key, record["title"], *[_NONE] * 2, share, *[_NONE] * 5, apart)
 
 
 def rows(found: dict[str, Any]) -> str:
@@ -93,13 +120,13 @@ def rows(found: dict[str, Any]) -> str:
         parts.append(_workload_rows(record))
         if "rates" in record:
             parts.append(_shares(record))
-    return "\n\n".join(parts) or "Not measured yet."
+    return "\n\n".join(parts) or _NOTHING
 
 
 def _workload_rows(record: dict[str, Any]) -> str:
     lines = [
         "| row | all, s | spread | measured | GFLOP each | GFLOP/s | compile, s | peak MB |"
-        " difference |",
+        " error |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["rows"]:
@@ -127,7 +154,7 @@ def _row_cells(row: dict[str, Any]) -> tuple[str, ...]:
         _NONE if rate is None else _figure(rate / 1e9),
         _NONE if compiled is None else _figure(compiled),
         _figure(row["peak_bytes"] / 1e6) if "peak_bytes" in row else _NONE,
-        _difference(row),
+        _error(row),
     )
 
 
@@ -144,7 +171,7 @@ def _scaling_rows(record: dict[str, Any]) -> str:
 
 def _shares(record: dict[str, Any]) -> str:
     rates, parts = record["rates"], []
-    for name, kind in ((record["engine"], "jax"), (_BFLOAT16, "jax bfloat16")):
+    for name, kind in ((record["engine"], "jax"), (_ROUNDED[1], "jax bfloat16")):
         row = row_of(record, name)
         if row is None or kind not in rates or "flops_per_second" not in row:
             continue
@@ -165,14 +192,6 @@ def row_of(record: dict[str, Any], name: str) -> dict[str, Any] | None:
     return row if row is not None and "total_seconds" in row else None
 
 
-def speedup(record: dict[str, Any], name: str) -> float | None:
-    """How many times faster a row is than the baseline; None if either was not measured."""
-    baseline, row = row_of(record, record["baseline"]), row_of(record, name)
-    if baseline is None or row is None:
-        return None
-    return baseline["total_seconds"] / row["total_seconds"]
-
-
 def _about(record: dict[str, Any]) -> str:
     where = record["environment"]
     versions = where["versions"]
@@ -189,12 +208,9 @@ def _time(row: dict[str, Any] | None) -> str:
     return f"~{total} s ({row['count']} of {row['total']})" if row["projected"] else f"{total} s"
 
 
-def _difference(row: dict[str, Any]) -> str:
-    return f"{row['difference']:.0e}" if "difference" in row else _NONE
-
-
-def _goal(goals: dict[str, float] | Any, key: str) -> str:
-    return f"{goals[key]:g}x" if key in goals else _NONE
+def _error(row: dict[str, Any] | None) -> str:
+    """Against float64, relative to the largest result."""
+    return f"{row['error']:.0e}" if row is not None and "error" in row else _NONE
 
 
 def _figure(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The workloads P1 to P11 as data: network, tap, target, what is computed, goals.
+"""The workloads P1 to P11 as data: network, tap, target, what is computed.
 
 Every workload has a `full` size, whose figures count, and a `tiny` one, which takes seconds and
 tests the harness.
@@ -48,9 +48,6 @@ class Workload:
             the whole image, and for a class of a classifier.
         instances: number of instances per size, for `what="instances"`.
         samples: number of noise samples per size, for `what="voxels"` and `"samples"`.
-        baseline: the row that the goals are against.
-        goals: how many times faster than the baseline, per suite; `"gpu bf16"` is a goal of its
-            own.
         share: of the run's budget, against the other workloads.
     """
 
@@ -60,8 +57,6 @@ class Workload:
     taps: Mapping[Size, str]
     what: What
     sides: Mapping[Size, int | tuple[int, ...] | None]
-    baseline: str
-    goals: Mapping[str, float]
     share: float
     instances: Mapping[Size, int] = dataclasses.field(default_factory=dict)
     samples: Mapping[Size, int] = dataclasses.field(default_factory=dict)
@@ -77,6 +72,9 @@ JAX_LOOP = "JAX, loop of whole forwards"
 JAX_GRADIENTS = "JAX, loop of whole gradients"
 NAIVE_MAP = "JAX, naive one-jit map"
 ENGINE = "segcam_jax"
+# What a study is compared with: what its users have, and what they could write themselves.
+LIBRARIES = (PGC, CAPTUM, TORCH_IES)
+BY_HAND = (TORCH_LOOP, TORCH_CACHED, TORCH_INPUT, JAX_LOOP, JAX_GRADIENTS, NAIVE_MAP)
 
 _CLASSIC = {"in_channels": 3, "classes": 2, "upsample": "transposed", "halve": "upsample"}
 _UNET: Mapping[Size, Network] = {
@@ -115,8 +113,6 @@ _LISTED = (
         taps=_same("bottleneck"),
         what="channels",
         sides={"full": 32, "tiny": 4},
-        baseline=PGC,
-        goals={"cpu": 50, "gpu": 100},
         share=6,
     ),
     Workload(
@@ -126,8 +122,6 @@ _LISTED = (
         taps=_same("bottleneck"),
         what="channels",
         sides=_same(None),
-        baseline=PGC,
-        goals={"cpu": 2, "gpu": 5, "gpu bf16": 10},
         share=8,
     ),
     Workload(
@@ -137,8 +131,6 @@ _LISTED = (
         taps=_same("features/relu"),
         what="channels",
         sides=_same(None),
-        baseline=PGC,
-        goals={"cpu": 300, "gpu": 300},
         share=3,
     ),
     Workload(
@@ -148,8 +140,6 @@ _LISTED = (
         taps=_same("features"),
         what="positions",
         sides=_same(None),
-        baseline=TORCH_LOOP,
-        goals={"cpu": 40, "gpu": 40},
         share=2,
     ),
     Workload(
@@ -159,8 +149,6 @@ _LISTED = (
         taps=_same("bottleneck"),
         what="instances",
         sides={"full": 16, "tiny": 4},
-        baseline=PGC,
-        goals={"cpu": 15, "gpu": 30},
         share=4,
         instances={"full": 32, "tiny": 3},
     ),
@@ -171,8 +159,6 @@ _LISTED = (
         taps=_same("bottleneck"),
         what="channels",
         sides={"full": 8, "tiny": 2},
-        baseline=TORCH_CACHED,
-        goals={"cpu": 10, "gpu": 20},
         share=5,
     ),
     Workload(
@@ -182,8 +168,6 @@ _LISTED = (
         taps={"full": "layer1/block3", "tiny": "layer1/block2"},
         what="positions",
         sides=_same(None),
-        baseline=NAIVE_MAP,
-        goals={"cpu": 3, "gpu": 3},
         share=4,
     ),
     Workload(
@@ -193,8 +177,6 @@ _LISTED = (
         taps=_same("bottleneck"),
         what="channels",
         sides={"full": 32, "tiny": 4},
-        baseline="one device",
-        goals={},
         share=1,
     ),
     Workload(
@@ -204,8 +186,6 @@ _LISTED = (
         taps=_same("input"),
         what="voxels",
         sides=_LESION,
-        baseline=TORCH_IES,
-        goals={"cpu": 3, "gpu": 10},
         share=4,
         samples={"full": 2, "tiny": 2},
     ),
@@ -216,8 +196,6 @@ _LISTED = (
         taps=_same("input"),
         what="samples",
         sides=_LESION,
-        baseline=TORCH_IES,
-        goals={"cpu": 1, "gpu": 2},
         share=2,
         samples={"full": 10, "tiny": 3},
     ),
@@ -228,8 +206,6 @@ _LISTED = (
         taps=_same("bottleneck"),
         what="channels",
         sides=_LESION,
-        baseline=TORCH_CACHED,
-        goals={"cpu": 10, "gpu": 10},
         share=3,
     ),
 )
@@ -240,8 +216,16 @@ CURVES: dict[str, str] = {
 }
 
 
-def chosen(keys: tuple[str, ...]) -> list[str]:
-    """The keys of workloads and curves to run, in their own order; all if none is given.
+# On an accelerator, in order of worth: a run stops where its seconds end.
+_ON_ACCELERATOR = ("P1", "P3", "P2", "P5", "P6", "P9")
+
+
+def chosen(keys: tuple[str, ...], suite: Suite = "cpu") -> list[str]:
+    """The keys of workloads and curves to run, in their own order; those of a suite if none is.
+
+    Args:
+        keys: what is asked for.
+        suite: an accelerator's runs the workloads that say most about it, the first ones first.
 
     Raises:
         InputError: for a key that is none, the nearest first.
@@ -251,4 +235,7 @@ def chosen(keys: tuple[str, ...]) -> list[str]:
         if key not in known:
             choices = ", ".join(nearest_first(key, known))
             raise InputError(f"unknown workload {key!r}; choose from {choices}")
+    if suite == "gpu":
+        known = [*_ON_ACCELERATOR, *(key for key in known if key not in _ON_ACCELERATOR)]
+        keys = keys or _ON_ACCELERATOR
     return [key for key in known if not keys or key in keys]
