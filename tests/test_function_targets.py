@@ -155,12 +155,16 @@ def resident_bytes() -> int:
 
 
 def explain_many(functions: range, programs: int) -> None:
-    """Explains new functions, so many programs of them in all."""
+    """Explains new functions, so many programs of them in all.
+
+    On a network that compiles in half the time: a new program takes 0.05 s of XLA, and 0.01 s else.
+    """
+    x, params = np.abs(X[:2, :2, :1]), np.float32(1)
+    split = segcam.split(lambda p, x: segcam.tap(x, "hidden") * p, "hidden", params, x)
     for index in functions:
-        which = index * programs // 2000
-        expected = (which + 0.5) * OUTPUT[..., which % 4].sum()
-        found = score(lambda output, i=which: (output[..., i % 4] * (i + 0.5)).sum())
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        factor = index * programs // 2000 + 0.5
+        found = segcam.hires_cam(split, params, x, lambda output, f=factor: output.sum() * f)
+        np.testing.assert_allclose(found.score, factor * x.sum(), rtol=1e-5)
     gc.collect()
 
 
