@@ -250,10 +250,12 @@ def list_taps(
     """
     signatures.check_function(fn)
     _, signature = signatures.of(params, x)
-    traced, _, origins = _trace(fn, signature, layouts.is_one_example(fn, one_example))
-    rank = layouts.rank_of(x)
+    said = layouts.is_one_example(fn, one_example)
+    traced, _, origins = _trace(fn, signature, said)
+    if layouts.has_batch_axis(fn) and not said:  # Else `split` may be told of one.
+        layouts.check_example(origins, traced, x, of_one=True)
     return {
-        name: layouts.struct_of(variable.aval, origins.of(variable), rank, origins.channels)
+        name: layouts.struct_of(variable.aval, origins.of(variable), x, origins.channels)
         for name, variable in _variables(traced, x).items()
     }
 
@@ -314,7 +316,7 @@ def split(
         TapError: if the tap is unknown, inside control flow, named twice, or reaches no output.
         InputError: if a leaf of `params` or `x` is not an array, `outputs` is unknown, or `x` is a
             batch: the model keeps the entries of its first axis apart, those of another not, and
-            nobody says `one_example`.
+            nobody says `one_example`; or, of a batch of one, `batch_axis`.
     """
     signatures.check_function(fn)
     _, signature = signatures.of(params, x)
@@ -349,6 +351,8 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
             f"Taps: {_listing(tap_name, variables)}"
         )
     channel_axis, batch_axis = layout
+    if batch_axis is None and not one_example:
+        layouts.check_example(origins, traced, x, [variable], of_one=True)
     batched = layouts.is_batched(x, batch_axis, origins)
     if not batched and variable is traced.invars[-1]:
         batch_axis = None  # The model adds it behind its input.
@@ -378,10 +382,9 @@ def _trace(
     if traced.duplicates:
         names = ", ".join(repr(name) for name in sorted(traced.duplicates))
         raise TapError(f"tap name(s) {names} given more than once; names must be unique")
-    inputs = len(jax.tree.leaves(x))
-    origins = axes.follow(traced, inputs)
-    if inputs and not one_example:
-        layouts.check_example(origins, traced.invars[-inputs:], traced.outvars)
+    origins = axes.follow(traced, len(jax.tree.leaves(x)))
+    if not one_example:
+        layouts.check_example(origins, traced, x)
     return traced, output, origins
 
 

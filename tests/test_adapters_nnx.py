@@ -223,8 +223,46 @@ def test_a_batch_is_no_image():
         for refused in (xs, xs[:, None]):
             with pytest.raises(InputError, match="a batch: the model keeps the entries"):
                 segcam.split(fn, "conv", params, refused)
+        with pytest.raises(InputError, match=r"\(1, 6, 8, 2\), a batch of one: .* give x\[0\]"):
+            segcam.split(fn, "conv", params, xs[:1])
+    with pytest.raises(InputError, match="a batch of one"):
+        segcam.list_taps(fn, params, xs[:1])  # Its adapter gives the model a batch already.
     with pytest.raises(InputError, match="'conv' is 2D and was given shape .*too few axes"):
         segcam.split(fn, "conv", params, xs[0, 0, 0])
+
+
+class Pooled(nnx.Module):
+    """Insists on a batch, or on one example."""
+
+    def __init__(self, batched):
+        self.dense, self.batched = nnx.Linear(2, 3, rngs=nnx.Rngs(0)), batched
+
+    def __call__(self, x):
+        if self.batched:
+            return self.dense(x.mean((1, 2)))
+        h, w, c = x.shape
+        return self.dense(x.reshape(h * w, c).mean(0))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_forgotten_and_a_superfluous_batch_axis_are_named(batched):
+    wrong, right = (None, 0) if batched else (0, None)
+    model, x = Pooled(batched), jnp.ones((4, 6, 2))
+    fn, params = segcam.from_nnx(model, batch_axis=wrong)
+    told = rf"\(4, 6, 2\), and with batch_axis={wrong} .*; it takes x with batch_axis={right}"
+    with pytest.raises(InputError, match=told):
+        segcam.list_taps(fn, params, x)
+    fn, params = segcam.from_nnx(model, batch_axis=right)
+    assert list(segcam.list_taps(fn, params, x)) == ["input", "dense"]
+    if not batched:
+        with pytest.raises(InputError, match=r"it takes x\[0\] with batch_axis=None"):
+            segcam.list_taps(fn, params, x[None])
+
+
+def test_what_a_model_takes_neither_with_nor_without_a_batch_is_its_own_error():
+    fn, params = segcam.from_nnx(Pooled(True), batch_axis=0)
+    with pytest.raises(TypeError, match="dot_general"):
+        segcam.list_taps(fn, params, jnp.ones((4, 6, 5)))
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,26 @@ def test_a_batch_is_no_example():
     np.testing.assert_allclose(many[1], one, rtol=1e-5, atol=1e-6)
 
 
+def test_a_batch_of_one_is_no_volume_of_one_slice():
+    params, x = make_params(), make_input()
+    batched = jax.vmap(skip_net, (None, 0))
+    for fn in (batched, lambda params, x: batched(params, x)[0]):
+        for name in ("bottleneck", "input"):
+            with pytest.raises(InputError, match=r"x has shape \(1, 8, 12, 2\), a batch of one: "):
+                segcam.split(fn, name, params, x[None])
+            one = segcam.split(fn, name, params, x[None], batch_axis=0)
+            assert len(one.activation.shape) == 3
+        told = segcam.split(fn, "bottleneck", params, x[None], one_example=True)
+        assert told.activation.shape == (1, 4, 6, 8)
+
+    def volumes(params, x):
+        return tap(convolve(x, params), "hidden") * 2
+
+    split = segcam.split(volumes, "hidden", jnp.ones((3, 3, 3, 2, 4)), x[None])
+    assert split.activation.shape == (1, 8, 12, 4)
+    assert split.activation.on_grid
+
+
 def test_a_batch_whose_statistics_are_shared_is_no_example():
     """A norm left in training mixes the examples, and they are examples of a convolution still."""
 

@@ -63,17 +63,17 @@ def whole(shape: Sequence[int]) -> Axes:
     return tuple(((axis, extent),) for axis, extent in enumerate(shape))
 
 
-def is_batch(origins: Origins, inputs: Sequence[Var], outputs: Iterable[Any]) -> bool:
+def is_batch(origins: Origins, inputs: Sequence[Var], values: Iterable[Any]) -> bool:
     """Whether the first axis of the input is one of examples, which the program keeps apart.
 
-    It is, where its entries never read each other, from the input to the output, while positions
-    along another axis do, the last one (channels) left out. Where no position reads another, as in
-    a model of dense layers, there is nothing to tell examples from positions by. Statistics over
-    the entries and their positions at once, as a norm left in training takes them, do not make a
-    batch of a convolution one example.
+    It is, where its entries never read each other, from the input to any of these values (outputs,
+    the activation at a tap), while positions along another axis do, the last one (channels) left
+    out. Where no position reads another, as in a model of dense layers, there is nothing to tell
+    examples from positions by. Statistics over the entries and their positions at once, as a norm
+    left in training takes them, do not make a batch of a convolution one example.
     """
     shapes = [variable.aval.shape for variable in inputs if len(variable.aval.shape)]
-    if len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 1:
+    if len({shape[0] for shape in shapes}) != 1:
         return False
     middle = set(range(1, max(map(len, shapes)) - 1))
     if 0 in origins.mixed | origins.channels:
@@ -84,7 +84,7 @@ def is_batch(origins: Origins, inputs: Sequence[Var], outputs: Iterable[Any]) ->
         apart = bool((origins.mixed | origins.pooled) & middle)
     kept = any(
         (0, shapes[0][0]) in factors
-        for atom in outputs
+        for atom in values
         if graph.is_variable(atom)
         for factors in origins.of(atom)
     )

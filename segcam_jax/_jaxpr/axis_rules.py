@@ -197,6 +197,11 @@ def _reshape(follower: Follower, equation: Equation, operands: list[Axes]) -> li
         if len(olds) == len(news) == 1:
             axes.append(operands[0][olds[0]])
             continue
+        if olds and all(before[axis] == 1 for axis in olds):
+            # Which of several axes of one became which cannot be told: each may be any.
+            any_of = dict.fromkeys(each for axis in olds for each in operands[0][axis])
+            axes.extend([tuple(any_of)] * len(news))
+            continue
         left = [each for axis in olds for each in factors.filled(operands[0][axis], before[axis])]
         axes.extend(factors.divided(left, [shape[axis] for axis in news]))
     return [tuple(axes)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from segcam_jax._jaxpr import axes
+from segcam_jax._jaxpr import axes, graph
 from segcam_jax.types import InputError
 
 
@@ -23,9 +23,9 @@ class TapStruct(jax.ShapeDtypeStruct):
         self.on_grid = on_grid
 
 
-def struct_of(aval: Any, made_of: axes.Axes, rank: int, channels: Iterable[int] = ()) -> TapStruct:
+def struct_of(aval: Any, made_of: axes.Axes, x: Any, channels: Iterable[int] = ()) -> TapStruct:
     """A tap's shape, channels last; an axis of one in front may be a batch."""
-    return moved(aval, made_of, range(len(aval.shape)), rank, channels)
+    return moved(aval, made_of, range(len(aval.shape)), rank_of(x), channels)
 
 
 def moved(
@@ -78,13 +78,43 @@ def is_one_example(fn: Callable, said: bool | None = None) -> bool:
     return getattr(fn, "one_example", False) is True if said is None else said
 
 
-def check_example(origins: axes.Origins, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Raises `InputError` for an input that is a batch, as a model keeps its entries apart."""
-    if axes.is_batch(origins, inputs, outputs):
-        shapes = ", ".join(str(variable.aval.shape) for variable in inputs)
+def has_batch_axis(fn: Callable) -> bool:
+    """Whether an adapter gives a model its batch of one: an example has none, then."""
+    return isinstance(getattr(fn, "batch_axis", None), int)
+
+
+def check_example(
+    origins: axes.Origins,
+    traced: graph.Graph,
+    x: Any,
+    tapped: Sequence[Any] = (),
+    *,
+    of_one: bool = False,
+) -> None:
+    """Raises `InputError` for an input that is a batch, as a model keeps its entries apart.
+
+    Args:
+        origins: what the axes of the model's values are made of.
+        traced: the model.
+        x: its input, of one example supposedly.
+        tapped: activations along which entries stay apart, or along the outputs.
+        of_one: whether a batch of one is meant; else one of several.
+    """
+    inputs = traced.invars[len(traced.invars) - len(jax.tree.leaves(x)) :]
+    is_one = any(variable.aval.shape[:1] == (1,) for variable in inputs)
+    if is_one != of_one or not axes.is_batch(origins, inputs, [*traced.outvars, *tapped]):
+        return
+    shapes = ", ".join(str(variable.aval.shape) for variable in inputs)
+    if of_one:
         raise InputError(
-            f"x has shape {shapes}, a batch: the model keeps the entries of its first axis apart. "
-            "Expected one example: give x[0] (with batch_axis=0 if the model insists on a batch), "
-            "and many by `explain_batch` or `jax.vmap`; if the first axis belongs to one example, "
-            "say one_example=True"
+            f"x has shape {shapes}, a batch of one: the model keeps its first axis apart. Expected "
+            "one example: give x[0] (with batch_axis=0 to the adapter if the model insists on a "
+            "batch), or batch_axis=0 to `split`; if the first axis belongs to the example, as in a "
+            "volume of one slice, say one_example=True"
         )
+    raise InputError(
+        f"x has shape {shapes}, a batch: the model keeps the entries of its first axis apart. "
+        "Expected one example: give x[0] (with batch_axis=0 if the model insists on a batch), "
+        "and many by `explain_batch` or `jax.vmap`; if the first axis belongs to one example, "
+        "say one_example=True"
+    )

@@ -14,7 +14,7 @@ import numpy as np
 
 from segcam_jax._jaxpr import naming
 from segcam_jax.outputs import declared
-from segcam_jax.types import InputError, Outputs
+from segcam_jax.types import InputError, Outputs, SegcamError
 
 # What authors call the switch between training and evaluation, and how it stands in eval mode.
 EVAL_MODE: Mapping[str, bool] = {
@@ -66,25 +66,66 @@ class Adapted:
         declared(self, self.outputs)
 
     def __call__(self, params: Any, x: Any) -> Any:
-        """The output for one example, channels last."""
-        ndim = max((jnp.ndim(leaf) for leaf in jax.tree.leaves(x)), default=0)
-        layout = naming.Layout(ndim, self.batch_axis, self.channel_axis)
+        """The output for one example, channels last.
+
+        Raises:
+            InputError: if the model fails at what it is given, and takes it with or without a
+                batch axis; the error names the other layout.
+        """
+        layout = self._layout(x, self.batch_axis)
         params = jax.tree.map(lambda v: v.copy() if isinstance(v, np.ndarray) else v, params)
-        with naming.layout(layout):
-            output = self.run(params, jax.tree.map(layout.native, x))
+        try:
+            output = self._native_output(params, x, layout)
+        except SegcamError:
+            raise
+        except Exception as error:  # The model's own, of whatever type.
+            self._check_layout(params, x, error)
+            raise
         if self.output is not None:
             output = self.output(output)
         for leaf in jax.tree.leaves(output):
             if not layout.has_batch(leaf):
                 raise InputError(
                     f"the model was given a batch of one at axis {self.batch_axis} and returns "
-                    f"shape {jnp.shape(leaf)}, which has none there"
+                    f"shape {jnp.shape(leaf)}, which has none there; give batch_axis=None to the "
+                    "adapter if the model takes one example"
                 )
         return jax.tree.map(layout.canonical, output)
 
     def run(self, params: Any, x: Any) -> Any:
         """Calls the model on an example in the model's own layout."""
         raise NotImplementedError
+
+    def _layout(self, x: Any, batch_axis: int | None) -> naming.Layout:
+        ndim = max((jnp.ndim(leaf) for leaf in jax.tree.leaves(x)), default=0)
+        return naming.Layout(ndim, batch_axis, self.channel_axis)
+
+    def _native_output(self, params: Any, x: Any, layout: naming.Layout) -> Any:
+        with naming.layout(layout):
+            return self.run(params, jax.tree.map(layout.native, x))
+
+    def _check_layout(self, params: Any, x: Any, error: Exception) -> None:
+        """Raises `InputError` if the model takes `x` with or without a batch axis, or `x[0]`."""
+        other = 0 if self.batch_axis is None else None
+        examples = {"x": x}
+        if all(jnp.shape(leaf)[:1] == (1,) for leaf in jax.tree.leaves(x)):
+            examples = {"x[0]": jax.tree.map(lambda leaf: leaf[0], x), **examples}
+        for name, example in examples.items():
+            for batch_axis in (self.batch_axis, other):
+                run = functools.partial(
+                    self._native_output, layout=self._layout(example, batch_axis)
+                )
+                try:
+                    jax.eval_shape(run, params, example)
+                except Exception:  # It does not take this either, and `error` is what is told.
+                    continue
+                shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(x))
+                reason = str(error).strip().partition("\n")[0]
+                raise InputError(
+                    f"x has shape {shapes}, and with batch_axis={self.batch_axis} of the adapter "
+                    f"the model does not take it ({type(error).__name__}: {reason}); it takes "
+                    f"{name} with batch_axis={batch_axis}"
+                ) from error
 
     def __hash__(self) -> int:
         return hash((type(self), self.names, self.batch_axis, self.channel_axis))
