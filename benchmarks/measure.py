@@ -11,7 +11,7 @@ from benchmarks import timing
 from benchmarks.rows import Ready, Row
 from benchmarks.studies import Study
 
-# Results that are repeated in float64, by the axes of space: XLA's 3D convolutions take seconds there.
+# Results that are repeated in float64, by the axes of space: XLA takes seconds for one in 3D.
 SAMPLE = {2: 8, 3: 4}
 MOST_TURNS = 5
 LEAST_TURNS = 2
