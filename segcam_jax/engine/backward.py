@@ -74,7 +74,9 @@ def bias_gradients(
         `(score, gradient, products, rest)`: a product has the shape and layout of the value in the
         model that its bias was added to; rest is S - <dS/dy, y> of the output y, 0 for logits.
     """
-    record.study(lambda: _study(split, _whole(split, carry, target, execution)))
+    how = _whole(split, carry, target, execution)
+    record.study(lambda: _study(split, how))
+    unit = 1.0 if how.unit is None else jax.lax.stop_gradient(how.unit(activation))
     tree = jax.tree.structure(split.output)
     closed, _ = graph.closed(lambda a: jax.tree.leaves(split.decode(a, carry)), split.activation)
     run = biases.with_biases(closed, lowering.rewritten if lowers(execution) else None)
@@ -84,13 +86,14 @@ def bias_gradients(
     def score(a, nudges, outward):
         outputs, found = run(a, nudges)
         outputs = [y + nudge for y, nudge in zip(outputs, outward, strict=True)]
-        return target(jax.tree.unflatten(tree, outputs)), (found, outputs)
+        value = target(jax.tree.unflatten(tree, outputs))
+        return value * unit, (value, found, outputs)
 
     outward = [jnp.zeros(y.shape, y.dtype) for y in jax.tree.leaves(split.output)]
-    (value, (found, outputs)), slopes = jax.value_and_grad(score, (0, 1, 2), has_aux=True)(
+    (_, (value, found, outputs)), slopes = jax.value_and_grad(score, (0, 1, 2), has_aux=True)(
         activation, nudges, outward
     )
-    gradient, inner, outer = slopes
+    gradient, inner, outer = jax.tree.map(lambda slope: wide(slope) / unit, slopes)
     products = [_product(bias, slope) for bias, slope in zip(found, inner, strict=True)]
     reached = [_product(y, slope).sum() for y, slope in zip(outputs, outer, strict=True)]
     return value, gradient, products, value - sum(reached)
@@ -107,5 +110,5 @@ def _study(split: Split, how: Scoring) -> record.Study:
 
 
 def _product(bias: Array, slope: Array) -> Array:
-    """What nothing reaches counts nothing, whatever it is: the padding of a maximum is infinite."""
-    return jnp.where(slope != 0, wide(bias) * wide(slope), 0)
+    """Their product; what nothing reaches counts nothing: the padding of a maximum is infinite."""
+    return jnp.where(slope != 0, wide(bias) * slope, 0)

@@ -1,7 +1,7 @@
 """Gradients of a region, position by position, averaged over noisy copies of the activation."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -63,19 +63,12 @@ def region_gradients(
             chunk,
         )
     )
-    if aggregation == "mean":
-        area = read.weights.sum() if divisor is None else jnp.asarray(divisor, read.weights.dtype)
-        cotangent = read.weights / jnp.where(area != 0, area, 1)
-
-        of_part = _pulled(read, cotangent)
-    else:
-        of_part = _extreme(read, chunk)
-
+    of_part = _scaled(read, _summed(read) if aggregation == "mean" else _extreme(read, chunk))
     rows, own = dealt.rows(chunk if aggregation == "mean" else 1)
 
     def add(total, rows):
         row, keep = rows
-        found = jax.vmap(lambda i: wide(of_part(read.part(activation_of(i)))))(indices[row])
+        found = jax.vmap(lambda i: of_part(read.part(activation_of(i))))(indices[row])
         keep = keep.reshape(-1, *[1] * (found.ndim - 1))
         return total + jnp.where(keep, found, 0).sum(0), None
 
@@ -83,6 +76,9 @@ def region_gradients(
     total, _ = jax.lax.scan(add, start, (rows, own))
     if dealt.devices > 1:
         total = dealt.summed(total)
+    if aggregation == "mean":
+        area = read.weights.sum() if divisor is None else jnp.asarray(divisor, total.dtype)
+        total = total / jnp.where(area != 0, area, 1)
     return read.whole(total / indices.size)
 
 
@@ -98,13 +94,23 @@ def _backward_cost(read: Reading) -> tuple[int, int]:
     return cost.live_bytes(both), cost.flops(both) - cost.flops(forward)
 
 
-def _pulled(read: Reading, cotangent: Array) -> Callable[[Array], Array]:
-    """part -> the gradient of the positions' weighted sum."""
-    return lambda part: jax.vjp(read.read, part)[1](cotangent)[0]
+def _scaled(read: Reading, of_part: Callable[[Array, Any], Array]) -> Callable[[Array], Array]:
+    """part -> `of_part(part, unit) / unit`, at least float32: in float16 gradients underflow."""
+
+    def scaled(part):
+        unit = 1.0 if read.unit is None else jax.lax.stop_gradient(read.unit(part))
+        return wide(of_part(part, unit)) / unit
+
+    return scaled
 
 
-def _extreme(read: Reading, chunk: int) -> Callable[[Array], Array]:
-    """part -> of the gradients of all positions of the region, the value of largest magnitude.
+def _summed(read: Reading) -> Callable[[Array, Any], Array]:
+    """`(part, unit)` -> the gradient of the positions' weighted sum, times the unit."""
+    return lambda part, unit: jax.vjp(read.read, part)[1](read.weights * unit)[0]
+
+
+def _extreme(read: Reading, chunk: int) -> Callable[[Array, Any], Array]:
+    """`(part, unit)` -> of all positions' gradients, times the unit, the largest in magnitude.
 
     Of two that differ in sign alone, the positive one.
     """
@@ -113,14 +119,14 @@ def _extreme(read: Reading, chunk: int) -> Callable[[Array], Array]:
     order = jnp.argsort(~inside).astype(jnp.int32)
     count = inside.sum(dtype=jnp.int32)
 
-    def of_part(part):
+    def of_part(part, unit):
         _, pull = jax.vjp(read.read, part)
 
         def extend(step, extremes):
             largest, smallest = extremes
             at = step * chunk + jnp.arange(chunk, dtype=jnp.int32)
             which = order[jnp.minimum(at, positions - 1)]
-            wanted = (at < count).astype(read.weights.dtype)
+            wanted = (at < count).astype(read.weights.dtype) * unit
             cotangents = jax.nn.one_hot(which, positions, dtype=wanted.dtype) * wanted[:, None]
             (found,) = jax.vmap(pull)(cotangents)
             return jnp.maximum(largest, found.max(0)), jnp.minimum(smallest, found.min(0))

@@ -152,6 +152,7 @@ class Reading:
         weights: of the positions, 0 outside of the region.
         whole: part -> activation, 0 around the part.
         struct: shape and dtype of a part.
+        unit: part -> as `Scoring.unit`, of the positions' weighted sum.
     """
 
     part: Callable[[Array], Array]
@@ -159,6 +160,7 @@ class Reading:
     weights: Float[Array, "p"]
     whole: Callable[[Array], Array]
     struct: jax.ShapeDtypeStruct
+    unit: Callable[[Array], Array] | None
 
 
 def reading(split: Split, carry: Carry, target: Target, execution: Execution) -> Reading:
@@ -193,7 +195,12 @@ def reading(split: Split, carry: Carry, target: Target, execution: Execution) ->
         weights = jnp.asarray(target.mask, values.dtype).reshape(-1)
     closed, _ = graph.closed(read, struct)
     fast = _first_of(lowering.lowered(closed)) if lowers(execution) else read
-    return Reading(part, fast, weights, whole, struct)
+
+    def summed(output):
+        return (weights * target.values(output).reshape(-1)).sum()
+
+    unit = functools.partial(_unit, summed, output) if _is_half(split) else None
+    return Reading(part, fast, weights, whole, struct, unit)
 
 
 def _unchanged(value: Array) -> Array:

@@ -36,14 +36,14 @@ def shapley_cam(
     # The rewrites for CPUs have a derivative rule of their own, for the first derivative.
     execution = dataclasses.replace(execution, lowering=False)
     activation, carry = engine.encode(split, params, x, execution)
-    score, gradient = engine.value_and_gradient(split, activation, carry, target, execution)
 
-    def slope_along(a):
-        _, slope = engine.value_and_gradient(split, a, carry, target, execution)
-        return (wide(slope) * wide(activation)).sum()
+    def slopes(a):
+        score, gradient = engine.value_and_gradient(split, a, carry, target, execution)
+        return wide(gradient), score
 
-    curved = wide(jax.grad(slope_along)(activation))
-    weights = (wide(gradient) - curved / 2).mean(tuple(range(activation.ndim - 1)))
+    # Along the activation: a gradient of the gradient would underflow in float16 once more.
+    gradient, curved, score = jax.jvp(slopes, (activation,), (activation,), has_aux=True)
+    weights = (gradient - curved / 2).mean(tuple(range(activation.ndim - 1)))
     return weighted(wide(activation), weights, score)
 
 
