@@ -246,7 +246,11 @@ def heatmap(
 def _check_values(values: np.ndarray, profile: Profile) -> None:
     """Raises `InputError` if a map is not finite; warns if a profile hides all of it."""
     if not np.isfinite(values).all():
-        raise InputError("the map holds NaN or infinite values; check the input and the target")
+        raise InputError(
+            "the map holds NaN or infinite values: the score is not finite (explanation.score), or "
+            "values on the way overflow; look for NaN and infinite values in the image and the "
+            "parameters, and for a class that the model rules out"
+        )
     if values.size and not profile.signed and values.max() <= 0 and values.min() < 0:
         warnings.warn(
             f"all evidence in this map is negative: the ReLU of profile {profile.name!r} leaves "

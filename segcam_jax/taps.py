@@ -52,7 +52,7 @@ from segcam_jax._jaxpr import (
     slicing,
     windows,
 )
-from segcam_jax._jaxpr.layouts import TapStruct
+from segcam_jax._jaxpr.layouts import TapStruct, is_map as is_map
 from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.outputs import declared
 from segcam_jax.types import InputError, Outputs, TapError, nearest_first
@@ -92,6 +92,7 @@ class Split:
         input: pytree of shape and dtype of one example.
         outputs: what the output holds, `"logits"` or `"probabilities"`: as declared, else as the
             model's last operations say; None where they do not tell.
+        declared: what `split` or the adapter was told that it holds; None: nothing.
     """
 
     tap: str
@@ -104,6 +105,7 @@ class Split:
     _batch_axis: int | None
     _again: Callable[[Any], "Split"] = dataclasses.field(repr=False)
     outputs: Outputs | None = None
+    declared: Outputs | None = None
     _one_example: bool = dataclasses.field(default=False, repr=False)
 
     def __reduce__(self):
@@ -201,7 +203,7 @@ class Split:
             x,
             channel_axis=self._channel_axis,
             batch_axis=self._batch_axis,
-            outputs=self.outputs,
+            outputs=self.declared,
             one_example=self._one_example,
         )
 
@@ -276,11 +278,6 @@ def bottleneck(taps: Mapping[str, jax.ShapeDtypeStruct]) -> str:
     return [name for name, count in spatial.items() if count == fewest][-1]
 
 
-def is_map(struct: jax.ShapeDtypeStruct) -> bool:
-    """Whether a tap's positions are two or more axes, and those of the input where it is known."""
-    return len(struct.shape) > 2 and getattr(struct, "on_grid", True)
-
-
 def split(
     fn: Callable,
     tap_name: str,
@@ -331,7 +328,7 @@ def _cached(signature, fn, tap_name, layout, said) -> Split:
 
 
 def _split(signature, fn, tap_name, layout, said) -> Split:
-    outputs, one_example = said
+    told, one_example = said
     tree, _ = signature
     x = jax.tree.unflatten(tree, signatures.structs(signature))[1]
     traced, output, origins = _trace(fn, signature, one_example)
@@ -364,10 +361,9 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
         origins.channels,
     )
     again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, said=said)
-    if outputs is None:
-        outputs = logits.held(traced)
+    outputs = logits.held(traced) if told is None else told
     found = (tap_name, activation, output, x, cut, signature)
-    return Split(*found, channel_axis, batch_axis, again, outputs, one_example)
+    return Split(*found, channel_axis, batch_axis, again, outputs, told, one_example)
 
 
 _CACHE: Recent[Split] = Recent(_CACHED_SPLITS)
@@ -383,6 +379,7 @@ def _trace(
         names = ", ".join(repr(name) for name in sorted(traced.duplicates))
         raise TapError(f"tap name(s) {names} given more than once; names must be unique")
     origins = axes.follow(traced, len(jax.tree.leaves(x)))
+    layouts.check_numbers(origins, x)
     if not one_example:
         layouts.check_example(origins, traced, x)
     return traced, output, origins

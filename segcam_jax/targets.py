@@ -68,7 +68,8 @@ class Target:
             of like size share one program. None: unknown, as for a region that is traced.
         corner: where that window starts.
         outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what the
-            split says that a method is given; without one, logits.
+            split says that a method is given (where it was told something else, methods refuse the
+            target); without one, logits.
         exclusive: whether classes exclude each other; one alone never does.
     """
 

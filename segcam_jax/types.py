@@ -53,6 +53,8 @@ def wide(x: Array) -> Array:
 class Explanation:
     """What a method returns: the raw, signed result at the resolution of the tapped activation.
 
+    Where the score is NaN or infinite, as of an image that holds NaN, all else is NaN.
+
     Attributes:
         map: importance of each position, float32, signed, not normalised. Positive values support
             the target.

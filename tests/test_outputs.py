@@ -155,6 +155,20 @@ def test_a_split_says_what_its_output_holds():
         segcam.split(skip_net, "bottleneck", params, x, outputs="odds")  # pyright: ignore
 
 
+def test_a_target_that_contradicts_what_was_declared_is_refused():
+    params, x = make_params(), make_input()
+    said: dict = {"of": "probabilities", "reduce": "mean"}
+    found = segcam.split(ends_in(jax.nn.softmax), "bottleneck", params, x)
+    told = segcam.split(ends_in(jax.nn.softmax), "bottleneck", params, x, outputs="probabilities")
+    for outputs in (None, "probabilities"):
+        segcam.grad_cam(told, params, x, segcam.whole_image(1, **said, outputs=outputs))
+    logits = segcam.whole_image(1, **said, outputs="logits")
+    segcam.grad_cam(found, params, x, logits)  # Declared beats traced.
+    segcam.score_cam(found, params, x, logits)
+    with pytest.raises(TargetError, match="says outputs='logits', .* told outputs='probabilities'"):
+        segcam.grad_cam(told, params, x, logits)
+
+
 class Net(nnx.Module):
     def __init__(self):
         self.conv = nnx.Conv(2, 3, (1, 1), rngs=nnx.Rngs(0))

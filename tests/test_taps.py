@@ -303,6 +303,27 @@ def test_a_batch_of_one_is_no_volume_of_one_slice():
     assert split.activation.on_grid
 
 
+def test_an_image_of_integers_is_asked_about():
+    """Values of 0 to 255 went into a network that was trained on [0, 1]."""
+
+    def promotes(params, x):
+        return tap(convolve(jnp.asarray(x[None], jnp.float32)[0], params), "hidden") * 2
+
+    def embeds(params, x):
+        return tap(convolve(params["table"][x], params["kernel"]), "hidden") * 2
+
+    kernel = jnp.ones((3, 3, 3, 4))
+    for x in (np.full((6, 8, 3), 200, np.uint8), jnp.full((6, 8, 3), 200)):
+        for call in (segcam.list_taps, lambda fn, *given: segcam.split(fn, "hidden", *given)):
+            with pytest.raises(InputError, match=r"x has dtype u?int.*: x / 255 for \[0, 1\]"):
+                call(promotes, kernel, x)
+    split = segcam.split(promotes, "hidden", kernel, x / np.float32(255))
+    with pytest.raises(InputError, match=r"dtype uint8, .*; give floats: x / 255"):
+        split.encode(kernel, np.full((6, 8, 3), 200, np.uint8))
+    tokens, params = jnp.zeros((6, 8), jnp.int32), {"table": jnp.ones((5, 3)), "kernel": kernel}
+    assert segcam.split(embeds, "hidden", params, tokens).activation.shape == (6, 8, 4)
+
+
 def test_a_batch_whose_statistics_are_shared_is_no_example():
     """A norm left in training mixes the examples, and they are examples of a convolution still."""
 

@@ -4,6 +4,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import segcam_jax as segcam
@@ -78,3 +79,24 @@ def test_a_negative_map_is_told_once_per_line():
         for least in (-1.0, -2.0, -3.0):
             segcam.heatmap(jnp.full((2, 2), least), (4, 4))
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("method", [segcam.layer_cam, segcam.grad_cam])
+def test_an_image_that_is_not_finite_has_no_map(method, bad):
+    """The maximum keeps it to a position: the others looked like a map."""
+
+    def deep(params, x):
+        pooled = jnp.maximum(x @ params, 0).reshape(2, 2, 5, 2).max(1)
+        return jnp.abs(segcam.tap(pooled, "deep") @ params.T).mean((0, 1))
+
+    split = segcam.split(deep, "deep", PARAMS, X)
+    images = jnp.stack([X, X.at[2, 3, 0].set(bad)])
+    whole, broken = (method(split, PARAMS, x, segcam.whole_image(1)) for x in images)
+    assert jnp.isfinite(whole.map).all()
+    assert not jnp.isfinite(broken.score)
+    assert jnp.isnan(broken.map).all()
+    with pytest.raises(segcam.InputError, match="NaN and infinite values in the image and the par"):
+        segcam.heatmap(broken.map, (4, 5))
+    many = segcam.explain_batch(method, split, PARAMS, images, segcam.whole_image(1))
+    np.testing.assert_array_equal(jnp.isnan(many.map).all((1, 2)), [False, True])

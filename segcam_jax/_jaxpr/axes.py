@@ -32,6 +32,7 @@ class Origins:
         mixed: the input's axes along which positions read each other.
         pooled: those that are summed together with others, as for the statistics of a norm.
         batches, channels: those that a convolution takes for its batch, or its channels.
+        promoted: how many elements integers have that become floating-point numbers.
     """
 
     axes: Mapping[Var, Axes]
@@ -39,6 +40,7 @@ class Origins:
     pooled: frozenset[int]
     batches: frozenset[int]
     channels: frozenset[int]
+    promoted: frozenset[int]
 
     def of(self, variable: Var) -> Axes:
         """What the axes of a variable are made of."""
@@ -55,7 +57,7 @@ def follow(traced: graph.Graph, inputs: int) -> Origins:
         follower.axes[variable] = whole(variable.aval.shape)
     follower.run(traced.equations)
     sets = (follower.mixed, follower.pooled, follower.batches, follower.channels)
-    return Origins(follower.axes, *map(frozenset, sets))
+    return Origins(follower.axes, *map(frozenset, (*sets, follower.promoted)))
 
 
 def whole(shape: Sequence[int]) -> Axes:

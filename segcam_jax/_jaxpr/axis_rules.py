@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from segcam_jax._jaxpr import factors, graph, kinds
 from segcam_jax._jaxpr.factors import Axes, Factors
 from segcam_jax._jaxpr.graph import Equation, Var
@@ -20,6 +22,7 @@ class Follower:
         self.pooled: set[int] = set()
         self.batches: set[int] = set()
         self.channels: set[int] = set()
+        self.promoted: set[int] = set()
         # What depends on parameters or on arrays that the function closes over.
         self.learned: set[Var] = set()
 
@@ -88,6 +91,13 @@ def _elementwise(follower: Follower, equation: Equation, operands: list[Axes]) -
     full = [axes for axes in operands if len(axes) == rank]
     axes = tuple(follower.join(*each) for each in zip(*full, strict=True))
     return [axes for _ in equation.outvars]
+
+
+def _convert(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
+    before, after = equation.invars[0].aval, equation.outvars[0].aval
+    if jnp.issubdtype(before.dtype, jnp.integer) and jnp.issubdtype(after.dtype, jnp.floating):
+        follower.promoted.add(math.prod(_shape(equation.invars[0])))
+    return operands
 
 
 def _transpose(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
@@ -348,6 +358,7 @@ def _rule_of_kind(equation: Equation) -> Rule:
 
 
 _RULES: dict[str, Rule] = {
+    "convert_element_type": _convert,
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast,
     "squeeze": _squeeze,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from segcam_jax._jaxpr import axes, graph
 from segcam_jax.types import InputError
@@ -21,6 +22,11 @@ class TapStruct(jax.ShapeDtypeStruct):
     def __init__(self, shape: tuple[int, ...], dtype: Any, *, on_grid: bool):
         super().__init__(shape, dtype)
         self.on_grid = on_grid
+
+
+def is_map(struct: jax.ShapeDtypeStruct) -> bool:
+    """Whether a tap's positions are two or more axes, and those of the input where it is known."""
+    return len(struct.shape) > 2 and getattr(struct, "on_grid", True)
 
 
 def struct_of(aval: Any, made_of: axes.Axes, x: Any, channels: Iterable[int] = ()) -> TapStruct:
@@ -81,6 +87,21 @@ def is_one_example(fn: Callable, said: bool | None = None) -> bool:
 def has_batch_axis(fn: Callable) -> bool:
     """Whether an adapter gives a model its batch of one: an example has none, then."""
     return isinstance(getattr(fn, "batch_axis", None), int)
+
+
+def check_numbers(origins: axes.Origins, x: Any) -> None:
+    """Raises `InputError` for an image of integers that a model computes with in floating point.
+
+    Integers that are compared or looked up, as tokens are, stay.
+    """
+    leaves = jax.tree.leaves(x)
+    if len(leaves) != 1 or leaves[0].ndim < 2 or leaves[0].size not in origins.promoted:
+        return
+    if jnp.issubdtype(leaves[0].dtype, jnp.integer):
+        raise InputError(
+            f"x has dtype {leaves[0].dtype}, and the model computes in floating point; give floats "
+            "in the range that it was trained on: x / 255 for [0, 1], x.astype(float32) for 0..255"
+        )
 
 
 def check_example(

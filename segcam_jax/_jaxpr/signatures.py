@@ -87,9 +87,11 @@ def mismatch(expected: Any, given: Any) -> str:
             f"{name} is {kinds[new[2]]}, the model was split for {kinds[old[2]]}, and computes "
             "with other dtypes; split it again for this"
         )
+    whole = jnp.issubdtype(new[1], jnp.integer) and jnp.issubdtype(old[1], jnp.floating)
+    todo = "give floats: x / 255, or x.astype(float32) if the model takes 0..255"
     return (
-        f"{name} has shape {new[0]} and dtype {new[1]}, the model was split for {old[0]} "
-        f"{old[1]}; split it again for this shape{many(new[0], old[0])}"
+        f"{name} has shape {new[0]} and dtype {new[1]}, the model was split for {old[0]} {old[1]}; "
+        f"{todo if whole else 'split it again for this shape'}{many(new[0], old[0])}"
     )
 
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,7 +16,7 @@ from segcam_jax.engine.fitting import Program, Programs
 from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
-from segcam_jax.types import InputError, TargetError
+from segcam_jax.types import Explanation, InputError, TargetError
 
 F = TypeVar("F", bound=Callable)
 Static = tuple[tuple[str, Any], ...]
@@ -84,7 +85,19 @@ def _prepared(
 
 
 def _run(method, split, static, params, x, target, traced):
-    return method(split, params, x, target, **dict(static), **traced)
+    return _undefined(method(split, params, x, target, **dict(static), **traced))
+
+
+def _undefined(found: Any) -> Any:
+    """What was found, NaN where the score is not finite: an explanation of that has zeros in it."""
+    if not isinstance(found, Explanation):
+        return found
+    known = jnp.isfinite(found.score)
+
+    def told(leaf):
+        return jnp.where(known, leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return dataclasses.replace(jax.tree.map(told, found), score=found.score)
 
 
 def _execution(static: Static) -> Execution:
@@ -112,6 +125,11 @@ def checked_target(target: Any, split: Split) -> Any:
         target.check(split.output)
     if isinstance(target, Target):
         told = split.outputs if target.outputs is None else target.outputs
+        if split.declared is not None and told != split.declared:
+            raise TargetError(
+                f"the target says outputs={told!r}, and `split` or the adapter was told "
+                f"outputs={split.declared!r}; say the same to both"
+            )
         if told is None and target.of == "probabilities":
             raise TargetError(
                 "of='probabilities': the model's last operations do not tell whether it returns "
