@@ -227,6 +227,12 @@ def predicted_mask(
     return mask
 
 
+def check_index(class_index: Any) -> None:
+    """Raises `TargetError` for the name of a class."""
+    if isinstance(class_index, str):
+        raise TargetError(f"class {class_index!r} is a name; give its index, counted from 0")
+
+
 def check_class(class_index: Any, classes: int) -> None:
     """Raises `TargetError` if a known class is none of so many."""
     if isinstance(class_index, Tracer):

@@ -30,7 +30,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from segcam_jax.components import Which, check_position, component_mask
-from segcam_jax.outputs import Meaning, check_class, meaning, predicted_mask
+from segcam_jax.outputs import Meaning, check_class, check_index, meaning, predicted_mask
 from segcam_jax.types import Outputs, TargetError, wide
 
 Of = Literal["logits", "probabilities"]
@@ -68,8 +68,7 @@ class Target:
             of like size share one program. None: unknown, as for a region that is traced.
         corner: where that window starts.
         outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what the
-            split says that a method is given (where it was told something else, methods refuse the
-            target); without one, logits.
+            split says that a method is given; without one, logits.
         exclusive: whether classes exclude each other; one alone never does.
     """
 
@@ -169,6 +168,7 @@ def whole_image(
     exclusive: bool = True,
 ) -> Target:
     """The class over all positions; for a classifier, its logit. Arguments as in `region`."""
+    check_index(class_index)
     return Target(class_index, None, of, reduce, outputs=outputs, exclusive=exclusive)
 
 

@@ -78,6 +78,11 @@ class Explanation:
     exact: Bool[Array, "c"] | None = None
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of a thing, as `1 map` and `2 maps`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def shortened(name: str, most: int = 40) -> str:
     """A name for a table or a title: of a long one, the middle is left out."""
     if len(name) <= most:

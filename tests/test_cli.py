@@ -104,7 +104,7 @@ def test_explain_writes_maps_figures_and_a_manifest(tmp_path, weights, image, ca
     arguments = ("explain", image, "--weights", weights, "--region", "all", "--seed", 4)
     chosen = ("--tap", "bottleneck,decoder1", "--method", "grad-cam", "--method", "smooth_grad")
     assert run(*arguments, *chosen, "--samples", 3, "--colormap", "jet", "--out", out) == 0
-    assert "3 map(s) of 1 image(s)" in capsys.readouterr().out
+    assert "3 maps of 1 image: " in capsys.readouterr().out
     assert files(out) == [
         ".segcam-run.json",
         "manifest.json",

@@ -60,7 +60,7 @@ def test_the_most_probable_classes(explain, files, tmp_path, capsys):
     said = capsys.readouterr()
     assert "its middle was scaled to 16 x 16" in said.err
     assert "predicted" in said.out
-    assert "4 map(s) of 1 image(s)" in said.out
+    assert "4 maps of 1 image: " in said.out
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     records = manifest["images"]
     assert [record["name"] for record in records] == ["photo.predicted", "photo.top2"]

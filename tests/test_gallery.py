@@ -145,6 +145,17 @@ def test_networks_of_both_kinds_are_compared(photos, unet, tmp_path, capsys):
         opening.open_subjects([unet, unet])
 
 
+def test_only_one_of_exclusive_classes_is_predicted():
+    """ "explained b (56 %), predicted a (70 %)" of two heads that both find their class."""
+    first, second = ({"index": k, "label": "ab"[k], "share": 0.7 - 0.14 * k} for k in (0, 1))
+    about = {"predicted": [first], "explained": second, "rather_than": None}
+    for kind, best in (("probabilities", "most probable"), ("of the pixels", "largest")):
+        about["shares_are"] = kind
+        for exclusive, word in ((True, "predicted"), (False, best)):
+            about["exclusive"] = exclusive
+            assert f", {word} a (70 %" in aims.in_words(about)
+
+
 def test_a_difference_of_two_classes(photos, tmp_path):
     out = tmp_path / "out"
     line = ("gallery", photos / "photo1.png", "--models", OWN, "--size", 16, "--layers", "last")

@@ -182,6 +182,12 @@ def test_weights_that_cancel_out_have_no_mean(weights):
     np.testing.assert_allclose(segcam.region(2, weights)(OUTPUT), total, rtol=1e-5, atol=1e-6)
 
 
+def test_the_name_of_a_class_is_none():
+    for make in (segcam.whole_image, lambda name: segcam.region(name, np.ones((2, 2)))):
+        with pytest.raises(TargetError, match="class 'disc' is a name; give its index, counted"):
+            make("disc")
+
+
 @pytest.mark.parametrize("class_index", [-1, 4, 99])
 def test_a_traced_class_that_is_none_scores_nan(class_index):
     score = jax.value_and_grad(lambda output, k: segcam.whole_image(k)(output))

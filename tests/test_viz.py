@@ -266,6 +266,9 @@ def test_legend_names_the_classes_present():
     words = texts(six(class_names=names, class_index=1, truth=np.where(REGION, 255, 0)))
     assert {"car (explained)", "person", "road", "ignored"} <= set(words)
     assert "sky" not in words
+    alone = texts(six(class_names=names, truth=np.where(REGION, -1, 0)))
+    assert "not predicted" in alone
+    assert "ignored" not in alone
     assert {"class 2", "background"} <= set(texts(six()))
     assert {"thing", "background"} <= set(texts(six(class_names={2: "thing"})))
     assert "class 0" in texts(six(background=None))

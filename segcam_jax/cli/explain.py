@@ -21,7 +21,7 @@ from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.plan import Plan, make_plan
 from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
 from segcam_jax.sweep.subjects import RANDOM, Subject
-from segcam_jax.types import InputError, shortened
+from segcam_jax.types import InputError, counted, shortened
 
 _NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat", "measure")
 
@@ -263,7 +263,7 @@ def _summarise(manifest: Mapping[str, Any], out: Path, plan: Plan) -> None:
         if left
         else f"; the manifest is {store.MANIFEST}"
     )
-    print(f"{len(rows)} map(s) of {images} image(s) are in {out}{after}")
+    print(f"{counted(len(rows), 'map')} of {counted(images, 'image')}: {out}{after}")
 
 
 def _shown(each: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from segcam_jax.sweep.instances import run_instances
 from segcam_jax.sweep.network import Network, Said
 from segcam_jax.sweep.saliency import SaliencyOptions
 from segcam_jax.sweep.volumes import SegmentOptions, VolumeCase
-from segcam_jax.types import InputError, shortened
+from segcam_jax.types import InputError, counted, shortened
 
 _SHOWN = 40  # rows of the table on the terminal
 
@@ -206,7 +206,8 @@ def _summarise(records: Sequence[dict[str, Any]], command: Instances, scans: int
     console.table(None, columns, rows[:_SHOWN])
     more = f"; {TABLE} has {len(rows) - _SHOWN} more row(s)" if len(rows) > _SHOWN else ""
     print(
-        f"{len(rows)} map(s) of {len(records)} instance(s) in {scans} scan(s) are in "
+        f"{counted(len(rows), 'map')} of {counted(len(records), 'instance')} in "
+        f"{counted(scans, 'scan')}: "
         f"{command.out}; {TABLE} lists them{more}"
     )
 

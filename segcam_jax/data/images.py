@@ -139,7 +139,8 @@ def read_mask(
         stored = stored[..., 0]
     if stored.shape[:2] != tuple(shape):
         raise InputError(
-            f"mask {name!r} has extents {stored.shape[:2]}, the image {tuple(shape)} as displayed"
+            f"mask {name!r} has extents {stored.shape[:2]}, the image {tuple(shape)} as displayed; "
+            "give a mask of the whole image at the image's own size (--size resizes both)"
         )
     if not np.isfinite(stored).all():
         raise InputError(f"mask {name!r} has values that are NaN or infinite; replace them by 0")

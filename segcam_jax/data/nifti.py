@@ -239,7 +239,9 @@ def _extents(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
     if len(shape) > 3 and any(extent != 1 for extent in shape[3:]):
         words = " x ".join(map(str, shape))
         raise InputError(
-            f"{str(path)!r} is {len(shape)}D ({words}); give one volume a file, modalities apart"
+            f"{str(path)!r} is {len(shape)}D ({words}), expected one volume of three axes: write "
+            "each volume along the last axis, a modality or a time, to a file of its own "
+            "(nibabel.four_to_three)"
         )
     if len(shape) < 3 or 0 in shape:
         raise InputError(

@@ -323,6 +323,7 @@ def summary(found: Found, sight: Sight, labels: Sequence[str]) -> dict[str, Any]
         "explained": said(found.first),
         "rather_than": None if found.second is None else said(found.second),
         "shares_are": "probabilities" if sight.masks is None else "of the pixels",
+        "exclusive": sight.exclusive,
     }
 
 
@@ -338,7 +339,9 @@ def in_words(about: dict[str, Any]) -> str:
         return f"why {said(about['explained'])} rather than {said(about['rather_than'])}"
     if predicted and predicted[0]["index"] == about["explained"]["index"]:
         return f"predicted {said(about['explained'])}"
-    seen = f", predicted {said(predicted[0])}" if predicted else ""
+    best = "most probable" if about["shares_are"] == "probabilities" else "largest"
+    word = "predicted" if about.get("exclusive", True) else best  # Others are predicted, too.
+    seen = f", {word} {said(predicted[0])}" if predicted else ""
     return f"explained {said(about['explained'])}{seen}"
 
 

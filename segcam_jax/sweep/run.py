@@ -21,7 +21,7 @@ from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.plan import Case, Plan
 from segcam_jax.sweep.subjects import read
 from segcam_jax.targets import Target
-from segcam_jax.types import Explanation, InputError
+from segcam_jax.types import Explanation, InputError, counted
 
 MANIFEST_VERSION = 2
 Advance = Callable[[int, str], None]
@@ -74,7 +74,7 @@ def run_plan(
         if folder.finished(case.name) is None:
             record = _explain_case(plan, case, pairs, out, execution, advance)
             store.write_json(out / case.name / store.RECORD, record)
-            advance(1, f"{case.words}: {len(pairs)} map(s)")
+            advance(1, f"{case.words}: {counted(len(pairs), 'map')}")
         else:
             advance(1, f"{case.words}: finished before")
     # A process looks at the others' records after it has written its own: one of them sees all.

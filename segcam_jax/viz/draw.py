@@ -235,7 +235,7 @@ def legend_entries(
         hidden = index < 0 or index == ignored
         named = names is not None and class_name(index, names) != f"class {index}"
         if hidden:
-            words = "ignored"
+            words = "ignored" if index == ignored else "not predicted"
         elif index == background and not named:
             words = "background"
         else:
