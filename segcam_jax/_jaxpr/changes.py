@@ -2,34 +2,21 @@
 
 Forwards over the equations, the window of the input says what of every value can differ from what
 it is where nothing changes, down to the output. Only that is computed. What lies around it is 0, or
-known: most values of a difference form are changes, and 0 where nothing changes; a few are values
-after the change, and are computed once without it. From where the window covers a value, the value
-is computed whole.
-
-A convolution or product that sums over the axis of a window, as over the one ablated channel,
-reads the weights of the window only.
+known: most values of a difference form are changes, and 0 where nothing changes; the few that are
+values after a change, as where numbers are narrow, are computed once without it. From where the
+window covers a value, the value is computed whole.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from segcam_jax._jaxpr import (
-    bands,
-    change_rules,
-    contributions,
-    difference,
-    graph,
-    kinds,
-    spans,
-    window_rules,
-)
+from segcam_jax._jaxpr import access, constants, difference, graph, kinds, spans, windowed
 from segcam_jax._jaxpr.graph import Equation, Rewrite
-from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
+from segcam_jax._jaxpr.spans import Places, Window, Windowed
+from segcam_jax._jaxpr.windowed import Step
 
 Array = Any
 Record = Mapping[Any, Array]
@@ -43,18 +30,20 @@ class ChangePlan:
         jaxpr: flat, as `graph.flattened` makes it.
         changed: variable -> what can change of it; what is missing cannot.
         zeros: variables that are 0 where the first input is.
-        known: matrices of products that depend on no input, where they are not zero.
+        around: variables that are not, and are read around what can change of them.
+        steps: what is computed for every change, in order of evaluation.
     """
 
     jaxpr: Any
-    changed: dict[Any, Window]
+    changed: Mapping[Any, Window]
     zeros: frozenset[Any]
-    known: bands.Matrices
+    around: frozenset[Any]
+    steps: tuple[Step, ...]
 
     def record(
         self, consts: Sequence[Array], inputs: Sequence[Array], rule: Rewrite | None = None
     ) -> Record:
-        """What is read of the run in which nothing changes: all that is not a change itself.
+        """What no change reaches, and what lies around what it does.
 
         Args:
             consts: what the jaxpr closes over.
@@ -62,19 +51,26 @@ class ChangePlan:
             rule: as in `graph.evaluate`.
         """
         others = self.jaxpr.invars[1:]
-        record = dict(zip((*self.jaxpr.constvars, *others), (*consts, *inputs), strict=True))
-        zeros = {v: jnp.zeros(v.aval.shape, v.aval.dtype) for v in self.zeros if v in self.changed}
-        for equation in self.jaxpr.eqns:
-            windows = [self.changed.get(variable, ()) for variable in equation.outvars]
-            read = any(variable not in self.changed for variable in equation.outvars) or any(
-                s is not None for window in windows for s in window
-            )
-            if read and not all(variable in zeros for variable in equation.outvars):
-                operands = [graph.read({**zeros, **record}, atom) for atom in equation.invars]
-                results = None if rule is None else rule(equation, operands)
-                results = graph.bind(equation, *operands) if results is None else results
-                record.update(zip(equation.outvars, results, strict=True))
-        return {**zeros, **record}
+        found = dict(zip((*self.jaxpr.constvars, *others), (*consts, *inputs), strict=True))
+        changed = [v for v in self.changed if v in self.zeros]
+        zeros = {v: jnp.zeros(v.aval.shape, v.aval.dtype) for v in changed}
+        for equation in self._known():
+            operands = [graph.read(zeros | found, atom) for atom in equation.invars]
+            results = None if rule is None else rule(equation, operands)
+            results = graph.bind(equation, *operands) if results is None else results
+            found.update(zip(equation.outvars, results, strict=True))
+        return found
+
+    def _known(self) -> list[Equation]:
+        """The equations of what is recorded."""
+        wanted, found = set(self.around), []
+        for equation in reversed(self.jaxpr.eqns):
+            unchanged = any(variable not in self.changed for variable in equation.outvars)
+            if unchanged or any(variable in wanted for variable in equation.outvars):
+                found.append(equation)
+                wanted.update(a for a in equation.invars if graph.is_variable(a))
+                wanted -= self.zeros
+        return found[::-1]
 
     def run(
         self, record: Record, patch: Array, places: Places, rule: Rewrite | None = None
@@ -87,31 +83,19 @@ class ChangePlan:
             places: axis of the family of windows -> which of its starts.
             rule: how an equation runs that is computed whole, as in `graph.evaluate`.
         """
-        values = _Values(self.changed, record, {self.jaxpr.invars[0]: patch}, places)
-        for equation in self.jaxpr.eqns:
-            if not any(variable in self.changed for variable in equation.outvars):
-                if equation.effects and any(w is not None for w in self.windows(equation)):
-                    graph.bind(equation, *(values.whole(atom) for atom in equation.invars))
-                continue
-            out = equation.outvars[0]
-            at = contributions.place(equation, self.windows(equation), self.zeros)
-            if any(s is not None for s in self.changed[out]):
-                rule_of = window_rules.find(equation, self.known)
-                results = [_on_window(equation, rule_of, values, self.changed[out])]
-            elif at is not None:
-                results = [_with_contribution(equation, values, at)]
-            else:
-                operands = [values.whole(atom) for atom in equation.invars]
-                results = None if rule is None else rule(equation, operands)
-                results = graph.bind(equation, *operands) if results is None else results
-            values.patches.update(zip(equation.outvars, results, strict=True))
-        return [values.whole(atom) for atom in self.jaxpr.outvars]
+        first = self.jaxpr.invars[0]
+        environment = {
+            variable: spans.all_of(array)
+            for variable, array in record.items()
+            if variable not in self.changed
+        }
+        environment[first] = Windowed(patch, self.changed[first], first.aval.shape)
+        windowed.run(self.steps, environment, places, record, rule)
+        return [self._whole(environment, atom, places) for atom in self.jaxpr.outvars]
 
-    def windows(self, equation: Equation) -> list[Window | None]:
-        """What can change of each operand; None for one that cannot."""
-        return [
-            self.changed.get(atom) if graph.is_variable(atom) else None for atom in equation.invars
-        ]
+    def _whole(self, environment: Mapping[Any, Windowed], atom: Any, places: Places) -> Array:
+        value = windowed.read(environment, atom)
+        return spans.widened(value, spans.whole(value.shape), places).array
 
 
 def plan(jaxpr: Any, window: Window) -> ChangePlan:
@@ -121,77 +105,52 @@ def plan(jaxpr: Any, window: Window) -> ChangePlan:
         jaxpr: flat.
         window: of the first input.
     """
-    known = bands.matrices(jaxpr)
-    result = ChangePlan(jaxpr, {jaxpr.invars[0]: window}, _zeros(jaxpr), known)
+    known, zeros = constants.known(jaxpr), _zeros(jaxpr)
+    changed: dict[Any, Window] = {jaxpr.invars[0]: window}
+    around: set[Any] = set()
+    steps = []
     for equation in jaxpr.eqns:
-        windows = result.windows(equation)
+        windows = [changed.get(a) if graph.is_variable(a) else None for a in equation.invars]
         if all(each is None for each in windows):
             continue
-        reached = None
-        if len(equation.outvars) == 1:
-            reached = change_rules.reach(equation, windows, known)
-            rule = window_rules.find(equation, known)
-            if rule is None or rule.needs(equation, reached) is None:
-                reached = None
-        for variable in equation.outvars:
-            shape = variable.aval.shape
-            result.changed[variable] = spans.whole(shape) if reached is None else reached
-    return result
+        step = _step(equation, access.access(equation, known), windows, zeros)
+        changed.update(
+            (v, step.window if len(equation.outvars) == 1 else spans.whole(v.aval.shape))
+            for v in equation.outvars
+        )
+        steps.append(step)
+        for atom, have, need in zip(equation.invars, windows, step.needs, strict=True):
+            if have is not None and not spans.same(spans.union(have, need, atom.aval.shape), have):
+                around.add(atom)
+    outputs = [a for a in jaxpr.outvars if graph.is_variable(a) and a in changed]
+    around.update(v for v in outputs if any(s is not None for s in changed[v]))
+    return ChangePlan(jaxpr, changed, zeros, frozenset(around - zeros), tuple(steps))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Values:
-    """Values of a run: recorded ones, and what has changed of them."""
-
-    changed: Mapping[Any, Window]
-    record: Record
-    patches: dict[Any, Array]
-    places: Places
-
-    def before(self, atom: Any) -> Windowed:
-        """All of a value as it was recorded."""
-        value = graph.read(self.record, atom)
-        return Windowed(value, spans.whole(np.shape(value)), np.shape(value))
-
-    def part(self, atom: Any, needed: Window) -> Windowed:
-        """As much of a value as is needed, and of a changed one at least what has changed."""
-        if not graph.is_variable(atom) or atom not in self.patches:
-            return self.before(atom)
-        changed = self.changed[atom]
-        window = spans.union(needed, changed, atom.aval.shape)
-        array = self.patches[atom]
-        if not _same(changed, window):
-            around = spans.narrow(self.before(atom), window, self.places)
-            starts = [
-                _offset(inner, outer, self.places)
-                for inner, outer in zip(changed, window, strict=True)
-            ]
-            array = jax.lax.dynamic_update_slice(around, array, starts)
-        return Windowed(array, window, atom.aval.shape)
-
-    def whole(self, atom: Any) -> Array:
-        """All of a value."""
-        shape = atom.aval.shape if graph.is_variable(atom) else np.shape(atom.val)
-        return self.part(atom, spans.whole(shape)).array
-
-
-def _on_window(
-    equation: Equation, rule: window_rules.Rule | None, values: _Values, window: Window
-) -> Array:
-    """The window of an equation's output."""
-    needs = None if rule is None else rule.needs(equation, window)
-    assert rule is not None
-    assert needs is not None
-    operands = [values.part(atom, n) for atom, n in zip(equation.invars, needs, strict=True)]
-    return rule.apply(equation, operands, window, values.places)
-
-
-def _with_contribution(equation: Equation, values: _Values, at: int) -> Array:
-    """What the change of operand `at` comes to, which is 0 outside of its window."""
-    atom = equation.invars[at]
-    window, other = values.changed[atom], values.before(equation.invars[1 - at])
-    patch = values.patches[atom]
-    return contributions.contribution(equation, at, patch, window, other, values.places)
+def _step(
+    equation: Equation,
+    reads: access.Access | None,
+    windows: Sequence[Window | None],
+    zeros: frozenset[Any],
+) -> Step:
+    """What is computed of an equation, some of whose operands change."""
+    if reads is None:
+        window = spans.whole(equation.outvars[0].aval.shape) if equation.outvars else ()
+    else:
+        window = access.reached(equation, reads, windows)
+    needs = access.needed(equation, reads, window)
+    summed = None
+    for along in () if reads is None else reads.summed:
+        for operand, axis in along:
+            have = windows[operand]
+            if have is not None and have[axis] is not None and equation.invars[operand] in zeros:
+                summed = (operand, axis)
+                for other, at in along:
+                    needs[other] = tuple(
+                        have[axis] if a == at else s for a, s in enumerate(needs[other])
+                    )
+                break
+    return Step(equation, reads, window, needs, summed)
 
 
 # 0 where the first operand is, whatever the others.
@@ -224,15 +183,3 @@ def _zeros(jaxpr: Any) -> frozenset[Any]:
         if found:
             zeros.update(equation.outvars)
     return frozenset(zeros)
-
-
-def _same(one: Window, other: Window) -> bool:
-    pairs = zip(one, other, strict=True)
-    return all(b is None if a is None else a.same(b) for a, b in pairs)
-
-
-def _offset(changed: Span | None, window: Span | None, places: Places) -> Array:
-    if changed is None:
-        return jnp.zeros((), jnp.int32)
-    start = spans.start(changed, places)
-    return start if window is None else start - spans.start(window, places)

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from segcam_jax._jaxpr import bands
+from segcam_jax._jaxpr import constants
 from segcam_jax._jaxpr.graph import Equation, Graph, Var, is_variable, subgraph_function
 
 
@@ -113,7 +113,7 @@ def _with_expansions(
     The carry then holds the bias, not a copy of it for every position. What makes the matrix of an
     interpolation moves too: decode then shows what it is.
     """
-    matrices = {id(equation) for equation in bands.defining(before, decode)}
+    matrices = {id(equation) for equation in constants.defining(before, decode)}
     wanted = set(_free_variables(decode, outputs, bound=set()))
     moved = []
     for equation in reversed(before):

@@ -6,6 +6,7 @@ size for all t. So sizes are static, starts are a table look-up, and one program
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,18 @@ def union(one: Window, other: Window, shape: Sequence[int]) -> Window:
     return tuple(joined)
 
 
-def whole(shape: Sequence[int]) -> Window:
+def joined(windows: Sequence[Window], shape: Sequence[int]) -> Window:
+    """The smallest window that covers all."""
+    return functools.reduce(lambda one, other: union(one, other, shape), windows)
+
+
+def same(one: Window, other: Window) -> bool:
+    """Whether two windows of a value are one."""
+    pairs = zip(one, other, strict=True)
+    return all(b is None if a is None else a.same(b) for a, b in pairs)
+
+
+def whole(shape: Sequence[Any]) -> Window:
     """The window of everything."""
     return (None,) * len(shape)
 
@@ -88,11 +100,18 @@ class Windowed:
         array: the window.
         window: which window.
         shape: shape of the whole value.
+        around: all of the value as it is outside of the window; None where that is 0.
     """
 
     array: Array
     window: Window
     shape: tuple[int, ...]
+    around: Array | None = None
+
+
+def all_of(array: Array) -> Windowed:
+    """A whole value."""
+    return Windowed(array, whole(np.shape(array)), np.shape(array))
 
 
 Places = Mapping[int, Array]
@@ -119,6 +138,23 @@ def narrow(value: Windowed, window: Window, places: Places) -> Array:
         starts.append(start(want, places) - origin)
         extents.append(want.size)
     return jax.lax.dynamic_slice(value.array, starts, extents) if changed else value.array
+
+
+def widened(value: Windowed, window: Window, places: Places) -> Windowed:
+    """A windowed value with what lies around it, as far as a window wants."""
+    outer = union(value.window, window, value.shape)
+    if same(outer, value.window):
+        return value
+    if value.around is None:
+        around = jnp.zeros(sizes(outer, value.shape), value.array.dtype)
+    else:
+        around = narrow(all_of(value.around), outer, places)
+    starts = []
+    for inner, wide in zip(value.window, outer, strict=True):
+        origin = 0 if wide is None else start(wide, places)
+        starts.append(jnp.zeros((), jnp.int32) if inner is None else start(inner, places) - origin)
+    array = jax.lax.dynamic_update_slice(around, value.array, starts)
+    return Windowed(array, outer, value.shape, value.around)
 
 
 def take(

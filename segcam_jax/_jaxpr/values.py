@@ -8,7 +8,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from segcam_jax._jaxpr import bands, graph
+from segcam_jax._jaxpr import constants, graph
 
 CASTS = ("convert_element_type", "reduce_precision", "copy", "copy_p", "name")
 REPEATING = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", *CASTS)
@@ -59,7 +59,7 @@ def _values(equations: Sequence[graph.Equation], known: dict[Any, Value]) -> dic
         operands = tuple(_read(known, atom) for atom in equation.invars)
         body = graph.opened(equation)
         if body is None:
-            fixed = all(each.is_fixed for each in operands) and bands.is_small(equation)
+            fixed = all(each.is_fixed for each in operands) and constants.is_small(equation)
             made = [
                 Value(getattr(v.aval, "shape", ()), equation, operands, None, place, fixed)
                 for place, v in enumerate(equation.outvars)

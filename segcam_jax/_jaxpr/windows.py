@@ -2,7 +2,7 @@
 
 Backwards over the equations, as Halide does for loops: the window of an output says which windows
 of the operands it needs, those say it of theirs, down to the inputs. Forwards, every equation is
-then computed on its window only. Exact, at the borders too. An equation without a rule is computed
+then computed on its window only. Exact, at the borders too. What `access` does not know is computed
 whole, and so is what leads to it.
 """
 
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import bands, cost, graph, spans, window_rules
-from segcam_jax._jaxpr.graph import Equation
+from segcam_jax._jaxpr import access, constants, cost, graph, spans, windowed
 from segcam_jax._jaxpr.spans import Places, Window, Windowed
+from segcam_jax._jaxpr.windowed import Step
 
 Array = Any
 
@@ -29,15 +29,15 @@ class WindowPlan:
         jaxpr: flat, as `hoisting.hoist` makes it; one output.
         extents: of the output window, one per output axis; None for a whole axis.
         windows: variable -> what is needed of it.
-        fallbacks: names of primitives that are computed whole for want of a rule.
-        known: matrices of products that depend on no input, where they are not zero.
+        fallbacks: primitives computed whole, or along one axis, for want of what they read.
+        steps: what is computed, in order of evaluation.
     """
 
     jaxpr: Any
     extents: tuple[int | None, ...]
     windows: dict[Any, Window]
     fallbacks: tuple[str, ...]
-    known: bands.Matrices
+    steps: tuple[Step, ...]
 
     def run(self, inputs: Sequence[Array], corner: Sequence[Array]) -> Array:
         """The output window that starts at `corner`, from whole inputs.
@@ -47,30 +47,18 @@ class WindowPlan:
             corner: start along each output axis; the window must lie inside.
         """
         places = self._places(corner)
-        environment = {
-            variable: Windowed(array, spans.whole(np.shape(array)), np.shape(array))
-            for variable, array in zip(self.jaxpr.invars, inputs, strict=True)
-        }
-        first, shape = self.jaxpr.invars[0], self.jaxpr.invars[0].aval.shape
+        values = map(spans.all_of, inputs)
+        environment = dict(zip(self.jaxpr.invars, values, strict=True))
+        first, (out,) = self.jaxpr.invars[0], self.jaxpr.outvars
+        shape = first.aval.shape
         if np.shape(inputs[0]) != shape:
             environment[first] = Windowed(inputs[0], self.windows[first], shape)
-
-        def read(atom):
-            if graph.is_variable(atom):
-                return environment[atom]
-            return Windowed(atom.val, (), ())
-
-        for equation in self.jaxpr.eqns:
-            if any(variable in self.windows for variable in equation.outvars):
-                operands = [read(atom) for atom in equation.invars]
-                environment.update(self._evaluate(equation, operands, places))
-        (out,) = self.jaxpr.outvars
-        return spans.narrow(read(out), self.windows[out], places)
+        windowed.run(self.steps, environment, places)
+        return spans.narrow(windowed.read(environment, out), self.windows[out], places)
 
     def narrowed(self, first: Array, corner: Sequence[Array]) -> Array:
         """The part of the first input that the output window at `corner` depends on."""
-        value = Windowed(first, spans.whole(np.shape(first)), np.shape(first))
-        return spans.narrow(value, self._seen_window(), self._places(corner))
+        return spans.narrow(spans.all_of(first), self._seen_window(), self._places(corner))
 
     def widened(self, part: Array, corner: Sequence[Array]) -> Array:
         """A part as `narrowed` cuts it, in its place, and 0 around it."""
@@ -105,20 +93,6 @@ class WindowPlan:
             if extent is not None
         }
 
-    def _evaluate(self, equation: Equation, operands: list[Windowed], places: Places) -> dict:
-        out = equation.outvars[0]
-        window = self.windows.get(out, ())
-        if any(s is not None for s in window) and _needs(equation, window, self.known) is not None:
-            rule = window_rules.find(equation, self.known)
-            assert rule is not None
-            array = rule.apply(equation, operands, window, places)
-            return {out: Windowed(array, window, out.aval.shape)}
-        arrays = graph.bind(equation, *(operand.array for operand in operands))
-        return {
-            variable: Windowed(array, spans.whole(array.shape), array.shape)
-            for variable, array in zip(equation.outvars, arrays, strict=True)
-        }
-
     def flops(self) -> int:
         """Operations of convolutions and products on their windows, dynamic slices left out."""
         structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.jaxpr.invars]
@@ -139,29 +113,25 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
         None if size >= n else spans.Span(axis, np.arange(n - size + 1), size)
         for axis, (size, n) in enumerate(zip(extents, shape, strict=True))
     )
-    known = bands.matrices(jaxpr)
+    known = constants.known(jaxpr)
     windows: dict[Any, Window] = {out: wanted}
     fallbacks: dict[str, None] = {}
+    steps: list[Step] = []
     for equation in reversed(jaxpr.eqns):
         asked = [variable for variable in equation.outvars if variable in windows]
         if not asked:
             continue
-        windows.update((v, spans.whole(v.aval.shape)) for v in asked if v in known)
-        window = windows[asked[0]]
-        needs = None
-        if any(s is not None for v in asked for s in windows[v]):
-            needs = _needs(equation, window, known) if len(equation.outvars) == 1 else None
-            if needs is None:
+        reads = None if any(v in known for v in asked) else access.access(equation, known)
+        for variable in asked:
+            window = access.settled(reads, windows[variable])
+            if variable not in known and not spans.same(window, windows[variable]):
                 fallbacks[equation.primitive.name] = None
-        for index, atom in enumerate(equation.invars):
+            windows[variable] = window
+        needs = access.needed(equation, reads, windows[asked[0]])
+        steps.append(Step(equation, reads, windows[asked[0]], needs))
+        for atom, need in zip(equation.invars, needs, strict=True):
             if graph.is_variable(atom):
-                of = spans.whole(atom.aval.shape) if needs is None else needs[index]
                 had = windows.get(atom)
-                windows[atom] = of if had is None else spans.union(had, of, atom.aval.shape)
+                windows[atom] = need if had is None else spans.union(had, need, atom.aval.shape)
     kept = tuple(None if s is None else s.size for s in wanted)
-    return WindowPlan(jaxpr, kept, windows, tuple(fallbacks), known)
-
-
-def _needs(equation: Equation, window: Window, known: bands.Matrices) -> list[Window] | None:
-    rule = window_rules.find(equation, known)
-    return None if rule is None else rule.needs(equation, window)
+    return WindowPlan(jaxpr, kept, windows, tuple(fallbacks), tuple(reversed(steps)))
