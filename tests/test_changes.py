@@ -10,10 +10,12 @@ from hypothesis import given, settings, strategies as st
 
 import segcam_jax as segcam
 from segcam_jax import Execution, tap
+from segcam_jax._jaxpr import changes
+from segcam_jax._jaxpr.spans import Span
 from segcam_jax.engine import fall
 from segcam_jax.engine.scoring import scoring
 from segcam_jax.masks import ChannelMasks, WindowMasks
-from tests.networks import make_input, make_params, skip_net
+from tests.networks import convolve, make_input, make_params, skip_net
 from tests.test_engine import random_net, recipes
 
 # Each optimisation but the one that is tested is off.
@@ -214,3 +216,59 @@ def test_empty_arrays_are_computed_whole():
         split, params, x, segcam.whole_image(0), execution=Execution(closed_form=False)
     )
     np.testing.assert_allclose(fast.scores, naive.scores, rtol=1e-6)
+
+
+ROWS, COLUMNS = np.arange(16) // 2, np.arange(24) // 2
+NEAREST = {
+    "take": lambda x: jnp.take(jnp.take(x, ROWS, 0), jnp.asarray(COLUMNS), 1),
+    "index": lambda x: x[ROWS[:, None], COLUMNS],
+    "torch": lambda x: jnp.moveaxis(
+        jnp.moveaxis(x, -1, 0)[None][..., ROWS[:, None], COLUMNS], 1, -1
+    )[0],
+    "resize": lambda x: jax.image.resize(x, (16, 24, x.shape[-1]), "nearest"),
+}
+
+
+def upsampled(upsample):
+    """A network that upsamples in its own way, split before it."""
+
+    def fn(params, x):
+        hidden = tap(jax.nn.relu(convolve(x, params["down"])), "hidden")
+        hidden = jax.nn.relu(convolve(hidden, params["bottom"]))
+        return convolve(upsample(hidden), params["up"])
+
+    shapes = {"down": (3, 3, 2, 4), "bottom": (3, 3, 4, 3), "up": (3, 3, 3, 2)}
+    keys = jax.random.split(jax.random.key(0), 3)
+    named = zip(keys, shapes.items(), strict=True)
+    params, x = {name: jax.random.normal(key, shape) for key, (name, shape) in named}, make_input()
+    return segcam.split(fn, "hidden", params, x), params, x
+
+
+def test_indices_that_are_known_while_tracing_say_what_is_read():
+    """Nearest upsampling by indexing costs what `jnp.repeat` does; backwards and forwards."""
+    repeated = upsampled(lambda x: jnp.repeat(jnp.repeat(x, 2, 0), 2, 1))[0]
+    one = (Span(0, np.arange(8), 1), Span(1, np.arange(12), 1), None)
+    expected = repeated.changes.plan((2, 2, 2)).flops()
+    for kind, upsample in NEAREST.items():
+        split, *_ = upsampled(upsample)
+        plan = split.changes.plan((2, 2, 2))
+        assert plan.fallbacks == ()
+        assert plan.flops() == expected, kind
+        change = changes.plan(split.changes.jaxpr, one)
+        (out,) = split.changes.jaxpr.outvars
+        assert [span and span.size for span in change.changed[out]] == [8, 8, None]
+
+
+def test_a_network_that_upsamples_by_taking_equals_brute_force():
+    split, params, x = upsampled(NEAREST["take"])
+    mask = np.zeros((16, 24), bool)
+    mask[3:5, 20:22] = True
+    target = segcam.region(1, mask)
+    plan = segcam.explain_plan(split, params, x, target)
+    assert plan.fallbacks == plan.subtracted == ()
+    assert plan.seen == (5, 5)
+    for name in ("ablation_cam", "fast_ablation_cam"):
+        method = segcam.METHODS[name].function
+        naive = method(split, params, x, target, execution=segcam.NAIVE)
+        fast = method(split, params, x, target)
+        np.testing.assert_allclose(fast.map, naive.map, atol=1e-5 * np.abs(naive.map).max())

@@ -13,7 +13,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from segcam_jax._jaxpr import access, constants, difference, graph, kinds, spans, windowed
+from segcam_jax._jaxpr import (
+    access,
+    access_table,
+    constants,
+    difference,
+    graph,
+    kinds,
+    spans,
+    windowed,
+)
 from segcam_jax._jaxpr.graph import Equation, Rewrite
 from segcam_jax._jaxpr.spans import Places, Window, Windowed
 from segcam_jax._jaxpr.windowed import Step
@@ -113,7 +122,7 @@ def plan(jaxpr: Any, window: Window) -> ChangePlan:
         windows = [changed.get(a) if graph.is_variable(a) else None for a in equation.invars]
         if all(each is None for each in windows):
             continue
-        step = _step(equation, access.access(equation, known), windows, zeros)
+        step = _step(equation, access_table.find(equation, known), windows, zeros)
         changed.update(
             (v, step.window if len(equation.outvars) == 1 else spans.whole(v.aval.shape))
             for v in equation.outvars

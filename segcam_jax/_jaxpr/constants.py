@@ -6,12 +6,14 @@ Two kinds say which positions a product or an indexing reads, and are looked for
     indices     y[.., o, ..] = x[.., index[o], ..]                   nearest, `jnp.take`, `x[index]`
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.extend import core
 
 from segcam_jax._jaxpr import graph
 from segcam_jax._jaxpr.graph import Equation
@@ -30,6 +32,31 @@ def known(jaxpr: Any) -> dict[Any, np.ndarray]:
         values.update(zip(equation.outvars, results, strict=True))
     operands = {atom for equation in jaxpr.eqns for atom in _telling(equation)}
     return {atom: np.asarray(values[atom]) for atom in operands if atom in values}
+
+
+def as_literals(
+    equations: Iterable[Equation], constvars: Sequence[Any], consts: Sequence[Any]
+) -> list[Equation]:
+    """Equations with constants that are whole numbers, as indices are, for literals.
+
+    A program that is traced again keeps them: they stay known.
+    """
+    found = {
+        variable: core.Literal(np.asarray(const), variable.aval)
+        for variable, const in zip(constvars, consts, strict=True)
+        if not isinstance(const, Tracer)
+        and getattr(const, "is_fully_addressable", True)
+        and variable.aval.size <= _MOST_ELEMENTS
+        and (variable.aval.dtype == bool or jnp.issubdtype(variable.aval.dtype, jnp.integer))
+    }
+
+    def replaced(atom: Any) -> Any:
+        return found.get(atom, atom) if graph.is_variable(atom) else atom
+
+    return [
+        equation.replace(invars=[replaced(atom) for atom in equation.invars])
+        for equation in equations
+    ]
 
 
 def value(atom: Any, known: Known) -> np.ndarray | None:

@@ -60,9 +60,10 @@ def cut(graph: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
         activation: the variable to cut at, an input or the output of an equation.
         also: atoms that do not depend on it; `encode` returns them too, after the carry.
     """
-    dependent = _dependents(graph.equations, activation)
-    after = [equation for equation in graph.equations if _reads(equation, dependent)]
-    before = [equation for equation in graph.equations if not _reads(equation, dependent)]
+    equations = constants.as_literals(graph.equations, graph.constvars, graph.consts)
+    dependent = _dependents(equations, activation)
+    after = [equation for equation in equations if _reads(equation, dependent)]
+    before = [equation for equation in equations if not _reads(equation, dependent)]
     decode_equations = _needed(after, graph.outvars)
     decode_equations = _with_expansions(before, decode_equations, graph.outvars)
     carry = _free_variables(decode_equations, graph.outvars, bound={activation})

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import access, graph, kinds, spans
+from segcam_jax._jaxpr import access_table, graph, kinds, spans
 from segcam_jax._jaxpr.access import Access, Read
 from segcam_jax._jaxpr.graph import Equation, Rewrite
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
@@ -95,6 +95,8 @@ def evaluate(step: Step, operands: Sequence[Windowed], places: Places) -> Array:
     assert step.access is not None
     if equation.primitive.name == "reshape":
         return _reshaped(step, operands[0], places)
+    if equation.primitive.name == "gather":
+        return _taken(step, operands[0], places)
     params, cuts, arrays = _sized(equation, window), [], []
     for value, needs, reads in zip(operands, step.needs, step.access.reads, strict=True):
         sliding = [each for each in reads if each.slides and window[each.out] is not None]
@@ -200,7 +202,7 @@ def _reshaped(step: Step, value: Windowed, places: Places) -> Array:
     assert step.access is not None
     (wanted,), new = step.needs, step.equation.params["new_sizes"]
     array = spans.narrow(value, wanted, places)
-    groups = access.groups(value.shape, new)
+    groups = access_table.groups(value.shape, new)
     array = array.reshape([math.prod(array.shape[axis] for axis in left) for left, _ in groups])
     for read in step.access.reads[0]:
         have, source = step.window[read.out], wanted[read.axis]
@@ -211,6 +213,28 @@ def _reshaped(step: Step, value: Windowed, places: Places) -> Array:
         offset = spans.start(have, places) * read.stride - origin
         array = jax.lax.dynamic_slice_in_dim(array, offset, have.size * read.stride, at)
     return array.reshape(spans.sizes(step.window, new))
+
+
+def _taken(step: Step, value: Windowed, places: Places) -> Array:
+    """Along one axis after the other what its table says, in the order of the output's axes."""
+    assert step.access is not None
+    wanted, reads = step.needs[0], sorted(step.access.reads[0], key=lambda read: read.out)
+    array = spans.narrow(value, wanted, places)
+    for read in reads:
+        if read.table is None:
+            continue
+        rows = jnp.asarray(read.table.argmax(0), jnp.int32)
+        have, source = step.window[read.out], wanted[read.axis]
+        if have is not None:
+            rows = jax.lax.dynamic_slice_in_dim(rows, spans.start(have, places), have.size)
+        if source is not None:
+            rows = rows - spans.start(source, places)
+        array = jnp.take(array, rows, read.axis, mode="clip")
+    gone = [axis for axis in range(array.ndim) if axis not in [read.axis for read in reads]]
+    order = [*(read.axis for read in reads), *gone]
+    array = array.transpose(order).reshape([array.shape[read.axis] for read in reads])
+    sizes = spans.sizes(step.window, step.equation.outvars[0].aval.shape)
+    return jax.lax.broadcast_in_dim(array, sizes, [read.out for read in reads])
 
 
 def _of_few_channels(params: dict, value: Array, weight: Array) -> Array:

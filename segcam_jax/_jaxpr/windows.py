@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import access, constants, cost, graph, spans, windowed
+from segcam_jax._jaxpr import access, access_table, constants, cost, graph, spans, windowed
 from segcam_jax._jaxpr.spans import Places, Window, Windowed
 from segcam_jax._jaxpr.windowed import Step
 
@@ -121,7 +121,7 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
         asked = [variable for variable in equation.outvars if variable in windows]
         if not asked:
             continue
-        reads = None if any(v in known for v in asked) else access.access(equation, known)
+        reads = None if any(v in known for v in asked) else access_table.find(equation, known)
         for variable in asked:
             window = access.settled(reads, windows[variable])
             if variable not in known and not spans.same(window, windows[variable]):

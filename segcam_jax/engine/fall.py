@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from segcam_jax._jaxpr import changes, cost, difference, graph, lowering, spans
+from segcam_jax._jaxpr import changes, constants, cost, difference, graph, lowering, spans
 from segcam_jax._jaxpr.spans import Span, Windowed, narrow, whole
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.precision import at_precision
@@ -123,9 +123,11 @@ def _falls(split, activation, unchanged, target, masks, execution) -> Falls:
     rounded = at_precision(fall, execution.precision, struct, everywhere=True)
     closed, jaxpr = graph.flattened(rounded, struct)
     window = _window(masks, activation)
-    by_change = changes.plan(jaxpr, window)
+    consts = graph.constants_of(closed)
+    equations = constants.as_literals(jaxpr.eqns, jaxpr.constvars, consts)
+    by_change = changes.plan(jaxpr.replace(eqns=equations), window)
     rule = lowering.rewritten if lowers(execution) else None
-    record = by_change.record(graph.constants_of(closed), [], rule)
+    record = by_change.record(consts, [], rule)
     wide = Windowed(activation.astype(dtype), whole(activation.shape), activation.shape)
 
     def of_index(index, rule=rule):
