@@ -71,7 +71,7 @@ class Read:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Access:
-    """What an equation with one output reads.
+    """What an equation reads, every output alike.
 
     Attributes:
         reads: of each operand. An axis of it that is missing is read whole; an axis of the output

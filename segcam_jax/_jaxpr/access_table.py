@@ -18,7 +18,7 @@ _REDUCTIONS = (
     "squeeze reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor "
     "argmax argmin"
 ).split()
-_CUMULATIVE = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+_ALONG = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "split", "tile")
 
 
 # No table of the indices of a real image along one axis is larger.
@@ -32,7 +32,7 @@ def find(equation: Equation, known: Known) -> Access | None:
         equation: of a flat jaxpr.
         known: as `constants.known` finds them.
     """
-    if len(equation.outvars) != 1:
+    if len(equation.outvars) != 1 and equation.primitive.name != "split":
         return None
     if kinds.elementwise(equation) is not None:
         return _elementwise(equation)
@@ -158,10 +158,13 @@ def _mirrored(equation: Equation) -> Access:
     return Access((tuple(reads),))
 
 
-def _cumulative(equation: Equation) -> Access:
-    along = equation.params["axis"]
-    others = [axis for axis in range(len(shapes(equation)[0])) if axis != along]
-    return Access((_same(others),), rigid=frozenset((along,)))
+def _along(equation: Equation) -> Access:
+    """What mixes positions along some axes only, in a way of its own."""
+    mixed = equation.params.get("axis")
+    reps = equation.params.get("reps", ())
+    axes = [a for a, count in enumerate(reps) if count != 1] if mixed is None else [mixed]
+    others = [axis for axis in range(len(shapes(equation)[0])) if axis not in axes]
+    return Access((_same(others),), rigid=frozenset(axes))
 
 
 def _product(equation: Equation, known: Known) -> Access:
@@ -268,5 +271,5 @@ _TABLE: dict[str, Callable[[Equation], Access | None]] = {
     "conv_general_dilated": _convolution,
     **dict.fromkeys(POOLS, _pooling),
     **dict.fromkeys(_REDUCTIONS, _reduction),
-    **dict.fromkeys(_CUMULATIVE, _cumulative),
+    **dict.fromkeys(_ALONG, _along),
 }

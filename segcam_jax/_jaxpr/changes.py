@@ -124,7 +124,7 @@ def plan(jaxpr: Any, window: Window) -> ChangePlan:
             continue
         step = _step(equation, access_table.find(equation, known), windows, zeros)
         changed.update(
-            (v, step.window if len(equation.outvars) == 1 else spans.whole(v.aval.shape))
+            (v, spans.whole(v.aval.shape) if step.access is None else step.window)
             for v in equation.outvars
         )
         steps.append(step)

@@ -36,7 +36,7 @@ class Step:
     Attributes:
         equation: of a flat jaxpr.
         access: what it reads; None: it is computed whole.
-        window: of its output; of one with several outputs, everything.
+        window: of its output, of every one alike.
         needs: the window of each operand.
         summed: an operand and its axis of which only what is needed is summed, the rest being 0.
     """
@@ -74,9 +74,9 @@ def run(
         operands = [spans.widened(read(environment, atom), n, places) for atom, n in atoms]
         outputs = step.equation.outvars
         if not step.is_whole:
-            value = evaluate(step, operands, places)
-            shape = outputs[0].aval.shape
-            environment[outputs[0]] = Windowed(value, step.window, shape, around.get(outputs[0]))
+            for variable, array in zip(outputs, evaluate(step, operands, places), strict=True):
+                value = Windowed(array, step.window, variable.aval.shape, around.get(variable))
+                environment[variable] = value
             continue
         arrays = [operand.array for operand in operands]
         results = None if rule is None else rule(step.equation, arrays)
@@ -89,14 +89,13 @@ def read(environment: Mapping[Any, Windowed], atom: Any) -> Windowed:
     return environment[atom] if graph.is_variable(atom) else spans.all_of(atom.val)
 
 
-def evaluate(step: Step, operands: Sequence[Windowed], places: Places) -> Array:
-    """The window of an equation's output, from operands that hold what is needed of them."""
+def evaluate(step: Step, operands: Sequence[Windowed], places: Places) -> list[Array]:
+    """The window of an equation's outputs, from operands that hold what is needed of them."""
     equation, window = step.equation, step.window
     assert step.access is not None
-    if equation.primitive.name == "reshape":
-        return _reshaped(step, operands[0], places)
-    if equation.primitive.name == "gather":
-        return _taken(step, operands[0], places)
+    if equation.primitive.name in ("reshape", "gather"):
+        moved = _reshaped if equation.primitive.name == "reshape" else _taken
+        return [moved(step, operands[0], places)]
     params, cuts, arrays = _sized(equation, window), [], []
     for value, needs, reads in zip(operands, step.needs, step.access.reads, strict=True):
         sliding = [each for each in reads if each.slides and window[each.out] is not None]
@@ -123,10 +122,10 @@ def evaluate(step: Step, operands: Sequence[Windowed], places: Places) -> Array:
     for axis, have, offset in cuts:
         at = jnp.asarray(offset, jnp.int32)[places[have.axis]]
         result = jax.lax.dynamic_slice_in_dim(result, at, have.size, axis)
-    return result
+    return result if isinstance(result, list) else [result]
 
 
-def _bind(step: Step, params: dict, arrays: Sequence[Array]) -> Array:
+def _bind(step: Step, params: dict, arrays: Sequence[Array]) -> Any:
     equation = step.equation
     function = kinds.elementwise(equation)
     if function is not None:

@@ -122,13 +122,16 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
         if not asked:
             continue
         reads = None if any(v in known for v in asked) else access_table.find(equation, known)
-        for variable in asked:
-            window = access.settled(reads, windows[variable])
-            if variable not in known and not spans.same(window, windows[variable]):
-                fallbacks[equation.primitive.name] = None
-            windows[variable] = window
-        needs = access.needed(equation, reads, windows[asked[0]])
-        steps.append(Step(equation, reads, windows[asked[0]], needs))
+        settled = {variable: access.settled(reads, windows[variable]) for variable in asked}
+        if any(v not in known and not spans.same(w, windows[v]) for v, w in settled.items()):
+            fallbacks[equation.primitive.name] = None
+        window = settled[asked[0]]
+        if reads is not None:
+            window = spans.joined([*settled.values()], asked[0].aval.shape)
+            settled = dict.fromkeys(asked, window)
+        windows.update(settled)
+        needs = access.needed(equation, reads, window)
+        steps.append(Step(equation, reads, window, needs))
         for atom, need in zip(equation.invars, needs, strict=True):
             if graph.is_variable(atom):
                 had = windows.get(atom)
