@@ -29,6 +29,7 @@ from segcam_jax.engine import (
     device_mesh as device_mesh,
     explain_batch as explain_batch,
     explain_classes as explain_classes,
+    explain_targets as explain_targets,
     replicate as replicate,
     sliding_window as sliding_window,
 )

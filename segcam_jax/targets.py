@@ -2,9 +2,9 @@
 
 The output holds logits or probabilities, `h w k` (or `d h w k`, or `k` for a classifier). Which of
 them belongs to the model: a `Split` knows (`split.outputs`), methods tell their target, and what
-reads an array alone is told by `outputs=`. A region is chosen on the
-unchanged output, once; it stays where it is while the model is ablated or differentiated. The
-constructors that read an output therefore run before a method does, on concrete arrays:
+reads an array alone is told by `outputs=`. A region is chosen on the unchanged output, once; it
+stays where it is while the model is ablated or differentiated. The constructors that read an output
+therefore run before a method does, on concrete arrays:
 
     logits = fn(params, x)
     target = predicted(logits, class_index=2)
@@ -13,9 +13,8 @@ constructors that read an output therefore run before a method does, on concrete
 A `Target` is a pytree, so targets of one kind stack (`stack`) and `vmap` over them. Any other
 function `output -> scalar` is a target too.
 
-Signs: all methods take the sign of importance from the direction of the score, never from the sign
-of the score itself. Summed logits of a region are often negative; a channel that raises the score
-has a positive weight then as well (Ablation-CAM divides by |S|, not by S).
+Signs follow the direction of the score, not the score's own: summed logits are often negative, and
+a channel that raises them has a positive weight (Ablation-CAM divides by |S|, not by S).
 """
 
 import dataclasses
@@ -126,11 +125,11 @@ class Target:
             raise TargetError(
                 f"the target's region has shape {region}; the output has positions {positions}"
             )
-        if self.mask is None or _is_traced(self.mask):
+        if self.mask is None or isinstance(self.mask, Tracer):
             return
         if self.reduce == "mean":
             _check_weights(self.class_index, self.mask)
-        if self.extent is None or _is_traced(self.corner):
+        if self.extent is None or isinstance(self.corner, Tracer):
             return
         mask, corner = np.asarray(self.mask), np.asarray(self.corner)
         if corner.ndim == 1:
@@ -196,14 +195,14 @@ def region(
         TargetError: if values are known, and the region is empty or the weights of a mean cancel
             out.
     """
-    if not _is_traced(mask) and not np.isfinite(np.asarray(mask, float)).all():
+    if not isinstance(mask, Tracer) and not np.isfinite(np.asarray(mask, float)).all():
         raise TargetError(f"the region for class {class_index} holds NaN or infinite weights")
-    if not _is_traced(mask) and not np.any(np.asarray(mask)):
+    if not isinstance(mask, Tracer) and not np.any(np.asarray(mask)):
         raise TargetError(
             f"the region for class {class_index} is empty, out of {np.size(mask)} positions; "
             "choose another region or class"
         )
-    if reduce == "mean" and not _is_traced(mask):
+    if reduce == "mean" and not isinstance(mask, Tracer):
         _check_weights(class_index, mask)
     whole = whole_image(class_index, of=of, reduce=reduce, outputs=outputs, exclusive=exclusive)
     return _on_window(dataclasses.replace(whole, mask=mask))
@@ -271,11 +270,11 @@ def predicted(
             known.
     """
     said: Any = {"outputs": outputs, "exclusive": exclusive}
-    if not _is_traced(output) and np.isnan(np.asarray(output, np.float32)).any():
+    if not isinstance(output, Tracer) and np.isnan(np.asarray(output, np.float32)).any():
         raise TargetError("the output holds NaN; check the input and the weights")
     narrowed: Any = {"min_probability": min_probability, "threshold": threshold}
     mask = predicted_mask(output, class_index, **narrowed, **said)
-    if not _is_traced(mask) and not bool(mask.any()):
+    if not isinstance(mask, Tracer) and not bool(mask.any()):
         least = min_probability if threshold is None else threshold
         above = "" if least is None else f" with probability > {least}"
         raise TargetError(
@@ -334,8 +333,7 @@ def stack(targets: Sequence[Target]) -> Target:
         )
     extents = [target.extent for target in targets]
     common = None if None in extents else tuple(np.max(np.array(extents), axis=0).tolist())
-    targets = [_on_window(target, common) for target in targets]
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(v) for v in leaves]), *targets)
+    return jax.tree.map(_stacked, *(_on_window(target, common) for target in targets))
 
 
 def instances(
@@ -373,7 +371,7 @@ def instances(
 def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
     """The target with a window around its region: of the given extents, or as few as hold it."""
     target = dataclasses.replace(target, extent=None, corner=None)
-    if target.mask is None or _is_traced(target.mask):
+    if target.mask is None or isinstance(target.mask, Tracer):
         return target
     mask = np.asarray(target.mask)
     low, sizes = [], []
@@ -396,5 +394,7 @@ def _size_class(size: int, most: int) -> int:
     return min(power, most)
 
 
-def _is_traced(value: Any) -> bool:
-    return isinstance(value, Tracer)
+def _stacked(*leaves: Any) -> Any:
+    """On the host if all are there: inside of a caller's `jit` too, regions stay known."""
+    on_host = not any(isinstance(leaf, jax.Array) for leaf in leaves)
+    return np.stack(leaves) if on_host else jnp.stack([jnp.asarray(leaf) for leaf in leaves])

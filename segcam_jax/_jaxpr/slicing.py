@@ -61,7 +61,7 @@ def cut(graph: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
         also: atoms that do not depend on it; `encode` returns them too, after the carry.
     """
     equations = constants.as_literals(graph.equations, graph.constvars, graph.consts)
-    dependent = _dependents(equations, activation)
+    dependent = _dependents(equations, [activation])
     after = [equation for equation in equations if _reads(equation, dependent)]
     before = [equation for equation in equations if not _reads(equation, dependent)]
     decode_equations = _needed(after, graph.outvars)
@@ -83,12 +83,28 @@ def cut(graph: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
     )
 
 
+def apart(graph: Graph) -> tuple[Callable[[], list], Callable[[Sequence[Any], list], list]]:
+    """What a traced function computes of its constants alone, and the rest.
+
+    Returns:
+        `once() -> known` and `each(inputs, known) -> outputs`.
+    """
+    dependent = _dependents(graph.equations, graph.invars)
+    before = [equation for equation in graph.equations if not _reads(equation, dependent)]
+    after = [equation for equation in graph.equations if _reads(equation, dependent)]
+    after = _with_expansions(before, _needed(after, graph.outvars), graph.outvars)
+    read = _free_variables(after, graph.outvars, bound=set(graph.invars))
+    _, once = subgraph_function([*graph.constvars], _needed(before, read), read)
+    _, each = subgraph_function([*graph.invars, *read], after, graph.outvars)
+    return lambda: once(*graph.consts), lambda inputs, known: each(*inputs, *known)
+
+
 def _reads(equation: Equation, variables: set[Var]) -> bool:
     return any(is_variable(atom) and atom in variables for atom in equation.invars)
 
 
-def _dependents(equations: Iterable[Equation], variable: Var) -> set[Var]:
-    dependent = {variable}
+def _dependents(equations: Iterable[Equation], variables: Iterable[Var]) -> set[Var]:
+    dependent = set(variables)
     for equation in equations:
         if _reads(equation, dependent):
             dependent.update(equation.outvars)

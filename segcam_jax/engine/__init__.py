@@ -4,11 +4,14 @@ from segcam_jax.engine.backward import (
     bias_gradients as bias_gradients,
     rectified_gradient as rectified_gradient,
 )
-from segcam_jax.engine.batch import explain_batch as explain_batch
-from segcam_jax.engine.classes import explain_classes as explain_classes
 from segcam_jax.engine.compiled import compiled as compiled
 from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as replicate
 from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution
+from segcam_jax.engine.many_images import explain_batch as explain_batch
+from segcam_jax.engine.many_targets import (
+    explain_classes as explain_classes,
+    explain_targets as explain_targets,
+)
 from segcam_jax.engine.plan import Plan as Plan
 from segcam_jax.engine.planning import plan_of as plan_of
 from segcam_jax.engine.positions import region_gradients as region_gradients

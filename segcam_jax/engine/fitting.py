@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
 from segcam_jax._jaxpr.recent import Recent
-from segcam_jax.engine import memory
+from segcam_jax.engine import memory, record
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError
@@ -88,6 +89,8 @@ class Programs:
         """
         known = _kept(self._kernel, (split, static, 0), inputs)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs)):
+            if record.is_recording():  # A trace that is kept tells nothing again.
+                return self._kernel(split, static, 0, *jax.tree.map(jnp.asarray, inputs))
             return known.function(*inputs)
         proven, halvings, exhausted = known.program, 0, None
         while True:

@@ -58,6 +58,11 @@ def recording() -> Iterator[list[Study]]:
         _STUDIES.reset(token)
 
 
+def is_recording() -> bool:
+    """Whether somebody listens."""
+    return _STUDIES.get() is not None
+
+
 def study(describe: Callable[[], Study]) -> None:
     """Tells of a study; `describe` is called only where somebody listens."""
     studies = _STUDIES.get()

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from segcam_jax.engine import compiled, devices
+from segcam_jax.engine import devices
+from segcam_jax.engine.compiled import checked_target, divided
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.fitting import kept
 from segcam_jax.engine.functions import FunctionTarget, function_target
@@ -69,7 +70,7 @@ def explain_batch(
     if execution.memory_limit is not None:
         limit = max(1, execution.memory_limit // at_once)
         execution = dataclasses.replace(execution, memory_limit=limit)
-    static, traced = compiled.divided({**options, "execution": execution})
+    static, traced = divided({**options, "execution": execution})
     shared = (params, shared_target, traced)
     if execution.mesh is not None:
         shared = devices.replicate(shared, execution.mesh)
@@ -115,7 +116,7 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
     leaves = jax.tree.leaves(targets)
     plain = not leaves or leaves[0] is targets
     if plain or (isinstance(targets, Target) and np.ndim(targets.class_index) == 0):
-        return None, compiled.checked_target(targets, split)
+        return None, checked_target(targets, split)
     lengths = {np.shape(leaf)[:1] for leaf in leaves}
     if lengths != {(count,)}:
         raise InputError(
@@ -134,7 +135,7 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
 
 def _stacked(targets: Sequence[Any], split: Split) -> FunctionTarget:
     """Functions that compute the same of other arrays, as one batch."""
-    traced = [compiled.checked_target(each, split) for each in targets]
+    traced = [checked_target(each, split) for each in targets]
     formulas = {each.formula if isinstance(each, FunctionTarget) else None for each in traced}
     if len(formulas) > 1 or None in formulas:
         raise TargetError(
