@@ -11,8 +11,6 @@ pytorch-grad-cam's in `tests/test_full_grad.py`; RandomCAM draws its map at rand
 import argparse
 import functools
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import numpy as np
 import segcam_jax as segcam
 from benchmarks import peers, timing
 from benchmarks.fast_ablation import photograph
+from segcam_jax import _files
 from segcam_jax.models import from_tensors
 
 OUT = Path(__file__).parent / "results" / "agreement.json"
@@ -146,9 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     found = {"environment": timing.environment(), "rows": list(measured())}
-    with tempfile.NamedTemporaryFile("w", dir=options.out.parent, delete=False) as file:
-        json.dump(found, file, indent=1)
-    os.replace(file.name, options.out)
+    _files.write_bytes(options.out, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

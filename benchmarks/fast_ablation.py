@@ -9,8 +9,6 @@ but for dead channels; the image is a photograph of scikit-image, 224 x 224.
 import argparse
 import functools
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from PIL import Image
 
 import segcam_jax as segcam
 from benchmarks import timing
+from segcam_jax import _files
 from segcam_jax.extras import require
 from segcam_jax.models.densenet import densenet
 from segcam_jax.models.randomised import randomised
@@ -93,9 +92,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     found = {"environment": timing.environment(), "rows": measured(options.repeats)}
-    with tempfile.NamedTemporaryFile("w", dir=options.out.parent, delete=False) as file:
-        json.dump(found, file, indent=1)
-    os.replace(file.name, options.out)
+    _files.write_bytes(options.out, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

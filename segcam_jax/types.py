@@ -32,6 +32,10 @@ class InputError(SegcamError):
     """An input (image, weights, option) that does not have the expected form."""
 
 
+class FileError(InputError, OSError):
+    """A file that cannot be written; the message says why."""
+
+
 class MissingExtraError(SegcamError, ImportError):
     """An optional dependency that is not installed; the message names the extra that brings it."""
 

@@ -10,6 +10,7 @@ import segcam_jax
 ROOT = Path(segcam_jax.__file__).parent
 FLOORS = {
     "types": 0,
+    "_files": 1,
     "extras": 1,
     "_jaxpr": 1,
     "taps": 1,
@@ -36,9 +37,9 @@ NEIGHBOURS = {
     "taps": {"_jaxpr", "masks", "outputs"},
     "targets": {"components", "outputs"},
     "masks": set(),
-    "data": {"extras"},
-    "viz": {"extras"},
-    "weights": {"extras"},
+    "data": {"_files", "extras"},
+    "viz": {"_files", "extras"},
+    "weights": {"_files", "extras"},
 }
 FLAX_ROOMS = {"models", "adapters", "sweep", "cli"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -106,3 +107,12 @@ def test_only_the_engine_jits():
             if isinstance(node, ast.Attribute)
         }
         assert room(path) in allowed or "jax.jit" not in calls, path
+
+
+def test_one_file_puts_files_in_place():
+    """All others ask it: a file is written whole, or an earlier one survives."""
+    for path in FILES:
+        assert path == ROOT / "_files.py" or "os.replace" not in path.read_text(), path
+    for folder in ("train", "benchmarks"):
+        for path in (ROOT.parent / folder).rglob("*.py"):
+            assert "os.replace" not in path.read_text(), path

@@ -306,6 +306,8 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(case, tmp_path, monk
     out, written, write = tmp_path / "out", [], Path.write_bytes
 
     def full(path, data):
+        if not path.name.endswith(".nii.gz"):
+            return write(path, data)
         if len(written) == 6:  # the segmentation takes three files, the first instance two or three
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(path)
@@ -316,7 +318,7 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(case, tmp_path, monk
     (line,) = [each for each in capsys.readouterr().err.splitlines() if "error" in each]
     assert "cannot be written: No space left on device" in line
     assert (out / "patient" / "instance-001" / "record.json").is_file()
-    assert not list(out.rglob(".*.nii.gz.*"))
+    assert not list(out.rglob(".*.nii.gz"))
 
 
 def test_an_empty_prediction_is_said(case, tmp_path, capsys):

@@ -12,7 +12,7 @@ from flax import nnx
 from PIL import Image
 
 import segcam_jax as segcam
-from segcam_jax import InputError, cli
+from segcam_jax import InputError, _files, cli
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.sweep import store
 from tests import distributed_worker as worker
@@ -95,7 +95,7 @@ def test_two_processes(weights, images, alone, tmp_path):
     for rank in range(2):
         same(dict(np.load(tmp_path / f"maps{rank}.npz")), {**expected, "fed": np.stack(fed)})
     same(written(tmp_path / "run"), written(alone))
-    manifest = store.read_json(tmp_path / "run" / store.MANIFEST)
+    manifest = _files.read_json(tmp_path / "run" / store.MANIFEST)
     assert [entry["name"] for entry in manifest["images"]] == ["one", "two", "three"]
 
 
@@ -118,9 +118,9 @@ def test_shares_fill_one_folder_in_any_order(weights, images, alone, tmp_path, c
 
 def test_a_share_finds_the_folder_claimed_by_another(weights, images, alone, tmp_path):
     out = tmp_path / "run"
-    claim = store.read_json(alone / store.CLAIM)
+    claim = _files.read_json(alone / store.CLAIM)
     first = store.RunFolder(out, claim["key"], claim["files"], shared=True)
-    store.write_bytes(out / claim["files"][0], b"of the first process")
+    _files.write_bytes(out / claim["files"][0], b"of the first process")
     second = store.RunFolder(out, claim["key"], claim["files"], shared=True)
     assert second.finished("one") is first.finished("one") is None
     with pytest.raises(InputError, match="holds another run"):

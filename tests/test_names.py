@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcam_jax import cli, viz
+from segcam_jax import _files, cli, viz
 from segcam_jax.cli import console
-from segcam_jax.sweep import plan, store, volumes
+from segcam_jax.sweep import plan, volumes
 from segcam_jax.types import shortened
 from tests import own_networks
 
@@ -35,15 +35,15 @@ def test_a_long_name_is_shortened_in_the_middle():
 
 
 def test_a_long_name_of_a_file_ends_in_a_digest():
-    assert store.file_name("scan 1") == "scan 1"
+    assert _files.file_name("scan 1") == "scan 1"
     for name in (LONG, "脳" * 80):
-        short = store.file_name(name)
+        short = _files.file_name(name)
         assert len(os.fsencode(short)) <= 100
         assert short[:20] == name[:20]
-        assert short != store.file_name(f"{name}1")
-    assert len({store.file_name(name) for name in (LONG, LONG[:-1] + "8")}) == 2
+        assert short != _files.file_name(f"{name}1")
+    assert len({_files.file_name(name) for name in (LONG, LONG[:-1] + "8")}) == 2
     assert len(os.fsencode(volumes.slug(LONG))) <= 100
-    assert plan.unique_names([plan.Path(f"{NAMES[0]}.png")]) == [NAMES[0]]
+    assert _files.names_of([plan.Path(f"{NAMES[0]}.png")]) == [NAMES[0]]
 
 
 def test_a_long_name_leaves_the_other_columns_their_place(capsys):

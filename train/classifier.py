@@ -50,8 +50,7 @@ from flax import nnx
 from jaxtyping import Int
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segcam_jax import models
-from segcam_jax.data.images import sha256_of
+from segcam_jax import _files, models
 from segcam_jax.data.labelled import LabelledImages
 from segcam_jax.metrics import segmentation
 from segcam_jax.models import stored
@@ -105,7 +104,7 @@ def _identity(config: ClassifierConfig, images: LabelledImages) -> dict[str, Any
     """What a run must have in common with the one that it resumes: contents, not paths."""
     settings = dataclasses.asdict(config)
     identity = {key: settings[key] for key in settings if key not in _NO_EFFECT}
-    start = None if config.start is None else sha256_of(models.path_of(config.start))
+    start = None if config.start is None else _files.sha256_of(models.path_of(config.start))
     return identity | {"data": images.sha256, "start": start}
 
 
@@ -294,7 +293,7 @@ def _conclude(run: Run) -> dict[str, Any]:
     report.write_csv(config.out / "predictions.csv", _PREDICTIONS, rows)
     weights = (folders[best["fold"]] / "weights.safetensors").read_bytes()
     for path in filter(None, (config.out / "weights.safetensors", config.export)):
-        report.write_whole(path, weights)
+        _files.write_bytes(path, weights)
     running.write_json(config.out / "metrics.json", metrics)
     return metrics
 

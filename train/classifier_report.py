@@ -2,8 +2,6 @@
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
-from segcam_jax import viz
+from segcam_jax import _files, viz
 
 _COUNTED = 30  # classes up to which cells are wide enough for their numbers
 
@@ -71,25 +69,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    _files.write_bytes(path, text.getvalue().encode())
 
 
 def read_csv(path: Path) -> list[list[str]]:
     """The rows of a table, without its header."""
     return list(csv.reader(io.StringIO(path.read_text())))[1:]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes bytes under a temporary name, then renames: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def write_tables(folder: Path, matrix: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> None:

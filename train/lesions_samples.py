@@ -8,12 +8,12 @@ sizes and a false alarm.
 Cost: seconds.
 """
 
-import os
 import sys
 from pathlib import Path
 
 import tyro
 
+from segcam_jax import _files
 from segcam_jax.data.lesions import LesionCases, LesionConfig
 from segcam_jax.data.samples import lesions
 from segcam_jax.data.template import mni152
@@ -36,15 +36,12 @@ def main(out: Path = lesions.PATH, index: int = INDEX) -> None:
         out: the file to write.
         index: of the case.
     """
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}.npz")
     try:
-        lesions.save(temporary, make_case(index))
-        os.replace(temporary, out)
+        with _files.whole_file(out) as temporary:
+            lesions.save(temporary, make_case(index))
     except (InputError, ImportError, IndexError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

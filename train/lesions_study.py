@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 import segcam_jax as segcam
-from segcam_jax import models
+from segcam_jax import _files, models
 from segcam_jax.data.instances import Instance, Instances, find_instances, matched, measured
 from segcam_jax.data.lesions import (
     FLAIR_ONLY,
@@ -47,7 +47,6 @@ from segcam_jax.data.scans import zscore
 from segcam_jax.data.template import Template, mni152, read_template
 from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine.sliding import sliding_window
-from segcam_jax.sweep import store
 from segcam_jax.sweep.peaks import measure
 from segcam_jax.sweep.saliency import Cut, target_of
 from segcam_jax.types import InputError
@@ -118,7 +117,7 @@ def study(config: LesionStudy) -> dict[str, Any]:
         found["cases"].append({"case": index, **about})
         found["rows"] += [{"case": index, **row} for row in rows]
         found["summary"] = summary(found)
-        store.write_bytes(config.out, as_text(found).encode())
+        _files.write_bytes(config.out, as_text(found).encode())
         rich.print(f"case {index}: {about}, {len(rows)} explained", flush=True)
     return found
 

@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import json
-import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 import tyro
 
+from segcam_jax import _files
 from segcam_jax.types import InputError
 
 _FAULT, _INTERRUPTED = 2, 130
@@ -21,12 +20,7 @@ _FAULT, _INTERRUPTED = 2, 130
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON under a temporary name, then renames: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file, indent=1)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    _files.write_bytes(path, json.dumps(content, indent=1).encode())
 
 
 def from_command_line(work: Callable[[Any], Any], config: type, description: str | None) -> Any:

@@ -7,11 +7,11 @@ Cost: seconds.
 """
 
 import dataclasses
-import os
 from pathlib import Path
 
 import tyro
 
+from segcam_jax import _files
 from segcam_jax.data import samples
 from segcam_jax.data.texture_mnist import TextureMnist
 from train.texture_mnist_config import PLANTED, TrainConfig, dataset_config
@@ -37,12 +37,8 @@ def main(out: Path = samples.PATH) -> None:
     Args:
         out: the file to write.
     """
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}.npz")
-    try:
+    with _files.whole_file(out) as temporary:
         samples.save(temporary, make_samples())
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -24,21 +24,18 @@ def convert(command: commands.Convert) -> None:
         raise InputError(f"{str(out)!r} exists; choose another file, or give --overwrite")
     labels = None if command.labels is None else read_labels(command.labels)
     frame = Frame(command.orientation, command.spacing or None)
-    try:
-        model = models.convert(
-            command.source,
-            command.model,
-            out,
-            layout=command.layout,
-            normalisation=command.normalisation,
-            labels=labels,
-            frame=frame,
-            outputs=command.outputs,
-            multi_label=command.multi_label,
-            **({"strides": command.strides} if command.strides else {}),
-        )
-    except OSError as error:
-        raise InputError(f"{str(out)!r} cannot be written: {error.strerror or error}") from None
+    model = models.convert(
+        command.source,
+        command.model,
+        out,
+        layout=command.layout,
+        normalisation=command.normalisation,
+        labels=labels,
+        frame=frame,
+        outputs=command.outputs,
+        multi_label=command.multi_label,
+        **({"strides": command.strides} if command.strides else {}),
+    )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(models.stored.parameters(model)))
     config = model.config
     rows = [

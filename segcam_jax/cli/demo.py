@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from segcam_jax import viz
+from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console, page
 from segcam_jax.data.samples import load as load_samples
 from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSample
@@ -68,7 +68,7 @@ def demo(command: commands.Demo) -> None:
     """Writes the page and its figures."""
     start = time.perf_counter()
     folder = command.out or Path("segcam-demo")
-    store.RunFolder(folder, store.key_of("demo"), FILES)
+    store.RunFolder(folder, _files.key_of("demo"), FILES)
     networks = {name: open_network(name) for name in (BIASED, UNBIASED)}
     samples = load_samples()
     with console.progress("demo", len(FILES) + 2 * len(networks)) as advance:
@@ -84,7 +84,7 @@ def demo(command: commands.Demo) -> None:
             viz.save(draw(), folder / file)
             advance(1)
     for file, image in zip(IMAGES, shown[UNBIASED].samples.image, strict=False):
-        store.write_bytes(folder / file, _png(image))
+        _files.write_bytes(folder / file, _png(image))
     facts = page.Facts(
         studies=studies,
         samples=STUDY_SAMPLES,
@@ -93,7 +93,7 @@ def demo(command: commands.Demo) -> None:
         methods=CAMS,
         taps=TAPS,
     )
-    store.write_bytes(folder / PAGE, page.render(facts).encode())
+    _files.write_bytes(folder / PAGE, page.render(facts).encode())
     place = (folder / PAGE).resolve()
     print(f"The demo is in {folder}; open {place.as_uri()}")
     if command.open:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import segcam_jax
-from segcam_jax import viz
+from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console, page_volume
 from segcam_jax.data import nifti
 from segcam_jax.data.lesions import FLAIR_ONLY, LESION, MODALITIES, T1_ONLY
@@ -46,7 +46,7 @@ def demo(command: commands.Demo, line: Sequence[str]) -> None:
     start = time.perf_counter()
     require("nibabel", extra="nifti")
     out = command.out or Path("segcam-demo-volume")
-    store.RunFolder(out, store.key_of("demo --volume"), FILES)
+    store.RunFolder(out, _files.key_of("demo --volume"), FILES)
     case = load()
     files = _written(case, out)
     network = volumes.open_volume_network(WEIGHTS)
@@ -75,7 +75,7 @@ def demo(command: commands.Demo, line: Sequence[str]) -> None:
         fewest=FEWEST_VOXELS,
         seconds=time.perf_counter() - start,
     )
-    store.write_bytes(out / PAGE, page_volume.render(facts).encode())
+    _files.write_bytes(out / PAGE, page_volume.render(facts).encode())
     place = (out / PAGE).resolve()
     print(f"The demo is in {out}; open {place.as_uri()}")
     if command.open:

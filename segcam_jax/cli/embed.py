@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segcam_jax import viz
+from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console
 from segcam_jax.cli.gallery import words
 from segcam_jax.extras import require
-from segcam_jax.sweep import embedding, pictures, store
+from segcam_jax.sweep import embedding, pictures
 from segcam_jax.sweep.embedding import Projection
 from segcam_jax.sweep.figures import drawable
 from segcam_jax.sweep.gallery import slug
@@ -88,8 +88,7 @@ def _projections(command: commands.Embed) -> tuple[str, ...]:
 
 
 def _check_free(command: commands.Embed, names: list[str]) -> None:
-    if command.out.exists() and not command.out.is_dir():
-        raise InputError(f"output {str(command.out)!r} is a file; give a folder")
+    _files.check_folder(command.out)
     there = [name for name in names if (command.out / name).exists()]
     if there and not command.overwrite:
         raise InputError(
@@ -161,11 +160,10 @@ def _write(
     for file, group, row in zip(seen.files, seen.groups, points, strict=True):
         name = file.relative_to(command.folder).as_posix()
         writer.writerow([name, group, *(f"{value:.6g}" for value in row)])
-    store.write_bytes(command.out / f"{base}.csv", text.getvalue().encode())
-    store.write_array(command.out / f"{base}.npy", seen.values[tap])
+    _files.write_bytes(command.out / f"{base}.csv", text.getvalue().encode())
+    _files.write_array(command.out / f"{base}.npy", seen.values[tap])
     layer = tap if word == tap else f"{word} layer, {tap}"
     for kind, each in projected.items():
-        path = command.out / f"{base}.{kind}.png"
         figure = scatter(
             each.points,
             seen.thumbnails,
@@ -174,7 +172,4 @@ def _write(
             subtitle=f"{layer}, {seen.values[tap].shape[1]} channels; {each.note}",
             axes=each.axes,
         )
-        try:
-            viz.save(figure, path)
-        except OSError as error:
-            raise store.cannot_write(path, error) from None
+        viz.save(figure, command.out / f"{base}.{kind}.png")

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import segcam_jax
-from segcam_jax import methods as registry
+from segcam_jax import _files, methods as registry
 from segcam_jax.cli import commands, console
 from segcam_jax.data.samples import BUNDLED_SAMPLES, load as load_samples
 from segcam_jax.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMnistConfig
 from segcam_jax.engine.devices import local_mesh
 from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics import segmentation
-from segcam_jax.sweep import batch, store
+from segcam_jax.sweep import batch
 from segcam_jax.sweep.bias import BiasRow, BiasStudy, bias_study
 from segcam_jax.sweep.network import Network, find_class, open_network
 from segcam_jax.sweep.run import device, versions, weights_record
@@ -57,7 +57,7 @@ def evaluate(command: commands.Evaluate) -> None:
     _print_study(study, network.class_names[class_index])
     if command.json is not None:
         report = _report(command, network, quality, study, class_index)
-        store.write_json(command.json, report)
+        _files.write_json(command.json, report)
         print(f"The numbers are in {command.json}")
 
 
@@ -78,7 +78,7 @@ def _check(command: commands.Evaluate) -> None:
             "choose one with a ReLU, for example segcam_jax"
         )
     if command.json is not None:
-        store.check_writable(command.json)
+        _files.check_writable(command.json)
 
 
 def _check_fit(network: Network) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import segcam_jax
+from segcam_jax import _files
 from segcam_jax.cli import commands, console
 from segcam_jax.cli.arguments import bytes_of
-from segcam_jax.data.images import sha256_of
 from segcam_jax.engine import Execution
 from segcam_jax.engine.devices import local_mesh
 from segcam_jax.sweep import options as options_module, store
@@ -28,8 +28,7 @@ _NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat
 
 def explain(command: commands.Explain, line: Sequence[str]) -> None:
     """Explains images, or repeats a run."""
-    if command.out.exists() and not command.out.is_dir():
-        raise InputError(f"output {str(command.out)!r} is a file; give a folder")
+    _files.check_folder(command.out)
     index, count = _share(command.share)
     check_execution(command)
     plan = run_of(command)
@@ -173,7 +172,7 @@ def _repeated(command: commands.Explain) -> Plan:
     path = command.repeat / store.MANIFEST if command.repeat.is_dir() else command.repeat
     if not path.is_file():
         raise InputError(f"manifest {str(path)!r} does not exist")
-    manifest = store.read_json(path)
+    manifest = _files.read_json(path)
     if not isinstance(manifest, dict) or "manifest" not in manifest:
         raise InputError(f"{str(path)!r} is no manifest of `segcam explain`")
     if manifest["manifest"] != MANIFEST_VERSION:
@@ -227,7 +226,7 @@ def _same_file(record: Mapping[str, Any], manifest: Path) -> Path:
     candidates = (given, Path(record["absolute"]), manifest.parent / given)
     there = [path for path in candidates if path.is_file()]
     for path in there:
-        if sha256_of(path) == record["sha256"]:
+        if _files.sha256_of(path) == record["sha256"]:
             return path
     if there:
         raise InputError(f"{str(there[0])!r} is not the file of the manifest (SHA-256)")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import segcam_jax
-from segcam_jax import methods
+from segcam_jax import _files, methods
 from segcam_jax.cli import commands, console
 from segcam_jax.sweep import aims, display, gallery as sweep_gallery, maps, pictures, plates
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
@@ -37,8 +37,7 @@ def words(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _planned(command: commands.Gallery) -> Gallery:
-    if command.out.exists() and not command.out.is_dir():
-        raise InputError(f"output {str(command.out)!r} is a file; give a folder")
+    _files.check_folder(command.out)
     chosen = _options(command)
     goals = aims.make_aims(top=command.top, classes=command.classes, difference=command.difference)
     files = pictures.expanded(command.images, console.note)

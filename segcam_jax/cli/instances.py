@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import segcam_jax
-from segcam_jax import methods
+from segcam_jax import _files, methods
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of
 from segcam_jax.cli.explain import network_words
@@ -63,8 +63,7 @@ def opened(
         SegcamError: whatever is wrong with them.
     """
     require("nibabel", extra="nifti")
-    if command.out.exists() and not command.out.is_dir():
-        raise InputError(f"output {str(command.out)!r} is a file; give a folder")
+    _files.check_folder(command.out)
     prefixes = words(command.prefixes)
     network = _network(command, len(prefixes) or len(words(command.modalities)))
     files = volumes.scan_files(

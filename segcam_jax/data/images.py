@@ -15,7 +15,6 @@ Nothing is resized: values that are not finite are errors. What becomes 0 and 1 
 """
 
 import dataclasses
-import hashlib
 import io
 import warnings
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from segcam_jax import _files
 from segcam_jax.data import nifti, tiff
 from segcam_jax.types import InputError
 
@@ -92,7 +92,7 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
             f"{str(path)!r} is a volume, and 2D images are expected: explain it by `segcam "
             f"instances {path}` or `segcam context {path}`"
         )
-    data, digest = _bytes_of(path)
+    data = _files.read_bytes(path)
     name = str(path)
     found = (_load_npy(data, name), []) if _is_npy(path) else tiff.stored(data, name)
     if found is None:
@@ -104,7 +104,7 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
         notes = notes + said
     _check_values(array, name, reading)
     pixels, note = _to_channels(array, channels, str(path))
-    return ReadImage(np.ascontiguousarray(pixels), tuple(notes + note), digest)
+    return ReadImage(np.ascontiguousarray(pixels), tuple(notes + note), _files.digest_of(data))
 
 
 def read_mask(
@@ -132,7 +132,7 @@ def read_mask(
             its extents are others; if it has values other than 0 and one more, and neither a
             threshold nor a value was given.
     """
-    data, _ = _bytes_of(path)
+    data = _files.read_bytes(path)
     name = str(path)
     stored = _load_npy(data, name) if _is_npy(path) else _stored_mask(data, name)
     if stored.ndim == 3 and stored.shape[-1] == 1:
@@ -232,31 +232,8 @@ def pad_to_multiple(
     return pixels
 
 
-def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file, hexadecimal.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    return _bytes_of(path)[1]
-
-
 def _is_npy(path: str | Path) -> bool:
     return Path(path).suffix.lower() == ".npy"
-
-
-def _bytes_of(path: str | Path) -> tuple[bytes, str]:
-    """The file's bytes, read once, and their digest."""
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{str(path)!r} does not exist") from None
-    except IsADirectoryError:
-        raise InputError(f"{str(path)!r} is a folder; give the files in it") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{str(path)!r} cannot be read: {reason}") from None
-    return data, hashlib.sha256(data).hexdigest()
 
 
 def _load_npy(data: bytes, name: str) -> np.ndarray:

@@ -7,9 +7,7 @@ viewer, and nothing else of its header: no name of a patient, no intent, no scal
 
 import contextlib
 import gzip
-import os
 import re
-import secrets
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from segcam_jax import _files
 from segcam_jax.data.volume import (
     Volume,
     check_affine,
@@ -131,16 +130,7 @@ def write_map(path: str | Path, array: Shaped[np.ndarray, "d h w"], *, like: Vol
     data = _image(_stored(np.asarray(array)), like).to_bytes()
     if path.name.lower().endswith(".gz"):
         data = gzip.compress(data, _GZIP_LEVEL, mtime=0)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from None
+    _files.write_bytes(path, data)
     return path
 
 

@@ -21,13 +21,13 @@ References:
 """
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from segcam_jax import _files
 from segcam_jax.data import labelled, tfrecord
 from segcam_jax.data.labelled import LabelledImages
 from segcam_jax.extras import require
@@ -171,7 +171,7 @@ def _examples(
                     example.filename,
                     (height, width),
                     float(example.pixels.max()),
-                    hashlib.sha256(data).hexdigest(),
+                    _files.digest_of(data),
                 )
             )
     return kept, tuple(notes)

@@ -8,7 +8,6 @@ classes are those predicted at most pixels, and the region is where they are pre
 import dataclasses
 import functools
 import math
-import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +16,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from segcam_jax import _files
 from segcam_jax.outputs import Meaning
 from segcam_jax.sweep.network import Background, find_background, find_class
-from segcam_jax.sweep.store import file_name
 from segcam_jax.targets import Of, Target
 from segcam_jax.types import InputError, TargetError, shortened
 
@@ -151,19 +150,16 @@ def make_aims(
     aims = [Aim(_slug(word), word) for word in words]
     if difference is not None:
         first, second = difference
-        aims.append(Aim(file_name(f"{_slug(first)}-not-{_slug(second)}"), first, second))
-    names = [aim.name for aim in aims]
-    return [
-        aim if names.count(aim.name) == 1 else dataclasses.replace(aim, name=f"{aim.name}-{n}")
-        for n, aim in enumerate(aims, 1)
-    ]
+        aims.append(Aim(_files.file_name(f"{_slug(first)}-not-{_slug(second)}"), first, second))
+    names = _files.unique_names([aim.name for aim in aims])
+    return [dataclasses.replace(aim, name=name) for aim, name in zip(aims, names, strict=True)]
 
 
 def _slug(word: str) -> str:
     if word.startswith(TOP):
         rank = word.removeprefix(TOP)
         return "predicted" if rank == "1" else f"top{_slug(rank)}"
-    return file_name(re.sub(r"[^\w.]+", "-", word).strip("-.") or "class")
+    return _files.slug(word, "class")
 
 
 def class_or_rank(word: str, labels: Sequence[str]) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from segcam_jax import viz
+from segcam_jax import _files, viz
 from segcam_jax.data import nifti
 from segcam_jax.data.instances import Instance
 from segcam_jax.data.volume import spacing_of
@@ -87,7 +87,7 @@ def context_plan(base: InstancePlan, *, steps: int, max_voxels: int | None) -> C
     least = base.segmenting.min_voxels
     if max_voxels is not None and max_voxels < least:
         raise InputError(f"`max_voxels` is {max_voxels}, below `min_voxels`, {least}")
-    key = store.key_of([base.key, steps, max_voxels])
+    key = _files.key_of([base.key, steps, max_voxels])
     return ContextPlan(dataclasses.replace(base, key=key), steps, max_voxels, key)
 
 
@@ -129,11 +129,11 @@ def run_context(
     curves = [_curve(record["curve"]) for record in records]
     rows = context_table(curves)
     columns = list(rows[0]) if rows else NO_COLUMNS
-    store.write_bytes(out / TABLE, as_csv(columns, [list(row.values()) for row in rows]))
-    store.write_bytes(out / INSTANCES, as_csv((*_COLUMNS, *_CURVE), _long(records)))
+    _files.write_bytes(out / TABLE, as_csv(columns, [list(row.values()) for row in rows]))
+    _files.write_bytes(out / INSTANCES, as_csv((*_COLUMNS, *_CURVE), _long(records)))
     if curves:
         _draw(curves, out)
-    store.write_json(out / store.MANIFEST, _manifest(plan, folder, command))
+    _files.write_json(out / store.MANIFEST, _manifest(plan, folder, command))
     return rows
 
 
@@ -182,7 +182,7 @@ def _study(plan: ContextPlan, case: VolumeCase, segmented, instance, folder, exe
     about["volume_mm3"] = instance.volume
     # The record is the only file of an instance.
     record = {"run": plan.key, "instance": about, "curve": values, "files": [file]}
-    store.write_json(folder.path / file, record)
+    _files.write_json(folder.path / file, record)
     return record
 
 
@@ -223,10 +223,7 @@ def _draw(curves: Sequence[ContextCurve], out: Path) -> None:
         ),
     )
     for figure, name in zip(figures, FIGURES, strict=True):
-        try:
-            viz.save(figure, out / name)
-        except OSError as error:
-            raise store.cannot_write(out / name, error) from None
+        viz.save(figure, out / name)
 
 
 def _manifest(plan: ContextPlan, folder, command: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ that needs arguments or fails, a result that is no model.
 """
 
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from segcam_jax import _files
 from segcam_jax.adapters import FORMS, is_model
 from segcam_jax.sweep import blame
 from segcam_jax.types import InputError, nearest_first
@@ -244,5 +244,5 @@ def _source_digest(file: Path) -> str:
         and not _INSTALLED & set(Path(source).parts)
         and blame.is_users(source)
     ]
-    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in mine if path.is_file()}
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    digests = {_files.sha256_of(path) for path in mine if path.is_file()}
+    return _files.digest_of("".join(sorted(digests)))

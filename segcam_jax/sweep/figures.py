@@ -1,7 +1,6 @@
 """The figures of a run: six panels of a segmentation, input and overlay of a classification."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 
 from segcam_jax import viz
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import aims, store
+from segcam_jax.sweep import aims
 from segcam_jax.sweep.display import Display, in_words, known_as, over_image
 from segcam_jax.sweep.network import Background
 from segcam_jax.sweep.plan import Case, Plan
@@ -178,15 +177,3 @@ def _title(case: Case) -> str:
     if case.prediction is None:
         return f"{shortened(case.picture)}: {aims.in_words(case.about)}"
     return f"{shortened(case.picture)}: {aims.short(case.about['explained']['label'])}"
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure.
-
-    Raises:
-        InputError: if it cannot be written.
-    """
-    try:
-        viz.save(figure, path)
-    except OSError as error:
-        raise store.cannot_write(path, error) from None

@@ -11,16 +11,15 @@
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from segcam_jax import _files
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import aims as aims_module, display, pictures, store
+from segcam_jax.sweep import aims as aims_module, display, pictures
 from segcam_jax.sweep.aims import Aim
 from segcam_jax.sweep.network import check_map
-from segcam_jax.sweep.plan import unique_names
 from segcam_jax.sweep.subjects import Subject, find_layer, read
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
@@ -109,7 +108,7 @@ class Plate:
         look = [options.profile, options.colormap, options.methods]
         names = [maps.subject.name for row in self.rows for maps in row]
         words = [maps.word for row in self.rows for maps in row]
-        return store.key_of([self.kind, look, names, words, parts])
+        return _files.key_of([self.kind, look, names, words, parts])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,7 +133,7 @@ class Gallery:
 
 def slug(word: str) -> str:
     """A layer's name for files."""
-    return store.file_name(re.sub(r"[^\w.-]+", "-", word).strip("-.") or "layer")
+    return _files.slug(word, "layer")
 
 
 def make_gallery(
@@ -172,7 +171,7 @@ def make_gallery(
         if said:
             report(f"{subject.name}: {said}")
     seen = [_picture(path, name, subjects, options, report)
-            for path, name in zip(paths, unique_names(paths), strict=True)]  # fmt: skip
+            for path, name in zip(paths, _files.names_of(paths), strict=True)]  # fmt: skip
     words = tuple(dict.fromkeys(options.layers)) if hidden else (INPUT,)
     maps: list[Maps] = []
     for subject in subjects:
@@ -233,7 +232,7 @@ def _picture(
 def _planned(picture, subject, aim, word, tap, methods, options, version) -> Maps:
     what = [options.of, options.fit, options.seed]
     goal = [aim.first, aim.second, subject.labels]
-    key = store.key_of([version, picture.sha256, subject.key, goal, tap, methods, what])
+    key = _files.key_of([version, picture.sha256, subject.key, goal, tap, methods, what])
     return Maps(picture, subject, aim, word, tap, methods, key)
 
 

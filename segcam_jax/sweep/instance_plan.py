@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from segcam_jax import _files
 from segcam_jax.data import nifti, scans
 from segcam_jax.data.instances import GROUPS, Instance, Instances, measured
 from segcam_jax.methods import METHODS
@@ -130,7 +131,7 @@ def make_plan(
     for _, tap in pairs:
         check_map(tap, network.split(tap, window).activation)
     plan = segmentation_plan(network, cases, modalities, segmenting, groups=groups, version=version)
-    key = store.key_of([plan.key, dataclasses.asdict(explaining), pairs])
+    key = _files.key_of([plan.key, dataclasses.asdict(explaining), pairs])
     return dataclasses.replace(plan, explaining=explaining, pairs=pairs, key=key)
 
 
@@ -154,7 +155,7 @@ def segmentation_plan(
     # Files are held to the records of their scans, so that one may be mended without the others.
     names = [[case.name, case.files.truth is not None] for case in cases]
     what = [dataclasses.asdict(segmenting), list(groups)]
-    key = store.key_of([version, network.key, names, list(modalities), what])
+    key = _files.key_of([version, network.key, names, list(modalities), what])
     return InstancePlan(
         network,
         tuple(cases),

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from segcam_jax import _files
 from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.engine import Execution
@@ -82,10 +83,10 @@ def run_instances(
     _explain_all(plan, folder, wanted, progress, execution)
     records = [record for _, _, record in _records(plan, folder, wanted)]
     table = as_csv(peaks.COLUMNS, peaks.rows(records))
-    store.write_bytes(out / TABLE, table)
+    _files.write_bytes(out / TABLE, table)
     with progress("drawing", len(records) * len(plan.pairs) + len(plan.pairs)) as advance:
         portraits.draw_all(plan, out, list(_records(plan, folder, wanted)), advance)
-    store.write_json(out / store.MANIFEST, _manifest(plan, folder, wanted, command))
+    _files.write_json(out / store.MANIFEST, _manifest(plan, folder, wanted, command))
     return records
 
 
@@ -133,7 +134,7 @@ def claimed(plan: Any, out: Path, files: Sequence[str], *, overwrite: bool) -> s
             would be lost: other contents are taken for mended in the same files only.
     """
     for case in plan.cases if not overwrite else ():
-        record = store.read_json(out / case.name / store.RECORD)
+        record = _files.read_json(out / case.name / store.RECORD)
         if not isinstance(record, dict) or record.get("run") != plan.key:
             continue
         moved = [name for name, paths in _paths(case).items() if record.get(name) != paths]
@@ -185,7 +186,7 @@ def _segment(
         "instances": [values_of(each) for each in segmented.instances()],
         "files": files[:-1],
     }
-    store.write_json(folder.path / files[-1], record)
+    _files.write_json(folder.path / files[-1], record)
     return record
 
 
@@ -248,7 +249,7 @@ def _explain(plan, case, segmented, instance, folder, execution, advance: Advanc
     about |= {"volume_mm3": instance.volume}
     about |= {"mean_probability": float(segmented.probability[segmented.mask(instance)].mean())}
     record = {"run": plan.key, "instance": about, "maps": maps, "files": list(files.values())}
-    store.write_json(folder.path / record_file, record)
+    _files.write_json(folder.path / record_file, record)
     advance(1, f"{where}, {instance.group or 'found'}: {instance.voxels} voxels")
 
 

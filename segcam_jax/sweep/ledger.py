@@ -9,7 +9,7 @@ there under another key, or under none, is somebody else's.
 from collections.abc import Mapping
 from pathlib import Path
 
-from segcam_jax.sweep import store
+from segcam_jax import _files
 from segcam_jax.types import InputError
 
 LEDGER = ".segcam-ledger.json"
@@ -30,9 +30,8 @@ class Ledger:
 
     def __init__(self, folder: Path, wanted: Mapping[str, str], *, overwrite: bool = False):
         self.folder, self._wanted = folder, dict(wanted)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"output {str(folder)!r} is a file; give a folder")
-        known = store.read_json(folder / LEDGER)
+        _files.check_folder(folder)
+        known = _files.read_json(folder / LEDGER)
         self._known: dict[str, str] = known if isinstance(known, dict) else {}
         there = {file for file in wanted if (folder / file).exists()}
         self._finished = {file for file in there if self._known.get(file) == wanted[file]}
@@ -44,7 +43,7 @@ class Ledger:
                 f"output {str(folder)!r} already holds {others[0]!r}, which shows something else, "
                 "or is of another version of segcam_jax; give another folder, or --overwrite"
             )
-        store.check_writable(folder / LEDGER)
+        _files.check_writable(folder / LEDGER)
         self._note({file: key for file, key in wanted.items() if file not in there})
 
     def finished(self, file: str) -> bool:
@@ -64,4 +63,4 @@ class Ledger:
     def _note(self, entries: Mapping[str, str]) -> None:
         if entries:
             self._known = {**self._known, **entries}
-            store.write_json(self.folder / LEDGER, self._known)
+            _files.write_json(self.folder / LEDGER, self._known)

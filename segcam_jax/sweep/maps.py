@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from segcam_jax import _files
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import aims, batch, display, run, store
+from segcam_jax.sweep import aims, batch, display, run
 from segcam_jax.sweep.aims import Difference, Sight
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
@@ -68,7 +69,7 @@ def compute(
         for maps in mine:
             advance(0, f"{subject.name} at {maps.word}: {maps.picture.name}")
             data = _computed(maps, sights[maps.picture], gallery.options)
-            store.write_bytes(ledger.folder / maps.file, data)
+            _files.write_bytes(ledger.folder / maps.file, data)
             ledger.written(maps.file)
             advance(1, maps.file)
         done()
@@ -195,5 +196,5 @@ def write_index(gallery: Gallery, folder: Path, command: Sequence[str]) -> list[
             )
         ],
     }
-    store.write_json(folder / INDEX, values)
+    _files.write_json(folder / INDEX, values)
     return told

@@ -12,9 +12,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from segcam_jax import models, taps
+from segcam_jax import _files, models, taps
 from segcam_jax._jaxpr import probabilities
-from segcam_jax.data import images
 from segcam_jax.outputs import THRESHOLD, Meaning, declared
 from segcam_jax.sweep import blame
 from segcam_jax.sweep.factories import is_own
@@ -190,7 +189,7 @@ def open_network(
             f"weights {weights!r} are of a {loaded.config.ndim}D network, and this command takes "
             "2D images: explain volumes by `segcam instances` or `segcam context`"
         )
-    return Network(weights, path, images.sha256_of(path), loaded, meaning_of(loaded, said))
+    return Network(weights, path, _files.sha256_of(path), loaded, meaning_of(loaded, said))
 
 
 def meaning_of(loaded: models.LoadedModel, said: Said) -> Meaning:

@@ -1,18 +1,16 @@
 """Networks opened by the words that name them, with their classes' names and their images' size."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from segcam_jax import models
+from segcam_jax import _files, models
 from segcam_jax.adapters import from_nnx
 from segcam_jax.data.images import Reading
 from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels, read_labels
 from segcam_jax.sweep import own
 from segcam_jax.sweep.factories import is_own
 from segcam_jax.sweep.network import Network, Said, meaning_of, open_network
-from segcam_jax.sweep.store import file_name
 from segcam_jax.sweep.subjects import RANDOM, USUAL_SIDE, Subject
 from segcam_jax.types import InputError, nearest_first
 
@@ -162,11 +160,7 @@ def _free_name(words: str, taken: Sequence[str]) -> str:
     stem = Path(words.removeprefix(RANDOM)).name.removesuffix(".safetensors")
     if is_own(words):
         stem = stem.replace(".py:", "-").replace(":", "-")
-    stem = file_name(stem)
-    name, number = stem or "model", 2
-    while name.casefold() in {each.casefold() for each in taken}:
-        name, number = f"{stem or 'model'}-{number}", number + 1
-    return name
+    return _files.unique_names([_files.file_name(stem) or "model"], taken)[0]
 
 
 def _trained(words: str, model: str | None, wanted: Wanted) -> Network:
@@ -188,7 +182,7 @@ def _random(words: str, wanted: Wanted) -> Network:
     model = models.randomised(lambda: models.classifier(name, normalisation="imagenet"), seed=seed)
     fn, params = from_nnx(model)
     loaded = models.LoadedModel(family, fn, params, model.config, {})
-    digest = hashlib.sha256(f"{words} {seed}".encode()).hexdigest()
+    digest = _files.digest_of(f"{words} {seed}")
     return Network(words, Path(words), digest, loaded, meaning_of(loaded, wanted.said))
 
 

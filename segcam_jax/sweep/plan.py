@@ -1,8 +1,6 @@
 """The plan of a run: every image read and every target found, before anything is written."""
 
 import dataclasses
-import itertools
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from segcam_jax import targets
+from segcam_jax import _files, targets
 from segcam_jax.methods import METHODS
 from segcam_jax.outputs import Meaning
 from segcam_jax.sweep import aims, options as options_module, regions, settings, store
@@ -154,7 +152,7 @@ def make_plan(
     cases: list[Case] = []
     left_out: list[Path] = []
     paths = _distinct(paths, report)
-    for path, name in zip(paths, unique_names(paths), strict=True):
+    for path, name in zip(paths, _files.names_of(paths), strict=True):
         advance(0, f"reading {path}")
         try:
             found = _cases(subject, path, name, goals, options)
@@ -174,13 +172,13 @@ def make_plan(
             "only the background is predicted, which is explained only when asked for; name a "
             "class (--class-index)"
         )
-    names = _distinct_names([case.name for case in cases])
+    names = _files.unique_names([case.name for case in cases])
     cases = [dataclasses.replace(c, name=name) for c, name in zip(cases, names, strict=True)]
     pairs = tuple(_pairs(subject, case, options) for case in cases)
     inputs = [[case.name, case.sha256, case.class_index] for case in cases]
-    masks = [None if c.region is None else store.key_of(c.region.tolist()) for c in cases]
+    masks = [None if c.region is None else _files.key_of(c.region.tolist()) for c in cases]
     what = [subject.key, subject.labels, inputs, masks]
-    key = store.key_of([version, options.to_json(), *what])
+    key = _files.key_of([version, options.to_json(), *what])
     return Plan(subject, options, tuple(cases), pairs, key, tuple(left_out))
 
 
@@ -322,22 +320,6 @@ def _distinct(paths: Iterable[Path], report: Report) -> list[Path]:
     return list(seen.values())
 
 
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A folder name for each image: its stem, numbered where several have the same."""
-    return _distinct_names([store.file_name(path.stem.strip(". ") or "image") for path in paths])
-
-
-def _distinct_names(stems: Sequence[str]) -> list[str]:
-    taken: set[str] = set()
-    names = []
-    for stem in stems:
-        candidates = itertools.chain([stem], (f"{stem}-{k}" for k in itertools.count(2)))
-        name = next(each for each in candidates if each.casefold() not in taken)
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
 def case_files(case: Case, pairs: Sequence[tuple[str, str]]) -> dict[Any, str]:
     """Names of an image's files, relative to the run's folder.
 
@@ -346,12 +328,8 @@ def case_files(case: Case, pairs: Sequence[tuple[str, str]]) -> dict[Any, str]:
         and by `"montage"`.
     """
     taps = list(dict.fromkeys(tap for _, tap in pairs))
-    slugs: dict[str, str] = {}
-    for tap in taps:
-        slug = store.file_name(re.sub(r"[^\w.-]+", "-", tap))
-        while slug.casefold() in {each.casefold() for each in slugs.values()}:
-            slug += "-"
-        slugs[tap] = slug
+    names = _files.unique_names([_files.slug(tap, "tap") for tap in taps])
+    slugs = dict(zip(taps, names, strict=True))
     files: dict[Any, str] = {}
     for method, tap in pairs:
         start = f"{case.name}/{method}.{slugs[tap]}"

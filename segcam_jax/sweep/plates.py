@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import viz
-from segcam_jax.sweep import aims, store
+from segcam_jax.sweep import aims
 from segcam_jax.sweep.display import Display, display, in_words, is_signed
 from segcam_jax.sweep.figures import clipped, drawable, heading
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate
@@ -30,10 +30,7 @@ def draw_ready(made: Gallery, ledger: Ledger, advance) -> None:
         ready = all(ledger.finished(maps.file) for row in plate.rows for maps in row)
         if ready and not ledger.finished(plate.file):
             figure = _figure(plate, made.options, ledger.folder)
-            try:
-                viz.save(figure, ledger.folder / plate.file)
-            except OSError as error:
-                raise store.cannot_write(ledger.folder / plate.file, error) from None
+            viz.save(figure, ledger.folder / plate.file)
             ledger.written(plate.file)
             advance(1, plate.file)
 

@@ -13,7 +13,7 @@ from segcam_jax import viz
 from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.data.volume import canonical, canonical_index, canonical_spacing
-from segcam_jax.sweep import saliency, store
+from segcam_jax.sweep import saliency
 from segcam_jax.sweep.figures import known_as
 from segcam_jax.sweep.instance_plan import InstancePlan, name_of, restored
 from segcam_jax.sweep.volumes import Segmented, VolumeCase
@@ -53,7 +53,7 @@ def draw_all(
             figure = instance_portrait(
                 portrait, limit=limits[pair], label=_label(plan, pair), title=title
             )
-            _save(figure, out / file)
+            viz.save(figure, out / file)
             advance(1, file)
     for pair in plan.pairs:
         file = f"peaks.{name_of(*pair)}.png"
@@ -61,15 +61,8 @@ def draw_all(
             title = f"Peaks of {_method(plan, pair)}"
             found = _peaks(explained, pair)
             figure = peak_table(found, label=f"peak ({_label(plan, pair)})", title=title)
-            _save(figure, out / file)
+            viz.save(figure, out / file)
         advance(1, file if explained else "")
-
-
-def _save(figure: Any, path: Path) -> None:
-    try:
-        viz.save(figure, path)
-    except OSError as error:
-        raise store.cannot_write(path, error) from None
 
 
 def _maps(record: Mapping[str, Any], pair: tuple[str, str]) -> list[Mapping[str, Any]]:

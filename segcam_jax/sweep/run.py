@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from segcam_jax import _files, viz
 from segcam_jax.engine import Execution
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import display, figures, options as options_module, plan as plan_module, store
@@ -73,7 +74,7 @@ def run_plan(
     for case, pairs in plan.share(index, count):
         if folder.finished(case.name) is None:
             record = _explain_case(plan, case, pairs, out, execution, advance)
-            store.write_json(out / case.name / store.RECORD, record)
+            _files.write_json(out / case.name / store.RECORD, record)
             advance(1, f"{case.words}: {counted(len(pairs), 'map')}")
         else:
             advance(1, f"{case.words}: finished before")
@@ -81,7 +82,7 @@ def run_plan(
     records = [record for case in plan.cases if (record := folder.finished(case.name))]
     manifest = _manifest(plan, records, command, time.perf_counter() - start)
     if len(records) == len(plan.cases):
-        store.write_json(out / store.MANIFEST, manifest)
+        _files.write_json(out / store.MANIFEST, manifest)
     return manifest
 
 
@@ -118,19 +119,19 @@ def _explain_case(
         hidden.append((method, share))
         signed = display.is_signed(plan.options.profile, hidden[-1:])
         drawn = how(raw, method, signed=signed, weights=explanation.weights)
-        store.write_array(out / files[method, tap, "map"], raw)
+        _files.write_array(out / files[method, tap, "map"], raw)
         if (method, tap, "attribution") in files:
             attribution = np.asarray(explanation.attribution, np.float32)
-            store.write_array(out / files[method, tap, "attribution"], attribution)
+            _files.write_array(out / files[method, tap, "attribution"], attribution)
         figure = figures.of_map(plan, case, shown, raw, drawn, tap)
-        figures.save(figure, out / files[method, tap, "figure"])
+        viz.save(figure, out / files[method, tap, "figure"])
         maps.append(_map_record(files, tap, explanation, raw, drawn, seconds))
     signed = display.is_signed(plan.options.profile, hidden)
     together = {
         pair: how(raw, pair[0], signed=signed, weights=weights[pair]) for pair, raw in raws.items()
     }
     figure = figures.of_all(plan, case, shown, together, signed=signed)
-    figures.save(figure, out / files["montage"])
+    viz.save(figure, out / files["montage"])
     profiles = list(dict.fromkeys(each.profile for each in together.values()))
     return _case_record(plan, case, maps, files) | {"montage_display": profiles}
 
@@ -226,7 +227,7 @@ def _region_record(plan: Plan, case: Case) -> dict[str, Any] | None:
     return {
         "words": plan.options.region,
         "pixels": int(case.region.sum()),
-        "sha256": store.key_of([case.extent, np.flatnonzero(case.region).tolist()]),
+        "sha256": _files.key_of([case.extent, np.flatnonzero(case.region).tolist()]),
     }
 
 

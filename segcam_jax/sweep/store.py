@@ -10,115 +10,18 @@ records say what the others have finished.
 """
 
 import contextlib
-import hashlib
-import json
 import os
-import secrets
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import Any
 
 import segcam_jax
+from segcam_jax import _files
 from segcam_jax.types import InputError
 
 CLAIM = ".segcam-run.json"
 RECORD = "record.json"
 MANIFEST = "manifest.json"
-_NAME_BYTES = 100
-
-
-def key_of(values: Any) -> str:
-    """A digest of what JSON can hold, the same for equal values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def file_name(name: str) -> str:
-    """A name as part of a file's: of a long one its start, and a digest that no other name has.
-
-    File systems take 255 bytes, of which the rest of a file's name and a temporary one need some.
-    """
-    data = os.fsencode(name)
-    if len(data) <= _NAME_BYTES:
-        return name
-    digest = hashlib.sha256(data).hexdigest()[:8]
-    start = data[: _NAME_BYTES - len(digest) - 1].decode(errors="ignore").rstrip(". ")
-    return f"{start}-{digest}"
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file under a temporary name; it gets its own name when all is written."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file; its folder is made.
-
-    Raises:
-        InputError: if it cannot be written.
-    """
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(data)
-
-    _write(path, write)
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes a `.npy` file; raises as `write_bytes`."""
-    _write(path, lambda stream: np.save(stream, array, allow_pickle=False))
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes JSON that other readers than Python's take (no NaN); raises as `write_bytes`."""
-    write_bytes(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
-
-
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as stream:
-            write(stream)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-
-
-def check_writable(path: Path) -> None:
-    """Checks, before a long computation, that a file can be written; makes its folder.
-
-    Raises:
-        InputError: if it cannot.
-    """
-    if path.is_dir():
-        raise InputError(f"{str(path)!r} is a folder; give a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise cannot_write(path, error) from None
-
-
-def cannot_write(path: Path, error: OSError) -> InputError:
-    """The one-line form of an operating system's refusal."""
-    return InputError(f"{str(path)!r} cannot be written: {error.strerror or error}")
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON; None if there is no such file or it is none."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 class RunFolder:
@@ -147,8 +50,7 @@ class RunFolder:
         shared: bool = False,
     ):
         self.path, self.key = path, key
-        if path.exists() and not path.is_dir():
-            raise InputError(f"output {str(path)!r} is a file; give a folder")
+        _files.check_folder(path)
         if overwrite and shared:
             raise InputError(
                 "a run that several processes share cannot overwrite another; remove "
@@ -156,7 +58,7 @@ class RunFolder:
             )
         # Looked for before the claim is read: another process claims first and then writes.
         there = [file for file in files if os.path.lexists(path / file)]
-        claim = read_json(path / CLAIM) or read_json(path / MANIFEST)
+        claim = _files.read_json(path / CLAIM) or _files.read_json(path / MANIFEST)
         mine = isinstance(claim, dict) and claim.get("key") == key
         if overwrite:
             self._remove(_files_of(claim))
@@ -196,7 +98,7 @@ class RunFolder:
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """The record of an image that this run has finished, if all its files are there."""
-        record = read_json(self.path / name / RECORD)
+        record = _files.read_json(self.path / name / RECORD)
         if not isinstance(record, dict) or record.get("run") != self.key:
             return None
         files = _files_of(record)
@@ -204,7 +106,7 @@ class RunFolder:
 
     def _write_claim(self) -> None:
         claim = {"key": self.key, "version": segcam_jax.__version__, "files": self._files}
-        write_json(self.path / CLAIM, claim)
+        _files.write_json(self.path / CLAIM, claim)
 
     def _check_empty(self, there: Sequence[str], claim: Any) -> None:
         if claim is not None or (self.path / MANIFEST).exists():

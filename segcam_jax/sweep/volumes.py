@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from segcam_jax import models
-from segcam_jax.data import images, instances as instances_module, nifti, scans
+from segcam_jax import _files, models
+from segcam_jax.data import instances as instances_module, nifti, scans
 from segcam_jax.data.frames import Frame
 from segcam_jax.data.instances import Instance, Instances
 from segcam_jax.data.scans import Scan, ScanFiles
@@ -21,10 +20,8 @@ from segcam_jax.data.truths import TruthOptions, check_options, check_values, re
 from segcam_jax.engine import Execution
 from segcam_jax.engine.sliding import sliding_window, tiling
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import store
 from segcam_jax.sweep.frames import known_frame
 from segcam_jax.sweep.network import Network, Said, find_class, meaning_of
-from segcam_jax.sweep.plan import unique_names
 from segcam_jax.types import InputError
 
 Normalise = Literal["zscore", "none"]
@@ -144,7 +141,7 @@ def open_volume_network(weights: str, model: str | None = None, said: Said = Sai
             f"weights {weights!r} are of a {ndim}D network of {loaded.name!r}; volumes need a 3D "
             "one (`segcam convert --model monai-unet` makes its file)"
         )
-    return Network(weights, path, images.sha256_of(path), loaded, meaning_of(loaded, said))
+    return Network(weights, path, _files.sha256_of(path), loaded, meaning_of(loaded, said))
 
 
 def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
@@ -258,7 +255,7 @@ def make_cases(files: Sequence[ScanFiles], options: SegmentOptions) -> list[Volu
         InputError: if a file is missing or no volume, or grids differ and are not to be resampled.
     """
     cases = []
-    names = unique_names([Path(f"{slug(each.name)}.nii") for each in files])
+    names = _files.unique_names([slug(each.name) for each in files])
     for each, name in zip(files, names, strict=True):
         every = (*each.files, *((each.truth,) if each.truth else ()))
         for path in every:
@@ -268,7 +265,7 @@ def make_cases(files: Sequence[ScanFiles], options: SegmentOptions) -> list[Volu
         if each.truth is not None:
             with about(each.truth):
                 check_values(nifti.read_volume(each.truth).values, options.truth)
-        cases.append(VolumeCase(name, each, tuple(images.sha256_of(path) for path in every)))
+        cases.append(VolumeCase(name, each, tuple(_files.sha256_of(path) for path in every)))
     return cases
 
 
@@ -292,7 +289,7 @@ def modalities_of(
 
 def slug(name: str) -> str:
     """A name for files."""
-    return store.file_name(re.sub(r"[^\w.-]+", "-", name).strip("-.") or "scan")
+    return _files.slug(name, "scan")
 
 
 def read_scan(

@@ -1,7 +1,5 @@
 """Figures to files and arrays."""
 
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +7,7 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from segcam_jax import _files
 from segcam_jax.types import InputError
 from segcam_jax.viz.canvas import DPI, any_letters
 
@@ -27,21 +26,15 @@ def save(figure: Figure, path: str | Path, *, dpi: float = DPI) -> Path:
         `path`.
 
     Raises:
-        InputError: if the suffix names no format.
+        InputError: if the suffix names no format, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
     kinds = sorted(figure.canvas.get_supported_filetypes())
     if kind not in kinds:
         raise InputError(f"figure file {str(path)!r} has no known suffix; use one of {kinds}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with any_letters():
-            figure.savefig(temporary, format=kind, dpi=dpi)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _files.whole_file(path) as temporary, any_letters():
+        figure.savefig(temporary, format=kind, dpi=dpi)
     return path
 
 

@@ -1,8 +1,6 @@
 """Tensors on disk: safetensors with JSON metadata, written whole or not at all, read strictly."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from segcam_jax import _files
 from segcam_jax.types import InputError
 from segcam_jax.weights.tables import listed
 
@@ -21,20 +20,14 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping)
         path: the file to write; its folder is made.
         tensors: name -> array.
         metadata: what JSON can hold.
+
+    Raises:
+        InputError: if it cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     texts = {key: json.dumps(value) for key, value in metadata.items()}
     # Not `ascontiguousarray`, which makes a vector of a number.
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        safetensors.numpy.save_file(arrays, temporary, metadata=texts)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    _files.write_bytes(path, safetensors.numpy.save(arrays, metadata=texts))
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:

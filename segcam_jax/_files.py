@@ -1,0 +1,170 @@
+"""Files that are written whole or not at all, their digests, and names that file systems take."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcam_jax.types import FileError, InputError
+
+_NAME_BYTES = 100
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary name beside a file; what is written there gets the file's name at the end.
+
+    A reader never sees half a file, and an earlier file survives a failure. The folder is made.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from None
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a whole file; raises as `whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_array(path: str | Path, array: np.ndarray) -> None:
+    """Writes a `.npy` file; raises as `whole_file`."""
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def write_json(path: str | Path, values: Any) -> None:
+    """Writes JSON that other readers than Python's take (no NaN); raises as `whole_file`."""
+    write_bytes(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+
+
+def check_writable(path: Path) -> None:
+    """Checks, before a long computation, that a file can be written; makes its folder.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; give a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _not_written(path, error) from None
+
+
+def check_folder(path: Path) -> None:
+    """Raises `InputError` if the folder of a command's output is a file."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output {str(path)!r} is a file; give a folder")
+
+
+def _not_written(path: Path, error: OSError) -> FileError:
+    """The one-line form of an operating system's refusal."""
+    return FileError(f"{str(path)!r} cannot be written: {error.strerror or error}")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{str(path)!r} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{str(path)!r} is a folder; give the files in it") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)!r} cannot be read: {reason}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; None if there is no such file, or it holds no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def digest_of(data: bytes | str) -> str:
+    """The SHA-256 of bytes or of a text, hexadecimal."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, hexadecimal; raises as `read_bytes`."""
+    return digest_of(read_bytes(path))
+
+
+def key_of(values: Any) -> str:
+    """A digest of what JSON can hold, the same for equal values."""
+    return digest_of(json.dumps(values, sort_keys=True))
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's: of a long one its start, and a digest that no other name has.
+
+    File systems take 255 bytes, of which the rest of a file's name and a temporary one need some.
+    """
+    data = os.fsencode(name)
+    if len(data) <= _NAME_BYTES:
+        return name
+    digest = digest_of(data)[:8]
+    start = data[: _NAME_BYTES - len(digest) - 1].decode(errors="ignore").rstrip(". ")
+    return f"{start}-{digest}"
+
+
+def slug(words: str, otherwise: str) -> str:
+    """Words as a part of a file's name: what is no letter, number, `_` or `.` becomes one hyphen.
+
+    Args:
+        words: for example the name of a tap or a class.
+        otherwise: the name where nothing is left of the words.
+    """
+    return file_name(re.sub(r"[^\w.]+", "-", words).strip("-.") or otherwise)
+
+
+def unique_names(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """The names, numbered where one stands already, whatever the file system makes of its case.
+
+    Args:
+        names: of files or folders.
+        taken: names that no file may have.
+    """
+    seen = {name.casefold() for name in taken}
+    unique = []
+    for name in names:
+        candidates = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
+        free = next(each for each in candidates if each.casefold() not in seen)
+        seen.add(free.casefold())
+        unique.append(free)
+    return unique
+
+
+def names_of(paths: Sequence[Path], otherwise: str = "image") -> list[str]:
+    """A name for what is made of each file: its stem, numbered where several have the same."""
+    return unique_names([file_name(path.stem.strip(". ") or otherwise) for path in paths])
