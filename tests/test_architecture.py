@@ -116,3 +116,28 @@ def test_one_file_puts_files_in_place():
     for folder in ("train", "benchmarks"):
         for path in (ROOT.parent / folder).rglob("*.py"):
             assert "os.replace" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_methods_are_named_in_their_room_alone(path):
+    """What others ask of a method stands on its decorator; commands and demos have defaults."""
+    if room(path) == "methods":
+        return
+    tree = ast.parse(path.read_text())
+    said = {node for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    said = {node for node in said if node.value in segcam_jax.METHODS}
+    scopes = (n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef))
+    defaults = [
+        statement
+        for scope in scopes
+        for statement in scope.body
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and room(path) == "cli"
+    ]
+    # Profiles have names of their own, some of which are those of the methods they stem from.
+    profiles = [
+        node.args[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Profile"
+    ]
+    allowed = {node for each in (*defaults, *profiles) for node in ast.walk(each)}
+    assert not {f"line {node.lineno}: {node.value!r}" for node in said - allowed}

@@ -7,7 +7,7 @@ import pytest
 
 import segcam_jax
 from segcam_jax import cli
-from segcam_jax.sweep import display, figures, plates
+from segcam_jax.sweep import display, plates
 from segcam_jax.sweep.display import Display
 from tests import own_networks
 
@@ -42,7 +42,6 @@ def drawn(monkeypatch):
         said[path.name] = " ".join(" ".join(words).split())
         path.write_bytes(b"a figure")
 
-    monkeypatch.setattr(figures, "save", keep)
     monkeypatch.setattr(plates.viz, "save", keep)
     return said
 

@@ -9,9 +9,8 @@ import pytest
 
 from segcam_jax import cli, models
 from segcam_jax.data.labels import imagenet_labels
-from segcam_jax.sweep import figures, settings
 from segcam_jax.sweep.network import find_class
-from segcam_jax.types import InputError, TargetError
+from segcam_jax.types import TargetError
 from tests import own_networks
 
 MODEL = f"{own_networks.__file__}:classifier"
@@ -159,28 +158,6 @@ def test_a_class_has_several_names():
         find_class("tab", names)
     with pytest.raises(TargetError, match=r"0 to 999: Egyptian cat, .*, \.\.\.$"):
         find_class("egyptian", imagenet_labels())
-
-
-def test_options_in_words_fit_every_method():
-    read = settings.parsed(["window=2x3", "recipro_cam.soft=false"], list(models_with("window")))
-    assert read["fast_ablation_cam"] == {"window": (2, 3)}
-    assert read["recipro_cam"] == {"soft": False}
-    with pytest.raises(InputError, match="give a number or none"):
-        settings.parsed(["kpca_cam.gamma=inf"], ["kpca_cam"])
-    assert settings.parsed(["gamma=none"], ["kpca_cam"]) == {"kpca_cam": {"gamma": None}}
-    assert settings.parsed(["rescale=none"], ["full_grad"]) == {"full_grad": {"rescale": "none"}}
-
-
-def models_with(option):
-    from segcam_jax.methods import METHODS
-
-    return [name for name in METHODS if option in settings.settings_of(name)] + ["recipro_cam"]
-
-
-def test_methods_have_names_that_people_know():
-    assert figures.known_as("grad_cam_pp") == "Grad-CAM++"
-    assert figures.known_as("fast_ablation_cam") == "FastAblationCAM"
-    assert figures.known_as("integrated_gradients") == "Integrated gradients"
 
 
 def test_installed_weights_bring_their_labels(tmp_path, capsys):

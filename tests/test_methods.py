@@ -404,7 +404,52 @@ def test_methods_are_found_by_the_names_that_they_are_known_by(known_as, name):
     assert registry.find(known_as).name == name
 
 
-def test_no_alias_hides_a_method():
-    for alias, name in registry._ALIASES.items():
-        assert name in registry.METHODS
-        assert alias not in map(registry._plain, registry.METHODS)
+def test_no_name_or_alias_is_of_two_methods():
+    for name, method in segcam.METHODS.items():
+        for known_as in (name, method.title, *method.aliases):
+            assert registry.find(known_as) is method
+
+
+def test_titles_are_those_that_people_know():
+    titles = {name: method.title for name, method in segcam.METHODS.items()}
+    assert titles["grad_cam_pp"] == "Grad-CAM++"
+    assert titles["fast_ablation_cam"] == "FastAblationCAM"
+    assert titles["integrated_gradients"] == "Integrated gradients"
+
+
+def test_what_methods_say_of_their_maps():
+    def having(field):
+        return {name for name, method in segcam.METHODS.items() if getattr(method, field)}
+
+    of_input = {name for name, each in segcam.METHODS.items() if each.explains == "input"}
+    assert having("pixelwise") == of_input | {"guided_grad_cam"}
+    assert having("per_channel") == of_input - {"full_grad"}
+    assert having("needs_key") == {"smooth_grad", "instance_smooth_grad"}
+    assert having("contrasts") == {"finer_cam"}
+    assert having("slope") == {"gradient", "smooth_grad", "instance_smooth_grad"}
+    assert segcam.METHODS.keys() - having("signed") == {"layer_cam", "grad_cam_pp"}
+
+
+def test_options_in_words_fit_every_method():
+    def parsed(words, *names):
+        calls = registry.parse_calls(registry.find_all(names), words)
+        return {call.method.name: dict(call.options) for call in calls}
+
+    having = [name for name, method in segcam.METHODS.items() if "window" in method.options]
+    read = parsed(["window=2x3", "recipro_cam.soft=false"], *having, "recipro_cam")
+    assert read["fast_ablation_cam"] == {"window": (2, 3)}
+    assert read["recipro_cam"] == {"soft": False}
+    with pytest.raises(InputError, match="give a number or none"):
+        parsed(["kpca_cam.gamma=inf"], "kpca_cam")
+    assert parsed(["gamma=none"], "kpca_cam") == {"kpca_cam": {"gamma": None}}
+    assert parsed(["rescale=none"], "full_grad") == {"full_grad": {"rescale": "none"}}
+
+
+def test_a_call_has_the_options_of_all_and_its_own():
+    both = registry.find_all(["Grad-CAM", "smoothgrad", "grad_cam"])
+    plain, noisy = registry.parse_calls(both, ["smooth_grad.samples=3"], {"samples": 9, "sigma": 1})
+    assert (plain.method.name, plain.arguments()) == ("grad_cam", {})
+    assert dict(noisy.options) == {"samples": 3, "sigma": 1}
+    assert noisy.arguments(seed=1).keys() == {"samples", "sigma", "key"}
+    with pytest.raises(InputError, match="no method was given"):
+        registry.find_all([])

@@ -30,8 +30,16 @@ BIASED_CLASS = 2
 STUDY_SAMPLES = 13
 CHUNK = 8  # with three digits, two full chunks
 _FEWEST_PIXELS = 60
-# `segcam evaluate` has the two that decompose the activation, too.
-CAMS = tuple(name for name in batch.CAMS if not name.startswith("eigen"))
+# Methods of one gradient, and exact ablations.
+CAMS = (
+    "grad_cam",
+    "hires_cam",
+    "grad_cam_pp",
+    "xgrad_cam",
+    "layer_cam",
+    "ablation_cam",
+    "fast_ablation_cam",
+)
 WINDOWS = 8  # along an axis, for fast_ablation_cam
 COMPARED = ("ablation_cam", "xgrad_cam", "layer_cam", "grad_cam")
 SHOWN_METHOD = "ablation_cam"

@@ -12,6 +12,7 @@ import numpy as np
 import segcam_jax
 from segcam_jax import _files, methods as registry
 from segcam_jax.cli import commands, console
+from segcam_jax.cli.demo import CAMS
 from segcam_jax.data.samples import BUNDLED_SAMPLES, load as load_samples
 from segcam_jax.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMnistConfig
 from segcam_jax.engine.devices import local_mesh
@@ -24,6 +25,8 @@ from segcam_jax.sweep.run import device, versions, weights_record
 from segcam_jax.types import InputError, MissingExtraError, nearest_first
 
 _DATASETS = ("texture_mnist",)
+# Besides the methods of the demo: those that decompose the activation.
+_OF_COMPONENTS = ("eigen_cam", "eigen_grad_cam")
 _LAST_BLOCK = "decoder1"
 
 
@@ -95,10 +98,12 @@ def _names_and_taps(
 ) -> tuple[list[str], list[str]]:
     """Methods and taps of the table, all known to exist."""
     wanted = [name for each in command.method for name in each.split(",") if name]
-    names = list(dict.fromkeys(registry.find(name).name for name in wanted)) or list(batch.CAMS)
-    for name in names:
-        if registry.METHODS[name].explains == "input":
-            raise InputError(f"{name} explains the input; the bias table compares activations")
+    methods = registry.find_all(wanted or (*CAMS, *_OF_COMPONENTS))
+    for method in methods:
+        if method.explains == "input":
+            raise InputError(
+                f"{method.name} explains the input; the bias table compares activations"
+            )
     taps = [name for each in command.tap for name in each.split(",") if name]
     if not taps:
         there = network.list_taps(shape)
@@ -106,7 +111,7 @@ def _names_and_taps(
     taps = list(dict.fromkeys(taps))
     for tap in taps:
         network.split(tap, shape)
-    return names, taps
+    return [method.name for method in methods], taps
 
 
 def _first(samples, count: int):

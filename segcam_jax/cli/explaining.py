@@ -114,11 +114,12 @@ class Explain:
         profile: How raw maps become heatmaps (`segcam methods` lists profiles). Default:
             segcam_jax, or signed where ReLU would hide more than half of a map.
         smoothing: Standard deviation, in pixels, of a Gaussian on the heatmaps.
-        window: fast_ablation_cam: extent of a window.
-        stride: fast_ablation_cam: distance of windows, at most the window.
-        samples: smooth_grad: noisy copies.
-        sigma: smooth_grad: noise, as a share of the image's range.
-        steps: integrated_gradients: points of the quadrature.
+        window: The same as --option window=N: extent of a window (fast_ablation_cam).
+        stride: Likewise: distance of windows, at most the window (fast_ablation_cam).
+        samples: Likewise: noisy copies (smooth_grad, instance_smooth_grad).
+        sigma: Likewise: noise, as a share of the image's range (smooth_grad,
+            instance_smooth_grad).
+        steps: Likewise: points of the quadrature (integrated_gradients).
         seed: Of all random numbers.
         colormap: A matplotlib colour table, for example jet.
         out: Folder of the results. A run that was interrupted there is resumed.

@@ -61,15 +61,13 @@ def _options(command: commands.Gallery) -> GalleryOptions:
     layers, names = words(command.layers), words(command.methods)
     if not layers:
         raise InputError("no layer was given; add --layers, for example first,middle,last")
-    if not names:
-        raise InputError("no method was given; `segcam methods` lists them")
     display.check(command.profile)
     scale_of([np.zeros((1, 1))], colormap=command.colormap)
     if not 0 <= command.seed < 2**32:
         raise InputError(f"`seed` is {command.seed}; give a number from 0 to below 2^32")
     return GalleryOptions(
         layers=layers,
-        methods=tuple(dict.fromkeys(methods.find(name).name for name in names)),
+        methods=tuple(each.name for each in methods.find_all(names)),
         of=command.of,
         fit=command.fit,
         profile=command.profile,

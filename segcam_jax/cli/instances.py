@@ -164,7 +164,7 @@ def _saliency(command: Instances, modalities: Sequence[str]) -> SaliencyOptions:
         choices = ", ".join(modalities)
         raise InputError(f"--noise-modality was given {named!r}; choose from {choices}")
     return SaliencyOptions(
-        methods=tuple(dict.fromkeys(methods.find(name).name for name in words(command.method))),
+        methods=tuple(each.name for each in methods.find_all(words(command.method))),
         taps=words(command.tap),
         of=command.of,
         aggregation=command.aggregation,

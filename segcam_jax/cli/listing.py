@@ -83,16 +83,14 @@ def _times(numbers: Iterable[int]) -> str:
 
 def methods() -> None:
     """Prints the registry of methods with their options, and the profiles."""
-    from segcam_jax.sweep.settings import settings_of
-
     rows = [
         (each.name, each.explains, each.cost, each.paper, each.notes) for each in METHODS.values()
     ]
     console.table("Methods", ("method", "explains", "cost", "paper", "notes"), rows)
     rows = [
-        (method, setting.name, str(setting.default).lower(), setting.choices)
-        for method in METHODS
-        for setting in settings_of(method).values()
+        (name, option.name, str(option.default).lower(), option.choices)
+        for name, method in METHODS.items()
+        for option in method.options.values()
     ]
     console.table(
         "Options of methods, by --option NAME=VALUE", ("method", "option", "default", "is"), rows

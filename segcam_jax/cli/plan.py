@@ -4,7 +4,6 @@ from segcam_jax.cli import commands, console
 from segcam_jax.cli.explain import check_execution, execution_of, run_of
 from segcam_jax.engine.plan import COLUMNS, Plan
 from segcam_jax.methods import explain_plan
-from segcam_jax.sweep import options as options_module
 from segcam_jax.sweep.subjects import read
 
 
@@ -18,17 +17,17 @@ def plan(command: commands.Plan) -> None:
     network, labels = run.subject.network, run.subject.labels
     for case, pairs in zip(run.cases, run.pairs, strict=True):
         _, _, padded = read(case.path, run.subject, options.fit)
-        for method, tap in pairs:
-            console.note(f"{case.name}: planning {method} at {tap}")
+        for call, tap in pairs:
+            console.note(f"{case.name}: planning {call.method.name} at {tap}")
             found = explain_plan(
                 network.split(tap, case.input_shape),
                 network.model.params,
                 padded,
                 case.target(options),
-                method=method,
+                method=call.method.name,
                 execution=execution,
                 measure=command.measure,
-                **options_module.arguments(method, options),
+                **call.arguments(options.seed),
             )
             _show(f"{case.name}: class {labels[case.class_index]!r}", found)
 

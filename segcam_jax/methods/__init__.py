@@ -39,7 +39,14 @@ from segcam_jax.methods.guided import (
 )
 from segcam_jax.methods.instances import instance_smooth_grad as instance_smooth_grad
 from segcam_jax.methods.planning import explain_plan as explain_plan
-from segcam_jax.methods.registry import METHODS as METHODS, Method as Method, find as find
+from segcam_jax.methods.registry import (
+    METHODS as METHODS,
+    Method as Method,
+    MethodCall as MethodCall,
+    find as find,
+    find_all as find_all,
+    parse_calls as parse_calls,
+)
 from segcam_jax.methods.saliency import (
     gradient as gradient,
     input_x_gradient as input_x_gradient,

@@ -24,6 +24,7 @@ def scaled(drops: Array, score: Array, *, relative: bool) -> Array:
 
 @method(
     "activation",
+    title="Ablation-CAM",
     cost="1 encode, c + 1 decodes",
     paper="Desai and Ramaswamy, WACV 2020; for segmentation MODAL-UNINA, Eurocon 2023",
     ablates=True,
@@ -72,6 +73,7 @@ def ablation_cam(
 
 @method(
     "activation",
+    title="FastAblationCAM",
     cost="1 encode, positions + 1 decodes",
     paper="Sipila, FastAblationCAM, 2022",
     ablates=True,

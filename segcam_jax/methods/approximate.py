@@ -33,6 +33,7 @@ def _products(split, params, x, target, value, execution):
 
 @method(
     "activation",
+    title="Screened-Ablation-CAM",
     cost="1 encode, exact + 1 decodes, 1 backward",
     paper="Ablation-CAM with channels screened by gradient x activation (Molchanov et al., 2017)",
     ablates=True,
@@ -104,6 +105,7 @@ def screened_ablation_cam(
 
 @method(
     "activation",
+    title="Group-Ablation-CAM",
     cost="1 encode, groups + 1 decodes, 1 backward",
     paper="Ablation-CAM on groups of channels as in Group-CAM (Zhang et al., 2021)",
     ablates=True,

@@ -16,7 +16,12 @@ from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError, wide
 
 
-@method("activation", cost="1 forward, 2 backwards, one of them twice as long", paper="Cai, 2025")
+@method(
+    "activation",
+    title="ShapleyCAM",
+    cost="1 forward, 2 backwards, one of them twice as long",
+    paper="Cai, 2025",
+)
 def shapley_cam(
     split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
 ) -> Explanation:
@@ -47,7 +52,13 @@ def shapley_cam(
     return weighted(wide(activation), weights, score)
 
 
-@method("activation", cost="2 forwards, 1 backward", paper="Zhang et al., CVPR 2025")
+@method(
+    "activation",
+    title="Finer-CAM",
+    cost="2 forwards, 1 backward",
+    paper="Zhang et al., CVPR 2025",
+    contrasts=True,
+)
 def finer_cam(
     split: Split,
     params: Any,

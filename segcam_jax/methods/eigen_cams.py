@@ -44,6 +44,7 @@ def _first_right_singular_vector(rows: Float[Array, "p c"]) -> Float[Array, "c"]
 
 @method(
     "activation",
+    title="Eigen-CAM",
     cost="1 forward, 1 eigenvector",
     paper="Muhammad and Yeasin, IJCNN 2020",
     uses_target=False,
@@ -70,6 +71,7 @@ def eigen_cam(
 
 @method(
     "activation",
+    title="Eigen-Grad-CAM",
     cost="1 forward, 1 backward, 1 eigenvector",
     paper="pytorch-grad-cam; Eigen-CAM of Muhammad and Yeasin, IJCNN 2020",
 )

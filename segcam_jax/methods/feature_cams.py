@@ -15,7 +15,13 @@ from segcam_jax.types import Explanation, InputError, wide
 _MOST_POSITIONS = 4096
 
 
-@method("activation", cost="1 forward", paper="Fuad et al., IPTA 2020", uses_target=False)
+@method(
+    "activation",
+    title="FEM",
+    cost="1 forward",
+    paper="Fuad et al., IPTA 2020",
+    uses_target=False,
+)
 def fem(
     split: Split,
     params: Any,
@@ -55,6 +61,7 @@ def fem(
 
 @method(
     "activation",
+    title="KPCA-CAM",
     cost="1 forward, 1 eigenvector of positions x positions",
     paper="Karmani et al., 2024",
     uses_target=False,

@@ -76,7 +76,14 @@ def full_gradient(
     return FullGradient(wide(activation) * wide(gradient), tuple(products), rest, score)
 
 
-@method("input", cost="2 forwards, 1 backward", paper="Srinivas and Fleuret, NeurIPS 2019")
+@method(
+    "input",
+    title="FullGrad",
+    cost="2 forwards, 1 backward",
+    paper="Srinivas and Fleuret, NeurIPS 2019",
+    aliases=("full gradient",),
+    per_channel=False,
+)
 def full_grad(
     split: Split,
     params: Any,

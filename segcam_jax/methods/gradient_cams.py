@@ -35,8 +35,10 @@ def weighted(
 
 @method(
     "activation",
+    title="Grad-CAM",
     cost="1 forward, 1 backward",
     paper="Selvaraju et al., ICCV 2017; for segmentation Vinogradova et al., AAAI 2020",
+    aliases=("Seg-Grad-CAM",),
 )
 def grad_cam(
     split: Split,
@@ -76,7 +78,13 @@ def grad_cam(
     return weighted(activation, weights, score)
 
 
-@method("activation", cost="1 forward, 1 backward", paper="Draelos and Carin, 2020")
+@method(
+    "activation",
+    title="HiResCAM",
+    cost="1 forward, 1 backward",
+    paper="Draelos and Carin, 2020",
+    aliases=("Seg-HiResCAM", "Seg-HiRes-Grad-CAM"),
+)
 def hires_cam(
     split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
 ) -> Explanation:
@@ -95,7 +103,14 @@ def hires_cam(
     return Explanation(map=product.sum(-1), score=score, attribution=product)
 
 
-@method("activation", cost="1 forward, 1 backward", paper="Chattopadhyay et al., WACV 2018")
+@method(
+    "activation",
+    title="Grad-CAM++",
+    cost="1 forward, 1 backward",
+    paper="Chattopadhyay et al., WACV 2018",
+    aliases=("GradCAMPlusPlus",),
+    signed=False,
+)
 def grad_cam_pp(
     split: Split,
     params: Any,
@@ -140,7 +155,12 @@ def grad_cam_pp(
     return weighted(activation, weights, score)
 
 
-@method("activation", cost="1 forward, 1 backward", paper="Fu et al., BMVC 2020")
+@method(
+    "activation",
+    title="XGrad-CAM",
+    cost="1 forward, 1 backward",
+    paper="Fu et al., BMVC 2020",
+)
 def xgrad_cam(
     split: Split,
     params: Any,
@@ -169,7 +189,13 @@ def xgrad_cam(
     return weighted(activation, weights, score)
 
 
-@method("activation", cost="1 forward, 1 backward", paper="Jiang et al., TIP 2021")
+@method(
+    "activation",
+    title="LayerCAM",
+    cost="1 forward, 1 backward",
+    paper="Jiang et al., TIP 2021",
+    signed=False,
+)
 def layer_cam(
     split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
 ) -> Explanation:

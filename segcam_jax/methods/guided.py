@@ -23,7 +23,13 @@ from segcam_jax.types import Explanation, InputError, wide
 Rule = Literal["guided", "deconvnet"]
 
 
-@method("input", cost="1 forward, 1 backward", paper="Springenberg et al., ICLR workshop 2015")
+@method(
+    "input",
+    title="Guided backprop",
+    cost="1 forward, 1 backward",
+    paper="Springenberg et al., ICLR workshop 2015",
+    aliases=("guided backpropagation",),
+)
 def guided_backprop(
     split: Split,
     params: Any,
@@ -76,7 +82,13 @@ def _guided(split, activation, carry, target, rule, execution):
     return score, wide(received)
 
 
-@method("activation", cost="2 forwards, 2 backwards", paper="Selvaraju et al., ICCV 2017")
+@method(
+    "activation",
+    title="Guided Grad-CAM",
+    cost="2 forwards, 2 backwards",
+    paper="Selvaraju et al., ICCV 2017",
+    pixelwise=True,
+)
 def guided_grad_cam(
     split: Split,
     params: Any,

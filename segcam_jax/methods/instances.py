@@ -21,9 +21,10 @@ from segcam_jax.types import Explanation, InputError, TargetError
 
 @method(
     "input",
+    title="Instance SmoothGrad",
     cost="samples forwards; as many backwards (mean), or one a voxel and sample (max)",
     paper="Spagnolo et al., 2024",
-    needs_key=True,
+    slope=True,
 )
 def instance_smooth_grad(
     split: Split,

@@ -1,13 +1,71 @@
-"""The one registry of methods."""
+"""The one registry of methods: what each is called, what it runs, and which options it takes."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, TypeVar
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import jax
 
 from segcam_jax import engine
 from segcam_jax.types import InputError, nearest_first
 
 F = TypeVar("F", bound=Callable)
+# What the engine and the run's seed give.
+_NOT_IN_WORDS = ("execution", "key")
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "whole numbers such as 2x3",
+    type(None): "none",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of a method that words can give.
+
+    Attributes:
+        name: of the option.
+        default: its value where it is not given.
+        kinds: what words may mean: types, or the words themselves.
+    """
+
+    name: str
+    default: Any
+    kinds: tuple[Any, ...]
+
+    @property
+    def choices(self) -> str:
+        """What may be given, in words."""
+        told = [each if isinstance(each, str) else _KINDS[each] for each in self.kinds]
+        return " or ".join(dict.fromkeys(told))
+
+    def parse(self, words: str, where: str) -> Any:
+        """Reads a value.
+
+        Args:
+            words: for example `2x3` or `none`.
+            where: what the option is called in a message.
+
+        Raises:
+            InputError: if the words are not of one of its kinds.
+        """
+        plain = words.strip()
+        if plain in self.kinds:
+            return plain
+        for kind in self.kinds:
+            if not isinstance(kind, str):
+                try:
+                    return _read(plain, kind)
+                except ValueError:
+                    continue
+        raise InputError(f"--option {where} was given {words!r}; give {self.choices}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,24 +77,37 @@ class Method:
         function: `(split, params, x, target, **options) -> Explanation`.
         explains: `"activation"` where a hidden tap is the natural place, `"input"` where the tap
             `"input"` is.
+        title: what people call it.
         cost: what it runs, in words.
         paper: where it comes from.
+        aliases: further names that people know it by.
         ablates: runs many evaluations of one image, as many at once as memory allows; several
             images are then run in turn, not at once.
-        needs_key: takes a `key` of `jax.random`.
         approximates: the exact method whose result it estimates; None for a method of its own.
         uses_target: whether the map depends on the target; if not, only `score` does.
+        contrasts: compares the target's class with others by itself, so it needs a single class.
+        signed: whether negative gradients count too; if not, a map is zero where none is positive.
+        slope: whether values are slopes of the score, in its units per unit of what is explained.
+        pixelwise: whether the values of neighbouring pixels have little in common, so that a few of
+            them may be far larger than all others.
+        per_channel: whether it explains each channel of the input by itself.
     """
 
     name: str
     function: Callable
     explains: Literal["activation", "input"]
+    title: str
     cost: str
     paper: str
+    aliases: tuple[str, ...] = ()
     ablates: bool = False
-    needs_key: bool = False
     approximates: str | None = None
     uses_target: bool = True
+    contrasts: bool = False
+    signed: bool = True
+    slope: bool = False
+    pixelwise: bool = False
+    per_channel: bool = False
 
     @property
     def notes(self) -> str:
@@ -45,52 +116,92 @@ class Method:
         blind = "" if self.uses_target else "the map does not depend on the target"
         return "; ".join(filter(None, (estimate, blind)))
 
+    def takes(self, option: str) -> bool:
+        """Whether the function has an option of this name."""
+        return option in self._keywords
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether it takes a `key` of `jax.random`."""
+        return self.takes("key")
+
+    @functools.cached_property
+    def options(self) -> Mapping[str, Option]:
+        """The options that words can give, by name."""
+        return {
+            name: Option(name, parameter.default, tuple(_kinds(parameter.annotation)))
+            for name, parameter in self._keywords.items()
+            if name not in _NOT_IN_WORDS
+        }
+
+    @functools.cached_property
+    def _keywords(self) -> Mapping[str, inspect.Parameter]:
+        parameters = inspect.signature(self.function).parameters
+        return {name: each for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodCall:
+    """A method with the options that it is called with.
+
+    Attributes:
+        method: the method.
+        options: name and value of each, in the order of the names.
+    """
+
+    method: Method
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def arguments(self, seed: int = 0) -> dict[str, Any]:
+        """The keyword arguments of the call, with the key of a seed where the method needs one."""
+        key = {"key": jax.random.key(seed)} if self.method.needs_key else {}
+        return {**dict(self.options), **key}
+
 
 METHODS: dict[str, Method] = {}
-
-# Further names that methods are known by, as `_plain` writes them.
-_ALIASES = {
-    "seggradcam": "grad_cam",
-    "seghirescam": "hires_cam",
-    "seghiresgradcam": "hires_cam",
-    "gradcamplusplus": "grad_cam_pp",
-    "fullgradient": "full_grad",
-    "ig": "integrated_gradients",
-    "saliency": "gradient",
-    "vanillagradient": "gradient",
-    "gradientxinput": "input_x_gradient",
-    "inputtimesgradient": "input_x_gradient",
-    "guidedbackpropagation": "guided_backprop",
-}
 
 
 def method(
     explains: Literal["activation", "input"],
     *,
+    title: str,
     cost: str,
     paper: str,
+    aliases: tuple[str, ...] = (),
     ablates: bool = False,
-    needs_key: bool = False,
     approximates: str | None = None,
     uses_target: bool = True,
+    contrasts: bool = False,
+    signed: bool = True,
+    slope: bool = False,
+    pixelwise: bool | None = None,
+    per_channel: bool | None = None,
 ):
     """Compiles a method and enters it in the registry under its function's name.
 
-    Arguments as the attributes of `Method`.
+    Arguments as the attributes of `Method`; `pixelwise` and `per_channel` are what methods of the
+    input are, where nothing else is said.
     """
 
     def register(function: F) -> F:
         compiled = engine.compiled(function)
+        of_input = explains == "input"
         METHODS[function.__name__] = Method(
             function.__name__,
             compiled,
             explains,
+            title,
             cost,
             paper,
+            aliases=aliases,
             ablates=ablates,
-            needs_key=needs_key,
             approximates=approximates,
             uses_target=uses_target,
+            contrasts=contrasts,
+            signed=signed,
+            slope=slope,
+            pixelwise=of_input if pixelwise is None else pixelwise,
+            per_channel=of_input if per_channel is None else per_channel,
         )
         return compiled
 
@@ -103,12 +214,89 @@ def find(name: str) -> Method:
     Raises:
         InputError: if there is none; lists those there are, the nearest name first.
     """
-    known = {**_ALIASES, **{_plain(each): each for each in METHODS}}
     plain = _plain(name)
-    if plain not in known:
-        choices = ", ".join(nearest_first(name, METHODS))
-        raise InputError(f"unknown method {name!r}; choose from {choices}")
-    return METHODS[known[plain]]
+    for known in METHODS.values():
+        if plain in map(_plain, (known.name, known.title, *known.aliases)):
+            return known
+    choices = ", ".join(nearest_first(name, METHODS))
+    raise InputError(f"unknown method {name!r}; choose from {choices}")
+
+
+def find_all(names: Sequence[str]) -> tuple[Method, ...]:
+    """The methods of names, each once; raises as `find`, and if there is no name."""
+    if not names:
+        raise InputError("no method was given; `segcam methods` lists them")
+    return tuple({known.name: known for known in map(find, names)}.values())
+
+
+def parse_calls(
+    methods: Sequence[Method], words: Sequence[str], also: Mapping[str, Any] = {}
+) -> tuple[MethodCall, ...]:
+    """Methods with their options, as words give them.
+
+    Args:
+        methods: those that will run.
+        words: `NAME=VALUE`, of every method that has such an option, or `METHOD.NAME=VALUE`.
+        also: values of options, for every method that has them and is not given another.
+
+    Raises:
+        InputError: if no such method has such an option, or the value is not one of its kind.
+    """
+    known = {each.name: each for each in methods}
+    found = {
+        each.name: {name: value for name, value in also.items() if each.takes(name)}
+        for each in methods
+    }
+    for word in words:
+        left, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"--option was given {word!r}; give NAME=VALUE or METHOD.NAME=VALUE")
+        start, dot, name = left.rpartition(".")
+        if dot and start not in known:
+            choices = ", ".join(nearest_first(start, known))
+            raise InputError(f"--option {word!r}: {start!r} does not run here, but {choices}")
+        asked = [known[start]] if dot else list(methods)
+        having = [each for each in asked if name in each.options]
+        if not having:
+            raise InputError(_unknown(word, name, asked))
+        for each in having:
+            found[each.name][name] = each.options[name].parse(value, f"{each.name}.{name}")
+    return tuple(MethodCall(each, tuple(sorted(found[each.name].items()))) for each in methods)
+
+
+def _unknown(word: str, name: str, asked: Sequence[Method]) -> str:
+    there = dict.fromkeys(option for each in asked for option in each.options)
+    choices = ", ".join(nearest_first(name, there)) or "none"
+    return (
+        f"--option {word!r}: {', '.join(each.name for each in asked)} has no option {name!r}; "
+        f"there are {choices} (`segcam methods` lists them)"
+    )
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The kinds of an annotation that words can give; no array is one."""
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return list(inside)
+    if origin in (types.UnionType, typing.Union):
+        return [kind for each in inside for kind in _kinds(each)]
+    plain = tuple if origin is tuple else annotation
+    return [plain] if isinstance(plain, type) and plain in _KINDS else []
+
+
+def _read(words: str, kind: type) -> Any:
+    """Raises `ValueError` if the words are not of that kind."""
+    if kind is bool:
+        return ("false", "true").index(words.lower()) == 1
+    if kind is tuple:
+        return tuple(int(part) for part in words.replace(",", "x").split("x"))
+    if kind is type(None):
+        if words.lower() != "none":
+            raise ValueError
+        return None
+    if not math.isfinite(value := kind(words)):
+        raise ValueError
+    return value
 
 
 def _plain(name: str) -> str:

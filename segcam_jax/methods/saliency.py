@@ -25,7 +25,14 @@ def attributed(attribution: Float[Array, "*space c"], score: Array) -> Explanati
     return Explanation(map=attribution.sum(-1), score=score, attribution=attribution)
 
 
-@method("input", cost="1 forward, 1 backward", paper="Simonyan et al., ICLR workshop 2014")
+@method(
+    "input",
+    title="Gradient",
+    cost="1 forward, 1 backward",
+    paper="Simonyan et al., ICLR workshop 2014",
+    aliases=("saliency", "vanilla gradient"),
+    slope=True,
+)
 def gradient(
     split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
 ) -> Explanation:
@@ -45,7 +52,13 @@ def gradient(
     return attributed(slope, score)
 
 
-@method("input", cost="1 forward, 1 backward", paper="Shrikumar et al., 2016")
+@method(
+    "input",
+    title="Input x gradient",
+    cost="1 forward, 1 backward",
+    paper="Shrikumar et al., 2016",
+    aliases=("gradient x input", "input times gradient"),
+)
 def input_x_gradient(
     split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
 ) -> Explanation:
@@ -61,7 +74,13 @@ def input_x_gradient(
     return attributed(wide(activation) * wide(slope), score)
 
 
-@method("input", cost="steps forwards and backwards", paper="Sundararajan et al., ICML 2017")
+@method(
+    "input",
+    title="Integrated gradients",
+    cost="steps forwards and backwards",
+    paper="Sundararajan et al., ICML 2017",
+    aliases=("IG",),
+)
 def integrated_gradients(
     split: Split,
     params: Any,
@@ -123,7 +142,11 @@ def _quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @method(
-    "input", cost="samples forwards and backwards", paper="Smilkov et al., 2017", needs_key=True
+    "input",
+    title="SmoothGrad",
+    cost="samples forwards and backwards",
+    paper="Smilkov et al., 2017",
+    slope=True,
 )
 def smooth_grad(
     split: Split,

@@ -20,6 +20,7 @@ from segcam_jax.types import Explanation, InputError, wide
 
 @method(
     "activation",
+    title="Score-CAM",
     cost="c + 1 forwards of the whole network",
     paper="Wang et al., CVPR workshop 2020",
     ablates=True,
@@ -105,6 +106,7 @@ def _region_size(target: Any, split: Split) -> Any:
 
 @method(
     "activation",
+    title="ReciproCAM",
     cost="1 encode, positions + 2 decodes",
     paper="Byun and Lee, CVPR workshop 2024",
     ablates=True,

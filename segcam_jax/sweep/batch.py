@@ -20,18 +20,6 @@ from segcam_jax.methods import METHODS
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
 
-# What a study compares by default: methods of one gradient, one component, and exact ablations.
-CAMS = (
-    "grad_cam",
-    "hires_cam",
-    "grad_cam_pp",
-    "xgrad_cam",
-    "layer_cam",
-    "ablation_cam",
-    "fast_ablation_cam",
-    "eigen_cam",
-    "eigen_grad_cam",
-)
 Advance = Callable[[int], None]
 Options = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 
@@ -129,13 +117,13 @@ def batch_logits(
 def cam_options(names: Sequence[str], split: Split, *, windows: int = 16) -> Options:
     """Options of methods for a study: position windows as large as `windows` along an axis allow.
 
-    The methods' defaults otherwise. `fast_ablation_cam` ablates square blocks, side by side, so
-    that a map of 64 x 64 costs 16 x 16 ablations in place of 4096.
+    The methods' defaults otherwise. Those that ablate windows ablate square blocks, side by side,
+    so that a map of 64 x 64 costs 16 x 16 ablations in place of 4096.
     """
     extent = max(split.activation.shape[:-1])
     size = max(1, min(-(-extent // windows), *split.activation.shape[:-1]))
     blocks = (("stride", size), ("window", size))
-    return tuple((name, blocks if name == "fast_ablation_cam" else ()) for name in names)
+    return tuple((name, blocks if METHODS[name].takes("stride") else ()) for name in names)
 
 
 def heatmaps(

@@ -25,22 +25,6 @@ AUTO = "auto"
 PROFILE, SIGNED = "segcam_jax", "signed"
 # Half, beyond rounding: maps that sum to 0 stay as they are.
 _DOMINANT = 0.501
-# They take no other part of a gradient.
-_POSITIVE_GRADIENTS = ("layer_cam", "grad_cam_pp")
-_KNOWN_AS = {
-    "hires_cam": "HiResCAM",
-    "xgrad_cam": "XGrad-CAM",
-    "layer_cam": "LayerCAM",
-    "shapley_cam": "ShapleyCAM",
-    "fast_ablation_cam": "FastAblationCAM",
-    "recipro_cam": "ReciproCAM",
-    "guided_grad_cam": "Guided Grad-CAM",
-    "full_grad": "FullGrad",
-    "fem": "FEM",
-    "kpca_cam": "KPCA-CAM",
-    "smooth_grad": "SmoothGrad",
-    "input_x_gradient": "Input x gradient",
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,15 +76,6 @@ class Display:
             f"Drawn by the {words}. ReLU hides {percent(self.hidden)} of the map, what speaks "
             f"against {label}."
         )
-
-
-def known_as(method: str) -> str:
-    """What people call a method: `grad_cam_pp` is Grad-CAM++."""
-    words = method.removesuffix("_pp").split("_")
-    if method in _KNOWN_AS or words[-1] != "cam":
-        return _KNOWN_AS.get(method, " ".join(words).capitalize())
-    name = "-".join([*(word.capitalize() for word in words[:-1]), "CAM"])
-    return f"{name}++" if method.endswith("_pp") else name
 
 
 def check(profile: str) -> None:
@@ -186,7 +161,7 @@ def why_zero(
         return "zero map: the activation is zero, or the same everywhere"
     if known.ablates:
         return "zero map: no ablation at this tap changes the score"
-    if method in _POSITIVE_GRADIENTS:
+    if not known.signed:
         return "zero map: no positive gradient reaches this tap"
     if weights is None:
         return "zero map: no gradient reaches this tap, or its activation is zero"
@@ -207,7 +182,7 @@ def in_words(shown: Iterable[Display], *, chosen: str, signed: bool) -> str:
         if find_profile(name).signed or not most:
             return f"Drawn by the profile {name}."
         return f"Drawn by the profile {name}: ReLU hides up to {percent(most)} of a map."
-    blind = ", ".join(map(known_as, by_profile.get(PROFILE, ())))
+    blind = ", ".join(METHODS[name].title for name in by_profile.get(PROFILE, ()))
     besides = f" {blind}: profile {PROFILE}, as the class has no part in it." if blind else ""
     return (
         f"ReLU would hide what is negative, up to {percent(most)} of a map. So maps are drawn with "

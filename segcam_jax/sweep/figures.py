@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from segcam_jax import viz
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep import aims
-from segcam_jax.sweep.display import Display, in_words, known_as, over_image
+from segcam_jax.sweep.display import Display, in_words, over_image
 from segcam_jax.sweep.network import Background
 from segcam_jax.sweep.plan import Case, Plan
 from segcam_jax.taps import INPUT
@@ -22,19 +22,15 @@ Displays = Mapping[tuple[str, str], Display]
 _CLIP = 0.99
 
 
-def is_fine(method: str) -> bool:
-    """Whether a method's maps are of single pixels."""
-    return METHODS[method].explains == "input" or method == "guided_grad_cam"
-
-
 def heading(method: str) -> str:
     """A method above its maps."""
-    return known_as(method) + (", clipped" if is_fine(method) else "")
+    known = METHODS[method]
+    return known.title + (", clipped" if known.pixelwise else "")
 
 
 def clipped(method: str, heat: np.ndarray) -> np.ndarray:
     """Maps of single pixels are clipped: a few pixels would leave all others dark."""
-    if not is_fine(method):
+    if not METHODS[method].pixelwise:
         return heat
     limit = np.quantile(np.abs(heat), _CLIP)
     return np.clip(heat, -limit, limit) if limit > 0 else heat
@@ -90,7 +86,7 @@ def of_map(
         background=None if background is None else background.index,
         ignored=None,
         colormap=plan.options.colormap,
-        title=f"{_title(case)}, {known_as(method)} at {tap}",
+        title=f"{_title(case)}, {METHODS[method].title} at {tap}",
         caption=f"{_score(plan, case)}. {how}",
         zero=shown.zero or ZERO,
     )
@@ -108,7 +104,7 @@ def of_all(
     how = in_words(shown.values(), chosen=plan.options.profile, signed=signed)
     if case.prediction is None:
         return _layers(plan, case, pixels, shown, how)
-    names = {(known_as(method), tap): each for (method, tap), each in shown.items()}
+    names = {(METHODS[method].title, tap): each for (method, tap), each in shown.items()}
     return viz.montage(
         drawable(pixels),
         {pair: own_scale(each.heat) for pair, each in names.items()},

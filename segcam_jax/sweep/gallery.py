@@ -25,8 +25,6 @@ from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, SegcamError
 
-_TARGET_CLASSES_ONLY = ("finer_cam",)
-
 
 @dataclasses.dataclass(frozen=True)
 class GalleryOptions:
@@ -43,7 +41,7 @@ class GalleryOptions:
     """
 
     layers: tuple[str, ...] = ("first", "middle", "last")
-    methods: tuple[str, ...] = ("grad_cam", "grad_cam_pp", "eigen_cam", "xgrad_cam")
+    methods: tuple[str, ...] = ()
     of: Of = "logits"
     fit: pictures.Fit = "crop"
     profile: str = display.AUTO
@@ -199,7 +197,7 @@ def _named(subject: Subject, function: Callable, *arguments: Any) -> Any:
 
 
 def _check_methods(options: GalleryOptions, aims: Sequence[Aim]) -> None:
-    single = [name for name in options.methods if name in _TARGET_CLASSES_ONLY]
+    single = [name for name in options.methods if METHODS[name].contrasts]
     if single and any(aim.second is not None for aim in aims):
         raise InputError(f"{single[0]} compares classes by itself; leave out --difference")
 

@@ -102,7 +102,7 @@ def folder_of(case: VolumeCase, instance: Instance) -> str:
 
 def modalities_of(method: str, modalities: Sequence[str]) -> tuple[str, ...]:
     """What maps a method makes: one per modality, or one of all."""
-    return tuple(modalities) if saliency.keeps_modalities(method) else (saliency.ALL,)
+    return tuple(modalities) if METHODS[method].per_channel else (saliency.ALL,)
 
 
 def make_plan(

@@ -1,20 +1,18 @@
 """What a run of explanations is asked for: plain values, checked, and what methods get of them."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import jax
-
-from segcam_jax import methods
 from segcam_jax.engine.execution import Precision
-from segcam_jax.masks import WindowMasks
-from segcam_jax.sweep import aims, display, regions, settings
+from segcam_jax.methods import MethodCall, find_all, parse_calls
+from segcam_jax.sweep import aims, display, regions
 from segcam_jax.sweep.opening import size_of
 from segcam_jax.sweep.own import moments_of
 from segcam_jax.sweep.pictures import Fit
-from segcam_jax.taps import INPUT, Split
+from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, Outputs, nearest_first
 
@@ -36,6 +34,7 @@ _OF_NONE: dict[str, type] = {
     "normalisation": str,
     "channels": int,
 }
+_OF_METHODS = ("window", "stride", "samples", "sigma", "steps")
 _NUMBERS: dict[str, type] = {"size": int, "range": float, "threshold": float}
 
 
@@ -68,19 +67,19 @@ class ExplainOptions:
         reduce: sum or mean over the region.
         profile: how raw maps become heatmaps: a profile, or `auto`, as `display` has it.
         smoothing: standard deviation in pixels of a Gaussian on the heatmaps; 0 for none.
-        window: fast_ablation_cam: extent of a window.
-        stride: fast_ablation_cam: distance of windows.
-        samples: smooth_grad: noisy copies.
-        sigma: smooth_grad: noise as a share of the image's range.
-        steps: integrated_gradients: points of the quadrature.
-        option: further options of methods, as `settings.parsed` reads them.
+        window: extent of a window, of methods that have this option.
+        stride: distance of windows, likewise.
+        samples: noisy copies, likewise.
+        sigma: noise as a share of the image's range, likewise.
+        steps: points of a quadrature, likewise.
+        option: options of methods, as `registry.parse_calls` reads them.
         precision: of convolutions and products after the tap, as in `Execution`.
         seed: of all random numbers.
         colormap: a matplotlib colour table; None: the library's.
     """
 
     taps: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ("grad_cam", "ablation_cam")
+    methods: tuple[str, ...] = ()
     class_index: str | None = None
     classes: tuple[str, ...] = ()
     top: int = 1
@@ -109,6 +108,14 @@ class ExplainOptions:
     precision: Precision = "float32"
     seed: int = 0
     colormap: str | None = None
+
+    @functools.cached_property
+    def calls(self) -> tuple[MethodCall, ...]:
+        """The methods with their options; what is as it was before anybody chose is not given."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        given = {name: getattr(self, name) for name in _OF_METHODS}
+        chosen = {name: value for name, value in given.items() if value != defaults[name]}
+        return parse_calls(find_all(self.methods), self.option, chosen)
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON can hold."""
@@ -147,9 +154,7 @@ def checked(options: ExplainOptions) -> ExplainOptions:
     Raises:
         InputError: if a name is unknown or a number is out of range.
     """
-    if not options.methods:
-        raise InputError("no method was given; `segcam methods` lists them")
-    names = tuple(dict.fromkeys(methods.find(name).name for name in options.methods))
+    names = tuple(call.method.name for call in options.calls)
     display.check(options.profile)
     regions.check(regions.parse(options.region), min_probability=options.min_probability)
     if options.mask_threshold is not None and regions.parse(options.region).kind != "mask":
@@ -160,7 +165,6 @@ def checked(options: ExplainOptions) -> ExplainOptions:
     _check_classes(options)
     size_of(options.size)
     moments_of(options.normalisation or "none")
-    settings.parsed(options.option, names)
     for field in ("window", "stride", "samples", "steps"):
         if getattr(options, field) < 1:
             raise InputError(f"`{field}` is {getattr(options, field)}; give at least 1")
@@ -194,38 +198,10 @@ def _check_colormap(name: str | None) -> None:
         raise InputError(f"unknown colormap {name!r}; the nearest of matplotlib's are {near}")
 
 
-def pairs(options: ExplainOptions, taps: Sequence[str]) -> list[tuple[str, str]]:
-    """The (method, tap) pairs to run, in the order of the methods."""
+def pairs(options: ExplainOptions, taps: Sequence[str]) -> list[tuple[MethodCall, str]]:
+    """The methods, each at every tap where it looks, in the order of the methods."""
     return [
-        (name, tap)
-        for name in options.methods
-        for tap in ((INPUT,) if methods.METHODS[name].explains == "input" else taps)
+        (call, tap)
+        for call in options.calls
+        for tap in ((INPUT,) if call.method.explains == "input" else taps)
     ]
-
-
-def arguments(name: str, options: ExplainOptions) -> dict[str, Any]:
-    """The keyword arguments that a method is called with."""
-    given: dict[str, Any] = {}
-    if name == "fast_ablation_cam":
-        given = {"window": options.window, "stride": options.stride}
-    if name == "smooth_grad":
-        given = {"samples": options.samples, "sigma": options.sigma}
-    if name == "integrated_gradients":
-        given = {"steps": options.steps}
-    if methods.METHODS[name].needs_key:
-        given["key"] = jax.random.key(options.seed)
-    return given | settings.parsed(options.option, options.methods)[name]
-
-
-def check_windows(split: Split, options: ExplainOptions) -> None:
-    """Raises `InputError` if the windows of fast_ablation_cam do not fit the tap."""
-    space = split.activation.shape[:-1]
-    given = arguments("fast_ablation_cam", options)
-    window, stride = (
-        each if isinstance(each, tuple) else (each,) * len(space)
-        for each in (given["window"], given["stride"])
-    )
-    try:
-        WindowMasks(space, window, stride).check()
-    except InputError as error:
-        raise InputError(f"fast_ablation_cam at tap {split.tap!r}: {error}") from None

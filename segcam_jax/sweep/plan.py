@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from segcam_jax import _files, targets
-from segcam_jax.methods import METHODS
+from segcam_jax.methods import MethodCall
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import aims, options as options_module, regions, settings, store
+from segcam_jax.sweep import aims, options as options_module, regions, store
 from segcam_jax.sweep.aims import Aim, Sight
 from segcam_jax.sweep.network import check_map
 from segcam_jax.sweep.options import ExplainOptions
@@ -21,6 +21,7 @@ from segcam_jax.types import InputError, SegcamError, TargetError
 
 Report = Callable[[str], None]
 Advance = Callable[[int, str], None]
+Pair = tuple[MethodCall, str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class Plan:
         subject: what is explained.
         options: checked options.
         cases: the images, and each of their targets.
-        pairs: for each case its (method, tap) pairs.
+        pairs: for each case, which methods look at which taps.
         key: digest of options, weights and images: equal keys give equal maps.
         left_out: images of which nothing is explained, for only the background is predicted there.
     """
@@ -99,11 +100,11 @@ class Plan:
     subject: Subject
     options: ExplainOptions
     cases: tuple[Case, ...]
-    pairs: tuple[tuple[tuple[str, str], ...], ...]
+    pairs: tuple[tuple[Pair, ...], ...]
     key: str
     left_out: tuple[Path, ...] = ()
 
-    def share(self, index: int, count: int) -> list[tuple[Case, tuple[tuple[str, str], ...]]]:
+    def share(self, index: int, count: int) -> list[tuple[Case, tuple[Pair, ...]]]:
         """Cases and pairs of the images `index`, `index + count`, ..."""
         mine = list(dict.fromkeys(case.path for case in self.cases))[index::count]
         both = zip(self.cases, self.pairs, strict=True)
@@ -174,7 +175,8 @@ def make_plan(
         )
     names = _files.unique_names([case.name for case in cases])
     cases = [dataclasses.replace(c, name=name) for c, name in zip(cases, names, strict=True)]
-    pairs = tuple(_pairs(subject, case, options) for case in cases)
+    traced: set[tuple] = set()
+    pairs = tuple(_pairs(subject, case, options, traced) for case in cases)
     inputs = [[case.name, case.sha256, case.class_index] for case in cases]
     masks = [None if c.region is None else _files.key_of(c.region.tolist()) for c in cases]
     what = [subject.key, subject.labels, inputs, masks]
@@ -273,32 +275,40 @@ def _region(
     )
 
 
-def _pairs(subject: Subject, case: Case, options: ExplainOptions) -> tuple[tuple[str, str], ...]:
-    """The pairs of one case, each known to be possible."""
+def _pairs(
+    subject: Subject, case: Case, options: ExplainOptions, traced: set[tuple]
+) -> tuple[Pair, ...]:
+    """The pairs of one case, each known to be possible.
+
+    Args:
+        subject: what is explained.
+        case: one of its images.
+        options: checked options.
+        traced: the pairs and shapes of cases before; each is traced once.
+    """
     given = subject.network.list_taps(case.input_shape)
     words = options.taps or (subject.default_layer,)
     taps = dict.fromkeys(find_layer(subject, word, given) for word in words)
     pairs = options_module.pairs(options, list(taps))
-    for method, tap in pairs:
-        split = subject.network.split(tap, case.input_shape)
-        check_map(tap, split.activation)
-        if method == "fast_ablation_cam":
-            options_module.check_windows(split, options)
-        if settings.parsed(options.option, options.methods)[method]:
-            _check_settings(subject, case, options, method, tap)
+    for call, tap in pairs:
+        check_map(tap, subject.network.split(tap, case.input_shape).activation)
+        what = (call.method.name, tap, case.input_shape)
+        if call.options and what not in traced:
+            _check_options(subject, case, options, call, tap)
+        traced.add(what)
     return tuple(pairs)
 
 
-def _check_settings(
-    subject: Subject, case: Case, options: ExplainOptions, method: str, tap: str
+def _check_options(
+    subject: Subject, case: Case, options: ExplainOptions, call: MethodCall, tap: str
 ) -> None:
     """Traces the method: what it says of its options is said before anything is written."""
     split = subject.network.split(tap, case.input_shape)
-    arguments = options_module.arguments(method, options)
+    arguments = call.arguments(options.seed)
     target = case.target(options)
 
     def explained(params: Any, x: Any) -> Any:
-        return METHODS[method].function(split, params, x, target, **arguments).map
+        return call.method.function(split, params, x, target, **arguments).map
 
     try:
         jax.eval_shape(
@@ -307,7 +317,7 @@ def _check_settings(
             jax.ShapeDtypeStruct(case.input_shape, np.float32),
         )
     except SegcamError as error:
-        raise type(error)(f"{method} at tap {tap!r}: {error}") from None
+        raise type(error)(f"{call.method.name} at tap {tap!r}: {error}") from None
 
 
 def _distinct(paths: Iterable[Path], report: Report) -> list[Path]:
@@ -320,7 +330,7 @@ def _distinct(paths: Iterable[Path], report: Report) -> list[Path]:
     return list(seen.values())
 
 
-def case_files(case: Case, pairs: Sequence[tuple[str, str]]) -> dict[Any, str]:
+def case_files(case: Case, pairs: Sequence[Pair]) -> dict[Any, str]:
     """Names of an image's files, relative to the run's folder.
 
     Returns:
@@ -331,10 +341,11 @@ def case_files(case: Case, pairs: Sequence[tuple[str, str]]) -> dict[Any, str]:
     names = _files.unique_names([_files.slug(tap, "tap") for tap in taps])
     slugs = dict(zip(taps, names, strict=True))
     files: dict[Any, str] = {}
-    for method, tap in pairs:
+    for call, tap in pairs:
+        method = call.method.name
         start = f"{case.name}/{method}.{slugs[tap]}"
         files[method, tap, "map"] = f"{start}.npy"
-        if METHODS[method].explains == "input":
+        if call.method.explains == "input":
             files[method, tap, "attribution"] = f"{start}.attribution.npy"
         files[method, tap, "figure"] = f"{start}.png"
     files["montage"] = f"{case.name}/montage.png"

@@ -13,10 +13,11 @@ from segcam_jax import viz
 from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.data.volume import canonical, canonical_index, canonical_spacing
+from segcam_jax.methods import METHODS
 from segcam_jax.sweep import saliency
-from segcam_jax.sweep.figures import known_as
 from segcam_jax.sweep.instance_plan import InstancePlan, name_of, restored
 from segcam_jax.sweep.volumes import Segmented, VolumeCase
+from segcam_jax.taps import INPUT
 from segcam_jax.types import shortened
 from segcam_jax.viz.instances import Portrait, instance_portrait, peak_table, peak_words
 
@@ -102,15 +103,14 @@ def _peaks(
 
 def _method(plan: InstancePlan, pair: tuple[str, str]) -> str:
     """A method in words."""
-    method, tap = pair
-    if method == "instance_smooth_grad":
-        return f"instance SmoothGrad ({plan.explaining.aggregation})"
-    return known_as(method) if tap == "input" else f"{known_as(method)} at {tap}"
+    method, tap = METHODS[pair[0]], pair[1]
+    how = f" ({plan.explaining.aggregation})" if method.takes("aggregation") else ""
+    return f"{method.title}{how}" + ("" if tap == INPUT else f" at {tap}")
 
 
 def _label(plan: InstancePlan, pair: tuple[str, str]) -> str:
     """What the values of a map are."""
-    if pair[0] not in ("instance_smooth_grad", "smooth_grad", "gradient"):
+    if not METHODS[pair[0]].slope:
         return "importance"
     logits = plan.explaining.of == "logits" and plan.network.meaning.outputs != "probabilities"
     of = "logit" if logits else "probability"

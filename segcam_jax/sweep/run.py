@@ -15,11 +15,11 @@ from jaxtyping import Float
 
 from segcam_jax import _files, viz
 from segcam_jax.engine import Execution
-from segcam_jax.methods import METHODS
-from segcam_jax.sweep import display, figures, options as options_module, plan as plan_module, store
+from segcam_jax.methods import MethodCall
+from segcam_jax.sweep import display, figures, plan as plan_module, store
 from segcam_jax.sweep.display import Display
 from segcam_jax.sweep.network import Network
-from segcam_jax.sweep.plan import Case, Plan
+from segcam_jax.sweep.plan import Case, Pair, Plan
 from segcam_jax.sweep.subjects import read
 from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError, counted
@@ -89,7 +89,7 @@ def run_plan(
 def _explain_case(
     plan: Plan,
     case: Case,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[Pair],
     out: Path,
     execution: Execution,
     advance: Advance,
@@ -109,9 +109,10 @@ def _explain_case(
         smoothing=plan.options.smoothing,
     )
     hidden: list[tuple[str, float]] = []
-    for method, tap in pairs:
+    for call, tap in pairs:
+        method = call.method.name
         advance(0, f"{case.name}: {method} at {tap}")
-        explanation, seconds = _explain(plan, padded, target, method, tap, execution)
+        explanation, seconds = _explain(plan, padded, target, call, tap, execution)
         raws[method, tap] = raw = np.asarray(explanation.map, np.float32)
         weights[method, tap] = explanation.weights
         _check_finite(raw, case, method, tap)
@@ -140,7 +141,7 @@ def _explain(
     plan: Plan,
     padded: Float[np.ndarray, "u v c"],
     target: Target,
-    method: str,
+    call: MethodCall,
     tap: str,
     execution: Execution,
 ) -> tuple[Explanation, float]:
@@ -148,8 +149,8 @@ def _explain(
     start = time.perf_counter()
     network = plan.subject.network
     split = network.split(tap, padded.shape)
-    arguments = options_module.arguments(method, plan.options)
-    explanation = METHODS[method].function(
+    arguments = call.arguments(plan.options.seed)
+    explanation = call.method.function(
         split, network.model.params, padded, target, execution=execution, **arguments
     )
     jax.block_until_ready(explanation)

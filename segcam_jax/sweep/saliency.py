@@ -27,9 +27,6 @@ from segcam_jax.types import InputError
 
 Field = Literal["window", "volume"]
 ALL = "all"  # what a map of all modalities together is called
-_IN_PARTS = "instance_smooth_grad"
-# Methods of the input that add up what the biases of all layers do.
-_ALL_IN_ONE = ("full_grad",)
 # Samples that run as one call: between calls, progress is told.
 _AT_ONCE = 5
 _LEAST_SIDE = 8
@@ -43,9 +40,9 @@ class SaliencyOptions:
         methods: their names.
         taps: where methods of activations look; empty: the bottleneck.
         of: whether logits or probabilities are explained; the mean over the instance.
-        aggregation: instance_smooth_grad: over the instance's voxels, `"mean"` or `"max"`.
-        legacy_divisor: instance_smooth_grad, mean: divide the sum over the instance's voxels by the
-            number of predicted instances of the scan, as the source does, not by that of voxels.
+        aggregation: of methods that have it: over the instance's voxels, `"mean"` or `"max"`.
+        legacy_divisor: of the mean: divide the sum over the instance's voxels by the number of
+            predicted instances of the scan, as the source does, not by that of voxels.
         samples: noisy copies, of methods that take them.
         sigma: their noise, as a share of a modality's range over the whole volume.
         channel: that modality, from 0.
@@ -53,7 +50,7 @@ class SaliencyOptions:
         seed: of all random numbers.
     """
 
-    methods: tuple[str, ...] = ("instance_smooth_grad",)
+    methods: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
     of: Of = "logits"
     aggregation: Literal["mean", "max"] = "mean"
@@ -155,7 +152,7 @@ def multiples_of(network: Network) -> tuple[int, ...]:
 
 def passes(method: str, options: SaliencyOptions) -> int:
     """How many steps of progress a method makes for one instance."""
-    return len(_parts(options)) if method == _IN_PARTS else 1
+    return len(_parts(options)) if METHODS[method].takes("first") else 1
 
 
 def _parts(options: SaliencyOptions) -> list[tuple[int, int]]:
@@ -166,11 +163,6 @@ def _parts(options: SaliencyOptions) -> list[tuple[int, int]]:
     # A maximum takes as many passes per sample as the instance has voxels.
     size = 1 if options.aggregation == "max" else size
     return [(at, min(size, samples - at)) for at in range(0, samples, size)]
-
-
-def keeps_modalities(method: str) -> bool:
-    """Whether a method explains each channel of the input by itself."""
-    return METHODS[method].explains == "input" and method not in _ALL_IN_ONE
 
 
 def target_of(
@@ -233,16 +225,17 @@ def explain_instance(
         InputError: if a map is not finite.
     """
     split = network.split(tap, cut.x.shape)
-    many = METHODS[method].ablates or (method == _IN_PARTS and options.aggregation == "max")
+    known = METHODS[method]
+    many = known.ablates or (known.takes("aggregation") and options.aggregation == "max")
     target = target_of(cut, class_index, options.of, tight=many, meaning=network.meaning)
     calls = _calls(method, segmented, options)
     total = sum(size for _, size, _ in calls)
-    apart = keeps_modalities(method)
+    apart = known.per_channel
     values, score = np.zeros((), np.float32), 0.0
     # Added up on the way: parts are as large as the input, and there may be many.
     for first, size, keywords in calls:
         advance(first, total)
-        explanation = METHODS[method].function(
+        explanation = known.function(
             split, network.model.params, cut.x, target, execution=execution, **keywords
         )
         part = np.asarray(explanation.attribution if apart else explanation.map, np.float32)
@@ -270,14 +263,19 @@ def _calls(
     # A share of the range over the whole volume, not over the part that the network is given: so
     # that instances compare.
     sigma = options.sigma * float(np.ptp(segmented.x[..., options.channel]))
-    noise = {"key": key, "sigma": sigma, "sigma_unit": "absolute"}
-    if method == "smooth_grad":
-        return [(0, 1, {**noise, "samples": options.samples})]
-    if method != _IN_PARTS:
-        return [(0, 1, {"key": key} if METHODS[method].needs_key else {})]
-    shared = {**noise, "aggregation": options.aggregation}
-    if options.legacy_divisor:
-        shared["divisor"] = float(max(1, len(segmented.predicted)))
+    divisor = float(max(1, len(segmented.predicted))) if options.legacy_divisor else None
+    given = {
+        "key": key,
+        "sigma": sigma,
+        "sigma_unit": "absolute",
+        "samples": options.samples,
+        "aggregation": options.aggregation,
+        "divisor": divisor,
+    }
+    known = METHODS[method]
+    shared = {name: value for name, value in given.items() if known.takes(name)}
+    if not known.takes("first"):
+        return [(0, 1, shared)]
     return [
         (at, size, {**shared, "samples": size, "first": jnp.int32(at)})
         for at, size in _parts(options)
