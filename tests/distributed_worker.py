@@ -11,7 +11,8 @@ import numpy as np
 
 import segcam_jax as segcam
 from segcam_jax import Execution
-from segcam_jax.sweep import opening, options, plan, run
+from segcam_jax.networks import open as opening
+from segcam_jax.sweep import options, plan, run
 from tests.networks import make_input, make_params, skip_net
 
 DEVICES_EACH = 2

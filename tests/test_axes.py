@@ -8,7 +8,7 @@ from flax import nnx
 import segcam_jax as segcam
 from segcam_jax import models, tap
 from segcam_jax.adapters import adapted
-from segcam_jax.sweep.subjects import stages
+from segcam_jax.networks.layers import stages
 from tests import own_networks
 from tests.networks import convolve, make_input, make_params, pool, skip_net, upsample
 

@@ -21,10 +21,11 @@ from segcam_jax import Execution, TargetError, cli, models
 from segcam_jax.data import scans
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet.model import monai_unet
+from segcam_jax.networks import network
+from segcam_jax.networks.open import Wanted, open_subject
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import network, volumes
+from segcam_jax.sweep import volumes
 from segcam_jax.sweep.context import context_curve
-from segcam_jax.sweep.opening import Wanted, open_subject
 from segcam_jax.sweep.options import ExplainOptions, checked
 from segcam_jax.sweep.plan import make_plan
 from segcam_jax.types import InputError

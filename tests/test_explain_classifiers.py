@@ -9,7 +9,7 @@ import pytest
 
 from segcam_jax import cli, models
 from segcam_jax.data.labels import imagenet_labels
-from segcam_jax.sweep.network import find_class
+from segcam_jax.networks.network import find_class
 from segcam_jax.types import TargetError
 from tests import own_networks
 

@@ -11,8 +11,14 @@ import segcam_jax
 from segcam_jax import cli
 from segcam_jax.models import classifier, randomised, stored
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
+from segcam_jax.networks import (
+    class_queries as aims,
+    image_inputs as pictures,
+    layers as subjects,
+    open as opening,
+)
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import aims, gallery, maps, opening, pictures, subjects
+from segcam_jax.sweep import gallery, maps
 from segcam_jax.types import InputError, TapError, TargetError
 from tests import own_networks
 

@@ -14,8 +14,8 @@ import segcam_jax
 from segcam_jax import cli
 from segcam_jax.data import scans
 from segcam_jax.engine.sliding import sliding_window
-from segcam_jax.sweep import opening, own, subjects
-from segcam_jax.sweep.opening import Wanted, open_subject
+from segcam_jax.networks import layers as subjects, open as opening, user_models as own
+from segcam_jax.networks.open import Wanted, open_subject
 from segcam_jax.types import InputError
 from tests import own_networks
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcam_jax.sweep import regions
+from segcam_jax.networks import regions
 from segcam_jax.types import InputError, TargetError
 
 LOGITS = np.zeros((10, 10, 2), np.float32)

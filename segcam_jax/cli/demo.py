@@ -16,10 +16,10 @@ from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console, page
 from segcam_jax.data.samples import load as load_samples
 from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSample
+from segcam_jax.networks.network import Network, open_network
 from segcam_jax.sweep import batch, store
 from segcam_jax.sweep.bias import BiasStudy, regions_of, study_of_maps
 from segcam_jax.sweep.figures import own_scale
-from segcam_jax.sweep.network import Network, open_network
 
 BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
 TITLES = {BIASED: "biased network", UNBIASED: "unbiased network"}

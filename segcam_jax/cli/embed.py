@@ -11,12 +11,13 @@ from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console
 from segcam_jax.cli.gallery import words
 from segcam_jax.extras import require
-from segcam_jax.sweep import embedding, pictures
+from segcam_jax.networks import image_inputs as pictures
+from segcam_jax.networks.layers import Subject, find_layer, read
+from segcam_jax.networks.open import Wanted, open_subject, size_of
+from segcam_jax.sweep import embedding
 from segcam_jax.sweep.embedding import Projection
 from segcam_jax.sweep.figures import drawable
 from segcam_jax.sweep.gallery import slug
-from segcam_jax.sweep.opening import Wanted, open_subject, size_of
-from segcam_jax.sweep.subjects import Subject, find_layer, read
 from segcam_jax.types import InputError, nearest_first
 from segcam_jax.viz.scatter import scatter
 

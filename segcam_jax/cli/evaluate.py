@@ -18,9 +18,9 @@ from segcam_jax.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMn
 from segcam_jax.engine.devices import local_mesh
 from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics import segmentation
+from segcam_jax.networks.network import Network, find_class, open_network
 from segcam_jax.sweep import batch
 from segcam_jax.sweep.bias import BiasRow, BiasStudy, bias_study
-from segcam_jax.sweep.network import Network, find_class, open_network
 from segcam_jax.sweep.run import device, versions, weights_record
 from segcam_jax.types import InputError, MissingExtraError, nearest_first
 

@@ -12,15 +12,15 @@ from segcam_jax.cli import commands, console
 from segcam_jax.cli.arguments import bytes_of
 from segcam_jax.engine import Execution
 from segcam_jax.engine.devices import local_mesh
+from segcam_jax.networks.class_queries import percent, short
+from segcam_jax.networks.layers import RANDOM, Subject
+from segcam_jax.networks.network import Said
+from segcam_jax.networks.open import Wanted, open_subject, size_of
+from segcam_jax.networks.user_code import is_own
 from segcam_jax.sweep import options as options_module, store
-from segcam_jax.sweep.aims import percent, short
-from segcam_jax.sweep.factories import is_own
-from segcam_jax.sweep.network import Said
-from segcam_jax.sweep.opening import Wanted, open_subject, size_of
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.plan import Plan, make_plan
 from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
-from segcam_jax.sweep.subjects import RANDOM, Subject
 from segcam_jax.types import InputError, counted, shortened
 
 _NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat", "measure")

@@ -9,11 +9,12 @@ import numpy as np
 import segcam_jax
 from segcam_jax import _files, methods
 from segcam_jax.cli import commands, console
-from segcam_jax.sweep import aims, display, gallery as sweep_gallery, maps, pictures, plates
+from segcam_jax.networks import class_queries as aims, image_inputs as pictures
+from segcam_jax.networks.network import Said
+from segcam_jax.networks.open import Wanted, open_subjects, size_of
+from segcam_jax.sweep import display, gallery as sweep_gallery, maps, plates
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
 from segcam_jax.sweep.ledger import Ledger
-from segcam_jax.sweep.network import Said
-from segcam_jax.sweep.opening import Wanted, open_subjects, size_of
 from segcam_jax.types import InputError, shortened
 from segcam_jax.viz.colour import scale_of
 

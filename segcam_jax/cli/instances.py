@@ -14,12 +14,13 @@ from segcam_jax.data.frames import Frame
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.engine import Execution
 from segcam_jax.extras import require
-from segcam_jax.sweep import own, volumes
-from segcam_jax.sweep.factories import is_own
+from segcam_jax.networks import user_models as own
+from segcam_jax.networks.network import Network, Said
+from segcam_jax.networks.user_code import is_own
+from segcam_jax.sweep import volumes
 from segcam_jax.sweep.frames import frame_notes
 from segcam_jax.sweep.instance_plan import TABLE, make_plan
 from segcam_jax.sweep.instances import run_instances
-from segcam_jax.sweep.network import Network, Said
 from segcam_jax.sweep.saliency import SaliencyOptions
 from segcam_jax.sweep.volumes import SegmentOptions, VolumeCase
 from segcam_jax.types import InputError, counted, shortened

@@ -15,9 +15,9 @@ _SIDE = 64
 def layers(command: commands.Layers) -> None:
     """Prints the taps of a network, in the order in which they are computed."""
     from segcam_jax.cli.explain import network_words
-    from segcam_jax.sweep.factories import is_own
-    from segcam_jax.sweep.opening import Wanted, open_subject
-    from segcam_jax.sweep.subjects import FIRST, LAST, MIDDLE, find_layer
+    from segcam_jax.networks.layers import FIRST, LAST, MIDDLE, find_layer
+    from segcam_jax.networks.open import Wanted, open_subject
+    from segcam_jax.networks.user_code import is_own
     from segcam_jax.taps import is_map
 
     size = _size(command)

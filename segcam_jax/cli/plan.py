@@ -4,7 +4,7 @@ from segcam_jax.cli import commands, console
 from segcam_jax.cli.explain import check_execution, execution_of, run_of
 from segcam_jax.engine.plan import COLUMNS, Plan
 from segcam_jax.methods import explain_plan
-from segcam_jax.sweep.subjects import read
+from segcam_jax.networks.layers import read
 
 
 def plan(command: commands.Plan) -> None:

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from segcam_jax.data.texture_mnist import TextureMnistSample
 from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics.saliency import region_shares
+from segcam_jax.networks.network import Network
 from segcam_jax.sweep import batch
-from segcam_jax.sweep.network import Network
 from segcam_jax.types import InputError, TargetError
 
 PLACES = ("biased", "unbiased", "digit")

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from segcam_jax.heatmap import find_profile
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep.aims import percent
+from segcam_jax.networks.class_queries import percent
 from segcam_jax.sweep.heat import compiled_heatmap
 
 AUTO = "auto"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax.extras import require
-from segcam_jax.sweep.network import Network
+from segcam_jax.networks.network import Network
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError
 

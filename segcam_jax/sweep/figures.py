@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from segcam_jax import viz
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import aims
+from segcam_jax.networks import class_queries as aims
+from segcam_jax.networks.network import Background
 from segcam_jax.sweep.display import Display, in_words, over_image
-from segcam_jax.sweep.network import Background
 from segcam_jax.sweep.plan import Case, Plan
 from segcam_jax.taps import INPUT
 from segcam_jax.types import shortened

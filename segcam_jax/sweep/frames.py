@@ -6,7 +6,7 @@ from segcam_jax.data import nifti
 from segcam_jax.data.frames import Frame
 from segcam_jax.data.scans import ScanFiles
 from segcam_jax.data.volume import orientation
-from segcam_jax.sweep.network import Network
+from segcam_jax.networks.network import Network
 
 
 def known_frame(network: Network, asked: Frame) -> Frame:

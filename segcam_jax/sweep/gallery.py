@@ -17,10 +17,11 @@ from typing import Any
 
 from segcam_jax import _files
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import aims as aims_module, display, pictures
-from segcam_jax.sweep.aims import Aim
-from segcam_jax.sweep.network import check_map
-from segcam_jax.sweep.subjects import Subject, find_layer, read
+from segcam_jax.networks import class_queries as aims_module, image_inputs as pictures
+from segcam_jax.networks.class_queries import Aim
+from segcam_jax.networks.layers import Subject, find_layer, read
+from segcam_jax.networks.network import check_map
+from segcam_jax.sweep import display
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, SegcamError

@@ -18,11 +18,12 @@ from jaxtyping import Float
 
 from segcam_jax import _files
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import aims, batch, display, run
-from segcam_jax.sweep.aims import Difference, Sight
+from segcam_jax.networks import class_queries as aims
+from segcam_jax.networks.class_queries import Difference, Sight
+from segcam_jax.networks.layers import Subject, read
+from segcam_jax.sweep import batch, display, run
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
-from segcam_jax.sweep.subjects import Subject, read
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError, SegcamError, TargetError
 

@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 
 from segcam_jax.engine.execution import Precision
 from segcam_jax.methods import MethodCall, find_all, parse_calls
-from segcam_jax.sweep import aims, display, regions
-from segcam_jax.sweep.opening import size_of
-from segcam_jax.sweep.own import moments_of
-from segcam_jax.sweep.pictures import Fit
+from segcam_jax.networks import class_queries as aims, regions
+from segcam_jax.networks.image_inputs import Fit
+from segcam_jax.networks.open import size_of
+from segcam_jax.networks.user_models import moments_of
+from segcam_jax.sweep import display
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, Outputs, nearest_first

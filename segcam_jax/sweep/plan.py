@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Int
 
 from segcam_jax import _files, targets
 from segcam_jax.methods import MethodCall
+from segcam_jax.networks import class_queries as aims, regions
+from segcam_jax.networks.class_queries import Aim, Sight
+from segcam_jax.networks.layers import Subject, find_layer, read
+from segcam_jax.networks.network import check_map
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import aims, options as options_module, regions, store
-from segcam_jax.sweep.aims import Aim, Sight
-from segcam_jax.sweep.network import check_map
+from segcam_jax.sweep import options as options_module, store
 from segcam_jax.sweep.options import ExplainOptions
-from segcam_jax.sweep.subjects import Subject, find_layer, read
 from segcam_jax.types import InputError, SegcamError, TargetError
 
 Report = Callable[[str], None]

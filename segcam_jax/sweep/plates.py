@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import viz
-from segcam_jax.sweep import aims
+from segcam_jax.networks import class_queries as aims
+from segcam_jax.networks.layers import read
 from segcam_jax.sweep.display import Display, display, in_words, is_signed
 from segcam_jax.sweep.figures import clipped, drawable, heading
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.sweep.maps import load_maps
-from segcam_jax.sweep.subjects import read
 from segcam_jax.types import shortened
 from segcam_jax.viz.gallery import Row, gallery as draw
 

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from segcam_jax import _files, viz
 from segcam_jax.engine import Execution
 from segcam_jax.methods import MethodCall
+from segcam_jax.networks.layers import read
+from segcam_jax.networks.network import Network
 from segcam_jax.sweep import display, figures, plan as plan_module, store
 from segcam_jax.sweep.display import Display
-from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.plan import Case, Pair, Plan
-from segcam_jax.sweep.subjects import read
 from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError, counted
 

@@ -19,8 +19,8 @@ from segcam_jax.data.instances import Instance, window_around
 from segcam_jax.engine import Execution
 from segcam_jax.heatmap import resize
 from segcam_jax.methods import METHODS
+from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep.network import Network
 from segcam_jax.sweep.volumes import AXES, Segmented
 from segcam_jax.targets import Of, Target, region
 from segcam_jax.types import InputError

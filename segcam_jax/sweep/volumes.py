@@ -19,9 +19,9 @@ from segcam_jax.data.scans import Scan, ScanFiles
 from segcam_jax.data.truths import TruthOptions, check_options, check_values, read_truth
 from segcam_jax.engine import Execution
 from segcam_jax.engine.sliding import sliding_window, tiling
+from segcam_jax.networks.network import Network, Said, find_class, meaning_of
 from segcam_jax.outputs import Meaning
 from segcam_jax.sweep.frames import known_frame
-from segcam_jax.sweep.network import Network, Said, find_class, meaning_of
 from segcam_jax.types import InputError
 
 Normalise = Literal["zscore", "none"]

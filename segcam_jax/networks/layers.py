@@ -12,9 +12,9 @@ from flax import nnx
 
 from segcam_jax import models, taps
 from segcam_jax.data.images import Reading
-from segcam_jax.sweep import pictures
-from segcam_jax.sweep.network import Background, Network, find_background
-from segcam_jax.sweep.own import USUAL_SIDE, USUAL_VOLUME
+from segcam_jax.networks import image_inputs as pictures
+from segcam_jax.networks.network import Background, Network, find_background
+from segcam_jax.networks.user_models import USUAL_SIDE, USUAL_VOLUME
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, TapError, nearest_first
 

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from segcam_jax import _files
+from segcam_jax.networks.network import Background, find_background, find_class
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep.network import Background, find_background, find_class
 from segcam_jax.targets import Of, Target
 from segcam_jax.types import InputError, TargetError, shortened
 

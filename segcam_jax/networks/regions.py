@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from segcam_jax import targets
 from segcam_jax.components import component_mask
 from segcam_jax.data import images
+from segcam_jax.networks import image_inputs as pictures
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import pictures
 from segcam_jax.types import InputError, TargetError, nearest_first
 
 FORMS = {

@@ -8,10 +8,10 @@ from segcam_jax import _files, models
 from segcam_jax.adapters import from_nnx
 from segcam_jax.data.images import Reading
 from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels, read_labels
-from segcam_jax.sweep import own
-from segcam_jax.sweep.factories import is_own
-from segcam_jax.sweep.network import Network, Said, meaning_of, open_network
-from segcam_jax.sweep.subjects import RANDOM, USUAL_SIDE, Subject
+from segcam_jax.networks import user_models as own
+from segcam_jax.networks.layers import RANDOM, USUAL_SIDE, Subject
+from segcam_jax.networks.network import Network, Said, meaning_of, open_network
+from segcam_jax.networks.user_code import is_own
 from segcam_jax.types import InputError, nearest_first
 
 _SIDES = {"inception": 299}

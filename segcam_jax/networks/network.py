@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 
 from segcam_jax import _files, models, taps
 from segcam_jax._jaxpr import probabilities
+from segcam_jax.networks import user_faults as blame
+from segcam_jax.networks.user_code import is_own
 from segcam_jax.outputs import THRESHOLD, Meaning, declared
-from segcam_jax.sweep import blame
-from segcam_jax.sweep.factories import is_own
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, Outputs, SegcamError, TargetError, nearest_first
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from segcam_jax import _files
 from segcam_jax.adapters import FORMS, is_model
-from segcam_jax.sweep import blame
+from segcam_jax.networks import user_faults as blame
 from segcam_jax.types import InputError, nearest_first
 
 _TOLD = 6

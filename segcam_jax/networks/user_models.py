@@ -19,9 +19,9 @@ from segcam_jax import models
 from segcam_jax._jaxpr import graph, kinds, layouts
 from segcam_jax.adapters import adapted
 from segcam_jax.models.layers import NORMALISATIONS
-from segcam_jax.sweep import blame
-from segcam_jax.sweep.factories import Made, make
-from segcam_jax.sweep.network import Network, Said, traced_meaning
+from segcam_jax.networks import user_faults as blame
+from segcam_jax.networks.network import Network, Said, traced_meaning
+from segcam_jax.networks.user_code import Made, make
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
 USUAL_SIDE = 224

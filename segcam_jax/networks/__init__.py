@@ -1,0 +1,1 @@
+"""What a name on a command line means: a network, a layer, a class, a region, an image."""
