@@ -344,18 +344,39 @@ def test_a_model_with_annotations_keeps_its_mesh(kind):
 
     def annotated(params, x):
         halved = jax.jit(lambda v: jax.lax.with_sharding_constraint(v, PartitionSpec("data")))
-        return halved(plain(params, halved(x)))
+        again, _ = jax.lax.scan(lambda value, _: (halved(value), None), x, None, length=2)
+        output = plain(params, halved(again))
+        return jax.lax.cond(output.sum() > -1, halved, jnp.negative, output)
 
     params, x = jnp.ones((3, 4)) / 5, jnp.arange(24.0).reshape(4, 2, 3) / 24
     target = segcam.whole_image(1)
     split = segcam.split(plain, "hidden", params, x)
     expected = segcam.ablation_cam(split, params, x, target).map
+    expected_gradient = segcam.grad_cam(split, params, x, target).map
     mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
         assert list(segcam.list_taps(annotated, params, x)) == ["input", "hidden"]
         split = segcam.split(annotated, "hidden", params, x)
-        if kind is AxisType.Explicit:  # Methods run on automatic axes.
-            return
         found = segcam.ablation_cam(split, params, x, target).map
+        gradient = segcam.grad_cam(split, params, x, target).map
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    np.testing.assert_allclose(segcam.ablation_cam(split, params, x, target).map, expected)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+    again = segcam.ablation_cam(split, params, x, target).map
+    np.testing.assert_allclose(again, expected, rtol=1e-5)
+
+
+def test_values_moved_over_explicit_axes_are_refused():
+    def moved(params, x):
+        return jax.sharding.reshard(segcam.tap(x, "hidden"), PartitionSpec("data")) @ params
+
+    def wrong(params, x):
+        return jax.sharding.reshard(x, PartitionSpec("data")) @ params[:2]
+
+    mesh = jax.make_mesh(
+        (2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2]
+    )
+    with jax.set_mesh(mesh):
+        with pytest.raises(InputError, match="moves values over explicit axes .*AxisType.Auto"):
+            segcam.list_taps(moved, jnp.ones((3, 2)), jnp.ones((4, 3)))
+        with pytest.raises(TypeError, match="dot_general"):
+            segcam.list_taps(wrong, jnp.ones((3, 2)), jnp.ones((4, 3)))

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 from jax.sharding import AxisType
 
 from segcam_jax._jaxpr import naming
+from segcam_jax.types import InputError
 
 Var = Any
 Equation = Any
@@ -21,11 +23,10 @@ Rewrite = Callable[[Equation, Sequence[Any]], list[Any] | None]
 # Calls that mean no more than their body does. Control flow runs its body any number of times, and
 # a value in there has no place in the outer program: it is never opened.
 _TRANSPARENT = frozenset(
-    (
-        *("jit", "pjit", "closed_call", "core_call", "call_hi_primitive"),
-        *("remat", "remat2", "checkpoint"),
-        *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
-    )
+    """
+    jit pjit closed_call core_call call_hi_primitive remat remat2 checkpoint
+    custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr
+    """.split()
 )
 
 
@@ -84,13 +85,22 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
     try:
         with on_any_mesh():
             closed, output = traced(*args)
-    except RuntimeError:  # Annotations of the model name the axes of the mesh in use.
+    except (RuntimeError, ValueError) as error:  # The model may name axes of the mesh in use.
         mesh = _named_mesh()
         if mesh is None:
             raise
-        with jax.sharding.use_abstract_mesh(mesh):
-            closed, output = traced(*args)
-        closed = _without_annotations(closed, jax.tree.leaves(args))
+        try:
+            with jax.sharding.use_abstract_mesh(mesh):
+                closed, output = traced(*args)
+        except ValueError:
+            traced(*args)  # Fails where the model does so by itself.
+            raise InputError(
+                "the model moves values over explicit axes of the mesh (jax.sharding.reshard): "
+                "annotate by jax.lax.with_sharding_constraint, which explanations leave out, or "
+                "make the mesh of axes of AxisType.Auto"
+            ) from error
+        closed = _without_annotations(closed)
+        output = jax.tree.map(_struct, output)
     jaxpr = getattr(closed, "jaxpr", closed)
     builder = _Inliner(prefix)
     outvars = builder.inline(jaxpr, {}, rename=False)
@@ -125,40 +135,41 @@ def _named_mesh() -> Any | None:
     return jax.sharding.AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=types)
 
 
-def _without_annotations(program: Any, structs: Sequence[Any]) -> Any:
+def _without_annotations(program: Any) -> Any:
     """The program traced for any mesh: annotations say where values lie, not what they are."""
     jaxpr = getattr(program, "jaxpr", program)
 
+    def stripped(value):
+        if isinstance(value, tuple):
+            return tuple(map(stripped, value))
+        return _without_annotations(value) if hasattr(value, "in_avals") else value
+
     def rule(equation: Equation, operands: Sequence[Any]) -> list[Any] | None:
-        return list(operands) if equation.primitive.name == "sharding_constraint" else None
+        if equation.primitive.name == "sharding_constraint":
+            return list(operands)
+        if called_jaxpr(equation) is not None:
+            return None
+        params = {name: stripped(value) for name, value in equation.params.items()}
+        # An equation runs under the mesh of its context, and literals have one.
+        invars = [
+            atom if is_variable(atom) else core.Literal(np.asarray(atom.val), atom.aval)
+            for atom in equation.invars
+        ]
+        return bind(equation.replace(invars=invars, params=params, ctx=context), *operands)
 
     def run(*inputs):
         environment = evaluate(jaxpr, constants_of(program), inputs, rule)
         return [read(environment, atom) for atom in jaxpr.outvars]
 
     with on_any_mesh():
-        return jax.make_jaxpr(run)(*structs)
+        context = closed(jax.lax.neg, 1.0)[1].eqns[0].ctx
+        return jax.make_jaxpr(run)(*(_struct(variable.aval) for variable in jaxpr.invars))
 
 
-class Context:
-    """The settings of JAX that a trace depends on, as `jax.jit` keys its traces by them.
-
-    Equal for equal settings: of 64-bit types, of the precision of products, of random numbers, of
-    promotion, of the default device, of the mesh, and whatever else JAX holds.
-    """
-
-    def __init__(self):
-        # One and the same program comes back while no setting is another.
-        self._program = _NOTHING()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Context) and self._program is other._program
-
-    def __hash__(self) -> int:
-        return id(self._program)
-
-
-_NOTHING = jax.make_jaxpr(lambda: ())
+def _struct(value: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype, without a place on a mesh."""
+    weak = getattr(value, "weak_type", False)
+    return jax.ShapeDtypeStruct(value.shape, value.dtype, weak_type=weak)
 
 
 def closed(fn: Callable, *structs: Any) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """The one place that jits: a method becomes a single compiled kernel."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -9,7 +10,9 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
+from segcam_jax._jaxpr import graph
 from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.fitting import Program, Programs
@@ -43,9 +46,12 @@ def compiled(method: F) -> F:
     signature = inspect.signature(method)
 
     def kernel(split, static, halvings, params, x, target, traced):
-        run = functools.partial(_run, method, split, static)
-        with memory.halved(halvings):
-            return devices.on_mesh(run, _execution(static).mesh)(params, x, target, traced)
+        run, mesh = functools.partial(_run, method, split, static), _execution(static).mesh
+        # Explicit axes show in the types of what is computed; splits are traced without.
+        explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+        alone = graph.on_any_mesh() if explicit and mesh is None else contextlib.nullcontext()
+        with memory.halved(halvings), alone:
+            return devices.on_mesh(run, mesh)(params, x, target, traced)
 
     programs = Programs(kernel)
 
