@@ -10,6 +10,7 @@ from flax import nnx
 
 import segcam_jax as segcam
 from segcam_jax import InputError, tap
+from segcam_jax.adapters import calls
 from tests.adapted import CLASSES, assert_same_explanations, assert_taps_are, untouched
 
 X = jax.random.normal(jax.random.key(0), (6, 8, 2))
@@ -405,3 +406,16 @@ def test_a_model_without_a_call_is_told_how():
         segcam.list_taps(*segcam.from_nnx(model), X)
     fn, params = segcam.from_nnx(model, call=lambda model, x: model.forward(x))
     np.testing.assert_allclose(fn(params, X), model.forward(X), rtol=1e-5, atol=1e-5)
+
+
+def test_tables_that_cannot_be_written_to_are_shared():
+    fixed, free = np.arange(6.0), np.arange(6.0)
+    fixed.flags.writeable = False
+    view = free[:3]
+    view.flags.writeable = False
+    table = {"jax": jnp.arange(3.0), "fixed": fixed, "free": free, "view": view}
+    found = calls.copied({"tables": [table]}, {})["tables"][0]
+    shared = {name for name in table if np.shares_memory(found[name], table[name])}
+    assert found is not table
+    assert shared == {"jax", "fixed"}
+    assert found["jax"] is table["jax"]

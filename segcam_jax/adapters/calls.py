@@ -151,8 +151,9 @@ class Adapted:
 def copied(value: Any, seen: dict[int, Any]) -> Any:
     """A copy of a plain value that a module keeps, as deep as it goes.
 
-    What can be called stays, and what cannot be copied (a lock, a file, an object that refuses it
-    with an error of its own).
+    Arrays that cannot be written to are shared, wherever they are kept: tables may be large. What
+    can be called stays, and what cannot be copied (a lock, a file, an object that refuses it with
+    an error of its own): that is the user's own, and what a call does to it stays done.
 
     Args:
         value: no array of JAX, no module.
@@ -160,10 +161,24 @@ def copied(value: Any, seen: dict[int, Any]) -> Any:
     """
     if callable(value) or isinstance(value, (jax.Array, types.ModuleType)):
         return value
+    for leaf in jax.tree.leaves(value):
+        if isinstance(leaf, jax.Array) or _is_read_only(leaf):
+            seen[id(leaf)] = leaf
     try:
         return copy.deepcopy(value, seen)
     except Exception:  # Of the user's `__deepcopy__`, whatever it raises.
         return value
+
+
+def _is_read_only(leaf: Any) -> bool:
+    """Whether nobody can write to an array of numpy, through what it is a view of neither."""
+    while isinstance(leaf, np.ndarray):
+        if leaf.flags.writeable:
+            return False
+        if leaf.base is None:
+            return True
+        leaf = leaf.base
+    return False
 
 
 def names_of(params: Any) -> tuple[str, ...]:
