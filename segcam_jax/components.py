@@ -1,11 +1,11 @@
-"""Connected components of a region, found on the host."""
+"""Connected components of a region, and the window that holds it, found on the host."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import ArrayLike, Bool
+from jaxtyping import ArrayLike, Bool, Int
 from scipy import ndimage
 
 from segcam_jax.types import TargetError
@@ -70,3 +70,32 @@ def check_position(position: Sequence[int], shape: Sequence[int]) -> None:
     )
     if not inside:
         raise TargetError(f"position {tuple(position)} lies outside of the image {tuple(shape)}")
+
+
+def region_window(
+    mask: Bool[np.ndarray, "*space"], extent: tuple[int, ...] | None = None
+) -> tuple[tuple[int, ...], Int[np.ndarray, "rank"]]:
+    """A window that holds a region: its extents, and the corner where it starts.
+
+    Args:
+        mask: the region.
+        extent: the window's extents; None: the least that hold the region, of a few sizes only.
+    """
+    low, sizes = [], []
+    for axis, length in enumerate(mask.shape):
+        along = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
+        first, last = (along[0], along[-1]) if along.size else (0, 0)
+        size = _size_class(int(last - first) + 1, length) if extent is None else extent[axis]
+        low.append(min(int(first), length - size))
+        sizes.append(size)
+    return (*sizes,), np.array(low, np.int32)
+
+
+def _size_class(size: int, most: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ...: at most half as large again."""
+    power = 1
+    while power < size:
+        if power + power // 2 >= size and power > 1:
+            return min(power + power // 2, most)
+        power *= 2
+    return min(power, most)

@@ -28,7 +28,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from segcam_jax.components import Which, check_position, component_mask
+from segcam_jax.components import Which, check_position, component_mask, region_window
 from segcam_jax.outputs import Meaning, check_class, check_index, meaning, predicted_mask
 from segcam_jax.types import Outputs, TargetError, wide
 
@@ -158,6 +158,26 @@ class Target:
         return Meaning(self.outputs, self.exclusive)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The score of one class above that of another: what speaks for it rather than the other.
+
+        S = S_first - S_second
+
+    Attributes:
+        first: the class that is explained.
+        second: the class that it is compared with.
+    """
+
+    first: Target
+    second: Target
+
+    def __call__(self, output: Float[Array, "*space k"]) -> Float[Array, ""]:
+        """Returns the difference of the two scores."""
+        return self.first(output) - self.second(output)
+
+
 def whole_image(
     class_index: int,
     *,
@@ -277,17 +297,13 @@ def predicted(
     if not isinstance(mask, Tracer) and not bool(mask.any()):
         least = min_probability if threshold is None else threshold
         above = "" if least is None else f" with probability > {least}"
+        found = np.asarray(meaning(**said, threshold=threshold).predicted(output))
+        others = np.flatnonzero(found.reshape(-1, found.shape[-1]).any(0)).tolist()
         raise TargetError(
             f"no position is predicted as class {class_index}{above}; the region is empty. "
-            f"Classes predicted here: {_predicted_classes(output, said, threshold)}"
+            f"Classes predicted here: {others}"
         )
-    whole = whole_image(class_index, of=of, reduce=reduce, **said)
-    return _on_window(dataclasses.replace(whole, mask=mask))
-
-
-def _predicted_classes(output: Any, said: Any, threshold: Any) -> list[int]:
-    found = np.asarray(meaning(**said, threshold=threshold).predicted(output))
-    return np.flatnonzero(found.reshape(-1, found.shape[-1]).any(0)).tolist()
+    return region(class_index, mask, of=of, reduce=reduce, **said)
 
 
 def component(
@@ -309,8 +325,8 @@ def component(
     Arguments as in `component_mask` and `predicted_mask`; raises as it and `predicted` do.
     """
     said: Any = {"outputs": outputs, "exclusive": exclusive}
-    narrowed: Any = {"min_probability": min_probability, "threshold": threshold}
-    whole = predicted(output, class_index, **narrowed, **said).mask
+    narrowed: Any = {"min_probability": min_probability, "threshold": threshold, **said}
+    whole = predicted(output, class_index, **narrowed).mask
     mask = component_mask(whole, which, at=at, connectivity=connectivity)
     return region(class_index, mask, of=of, reduce=reduce, **said)
 
@@ -374,24 +390,8 @@ def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
     if target.mask is None or isinstance(target.mask, Tracer):
         return target
     mask = np.asarray(target.mask)
-    low, sizes = [], []
-    for axis, length in enumerate(mask.shape):
-        along = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
-        first, last = (along[0], along[-1]) if along.size else (0, 0)
-        size = _size_class(int(last - first) + 1, length) if extent is None else extent[axis]
-        low.append(min(int(first), length - size))
-        sizes.append(size)
-    return dataclasses.replace(target, mask=mask, extent=(*sizes,), corner=np.array(low, np.int32))
-
-
-def _size_class(size: int, most: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ...: at most half as large again."""
-    power = 1
-    while power < size:
-        if power + power // 2 >= size and power > 1:
-            return min(power + power // 2, most)
-        power *= 2
-    return min(power, most)
+    found, corner = region_window(mask, extent)
+    return dataclasses.replace(target, mask=mask, extent=found, corner=corner)
 
 
 def _stacked(*leaves: Any) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 
 import segcam_jax as segcam
 from segcam_jax import Execution
-from segcam_jax.networks import open as opening
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.sweep import options, plan, run
 from tests.networks import make_input, make_params, skip_net
 
@@ -57,9 +58,8 @@ def global_batch(mesh):
 def sweep(weights, images, out, **keywords):
     """A run in a folder that several processes may share."""
     chosen = options.checked(options.ExplainOptions(methods=("grad_cam",), region="all"))
-    planned = plan.make_plan(
-        opening.open_subject(weights), [Path(image) for image in images], chosen, version="test"
-    )
+    network = open_network(NetworkSpec.parse(weights))
+    planned = plan.make_plan(network, [Path(image) for image in images], chosen, version="test")
     return run.run_plan(planned, Path(out), command=["test"], **keywords)
 
 

@@ -41,7 +41,7 @@ NEIGHBOURS = {
     "viz": {"_files", "extras"},
     "weights": {"_files", "extras"},
 }
-FLAX_ROOMS = {"models", "adapters", "networks"}
+FLAX_ROOMS = {"models", "adapters"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
@@ -98,15 +98,22 @@ def test_jaxprs_are_made_in_one_room():
         assert room(path) == "_jaxpr" or "make_jaxpr" not in path.read_text(), path
 
 
+def test_jaxprs_are_read_in_few_rooms():
+    users = {"_jaxpr", "taps", "engine", "adapters"}
+    for path in FILES:
+        reads = {name for name in imports(path) if name.startswith("segcam_jax._jaxpr")}
+        assert room(path) in users or not reads, f"{path}: {reads}"
+
+
 def test_only_the_engine_jits():
-    allowed = {"engine", "networks", "sweep", "cli"}
+    """Rooms above ask `engine.compiled_function`, so that programs are bounded in one place."""
     for path in FILES:
         calls = {
             ast.unparse(node)
             for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Attribute)
+            if isinstance(node, ast.Attribute | ast.ImportFrom)
         }
-        assert room(path) in allowed or "jax.jit" not in calls, path
+        assert room(path) == "engine" or not {"jax.jit", "from jax import jit"} & calls, path
 
 
 def test_one_file_puts_files_in_place():

@@ -20,6 +20,8 @@ from segcam_jax.data import scans
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.sweep import instance_plan, instances as sweep, peaks, saliency, store, volumes
 
 SHAPE = (16, 14, 12)
@@ -35,14 +37,14 @@ CACHE_OPTIONS = (
 def _shared_programs(tmp_path_factory, monkeypatch):
     """One compilation cache, and one network per file, so that each program compiles once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr(volumes, "open_volume_network", _OPENED)
+    monkeypatch.setattr("segcam_jax.cli.instances.open_network", _OPENED)
     before = {name: getattr(jax.config, name) for name in CACHE_OPTIONS}
     yield
     for name, value in before.items():
         jax.config.update(name, value)
 
 
-_OPENED = functools.cache(volumes.open_volume_network)
+_OPENED = functools.cache(open_network)
 
 
 def save(path, values, affine=AFFINE):
@@ -106,7 +108,7 @@ def explained(case, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "explained"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setattr(volumes, "open_volume_network", _OPENED)
+        patch.setattr("segcam_jax.cli.instances.open_network", _OPENED)
         assert run(*arguments(case, out)) == 0
     return out
 
@@ -165,7 +167,7 @@ def test_maps_lie_on_the_grid_of_the_input(explained, case):
 
 def test_values_are_those_of_the_library(explained, case):
     """One instance again: on its window, by one call for all samples."""
-    network = _OPENED(str(case / "net.safetensors"), None)
+    network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
     x = scans.zscore(
         np.stack([nibabel.load(case / f"{n}.nii.gz").get_fdata() for n in ("flair", "t1")], -1)
     )
@@ -454,7 +456,7 @@ def test_scans_of_a_folder_are_found(case):
 
 def held_to(labels, case, tmp_path, **options):
     """Label, group and voxels of what is found and missed of a truth, and what is said."""
-    network = _OPENED(str(case / "net.safetensors"), None)
+    network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
     files = (case / "flair.nii.gz", case / "t1.nii.gz")
     scan = scans.ScanFiles("a", files, save(tmp_path / "truth.nii.gz", labels))
     chosen = volumes.checked(volumes.SegmentOptions(roi=(12,), **options), network)

@@ -21,8 +21,9 @@ from segcam_jax import Execution, TargetError, cli, models
 from segcam_jax.data import scans
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet.model import monai_unet
-from segcam_jax.networks import network
-from segcam_jax.networks.open import Wanted, open_subject
+from segcam_jax.networks.network import Network
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.outputs import Meaning
 from segcam_jax.sweep import volumes
 from segcam_jax.sweep.context import context_curve
@@ -52,11 +53,11 @@ def run(*arguments):
 def planned(folder, name, *, said=None, **options):
     """The one case of a plan, what it reported, and its network."""
     chosen = checked(ExplainOptions(methods=("grad_cam",), taps=("hidden",), **options))
-    wanted = Wanted(said=network.Said(**(said or {})))
-    subject = open_subject(f"{FILE}:{name}", wanted)
-    notes = [subject.note]
-    made = make_plan(subject, [folder / "grey.npy"], chosen, version="1", report=notes.append)
-    return made.cases[0], "; ".join(notes), subject.network
+    opening = OpenOptions(said=Said(**(said or {})))
+    network = open_network(NetworkSpec.parse(f"{FILE}:{name}"), opening)
+    notes = [network.note]
+    made = make_plan(network, [folder / "grey.npy"], chosen, version="1", report=notes.append)
+    return made.cases[0], "; ".join(notes), network
 
 
 def pixels_of(case):
@@ -187,13 +188,13 @@ def heads(tmp_path_factory):
 
 def test_voxels_of_heads_are_those_of_their_sigmoid(heads):
     folder, *_, sigmoid = heads
-    three = (str(folder / "three.safetensors"), network.Said(multi_label=True))
-    known = (str(folder / "known.safetensors"), network.Said())
+    three = (str(folder / "three.safetensors"), Said(multi_label=True))
+    known = (str(folder / "known.safetensors"), Said())
     for index, (file, said) in enumerate((three, known, three)):
         options = volumes.SegmentOptions(class_index=str(index), roi=(8,), min_voxels=9)
         files = volumes.scan_files([folder / "v.nii.gz"], 1)
         (case,) = volumes.make_cases(files, options)
-        opened = volumes.open_volume_network(file, said=said)
+        opened = open_network(NetworkSpec.parse(file), OpenOptions(ndims=(3,), said=said))
         found = volumes.segment(opened, case, options, Execution())
         np.testing.assert_allclose(found.probability, sigmoid[..., index], atol=1e-5)
         components: Any = ndimage.label(sigmoid[..., index] > 0.5, np.ones((3, 3, 3)))
@@ -231,15 +232,19 @@ def test_context_of_a_head_is_its_sigmoid(heads):
 
 def test_weights_say_what_their_network_returns(heads):
     folder = heads[0]
-    opened = volumes.open_volume_network(str(folder / "known.safetensors"))
-    assert opened.meaning == Meaning("logits", exclusive=False)
-    plain = volumes.open_volume_network(str(folder / "three.safetensors"))
-    assert plain.meaning == Meaning("logits")
-    assert plain.key != opened.key
+    known, three = (
+        open_network(
+            NetworkSpec.parse(str(folder / f"{name}.safetensors")), OpenOptions(ndims=(3,))
+        )
+        for name in ("known", "three")
+    )
+    assert known.meaning == Meaning("logits", exclusive=False)
+    assert three.meaning == Meaning("logits")
+    assert three.key != known.key
     with pytest.raises(InputError, match="--threshold is for classes that do not exclude"):
-        network.Said(threshold=(0.4,)).meaning(3, outputs=None)
+        Said(threshold=(0.4,)).meaning(3, outputs=None)
     loaded = models.load("texture-mnist-unbiased")
-    assert network.meaning_of(loaded, network.Said("probabilities")).outputs == "probabilities"
+    assert Said("probabilities").meaning_of(loaded).outputs == "probabilities"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +256,7 @@ def test_weights_say_what_their_network_returns(heads):
     ],
 )
 def test_the_class_of_one_channel_is_predicted_by_what_it_holds(said, expected):
-    net = network.Network("", Path(), "", cast(Any, None), said)
+    net = Network(NetworkSpec("", "weights"), Path(), "", cast(Any, None), said)
     output = np.array([[0.0], [0.2], [0.9]], np.float32)
     np.testing.assert_array_equal(net.predicted_labels(output), expected)
     two = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]], np.float32)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import segcam_jax as segcam
-from segcam_jax import Execution, tap
+from segcam_jax import Execution, engine, tap
 from segcam_jax._jaxpr import cost
 from tests.networks import convolve, make_input, make_params, skip_net
 
@@ -335,3 +335,18 @@ def test_windows_pass_through_linear_interpolation():
         plan = split.window_plan((2, 2, 2))
     assert plan.fallbacks == ()
     assert plan.flops() < 0.1 * split.flops()
+
+
+def test_functions_of_rooms_above_compile_once_for_each_static_option():
+    traced = []
+
+    @engine.compiled_function
+    def scaled(x, *, by):
+        traced.append((x.shape, by))
+        return by * x
+
+    for by, size in ((2, 3), (5, 3), (2, 3), (2, 4), (5, 3)):
+        np.testing.assert_array_equal(scaled(np.ones(size, np.float32), by=by), [by] * size)
+    assert traced == [((3,), 2), ((3,), 5), ((4,), 2)]
+    double = jax.jit(lambda x: scaled(x, by=2) + 1)
+    np.testing.assert_array_equal(double(jnp.ones(3)), [3, 3, 3])

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 from segcam_jax import cli, models
-from segcam_jax.data.labels import imagenet_labels
-from segcam_jax.networks.network import find_class
-from segcam_jax.types import TargetError
 from tests import own_networks
 
 MODEL = f"{own_networks.__file__}:classifier"
@@ -149,15 +146,6 @@ def test_truncated_images_are_named(tmp_path, capsys):
     assert cli.main(line) == 2
     assert "cut.png" in capsys.readouterr().err
     assert not out.exists()
-
-
-def test_a_class_has_several_names():
-    names = ["tench", "tabby, tabby cat", "7"]
-    assert [find_class(word, names) for word in ("Tabby Cat", "TENCH", "0", "7")] == [1, 0, 0, 2]
-    with pytest.raises(TargetError, match="it has 3, 0 to 2: tabby, tabby cat"):
-        find_class("tab", names)
-    with pytest.raises(TargetError, match=r"0 to 999: Egyptian cat, .*, \.\.\.$"):
-        find_class("egyptian", imagenet_labels())
 
 
 def test_installed_weights_bring_their_labels(tmp_path, capsys):

@@ -16,6 +16,8 @@ from segcam_jax.data import scans, volume as volumes
 from segcam_jax.data.frames import Frame
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.sweep import portraits, volumes as sweep
 from segcam_jax.sweep.frames import frame_notes
 
@@ -236,7 +238,8 @@ def test_what_weights_do_not_say_is_told(storages, tmp_path, capsys):
     line = command("context", storages, tmp_path / "none", "--match-spacing", weights=unknown)
     assert run(*line) == 2
     assert "add --spacing" in capsys.readouterr().err
-    known = sweep.open_volume_network(str(storages / "ras.safetensors"))
+    spec = NetworkSpec.parse(str(storages / "ras.safetensors"))
+    known = open_network(spec, OpenOptions(ndims=(3,)))
     options = sweep.checked(sweep.SegmentOptions(frame=Frame("LPS"), roi=(8,)), known)
     assert options.frame == Frame("LPS", (2, 2, 3))
     (note,) = frame_notes(known, options.frame, [])

@@ -9,17 +9,12 @@ from PIL import Image
 
 import segcam_jax
 from segcam_jax import cli
-from segcam_jax.models import classifier, randomised, stored
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
-from segcam_jax.networks import (
-    class_queries as aims,
-    image_inputs as pictures,
-    layers as subjects,
-    open as opening,
-)
-from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import gallery, maps
-from segcam_jax.types import InputError, TapError, TargetError
+from segcam_jax.networks import image_inputs
+from segcam_jax.networks.open import open_network, open_networks
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions
+from segcam_jax.sweep import maps, words as words_module
+from segcam_jax.types import InputError
 from tests import own_networks
 
 OWN = f"{own_networks.__file__}:classifier"
@@ -124,9 +119,8 @@ def test_a_gallery_is_made_resumed_and_grown(photos, tmp_path, capsys, monkeypat
     assert "which shows something else" in capsys.readouterr().err
     _, arrays = maps.load_maps(out / base / "top2.last.npz")
     fn, params = segcam_jax.from_nnx(own_networks.classifier(), batch_axis=0)
-    _, x, _ = pictures.read(
-        photos / "photo0.png", channels=3, size=(16, 16), multiple=1, fit="crop"
-    )
+    network = open_network(NetworkSpec.parse(OWN), OpenOptions(size=(16, 16)))
+    x = image_inputs.read_sample(photos / "photo0.png", network, "crop").padded
     target = segcam_jax.whole_image(int(np.argsort(-np.asarray(fn(params, x)))[1]))
     split = segcam_jax.split(fn, "body", params, x)
     expected = segcam_jax.grad_cam(split, params, x, target).map
@@ -148,7 +142,7 @@ def test_networks_of_both_kinds_are_compared(photos, unet, tmp_path, capsys):
     assert run(*line, "--labels", names, "--overwrite") == 2
     assert "has 4 label(s) for 3 class(es)" in capsys.readouterr().err
     with pytest.raises(InputError, match="was given twice"):
-        opening.open_subjects([unet, unet])
+        open_networks([unet, unet])
 
 
 def test_only_one_of_exclusive_classes_is_predicted():
@@ -159,7 +153,7 @@ def test_only_one_of_exclusive_classes_is_predicted():
         about["shares_are"] = kind
         for exclusive, word in ((True, "predicted"), (False, best)):
             about["exclusive"] = exclusive
-            assert f", {word} a (70 %" in aims.in_words(about)
+            assert f", {word} a (70 %" in words_module.in_words(about)
 
 
 def test_a_difference_of_two_classes(photos, tmp_path):
@@ -171,7 +165,7 @@ def test_a_difference_of_two_classes(photos, tmp_path):
     about, arrays = maps.load_maps(file)
     assert about["rather_than"]["index"] == about["predicted"][1]["index"]
     assert about["score_is"] == "difference of logits"
-    assert "rather than" in aims.in_words(about)
+    assert "rather than" in words_module.in_words(about)
     fn, params = segcam_jax.from_nnx(own_networks.classifier(), batch_axis=0)
     x = np.asarray(Image.open(photos / "photo1.png"), np.float32) / 255
     split = segcam_jax.split(fn, "body", params, x)
@@ -228,68 +222,8 @@ def test_faults_of_images(photos, tmp_path, fault):
     assert "cut.png' is a corrupt image" in fault(photos, cut, *line)
 
 
-def test_convolutions_by_number_and_layers_by_word(tmp_path):
-    """A ResNet-18, a sixteenth as wide; nothing is run."""
-    path = tmp_path / "resnet.safetensors"
-    model = randomised(lambda: classifier("resnet18", width=4, classes=5))
-    stored.save(path, "resnet", model, {"classes": list("abcde")})
-    subject = opening.open_subject(str(path), opening.Wanted(size=(64, 64)))
-    assert subject.classifies
-    assert subject.labels == list("abcde")
-    found = {word: subjects.find_layer(subject, word) for word in ("first", "middle", "last")}
-    assert found == {"first": "stem", "middle": "layer2/block2", "last": "features/relu"}
-    assert subjects.find_layer(subject, "conv:1") == "stem/conv"
-    with pytest.raises(InputError, match=r"convolution 21 of ResNet does not exist; choose from"):
-        subjects.find_layer(subject, "conv:21")
-    with pytest.raises(InputError, match="'x' is no number"):
-        subjects.find_layer(subject, "conv:x")
-    with pytest.raises(TapError, match="the nearest names are layer2/block2, "):
-        subjects.find_layer(subject, "layer2/blok2")
-
-
-def test_what_a_network_says():
-    logits = np.array([1.0, 3.0, 2.0])
-    sight = aims.look(logits, NAMES)
-    assert sight.order == [1, 2, 0]
-    np.testing.assert_allclose(sight.shares, np.exp(logits) / np.exp(logits).sum())
-    apart = aims.look(logits, NAMES, Meaning(exclusive=False)).shares
-    np.testing.assert_allclose(apart, 1 / (1 + np.exp(-logits)))
-    shares = np.array([0.2, 0.5, 0.3])
-    assert aims.look(shares, NAMES, Meaning("probabilities")).shares.tolist() == shares.tolist()
-    pixels = np.zeros((2, 2, 3))
-    pixels[..., 2] = 1
-    pixels[0, 0, 1] = 2
-    sight = aims.look(pixels, NAMES)
-    assert sight.order == [1, 2]  # The background comes last, however frequent.
-    assert aims.chosen("top:1", sight, NAMES) == 1
-    with pytest.raises(TargetError, match=r"top:2: after 1 class\(es\) only the background, class"):
-        aims.chosen("top:2", sight, NAMES)
-    assert aims.chosen("background", sight, NAMES) == 2
-    with pytest.raises(TargetError, match="only 2 class"):
-        aims.chosen("top:3", sight, NAMES)
-    with pytest.raises(TargetError, match="'cat' is predicted at no pixel; predicted are dog"):
-        aims.find(aims.Aim("cat", "cat"), sight, NAMES)
-
-
 @pytest.mark.parametrize(
     ("share", "words"), [(1, "100 %"), (0.999, "> 99 %"), (0.5, "50 %"), (0.0004, "< 0.1 %")]
 )
 def test_shares_in_words(share, words):
-    assert aims.percent(share) == words
-
-
-def test_targets_have_names_for_files():
-    made = aims.make_aims(classes=["top:1", "Egyptian cat", "a/b", "a b"], difference=["x", "y"])
-    assert [aim.name for aim in made] == ["predicted", "Egyptian-cat", "a-b", "a-b-2", "x-not-y"]
-    assert gallery.slug("layer1/conv 2") == "layer1-conv-2"
-
-
-@pytest.mark.parametrize("fit", ["crop", "stretch"])
-def test_images_are_brought_to_size(fit):
-    pixels = np.zeros((8, 20, 1), np.float32)
-    pixels[:, 6:14] = 1
-    square = pictures.fitted(pixels, (4, 4), fit)
-    assert square.shape == (4, 4, 1)
-    assert (square.min() == 1) == (fit == "crop")
-    assert pictures.fitted(pixels, (4, 10), fit).mean() == pytest.approx(0.4, abs=0.05)
-    assert pictures.fitted(pixels, (8, 20), fit) is pixels
+    assert words_module.percent(share) == words

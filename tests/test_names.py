@@ -1,5 +1,6 @@
 """Names that files really have: of 200 letters, in letters of any script, with `$`; any backend."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from PIL import Image
 from segcam_jax import _files, cli, viz
 from segcam_jax.cli import console
 from segcam_jax.sweep import plan, volumes
-from segcam_jax.types import shortened
+from segcam_jax.types import InputError, shortened
 from tests import own_networks
 
 LONG = "patient-" + 190 * "x" + "-7"
@@ -44,6 +45,35 @@ def test_a_long_name_of_a_file_ends_in_a_digest():
     assert len({_files.file_name(name) for name in (LONG, LONG[:-1] + "8")}) == 2
     assert len(os.fsencode(volumes.slug(LONG))) <= 100
     assert _files.names_of([plan.Path(f"{NAMES[0]}.png")]) == [NAMES[0]]
+
+
+def test_names_of_files_are_numbered_where_they_would_be_the_same():
+    assert _files.unique_names(["a", "A", "b", "a"], taken=["B"]) == ["a", "A-2", "b-2", "a-3"]
+    assert _files.slug("layer1/conv 2", "layer") == "layer1-conv-2"
+    assert _files.slug("/../", "layer") == "layer"
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "file.txt"
+    _files.write_bytes(path, b"one")
+    before = os.umask(0o027)
+    try:
+        with contextlib.suppress(ZeroDivisionError), _files.whole_file(path) as temporary:
+            temporary.write_bytes(b"half of")
+            raise ZeroDivisionError
+        assert path.read_bytes() == b"one"
+        _files.write_bytes(path, b"two")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [each.name for each in path.parent.iterdir()] == ["file.txt"]
+    with pytest.raises(InputError, match="cannot be written: "):
+        _files.write_bytes(path / "below", b"")
+    with pytest.raises(OSError, match="cannot be written: "):
+        _files.check_writable(path / "below")
+    with pytest.raises(ValueError, match="JSON"):
+        _files.write_json(tmp_path / "nan.json", [float("nan")])
+    assert not (tmp_path / "nan.json").exists()
 
 
 def test_a_long_name_leaves_the_other_columns_their_place(capsys):

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcam_jax.networks import regions
+from segcam_jax.networks.regions import Region
 from segcam_jax.types import InputError, TargetError
 
 LOGITS = np.zeros((10, 10, 2), np.float32)
 
 
 def resolved(words, fit, **options):
-    region = regions.parse(words)
-    return regions.resolve(region, LOGITS, 0, file_extent=(20, 40), fit=fit, **options)
+    region = Region.parse(words, **options)
+    return region.resolve(LOGITS, 0, file_extent=(20, 40), fit=fit)
 
 
 def test_masks_are_brought_to_size_with_the_image(tmp_path):

@@ -1,6 +1,7 @@
 """The types of options that the commands share."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,3 +48,9 @@ def bytes_of(words: str | None) -> int | None:
     if found is None or unit is None or float(found[1]) * unit < 1:
         raise InputError(f"--memory-limit was given {words!r}; give bytes, 500MB, 2GiB or the like")
     return int(float(found[1]) * unit)
+
+
+def names_in(words: Iterable[str]) -> tuple[str, ...]:
+    """Names that were separated by blanks, commas, or both; each once."""
+    split = (name.strip() for each in words for name in each.split(","))
+    return tuple(dict.fromkeys(name for name in split if name))

@@ -16,7 +16,9 @@ from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console, page
 from segcam_jax.data.samples import load as load_samples
 from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSample
-from segcam_jax.networks.network import Network, open_network
+from segcam_jax.networks.network import Network
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.sweep import batch, store
 from segcam_jax.sweep.bias import BiasStudy, regions_of, study_of_maps
 from segcam_jax.sweep.figures import own_scale
@@ -77,7 +79,7 @@ def demo(command: commands.Demo) -> None:
     start = time.perf_counter()
     folder = command.out or Path("segcam-demo")
     store.RunFolder(folder, _files.key_of("demo"), FILES)
-    networks = {name: open_network(name) for name in (BIASED, UNBIASED)}
+    networks = {name: open_network(NetworkSpec.parse(name)) for name in (BIASED, UNBIASED)}
     samples = load_samples()
     with console.progress("demo", len(FILES) + 2 * len(networks)) as advance:
         twos = _telling(samples.biased, networks)
@@ -141,8 +143,8 @@ def _telling(samples: TextureMnistSample, networks: dict[str, Network]) -> list[
 
 def _predicted(network: Network, samples: TextureMnistSample) -> Int[np.ndarray, "n h w"]:
     images = np.asarray(samples.image, np.float32)
-    model = network.model
-    return network.predicted_labels(batch.batch_logits(model.fn, model.params, images, chunk=CHUNK))
+    logits = batch.batch_logits(network.fn, network.params, images, chunk=CHUNK)
+    return network.predicted_labels(logits)
 
 
 def _explained(network: Network, samples: Any, twos: Sequence[int]) -> Shown:
@@ -158,7 +160,7 @@ def _explained(network: Network, samples: Any, twos: Sequence[int]) -> Shown:
         split = network.split(tap, joined.image.shape[1:])
         maps[tap] = batch.batch_maps(
             split,
-            network.model.params,
+            network.params,
             joined.image,
             classes,
             prediction == classes[:, None, None],

@@ -17,6 +17,8 @@ from segcam_jax.data.samples.lesions import BundledCase, load
 from segcam_jax.data.scans import ScanFiles
 from segcam_jax.data.volume import Volume, canonical
 from segcam_jax.extras import require
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.sweep import store, volumes
 from segcam_jax.sweep.instance_plan import make_plan, name_of
 from segcam_jax.sweep.instances import run_instances
@@ -49,7 +51,7 @@ def demo(command: commands.Demo, line: Sequence[str]) -> None:
     store.RunFolder(out, _files.key_of("demo --volume"), FILES)
     case = load()
     files = _written(case, out)
-    network = volumes.open_volume_network(WEIGHTS)
+    network = open_network(NetworkSpec.parse(WEIGHTS), OpenOptions(ndims=(volumes.AXES,)))
     segmenting = volumes.checked(
         SegmentOptions(min_voxels=FEWEST_VOXELS, roi=case.lesions.shape), network
     )

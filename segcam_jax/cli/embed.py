@@ -9,11 +9,14 @@ import numpy as np
 
 from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console
-from segcam_jax.cli.gallery import words
+from segcam_jax.cli.arguments import names_in
 from segcam_jax.extras import require
-from segcam_jax.networks import image_inputs as pictures
-from segcam_jax.networks.layers import Subject, find_layer, read
-from segcam_jax.networks.open import Wanted, open_subject, size_of
+from segcam_jax.networks import image_inputs
+from segcam_jax.networks.image_inputs import read_sample
+from segcam_jax.networks.layers import find_layer
+from segcam_jax.networks.network import Network
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.sweep import embedding
 from segcam_jax.sweep.embedding import Projection
 from segcam_jax.sweep.figures import drawable
@@ -39,21 +42,20 @@ class _Seen:
 def embed(command: commands.Embed) -> None:
     """Runs the network over the folder, projects, and then writes everything."""
     chosen = _projections(command)
-    files = pictures.images_in(command.folder)
+    files = image_inputs.images_in(command.folder)
     embedding.check_count(len(files), chosen, command.perplexity)
     side = () if command.size is None else (command.size,)
-    subject = open_subject(
-        command.weights, Wanted(size=size_of(side), range=command.range, seed=command.seed)
-    )
-    if subject.note:
-        console.note(subject.note)
-    layers = {word: find_layer(subject, word) for word in words(command.tap)}
+    opening = OpenOptions.parse(size=side, range=command.range, seed=command.seed)
+    network = open_network(NetworkSpec.parse(command.weights), opening)
+    if network.note:
+        console.note(network.note)
+    layers = {word: find_layer(network, word) for word in names_in(command.tap)}
     if not layers:
         raise InputError("no layer was given; add --tap, for example last")
     names = [f"{slug(word)}.{end}" for word in layers for end in ("csv", "npy")]
     names += [f"{slug(word)}.{kind}.png" for word in layers for kind in chosen]
     _check_free(command, names)
-    seen = _look(command, subject, files, layers)
+    seen = _look(command, network, files, layers)
     projected = {
         (word, kind): _project(seen.values[tap], kind, command)
         for word, tap in layers.items()
@@ -61,7 +63,7 @@ def embed(command: commands.Embed) -> None:
     }
     for word, tap in layers.items():
         mine = {kind: projected[word, kind] for kind in chosen}
-        _write(command, subject, seen, word, tap, mine)
+        _write(command, network, seen, word, tap, mine)
     console.table(
         None,
         ("layer", "tap", "channels", "images", "groups"),
@@ -74,7 +76,7 @@ def embed(command: commands.Embed) -> None:
 
 
 def _projections(command: commands.Embed) -> tuple[str, ...]:
-    chosen = tuple(word.lower().replace("-", "") for word in words(command.projection))
+    chosen = tuple(word.lower().replace("-", "") for word in names_in(command.projection))
     for word in chosen:
         if word not in _PROJECTIONS:
             choices = ", ".join(nearest_first(word, _PROJECTIONS))
@@ -99,7 +101,7 @@ def _check_free(command: commands.Embed, names: list[str]) -> None:
 
 
 def _look(
-    command: commands.Embed, subject: Subject, files: list[Path], layers: dict[str, str]
+    command: commands.Embed, network: Network, files: list[Path], layers: dict[str, str]
 ) -> _Seen:
     """The pooled activations of every image; an unreadable one ends it before a file is written."""
     taps = list(dict.fromkeys(layers.values()))
@@ -107,13 +109,13 @@ def _look(
     thumbnails, values = [], {tap: [] for tap in taps}
     with console.progress("looking", len(files)) as advance:
         for file in files:
-            image, shown, padded = read(file, subject, command.fit)
-            for note in image.notes:
+            sample = read_sample(file, network, command.fit)
+            for note in sample.notes:
                 notes[note] = notes.get(note, 0) + 1
-            found = embedding.pooled(subject.network, taps, padded, command.pool)
+            found = embedding.pooled(network, taps, sample.padded, command.pool)
             for tap in taps:
                 values[tap].append(found[tap])
-            thumbnails.append(_thumbnail(shown))
+            thumbnails.append(_thumbnail(sample.shown))
             advance(1)
     for note, count in notes.items():
         console.note(f"{count} image(s): {note}")
@@ -145,7 +147,7 @@ def _project(values: np.ndarray, kind: str, command: commands.Embed) -> Projecti
 
 def _write(
     command: commands.Embed,
-    subject: Subject,
+    network: Network,
     seen: _Seen,
     word: str,
     tap: str,
@@ -169,7 +171,7 @@ def _write(
             each.points,
             seen.thumbnails,
             [group or "(no sub-folder)" for group in seen.groups],
-            title=f"{command.folder.resolve().name}: {_KNOWN_AS[kind]} of {subject.title}",
+            title=f"{command.folder.resolve().name}: {_KNOWN_AS[kind]} of {network.title}",
             subtitle=f"{layer}, {seen.values[tap].shape[1]} channels; {each.note}",
             axes=each.axes,
         )

@@ -12,13 +12,17 @@ import numpy as np
 import segcam_jax
 from segcam_jax import _files, methods as registry
 from segcam_jax.cli import commands, console
+from segcam_jax.cli.arguments import names_in
 from segcam_jax.cli.demo import CAMS
 from segcam_jax.data.samples import BUNDLED_SAMPLES, load as load_samples
 from segcam_jax.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMnistConfig
 from segcam_jax.engine.devices import local_mesh
 from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics import segmentation
-from segcam_jax.networks.network import Network, find_class, open_network
+from segcam_jax.networks.class_queries import find_class
+from segcam_jax.networks.network import Network
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.sweep import batch
 from segcam_jax.sweep.bias import BiasRow, BiasStudy, bias_study
 from segcam_jax.sweep.run import device, versions, weights_record
@@ -34,9 +38,9 @@ def evaluate(command: commands.Evaluate) -> None:
     """Prints quality and bias table, and writes them as JSON if asked to."""
     _check(command)
     mesh = local_mesh(command.devices, images=command.devices)
-    network = open_network(command.weights, command.model)
+    network = open_network(NetworkSpec.parse(command.weights, command.model))
     _check_fit(network)
-    class_index = find_class(command.class_index, network.class_names)
+    class_index = find_class(command.class_index, network.labels)
     biased = load_samples().biased
     count = command.bias_samples
     names, taps = _names_and_taps(command, network, biased.image.shape[1:])
@@ -57,7 +61,7 @@ def evaluate(command: commands.Evaluate) -> None:
             mesh=mesh,
             advance=lambda done: advance(done),
         )
-    _print_study(study, network.class_names[class_index])
+    _print_study(study, network.labels[class_index])
     if command.json is not None:
         report = _report(command, network, quality, study, class_index)
         _files.write_json(command.json, report)
@@ -85,11 +89,11 @@ def _check(command: commands.Evaluate) -> None:
 
 
 def _check_fit(network: Network) -> None:
-    config = network.model.config
+    config = network.config
     if (config.in_channels, config.classes) != (1, len(CLASSES)):
         raise InputError(
             f"texture_mnist has 1 channel and {len(CLASSES)} classes; the network of "
-            f"{network.given!r} has {config.in_channels} and {config.classes}"
+            f"{network.spec.words!r} has {config.in_channels} and {config.classes}"
         )
 
 
@@ -97,18 +101,16 @@ def _names_and_taps(
     command: commands.Evaluate, network: Network, shape: tuple[int, ...]
 ) -> tuple[list[str], list[str]]:
     """Methods and taps of the table, all known to exist."""
-    wanted = [name for each in command.method for name in each.split(",") if name]
-    methods = registry.find_all(wanted or (*CAMS, *_OF_COMPONENTS))
+    methods = registry.find_all(names_in(command.method) or (*CAMS, *_OF_COMPONENTS))
     for method in methods:
         if method.explains == "input":
             raise InputError(
                 f"{method.name} explains the input; the bias table compares activations"
             )
-    taps = [name for each in command.tap for name in each.split(",") if name]
+    taps = list(names_in(command.tap))
     if not taps:
         there = network.list_taps(shape)
         taps = [network.bottleneck(shape), *([_LAST_BLOCK] if _LAST_BLOCK in there else [])]
-    taps = list(dict.fromkeys(taps))
     for tap in taps:
         network.split(tap, shape)
     return [method.name for method in methods], taps
@@ -134,7 +136,7 @@ def _quality(network: Network, count: int) -> dict[str, Any] | None:
         )
     except TypeError:
         raise InputError(
-            f"weights {network.given!r} tell of a bias or digits in an unknown form"
+            f"weights {network.spec.words!r} tell of a bias or digits in an unknown form"
         ) from None
     try:
         data = TextureMnist(config)

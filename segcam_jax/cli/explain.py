@@ -9,18 +9,17 @@ from typing import Any
 import segcam_jax
 from segcam_jax import _files
 from segcam_jax.cli import commands, console
-from segcam_jax.cli.arguments import bytes_of
+from segcam_jax.cli.arguments import bytes_of, names_in
 from segcam_jax.engine import Execution
 from segcam_jax.engine.devices import local_mesh
-from segcam_jax.networks.class_queries import percent, short
-from segcam_jax.networks.layers import RANDOM, Subject
-from segcam_jax.networks.network import Said
-from segcam_jax.networks.open import Wanted, open_subject, size_of
-from segcam_jax.networks.user_code import is_own
+from segcam_jax.networks.network import Network
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.sweep import options as options_module, store
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.plan import Plan, make_plan
 from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
+from segcam_jax.sweep.words import percent, short
 from segcam_jax.types import InputError, counted, shortened
 
 _NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat", "measure")
@@ -78,46 +77,19 @@ def _planned(command: commands.Explain) -> Plan:
     options = _options(command)
     if not command.images:
         raise InputError("no images were given; name at least one file before the options")
-    words, model = network_words(command.weights, command.model)
-    return _made(open_subject(words, wanted_of(options), model=model), command.images, options)
+    network = open_network(NetworkSpec.parse(command.weights, command.model), options.opening)
+    return _made(network, command.images, options)
 
 
-def network_words(weights: str | None, model: str | None) -> tuple[str, str | None]:
-    """The network, and the model that its weights must be of: `--model` may name one's own."""
-    if model is None or not is_own(model):
-        if weights is None:
-            raise InputError(
-                "no weights were given; add --weights with a file or a bundled name, or --model "
-                "with module:factory"
-            )
-        return weights, model
-    if weights is not None:
-        raise InputError(f"{model} makes a model with its weights; leave out --weights {weights}")
-    return model, None
-
-
-def wanted_of(options: ExplainOptions) -> Wanted:
-    """How the network is opened."""
-    wanted = Wanted(
-        size=size_of(options.size),
-        range=options.range,
-        channels=options.channels,
-        normalisation=options.normalisation,
-        seed=options.seed,
-        said=Said(options.outputs, options.multi_label, options.threshold),
-    )
-    return wanted.with_labels(options.labels)
-
-
-def _made(subject: Subject, paths: Sequence[Path], options: ExplainOptions) -> Plan:
+def _made(network: Network, paths: Sequence[Path], options: ExplainOptions) -> Plan:
     """The plan, with what is to know of the network said."""
-    if subject.note:
-        console.note(subject.note)
-    if subject.random:
-        console.note(f"{subject.name} has random weights: what it predicts means nothing")
+    if network.note:
+        console.note(network.note)
+    if network.random:
+        console.note(f"{network.name} has random weights: what it predicts means nothing")
     with console.progress("reading", len(paths)) as advance:
         return make_plan(
-            subject,
+            network,
             paths,
             options,
             version=segcam_jax.__version__,
@@ -144,18 +116,13 @@ def _options(command: commands.Explain) -> ExplainOptions:
         ExplainOptions(
             **{
                 **plain,
-                "taps": _words(command.tap),
-                "methods": _words(command.method),
+                "taps": names_in(command.tap),
+                "methods": names_in(command.method),
                 "labels": None if command.labels is None else str(command.labels.resolve()),
                 "region": region,
             }
         )
     )
-
-
-def _words(names: Sequence[str]) -> tuple[str, ...]:
-    """Names that were separated by blanks, commas, or both."""
-    return tuple(word.strip() for name in names for word in name.split(",") if word.strip())
 
 
 def _repeated(command: commands.Explain) -> Plan:
@@ -187,9 +154,9 @@ def _repeated(command: commands.Explain) -> Plan:
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"manifest {str(path)!r} lacks what a repetition needs") from None
     options = options_module.checked(given)
-    subject = _same_subject(weights, options, path)
+    network = _same_network(weights, options, path)
     images = [_same_file(each, path) for each in {each["path"]: each for each in inputs}.values()]
-    plan = _made(subject, images, options)
+    plan = _made(network, images, options)
     if version != segcam_jax.__version__:
         # Its key is that version's: a run that it left half-finished is another run.
         console.note(
@@ -204,20 +171,20 @@ def _repeated(command: commands.Explain) -> Plan:
     return plan
 
 
-def _same_subject(record: Mapping[str, Any], options: ExplainOptions, manifest: Path) -> Subject:
+def _same_network(record: Mapping[str, Any], options: ExplainOptions, manifest: Path) -> Network:
     from segcam_jax.models import BUNDLED, INSTALLED
 
     given, model = record["given"], record["model"]
     by_name = given in BUNDLED or given in INSTALLED
-    if is_own(given) or by_name or given.startswith(RANDOM):
-        subject = open_subject(given, wanted_of(options), model=model if by_name else None)
-    else:
-        found = _same_file({**record, "path": given}, manifest)
-        subject = open_subject(str(found), wanted_of(options), model=model)
-    if subject.network.sha256 != record["sha256"]:
-        what = "source or parameters are" if is_own(given) else "weights are"
+    spec = NetworkSpec.parse(given, model)
+    if spec.kind == "weights" and not by_name:
+        there = _same_file({**record, "path": given}, manifest)
+        spec = dataclasses.replace(spec, words=str(there))
+    network = open_network(spec, options.opening)
+    if network.sha256 != record["sha256"]:
+        what = "source or parameters are" if spec.kind == "user" else "weights are"
         raise InputError(f"{given!r}: its {what} not those of the manifest (SHA-256)")
-    return subject
+    return network
 
 
 def _same_file(record: Mapping[str, Any], manifest: Path) -> Path:
@@ -235,7 +202,7 @@ def _same_file(record: Mapping[str, Any], manifest: Path) -> Path:
 
 def _summarise(manifest: Mapping[str, Any], out: Path, plan: Plan) -> None:
     records = manifest["images"]
-    classifies = plan.subject.classifies
+    classifies = plan.network.classifies
     rows = [
         (
             shortened(record["name"]),

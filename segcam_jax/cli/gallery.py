@@ -9,10 +9,12 @@ import numpy as np
 import segcam_jax
 from segcam_jax import _files, methods
 from segcam_jax.cli import commands, console
-from segcam_jax.networks import class_queries as aims, image_inputs as pictures
-from segcam_jax.networks.network import Said
-from segcam_jax.networks.open import Wanted, open_subjects, size_of
-from segcam_jax.sweep import display, gallery as sweep_gallery, maps, plates
+from segcam_jax.cli.arguments import names_in
+from segcam_jax.networks import image_inputs
+from segcam_jax.networks.class_queries import parse_queries
+from segcam_jax.networks.open import open_networks
+from segcam_jax.networks.spec import OpenOptions, Said
+from segcam_jax.sweep import display, gallery as sweep_gallery, maps, plates, words
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.types import InputError, shortened
@@ -31,35 +33,31 @@ def gallery(command: commands.Gallery, line: Sequence[str]) -> None:
     _summarise(maps.write_index(made, command.out, line), made, command.out)
 
 
-def words(names: Sequence[str]) -> tuple[str, ...]:
-    """Names that were separated by blanks, commas, or both; each once."""
-    split = (word.strip() for name in names for word in name.split(","))
-    return tuple(dict.fromkeys(word for word in split if word))
-
-
 def _planned(command: commands.Gallery) -> Gallery:
     _files.check_folder(command.out)
     chosen = _options(command)
-    goals = aims.make_aims(top=command.top, classes=command.classes, difference=command.difference)
-    files = pictures.expanded(command.images, console.note)
-    side = () if command.size is None else (command.size,)
-    said = Said(command.outputs, command.multi_label, command.threshold)
-    wanted = Wanted(
-        size=size_of(side), range=command.range, seed=command.seed, said=said
-    ).with_labels(command.labels)
-    subjects = open_subjects(words(command.models), wanted)
-    for subject in subjects:
-        if subject.random:
-            console.note(f"{subject.name} has random weights: what it predicts means nothing")
-        if subject.note:
-            console.note(subject.note)
+    queries = parse_queries(top=command.top, classes=command.classes, difference=command.difference)
+    files = image_inputs.expanded(command.images, console.note)
+    opening = OpenOptions.parse(
+        size=() if command.size is None else (command.size,),
+        range=command.range,
+        labels=command.labels,
+        seed=command.seed,
+        said=Said(command.outputs, command.multi_label, command.threshold),
+    )
+    networks = open_networks(names_in(command.models), opening)
+    for network in networks:
+        if network.random:
+            console.note(f"{network.name} has random weights: what it predicts means nothing")
+        if network.note:
+            console.note(network.note)
     return sweep_gallery.make_gallery(
-        files, subjects, goals, chosen, version=segcam_jax.__version__, report=console.note
+        files, networks, queries, chosen, version=segcam_jax.__version__, report=console.note
     )
 
 
 def _options(command: commands.Gallery) -> GalleryOptions:
-    layers, names = words(command.layers), words(command.methods)
+    layers, names = names_in(command.layers), names_in(command.methods)
     if not layers:
         raise InputError("no layer was given; add --layers, for example first,middle,last")
     display.check(command.profile)
@@ -83,14 +81,14 @@ def _summarise(told: Sequence[Mapping[str, Any]], made: Gallery, out: Path) -> N
         predicted = about["predicted"][:1]
         explained = about["explained"]
         rather = about["rather_than"]
-        what = aims.short(explained["label"])
+        what = words.short(explained["label"])
         rows[about["image"], about["model"], what, rather and rather["label"]] = (
             shortened(about["image"]),
             shortened(about["model"]),
-            aims.short(predicted[0]["label"]) if predicted else "nothing",
-            aims.percent(predicted[0]["share"]) if predicted else "",
-            f"{what} rather than {aims.short(rather['label'])}" if rather else what,
-            aims.percent(explained["share"]),
+            words.short(predicted[0]["label"]) if predicted else "nothing",
+            words.percent(predicted[0]["share"]) if predicted else "",
+            f"{what} rather than {words.short(rather['label'])}" if rather else what,
+            words.percent(explained["share"]),
         )
     columns = ("image", "model", "predicted", "share", "explained", "share ")
     console.table(None, columns, list(rows.values()))

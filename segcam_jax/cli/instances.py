@@ -6,17 +6,15 @@ from typing import Any
 import segcam_jax
 from segcam_jax import _files, methods
 from segcam_jax.cli import console
-from segcam_jax.cli.arguments import bytes_of
-from segcam_jax.cli.explain import network_words
-from segcam_jax.cli.gallery import words
+from segcam_jax.cli.arguments import bytes_of, names_in
 from segcam_jax.cli.volumetric import Instances, Volumetric
 from segcam_jax.data.frames import Frame
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.engine import Execution
 from segcam_jax.extras import require
-from segcam_jax.networks import user_models as own
-from segcam_jax.networks.network import Network, Said
-from segcam_jax.networks.user_code import is_own
+from segcam_jax.networks.network import Network
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.sweep import volumes
 from segcam_jax.sweep.frames import frame_notes
 from segcam_jax.sweep.instance_plan import TABLE, make_plan
@@ -65,11 +63,11 @@ def opened(
     """
     require("nibabel", extra="nifti")
     _files.check_folder(command.out)
-    prefixes = words(command.prefixes)
-    network = _network(command, len(prefixes) or len(words(command.modalities)))
+    prefixes = names_in(command.prefixes)
+    network = _network(command, len(prefixes) or len(names_in(command.modalities)))
     files = volumes.scan_files(
         command.volumes,
-        network.model.config.in_channels,
+        network.config.in_channels,
         data=command.data,
         prefixes=prefixes,
         truth=command.truth,
@@ -103,7 +101,7 @@ def opened(
             "--truth-labels, --truth-classes, --truth-threshold and --ignore-label need a ground "
             "truth; add --truth, or --truth-prefix with --data"
         )
-    modalities = volumes.modalities_of(words(command.modalities), files, prefixes)
+    modalities = volumes.modalities_of(names_in(command.modalities), files, prefixes)
     cases = volumes.make_cases(files, options)
     for note in frame_notes(network, options.frame, files):
         console.note(note)
@@ -117,26 +115,18 @@ def _network(command: Volumetric, modalities: int) -> Network:
         command: names it.
         modalities: how many are named; 0 where none is.
     """
-    named, model = network_words(command.weights, command.model)
-    said = Said(command.outputs, command.multi_label)
-    if not is_own(named):
-        if command.channels is not None:
-            raise InputError(
-                f"--channels is for models of your own (module:factory); {named!r} knows its own"
-            )
-        network = volumes.open_volume_network(named, model, said)
-        if doubt := network.exclusive_doubt():
-            console.note(doubt)
-        return network
-    made = own.open_own(
-        named,
-        size=command.roi,
-        channels=command.channels or modalities or None,
+    spec = NetworkSpec.parse(command.weights, command.model)
+    users = spec.kind == "user"
+    options = OpenOptions(
+        size=command.roi if users else None,
+        channels=command.channels or (modalities or None if users else None),
         ndims=(volumes.AXES,),
-        said=said,
+        said=Said(command.outputs, command.multi_label),
     )
-    console.note(made.note)
-    return made.network
+    network = open_network(spec, options)
+    if said := network.note if users else network.exclusive_doubt():
+        console.note(said)
+    return network
 
 
 def groups_of(command: Volumetric) -> tuple[str, ...]:
@@ -145,7 +135,7 @@ def groups_of(command: Volumetric) -> tuple[str, ...]:
     Raises:
         InputError: if there is none.
     """
-    groups = tuple(word.upper() for word in words(command.group))
+    groups = tuple(word.upper() for word in names_in(command.group))
     if groups and not _has_truth(command):
         raise InputError("--group needs a ground truth; add --truth, or --truth-prefix with --data")
     return groups
@@ -165,8 +155,8 @@ def _saliency(command: Instances, modalities: Sequence[str]) -> SaliencyOptions:
         choices = ", ".join(modalities)
         raise InputError(f"--noise-modality was given {named!r}; choose from {choices}")
     return SaliencyOptions(
-        methods=tuple(each.name for each in methods.find_all(words(command.method))),
-        taps=words(command.tap),
+        methods=tuple(each.name for each in methods.find_all(names_in(command.method))),
+        taps=names_in(command.tap),
         of=command.of,
         aggregation=command.aggregation,
         legacy_divisor=command.legacy_divisor,

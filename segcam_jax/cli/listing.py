@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from segcam_jax.cli import commands, console
 from segcam_jax.heatmap import PROFILES
@@ -14,41 +13,41 @@ _SIDE = 64
 
 def layers(command: commands.Layers) -> None:
     """Prints the taps of a network, in the order in which they are computed."""
-    from segcam_jax.cli.explain import network_words
-    from segcam_jax.networks.layers import FIRST, LAST, MIDDLE, find_layer
-    from segcam_jax.networks.open import Wanted, open_subject
-    from segcam_jax.networks.user_code import is_own
+    from segcam_jax.networks.layers import FIRST, LAST, MIDDLE, default_layer, find_layer
+    from segcam_jax.networks.open import open_network
+    from segcam_jax.networks.spec import NetworkSpec, OpenOptions
     from segcam_jax.taps import is_map
 
     size = _size(command)
     if command.network is not None and command.weights is not None:
         raise InputError(f"two networks were given: {command.network} and {command.weights}")
-    words, model = network_words(command.network or command.weights, command.model)
-    brought = size if size and is_own(words) else None
-    wanted = Wanted(size=brought, channels=command.channels, seed=command.seed, volumes=True)
-    subject = open_subject(words, wanted, model=model)
-    if subject.note:
-        console.note(subject.note)
-    config = subject.network.model.config
-    usual = subject.size or (subject.extent if is_own(words) else (_SIDE,) * config.ndim)
-    extents = _fitting(size or usual, config)
-    taps = subject.network.list_taps((*extents, config.in_channels))
+    spec = NetworkSpec.parse(command.network or command.weights, command.model)
+    users = spec.kind == "user"
+    brought = size if size and users else None
+    options = OpenOptions(brought, command.channels, seed=command.seed, ndims=(2, 3))
+    network = open_network(spec, options)
+    if network.note:
+        console.note(network.note)
+    config = network.config
+    usual = network.size or (network.extent if users else (_SIDE,) * config.ndim)
+    extents = _fitting(size or usual, network.multiples)
+    taps = network.list_taps((*extents, config.in_channels))
     words_of: dict[str, list[str]] = {}
     # The commands over volumes take taps by their names alone.
     for word in (FIRST, MIDDLE, LAST) if config.ndim == 2 else (MIDDLE,):
-        words_of.setdefault(find_layer(subject, word, taps), []).append(word)
-    default = find_layer(subject, subject.default_layer, taps)
+        words_of.setdefault(find_layer(network, word, taps), []).append(word)
+    default = find_layer(network, default_layer(network), taps)
     rows = []
     for name, struct in taps.items():
         *space, channels = struct.shape
         also = words_of.get(name, [])
-        if not subject.classifies:
+        if not network.classifies:
             also = ["the bottleneck" if word == MIDDLE else word for word in also]
         also = [*also, "the default tap"] if name == default else also
         also = also if is_map(struct) or math.prod(space) == 1 else ["positions of its own"]
         rows.append((name, " x ".join(map(str, space)), channels, ", ".join(also)))
     what = "an image" if config.ndim == 2 else "a volume"
-    title = f"Taps of {subject.network.model.name} ({words}) for {what} of {_times(extents)}"
+    title = f"Taps of {network.model.name} ({spec.words}) for {what} of {_times(extents)}"
     console.table(title, ("tap", "positions", "channels", ""), rows)
 
 
@@ -59,18 +58,16 @@ def _size(command: commands.Layers) -> tuple[int, ...]:
     return command.size
 
 
-def _fitting(size: tuple[int, ...], config: Any) -> tuple[int, ...]:
+def _fitting(size: tuple[int, ...], multiples: tuple[int, ...]) -> tuple[int, ...]:
     """The size along every axis, with what is missing to a multiple, which is said.
 
     Raises:
         InputError: if it has another number of axes than the network's images.
     """
-    if len(size) not in (1, config.ndim):
-        raise InputError(
-            f"size {_times(size)}; the network is {config.ndim}D: give one number, or {config.ndim}"
-        )
-    asked = size * config.ndim if len(size) == 1 else size
-    multiples = getattr(config, "multiples", (config.multiple,) * config.ndim)
+    ndim = len(multiples)
+    if len(size) not in (1, ndim):
+        raise InputError(f"size {_times(size)}; the network is {ndim}D: give one number, or {ndim}")
+    asked = size * ndim if len(size) == 1 else size
     extents = tuple(-(-n // each) * each for n, each in zip(asked, multiples, strict=True))
     if extents != asked:
         console.note(f"{_times(asked)} would be padded to {_times(extents)} for this network")

@@ -4,7 +4,7 @@ from segcam_jax.cli import commands, console
 from segcam_jax.cli.explain import check_execution, execution_of, run_of
 from segcam_jax.engine.plan import COLUMNS, Plan
 from segcam_jax.methods import explain_plan
-from segcam_jax.networks.layers import read
+from segcam_jax.networks.image_inputs import read_sample
 
 
 def plan(command: commands.Plan) -> None:
@@ -14,15 +14,15 @@ def plan(command: commands.Plan) -> None:
         console.note(f"opening {words}")
     run = run_of(command)
     execution, options = execution_of(command, run), run.options
-    network, labels = run.subject.network, run.subject.labels
+    network, labels = run.network, run.network.labels
     for case, pairs in zip(run.cases, run.pairs, strict=True):
-        _, _, padded = read(case.path, run.subject, options.fit)
+        sample = read_sample(case.path, run.network, options.fit)
         for call, tap in pairs:
             console.note(f"{case.name}: planning {call.method.name} at {tap}")
             found = explain_plan(
                 network.split(tap, case.input_shape),
-                network.model.params,
-                padded,
+                network.params,
+                sample.padded,
                 case.target(options),
                 method=call.method.name,
                 execution=execution,

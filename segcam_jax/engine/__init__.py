@@ -4,7 +4,7 @@ from segcam_jax.engine.backward import (
     bias_gradients as bias_gradients,
     rectified_gradient as rectified_gradient,
 )
-from segcam_jax.engine.compiled import compiled as compiled
+from segcam_jax.engine.compiled import compiled as compiled, compiled_function as compiled_function
 from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as replicate
 from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution
 from segcam_jax.engine.many_images import explain_batch as explain_batch

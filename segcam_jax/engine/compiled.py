@@ -15,7 +15,7 @@ from jax.sharding import AxisType
 from segcam_jax._jaxpr import graph
 from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.fitting import Program, Programs
+from segcam_jax.engine.fitting import Program, Programs, kept
 from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
@@ -63,6 +63,23 @@ def compiled(method: F) -> F:
         return programs.compiled(*_prepared(signature, split, params, x, target, options))
 
     cast(Any, call).program = program
+    return cast(F, call)
+
+
+def compiled_function(function: F) -> F:
+    """Compiles a function of arrays that is no method, for rooms above the engine.
+
+    Positional arguments are its inputs. Those by keyword are part of the program, and hashable. It
+    is one of the programs of which the last `fitting.MOST_PROGRAMS` used are kept.
+    """
+
+    def kernel(static: Static, *inputs: Any) -> Any:
+        return function(*inputs, **dict(static))
+
+    @functools.wraps(function)
+    def call(*inputs: Any, **static: Any) -> Any:
+        return kept(kernel, (tuple(sorted(static.items())),), inputs)(*inputs)
+
     return cast(F, call)
 
 

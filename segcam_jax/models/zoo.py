@@ -10,6 +10,7 @@ from flax import nnx
 from segcam_jax.data.frames import AXES, Frame
 from segcam_jax.extras import require
 from segcam_jax.models import layers, stored
+from segcam_jax.models.convolutions import convolution_tap
 from segcam_jax.models.densenet import DenseNet, DenseNetConfig, weights as densenet_weights
 from segcam_jax.models.efficientnet_lite import (
     EfficientNetLite,
@@ -61,6 +62,10 @@ class Network:
     def make(self, config: Any) -> nnx.Module:
         """Makes a network with random weights."""
         return self.model(config, rngs=layers.keys(None))
+
+    def convolution_tap(self, config: Any, index: int) -> str:
+        """The tap of the n-th convolution of a network of this family, as `convolution_tap`."""
+        return convolution_tap(nnx.eval_shape(lambda: self.make(config)), index)
 
     def load(self, path: str | Path) -> tuple[Any, dict[str, Any]]:
         """Reads a network of this family that `stored.save` wrote."""

@@ -1,4 +1,4 @@
-"""Image files for networks of a fixed input size: found in folders, read, brought to size."""
+"""Image files for a network: found in folders, read, brought to size, padded."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from segcam_jax.data import images
+from segcam_jax.networks.network import Network
 from segcam_jax.types import InputError, TargetError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp")
@@ -123,37 +124,64 @@ def fitted_position(
     )
 
 
-def read(
-    path: Path,
-    *,
-    channels: int,
-    size: tuple[int, int] | None,
-    multiple: int,
-    fit: Fit,
-    reading: images.Reading = images.Reading(),
-) -> tuple[images.ReadImage, Float[np.ndarray, "h w c"], Float[np.ndarray, "u v c"]]:
-    """An image file, the part of it that is shown, and what the network is given.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """An image file, as a network is given it.
+
+    Attributes:
+        path: the file.
+        sha256: of it.
+        notes: what was converted.
+        file_extent: `(h, w)` of the image in the file, as displayed.
+        shown: the part of it that is explained.
+        padded: the same with what is missing to the network's multiple, mirrored at the bottom and
+            the right.
+    """
+
+    path: Path
+    sha256: str
+    notes: tuple[str, ...]
+    file_extent: tuple[int, int]
+    shown: Float[np.ndarray, "h w c"]
+    padded: Float[np.ndarray, "u v c"]
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Of what is explained."""
+        return self.shown.shape[0], self.shown.shape[1]
+
+    def cropped(self, output: Float[np.ndarray, "*space k"]) -> Float[np.ndarray, "*space k"]:
+        """An output of the network without the padding; a classifier's has none."""
+        return output if output.ndim == 1 else output[: self.extent[0], : self.extent[1]]
+
+    def check_same(self, sha256: str) -> None:
+        """Raises `InputError` if the file was another one before."""
+        if self.sha256 != sha256:
+            raise InputError(
+                f"{str(self.path)!r} was changed while the run went on; start it again"
+            )
+
+
+def read_sample(path: Path, network: Network, fit: Fit) -> Sample:
+    """Reads an image file for a network.
 
     Args:
         path: the file.
-        channels: that the network expects.
-        size: that it is brought to; None leaves the image as large as it is.
-        multiple: of extents, to which the image is then padded at the bottom and the right.
+        network: says how many channels it expects, to which size images are brought, of which
+            numbers their extents must be multiples, and what the file's values mean.
         fit: as in `fitted`.
-        reading: what the file's values mean.
-
-    Returns:
-        `(image, shown, padded)`; the image's notes tell of the fit, too.
 
     Raises:
         InputError: if the file cannot be read.
     """
-    image = images.read_image(path, channels=channels, reading=reading)
-    if size is None:
-        return image, image.pixels, images.pad_to_multiple(image.pixels, multiple)
-    shown = fitted(image.pixels, size, fit)
-    if image.pixels.shape[:2] != size:
+    config, size = network.config, network.size
+    assert size is None or len(size) == 2
+    image = images.read_image(path, channels=config.in_channels, reading=network.reading)
+    extent = (image.pixels.shape[0], image.pixels.shape[1])
+    notes, shown = image.notes, image.pixels
+    if size is not None and extent != size:
+        shown = fitted(shown, size, fit)
         done = "its middle was scaled" if fit == "crop" else "it was stretched"
-        note = f"{done} to {size[0]} x {size[1]}"
-        image = dataclasses.replace(image, notes=(*image.notes, note))
-    return image, shown, images.pad_to_multiple(shown, multiple)
+        notes = (*notes, f"{done} to {size[0]} x {size[1]}")
+    padded = images.pad_to_multiple(shown, config.multiple)
+    return Sample(path, image.sha256, notes, extent, shown, padded)

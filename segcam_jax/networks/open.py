@@ -7,192 +7,134 @@ from pathlib import Path
 from segcam_jax import _files, models
 from segcam_jax.adapters import from_nnx
 from segcam_jax.data.images import Reading
-from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels, read_labels
-from segcam_jax.networks import user_models as own
-from segcam_jax.networks.layers import RANDOM, USUAL_SIDE, Subject
-from segcam_jax.networks.network import Network, Said, meaning_of, open_network
-from segcam_jax.networks.user_code import is_own
+from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels
+from segcam_jax.networks.network import USUAL_SIDE, Network
+from segcam_jax.networks.spec import NO_NORMALISATION, RANDOM, NetworkSpec, OpenOptions
+from segcam_jax.networks.user_models import open_user_model
 from segcam_jax.types import InputError, nearest_first
 
 _SIDES = {"inception": 299}
-_SMALLEST = 16
+_PYTORCH = (".pth", ".pt", ".ckpt")
 
 
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """How networks are opened.
-
-    Attributes:
-        size: `(h, w)` that images are brought to; None: 299 for Inception, 224 for other
-            classifiers, no change for segmentation networks. Of a user's network of volumes,
-            extents that it takes.
-        channels: of the images of a user's own model; None finds it out.
-        range: of the images' values, none or the two that become 0 and 1.
-        normalisation: what is done to images before a user's own model, see `own.moments_of`.
-        labels: names of the classes; None takes those of the weights file, ImageNet's for a
-            classifier of 1000 classes, or numbers.
-        labels_from: what they are called in messages.
-        seed: of random weights.
-        volumes: whether a network of volumes will do.
-        said: what is said of its output.
-    """
-
-    size: tuple[int, ...] | None = None
-    channels: int | None = None
-    range: tuple[float, ...] = ()
-    normalisation: str | None = None
-    labels: Sequence[str] | None = None
-    labels_from: str = "the list of labels"
-    seed: int = 0
-    volumes: bool = False
-    said: Said = Said()
-
-    def with_labels(self, path: str | Path | None) -> "Wanted":
-        """The same with the labels of a file, if there is one.
-
-        Raises:
-            InputError: if it cannot be read.
-        """
-        if path is None:
-            return self
-        labels, origin = read_labels(path), f"labels {str(path)!r}"
-        return dataclasses.replace(self, labels=labels, labels_from=origin)
-
-
-def size_of(numbers: Sequence[int]) -> tuple[int, int] | None:
-    """`(h, w)` of no, one or two numbers.
-
-    Raises:
-        InputError: if they are more, or too small.
-    """
-    if not numbers:
-        return None
-    if len(numbers) > 2 or min(numbers) < _SMALLEST:
-        words = " ".join(map(str, numbers))
-        raise InputError(
-            f"size {words}; give a height and a width (or one number for both) of at least "
-            f"{_SMALLEST} pixels"
-        )
-    return numbers[0], numbers[-1]
-
-
-def open_subject(
-    words: str, wanted: Wanted = Wanted(), *, model: str | None = None, taken: Sequence[str] = ()
-) -> Subject:
+def open_network(
+    spec: NetworkSpec, options: OpenOptions = OpenOptions(), *, taken: Sequence[str] = ()
+) -> Network:
     """Opens a network.
 
     Args:
-        words: a name or a file as `models.load` takes them, `random:NAME` for a classifier with
-            random weights, or `module:factory` for a user's own model.
-        wanted: how.
-        model: the network expected in a weights file.
-        taken: names that the subject must not have.
+        spec: which.
+        options: how.
+        taken: names that the network must not have.
 
     Raises:
         InputError: if it cannot be opened, or has another number of classes than labels.
     """
-    size, note = wanted.size, ""
-    if is_own(words):
-        made = own.open_own(
-            words,
-            size=size,
-            channels=wanted.channels,
-            normalisation=wanted.normalisation,
-            ndims=(2, 3) if wanted.volumes else (2,),
-            said=wanted.said,
-        )
-        network, size, note = made.network, made.size, made.note
-    else:
-        _check_built_in(words, wanted)
-        is_random = words.startswith(RANDOM)
-        network = _random(words, wanted) if is_random else _trained(words, model, wanted)
-    reading = _reading(wanted, own=is_own(words))
-    subject = Subject(_free_name(words, taken), network, network.class_names, size, note, reading)
-    if subject.classifies and wanted.said.threshold:
-        raise InputError(f"{subject.name} classifies whole images; leave out --threshold")
-    if size is None and not is_own(words) and subject.classifies:
-        side = _SIDES.get(network.model.name, USUAL_SIDE)
-        subject = dataclasses.replace(subject, size=(side, side))
-    return dataclasses.replace(subject, labels=_labels(subject, wanted))
+    network = open_user_model(spec, options) if spec.kind == "user" else _built_in(spec, options)
+    as_stored = spec.kind == "user" and options.normalisation == NO_NORMALISATION
+    name, reading = _free_name(spec, taken), Reading(options.range, as_stored=as_stored)
+    network = dataclasses.replace(network, name=name, reading=reading)
+    if network.classifies and options.said.threshold:
+        raise InputError(f"{name} classifies whole images; leave out --threshold")
+    return dataclasses.replace(network, labels=_labels(network, options))
 
 
-def open_subjects(given: Sequence[str], wanted: Wanted = Wanted()) -> list[Subject]:
+def open_networks(given: Sequence[str], options: OpenOptions = OpenOptions()) -> list[Network]:
     """Opens several networks.
 
     Raises:
-        InputError: as `open_subject`, or if none is given, or one twice.
+        InputError: as `open_network`, or if none is given, or one twice.
     """
     if not given:
         raise InputError("no model was given; add --models with a name or a file")
     doubled = [word for word in given if given.count(word) > 1]
     if doubled:
         raise InputError(f"model {doubled[0]!r} was given twice")
-    subjects: list[Subject] = []
+    networks: list[Network] = []
     for words in given:
-        taken = [each.name for each in subjects]
-        subjects.append(open_subject(words, wanted, taken=taken))
-    return subjects
+        taken = [each.name for each in networks]
+        networks.append(open_network(NetworkSpec.parse(words), options, taken=taken))
+    return networks
 
 
-def _reading(wanted: Wanted, *, own: bool) -> Reading:
-    """What the values of images mean.
-
-    Raises:
-        InputError: if the range is not two numbers.
-    """
-    if len(wanted.range) not in (0, 2):
-        given = " ".join(f"{value:g}" for value in wanted.range)
-        raise InputError(f"range {given}; give the value that becomes 0 and that which becomes 1")
-    between = (wanted.range[0], wanted.range[1]) if wanted.range else None
-    return Reading(between, as_stored=own and wanted.normalisation == "none")
-
-
-def _check_built_in(words: str, wanted: Wanted) -> None:
-    """Raises `InputError` for what holds for users' own models alone."""
-    for option in ("channels", "normalisation"):
-        if getattr(wanted, option) is not None:
-            raise InputError(
-                f"--{option} is for models of your own (module:factory); {words!r} knows its own"
-            )
-
-
-def _free_name(words: str, taken: Sequence[str]) -> str:
-    stem = Path(words.removeprefix(RANDOM)).name.removesuffix(".safetensors")
-    if is_own(words):
+def _free_name(spec: NetworkSpec, taken: Sequence[str]) -> str:
+    stem = Path(spec.words.removeprefix(RANDOM)).name.removesuffix(".safetensors")
+    if spec.kind == "user":
         stem = stem.replace(".py:", "-").replace(":", "-")
     return _files.unique_names([_files.file_name(stem) or "model"], taken)[0]
 
 
-def _trained(words: str, model: str | None, wanted: Wanted) -> Network:
+def _built_in(spec: NetworkSpec, options: OpenOptions) -> Network:
+    """A network of this library, with the weights of a file or random ones."""
+    for option in ("channels", "normalisation"):
+        if getattr(options, option) is not None:
+            raise InputError(
+                f"--{option} is for models of your own (module:factory); {spec.words!r} knows its "
+                "own"
+            )
+    if spec.kind == "random":
+        path, (digest, loaded) = Path(spec.words), _random(spec, options.seed)
+    else:
+        path, (digest, loaded) = _path(spec, options), _trained(spec, options)
+    network = Network(spec, path, digest, loaded, options.said.meaning_of(loaded))
+    side = _SIDES.get(loaded.name, USUAL_SIDE) if network.classifies else None
+    return dataclasses.replace(network, size=options.size or (side and (side, side)))
+
+
+def _path(spec: NetworkSpec, options: OpenOptions) -> Path:
+    """The file of weights, before it is read."""
+    words = spec.words
+    if 2 not in options.ndims and words.lower().endswith(_PYTORCH):
+        raise InputError(
+            f"weights {words!r} are a checkpoint of PyTorch; make a file of them: `segcam "
+            f"convert {words} --model monai-unet --out weights.safetensors`"
+        )
     if words in models.CLASSIFIERS and not Path(words).exists():
         raise InputError(
             f"model {words!r} has no trained weights here; give a file that `segcam convert` "
             f"wrote, or {RANDOM}{words} for random weights"
         )
-    return open_network(words, model, volumes=wanted.volumes, said=wanted.said)
+    return models.path_of(words)
 
 
-def _random(words: str, wanted: Wanted) -> Network:
-    seed = wanted.seed
-    name = words.removeprefix(RANDOM)
+def _trained(spec: NetworkSpec, options: OpenOptions) -> tuple[str, models.LoadedModel]:
+    """Digest and network of a file of weights."""
+    loaded = models.load(spec.words, model=spec.model)
+    ndim = getattr(loaded.config, "ndim", 2)
+    if ndim in options.ndims:
+        return _files.sha256_of(models.path_of(spec.words)), loaded
+    if 2 in options.ndims:
+        raise InputError(
+            f"weights {spec.words!r} are of a {ndim}D network, and this command takes 2D images: "
+            "explain volumes by `segcam instances` or `segcam context`"
+        )
+    raise InputError(
+        f"weights {spec.words!r} are of a {ndim}D network of {loaded.name!r}; volumes need a 3D "
+        "one (`segcam convert --model monai-unet` makes its file)"
+    )
+
+
+def _random(spec: NetworkSpec, seed: int) -> tuple[str, models.LoadedModel]:
+    """Digest and network of a classifier with random weights."""
+    name = spec.words.removeprefix(RANDOM)
     if name not in models.CLASSIFIERS:
         choices = ", ".join(nearest_first(name, models.CLASSIFIERS))
         raise InputError(f"unknown model {name!r} after {RANDOM!r}; choose from {choices}")
     family, _ = models.CLASSIFIERS[name]
     model = models.randomised(lambda: models.classifier(name, normalisation="imagenet"), seed=seed)
     fn, params = from_nnx(model)
-    loaded = models.LoadedModel(family, fn, params, model.config, {})
-    digest = _files.digest_of(f"{words} {seed}")
-    return Network(words, Path(words), digest, loaded, meaning_of(loaded, wanted.said))
+    digest = _files.digest_of(f"{spec.words} {seed}")
+    return digest, models.LoadedModel(family, fn, params, model.config, {})
 
 
-def _labels(subject: Subject, wanted: Wanted) -> list[str]:
-    network = subject.network
-    classes = network.model.config.classes
-    if wanted.labels is not None:
-        check_labels(list(wanted.labels), classes, f"{wanted.labels_from}, for {network.given!r},")
-        return list(wanted.labels)
-    known = network.model.metadata.get("classes")
-    if not known and classes == IMAGENET_CLASSES and subject.classifies:
+def _labels(network: Network, options: OpenOptions) -> list[str]:
+    """A name for every class: as given, as the weights' file says; numbers where it has none."""
+    classes, model = network.config.classes, network.model
+    if options.labels is not None:
+        origin = f"{options.labels_from}, for {network.spec.words!r},"
+        check_labels(list(options.labels), classes, origin)
+        return list(options.labels)
+    if not model.metadata.get("classes") and classes == IMAGENET_CLASSES and network.classifies:
         return imagenet_labels()
-    return network.class_names
+    known = [str(name) for name in model.class_names]
+    return [*known, *map(str, range(len(known), classes))]

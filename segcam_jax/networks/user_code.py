@@ -5,24 +5,32 @@ fault is one line: a module that is not found or does not import, a name that it
 that needs arguments or fails, a result that is no model.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import segcam_jax
 from segcam_jax import _files
 from segcam_jax.adapters import FORMS, is_model
-from segcam_jax.networks import user_faults as blame
 from segcam_jax.types import InputError, nearest_first
 
 _TOLD = 6
+_LONGEST = 240
 _INSTALLED = {"site-packages", "dist-packages"}
+_LIBRARIES = {
+    *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")),
+    Path(segcam_jax.__file__).resolve().parent,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +57,7 @@ class Made:
         return "a function" if name == "<lambda>" else name
 
 
-def is_own(words: str) -> bool:
+def is_factory(words: str) -> bool:
     """Whether it names a factory: `module.path:make`, `file.py:make`, or a file in want of one."""
     left, colon, _ = words.rpartition(":")
     if Path(words).suffix == ".py":
@@ -63,8 +71,16 @@ def make(words: str) -> Made:
     Raises:
         InputError: if that fails, or what it returns is no model; one line that says where.
     """
-    left, name = _divided(words)
-    module = _module_of_file(Path(left), words) if _is_file(left) else _module(left, words)
+    left, colon, name = words.rpartition(":")
+    if colon and not name:
+        raise InputError(f"{words!r} names no function; give module.path:NAME or file.py:NAME")
+    place = left if colon else words
+    by_file = place.endswith(".py") or os.sep in place
+    module = _module_of_file(Path(place), words) if by_file else _module(place, words)
+    if not colon:
+        near = ", ".join(f"{words}:{each}" for each in _candidates(module)[:_TOLD])
+        hint = f", for example {near}" if near else ""
+        raise InputError(f"{words!r} names no function that makes the model{hint}")
     model = _called(_attribute(module, name, left), words)
     if not is_model(model):
         raise InputError(f"{words} returned {_described(model)}; expected {FORMS}")
@@ -72,20 +88,40 @@ def make(words: str) -> Made:
     return Made(words, model, file, _source_digest(file))
 
 
-def _divided(words: str) -> tuple[str, str]:
-    left, colon, name = words.rpartition(":")
-    if not colon:
-        module = _module_of_file(Path(words), words)
-        near = ", ".join(f"{words}:{each}" for each in _candidates(module)[:_TOLD])
-        hint = f", for example {near}" if near else ""
-        raise InputError(f"{words!r} names no function that makes the model{hint}")
-    if not name:
-        raise InputError(f"{words!r} names no function; give module.path:NAME or file.py:NAME")
-    return left, name
+def fault(error: BaseException) -> str:
+    """The place in the user's code where an exception came from, its type, and its first line.
+
+    A place in a library is none of the user's: without one in their own code only type and line
+    are told.
+    """
+    message = error.msg or "" if isinstance(error, SyntaxError) else str(error)
+    said = next(filter(None, (line.strip() for line in message.splitlines())), "")
+    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
+    name = type(error).__name__
+    what = f"{name}: {said}" if said else name
+    lines = lines_of(error)
+    if not lines:
+        return what
+    path, here = Path(lines[-1][0]).resolve(), Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else path
+    return f"{shown}, line {lines[-1][1]}: {what}"
 
 
-def _is_file(left: str) -> bool:
-    return left.endswith(".py") or os.sep in left
+def lines_of(error: BaseException) -> list[tuple[str, int]]:
+    """File and line of the calls in the user's own code, the outermost first."""
+    frames = traceback.extract_tb(error.__traceback__)
+    found = [(frame.filename, frame.lineno or 0) for frame in frames if _is_users(frame.filename)]
+    if isinstance(error, SyntaxError) and error.filename:
+        found.append((error.filename, error.lineno or 0))
+    return found
+
+
+def _is_users(file: str) -> bool:
+    """Whether a source file is neither this library's nor an installed one's."""
+    if file.startswith("<"):
+        return False
+    path = Path(file).resolve()
+    return not any(path.is_relative_to(library) for library in _LIBRARIES)
 
 
 def _on_path(folder: Path) -> None:
@@ -96,26 +132,29 @@ def _on_path(folder: Path) -> None:
     importlib.invalidate_caches()
 
 
+@contextlib.contextmanager
+def _importing(words: str) -> Iterator[None]:
+    """Says in one line why a module does not import."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{words!r} does not import: {fault(error)}") from None
+
+
 def _module(name: str, words: str) -> ModuleType:
     _on_path(Path.cwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise _not_imported(words, error) from None
-        there = sorted(path.stem for path in Path.cwd().glob("*.py"))
-        near = ", ".join(nearest_first(name, there)[:_TOLD])
-        modules = f"; modules there are {near}" if near else ""
-        raise InputError(
-            f"{words!r}: there is no module {error.name!r} in {str(Path.cwd())!r} or installed"
-            f"{modules}"
-        ) from None
-    except (Exception, SystemExit) as error:
-        raise _not_imported(words, error) from None
-
-
-def _not_imported(words: str, error: BaseException) -> InputError:
-    return InputError(f"{words!r} does not import: {blame.in_words(error)}")
+    with _importing(words):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            missing = error.name
+    near = nearest_first(name, sorted(path.stem for path in Path.cwd().glob("*.py")))[:_TOLD]
+    modules = f"; modules there are {', '.join(near)}" if near else ""
+    raise InputError(
+        f"{words!r}: there is no module {missing!r} in {str(Path.cwd())!r} or installed{modules}"
+    )
 
 
 def _module_of_file(file: Path, words: str) -> ModuleType:
@@ -131,24 +170,16 @@ def _module_of_file(file: Path, words: str) -> ModuleType:
         folder = folder.parent
     _on_path(Path.cwd())
     _on_path(folder)
-    try:
-        name = ".".join(parts)
-        known = sys.modules.get(name)
-        if known is None:
-            known = importlib.import_module(name)
+    name = ".".join(parts)
+    with _importing(words):
+        known = sys.modules.get(name) or importlib.import_module(name)
         if Path(getattr(known, "__file__", None) or "").resolve() == file:
             return known
-        return _loaded(f"_segcam_own_{file.stem}", file)  # Another module has that name.
-    except (Exception, SystemExit) as error:
-        raise _not_imported(words, error) from None
-
-
-def _loaded(name: str, file: Path) -> ModuleType:
-    spec: Any = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+        # Another module has that name.
+        spec: Any = importlib.util.spec_from_file_location(f"_segcam_own_{file.stem}", file)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
 
 
 def _attribute(module: ModuleType, name: str, left: str) -> Any:
@@ -192,7 +223,7 @@ def _called(factory: Any, words: str) -> Any:
     try:
         return factory()
     except (Exception, SystemExit) as error:
-        raise InputError(f"{words} fails: {blame.in_words(error)}") from None
+        raise InputError(f"{words} fails: {fault(error)}") from None
 
 
 def _needed(factory: Callable) -> list[str]:
@@ -232,17 +263,15 @@ def _source_digest(file: Path) -> str:
 
     Libraries are left out: their versions are written down elsewhere.
     """
-    roots = {f"{file.resolve().parent}{os.sep}", f"{Path.cwd()}{os.sep}"}
-    sources = {
-        str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())
-    }
+    roots = (f"{file.resolve().parent}{os.sep}", f"{Path.cwd()}{os.sep}")
+    sources = {str(getattr(each, "__file__", None) or "") for each in list(sys.modules.values())}
     mine = [
         Path(source)
         for source in sources
         if source.endswith(".py")
-        and any(source.startswith(root) for root in roots)
+        and source.startswith(roots)
         and not _INSTALLED & set(Path(source).parts)
-        and blame.is_users(source)
+        and _is_users(source)
     ]
     digests = {_files.sha256_of(path) for path in mine if path.is_file()}
     return _files.digest_of("".join(sorted(digests)))

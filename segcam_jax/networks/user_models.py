@@ -16,18 +16,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax import models
-from segcam_jax._jaxpr import graph, kinds, layouts
-from segcam_jax.adapters import adapted
-from segcam_jax.models.layers import NORMALISATIONS
-from segcam_jax.networks import user_faults as blame
-from segcam_jax.networks.network import Network, Said, traced_meaning
-from segcam_jax.networks.user_code import Made, make
-from segcam_jax.types import InputError, SegcamError, nearest_first
+from segcam_jax.adapters import adapted, program
+from segcam_jax.networks import user_code
+from segcam_jax.networks.network import USUAL_SIDE, USUAL_VOLUME, Network
+from segcam_jax.networks.spec import (
+    NO_NORMALISATION,
+    Moments,
+    NetworkSpec,
+    Normalisation,
+    OpenOptions,
+    Said,
+)
+from segcam_jax.networks.user_code import Made
+from segcam_jax.outputs import Meaning, declared
+from segcam_jax.types import InputError, SegcamError
 
-USUAL_SIDE = 224
-USUAL_VOLUME = 64
 _CHANNELS = {2: (3, 1), 3: (1, 2, 3, 4)}
-NOUNS = {2: "image", 3: "volume"}
+_NOUNS = {2: "image", 3: "volume"}
 _COMMANDS = {
     2: "`segcam explain` takes it",
     3: "explain volumes by `segcam instances` or `segcam context`",
@@ -35,13 +40,10 @@ _COMMANDS = {
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 # Odd multiples of 64: an extent of so many plus m can be halved as often as m, and no further.
 _ODD = (3 * 64, 5 * 64, 7 * 64)
-# Where the fit of shapes ended: before the user's code, or after it.
-_BEFORE, _AFTER = (-1,), (float("inf"),)
-Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnConfig:
+class UserConfig:
     """What is known of a user's model.
 
     Attributes:
@@ -91,22 +93,6 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Own:
-    """A user's model, opened.
-
-    Attributes:
-        network: with its parameters.
-        size: `(h, w)` that images are brought to, or the only extents of a volume; None if it takes
-            them as they are.
-        note: what was found out, in words.
-    """
-
-    network: Network
-    size: tuple[int, ...] | None
-    note: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Fit:
     """A way of calling the model that works."""
 
@@ -135,74 +121,81 @@ class _Fit:
         """Whether logits of pixels are fewer than pixels."""
         return not self.classifies and self.output[:-1] != self.extents
 
+    @property
+    def image(self) -> jax.ShapeDtypeStruct:
+        """What the model is given."""
+        return jax.ShapeDtypeStruct(self.shape, jnp.float32)
 
-def open_own(
-    words: str,
-    *,
-    size: tuple[int, ...] | None = None,
-    channels: int | None = None,
-    normalisation: str | None = None,
-    ndims: Sequence[int] = (2,),
-    said: Said = Said(),
-) -> Own:
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """Why a way of calling the model does not work.
+
+    Attributes:
+        words: one line.
+        lines: in the user's code, of the calls that led to it, the outermost first.
+        returned: whether the model returned something, which was wrong.
+    """
+
+    words: str
+    lines: tuple[int, ...] = ()
+    returned: bool = False
+
+
+class _WrongOutput(InputError):
+    """A model that runs, but does not return logits."""
+
+
+def open_user_model(spec: NetworkSpec, options: OpenOptions = OpenOptions()) -> Network:
     """Opens what a factory of a user's own file makes.
 
-    Args:
-        words: `module.path:factory` or `file.py:factory`.
-        size: `(h, w)` that images are brought to; None: 224 x 224 for a classifier, and for a
-            segmentation network images as they are, if it takes more than one size. Of volumes,
-            extents that are tried first. One number is for all axes.
-        channels: of images; None tries three, then one; of volumes one to four.
-        normalisation: what is done to an image in [0, 1] first, as `moments_of` reads it.
-        ndims: what will do, the first first: 2 for images, 3 for volumes.
-        said: what the user says of its output.
+    Images are brought to `options.size`; without one to 224 x 224 for a classifier, and for a
+    segmentation network they stay as they are, if it takes more than one size. Of volumes, these
+    extents are tried first. One number is for all axes.
 
     Raises:
         InputError: if there is no such model, or it takes no such image.
     """
-    moments = moments_of(normalisation or "none")
-    made = make(words)
-    fit = _fit(made, size, channels, ndims)
-    count = fit.shape[-1]
-    if moments is not None and any(len(each) not in (1, count) for each in moments):
-        raise InputError(f"normalisation {normalisation!r} is not for {count} channel(s)")
+    size, normalisation = options.size, options.normalisation or NO_NORMALISATION
+    made = user_code.make(spec.words)
+    fit = _fit(made, size, options.channels, options.ndims)
+    count, moments = fit.shape[-1], normalisation.moments
+    normalisation.check(count)
     multiple, brought = 1, fit.extents
     # Images are brought to the size that is given; volumes stay as they are.
     if not fit.classifies and (size is None or fit.ndim == 3):
         found = _multiple(fit)
         multiple, brought = (1, fit.extents) if found is None else (found, None)
-    changed, one = moments or fit.coarser, layouts.is_one_example(fit.fn)
-    fn = Prepared(fit.fn, moments, one) if changed else fit.fn
+    fn = fit.fn
+    if moments or fit.coarser:
+        fn = Prepared(fit.fn, moments, program.is_one_example(fit.fn))
     only = brought if fit.ndim == 3 else None
-    config = OwnConfig(count, fit.output[-1], fit.classifies, multiple, fit.ndim, only)
+    config = UserConfig(count, fit.output[-1], fit.classifies, multiple, fit.ndim, only)
     loaded = models.LoadedModel(made.name, fn, fit.params, config, {})
     digest = _digest(made, fit, [brought, multiple, moments])
-    image = jax.ShapeDtypeStruct(fit.shape, jnp.float32)
-    meaning, about_outputs = traced_meaning(fit.fn, fit.params, image, fit.output[-1], said)
+    meaning, about_outputs = _meaning(fit, options.said)
     note = f"{_note(made, fit, brought, multiple, normalisation)}; {about_outputs}"
-    return Own(Network(words, made.file, digest, loaded, meaning), brought, note)
+    return Network(spec, made.file, digest, loaded, meaning, size=brought, note=note)
 
 
-def moments_of(words: str) -> Moments | None:
-    """Reads `imagenet`, `symmetric`, ..., or `MEAN/DEVIATION` with numbers such as `0.5,0.4,0.4`.
+def _meaning(fit: _Fit, said: Said) -> tuple[Meaning, str]:
+    """What the output means, and how that is known, in words.
 
-    Raises:
-        InputError: if it is neither, or a deviation is not positive.
+    As said or as the model's adapter was told; else as its last operations tell, where a sigmoid
+    over several classes means that they do not exclude each other.
     """
-    if words in NORMALISATIONS:
-        return NORMALISATIONS[words]
-    mean, _, deviation = words.partition("/")
-    try:
-        first, second = (tuple(map(float, part.split(","))) for part in (mean, deviation))
-    except ValueError:
-        choices = ", ".join(nearest_first(words, NORMALISATIONS))
-        raise InputError(
-            f"unknown normalisation {words!r}; choose from {choices}, or give MEAN/DEVIATION, "
-            "for example 0.5,0.5,0.5/0.25,0.25,0.25"
-        ) from None
-    if not (np.isfinite([*first, *second]).all() and min(second) > 0):
-        raise InputError(f"normalisation {words!r}; give finite means and positive deviations")
-    return first, second
+    classes, told = fit.output[-1], declared(fit.fn, said.outputs)
+    ending = program.output_ending(fit.fn, fit.params, fit.image)
+    apart = not told and ending == "sigmoid" and classes > 1
+    found = told or ("probabilities" if ending else None)
+    meaning = said.meaning(classes, outputs=found, multi_label=apart)
+    each = " of classes that do not exclude each other" if not meaning.exclusive else ""
+    if told:
+        though = f", though it ends in a {ending}" if ending and told == "logits" else ""
+        return meaning, f"its output holds {told}{each}, as declared{though}"
+    if ending:
+        return meaning, f"its output ends in a {ending}, so it holds probabilities{each}"
+    return meaning, f"its output is taken for logits{each}"
 
 
 def _fit(
@@ -214,34 +207,26 @@ def _fit(
         InputError: of the call that came furthest; or that the model takes images, not volumes, or
             the other way about.
     """
-    failures: list[tuple[tuple[float, ...], str]] = []
+    failures: list[_Failure] = []
     for ndim in ndims:
         for shape in _shapes(size, channels, ndim):
-            found = _fitting(made, shape, failures)
-            if found is not None:
+            if found := _fitting(made, shape, failures):
                 return found
-    for ndim in NOUNS:
+    for ndim, noun in _NOUNS.items():
         if ndim in ndims and _shapes(size, channels, ndim):
             continue
         if any(_fitting(made, shape, []) for shape in _shapes(None, channels, ndim)):
-            raise _other_axes(made, size, ndim, ndims)
+            what = f"{made.words} is a network of {noun}s"
+            if ndim in ndims:
+                raise InputError(f"{what}: size {_times(size or ())}; give one number, or {ndim}")
+            wanted = " or ".join(f"{_NOUNS[each]}s" for each in ndims)
+            raise InputError(f"{what}, this command needs one of {wanted}: {_COMMANDS[ndim]}")
     if not failures:
         raise InputError(f"size {_times(size or ())}; give one number, or one for each axis")
-    done, words = max(failures, key=lambda failure: failure[0])
+    furthest = max(failures, key=lambda failure: (failure.returned, failure.lines))
     sizes = "--size H W" if 2 in ndims else "--roi"
-    hint = "" if done is _AFTER else f"; if it takes others, say so by {sizes} and --channels N"
-    raise InputError(words + hint)
-
-
-def _other_axes(
-    made: Made, size: tuple[int, ...] | None, ndim: int, ndims: Sequence[int]
-) -> InputError:
-    """What is to be done with a network of another number of axes than what was given."""
-    what = f"{made.words} is a network of {NOUNS[ndim]}s"
-    if ndim in ndims:
-        return InputError(f"{what}: size {_times(size or ())}; give one number, or {ndim}")
-    wanted = " or ".join(f"{NOUNS[each]}s" for each in ndims)
-    return InputError(f"{what}, this command needs one of {wanted}: {_COMMANDS[ndim]}")
+    hint = "" if furthest.returned else f"; if it takes others, say so by {sizes} and --channels N"
+    raise InputError(furthest.words + hint)
 
 
 def _shapes(size: tuple[int, ...] | None, channels: int | None, ndim: int) -> list[tuple[int, ...]]:
@@ -256,42 +241,22 @@ def _shapes(size: tuple[int, ...] | None, channels: int | None, ndim: int) -> li
     return [(*space, count) for space in spaces for count in tried]
 
 
-def _fitting(
-    made: Made, shape: tuple[int, ...], failures: list[tuple[tuple[float, ...], str]]
-) -> _Fit | None:
+def _fitting(made: Made, shape: tuple[int, ...], failures: list[_Failure]) -> _Fit | None:
     """A way of calling the model on a shape; if none works, `failures` are told why."""
     for fn, params in _callings(made):
         try:
-            output = _output(fn, params, shape)
-            _check_axes(fn, params, shape)
-            return _Fit(fn, params, shape, output)
+            fit = _Fit(fn, params, shape, _output(fn, params, shape))
+            _check_axes(fit)
+            return fit
         except SegcamError as error:
-            done = _AFTER if isinstance(error, _WrongOutput) else _BEFORE
-            failures.append((done, f"{made.words}: {error}"))
+            returned = isinstance(error, _WrongOutput)
+            failures.append(_Failure(f"{made.words}: {error}", returned=returned))
         except Exception as error:
-            lines = tuple(float(line) for _, line in blame.users_lines(error))
-            what = f"{NOUNS[len(shape) - 1]} of {_times(shape)}"
-            words = f"{made.words} fails on {_a(what)}: {blame.in_words(error)}"
-            failures.append((lines or _BEFORE, words))
+            lines = tuple(line for _, line in user_code.lines_of(error))
+            what = f"{_a(_NOUNS[len(shape) - 1])} of {_times(shape)}"
+            words = f"{made.words} fails on {what}: {user_code.fault(error)}"
+            failures.append(_Failure(words, lines))
     return None
-
-
-def _check_axes(fn: Callable, params: Any, shape: tuple[int, ...]) -> None:
-    """Raises `_WrongOutput` where convolutions show that an axis was taken for a batch."""
-    ndim, x = len(shape) - 1, jax.ShapeDtypeStruct(shape, jnp.float32)
-    axes = max(kinds.convolved_axes(graph.closed(fn, params, x)[1]), default=ndim)
-    if axes not in (1, ndim) and not layouts.is_one_example(fn):
-        raise _WrongOutput(
-            f"its convolutions go along {axes} axes, those of {_a(NOUNS[ndim])} are {ndim}"
-        )
-
-
-def _times(numbers: Sequence[int]) -> str:
-    return " x ".join(map(str, numbers))
-
-
-def _a(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _callings(made: Made) -> Iterator[tuple[Callable, Any]]:
@@ -307,16 +272,20 @@ def _callings(made: Made) -> Iterator[tuple[Callable, Any]]:
         yield second
 
 
-class _WrongOutput(InputError):
-    """A model that runs, but does not return logits."""
+def _check_axes(fit: _Fit) -> None:
+    """Raises `_WrongOutput` where convolutions show that an axis was taken for a batch."""
+    axes = program.convolved_axes(fit.fn, fit.params, fit.image)
+    if axes not in (None, 1, fit.ndim) and not program.is_one_example(fit.fn):
+        raise _WrongOutput(
+            f"its convolutions go along {axes} axes, those of {_a(_NOUNS[fit.ndim])} are {fit.ndim}"
+        )
 
 
 def _output(fn: Callable, params: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the logits: `k`, or `h w k` (`d h w k`) no finer than the image (volume)."""
     output = jax.eval_shape(fn, params, jax.ShapeDtypeStruct(shape, jnp.float32))
-    leaves = jax.tree.leaves(output)
-    if output is not leaves[0] if leaves else True:
-        kinds = f"a {type(output).__name__} of {len(leaves)} array(s)"
+    if not isinstance(output, jax.ShapeDtypeStruct):
+        kinds = f"a {type(output).__name__} of {len(jax.tree.leaves(output))} array(s)"
         raise _WrongOutput(
             f"the model returns {kinds}, expected the logits alone; let the factory return "
             "segcam_jax.from_nnx(model, output=lambda out: out[0]) or the like"
@@ -326,7 +295,7 @@ def _output(fn: Callable, params: Any, shape: tuple[int, ...]) -> tuple[int, ...
         raise _WrongOutput(
             f"the model returns {output.dtype} values, expected floating-point logits"
         )
-    what = NOUNS[len(shape) - 1]
+    what = _NOUNS[len(shape) - 1]
     if len(found) not in (1, len(shape)):
         raise _WrongOutput(
             f"the model returns shape {found} for {_a(what)} of {_times(shape)}; "
@@ -362,20 +331,18 @@ def _multiple(fit: _Fit) -> int | None:
 def _digest(made: Made, fit: _Fit, prepared: Sequence[Any]) -> str:
     """A digest of the parameters, the source, how images are prepared, and what the model holds."""
     digest = hashlib.sha256(f"{made.words} {made.source} {prepared}".encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(fit.params):
-        _update(digest, jax.tree_util.keystr(path), leaf)
-    image = jax.ShapeDtypeStruct(fit.shape, jnp.float32)
-    for number, value in enumerate(graph.held(graph.closed(fit.fn, fit.params, image)[0])):
-        _update(digest, f"held {number}", value)
+    leaves = [
+        (jax.tree_util.keystr(path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(fit.params)
+    ]
+    held = program.held_values(fit.fn, fit.params, fit.image)
+    for name, leaf in [*leaves, *((f"held {n}", value) for n, value in enumerate(held))]:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _update(digest: Any, name: str, leaf: Any) -> None:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    array = np.asarray(leaf)
-    digest.update(f"{name} {array.dtype} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
 
 
 def _note(
@@ -383,9 +350,9 @@ def _note(
     fit: _Fit,
     size: tuple[int, ...] | None,
     multiple: int,
-    normalisation: str | None,
+    normalisation: Normalisation,
 ) -> str:
-    noun, channels = NOUNS[fit.ndim], fit.shape[-1]
+    noun, channels = _NOUNS[fit.ndim], fit.shape[-1]
     if size is not None:
         image = f"{_a(noun)} of {_times((*size, channels))}"
     else:
@@ -397,4 +364,12 @@ def _note(
     what = f"{fit.output[-1]} classes for {of}"
     ratio = fit.extents[0] / fit.output[0]
     coarser = f"; its logits are resized by {ratio:g}" if fit.coarser else ""
-    return f"{made.words} is {made.name}: {what}; normalisation {normalisation or 'none'}{coarser}"
+    return f"{made.words} is {made.name}: {what}; normalisation {normalisation.words}{coarser}"
+
+
+def _times(numbers: Sequence[int]) -> str:
+    return " x ".join(map(str, numbers))
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

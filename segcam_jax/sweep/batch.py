@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from segcam_jax.engine import Execution, devices
+from segcam_jax.engine import Execution, compiled_function, devices
 from segcam_jax.heatmap import heatmap
 from segcam_jax.methods import METHODS
 from segcam_jax.taps import Split
@@ -24,8 +23,8 @@ Advance = Callable[[int], None]
 Options = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 
 
-@functools.partial(jax.jit, static_argnames=("split", "options", "mesh"))
-def _maps(split: Split, options: Options, mesh: Mesh | None, shared: Any, batch: Any):
+@compiled_function
+def _maps(shared: Any, batch: Any, *, split: Split, options: Options, mesh: Mesh | None):
     def explain(chosen: Options, params, key, image, class_index, mask):
         target = Target(class_index, mask)
         found = {}
@@ -86,7 +85,7 @@ def batch_maps(
         batch = (images[filled], np.asarray(classes, np.int32)[filled], masks[filled])
         if mesh is not None:
             batch = devices.deal_images(batch, mesh)
-        found = _maps(split, options, mesh, shared, batch)
+        found = _maps(shared, batch, split=split, options=options, mesh=mesh)
         parts.append({name: np.asarray(maps)[: stop - start] for name, maps in found.items()})
         advance(stop - start)
     return {name: np.concatenate([part[name] for part in parts]) for name, _ in options}
@@ -97,8 +96,8 @@ def _chunks(count: int, chunk: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + chunk, count)
 
 
-@functools.partial(jax.jit, static_argnames="fn")
-def _logits(fn: Callable, params: Any, images: Array) -> Array:
+@compiled_function
+def _logits(params: Any, images: ArrayLike, *, fn: Callable) -> Array:
     return jax.vmap(fn, in_axes=(None, 0))(params, images)
 
 
@@ -110,7 +109,7 @@ def batch_logits(
     parts = []
     for start, stop in _chunks(len(images), chunk):
         filled = np.minimum(np.arange(start, start + chunk), stop - 1)
-        parts.append(np.asarray(_logits(fn, params, images[filled]))[: stop - start])
+        parts.append(np.asarray(_logits(params, images[filled], fn=fn))[: stop - start])
     return np.concatenate(parts)
 
 
@@ -130,9 +129,9 @@ def heatmaps(
     raw: Float[np.ndarray, "n *space"], extent: tuple[int, ...], profile: str
 ) -> Float[np.ndarray, "n *extent"]:
     """Heatmaps of several maps."""
-    return np.asarray(_heatmaps(jnp.asarray(raw), extent, profile))
+    return np.asarray(_heatmaps(raw, extent=extent, profile=profile))
 
 
-@functools.partial(jax.jit, static_argnames=("extent", "profile"))
-def _heatmaps(raw, extent, profile):
+@compiled_function
+def _heatmaps(raw: ArrayLike, *, extent: tuple[int, ...], profile: str) -> Array:
     return jax.vmap(lambda one: heatmap(one, extent, profile))(raw)

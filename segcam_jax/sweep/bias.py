@@ -123,10 +123,10 @@ def bias_study(
         TargetError: if no sample has a pixel predicted as the class.
         InputError: if a tap or profile is unknown.
     """
-    model = network.model
     images = np.asarray(samples.image, np.float32)
     masks = (
-        network.predicted_labels(batch.batch_logits(model.fn, model.params, images)) == class_index
+        network.predicted_labels(batch.batch_logits(network.fn, network.params, images))
+        == class_index
     )
     usable = masks.any(axis=(1, 2))
     if not usable.any():
@@ -140,7 +140,7 @@ def bias_study(
         split = network.split(tap, images.shape[1:])
         maps[tap] = batch.batch_maps(
             split,
-            model.params,
+            network.params,
             images[usable],
             np.full(count, class_index),
             masks[usable],
@@ -152,7 +152,7 @@ def bias_study(
     return study_of_maps(
         maps,
         regions_of(samples)[usable],
-        weights=weights or network.given,
+        weights=weights or network.spec.words,
         left_out=len(images) - count,
         profile=profile,
     )

@@ -16,7 +16,6 @@ References:
 
 import csv
 import dataclasses
-import functools
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 
 from segcam_jax.data.instances import dilation_reach
-from segcam_jax.engine import Execution, memory
+from segcam_jax.engine import Execution, compiled_function, memory
 from segcam_jax.engine.sliding import Tiling, tiling, window_function
 from segcam_jax.outputs import Meaning
 from segcam_jax.sweep.volumes import class_probability
@@ -114,10 +113,6 @@ def context_curve(
     corner = np.asarray(target.corner, np.int32)
     inside = tuple(slice(c, c + e) for c, e in zip(corner, target.extent, strict=True))
     scores, detected = _curve(
-        fn,
-        (tiles.roi, target.extent, steps),
-        meaning,
-        execution,
         params,
         np.pad(np.asarray(x, np.float32), (*tiles.padding, (0, 0))),
         np.pad(reach, tiles.padding, constant_values=steps + 1),
@@ -128,6 +123,10 @@ def context_curve(
         tiles.weights(),
         jnp.int32(class_index),
         jnp.float32(threshold),
+        fn=fn,
+        sizes=(tiles.roi, target.extent, steps),
+        meaning=meaning,
+        execution=execution,
     )
     scores, detected = np.asarray(scores, np.float64), np.asarray(detected)
     dilations = np.arange(1, steps + 1)
@@ -166,12 +165,8 @@ def _farthest(
     return np.maximum.accumulate(np.nan_to_num(np.asarray(found, float)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled_function
 def _curve(
-    fn,
-    sizes: tuple[tuple[int, ...], tuple[int, ...], int],
-    meaning: Meaning,
-    execution: Execution,
     params,
     volume,
     reach,
@@ -182,6 +177,11 @@ def _curve(
     weights,
     class_index,
     threshold,
+    *,
+    fn: Callable,
+    sizes: tuple[tuple[int, ...], tuple[int, ...], int],
+    meaning: Meaning,
+    execution: Execution,
 ) -> tuple[Array, Array]:
     """Score and detection for each dilation, and last with all of the input."""
     roi, extent, steps = sizes
@@ -215,7 +215,7 @@ def _curve(
         return total / jnp.where(mass > 0, mass, 1)[..., None]
 
     def score(dilation):
-        probability = class_probability(meaning, output(dilation), class_index)
+        probability = class_probability(output(dilation), class_index, meaning=meaning)
         mean = jnp.where(mask, probability, 0).sum() / mask.sum(dtype=probability.dtype)
         return mean, (mask & (probability > threshold)).any()
 

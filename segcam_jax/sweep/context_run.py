@@ -158,8 +158,8 @@ def _study_all(plan: ContextPlan, folder, wanted, progress: Progress, execution)
 def _study(plan: ContextPlan, case: VolumeCase, segmented, instance, folder, execution) -> dict:
     segmenting, network = plan.base.segmenting, plan.base.network
     curve = context_curve(
-        network.model.fn,
-        network.model.params,
+        network.fn,
+        network.params,
         segmented.x,
         segmented.mask(instance),
         class_index=plan.base.class_index,

@@ -16,15 +16,19 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Array, Float
 
-from segcam_jax.heatmap import find_profile
+from segcam_jax.engine import compiled_function
+from segcam_jax.heatmap import cropped_heatmap, find_profile
 from segcam_jax.methods import METHODS
-from segcam_jax.networks.class_queries import percent
-from segcam_jax.sweep.heat import compiled_heatmap
+from segcam_jax.sweep.words import percent
 
 AUTO = "auto"
 PROFILE, SIGNED = "segcam_jax", "signed"
 # Half, beyond rounding: maps that sum to 0 stay as they are.
 _DOMINANT = 0.501
+
+
+# One program for all maps of a resolution, where the steps one by one are twenty small ones.
+_compiled_heatmap = compiled_function(cropped_heatmap)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,7 +147,7 @@ def display(
     """
     drawn = profile_of(profile, method, signed=signed)
     heat = np.asarray(
-        compiled_heatmap(raw, padded=padded, extent=extent, profile=drawn, smoothing=smoothing)
+        _compiled_heatmap(raw, padded=padded, extent=extent, profile=drawn, smoothing=smoothing)
     )
     shown = over_image(raw, extent, padded)
     zero = "" if heat.any() else why_zero(shown, method, weights)

@@ -1,16 +1,15 @@
 """Images as points: the pooled activations of a layer, and their projections to the plane."""
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
+from segcam_jax.engine import compiled_function
 from segcam_jax.extras import require
 from segcam_jax.networks.network import Network
 from segcam_jax.taps import Split
@@ -45,7 +44,7 @@ def pooled(
 ) -> dict[str, Float[np.ndarray, "c"]]:
     """The activations of one image, pooled over positions: tap -> one number per channel."""
     splits = tuple(network.split(tap, padded.shape) for tap in taps)
-    values = _pooled(splits, pool, network.model.params, padded)
+    values = _pooled(network.params, padded, splits=splits, pool=pool)
     found = {tap: np.asarray(each, np.float32) for tap, each in zip(taps, values, strict=True)}
     for tap, each in found.items():
         if not np.isfinite(each).all():
@@ -55,8 +54,8 @@ def pooled(
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("splits", "pool"))
-def _pooled(splits: tuple[Split, ...], pool: Pool, params: Any, x: Array) -> list[Array]:
+@compiled_function
+def _pooled(params: Any, x: ArrayLike, *, splits: tuple[Split, ...], pool: Pool) -> list[Array]:
     """All taps in one program, so that they share the pass."""
     reduce: Callable = jnp.mean if pool == "mean" else jnp.max
     found = []

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from segcam_jax import viz
 from segcam_jax.methods import METHODS
-from segcam_jax.networks import class_queries as aims
 from segcam_jax.networks.network import Background
+from segcam_jax.sweep import words
 from segcam_jax.sweep.display import Display, in_words, over_image
 from segcam_jax.sweep.plan import Case, Plan
 from segcam_jax.taps import INPUT
@@ -60,16 +60,16 @@ def of_map(
     tap: str,
 ) -> Figure:
     """The figure of one map."""
-    method, label = shown.method, aims.short(case.about["explained"]["label"])
+    method, label = shown.method, words.short(case.about["explained"]["label"])
     how = shown.caption(label, plan.options.profile)
-    background = plan.subject.background
+    background = plan.network.background
     if case.prediction is None:
         at = "" if tap == INPUT else f" at {tap}, {' x '.join(map(str, raw.shape))}"
         return gallery(
             [Row(drawable(pixels), [clipped(method, shown.heat)], notes=[shown.zero])],
             [heading(method)],
             title=_title(case),
-            subtitle=f"{plan.subject.title}{at}",
+            subtitle=f"{plan.network.title}{at}",
             caption=f"{_score(plan, case)}. {how}",
             colormap=plan.options.colormap,
         )
@@ -81,7 +81,7 @@ def of_map(
         over_image(raw, case.extent, case.padded),
         shown.heat,
         region=case.region,
-        class_names=_legend(plan.subject.labels, background),
+        class_names=_legend(plan.network.labels, background),
         class_index=case.class_index,
         background=None if background is None else background.index,
         ignored=None,
@@ -120,7 +120,7 @@ def of_all(
 
 def _legend(labels: Sequence[str], background: Background | None) -> list[str]:
     """Names of classes for a legend: a number alone is none."""
-    names = [aims.short(label) for label in labels]
+    names = [words.short(label) for label in labels]
     if background is not None and background.assumed:
         names[background.index] += ", taken for background"
     return names
@@ -128,21 +128,21 @@ def _legend(labels: Sequence[str], background: Background | None) -> list[str]:
 
 def _score(plan: Plan, case: Case) -> str:
     """What is explained: the target, its region and its units."""
-    label, options = aims.short(case.about["explained"]["label"]), plan.options
-    by = f"{label} by {plan.subject.title}"
-    of = "probabilities" if plan.subject.network.meaning.outputs == "probabilities" else options.of
+    label, options = words.short(case.about["explained"]["label"]), plan.options
+    by = f"{label} by {plan.network.title}"
+    of = "probabilities" if plan.network.meaning.outputs == "probabilities" else options.of
     if case.region is None or case.prediction is None:
         one = {"logits": "logit", "probabilities": "probability"}[of]
         return f"Explained: the {one} of {by}"
     count = int(case.region.sum())
     inside = int((case.prediction[case.region] == case.class_index).sum())
-    kind = options.region.split(":")[0]
+    kind = options.where.kind
     # A mask's words hold the folders of its file.
-    words = kind if kind == "mask" else options.region
-    if words == "predicted":
+    region = kind if kind == "mask" else options.region
+    if region == "predicted":
         where = f"over the {count} pixel(s) predicted as it"
     else:
-        where = f"over {count} pixel(s) ({words}), {inside} of which are predicted as it"
+        where = f"over {count} pixel(s) ({region}), {inside} of which are predicted as it"
     return f"Explained: the {options.reduce} of the {of} of {by} {where}"
 
 
@@ -163,7 +163,7 @@ def _layers(plan: Plan, case: Case, pixels: np.ndarray, shown: Displays, how: st
         rows,
         [heading(method) for method in methods],
         title=_title(case),
-        subtitle=f"{plan.subject.title}{at}",
+        subtitle=f"{plan.network.title}{at}",
         caption=f"{_score(plan, case)}. {how}",
         colormap=plan.options.colormap,
     )
@@ -171,5 +171,5 @@ def _layers(plan: Plan, case: Case, pixels: np.ndarray, shown: Displays, how: st
 
 def _title(case: Case) -> str:
     if case.prediction is None:
-        return f"{shortened(case.picture)}: {aims.in_words(case.about)}"
-    return f"{shortened(case.picture)}: {aims.short(case.about['explained']['label'])}"
+        return f"{shortened(case.picture)}: {words.in_words(case.about)}"
+    return f"{shortened(case.picture)}: {words.short(case.about['explained']['label'])}"

@@ -23,21 +23,21 @@ def frame_notes(network: Network, frame: Frame, files: Sequence[ScanFiles]) -> l
         frame: the one that its scans are brought to, of `known_frame`.
         files: the scans.
     """
-    known, notes = Frame.of(network.model.metadata), []
+    known, notes, name = Frame.of(network.model.metadata), [], network.spec.words
     if frame.orientation is None:
         affines = [nifti.read_grid(each.files[0])[1] for each in files]
         found = ", ".join(sorted({orientation(affine) for affine in affines}))
         notes.append(
-            f"{network.given!r} does not say on which orientation it was trained; scans are given "
+            f"{name!r} does not say on which orientation it was trained; scans are given "
             f"to it as they lie in their files ({found}): say it by --orientation, such as RAS"
         )
     if frame.spacing is None:
         notes.append(
-            f"{network.given!r} does not say on voxels of what size it was trained; those of the "
+            f"{name!r} does not say on voxels of what size it was trained; those of the "
             "scans are not checked: say it by --spacing, in mm"
         )
     for what in ("orientation", "spacing"):
         said, taken = getattr(known, what), getattr(frame, what)
         if said not in (None, taken):
-            notes.append(f"{network.given!r} was trained on {what} {said}; {taken} is asked for")
+            notes.append(f"{name!r} was trained on {what} {said}; {taken} is asked for")
     return notes

@@ -1,27 +1,26 @@
 """The plan of a gallery: images x models x layers x methods, drawn side by side.
 
-    OUT/IMAGE/MODEL/AIM.LAYER.npz    raw maps of all methods, and what is predicted
-    OUT/IMAGE/MODEL/AIM.LAYER.png    the input and one map per method
-    OUT/IMAGE/MODEL/AIM.all-layers.png
-    OUT/IMAGE/MODEL/targets.png      all aims, at the last layer
-    OUT/IMAGE/AIM.models.png         all models, at the last layer
-    OUT/gallery.json                 all of it in words; the last file
+    OUT/IMAGE/MODEL/CLASS.LAYER.npz        raw maps of all methods, and what is predicted
+    OUT/IMAGE/MODEL/CLASS.LAYER.png        the input and one map per method
+    OUT/IMAGE/MODEL/CLASS.all-layers.png
+    OUT/IMAGE/MODEL/targets.png            all classes, at the last layer
+    OUT/IMAGE/CLASS.models.png             all models, at the last layer
+    OUT/gallery.json                       all of it in words; the last file
 
 `maps.py` computes the maps, `plates.py` draws the figures from the files of maps alone.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from segcam_jax import _files
 from segcam_jax.methods import METHODS
-from segcam_jax.networks import class_queries as aims_module, image_inputs as pictures
-from segcam_jax.networks.class_queries import Aim
-from segcam_jax.networks.layers import Subject, find_layer, read
-from segcam_jax.networks.network import check_map
-from segcam_jax.sweep import display
+from segcam_jax.networks.class_queries import ClassQuery
+from segcam_jax.networks.image_inputs import Fit, Report, read_sample
+from segcam_jax.networks.layers import check_map, find_layer
+from segcam_jax.networks.network import Network
+from segcam_jax.sweep import display, words
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, SegcamError
@@ -29,7 +28,7 @@ from segcam_jax.types import InputError, SegcamError
 
 @dataclasses.dataclass(frozen=True)
 class GalleryOptions:
-    """All that determines a gallery's maps and figures, but for images, models and aims.
+    """All that determines a gallery's maps and figures, but for images, models and classes.
 
     Attributes:
         layers: `first`, `middle`, `last`, `conv:N` or taps.
@@ -44,7 +43,7 @@ class GalleryOptions:
     layers: tuple[str, ...] = ("first", "middle", "last")
     methods: tuple[str, ...] = ()
     of: Of = "logits"
-    fit: pictures.Fit = "crop"
+    fit: Fit = "crop"
     profile: str = display.AUTO
     colormap: str | None = None
     seed: int = 0
@@ -65,8 +64,8 @@ class Maps:
 
     Attributes:
         picture: the image.
-        subject: the network.
-        aim: what is explained.
+        network: the network.
+        query: what is explained.
         word: the layer as the user named it.
         tap: the layer.
         methods: their names.
@@ -74,8 +73,8 @@ class Maps:
     """
 
     picture: Picture
-    subject: Subject
-    aim: Aim
+    network: Network
+    query: ClassQuery
     word: str
     tap: str
     methods: tuple[str, ...]
@@ -84,7 +83,7 @@ class Maps:
     @property
     def file(self) -> str:
         """Relative to the gallery's folder."""
-        return f"{self.picture.name}/{self.subject.name}/{self.aim.name}.{slug(self.word)}.npz"
+        return f"{self.picture.name}/{self.network.name}/{self.query.name}.{slug(self.word)}.npz"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,9 +104,9 @@ class Plate:
         """A digest of all that determines the figure."""
         parts = [[maps.key for maps in row] for row in self.rows]
         look = [options.profile, options.colormap, options.methods]
-        names = [maps.subject.name for row in self.rows for maps in row]
-        words = [maps.word for row in self.rows for maps in row]
-        return _files.key_of([self.kind, look, names, words, parts])
+        names = [maps.network.name for row in self.rows for maps in row]
+        layers = [maps.word for row in self.rows for maps in row]
+        return _files.key_of([self.kind, look, names, layers, parts])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,19 +136,19 @@ def slug(word: str) -> str:
 
 def make_gallery(
     paths: Sequence[Path],
-    subjects: Sequence[Subject],
-    aims: Sequence[Aim],
+    networks: Sequence[Network],
+    queries: Sequence[ClassQuery],
     options: GalleryOptions,
     *,
     version: str,
-    report: pictures.Report = lambda line: None,
+    report: Report = lambda line: None,
 ) -> Gallery:
     """Checks everything that can be checked before a network runs, and names every file.
 
     Args:
         paths: image files.
-        subjects: networks.
-        aims: what is explained.
+        networks: networks.
+        queries: what is explained.
         options: checked options.
         version: of the library, part of every key.
         report: is told what was converted.
@@ -159,105 +158,105 @@ def make_gallery(
     """
     within = [name for name in options.methods if METHODS[name].explains == "input"]
     hidden = tuple(name for name in options.methods if name not in within)
-    _check_methods(options, aims)
-    for subject in subjects:
-        for aim in aims:
-            for word in filter(None, (aim.first, aim.second)):
-                _named(subject, aims_module.class_or_rank, word, subject.labels)
-        if said := subject.network.explained_as(options.of):
+    _check_methods(options, queries)
+    for network in networks:
+        for query in queries:
+            _check_query(query, network)
+        if said := network.explained_as(options.of):
             report(said)
-        said = aims_module.about_background(subject.background, subject.labels, aims, "--classes")
+        said = words.about_background(network, queries, "--classes")
         if said:
-            report(f"{subject.name}: {said}")
-    seen = [_picture(path, name, subjects, options, report)
+            report(f"{network.name}: {said}")
+    seen = [_picture(path, name, networks, options, report)
             for path, name in zip(paths, _files.names_of(paths), strict=True)]  # fmt: skip
-    words = tuple(dict.fromkeys(options.layers)) if hidden else (INPUT,)
+    layers = tuple(dict.fromkeys(options.layers)) if hidden else (INPUT,)
     maps: list[Maps] = []
-    for subject in subjects:
-        groups = {word: [find_layer(subject, word), hidden] for word in words}
+    for network in networks:
+        groups = {word: [find_layer(network, word), hidden] for word in layers}
         for word, (tap, _) in groups.items():
-            _check_positions(subject, word, tap)
+            _check_positions(network, word, tap)
         if within:
             both = groups.get(INPUT, [INPUT, ()])[1]
             groups[INPUT] = [INPUT, tuple(n for n in options.methods if n in within or n in both)]
         for word, (tap, methods) in groups.items():
             maps += [
-                _planned(picture, subject, aim, word, tap, tuple(methods), options, version)
+                _planned(picture, network, query, word, tap, tuple(methods), options, version)
                 for picture in seen
-                for aim in aims
+                for query in queries
             ]
-    return Gallery(options, tuple(maps), tuple(_plates(maps, words)))
+    return Gallery(options, tuple(maps), tuple(_plates(maps, layers)))
 
 
-def _named(subject: Subject, function: Callable, *arguments: Any) -> Any:
-    """Calls a function, and says in its errors which model was meant."""
+def _check_query(query: ClassQuery, network: Network) -> None:
+    """Checks a query, and says in its errors which model was meant."""
     try:
-        return function(*arguments)
+        query.check(network.labels)
     except SegcamError as error:
-        raise type(error)(f"{subject.name}: {error}") from None
+        raise type(error)(f"{network.name}: {error}") from None
 
 
-def _check_methods(options: GalleryOptions, aims: Sequence[Aim]) -> None:
+def _check_methods(options: GalleryOptions, queries: Sequence[ClassQuery]) -> None:
     single = [name for name in options.methods if METHODS[name].contrasts]
-    if single and any(aim.second is not None for aim in aims):
+    if single and any(query.second is not None for query in queries):
         raise InputError(f"{single[0]} compares classes by itself; leave out --difference")
 
 
-def _check_positions(subject: Subject, word: str, tap: str) -> None:
+def _check_positions(network: Network, word: str, tap: str) -> None:
     try:
-        check_map(tap, subject.taps[tap])
+        check_map(tap, network.taps[tap])
     except InputError as error:
-        raise InputError(f"layer {word!r} of {subject.name}: {error}") from None
+        raise InputError(f"layer {word!r} of {network.name}: {error}") from None
 
 
 def _picture(
     path: Path,
     name: str,
-    subjects: Sequence[Subject],
+    networks: Sequence[Network],
     options: GalleryOptions,
-    report: pictures.Report,
+    report: Report,
 ) -> Picture:
     notes: dict[str, None] = {}
     digest = ""
-    for subject in subjects:
-        image, _, _ = read(path, subject, options.fit)
-        digest = image.sha256
-        notes |= dict.fromkeys(image.notes)
+    for network in networks:
+        sample = read_sample(path, network, options.fit)
+        digest = sample.sha256
+        notes |= dict.fromkeys(sample.notes)
     for note in notes:
         report(f"{path}: {note}")
     return Picture(path, name, digest)
 
 
-def _planned(picture, subject, aim, word, tap, methods, options, version) -> Maps:
+def _planned(picture, network, query, word, tap, methods, options, version) -> Maps:
     what = [options.of, options.fit, options.seed]
-    goal = [aim.first, aim.second, subject.labels]
-    key = _files.key_of([version, picture.sha256, subject.key, goal, tap, methods, what])
-    return Maps(picture, subject, aim, word, tap, methods, key)
+    goal = [*(choice.words for choice in query.choices), list(network.labels)]
+    key = _files.key_of([version, picture.sha256, network.key, goal, tap, methods, what])
+    return Maps(picture, network, query, word, tap, methods, key)
 
 
-def _plates(maps: Sequence[Maps], words: Sequence[str]) -> Iterator[Plate]:
-    """The figures: single rows, then layers, aims and models below each other."""
-    table = {(m.picture.name, m.subject.name, m.aim.name, m.word): m for m in maps}
+def _plates(maps: Sequence[Maps], layers: Sequence[str]) -> Iterator[Plate]:
+    """The figures: single rows, then layers, classes and models below each other."""
+    table = {(m.picture.name, m.network.name, m.query.name, m.word): m for m in maps}
     names = [list(dict.fromkeys(key[axis] for key in table)) for axis in range(3)]
-    last = words[-1]
+    last = layers[-1]
 
-    def row(picture: str, subject: str, aim: str, word: str) -> tuple[Maps, ...]:
-        found = [table.get((picture, subject, aim, each)) for each in dict.fromkeys((word, INPUT))]
+    def row(picture: str, network: str, query: str, word: str) -> tuple[Maps, ...]:
+        places = dict.fromkeys((word, INPUT))
+        found = [table.get((picture, network, query, place)) for place in places]
         return tuple(filter(None, found))
 
     for picture in names[0]:
-        for subject in names[1]:
-            base = f"{picture}/{subject}"
-            for aim in names[2]:
-                rows = [row(picture, subject, aim, word) for word in words]
-                for word, each in zip(words, rows, strict=True):
-                    yield Plate(f"{base}/{aim}.{slug(word)}.png", "", (each,))
-                if len(words) > 1:
-                    yield Plate(f"{base}/{aim}.all-layers.png", "layers", tuple(rows))
+        for network in names[1]:
+            base = f"{picture}/{network}"
+            for query in names[2]:
+                rows = [row(picture, network, query, word) for word in layers]
+                for word, each in zip(layers, rows, strict=True):
+                    yield Plate(f"{base}/{query}.{slug(word)}.png", "", (each,))
+                if len(layers) > 1:
+                    yield Plate(f"{base}/{query}.all-layers.png", "layers", tuple(rows))
             if len(names[2]) > 1:
-                rows = [row(picture, subject, aim, last) for aim in names[2]]
+                rows = [row(picture, network, query, last) for query in names[2]]
                 yield Plate(f"{base}/targets.png", "targets", tuple(rows))
         if len(names[1]) > 1:
-            for aim in names[2]:
-                rows = [row(picture, subject, aim, last) for subject in names[1]]
-                yield Plate(f"{picture}/{aim}.models.png", "models", tuple(rows))
+            for query in names[2]:
+                rows = [row(picture, network, query, last) for network in names[1]]
+                yield Plate(f"{picture}/{query}.models.png", "models", tuple(rows))

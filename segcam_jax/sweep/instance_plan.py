@@ -11,7 +11,8 @@ from segcam_jax import _files
 from segcam_jax.data import nifti, scans
 from segcam_jax.data.instances import GROUPS, Instance, Instances, measured
 from segcam_jax.methods import METHODS
-from segcam_jax.networks.network import Network, check_map
+from segcam_jax.networks.layers import check_map
+from segcam_jax.networks.network import Network
 from segcam_jax.sweep import saliency, store, volumes
 from segcam_jax.sweep.saliency import SaliencyOptions
 from segcam_jax.sweep.volumes import Segmented, SegmentOptions, VolumeCase, slug

@@ -221,7 +221,7 @@ def _explain(plan, case, segmented, instance, folder, execution, advance: Advanc
         segmented,
         instance,
         window=plan.segmenting.window,
-        multiples=saliency.multiples_of(plan.network),
+        multiples=plan.network.multiples,
         field=plan.explaining.field,
     )
     maps, begun = [], itertools.count()
@@ -295,7 +295,7 @@ def _manifest(plan: InstancePlan, folder, wanted, command: Sequence[str]) -> dic
         "segmenting": dataclasses.asdict(plan.segmenting),
         "explaining": dataclasses.asdict(plan.explaining),
         "modalities": list(plan.modalities),
-        "class": plan.network.class_names[plan.class_index],
+        "class": plan.network.labels[plan.class_index],
         "about_maps": (
             "float32, signed, not normalised, in the file order and on the grid of each scan's "
             "first volume; 0 outside of the window that the network was given"

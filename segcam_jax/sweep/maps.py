@@ -5,7 +5,6 @@ share their passes; it takes the class as an input, so that all targets share it
 """
 
 import dataclasses
-import functools
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -13,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from segcam_jax import _files
+from segcam_jax.engine import compiled_function
 from segcam_jax.methods import METHODS
-from segcam_jax.networks import class_queries as aims
-from segcam_jax.networks.class_queries import Difference, Sight
-from segcam_jax.networks.layers import Subject, read
-from segcam_jax.sweep import batch, display, run
+from segcam_jax.networks.class_queries import Prediction, ResolvedClass
+from segcam_jax.networks.image_inputs import Sample, read_sample
+from segcam_jax.networks.network import Network
+from segcam_jax.sweep import batch, display, run, words
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.taps import Split
+from segcam_jax.targets import Difference
 from segcam_jax.types import InputError, SegcamError, TargetError
 
 INDEX = "gallery.json"
@@ -32,10 +34,10 @@ Advance = Callable[[int, str], None]
 _VERSION = 1
 
 
-@functools.partial(jax.jit, static_argnames=("split", "options"))
-def _explained(split: Split, options: batch.Options, params, key, image, target):
+@compiled_function
+def _explained(params, key, image, target, *, split: Split, options: batch.Options):
     """Raw maps of all methods, and the score."""
-    found, score = {}, None
+    found, score = {}, jnp.zeros(())
     for name, keywords in options:
         arguments: dict[str, Any] = dict(keywords)
         if METHODS[name].needs_key:
@@ -57,19 +59,19 @@ def compute(
         done: is called after each model.
     """
     pending = [maps for maps in gallery.maps if not ledger.finished(maps.file)]
-    for subject in dict.fromkeys(maps.subject for maps in pending):
-        mine = [maps for maps in pending if maps.subject is subject]
-        sights = {}
+    for network in dict.fromkeys(maps.network for maps in pending):
+        mine = [maps for maps in pending if maps.network is network]
+        predictions = {}
         for maps in mine:
-            if maps.picture not in sights:
-                advance(0, f"{subject.name}: predicting {maps.picture.name}")
-                sights[maps.picture] = _sight(maps.picture, subject, gallery.options)
+            if maps.picture not in predictions:
+                advance(0, f"{network.name}: predicting {maps.picture.name}")
+                predictions[maps.picture] = _predicted(maps.picture, network, gallery.options)
         for maps in mine:
-            # Found before anything is explained: an aim may not exist in an image.
-            _goal(maps, sights[maps.picture])
+            # Found before anything is explained: a class may not exist in an image.
+            _resolved(maps, predictions[maps.picture])
         for maps in mine:
-            advance(0, f"{subject.name} at {maps.word}: {maps.picture.name}")
-            data = _computed(maps, sights[maps.picture], gallery.options)
+            advance(0, f"{network.name} at {maps.word}: {maps.picture.name}")
+            data = _computed(maps, predictions[maps.picture], gallery.options)
             _files.write_bytes(ledger.folder / maps.file, data)
             ledger.written(maps.file)
             advance(1, maps.file)
@@ -77,50 +79,47 @@ def compute(
     done()
 
 
-def _sight(picture: Picture, subject: Subject, options: GalleryOptions) -> Sight:
-    _, shown, padded = _same(picture, subject, options)
-    logits = subject.network.logits(padded)
-    if logits.ndim > 1:
-        logits = logits[: shown.shape[0], : shown.shape[1]]
-    return aims.look(logits, subject.labels, subject.network.meaning, subject.background)
+def _predicted(picture: Picture, network: Network, options: GalleryOptions) -> Prediction:
+    sample = _same(picture, network, options)
+    output = sample.cropped(network.logits(sample.padded))
+    return Prediction.of(output, network.labels, network.meaning, network.background)
 
 
-def _same(picture: Picture, subject: Subject, options: GalleryOptions):
+def _same(picture: Picture, network: Network, options: GalleryOptions) -> Sample:
     """The image, which must not have changed."""
-    image, shown, padded = read(picture.path, subject, options.fit)
-    if image.sha256 != picture.sha256:
-        raise InputError(f"{str(picture.path)!r} was changed while the run went on; start it again")
-    return image, shown, padded
+    sample = read_sample(picture.path, network, options.fit)
+    sample.check_same(picture.sha256)
+    return sample
 
 
-def _goal(maps: Maps, sight: Sight) -> aims.Found:
+def _resolved(maps: Maps, prediction: Prediction) -> ResolvedClass:
     try:
-        return aims.find(maps.aim, sight, maps.subject.labels)
+        return maps.query.resolve(prediction, maps.network.labels)
     except SegcamError as error:
-        where = f"{str(maps.picture.path)!r}, {maps.subject.name}"
+        where = f"{str(maps.picture.path)!r}, {maps.network.name}"
         raise type(error)(f"{where}: {error}") from None
 
 
-def _computed(maps: Maps, sight: Sight, options: GalleryOptions) -> bytes:
+def _computed(maps: Maps, prediction: Prediction, options: GalleryOptions) -> bytes:
     """The file of maps, in memory."""
-    subject = maps.subject
-    _, shown, padded = _same(maps.picture, subject, options)
-    goal = _goal(maps, sight)
-    split = subject.network.split(maps.tap, padded.shape)
-    meaning = subject.network.meaning
-    target = goal.target(options.of, padded.shape[:2], meaning)
+    network = maps.network
+    sample = _same(maps.picture, network, options)
+    resolved = _resolved(maps, prediction)
+    split = network.split(maps.tap, sample.padded.shape)
+    extent, padded, meaning = sample.extent, sample.padded.shape[:2], network.meaning
+    target = resolved.target(options.of, padded, meaning)
     of = "probabilities" if meaning.outputs == "probabilities" else options.of
     found, score = _explained(
-        split,
-        batch.cam_options(maps.methods, split),
-        subject.network.model.params,
+        network.params,
         jax.random.key(options.seed),
-        padded,
+        sample.padded,
         target,
+        split=split,
+        options=batch.cam_options(maps.methods, split),
     )
     if not np.isfinite(float(score)):
         raise TargetError(
-            f"{str(maps.picture.path)!r}: the score of {maps.aim.name!r} by {subject.name} is "
+            f"{str(maps.picture.path)!r}: the score of {maps.query.name!r} by {network.name} is "
             f"{float(score)}: the network rules the class out, and nothing explains that; name "
             "another"
         )
@@ -128,15 +127,15 @@ def _computed(maps: Maps, sight: Sight, options: GalleryOptions) -> bytes:
     broken = [name for name, values in arrays.items() if not np.isfinite(values).all()]
     if broken:
         raise InputError(
-            f"{str(maps.picture.path)!r}: {broken[0]} at {maps.tap} of {subject.name} overflowed "
+            f"{str(maps.picture.path)!r}: {broken[0]} at {maps.tap} of {network.name} overflowed "
             "float32; explain probabilities"
         )
     about = {
-        **aims.summary(goal, sight, subject.labels),
-        "chosen": aims.how_chosen(maps.aim.first, sight),
-        "background": sight.background,
+        **resolved.summary(prediction, network.labels),
+        "chosen": words.how_chosen(maps.query.first, prediction),
+        "background": prediction.background,
         "image": str(maps.picture.path),
-        "model": subject.name,
+        "model": network.name,
         "layer": maps.word,
         "tap": maps.tap,
         "shape": list(split.activation.shape),
@@ -145,17 +144,17 @@ def _computed(maps: Maps, sight: Sight, options: GalleryOptions) -> bytes:
             name: display.why_zero(raw, name) for name, raw in arrays.items() if not raw.any()
         },
         "relu_hides": {
-            name: display.hidden_share(display.over_image(raw, shown.shape[:2], padded.shape[:2]))
+            name: display.hidden_share(display.over_image(raw, extent, padded))
             for name, raw in arrays.items()
         },
         "score": float(score),
         "score_is": "difference of " + of if isinstance(target, Difference) else of,
         "outputs": meaning.to_json(),
-        "extent": list(shown.shape[:2]),
-        "padded": list(padded.shape[:2]),
+        "extent": list(extent),
+        "padded": list(padded),
     }
-    if goal.region is not None:
-        arrays["region"] = goal.region
+    if resolved.region is not None:
+        arrays["region"] = resolved.region
     stream = io.BytesIO()
     np.savez_compressed(stream, **{"about": np.array(json.dumps(about)), **arrays})  # pyright: ignore
     return stream.getvalue()

@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 
 from segcam_jax.engine.execution import Precision
 from segcam_jax.methods import MethodCall, find_all, parse_calls
-from segcam_jax.networks import class_queries as aims, regions
+from segcam_jax.networks.class_queries import ClassQuery, parse_queries
 from segcam_jax.networks.image_inputs import Fit
-from segcam_jax.networks.open import size_of
-from segcam_jax.networks.user_models import moments_of
+from segcam_jax.networks.regions import Region
+from segcam_jax.networks.spec import OpenOptions, Said
 from segcam_jax.sweep import display
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
@@ -44,7 +44,7 @@ class ExplainOptions:
     """All that determines the maps and figures of a run, but for images and weights.
 
     Attributes:
-        taps: where to explain, as `subjects.find_layer` reads it; empty: the bottleneck, of a
+        taps: where to explain, as `layers.find_layer` reads it; empty: the bottleneck, of a
             classifier the last block. Input methods always use the input.
         methods: names of methods.
         class_index: number or name of the class; None: those of `classes` or `top`.
@@ -56,12 +56,12 @@ class ExplainOptions:
         threshold: where they do not, probabilities above it are predicted: none (0.5), one number,
             or one per class.
         labels: file of the classes' names; None: those of the weights, or ImageNet's.
-        size: of the images, none, one or two numbers; see `opening.Wanted`.
+        size: of the images, none, one or two numbers; see `OpenOptions`.
         fit: how images are brought to that size.
         range: of the images' values, none or the two that become 0 and 1.
         channels: of a user's own model.
         normalisation: likewise.
-        region: the explained pixels, as `regions.parse` reads them.
+        region: the explained pixels, as `Region.parse` reads them.
         min_probability: predicted pixels need a probability above this.
         mask_threshold: of the region `mask:FILE`, what lies above it is inside.
         of: whether logits or probabilities are explained.
@@ -111,6 +111,32 @@ class ExplainOptions:
     colormap: str | None = None
 
     @functools.cached_property
+    def queries(self) -> tuple[ClassQuery, ...]:
+        """What is explained of every image."""
+        words = self.classes if self.class_index is None else (self.class_index,)
+        return parse_queries(top=self.top, classes=words)
+
+    @functools.cached_property
+    def where(self) -> Region:
+        """The explained pixels."""
+        return Region.parse(
+            self.region, min_probability=self.min_probability, mask_threshold=self.mask_threshold
+        )
+
+    @functools.cached_property
+    def opening(self) -> OpenOptions:
+        """How the network is opened."""
+        return OpenOptions.parse(
+            size=self.size,
+            range=self.range,
+            normalisation=self.normalisation,
+            labels=self.labels,
+            channels=self.channels,
+            seed=self.seed,
+            said=Said(self.outputs, self.multi_label, self.threshold),
+        )
+
+    @functools.cached_property
     def calls(self) -> tuple[MethodCall, ...]:
         """The methods with their options; what is as it was before anybody chose is not given."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
@@ -155,17 +181,15 @@ def checked(options: ExplainOptions) -> ExplainOptions:
     Raises:
         InputError: if a name is unknown or a number is out of range.
     """
-    names = tuple(call.method.name for call in options.calls)
+    names = tuple(method.name for method in find_all(options.methods))
+    options = dataclasses.replace(options, methods=names, taps=tuple(dict.fromkeys(options.taps)))
     display.check(options.profile)
-    regions.check(regions.parse(options.region), min_probability=options.min_probability)
-    if options.mask_threshold is not None and regions.parse(options.region).kind != "mask":
-        raise InputError(f"a mask threshold needs the region mask:FILE, not {options.region!r}")
     for field, choices in _CHOICES.items():
         if getattr(options, field) not in choices:
             raise InputError(f"`{field}` is {getattr(options, field)!r}; choose from {choices}")
     _check_classes(options)
-    size_of(options.size)
-    moments_of(options.normalisation or "none")
+    # Values are parsed when they are first asked for: their faults are told now.
+    _ = options.calls, options.where, options.queries, options.opening
     for field in ("window", "stride", "samples", "steps"):
         if getattr(options, field) < 1:
             raise InputError(f"`{field}` is {getattr(options, field)}; give at least 1")
@@ -176,7 +200,7 @@ def checked(options: ExplainOptions) -> ExplainOptions:
     if not 0 <= options.seed < 2**32:
         raise InputError(f"`seed` is {options.seed}; give a number from 0 to below 2^32")
     _check_colormap(options.colormap)
-    return dataclasses.replace(options, methods=names, taps=tuple(dict.fromkeys(options.taps)))
+    return options
 
 
 def _check_classes(options: ExplainOptions) -> None:
@@ -184,11 +208,8 @@ def _check_classes(options: ExplainOptions) -> None:
     given = [options.class_index is not None, bool(options.classes), options.top != 1]
     if sum(given) > 1:
         raise InputError("give one of --class-index, --classes and --top")
-    aims.make_aims(top=options.top, classes=options.classes)
     if options.threshold and options.min_probability is not None:
         raise InputError("give one of --threshold and --min-probability")
-    if options.channels is not None and options.channels < 1:
-        raise InputError(f"`channels` is {options.channels}; give at least 1")
 
 
 def _check_colormap(name: str | None) -> None:

@@ -7,16 +7,21 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from segcam_jax import _files, targets
 from segcam_jax.methods import MethodCall
-from segcam_jax.networks import class_queries as aims, regions
-from segcam_jax.networks.class_queries import Aim, Sight
-from segcam_jax.networks.layers import Subject, find_layer, read
-from segcam_jax.networks.network import check_map
+from segcam_jax.networks.class_queries import (
+    ClassQuery,
+    Prediction,
+    ResolvedClass,
+    check_possible,
+)
+from segcam_jax.networks.image_inputs import read_sample
+from segcam_jax.networks.layers import check_map, default_layer, find_layer
+from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import options as options_module, store
+from segcam_jax.sweep import options as options_module, store, words
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.types import InputError, SegcamError, TargetError
 
@@ -39,7 +44,7 @@ class Case:
         padded: `(u, v)` that the network is given; more at the bottom and the right.
         channels: of the network's input.
         class_index: the explained class.
-        about: what is explained, and what the network predicts, as `aims.summary` says it.
+        about: what is explained, and what the network predicts, as `ResolvedClass.summary` says it.
         chosen: how the class was found, in words.
         region: the explained pixels; None for a classifier.
         prediction: predicted class of each pixel, -1 where there is none; of classes that do not
@@ -74,7 +79,7 @@ class Case:
         return targets.region(self.class_index, mask, of=options.of, reduce=options.reduce, **said)
 
     @property
-    def words(self) -> str:
+    def where(self) -> str:
         """The image, and which of its targets, if there are several."""
         several = self.name.startswith(f"{self.picture}.")
         return f"{self.path}, {self.about['explained']['label']}" if several else str(self.path)
@@ -90,7 +95,7 @@ class Plan:
     """A run that can be carried out.
 
     Attributes:
-        subject: what is explained.
+        network: what is explained.
         options: checked options.
         cases: the images, and each of their targets.
         pairs: for each case, which methods look at which taps.
@@ -98,7 +103,7 @@ class Plan:
         left_out: images of which nothing is explained, for only the background is predicted there.
     """
 
-    subject: Subject
+    network: Network
     options: ExplainOptions
     cases: tuple[Case, ...]
     pairs: tuple[tuple[Pair, ...], ...]
@@ -123,7 +128,7 @@ class Plan:
 
 
 def make_plan(
-    subject: Subject,
+    network: Network,
     paths: Sequence[Path],
     options: ExplainOptions,
     *,
@@ -134,7 +139,7 @@ def make_plan(
     """Reads every image, runs the network on it, finds its targets, and cuts the taps.
 
     Args:
-        subject: what is explained.
+        network: what is explained.
         paths: image files.
         options: checked options.
         version: of the library, part of the run's key.
@@ -146,10 +151,10 @@ def make_plan(
     """
     if not paths:
         raise InputError("no images were given; name at least one file")
-    goals = _goals(subject, options)
-    if said := subject.network.explained_as(options.of):
+    _check_queries(network, options)
+    if said := network.explained_as(options.of):
         report(said)
-    if said := aims.about_background(subject.background, subject.labels, goals, "--class-index"):
+    if said := words.about_background(network, options.queries, "--class-index"):
         report(said)
     cases: list[Case] = []
     left_out: list[Path] = []
@@ -157,7 +162,7 @@ def make_plan(
     for path, name in zip(paths, _files.names_of(paths), strict=True):
         advance(0, f"reading {path}")
         try:
-            found = _cases(subject, path, name, goals, options)
+            found = _cases(network, path, name, options)
         except SegcamError as error:
             text = str(error)
             known = repr(str(path)) in text
@@ -177,134 +182,114 @@ def make_plan(
     names = _files.unique_names([case.name for case in cases])
     cases = [dataclasses.replace(c, name=name) for c, name in zip(cases, names, strict=True)]
     traced: set[tuple] = set()
-    pairs = tuple(_pairs(subject, case, options, traced) for case in cases)
+    pairs = tuple(_pairs(network, case, options, traced) for case in cases)
     inputs = [[case.name, case.sha256, case.class_index] for case in cases]
     masks = [None if c.region is None else _files.key_of(c.region.tolist()) for c in cases]
-    what = [subject.key, subject.labels, inputs, masks]
+    what = [network.key, network.labels, inputs, masks]
     key = _files.key_of([version, options.to_json(), *what])
-    return Plan(subject, options, tuple(cases), pairs, key, tuple(left_out))
+    return Plan(network, options, tuple(cases), pairs, key, tuple(left_out))
 
 
-def _goals(subject: Subject, options: ExplainOptions) -> list[Aim]:
-    """What is explained of every image; checks what can be checked without one."""
-    if subject.classifies:
-        region = regions.parse(options.region).kind
-        given = options.min_probability is not None or region not in ("predicted", "all")
+def _check_queries(network: Network, options: ExplainOptions) -> None:
+    """Checks what is explained, as far as that can be done without an image."""
+    if network.classifies:
+        where = options.where
+        given = where.min_probability is not None or where.kind not in ("predicted", "all")
         if given or options.reduce != "sum":
             raise InputError(
-                f"{subject.name} classifies whole images; leave out --region, --min-probability "
+                f"{network.name} classifies whole images; leave out --region, --min-probability "
                 "and --reduce"
             )
-    words = options.classes if options.class_index is None else (options.class_index,)
-    goals = aims.make_aims(top=options.top, classes=words)
-    for goal in goals:
-        aims.class_or_rank(goal.first, subject.labels)
-    return goals
+    for query in options.queries:
+        query.check(network.labels)
 
 
-def _cases(
-    subject: Subject, path: Path, name: str, goals: Sequence[Aim], options: ExplainOptions
-) -> list[Case]:
+def _cases(network: Network, path: Path, name: str, options: ExplainOptions) -> list[Case]:
     """The targets of one image; none where only the background is predicted, and not asked for."""
-    image, shown, padded = read(path, subject, options.fit)
-    notes = list(image.notes)
-    height, width, _ = shown.shape
-    if padded.shape != shown.shape:
-        notes.append(
-            f"{height} x {width} was mirrored at the bottom and right to {padded.shape[0]} x "
-            f"{padded.shape[1]} for the network, and cropped back"
+    sample, queries = read_sample(path, network, options.fit), options.queries
+    (height, width), (high, wide, channels) = sample.extent, sample.padded.shape
+    notes = sample.notes
+    if sample.padded.shape != sample.shown.shape:
+        mirrored = (
+            f"{height} x {width} was mirrored at the bottom and right to {high} x {wide} for the "
+            "network, and cropped back"
         )
-    logits = subject.network.logits(padded)
-    if not subject.classifies:
-        logits = logits[:height, :width]
-    meaning = subject.network.meaning
-    sight = aims.look(logits, subject.labels, meaning, subject.background)
-    ranks = all(goal.first.startswith(aims.TOP) for goal in goals)
-    if ranks and sight.order == [sight.background]:
+        notes = (*notes, mirrored)
+    output = sample.cropped(network.logits(sample.padded))
+    prediction = Prediction.of(output, network.labels, network.meaning, network.background)
+    ranked = all(query.first.rank is not None for query in queries)
+    if ranked and prediction.order == [prediction.background]:
         return []
     cases = []
-    for goal in goals:
-        class_index = _class(goal, sight, subject.labels)
-        region = _region(logits, class_index, options, meaning, image.pixels.shape[:2])
-        aims.check_possible(logits, class_index, region, subject.labels)
+    for query in queries:
+        class_index = _class(query, prediction, network.labels)
+        region = None
+        if prediction.masks is not None:
+            region = options.where.resolve(
+                output,
+                class_index,
+                network.meaning,
+                file_extent=sample.file_extent,
+                fit=options.fit,
+            )
+        check_possible(output, class_index, region, network.labels)
+        found = ResolvedClass(class_index, None, region)
         cases.append(
             Case(
                 path=path,
                 picture=name,
-                name=name if len(goals) == 1 else f"{name}.{goal.name}",
-                sha256=image.sha256,
-                notes=tuple(notes),
+                name=name if len(queries) == 1 else f"{name}.{query.name}",
+                sha256=sample.sha256,
+                notes=notes,
                 extent=(height, width),
-                padded=(padded.shape[0], padded.shape[1]),
-                channels=padded.shape[2],
+                padded=(high, wide),
+                channels=channels,
                 class_index=class_index,
-                about=aims.summary(aims.Found(class_index, None, None), sight, subject.labels),
-                chosen=aims.how_chosen(goal.first, sight),
+                about=found.summary(prediction, network.labels),
+                chosen=words.how_chosen(query.first, prediction),
                 region=region,
-                prediction=sight.drawn(class_index),
-                meaning=meaning,
+                prediction=prediction.drawn(class_index),
+                meaning=network.meaning,
             )
         )
     return cases
 
 
-def _class(goal: Aim, sight: Sight, labels: Sequence[str]) -> int:
-    """The class of a goal: of a network with one class that one, predicted or not."""
-    only = sight.masks is not None and len(labels) == 1
-    return 0 if only else aims.chosen(goal.first, sight, labels)
-
-
-def _region(
-    output: Float[np.ndarray, "*space k"],
-    class_index: int,
-    options: ExplainOptions,
-    meaning: Meaning,
-    file_extent: tuple[int, int],
-) -> Bool[np.ndarray, "h w"] | None:
-    if output.ndim == 1:
-        return None
-    region = regions.parse(options.region)
-    return regions.resolve(
-        region,
-        output,
-        class_index,
-        meaning,
-        min_probability=options.min_probability,
-        file_extent=file_extent,
-        fit=options.fit,
-        mask_threshold=options.mask_threshold,
-    )
+def _class(query: ClassQuery, prediction: Prediction, labels: Sequence[str]) -> int:
+    """The class of a query: of a network with one class that one, predicted or not."""
+    only = prediction.masks is not None and len(labels) == 1
+    return 0 if only else query.first.resolve(prediction, labels)
 
 
 def _pairs(
-    subject: Subject, case: Case, options: ExplainOptions, traced: set[tuple]
+    network: Network, case: Case, options: ExplainOptions, traced: set[tuple]
 ) -> tuple[Pair, ...]:
     """The pairs of one case, each known to be possible.
 
     Args:
-        subject: what is explained.
+        network: what is explained.
         case: one of its images.
         options: checked options.
         traced: the pairs and shapes of cases before; each is traced once.
     """
-    given = subject.network.list_taps(case.input_shape)
-    words = options.taps or (subject.default_layer,)
-    taps = dict.fromkeys(find_layer(subject, word, given) for word in words)
+    given = network.list_taps(case.input_shape)
+    layers = options.taps or (default_layer(network),)
+    taps = dict.fromkeys(find_layer(network, word, given) for word in layers)
     pairs = options_module.pairs(options, list(taps))
     for call, tap in pairs:
-        check_map(tap, subject.network.split(tap, case.input_shape).activation)
+        check_map(tap, network.split(tap, case.input_shape).activation)
         what = (call.method.name, tap, case.input_shape)
         if call.options and what not in traced:
-            _check_options(subject, case, options, call, tap)
+            _check_options(network, case, options, call, tap)
         traced.add(what)
     return tuple(pairs)
 
 
 def _check_options(
-    subject: Subject, case: Case, options: ExplainOptions, call: MethodCall, tap: str
+    network: Network, case: Case, options: ExplainOptions, call: MethodCall, tap: str
 ) -> None:
     """Traces the method: what it says of its options is said before anything is written."""
-    split = subject.network.split(tap, case.input_shape)
+    split = network.split(tap, case.input_shape)
     arguments = call.arguments(options.seed)
     target = case.target(options)
 
@@ -314,7 +299,7 @@ def _check_options(
     try:
         jax.eval_shape(
             explained,
-            subject.network.model.params,
+            network.params,
             jax.ShapeDtypeStruct(case.input_shape, np.float32),
         )
     except SegcamError as error:

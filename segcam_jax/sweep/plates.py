@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import viz
-from segcam_jax.networks import class_queries as aims
-from segcam_jax.networks.layers import read
+from segcam_jax.networks.image_inputs import read_sample
+from segcam_jax.sweep import words
 from segcam_jax.sweep.display import Display, display, in_words, is_signed
 from segcam_jax.sweep.figures import clipped, drawable, heading
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate
@@ -92,7 +92,7 @@ def _row(
     kind: str,
     options: GalleryOptions,
 ) -> Row:
-    _, shown, _ = read(maps.picture.path, maps.subject, options.fit)
+    shown = read_sample(maps.picture.path, maps.network, options.fit).shown
     label, detail = _label(maps, about, kind)
     drawn = [displays.get(name) for name in options.methods]
     return Row(
@@ -113,10 +113,10 @@ def _label(maps: Maps, about: dict[str, Any], kind: str) -> tuple[str, str]:
     if kind == "targets":
         explained = about["explained"]
         rather = about["rather_than"]
-        compared = f"rather than {aims.short(rather['label'])}" if rather else ""
-        return aims.short(explained["label"]), compared or aims.percent(explained["share"])
+        compared = f"rather than {words.short(rather['label'])}" if rather else ""
+        return words.short(explained["label"]), compared or words.percent(explained["share"])
     if kind == "models":
-        return maps.subject.title, f"{aims.in_words(about)}\n{maps.tap}, {_shape(about)}"
+        return maps.network.title, f"{words.in_words(about)}\n{maps.tap}, {_shape(about)}"
     return "", ""
 
 
@@ -128,7 +128,7 @@ def _titles(plate: Plate, told: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """Title and subtitle: what all rows have in common."""
     maps, about = plate.rows[0][0], told[0]
     name = shortened(maps.picture.name)
-    model = maps.subject.title
+    model = maps.network.title
     where = maps.tap if maps.word == maps.tap else f"{maps.word} layer, {maps.tap}"
     at = f"{where}, {_shape(about)}"
     regions = any(each["shares_are"] != "probabilities" for each in told)
@@ -137,8 +137,8 @@ def _titles(plate: Plate, told: Sequence[dict[str, Any]]) -> tuple[str, str]:
         return f"{name}: {len(told)} models", f"{maps.word} layer of each{outlined}"
     if plate.kind == "targets":
         seen = about["predicted"][:1]
-        predicted = f", predicted {aims.short(seen[0]['label'])}" if seen else ""
+        predicted = f", predicted {words.short(seen[0]['label'])}" if seen else ""
         return f"{name}: {len(told)} targets{predicted}", f"{model}; {at}{outlined}"
     if plate.kind == "layers":
-        return f"{name}: {aims.in_words(about)}", f"{model}; one row per layer{outlined}"
-    return f"{name}: {aims.in_words(about)}", f"{model}; {at}{outlined}"
+        return f"{name}: {words.in_words(about)}", f"{model}; one row per layer{outlined}"
+    return f"{name}: {words.in_words(about)}", f"{model}; {at}{outlined}"

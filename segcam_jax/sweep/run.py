@@ -16,7 +16,7 @@ from jaxtyping import Float
 from segcam_jax import _files, viz
 from segcam_jax.engine import Execution
 from segcam_jax.methods import MethodCall
-from segcam_jax.networks.layers import read
+from segcam_jax.networks.image_inputs import read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.sweep import display, figures, plan as plan_module, store
 from segcam_jax.sweep.display import Display
@@ -75,9 +75,9 @@ def run_plan(
         if folder.finished(case.name) is None:
             record = _explain_case(plan, case, pairs, out, execution, advance)
             _files.write_json(out / case.name / store.RECORD, record)
-            advance(1, f"{case.words}: {counted(len(pairs), 'map')}")
+            advance(1, f"{case.where}: {counted(len(pairs), 'map')}")
         else:
-            advance(1, f"{case.words}: finished before")
+            advance(1, f"{case.where}: finished before")
     # A process looks at the others' records after it has written its own: one of them sees all.
     records = [record for case in plan.cases if (record := folder.finished(case.name))]
     manifest = _manifest(plan, records, command, time.perf_counter() - start)
@@ -95,9 +95,8 @@ def _explain_case(
     advance: Advance,
 ) -> dict[str, Any]:
     """Maps and figures of one image; returns its record."""
-    image, shown, padded = read(case.path, plan.subject, plan.options.fit)
-    if image.sha256 != case.sha256:
-        raise InputError(f"{str(case.path)!r} was changed while the run went on; start it again")
+    sample = read_sample(case.path, plan.network, plan.options.fit)
+    sample.check_same(case.sha256)
     files = plan_module.case_files(case, pairs)
     target = case.target(plan.options)
     maps, raws, weights = [], {}, {}
@@ -112,7 +111,7 @@ def _explain_case(
     for call, tap in pairs:
         method = call.method.name
         advance(0, f"{case.name}: {method} at {tap}")
-        explanation, seconds = _explain(plan, padded, target, call, tap, execution)
+        explanation, seconds = _explain(plan, sample.padded, target, call, tap, execution)
         raws[method, tap] = raw = np.asarray(explanation.map, np.float32)
         weights[method, tap] = explanation.weights
         _check_finite(raw, case, method, tap)
@@ -124,14 +123,14 @@ def _explain_case(
         if (method, tap, "attribution") in files:
             attribution = np.asarray(explanation.attribution, np.float32)
             _files.write_array(out / files[method, tap, "attribution"], attribution)
-        figure = figures.of_map(plan, case, shown, raw, drawn, tap)
+        figure = figures.of_map(plan, case, sample.shown, raw, drawn, tap)
         viz.save(figure, out / files[method, tap, "figure"])
         maps.append(_map_record(files, tap, explanation, raw, drawn, seconds))
     signed = display.is_signed(plan.options.profile, hidden)
     together = {
         pair: how(raw, pair[0], signed=signed, weights=weights[pair]) for pair, raw in raws.items()
     }
-    figure = figures.of_all(plan, case, shown, together, signed=signed)
+    figure = figures.of_all(plan, case, sample.shown, together, signed=signed)
     viz.save(figure, out / files["montage"])
     profiles = list(dict.fromkeys(each.profile for each in together.values()))
     return _case_record(plan, case, maps, files) | {"montage_display": profiles}
@@ -147,11 +146,11 @@ def _explain(
 ) -> tuple[Explanation, float]:
     """One explanation, and the seconds that it took, compilation included."""
     start = time.perf_counter()
-    network = plan.subject.network
+    network = plan.network
     split = network.split(tap, padded.shape)
     arguments = call.arguments(plan.options.seed)
     explanation = call.method.function(
-        split, network.model.params, padded, target, execution=execution, **arguments
+        split, network.params, padded, target, execution=execution, **arguments
     )
     jax.block_until_ready(explanation)
     return explanation, time.perf_counter() - start
@@ -193,7 +192,7 @@ def _map_record(
 
 def _case_record(plan: Plan, case: Case, maps: list[dict], files) -> dict[str, Any]:
     padding = [[0, large - small] for large, small in zip(case.padded, case.extent, strict=True)]
-    split = plan.subject.network.split
+    split = plan.network.split
     taps = {each["tap"]: split(each["tap"], case.input_shape).activation for each in maps}
     return {
         "name": case.name,
@@ -234,10 +233,10 @@ def _region_record(plan: Plan, case: Case) -> dict[str, Any] | None:
 
 def _background_record(plan: Plan) -> dict[str, Any] | None:
     """The class that is explained only when asked for, and whether its number alone says so."""
-    found = plan.subject.background
+    found = plan.network.background
     if found is None:
         return None
-    label = plan.subject.labels[found.index]
+    label = plan.network.labels[found.index]
     return {"index": found.index, "label": label, "assumed": found.assumed}
 
 
@@ -261,7 +260,7 @@ def device() -> str:
 def weights_record(network: Network) -> dict[str, Any]:
     """Which weights were used."""
     return {
-        "given": network.given,
+        "given": network.spec.words,
         "absolute": str(network.path.resolve()),
         "sha256": network.sha256,
         "model": network.model.name,
@@ -278,7 +277,7 @@ def _manifest(plan: Plan, records: list[dict], command: Sequence[str], seconds: 
         "device": device(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
-        "weights": weights_record(plan.subject.network),
+        "weights": weights_record(plan.network),
         "options": plan.options.to_json(),
         "background": _background_record(plan),
         "about_maps": (

@@ -21,7 +21,7 @@ from segcam_jax.heatmap import resize
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep.volumes import AXES, Segmented
+from segcam_jax.sweep.volumes import Segmented
 from segcam_jax.targets import Of, Target, region
 from segcam_jax.types import InputError
 
@@ -144,12 +144,6 @@ def cut_around(
     return Cut(cut, inside, tuple(source), tuple(place))
 
 
-def multiples_of(network: Network) -> tuple[int, ...]:
-    """What the extents of the network's input must be multiples of."""
-    config = network.model.config
-    return getattr(config, "multiples", (config.multiple,) * AXES)
-
-
 def passes(method: str, options: SaliencyOptions) -> int:
     """How many steps of progress a method makes for one instance."""
     return len(_parts(options)) if METHODS[method].takes("first") else 1
@@ -236,7 +230,7 @@ def explain_instance(
     for first, size, keywords in calls:
         advance(first, total)
         explanation = known.function(
-            split, network.model.params, cut.x, target, execution=execution, **keywords
+            split, network.params, cut.x, target, execution=execution, **keywords
         )
         part = np.asarray(explanation.attribution if apart else explanation.map, np.float32)
         values = values + part * np.float32(size / total)

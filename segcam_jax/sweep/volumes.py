@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,22 +10,22 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from segcam_jax import _files, models
+from segcam_jax import _files
 from segcam_jax.data import instances as instances_module, nifti, scans
 from segcam_jax.data.frames import Frame
 from segcam_jax.data.instances import Instance, Instances
 from segcam_jax.data.scans import Scan, ScanFiles
 from segcam_jax.data.truths import TruthOptions, check_options, check_values, read_truth
-from segcam_jax.engine import Execution
+from segcam_jax.engine import Execution, compiled_function
 from segcam_jax.engine.sliding import sliding_window, tiling
-from segcam_jax.networks.network import Network, Said, find_class, meaning_of
+from segcam_jax.networks.class_queries import find_class
+from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
 from segcam_jax.sweep.frames import known_frame
 from segcam_jax.types import InputError
 
 Normalise = Literal["zscore", "none"]
 AXES = 3
-_PYTORCH = (".pth", ".pt", ".ckpt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,33 +116,6 @@ class Segmented:
         return side.mask(instance.label)
 
 
-def open_volume_network(weights: str, model: str | None = None, said: Said = Said()) -> Network:
-    """Opens a file of weights, or bundled ones by name, for volumes.
-
-    Args:
-        weights: as `models.load` takes them.
-        model: the network expected in the file.
-        said: what the user says of its output.
-
-    Raises:
-        InputError: if they cannot be opened, or the network is not one of volumes.
-    """
-    if weights.lower().endswith(_PYTORCH):
-        raise InputError(
-            f"weights {weights!r} are a checkpoint of PyTorch; make a file of them: `segcam "
-            f"convert {weights} --model monai-unet --out weights.safetensors`"
-        )
-    path = models.path_of(weights)
-    loaded = models.load(weights, model=model)
-    ndim = getattr(loaded.config, "ndim", 2)
-    if ndim != AXES:
-        raise InputError(
-            f"weights {weights!r} are of a {ndim}D network of {loaded.name!r}; volumes need a 3D "
-            "one (`segcam convert --model monai-unet` makes its file)"
-        )
-    return Network(weights, path, _files.sha256_of(path), loaded, meaning_of(loaded, said))
-
-
 def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     """The options, as far as they can be checked before a volume is read.
 
@@ -153,10 +125,10 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     if len(options.roi) not in (1, AXES):
         raise InputError(f"roi {options.roi}; give one extent, or three")
     tiling((1,) * AXES, options.window, overlap=options.overlap)
-    config = network.model.config
+    config = network.config
     if getattr(config, "classifies", False):
         raise InputError(
-            f"{network.given} classifies whole volumes; instances need logits of each voxel"
+            f"{network.spec.words} classifies whole volumes; instances need logits of each voxel"
         )
     only = getattr(config, "extents", None)
     if only is not None and options.window != only:
@@ -164,7 +136,7 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
             f"roi {' x '.join(map(str, options.window))}; the network takes "
             f"{' x '.join(map(str, only))} alone"
         )
-    multiples = getattr(config, "multiples", (config.multiple,) * AXES)
+    multiples = network.multiples
     if any(size % each for size, each in zip(options.window, multiples, strict=True)):
         words = " x ".join(map(str, multiples))
         raise InputError(
@@ -185,7 +157,7 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     frame = known_frame(network, options.frame)
     if options.match_spacing and frame.spacing is None:
         raise InputError(
-            f"{network.given!r} does not say on voxels of what size it was trained, so scans "
+            f"{network.spec.words!r} does not say on voxels of what size it was trained, so scans "
             "cannot be resampled to it; add --spacing (mm)"
         )
     return dataclasses.replace(options, frame=frame)
@@ -193,7 +165,7 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
 
 def class_of(options: SegmentOptions, network: Network) -> int:
     """The index of the segmented class."""
-    names = network.class_names
+    names = network.labels
     return len(names) - 1 if options.class_index is None else find_class(options.class_index, names)
 
 
@@ -321,8 +293,8 @@ def segment(
     values = scan.values
     x = scans.zscore(values) if options.normalise == "zscore" else values
     output = sliding_window(
-        network.model.fn,
-        network.model.params,
+        network.fn,
+        network.params,
         x,
         roi=options.window,
         overlap=options.overlap,
@@ -330,7 +302,7 @@ def segment(
     )
     network.meaning.check_values(output)
     index = class_of(options, network)
-    probability = np.asarray(class_probability(network.meaning, output, index))
+    probability = np.asarray(class_probability(output, index, meaning=network.meaning))
     if not np.isfinite(probability).all():
         raise InputError(
             f"{str(case.files.files[0])!r}: the network's output holds NaN or infinite values"
@@ -380,8 +352,8 @@ def _constant(case: VolumeCase, values: np.ndarray) -> list[str]:
     ]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def class_probability(meaning: Meaning, output: Any, class_index: int) -> Any:
+@compiled_function
+def class_probability(output: Any, class_index: int, *, meaning: Meaning) -> Any:
     """The probability of a class at every position of an output."""
     shares = meaning.probabilities(output)
     return jax.lax.dynamic_index_in_dim(shares, class_index, -1, keepdims=False)

@@ -14,8 +14,9 @@ import segcam_jax
 from segcam_jax import cli
 from segcam_jax.data import scans
 from segcam_jax.engine.sliding import sliding_window
-from segcam_jax.networks import layers as subjects, open as opening, user_models as own
-from segcam_jax.networks.open import Wanted, open_subject
+from segcam_jax.networks.layers import default_layer, find_layer, stages
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec, Normalisation, OpenOptions
 from segcam_jax.types import InputError
 from tests import own_networks
 
@@ -41,8 +42,9 @@ def images(tmp_path_factory):
     return folder
 
 
-def opened(name, **wanted):
-    return open_subject(f"tests.own_networks:{name}", Wanted(**wanted))
+def opened(name, **options):
+    spec = NetworkSpec.parse(f"tests.own_networks:{name}")
+    return open_network(spec, OpenOptions(**options))
 
 
 def run(*arguments):
@@ -63,93 +65,91 @@ def fault(capsys):
 
 
 def test_a_classifier_is_given_a_batch_and_three_channels():
-    subject = opened("classifier")
-    config = subject.network.model.config
+    network = opened("classifier")
+    config = network.config
     assert (config.in_channels, config.classes, config.multiple) == (3, 4, 1)
-    assert subject.classifies
-    assert subject.size == (224, 224)
-    assert subject.labels == ["0", "1", "2", "3"]
-    assert subject.name == "tests.own_networks-classifier"
-    assert "is Classifier: 4 classes for an image of 224 x 224 x 3" in subject.note
-    assert subjects.stages(subject.taps) == ["stem", "body"]
-    assert subjects.find_layer(subject, subject.default_layer) == "body"
+    assert network.classifies
+    assert network.size == (224, 224)
+    assert network.labels == ["0", "1", "2", "3"]
+    assert network.name == "tests.own_networks-classifier"
+    assert "is Classifier: 4 classes for an image of 224 x 224 x 3" in network.note
+    assert stages(network.taps) == ["stem", "body"]
+    assert find_layer(network, default_layer(network)) == "body"
 
 
 def test_a_segmentation_network_says_what_it_can_halve():
-    subject = opened("segmenter")
-    config = subject.network.model.config
+    network = opened("segmenter")
+    config = network.config
     assert (config.in_channels, config.classes, config.multiple) == (1, 3, 2)
-    assert subject.size is None
-    assert not subject.classifies
-    assert subjects.find_layer(subject, subject.default_layer) == "coarse"
-    assert subjects.find_layer(subject, "last") == "coarse"  # Not the head, which is the logits.
-    assert opened("segmenter", size=(20, 30)).network.model.config.multiple == 1
+    assert network.size is None
+    assert not network.classifies
+    assert find_layer(network, default_layer(network)) == "coarse"
+    assert find_layer(network, "last") == "coarse"  # Not the head, which is the logits.
+    assert opened("segmenter", size=(20, 30)).config.multiple == 1
 
 
 def test_coarse_logits_are_resized_to_the_image():
-    subject = opened("coarse")
-    assert subject.network.model.config.multiple == 4
-    assert "resized by 4" in subject.note
+    network = opened("coarse")
+    assert network.config.multiple == 4
+    assert "resized by 4" in network.note
     x = np.random.default_rng(0).random((16, 20, 3)).astype(np.float32)
     model = own_networks.coarse()
     logits = np.asarray(jax.vmap(model, axis_name="n")(np.moveaxis(x, -1, 0)[None])[0])
     expected = jax.image.resize(np.moveaxis(logits, 0, -1), (16, 20, 2), "linear", antialias=False)
-    np.testing.assert_allclose(subject.network.logits(x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(network.logits(x), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "channels"), [("volumetric", 2), ("volumetric_of_three", 3)])
 def test_a_network_of_volumes_is_found_by_its_convolutions(name, channels):
     """A batch of one image would do for a volume of one slice: at 9a93cb7 it was one of images."""
-    subject = opened(name, volumes=True)
-    config = subject.network.model.config
+    network = opened(name, ndims=(2, 3))
+    config = network.config
     multiple = 2 if name == "volumetric" else 1
     assert (config.ndim, config.in_channels, config.classes) == (3, channels, 2)
     assert config.multiple == multiple
-    assert subject.extent == (64, 64, 64)
-    assert subject.size is None
-    assert f"each voxel of a volume of any size, {channels} channel(s)" in subject.note
+    assert network.extent == (64, 64, 64)
+    assert network.size is None
+    assert f"each voxel of a volume of any size, {channels} channel(s)" in network.note
     with pytest.raises(InputError, match="is a network of volumes, .* `segcam instances`"):
         opened(name)
 
 
 def test_a_network_of_images_is_none_of_volumes():
     """Flax's convolutions take further axes for a batch."""
-    words = "tests.own_networks:"
     with pytest.raises(InputError, match="is a network of images, this command needs one of vol"):
-        own.open_own(f"{words}segmenter", ndims=(3,))
-    assert opened("segmenter", volumes=True).network.model.config.ndim == 2
+        opened("segmenter", ndims=(3,))
+    assert opened("segmenter", ndims=(2, 3)).config.ndim == 2
     with pytest.raises(InputError, match="convolutions go along 2 axes, those of a volume are 3"):
-        own.open_own(f"{words}slices", ndims=(3,))
-    told = own.open_own(f"{words}slices_of_one", ndims=(3,))
-    assert (told.network.model.config.ndim, told.network.model.config.classes) == (3, 2)
-    assert told.network.list_taps((4, 6, 8, 1))["input"].shape == (4, 6, 8, 1)
-    fixed = own.open_own(f"{words}volumes_of_eight", size=(8,), ndims=(3,))
-    assert fixed.network.model.config.extents == (8, 8, 8)
+        opened("slices", ndims=(3,))
+    told = opened("slices_of_one", ndims=(3,))
+    assert (told.config.ndim, told.config.classes) == (3, 2)
+    assert told.list_taps((4, 6, 8, 1))["input"].shape == (4, 6, 8, 1)
+    fixed = opened("volumes_of_eight", size=(8,), ndims=(3,))
+    assert fixed.config.extents == (8, 8, 8)
 
 
 def test_normalisation_comes_before_the_model():
     plain, normalised = (
-        opened("function", size=(16, 16), normalisation=each) for each in (None, "0.5/0.25")
+        opened("function", size=(16, 16), normalisation=each)
+        for each in (None, Normalisation.parse("0.5/0.25"))
     )
     x = np.random.default_rng(0).random((16, 16, 1)).astype(np.float32)
-    np.testing.assert_allclose(
-        normalised.network.logits(x), plain.network.logits((x - 0.5) / 0.25), rtol=1e-5
-    )
-    assert plain.network.sha256 != normalised.network.sha256
-    assert own.moments_of("none") is None
-    assert own.moments_of("imagenet") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    np.testing.assert_allclose(normalised.logits(x), plain.logits((x - 0.5) / 0.25), rtol=1e-5)
+    assert plain.sha256 != normalised.sha256
+    assert Normalisation.parse("none").moments is None
+    assert Normalisation.parse("imagenet").moments == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     with pytest.raises(InputError, match="is not for 1 channel"):
-        opened("function", size=(16, 16), normalisation="imagenet")
+        opened("function", size=(16, 16), normalisation=Normalisation.parse("imagenet"))
 
 
 @pytest.mark.parametrize("words", ["imagenett", "1/0", "1", "1/nan", "a/b"])
 def test_no_normalisation(words):
     with pytest.raises(InputError, match=r"(unknown normalisation|give finite means)"):
-        own.moments_of(words)
+        Normalisation.parse(words)
 
 
 def test_a_model_that_stands_in_the_module_is_taken():
-    assert opened("instance").network.model.name == "Classifier"
+    assert opened("instance").model.name == "Classifier"
 
 
 def test_weights_that_a_function_closes_over_are_in_its_digest(tmp_path):
@@ -163,13 +163,14 @@ def test_weights_that_a_function_closes_over_are_in_its_digest(tmp_path):
     digests = []
     for value in (1, 1, 2):
         np.save(tmp_path / "w.npy", np.full((3, 4), value, np.float32))
-        digests.append(own.open_own(f"{tmp_path}/holding.py:make").network.sha256)
+        spec = NetworkSpec.parse(f"{tmp_path}/holding.py:make")
+        digests.append(open_network(spec).sha256)
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_equal_factories_make_equal_digests():
     first, second, other = (opened(name) for name in ("classifier", "classifier", "instance"))
-    assert first.network.sha256 == second.network.sha256 != other.network.sha256
+    assert first.sha256 == second.sha256 != other.sha256
     assert opened("classifier", size=(32, 32)).key != first.key
 
 
@@ -276,14 +277,14 @@ def test_a_module_of_another_ones_name_is_still_found(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("from tests.own_networks import function as make\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    assert open_subject("json.py:make").network.model.name == "fn"
+    assert open_network(NetworkSpec.parse("json.py:make")).model.name == "fn"
     assert sys.modules["json"] is json
 
 
 def test_small_models_work_at_their_size():
     assert opened("small_only", size=(16, 16)).size == (16, 16)
     with pytest.raises(InputError, match="size 3; give"):
-        opening.size_of((3,))
+        OpenOptions.parse(size=(3,))
 
 
 @pytest.mark.parametrize("command", ["explain", "embed", "gallery"])
@@ -399,9 +400,10 @@ def test_volumes_are_explained_by_ones_own_network(tmp_path, capsys, fault):
     maps = json.loads(record.read_text())["maps"]
     assert [(each["method"], each["tap"]) for each in maps] == [("grad_cam", "coarse")]
     written = nibabel.load(tmp_path / "out" / f"{record.parents[1].name}/probability.nii.gz")
-    network = own.open_own(f"{FILE}:volumetric", size=(8,), ndims=(3,)).network
+    spec = NetworkSpec.parse(f"{FILE}:volumetric")
+    network = open_network(spec, OpenOptions(size=(8,), ndims=(3,)))
     x = scans.zscore(np.stack([nibabel.load(each).get_fdata() for each in files], -1))
-    logits = sliding_window(network.model.fn, network.model.params, x, roi=8)
+    logits = sliding_window(network.fn, network.params, x, roi=8)
     np.testing.assert_allclose(written.get_fdata(), jax.nn.softmax(logits)[..., 1], atol=1e-5)
 
     assert "is a network of volumes" in fault("explain", files[0], *model[:2])

@@ -1,0 +1,229 @@
+"""Which network a user names, and how it is opened: what a command line says, parsed."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from segcam_jax import models
+from segcam_jax.data.labels import read_labels
+from segcam_jax.models.layers import NORMALISATIONS
+from segcam_jax.networks import user_code
+from segcam_jax.outputs import THRESHOLD, Meaning
+from segcam_jax.types import InputError, Outputs, nearest_first
+
+RANDOM = "random:"
+_SMALLEST = 16
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSpec:
+    """Which network.
+
+    Attributes:
+        words: its name as the user gave it.
+        kind: `"weights"` of a file or by name, `"random"` weights, or a `"user"`'s own model.
+        model: the network expected in a file of weights.
+    """
+
+    words: str
+    kind: Literal["weights", "random", "user"]
+    model: str | None = None
+
+    @classmethod
+    def parse(cls, weights: str | None, model: str | None = None) -> "NetworkSpec":
+        """Reads what `--weights` and `--model` say, of which the second may name one's own.
+
+        Args:
+            weights: a name or a file as `models.load` takes them, `random:NAME`, or
+                `module:factory`.
+            model: the network expected in the file, or `module:factory` instead of weights.
+
+        Raises:
+            InputError: if no network is named, or two are.
+        """
+        if model is not None and user_code.is_factory(model):
+            if weights is not None:
+                raise InputError(
+                    f"{model} makes a model with its weights; leave out --weights {weights}"
+                )
+            return cls(model, "user")
+        if weights is None:
+            raise InputError(
+                "no weights were given; add --weights with a file or a bundled name, or --model "
+                "with module:factory"
+            )
+        if user_code.is_factory(weights):
+            return cls(weights, "user")
+        return cls(weights, "random" if weights.startswith(RANDOM) else "weights", model)
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What a user says of a network's output.
+
+    Attributes:
+        outputs: `"logits"` or `"probabilities"`; None: what is known otherwise.
+        multi_label: the classes do not exclude each other.
+        threshold: probabilities above it are predicted then: none, one number, or one per class.
+    """
+
+    outputs: Outputs | None = None
+    multi_label: bool = False
+    threshold: tuple[float, ...] = ()
+
+    def meaning(
+        self, classes: int, *, outputs: Outputs | None, multi_label: bool = False
+    ) -> Meaning:
+        """What the output means, with what is known otherwise.
+
+        Raises:
+            InputError: if a threshold is given for classes that exclude each other.
+            TargetError: if a threshold is out of range, or thresholds are not as many as classes.
+        """
+        exclusive = not (self.multi_label or multi_label)
+        if self.threshold and exclusive and classes > 1:
+            raise InputError(
+                "--threshold is for classes that do not exclude each other (--multi-label); "
+                "predicted pixels of others are narrowed by --min-probability"
+            )
+        several: Any = self.threshold if len(self.threshold) > 1 else None
+        threshold = several or (self.threshold[0] if self.threshold else THRESHOLD)
+        return Meaning(self.outputs or outputs, exclusive, threshold).checked(classes)
+
+    def meaning_of(self, loaded: models.LoadedModel) -> Meaning:
+        """What the output of weights means: as said, or as they say; else logits."""
+        about = loaded.metadata
+        return self.meaning(
+            loaded.config.classes,
+            outputs=about.get("outputs", "logits"),
+            multi_label=bool(about.get("multi_label")),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """What is done to an image in [0, 1] before a model.
+
+    Attributes:
+        words: as the user said it.
+        moments: mean and standard deviation of each channel, or of all; None: images stay.
+    """
+
+    words: str
+    moments: Moments | None
+
+    @classmethod
+    def parse(cls, words: str) -> "Normalisation":
+        """Reads `imagenet`, `symmetric`, ..., or `MEAN/DEVIATION` of numbers such as `0.5,0.4,0.4`.
+
+        Raises:
+            InputError: if it is neither, or a deviation is not positive.
+        """
+        if words in NORMALISATIONS:
+            return cls(words, NORMALISATIONS[words])
+        mean, _, deviation = words.partition("/")
+        try:
+            first, second = (tuple(map(float, part.split(","))) for part in (mean, deviation))
+        except ValueError:
+            choices = ", ".join(nearest_first(words, NORMALISATIONS))
+            raise InputError(
+                f"unknown normalisation {words!r}; choose from {choices}, or give MEAN/DEVIATION, "
+                "for example 0.5,0.5,0.5/0.25,0.25,0.25"
+            ) from None
+        if not (np.isfinite([*first, *second]).all() and min(second) > 0):
+            raise InputError(f"normalisation {words!r}; give finite means and positive deviations")
+        return cls(words, (first, second))
+
+    def check(self, channels: int) -> None:
+        """Raises `InputError` if its numbers are not for so many channels."""
+        if self.moments and any(len(each) not in (1, channels) for each in self.moments):
+            raise InputError(f"normalisation {self.words!r} is not for {channels} channel(s)")
+
+
+NO_NORMALISATION = Normalisation("none", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenOptions:
+    """How networks are opened.
+
+    Attributes:
+        size: `(h, w)` that images are brought to; None: 299 for Inception, 224 for other
+            classifiers, no change for segmentation networks. Of a user's network of volumes,
+            extents that it takes.
+        channels: of the images of a user's own model; None finds it out.
+        range: the values of images that become 0 and 1.
+        normalisation: what is done to images before a user's own model.
+        labels: names of the classes; None takes those of the weights file, ImageNet's for a
+            classifier of 1000 classes, or numbers.
+        labels_from: what they are called in messages.
+        seed: of random weights.
+        ndims: what will do, the first first: 2 for networks of images, 3 for those of volumes.
+        said: what is said of its output.
+    """
+
+    size: tuple[int, ...] | None = None
+    channels: int | None = None
+    range: tuple[float, float] | None = None
+    normalisation: Normalisation | None = None
+    labels: tuple[str, ...] | None = None
+    labels_from: str = "the list of labels"
+    seed: int = 0
+    ndims: tuple[int, ...] = (2,)
+    said: Said = Said()
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        size: Sequence[int] = (),
+        range: Sequence[float] = (),
+        normalisation: str | None = None,
+        labels: str | Path | None = None,
+        channels: int | None = None,
+        seed: int = 0,
+        said: Said = Said(),
+    ) -> "OpenOptions":
+        """Reads what a command line says of a network of images.
+
+        Args:
+            size: none, one or two numbers.
+            range: none or two numbers.
+            normalisation: as `Normalisation.parse` reads it.
+            labels: a file of names.
+            channels: as the attribute.
+            seed: likewise.
+            said: likewise.
+
+        Raises:
+            InputError: if numbers are too many or out of range, or the file cannot be read.
+        """
+        if size and (len(size) > 2 or min(size) < _SMALLEST):
+            words = " ".join(map(str, size))
+            raise InputError(
+                f"size {words}; give a height and a width (or one number for both) of at least "
+                f"{_SMALLEST} pixels"
+            )
+        if len(range) not in (0, 2):
+            given = " ".join(f"{value:g}" for value in range)
+            raise InputError(
+                f"range {given}; give the value that becomes 0 and that which becomes 1"
+            )
+        if channels is not None and channels < 1:
+            raise InputError(f"`channels` is {channels}; give at least 1")
+        options = cls(
+            size=(size[0], size[-1]) if size else None,
+            channels=channels,
+            range=(range[0], range[1]) if range else None,
+            normalisation=None if normalisation is None else Normalisation.parse(normalisation),
+            seed=seed,
+            said=said,
+        )
+        if labels is None:
+            return options
+        names, origin = tuple(read_labels(labels)), f"labels {str(labels)!r}"
+        return dataclasses.replace(options, labels=names, labels_from=origin)
