@@ -161,48 +161,20 @@ class MethodCall:
 METHODS: dict[str, Method] = {}
 
 
-def method(
-    explains: Literal["activation", "input"],
-    *,
-    title: str,
-    cost: str,
-    paper: str,
-    aliases: tuple[str, ...] = (),
-    ablates: bool = False,
-    approximates: str | None = None,
-    uses_target: bool = True,
-    contrasts: bool = False,
-    signed: bool = True,
-    slope: bool = False,
-    pixelwise: bool | None = None,
-    per_channel: bool | None = None,
-):
+def method(explains: Literal["activation", "input"], **fields: Any) -> Callable[[F], F]:
     """Compiles a method and enters it in the registry under its function's name.
 
-    Arguments as the attributes of `Method`; `pixelwise` and `per_channel` are what methods of the
-    input are, where nothing else is said.
+    Args:
+        explains: as in `Method`.
+        fields: likewise; `pixelwise` and `per_channel` are what methods of the input are, where
+            nothing else is said.
     """
+    of_input = explains == "input"
 
     def register(function: F) -> F:
-        compiled = engine.compiled(function)
-        of_input = explains == "input"
-        METHODS[function.__name__] = Method(
-            function.__name__,
-            compiled,
-            explains,
-            title,
-            cost,
-            paper,
-            aliases=aliases,
-            ablates=ablates,
-            approximates=approximates,
-            uses_target=uses_target,
-            contrasts=contrasts,
-            signed=signed,
-            slope=slope,
-            pixelwise=of_input if pixelwise is None else pixelwise,
-            per_channel=of_input if per_channel is None else per_channel,
-        )
+        compiled, name = engine.compiled(function), function.__name__
+        given = {"pixelwise": of_input, "per_channel": of_input, **fields}
+        METHODS[name] = Method(name, compiled, explains, **given)
         return compiled
 
     return register
