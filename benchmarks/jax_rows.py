@@ -24,9 +24,8 @@ from segcam_jax.masks import ablate
 
 # In this order optimisations are switched on; what the engine has beyond these comes after them.
 SWITCHES: dict[str, str] = {
-    "hoist": "hoisting",
+    "difference": "difference",
     "windows": "windows",
-    "changes": "changes",
     "closed_form": "closed form",
     "skip_dead": "dead skipped",
     "lowering": "lowering",

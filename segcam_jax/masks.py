@@ -27,15 +27,13 @@ class Masks(Protocol):
         ...
 
     def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
-        """For each mask, the sum of (1 - mask) values."""
+        """For each mask, the sum of (around - mask) values: see `around`."""
         ...
 
 
 @runtime_checkable
 class LocalMasks(Masks, Protocol):
-    """Masks that multiply one window of the activation by `value` and keep the rest."""
-
-    value: float
+    """Masks that differ from `around` in one window of the activation each."""
 
     def windows(self, ndim: int) -> dict[int, tuple[np.ndarray, int]]:
         """Axis of the activation -> all starts of windows along it, and their extent.
@@ -47,6 +45,11 @@ class LocalMasks(Masks, Protocol):
     def places(self, index: Int[Array, ""], ndim: int) -> dict[int, Int[Array, ""]]:
         """For the same axes, which of the starts window `index` has."""
         ...
+
+
+def around(masks: Masks) -> float:
+    """What scores under these masks are compared with: the activation (1), or an empty one (0)."""
+    return getattr(masks, "around", 1.0)
 
 
 def ablate(activation: Float[Array, "*space c"], mask: Float[Array, "..."]) -> Array:
@@ -340,24 +343,25 @@ class ActivationMasks:
 
 @dataclasses.dataclass(frozen=True)
 class KeepMasks:
-    """Mask n keeps what lies around position n and takes away the rest; the last keeps nothing.
+    """Mask n keeps what lies around position n and takes away the rest.
 
     Attributes:
         shape: positions of the activation, `(h, w)` or `(d, h, w)`.
         soft: keep 1/4, 1/2, 1/4 along each axis, a small Gaussian; else the position alone.
+        around: compare with the empty activation.
     """
 
     shape: tuple[int, ...]
     soft: bool = True
+    around: float = 0.0
 
     def __len__(self) -> int:
-        return math.prod(self.shape) + 1
+        return math.prod(self.shape)
 
     def __call__(self, index: Int[Array, ""]) -> Float[Array, "*space 1"]:
         """The mask of position `index`, row-major."""
-        last = len(self) - 1
-        mask = jnp.where(index < last, 1.0, 0.0).reshape((1,) * len(self.shape))
-        cells = jnp.unravel_index(jnp.minimum(index, last - 1), self.shape)
+        mask = jnp.ones((1,) * len(self.shape))
+        cells = jnp.unravel_index(index, self.shape)
         for axis, (cell, extent) in enumerate(zip(cells, self.shape, strict=True)):
             distance = jnp.abs(jnp.arange(extent, dtype=cell.dtype) - cell)
             kept = jnp.where(distance == 0, 1.0, 0.0)
@@ -367,8 +371,21 @@ class KeepMasks:
         return mask[..., None]
 
     def removed(self, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
-        """For each mask, the sum of (1 - mask) values."""
+        """For each mask, the sum of - mask values."""
         return _removed_in_turn(self, values)
+
+    def windows(self, ndim: int) -> dict[int, tuple[np.ndarray, int]]:
+        """Along each axis but the channels, inside."""
+        reach = 1 if self.soft else 0
+        sizes = [min(2 * reach + 1, n) for n in self.shape]
+        return {
+            axis: (np.clip(np.arange(n) - reach, 0, n - size), size)
+            for axis, (n, size) in enumerate(zip(self.shape, sizes, strict=True))
+        }
+
+    def places(self, index: Int[Array, ""], ndim: int) -> dict[int, Int[Array, ""]]:
+        """The position `index`, row-major."""
+        return dict(enumerate(jnp.unravel_index(index, self.shape)))
 
 
 def _removed_in_turn(masks: Masks, values: Float[Array, "*space c"]) -> Float[Array, "m"]:
@@ -376,6 +393,6 @@ def _removed_in_turn(masks: Masks, values: Float[Array, "*space c"]) -> Float[Ar
     total = values.sum(-1, keepdims=True)
 
     def removed(index):
-        return ((1 - masks(index).astype(total.dtype)) * total).sum()
+        return ((around(masks) - masks(index).astype(total.dtype)) * total).sum()
 
     return jax.lax.map(removed, jnp.arange(len(masks), dtype=jnp.int32))

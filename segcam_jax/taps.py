@@ -45,7 +45,6 @@ from segcam_jax._jaxpr import (
     cost,
     difference,
     graph,
-    hoisting,
     layouts,
     logits,
     naming,
@@ -157,29 +156,31 @@ class Split:
         activation, carry = self.encode(params, x)
         return self.decode(masks.ablate(activation, mask), carry)
 
-    def prepare(self, carry: Carry) -> Carry:
-        """Computes, once, what in decode the activation cannot change: see `_jaxpr/hoisting.py`.
+    def on_window(self, extents: tuple[int, ...]) -> windows.WindowPlan:
+        """How decode runs for a window of its one output; cached per extents.
 
-        Returns:
-            The carry of `decode_prepared`.
+        Its inputs are the native activation, the carry, and `constants`.
         """
-        anything = jnp.zeros(self.activation.shape, self.activation.dtype)
-        return tuple(self._hoisted.encode(self.native(anything), *carry)[1:])
-
-    def decode_prepared(self, activation: Float[Array, "*space c"], prepared: Carry) -> Any:
-        """`decode` from what `prepare` returned: the same output up to rounding, with less work."""
-        outputs = self._hoisted.decode(self.native(activation), *prepared)
-        return jax.tree.unflatten(jax.tree.structure(self.output), outputs)
-
-    def window_plan(self, extents: tuple[int, ...]) -> windows.WindowPlan:
-        """How decode, prepared, runs for a window of its one output; cached per extents."""
         if extents not in self._plans:
-            self._plans[extents] = windows.plan(self._hoisted.decode_jaxpr, extents)
+            self._plans[extents] = windows.plan(self._flat[0], extents)
         return self._plans[extents]
 
+    @property
+    def constants(self) -> tuple[Array, ...]:
+        """What calls after the tap close over."""
+        return self._flat[1]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("prepare", "decode_prepared"):
+            raise AttributeError(
+                f"Split.{name} is no more: decode(activation, carry) gives the same output, and "
+                "methods compute what no ablation changes once by themselves"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @functools.cached_property
-    def _hoisted(self) -> slicing.Slice:
-        return hoisting.hoist(self._slice.decode_jaxpr)
+    def _flat(self) -> tuple[Any, tuple[Array, ...]]:
+        return graph.opened_calls(self._slice.decode_jaxpr)
 
     @functools.cached_property
     def changes(self) -> difference.Difference:

@@ -19,7 +19,7 @@ from tests.networks import convolve, make_input, make_params, skip_net
 from tests.test_engine import random_net, recipes
 
 # Each optimisation but the one that is tested is off.
-ALONE = dataclasses.replace(segcam.NAIVE, changes=True)
+ALONE = dataclasses.replace(segcam.NAIVE, difference=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

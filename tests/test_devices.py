@@ -228,7 +228,7 @@ def test_a_sweep_is_dealt():
 
 
 def test_what_a_split_keeps_fits_every_mesh():
-    """Hoisted equations are traced once, here under a mesh, and then run under others and none."""
+    """Equations are traced once, here under a mesh, and then run under others and none."""
     _, params, x, target = study()
     split = segcam.split(lambda *given: skip_net(*given), "bottleneck", params, x)
     found = [

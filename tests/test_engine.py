@@ -135,9 +135,8 @@ def a_region(shape, at, size):
 
 
 SWITCHES = {
-    "hoist": dataclasses.replace(segcam.NAIVE, hoist=True),
     "windows": dataclasses.replace(segcam.NAIVE, windows=True),
-    "changes": dataclasses.replace(segcam.NAIVE, changes=True),
+    "difference": dataclasses.replace(segcam.NAIVE, difference=True),
     "dead": dataclasses.replace(segcam.NAIVE, skip_dead=True, chunk_size=1),
     "all": Execution(chunk_size=3),
 }
@@ -195,7 +194,7 @@ def test_equations_without_a_rule_are_computed_whole():
     params, x = jax.random.normal(jax.random.key(0), (2, 3)), make_input()
     split = segcam.split(with_what_has_no_rule, "hidden", params, x)
     target = segcam.region(1, a_region((8, 12), (0.3, 0.9), 2))
-    assert split.window_plan((2, 2, 3)).fallbacks
+    assert split.on_window((2, 2, 3)).fallbacks
     for method in (segcam.ablation_cam, segcam.hires_cam):
         naive = method(split, params, x, target, execution=segcam.NAIVE)
         fast = method(split, params, x, target)
@@ -267,17 +266,14 @@ def test_linear_scores_in_closed_form():
 
 @pytest.mark.parametrize("of", ["logits", "probabilities"])
 def test_linearity_is_detected_not_assumed(of):
-    from segcam_jax.engine.scoring import scoring
+    from segcam_jax.engine.fall import is_linear
 
     params = {"in": jnp.ones((2, 6)), "out": jnp.ones((6, 3))}
     x = jnp.ones((5, 7, 2))
     split = segcam.split(linear_after, "hidden", params, x)
-    _, carry = split.encode(params, x)
-    how = scoring(split, carry, segcam.whole_image(1, of=of), Execution())
-    assert how.is_affine == (of == "logits")
+    assert is_linear(split, segcam.whole_image(1, of=of)) == (of == "logits")
     deep = segcam.split(skip_net, "bottleneck", make_params(), make_input())
-    _, carry = deep.encode(make_params(), make_input())
-    assert not scoring(deep, carry, segcam.whole_image(1), Execution()).is_affine
+    assert not is_linear(deep, segcam.whole_image(1))
 
 
 def test_dead_channels_are_not_run():
@@ -302,7 +298,18 @@ def test_dead_channels_are_not_run():
     np.testing.assert_allclose(explanation.weights, naive.weights, atol=1e-6)
 
 
-def test_hoisting_and_windows_save_the_operations_they_promise():
+def test_what_is_no_more_says_what_replaces_it():
+    for name in ("hoist", "changes"):
+        with pytest.raises(segcam.InputError, match=rf"Execution\({name}=...\) is no more: diff"):
+            Execution(**{name: False})
+    assert dataclasses.replace(segcam.NAIVE, difference=True).difference
+    split = segcam.split(skip_net, "bottleneck", make_params(), make_input())
+    with pytest.raises(AttributeError, match=r"Split.prepare is no more: decode\("):
+        split.prepare(())
+    assert not hasattr(split, "anything")
+
+
+def test_changes_and_windows_save_the_operations_they_promise():
     """On the CSBDeep U-Net at 256x256: steady counts, no timing."""
     from flax import nnx
 
@@ -315,11 +322,12 @@ def test_hoisting_and_windows_save_the_operations_they_promise():
             fn, "bottleneck", params, jax.ShapeDtypeStruct((256, 256, 3), "float32")
         )
         decode = split.flops()
-        assert cost.flops(split._hoisted.decode_jaxpr) < 0.65 * decode
+        assert cost.flops(split.changes.jaxpr) < 0.65 * decode
         for size, most in {1: 0.02, 16: 0.03, 32: 0.06, 64: 0.13}.items():
-            plan = split.window_plan((size, size, 2))
+            plan = split.on_window((size, size, 2))
             assert plan.fallbacks == ()
             assert plan.flops() < most * decode
+            assert split.changes.plan((size, size, 2)).flops() < 0.65 * most * decode
 
 
 def test_windows_pass_through_linear_interpolation():
@@ -332,7 +340,7 @@ def test_windows_pass_through_linear_interpolation():
     fn, params = segcam.from_nnx(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))))
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         split = segcam.split(fn, "bottleneck", params, jax.ShapeDtypeStruct((64, 64, 1), "float32"))
-        plan = split.window_plan((2, 2, 2))
+        plan = split.on_window((2, 2, 2))
     assert plan.fallbacks == ()
     assert plan.flops() < 0.1 * split.flops()
 

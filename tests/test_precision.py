@@ -41,7 +41,7 @@ def test_bfloat16_rounds_and_stays_near(name):
         np.testing.assert_allclose(rounded.score, exact.score, rtol=0.02)
 
 
-@pytest.mark.parametrize("switches", [{}, {"hoist": False, "windows": False, "chunk_size": 2}])
+@pytest.mark.parametrize("switches", [{}, {"difference": False, "windows": False, "chunk_size": 2}])
 def test_a_channel_without_effect_has_no_weight_in_bfloat16(switches):
     params, x = make_params(), make_input()
     params = {**params, "deep": params["deep"].at[..., ::2].set(0)}

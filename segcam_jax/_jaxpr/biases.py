@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from segcam_jax._jaxpr import graph, kinds
-from segcam_jax._jaxpr.graph import Equation, Rewrite, Var
+from segcam_jax._jaxpr.graph import Equation, Var
 
 Array = Any
 
@@ -44,12 +44,11 @@ _HOMOGENEOUS = kinds.LINEAR | frozenset(
 _PRODUCTS = frozenset(("mul", "div", "dot_general", "conv_general_dilated"))
 
 
-def with_biases(closed: Any, rule: Rewrite | None = None) -> Callable[..., tuple[list, list]]:
+def with_biases(closed: Any) -> Callable[..., tuple[list, list]]:
     """The function of a jaxpr with its biases laid open.
 
     Args:
         closed: a jaxpr of one input, as `jax.make_jaxpr` returns it.
-        rule: how equations run, as `graph.evaluate` takes it.
 
     Returns:
         `(x, nudges) -> ([*outputs], [*biases])`. Each bias has the shape of the value that it was
@@ -59,7 +58,7 @@ def with_biases(closed: Any, rule: Rewrite | None = None) -> Callable[..., tuple
     jaxpr = getattr(closed, "jaxpr", closed)
 
     def run(x, nudges=None):
-        walk = _Walk(rule, nudges)
+        walk = _Walk(nudges)
         outputs = walk.run(jaxpr, graph.constants_of(closed), [_Part(x, True)])
         values = [walk.settled(output).value for output in outputs]
         return values, walk.biases
@@ -83,8 +82,7 @@ class _Part:
 
 
 class _Walk:
-    def __init__(self, rule: Rewrite | None, nudges: Sequence[Array] | None):
-        self.rule = rule
+    def __init__(self, nudges: Sequence[Array] | None):
         self.nudges = nudges
         self.biases: list[Array] = []
 
@@ -129,7 +127,7 @@ class _Walk:
             jnp.issubdtype(variable.aval.dtype, jnp.floating) for variable in equation.outvars
         ]
         if not changing or not any(floats):
-            values = self.bind(equation, [operand.value for operand in operands])
+            values = graph.bind(equation, [operand.value for operand in operands])
             return [_Part(value, False) for value in values]
         body = graph.called_jaxpr(equation)
         if body is not None and not (len(changing) == 1 and _is_one_nonlinearity(body)):
@@ -139,7 +137,7 @@ class _Walk:
             if carried is not None:
                 return [carried]
         operands = [self.settled(operand) for operand in operands]
-        values = self.bind(equation, [operand.value for operand in operands])
+        values = graph.bind(equation, [operand.value for operand in operands])
         if _is_homogeneous(equation, changing, operands):
             return [_Part(v, is_float) for v, is_float in zip(values, floats, strict=True)]
         linear = _linear_part(equation, [operand.value for operand in operands], changing)
@@ -157,19 +155,15 @@ class _Walk:
         adds = name in ("add", "sub", "add_any")
         if not scales and not adds:
             return None
-        (value,) = self.bind(equation, values)
+        (value,) = graph.bind(equation, *values)
         pending = operand.pending
         adds_zero = adds and all(_is_zero(each) for i, each in enumerate(values) if i != changing)
         if pending is None and adds and not adds_zero:
             pending = jnp.zeros_like(operand.value)
         if pending is not None:
             values[changing] = pending
-            (pending,) = self.bind(equation, values)
+            (pending,) = graph.bind(equation, *values)
         return _Part(value, True, pending)
-
-    def bind(self, equation: Equation, values: Sequence[Array]) -> list[Array]:
-        results = None if self.rule is None else self.rule(equation, values)
-        return graph.bind(equation, *values) if results is None else results
 
 
 def _linear_part(equation: Equation, values: Sequence[Array], changing: Sequence[int]):

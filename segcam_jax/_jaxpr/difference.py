@@ -30,12 +30,11 @@ from segcam_jax._jaxpr import (
     difference_linear,
     difference_nonlinear,
     graph,
-    kinds,
     slicing,
     windows,
 )
 from segcam_jax._jaxpr.graph import Equation
-from segcam_jax._jaxpr.parts import Parts, Value
+from segcam_jax._jaxpr.parts import Value, interpret
 
 Array = Any
 # What is 0 where nothing changes bears this name.
@@ -54,6 +53,7 @@ class Difference:
         jaxpr: `(change, *prepared) -> [*changes of the outputs]`, flat.
         change: evaluates it.
         subtracted: names of primitives without a rule.
+        is_linear: whether the outputs are linear in the input, but for a constant.
     """
 
     known: Callable[..., list]
@@ -61,6 +61,7 @@ class Difference:
     jaxpr: Any
     change: Callable[..., list]
     subtracted: tuple[str, ...]
+    is_linear: bool
 
     def plan(self, extents: tuple[int, ...]) -> windows.WindowPlan:
         """How the change of the one output is computed in a window; cached per extents."""
@@ -75,11 +76,10 @@ class Difference:
 
 def difference(jaxpr: Any) -> Difference:
     """The difference form of the function of a jaxpr, whose first input is what changes."""
-    subtracted: dict[str, None] = {}
+    form = _Finite()
 
     def run(change, first, *others):
-        moved = _moved(first, change)
-        values = interpret(jaxpr, (), [moved, *map(Value, others)], subtracted)
+        values = interpret(jaxpr, (), [_moved(first, change), *map(Value, others)], form)
         changes = [difference_linear.filled(v.known, _as_change(v)) for v in values]
         return [*changes, *(value.known for value in values)]
 
@@ -96,7 +96,9 @@ def difference(jaxpr: Any) -> Difference:
         at = len(found) - count
         return [*found[at:], *found[:at]]
 
-    return Difference(known, count, cut.decode_jaxpr, cut.decode, tuple(subtracted))
+    return Difference(
+        known, count, cut.decode_jaxpr, cut.decode, tuple(form.subtracted), form.is_linear
+    )
 
 
 def change_of(
@@ -109,11 +111,28 @@ def change_of(
         known: its arguments.
         changes: of each.
     """
-    subtracted: dict[str, None] = {}
+    form = _Finite()
+    return _change_of(form, fn, known, changes), tuple(form.subtracted)
+
+
+def is_linear(fn: Callable, *structs: Any) -> bool:
+    """Whether a function's one output is linear in its arguments together, but for a constant.
+
+    Detected, never assumed: what is not known to be linear is not.
+    """
+    form = _Finite()
+    changes = [jax.ShapeDtypeStruct(s.shape, change_dtype(s.dtype)) for s in structs]
+    jax.eval_shape(functools.partial(_change_of, form, fn), structs, changes)
+    return form.is_linear
+
+
+def _change_of(
+    form: "_Finite", fn: Callable, known: Sequence[Array], changes: Sequence[Array]
+) -> Array:
     closed, jaxpr = graph.closed(fn, *known)
     values = [_moved(k, c) for k, c in zip(known, changes, strict=True)]
-    (found,) = interpret(jaxpr, graph.constants_of(closed), values, subtracted)
-    return difference_linear.filled(found.known, _as_change(found)), tuple(subtracted)
+    (found,) = interpret(jaxpr, graph.constants_of(closed), values, form)
+    return difference_linear.filled(found.known, _as_change(found))
 
 
 def change_dtype(dtype: Any) -> Any:
@@ -146,71 +165,52 @@ def _apart(after: Array, before: Array) -> Array:
     return checkpoint_name(difference_nonlinear.gap(after, before), MARK)
 
 
-def interpret(
-    jaxpr: Any, consts: Sequence[Array], values: Sequence[Value], subtracted: dict[str, None]
-) -> list[Value]:
-    """Evaluates a jaxpr on values and their changes.
+class _Finite:
+    """Finite changes, by the rule of a primitive; without one, by computing it again.
 
-    Args:
-        jaxpr: closed or not.
-        consts: what it closes over.
-        values: its inputs.
-        subtracted: gathers the names of primitives without a rule.
+    Attributes:
+        subtracted: names of primitives without a rule.
+        is_linear: whether all was linear so far.
     """
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    environment = dict(zip(jaxpr.invars, values, strict=True))
-    environment.update(zip(jaxpr.constvars, map(Value, consts), strict=True))
 
-    def read(atom):
-        return environment[atom] if graph.is_variable(atom) else Value(atom.val)
+    def __init__(self):
+        self.subtracted: dict[str, None] = {}
+        self.is_linear = True
 
-    for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
-        body = graph.call_body(equation)
-        if not any(value.changed for value in operands):
-            results = [Value(x) for x in graph.bind(equation, *(v.known for v in operands))]
-        elif body is not None:
-            results = interpret(body, graph.constants_of(body), operands, subtracted)
+    def holds(self, dtype: Any) -> bool:
+        return is_wide(dtype)
+
+    def body(self, equation: Equation) -> Any | None:
+        if graph.called_jaxpr(equation) is None and graph.call_body(equation) is not None:
+            self.is_linear = False  # Its derivative may be another than its body's.
+        return graph.call_body(equation)
+
+    def changed(
+        self,
+        equation: Equation,
+        params: dict,
+        operands: Sequence[Value],
+        known: Sequence[Array] | None = None,
+    ) -> list[Value]:
+        self.is_linear &= difference_linear.is_linear(equation, [v.changed for v in operands])
+        if known is None:
+            known = graph.bind(equation, *(value.known for value in operands))
+        wide = [is_wide(jnp.result_type(value)) for value in known]
+        if all(wide):
+            changes = _by_rule(equation, params, operands)
+            if changes is not None:
+                pairs = zip(known, changes, strict=True)
+                return [Value(k, change=_like(k, change)) for k, change in pairs]
+        if params is equation.params:
+            now = graph.bind(equation, *(value.after() for value in operands))
         else:
-            results = _results(equation, operands, subtracted)
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _results(equation: Equation, operands: list[Value], subtracted: dict[str, None]) -> list[Value]:
-    known = graph.bind(equation, *(value.known for value in operands))
-    if len(known) == 1:
-        by_parts = _in_parts(equation, operands, known[0], subtracted)
-        if by_parts is not None:
-            return [by_parts]
-    return _changed(equation, equation.params, operands, known, subtracted)
-
-
-def _changed(
-    equation: Equation,
-    params: dict,
-    operands: Sequence[Value],
-    known: Sequence[Array],
-    subtracted: dict[str, None],
-) -> list[Value]:
-    """By the rule of a primitive; without one, by computing it again."""
-    name = equation.primitive.name
-    wide = [is_wide(jnp.result_type(value)) for value in known]
-    if all(wide):
-        changes = _by_rule(equation, params, operands)
-        if changes is not None:
-            pairs = zip(known, changes, strict=True)
-            return [Value(k, change=_like(k, change)) for k, change in pairs]
-    if params is equation.params:
-        now = graph.bind(equation, *(value.after() for value in operands))
-    else:
-        now = [equation.primitive.bind(*(value.after() for value in operands), **params)]
-    if any(wide) and name not in _STEPS:
-        subtracted[name] = None
-    return [
-        Value(k, change=_apart(n, k)) if is_float else Value(k, now=n)
-        for k, n, is_float in zip(known, now, wide, strict=True)
-    ]
+            now = [equation.primitive.bind(*(value.after() for value in operands), **params)]
+        if any(wide) and equation.primitive.name not in _STEPS:
+            self.subtracted[equation.primitive.name] = None
+        return [
+            Value(k, change=_apart(n, k)) if is_float else Value(k, now=n)
+            for k, n, is_float in zip(known, now, wide, strict=True)
+        ]
 
 
 def _by_rule(equation: Equation, params: dict, operands: Sequence[Value]) -> list[Array] | None:
@@ -252,85 +252,3 @@ def _like(known: Array, change: Array) -> Array:
         change = lax.broadcast_in_dim(change, np.shape(known), ())
     dtype = jnp.result_type(known)
     return change if change.dtype == dtype else change.astype(dtype)
-
-
-def _in_parts(
-    equation: Equation, operands: list[Value], known: Array, subtracted: dict[str, None]
-) -> Value | None:
-    """What acts on every part by itself, or sums over the parts; None for all else."""
-    if equation.primitive.name == "concatenate":
-        return _concatenated(equation.params["dimension"], operands, known)
-    held = [value.parts for value in operands if value.parts is not None]
-    others = [v for v in operands if v.changed and v.parts is None]
-    first = held[0] if held else None
-    if first is None or others:
-        return None
-    if any((each.axis, each.bounds) != (first.axis, first.bounds) for each in held):
-        return None
-    if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-        return _contracted(equation, operands, known)
-    if kinds.elementwise(equation) is not None:
-        axis, params_of = first.axis, lambda size: dict(equation.params)
-    elif len(operands) == 1:
-        moved = kinds.moved_axis(equation, first.axis, np.shape(operands[0].known))
-        if moved is None:
-            return None
-        axis, params_of = moved
-    else:
-        return None
-    results = []
-    for index, (low, high) in enumerate(first.bounds):
-        part = [value.part(first.axis, low, high, index) for value in operands]
-        there = lax.slice_in_dim(known, low, high, axis=axis)
-        results += _changed(equation, params_of(high - low), part, [there], subtracted)
-    if results[0].now is not None:
-        return Value(known, now=Parts(axis, first.bounds, tuple(r.now for r in results)))
-    return Value(known, change=Parts(axis, first.bounds, tuple(r.change for r in results)))
-
-
-def _concatenated(axis: int, operands: list[Value], known: Array) -> Value | None:
-    """Changes side by side, neighbours joined; parts where something between does not change."""
-    if any(value.now is not None for value in operands):
-        return None
-    found: list[tuple[int, int, Array]] = []
-    offset = 0
-    for value in operands:
-        size = np.shape(value.known)[axis]
-        parts = value.change
-        if not isinstance(parts, Parts) or parts.axis != axis:
-            change = value.whole_change()
-            parts = Parts(axis, ((0, size),), (change,)) if change is not None else None
-        pairs = () if parts is None else zip(parts.bounds, parts.arrays, strict=True)
-        for (low, high), array in pairs:
-            if found and found[-1][1] == offset + low:
-                start, _, before = found.pop()
-                array = lax.concatenate([before, array], axis)
-                found.append((start, offset + high, array))
-            else:
-                found.append((offset + low, offset + high, array))
-        offset += size
-    if len(found) == 1 and found[0][:2] == (0, offset):
-        return Value(known, change=found[0][2])
-    bounds = tuple((low, high) for low, high, _ in found)
-    return Value(known, change=Parts(axis, bounds, tuple(array for *_, array in found)))
-
-
-def _contracted(equation: Equation, operands: list[Value], known: Array) -> Value | None:
-    """A convolution or product that sums over the axis of parts reads their weights only."""
-    changed = [at for at, value in enumerate(operands) if value.changed]
-    if len(changed) != 1 or not is_wide(jnp.result_type(known)):
-        return None
-    (at,) = changed
-    parts, weight = operands[at].change, operands[1 - at]
-    if not isinstance(parts, Parts):
-        return None
-    along = kinds.summed_with(equation, at, parts.axis)
-    if along is None:
-        return None
-    weights = [lax.slice_in_dim(weight.known, *bound, axis=along) for bound in parts.bounds]
-    arrays = list(parts.arrays)
-    if len(arrays) > 1:
-        arrays = [lax.concatenate(arrays, parts.axis)]
-        weights = [lax.concatenate(weights, along)]
-    pair = (arrays[0], weights[0]) if at == 0 else (weights[0], arrays[0])
-    return Value(known, change=equation.primitive.bind(*pair, **equation.params))

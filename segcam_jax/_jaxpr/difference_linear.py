@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segcam_jax._jaxpr import kinds
+from segcam_jax._jaxpr.graph import Equation
+
 Array = Any
 Changes = Sequence[Array | None]
 Rule = Callable[[Callable, dict, Sequence[Array], Changes], Any]
@@ -97,3 +100,19 @@ RULES: dict[str, Rule] = {
     "dynamic_update_slice": _dynamic_update,
     "select_n": _select,
 }
+
+
+def is_linear(equation: Equation, changed: Sequence[bool]) -> bool:
+    """Whether an equation is linear in those of its operands that change, but for a constant."""
+    name, rule = equation.primitive.name, RULES.get(equation.primitive.name)
+    if name == "convert_element_type":
+        return kinds.is_linear_cast(equation)
+    if rule is _multiply:
+        return sum(changed) == 1
+    if rule is _scatter or rule is _select:
+        return not changed[1 if rule is _scatter else 0]
+    if rule is _dynamic_update:
+        return not any(changed[2:])
+    if rule is _first or name == "div":
+        return name != "stop_gradient" and not any(changed[1:])
+    return rule is not None

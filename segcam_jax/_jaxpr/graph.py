@@ -178,6 +178,19 @@ def closed(fn: Callable, *structs: Any) -> tuple[Any, Any]:
     return whole, getattr(whole, "jaxpr", whole)
 
 
+def rewritten(fn: Callable, rewrite: Callable[[Any], Callable], *structs: Any) -> Callable:
+    """A function, run by what a rewrite makes of its jaxpr.
+
+    Args:
+        fn: of pytrees of arrays, to another.
+        rewrite: jaxpr as `make_jaxpr` returns it -> `(*leaves) -> [*leaves]`.
+        structs: shapes and dtypes of its arguments, or arrays.
+    """
+    whole, output = jax.make_jaxpr(fn, return_shape=True)(*structs)
+    tree, run = jax.tree.structure(output), rewrite(whole)
+    return lambda *given: jax.tree.unflatten(tree, run(*jax.tree.leaves(given)))
+
+
 def called_jaxpr(equation: Equation) -> Any | None:
     """The jaxpr of a call that means no more than its body (jit, remat), or None.
 
@@ -286,6 +299,19 @@ def flattened(fn: Callable, *structs: Any) -> tuple[Any, Any]:
         return [read(environment, atom) for atom in jaxpr.outvars]
 
     return closed(run, *structs)
+
+
+def opened_calls(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A jaxpr without calls that mean no more than their body, and its further inputs' values."""
+
+    def run(*inputs):
+        environment = evaluate(jaxpr, (), inputs)
+        return [read(environment, atom) for atom in jaxpr.outvars]
+
+    structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
+    flat, _ = trace(run, "", *structs)
+    inputs = [*flat.invars, *flat.constvars]
+    return subgraph_function(inputs, flat.equations, flat.outvars)[0], flat.consts
 
 
 def subgraph_function(

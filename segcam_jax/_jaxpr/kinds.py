@@ -127,10 +127,10 @@ def convolved_axes(jaxpr: Any) -> set[int]:
 def moved_axis(
     equation: Equation, axis: int, shape: Sequence[int]
 ) -> tuple[int, Callable[[int], dict]] | None:
-    """Where an axis goes that an operation on one operand leaves whole, element by element.
+    """Where an axis goes that an operation leaves whole, element by element.
 
     Args:
-        equation: of one operand.
+        equation: of one operand, or of one and of scalars that say where or with what.
         axis: of the operand.
         shape: of the operand.
 
@@ -159,6 +159,13 @@ def moved_axis(
         return at, sized("shape", at)
     if name == "transpose":
         return params["permutation"].index(axis), lambda size: params
+    if name == "pad" and params["padding_config"][axis] == (0, 0, 0):
+        return axis, lambda size: params
+    if name == "slice" and (params["strides"] or (1,) * len(shape))[axis] == 1:
+        full = (params["start_indices"][axis], params["limit_indices"][axis]) == (0, shape[axis])
+        return (axis, sized("limit_indices", axis)) if full else None
+    if name == "dynamic_slice" and params["slice_sizes"][axis] == shape[axis]:
+        return axis, sized("slice_sizes", axis)
     if name == "squeeze":
         gone = [d % len(shape) for d in params["dimensions"]]
         return axis - sum(d < axis for d in gone), lambda size: params

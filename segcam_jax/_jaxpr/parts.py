@@ -1,12 +1,20 @@
-"""A value and how it changes: not at all, everywhere, or in some parts along one axis."""
+"""Values and how they change: not at all, everywhere, or in some parts along one axis.
+
+What is joined of a changed value and one that does not change keeps its parts apart, until a
+convolution or product sums over them: that reads the weights of the changed parts only. A `Form`
+says what a change is: finite (`difference.py`), or infinitesimal (`slopes.py`).
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from jax import lax
+
+from segcam_jax._jaxpr import graph, kinds
+from segcam_jax._jaxpr.graph import Equation
 
 Array = Any
 
@@ -87,3 +95,156 @@ def _assembled(parts: Parts, between: Callable[[int, int], Array], whole: Array)
     size = np.shape(whole)[parts.axis]
     pieces += [between(end, size)] if size > end else []
     return lax.concatenate(pieces, parts.axis) if len(pieces) > 1 else pieces[0]
+
+
+class Form(Protocol):
+    """What a change is, and how a primitive hands it on."""
+
+    def body(self, equation: Equation) -> Any | None:
+        """The jaxpr of a call that is opened for changes, or None."""
+        ...
+
+    def holds(self, dtype: Any) -> bool:
+        """Whether values of a dtype have changes, rather than being computed again."""
+        ...
+
+    def changed(
+        self,
+        equation: Equation,
+        params: dict,
+        operands: Sequence[Value],
+        known: Sequence[Array] | None = None,
+    ) -> list[Value]:
+        """The results of an equation of which some operands change.
+
+        Args:
+            equation: not a call that is opened.
+            params: its own, or others for operands of other extents.
+            operands: whole values.
+            known: its results on the unchanged input, where they are at hand.
+        """
+        ...
+
+
+def interpret(
+    jaxpr: Any, consts: Sequence[Array], values: Sequence[Value], form: Form
+) -> list[Value]:
+    """Evaluates a jaxpr on values and their changes.
+
+    Args:
+        jaxpr: closed or not.
+        consts: what it closes over.
+        values: its inputs.
+        form: what a change is.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    environment = dict(zip(jaxpr.invars, values, strict=True))
+    environment.update(zip(jaxpr.constvars, map(Value, consts), strict=True))
+
+    def read(atom):
+        return environment[atom] if graph.is_variable(atom) else Value(atom.val)
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        if not any(value.changed for value in operands):
+            results = [Value(x) for x in graph.bind(equation, *(v.known for v in operands))]
+        elif (body := form.body(equation)) is not None:
+            results = interpret(body, graph.constants_of(body), operands, form)
+        else:
+            results = _in_parts(equation, operands, form)
+            if results is None:
+                results = form.changed(equation, equation.params, operands)
+        environment.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _in_parts(equation: Equation, operands: list[Value], form: Form) -> list[Value] | None:
+    """What acts on every part by itself, or sums over the parts; None for all else."""
+    name = equation.primitive.name
+    if name == "concatenate":
+        change = _concatenated(equation.params["dimension"], operands)
+    elif name in ("conv_general_dilated", "dot_general"):
+        change = _contracted(equation, operands, form)
+    else:
+        return _each_part(equation, operands, form)
+    if change is None:
+        return None
+    (known,) = graph.bind(equation, *(value.known for value in operands))
+    return [Value(known, change=change)]
+
+
+def _each_part(equation: Equation, operands: list[Value], form: Form) -> list[Value] | None:
+    """What acts on every element, or on every place along the axis of the parts, by itself."""
+    held = [value.parts for value in operands if value.parts is not None]
+    changed = [value for value in operands if value.changed]
+    first = held[0] if held else None
+    if first is None or len(held) != len(changed):
+        return None
+    if any((each.axis, each.bounds) != (first.axis, first.bounds) for each in held):
+        return None
+    if kinds.elementwise(equation) is not None:
+        axis, params_of = first.axis, lambda size: dict(equation.params)
+    else:
+        moved = None
+        if len(held) == 1 and operands[0].changed:
+            moved = kinds.moved_axis(equation, first.axis, np.shape(operands[0].known))
+        if moved is None:
+            return None
+        axis, params_of = moved
+    (known,) = graph.bind(equation, *(value.known for value in operands))
+    results = []
+    for index, (low, high) in enumerate(first.bounds):
+        part = [value.part(first.axis, low, high, index) for value in operands]
+        there = [lax.slice_in_dim(known, low, high, axis=axis)]
+        results += form.changed(equation, params_of(high - low), part, there)
+    if results[0].now is not None:
+        return [Value(known, now=Parts(axis, first.bounds, tuple(r.now for r in results)))]
+    return [Value(known, change=Parts(axis, first.bounds, tuple(r.change for r in results)))]
+
+
+def _concatenated(axis: int, operands: list[Value]) -> Array | Parts | None:
+    """Changes side by side, neighbours joined; parts where something between does not change."""
+    if any(value.now is not None for value in operands):
+        return None
+    found: list[tuple[int, int, Array]] = []
+    offset = 0
+    for value in operands:
+        size = np.shape(value.known)[axis]
+        parts = value.change
+        if not isinstance(parts, Parts) or parts.axis != axis:
+            change = value.whole_change()
+            parts = Parts(axis, ((0, size),), (change,)) if change is not None else None
+        pairs = () if parts is None else zip(parts.bounds, parts.arrays, strict=True)
+        for (low, high), array in pairs:
+            if found and found[-1][1] == offset + low:
+                start, _, before = found.pop()
+                array = lax.concatenate([before, array], axis)
+                found.append((start, offset + high, array))
+            else:
+                found.append((offset + low, offset + high, array))
+        offset += size
+    if len(found) == 1 and found[0][:2] == (0, offset):
+        return found[0][2]
+    bounds = tuple((low, high) for low, high, _ in found)
+    return Parts(axis, bounds, tuple(array for *_, array in found))
+
+
+def _contracted(equation: Equation, operands: list[Value], form: Form) -> Array | None:
+    """A convolution or product that sums over the axis of parts reads their weights only."""
+    changed = [at for at, value in enumerate(operands) if value.changed]
+    if len(changed) != 1 or not form.holds(equation.outvars[0].aval.dtype):
+        return None
+    (at,) = changed
+    parts, weight = operands[at].change, operands[1 - at]
+    if not isinstance(parts, Parts):
+        return None
+    along = kinds.summed_with(equation, at, parts.axis)
+    if along is None:
+        return None
+    weights = [lax.slice_in_dim(weight.known, *bound, axis=along) for bound in parts.bounds]
+    arrays = list(parts.arrays)
+    if len(arrays) > 1:
+        arrays = [lax.concatenate(arrays, parts.axis)]
+        weights = [lax.concatenate(weights, along)]
+    pair = (arrays[0], weights[0]) if at == 0 else (weights[0], arrays[0])
+    return equation.primitive.bind(*pair, **equation.params)

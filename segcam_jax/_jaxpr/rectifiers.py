@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from segcam_jax._jaxpr import graph, kinds
-from segcam_jax._jaxpr.graph import Equation, Rewrite, Var
+from segcam_jax._jaxpr.graph import Equation, Var
 from segcam_jax.types import InputError
 
 Array = Any
@@ -40,15 +40,12 @@ Backward = Literal["guided", "deconvnet"]
 BACKWARDS: tuple[str, ...] = get_args(Backward)
 
 
-def rewritten(
-    closed: Any, backward: Backward, rule: Rewrite | None = None
-) -> Callable[..., tuple[list[Array], int]]:
+def rewritten(closed: Any, backward: Backward) -> Callable[..., tuple[list[Array], int]]:
     """The function of a jaxpr, its rectifiers with another gradient.
 
     Args:
         closed: as `jax.make_jaxpr` returns it.
         backward: `"guided"` or `"deconvnet"`.
-        rule: how other equations run, as `graph.evaluate` takes it.
 
     Returns:
         `(*inputs) -> ([*outputs], number of rectifiers)`; the outputs are those of the jaxpr, to
@@ -57,7 +54,7 @@ def rewritten(
     jaxpr = getattr(closed, "jaxpr", closed)
 
     def run(*inputs):
-        rewriter = _Rewriter(backward, rule)
+        rewriter = _Rewriter(backward)
         outputs = rewriter.run(jaxpr, graph.constants_of(closed), [_Known(x) for x in inputs])
         return [output.value for output in outputs], rewriter.found
 
@@ -143,9 +140,8 @@ _POSITIVE = {"gt": True, "ge": True, "lt": False, "le": False}
 
 
 class _Rewriter:
-    def __init__(self, backward: str, rule: Rewrite | None):
+    def __init__(self, backward: str):
         self.backward = backward
-        self.rule = rule
         self.found = 0
 
     def run(self, jaxpr: Any, consts: Sequence[Array], inputs: Sequence[_Known]) -> list[_Known]:
@@ -197,9 +193,7 @@ class _Rewriter:
         return [_Known(results[0].value, _fact(name, operands))]
 
     def _as_it_is(self, equation: Equation, operands: Sequence[_Known]) -> list[_Known]:
-        values = [operand.value for operand in operands]
-        results = None if self.rule is None else self.rule(equation, values)
-        return [_Known(value) for value in results or graph.bind(equation, *values)]
+        return [_Known(x) for x in graph.bind(equation, *(each.value for each in operands))]
 
     def _rectified(self, fact: _Rectified, value: Array) -> _Known:
         self.found += 1
@@ -229,7 +223,7 @@ class _Rewriter:
         counts: list[int] = []
 
         def step(state, row):
-            inner = _Rewriter(self.backward, self.rule)
+            inner = _Rewriter(self.backward)
             inputs = [*shared, *map(_Known, state), *map(_Known, row)]
             outputs = [each.value for each in inner.run(body, graph.constants_of(body), inputs)]
             counts.append(inner.found)
@@ -245,7 +239,7 @@ class _Rewriter:
         counts = [0]
 
         def branch(body, *values):
-            inner = _Rewriter(self.backward, self.rule)
+            inner = _Rewriter(self.backward)
             outputs = inner.run(body, graph.constants_of(body), [_Known(x) for x in values])
             counts.append(inner.found)
             return [each.value for each in outputs]

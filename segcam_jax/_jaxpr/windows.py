@@ -26,7 +26,7 @@ class WindowPlan:
     """What of every value is needed for a window of the first output.
 
     Attributes:
-        jaxpr: flat, as `hoisting.hoist` makes it; one output.
+        jaxpr: flat; one output.
         extents: of the output window, one per output axis; None for a whole axis.
         windows: variable -> what is needed of it.
         fallbacks: primitives computed whole, or along one axis, for want of what they read.

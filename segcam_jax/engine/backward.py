@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax._jaxpr import biases, graph, lowering, rectifiers
+from segcam_jax._jaxpr import biases, graph, rectifiers
 from segcam_jax.engine import record
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import Scoring, lowers, scoring
+from segcam_jax.engine.scoring import Scoring, fast, scoring
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import InputError, wide
 
@@ -35,11 +35,10 @@ def rectified_gradient(
     Raises:
         InputError: if there is no rectifier after the tap, or one that cannot be rewritten.
     """
-    # Hoisting and windows take sums apart; rectifiers are found in the equations as written.
+    # Rectifiers are found in the equations as written, differentiated by their own rule.
     how = _whole(split, carry, target, execution)
     record.study(lambda: _study(split, how))
-    closed, _ = graph.closed(how.plain, split.activation)
-    run = rectifiers.rewritten(closed, rule, how.rule)
+    run = rectifiers.rewritten(how.jaxpr, rule)
 
     def score(a):
         (value,), found = run(a)
@@ -50,7 +49,7 @@ def rectified_gradient(
             )
         return value
 
-    return dataclasses.replace(how, score=score).value_and_gradient(activation)
+    return dataclasses.replace(how, plain=score).value_and_gradient(activation)
 
 
 def bias_gradients(
@@ -79,7 +78,7 @@ def bias_gradients(
     unit = 1.0 if how.unit is None else jax.lax.stop_gradient(how.unit(activation))
     tree = jax.tree.structure(split.output)
     closed, _ = graph.closed(lambda a: jax.tree.leaves(split.decode(a, carry)), split.activation)
-    run = biases.with_biases(closed, lowering.rewritten if lowers(execution) else None)
+    run = biases.with_biases(closed)
     shapes = jax.eval_shape(lambda a: run(a)[1], activation)
     nudges = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
 
@@ -90,9 +89,9 @@ def bias_gradients(
         return value * unit, (value, found, outputs)
 
     outward = [jnp.zeros(y.shape, y.dtype) for y in jax.tree.leaves(split.output)]
-    (_, (value, found, outputs)), slopes = jax.value_and_grad(score, (0, 1, 2), has_aux=True)(
-        activation, nudges, outward
-    )
+    given = (activation, nudges, outward)
+    differentiated = fast(jax.value_and_grad(score, (0, 1, 2), has_aux=True), execution, *given)
+    (_, (value, found, outputs)), slopes = differentiated(*given)
     gradient, inner, outer = jax.tree.map(lambda slope: wide(slope) / unit, slopes)
     products = [_product(bias, slope) for bias, slope in zip(found, inner, strict=True)]
     reached = [_product(y, slope).sum() for y, slope in zip(outputs, outer, strict=True)]
@@ -101,12 +100,12 @@ def bias_gradients(
 
 def _whole(split: Split, carry: Carry, target: Any, execution: Execution) -> Scoring:
     """The score of the whole network in the order in which it is written."""
-    execution = dataclasses.replace(execution, hoist=False, windows=False)
+    execution = dataclasses.replace(execution, difference=False, windows=False)
     return scoring(split, carry, target, execution)
 
 
 def _study(split: Split, how: Scoring) -> record.Study:
-    return record.Study("gradients", 1, record.gradient_flops(how, split.activation), how)
+    return record.Study("gradients", 1, how.gradient_flops, how)
 
 
 def _product(bias: Array, slope: Array) -> Array:

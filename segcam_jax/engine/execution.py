@@ -22,17 +22,16 @@ class Execution:
             holds besides parameters, input and result; chunks are halved until it does. Inside of
             a caller's own `jit` it bounds an estimate of a chunk. None: cache-sized chunks on CPU,
             what is free elsewhere. Chunks are halved as well where memory runs out.
-        hoist: compute what the activation cannot change once, outside of the loop.
-        windows: compute only what a target's region can see; hoists what it computes, too.
-        changes: propagate the change that an ablation makes, so that the fall of the score is
+        windows: compute only what a target's region can see.
+        difference: propagate the change that an ablation makes, so that the fall of the score is
             exact relative to itself; and compute only what changes: around a window of positions,
-            and in the first linear operation the one ablated channel. False: run the whole ablated
-            activation and subtract scores.
+            and in the first linear operation the one ablated channel. Gradients leave out what the
+            activation does not change. False: run the whole ablated activation and subtract
+            scores; differentiate the network as it is written.
         closed_form: where the score is linear in the activation, take all ablations from one
             gradient.
         skip_dead: do not run ablations of what is zero already.
         lowering: rewrite equations that XLA runs slowly on a CPU; None does so on CPUs only.
-            Reverse-mode differentiation through a method stays possible, forward-mode does not.
         mesh: devices that share the work, as `device_mesh` makes it: the ablations of a study are
             dealt over its axis "ablations", the images of `explain_batch` over "images". None: one
             device.
@@ -46,16 +45,23 @@ class Execution:
 
     chunk_size: int | None = None
     memory_limit: int | None = None
-    hoist: bool = True
     windows: bool = True
-    changes: bool = True
+    difference: bool = True
     closed_form: bool = True
     skip_dead: bool = True
     lowering: bool | None = None
     mesh: Mesh | None = None
     precision: Precision = "float32"
+    hoist: dataclasses.InitVar[None] = None
+    changes: dataclasses.InitVar[None] = None
 
-    def __post_init__(self):
+    def __post_init__(self, hoist: None, changes: None):
+        if hoist is not None or changes is not None:
+            name = "changes" if hoist is None else "hoist"
+            raise InputError(
+                f"Execution({name}=...) is no more: difference=True or False switches the change "
+                "that an ablation makes, and gradients, by themselves"
+            )
         for name, unit in (("chunk_size", "evaluations"), ("memory_limit", "bytes")):
             given = getattr(self, name)
             if given is not None and (not isinstance(given, numbers.Integral) or given < 1):
@@ -94,5 +100,5 @@ class Execution:
 
 
 NAIVE = Execution(
-    hoist=False, windows=False, changes=False, closed_form=False, skip_dead=False, lowering=False
+    windows=False, difference=False, closed_form=False, skip_dead=False, lowering=False
 )

@@ -1,6 +1,7 @@
 """How far an ablation lets the score fall, from the change that it makes: see `_jaxpr/difference`.
 
-    fall = S(known) - S(known + change)        change = (mask - 1) A
+    fall = S(known) - S(known + change)        change = (mask - 1) A, known of A
+                                               change = mask A,       known of an empty activation
 
 Nothing is subtracted: the change goes through the network by itself, so that a fall has all its
 digits however much larger the score is. Only what the target sees and the ablation changes is
@@ -24,8 +25,8 @@ from segcam_jax._jaxpr import changes, constants, cost, difference, graph, lower
 from segcam_jax._jaxpr.spans import Span, Windowed, narrow, whole
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.precision import at_precision
-from segcam_jax.engine.scoring import lowers, on_window
-from segcam_jax.masks import LocalMasks, Masks
+from segcam_jax.engine.scoring import fast, lowers, on_window
+from segcam_jax.masks import LocalMasks, Masks, around
 from segcam_jax.taps import Carry, Split
 
 
@@ -61,11 +62,17 @@ def known(
     """
     given = jax.lax.stop_gradient((split.native(activation), *carry))
     run = at_precision(split.changes.known, "float32", *given)
-    if lowers(execution):
-        run = lowering.lowered(graph.closed(run, *given)[0])
-    found = run(*given)
+    found = fast(run, execution, *given)(*given)
     tree = jax.tree.structure(split.output)
     return jax.tree.unflatten(tree, found[: tree.num_leaves]), tuple(found[tree.num_leaves :])
+
+
+def is_linear(split: Split, target: Any) -> bool:
+    """Whether the score is linear in the activation, but for a constant."""
+    leaves, tree = jax.tree.flatten(split.output)
+    return split.changes.is_linear and difference.is_linear(
+        lambda *leaves: target(jax.tree.unflatten(tree, leaves)), *leaves
+    )
 
 
 def falls(
@@ -81,7 +88,7 @@ def falls(
     Args:
         split: the model.
         activation: of the input.
-        unchanged: as `known` returned it.
+        unchanged: as `known` returned it for what the masks are compared with.
         target: the score.
         masks: the ablations.
         execution: how to run.
@@ -131,14 +138,13 @@ def _falls(split, activation, unchanged, target, masks, execution) -> Falls:
     wide = Windowed(activation.astype(dtype), whole(activation.shape), activation.shape)
 
     def of_index(index, rule=rule):
-        if isinstance(masks, LocalMasks):
-            places = masks.places(index, activation.ndim)
-            factor = jnp.asarray(masks.value, dtype) - 1
-        else:
-            places = {}
-            mask = jnp.asarray(masks(index), dtype)
-            factor = mask.reshape((1,) * (activation.ndim - mask.ndim) + mask.shape) - 1
-        patch = narrow(wide, window, places) * jax.lax.stop_gradient(factor)
+        local = isinstance(masks, LocalMasks)
+        places = masks.places(index, activation.ndim) if local else {}
+        mask = jax.lax.stop_gradient(jnp.asarray(masks(index), dtype))
+        mask = mask.reshape((1,) * (activation.ndim - mask.ndim) + mask.shape)
+        inside = tuple(s if n > 1 else None for s, n in zip(window, mask.shape, strict=True))
+        mask = narrow(Windowed(mask, whole(mask.shape), mask.shape), inside, places)
+        patch = narrow(wide, window, places) * (mask - around(masks))
         return by_change.run(record, patch, places, rule)[0]
 
     index = jax.ShapeDtypeStruct((), jnp.int32)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from segcam_jax.engine import run
 from segcam_jax.engine.execution import Execution
-from segcam_jax.masks import LocalMasks, Masks
+from segcam_jax.masks import LocalMasks, Masks, around
 from segcam_jax.taps import Split
 
 _REPEATS = 2
@@ -50,17 +50,17 @@ class Some:
         return self.masks(jnp.asarray(self.indices)[index])
 
     def removed(self, values):
-        """For each mask, the sum of (1 - mask) values."""
+        """For each mask, the sum of (around - mask) values."""
         return self.masks.removed(values)[jnp.asarray(self.indices)]
+
+    @property
+    def around(self) -> float:
+        """That of the family."""
+        return around(self.masks)
 
 
 class SomeLocal(Some):
     """The same for masks that multiply one window each."""
-
-    @property
-    def value(self) -> float:
-        """What a window is multiplied by."""
-        return self.masks.value
 
     def windows(self, ndim: int) -> Any:
         """The windows of the whole family."""

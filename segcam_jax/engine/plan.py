@@ -50,8 +50,8 @@ class Plan:
         masks: ablations, dead ones included; 0 for gradients.
         live: ablations that change something; None where the input is not known.
         network_flops: of one forward pass of the whole model.
-        once_flops: of what runs once: the part before the tap, and what is hoisted, or decode of
-            the unchanged activation.
+        once_flops: of what runs once: the part before the tap, and where changes are propagated,
+            decode of the unchanged activation.
         decode_flops: of the part after the tap.
         steps: the cost as optimisations are switched on, one after the other.
         idle: switches that are on and save nothing here.

@@ -26,15 +26,14 @@ from segcam_jax.taps import Split
 
 # Switches of `Execution` in the order in which they are turned on, and what each does.
 _STEPS = {
-    "hoist": "hoisting: what no ablation changes, once",
+    "difference": "difference: what changes, by itself",
     "windows": "windows: what the target sees",
-    "changes": "changes: what the ablation changes, by itself",
     "skip_dead": "dead masks skipped",
     "closed_form": "closed form: one gradient",
 }
 
 # Those that serve gradients as well.
-_ALWAYS = ("hoist", "windows")
+_ALWAYS = ("difference", "windows")
 
 
 def plan_of(
@@ -90,9 +89,7 @@ def plan_of(
         masks=0 if study is None or study.masks is None else len(study.masks),
         live=None if live is None else len(live),
         network_flops=_encode_flops(split, given) + split.flops(),
-        once_flops=_encode_flops(
-            split, given, hoist=execution.hoist or execution.windows, known=by_change
-        ),
+        once_flops=_encode_flops(split, given, known=by_change),
         decode_flops=split.flops(),
         steps=steps,
         idle=idle,
@@ -223,13 +220,12 @@ def _measured(
     return taken, measuring.map_error(method, execution) if rounds else None
 
 
-def _encode_flops(split: Split, given: tuple, *, hoist: bool = False, known: bool = False) -> int:
+def _encode_flops(split: Split, given: tuple, *, known: bool = False) -> int:
     """Operations of what runs once.
 
     Args:
         split: the model.
         given: parameters, input and target.
-        hoist: with what leaves decode.
         known: with decode of the unchanged activation, off which changes are read.
     """
 
@@ -237,7 +233,7 @@ def _encode_flops(split: Split, given: tuple, *, hoist: bool = False, known: boo
         activation, carry = split.encode(params, x)
         if known:
             return split.changes.known(split.native(activation), *carry)
-        return activation, split.prepare(carry) if hoist else carry
+        return activation, carry
 
     params, x, _ = given
     return cost.flops(graph.closed(lambda *given: jax.tree.leaves(once(*given)), params, x)[1])
@@ -256,7 +252,7 @@ def _seen(split: Split, window: tuple[int, ...] | None, by_change: bool) -> tupl
     if window is None:
         return None
     extents = (*window, jax.tree.leaves(split.output)[0].shape[-1])
-    plan = split.changes.plan(extents) if by_change else split.window_plan(extents)
+    plan = split.changes.plan(extents) if by_change else split.on_window(extents)
     variable = plan.jaxpr.invars[0]
     if variable not in plan.windows or variable.aval.shape != split.activation.shape:
         return None

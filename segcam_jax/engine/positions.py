@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from segcam_jax._jaxpr import cost, graph
 from segcam_jax.engine import devices, memory, record
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import Reading, reading, scoring
+from segcam_jax.engine.scoring import Reading, fast, reading, scoring
 from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
 from segcam_jax.types import wide
@@ -86,7 +86,7 @@ def _backward_cost(read: Reading) -> tuple[int, int]:
     """Bytes that one backward pass holds at its peak, and its operations."""
 
     def backward(part, cotangent):
-        return jax.vjp(read.read, part)[1](cotangent)
+        return read.pull(part)(cotangent)
 
     values = jax.ShapeDtypeStruct(read.weights.shape, read.weights.dtype)
     _, forward = graph.closed(read.read, read.struct)
@@ -101,12 +101,12 @@ def _scaled(read: Reading, of_part: Callable[[Array, Any], Array]) -> Callable[[
         unit = 1.0 if read.unit is None else jax.lax.stop_gradient(read.unit(part))
         return wide(of_part(part, unit)) / unit
 
-    return scaled
+    return fast(scaled, read.execution, read.struct)
 
 
 def _summed(read: Reading) -> Callable[[Array, Any], Array]:
     """`(part, unit)` -> the gradient of the positions' weighted sum, times the unit."""
-    return lambda part, unit: jax.vjp(read.read, part)[1](read.weights * unit)[0]
+    return lambda part, unit: read.pull(part)(read.weights * unit)
 
 
 def _extreme(read: Reading, chunk: int) -> Callable[[Array, Any], Array]:
@@ -120,7 +120,7 @@ def _extreme(read: Reading, chunk: int) -> Callable[[Array, Any], Array]:
     count = inside.sum(dtype=jnp.int32)
 
     def of_part(part, unit):
-        _, pull = jax.vjp(read.read, part)
+        pull = read.pull(part)
 
         def extend(step, extremes):
             largest, smallest = extremes
@@ -128,7 +128,7 @@ def _extreme(read: Reading, chunk: int) -> Callable[[Array, Any], Array]:
             which = order[jnp.minimum(at, positions - 1)]
             wanted = (at < count).astype(read.weights.dtype) * unit
             cotangents = jax.nn.one_hot(which, positions, dtype=wanted.dtype) * wanted[:, None]
-            (found,) = jax.vmap(pull)(cotangents)
+            found = fast(jax.vmap(pull), read.execution, cotangents)(cotangents)
             return jnp.maximum(largest, found.max(0)), jnp.minimum(smallest, found.min(0))
 
         zeros = jnp.zeros(part.shape, part.dtype)

@@ -1,5 +1,6 @@
 """The precision of decode: on request, its products round their operands; scores stay float32."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,13 +27,5 @@ def at_precision(
     # There, float32 is what XLA computes in anyway.
     if wanted == "float32" and jax.default_backend() == "cpu":
         return decode
-    trees: list[Any] = []
-
-    def leaves(*arrays):
-        flat, tree = jax.tree.flatten(decode(*arrays))
-        trees.append(tree)
-        return flat
-
-    closed, _ = graph.closed(leaves, *structs)
-    run = precision.with_precision(closed, wanted, everywhere=everywhere)
-    return lambda *arrays: jax.tree.unflatten(trees[0], run(*arrays))
+    rounded = functools.partial(precision.with_precision, precision=wanted, everywhere=everywhere)
+    return graph.rewritten(decode, rounded, *structs)

@@ -6,10 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-import jax
 from jaxtyping import Array, Bool
 
-from segcam_jax._jaxpr import cost, graph
 from segcam_jax.engine.fall import Falls
 from segcam_jax.engine.scoring import Scoring
 from segcam_jax.masks import Masks
@@ -68,8 +66,3 @@ def study(describe: Callable[[], Study]) -> None:
     studies = _STUDIES.get()
     if studies is not None:
         studies.append(describe())
-
-
-def gradient_flops(how: Scoring, activation: jax.ShapeDtypeStruct) -> int:
-    """Operations of the score and its gradient, for a score that is not lowered."""
-    return cost.flops(graph.closed(jax.value_and_grad(how.score), activation)[1])

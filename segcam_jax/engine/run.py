@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from segcam_jax.engine import devices, fall, memory, record
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.scoring import Scoring, encode, scoring
-from segcam_jax.masks import Masks, ablate
+from segcam_jax.masks import Masks, ablate, around
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import TargetError, wide
 
@@ -51,7 +51,9 @@ def ablation_drops(
     masks: Masks,
     execution: Execution,
 ) -> tuple[Float[Array, ""], Float[Array, "m"]]:
-    """The score of the unchanged activation, and how far it falls under each mask, S - S_m.
+    """The score of the activation, and how far it falls under each mask, S - S_m.
+
+    Masks that keep are compared with an empty activation: S is the score of that.
 
     Where the score is linear in the activation, from one gradient:
 
@@ -62,19 +64,20 @@ def ablation_drops(
     others are dealt evenly over the devices.
     """
     how = scoring(split, carry, target, execution)
-    if execution.closed_form and how.is_affine:
+    base = activation if around(masks) else jnp.zeros_like(activation)
+    if execution.closed_form and fall.is_linear(split, target):
         return _closed_form(split, activation, how, masks)
-    if not execution.changes:
+    if not execution.difference:
         return _subtracted(activation, how, masks, execution)
-    output, prepared = fall.known(split, activation, carry, execution)
+    output, prepared = fall.known(split, base, carry, execution)
     by_change = fall.falls(split, activation, (output, prepared), target, masks, execution)
-    score_of = fall.differentiable(lambda: target(output), lambda: how.score(activation))
+    score_of = fall.differentiable(lambda: target(output), lambda: how.score(base))
     score = score_of()
     live = _live(activation, masks, by_change.seen, execution)
 
     def written(rows, _):
         scores = jax.vmap(lambda row: how.score(ablate(activation, masks(row))))(rows)
-        return how.score(activation) - scores
+        return how.score(base) - scores
 
     def drops_of(rows):
         return jax.vmap(by_change.fall)(rows).astype(score.dtype)
@@ -102,7 +105,7 @@ def ablation_scores(
     masks: Masks,
     execution: Execution,
 ) -> tuple[Float[Array, ""], Float[Array, "m"]]:
-    """The score of the unchanged activation, and under each mask: see `ablation_drops`."""
+    """The score of the activation, and under each mask: see `ablation_drops`."""
     score, drops = ablation_drops(split, activation, carry, target, masks, execution)
     return score, score - drops
 
@@ -119,7 +122,7 @@ def _subtracted(
 
     def score_of(row):
         mask = masks(jnp.maximum(row - 1, 0))
-        return how.score(ablate(activation, jnp.where(row == 0, jnp.ones_like(mask), mask)))
+        return how.score(ablate(activation, jnp.where(row == 0, around(masks), mask)))
 
     order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.argsort(~live).astype(jnp.int32)])
     rows = _Rows(order, 1 + live.sum(dtype=jnp.int32), how.live_bytes)
@@ -197,13 +200,15 @@ def _closed_form(
         lambda: record.Study(
             "ablations",
             1,
-            record.gradient_flops(how, split.activation),
+            how.gradient_flops,
             how,
             masks=masks,
             closed_form=True,
         )
     )
     score, gradient = how.value_and_gradient(activation)
+    if not around(masks):
+        score = how.score(jnp.zeros_like(activation))
     # What the target does not look at counts nothing, though it be infinite.
     unseen = (gradient == 0) & ~jnp.isfinite(activation)
     finite = jnp.where(unseen, 0, activation)
@@ -228,11 +233,7 @@ def _smooth(split: Split, how: Scoring) -> Scoring:
 
 
 def _record_gradients(split: Split, how: Scoring, count: int, chunk: int) -> None:
-    record.study(
-        lambda: record.Study(
-            "gradients", count, record.gradient_flops(how, split.activation), how, chunk
-        )
-    )
+    record.study(lambda: record.Study("gradients", count, how.gradient_flops, how, chunk))
 
 
 def sampled_moments(

@@ -1,21 +1,21 @@
-"""From a split and a target to the score as a function of the activation, as cheap as exact allows.
+"""From a split and a target to the score as a function of the activation, and to its gradient.
 
     score(activation) = target(decode(activation, carry))
 
-Hoisting moves to the outside what the activation cannot change. A target that knows the window of
-its region has decode run for that window only.
+A target that knows the window of its region has decode run for that window only. The gradient is
+that of `_jaxpr/slopes.py`: what the activation does not change takes no part in the way back.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax._jaxpr import cost, graph, linearity, lowering, slopes
+from segcam_jax._jaxpr import cost, graph, lowering, slopes
 from segcam_jax._jaxpr.windows import WindowPlan
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.precision import at_precision
@@ -23,72 +23,116 @@ from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
 from segcam_jax.types import TargetError, wide
 
+F = TypeVar("F", bound=Callable)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scoring:
     """The score as a function of the activation, and what an evaluation costs.
 
     Attributes:
-        score: activation -> scalar, traceable.
-        plain: the same before equations are rewritten by `rule`.
-        rule: how equations run, or None for as they are.
-        live_bytes: bytes that one evaluation holds at its peak.
-        total_bytes: bytes of all its values, a bound on what its gradient holds.
-        flops: operations of its convolutions and products.
-        is_affine: whether the score is linear in the activation, but for a constant.
+        struct: shape and dtype of the activation.
+        plain: activation -> scalar, traceable.
+        jaxpr: of it, as `make_jaxpr` returns it.
+        execution: how to run.
         window: what of the output is computed, or None for all of it.
         seen: which elements of the activation the score depends on, or None for all.
         fallbacks: primitives computed whole for want of a window rule.
-        depends: whether the score is computed of the activation at all.
-        has_slope: whether a gradient can flow from the score back to the activation.
         unit: activation -> a power of two, with which the score's gradient at a float16 output is
             about 1: the gradient of a mean underflows there. None where nothing is float16.
     """
 
-    score: Callable[[Array], Array]
+    struct: jax.ShapeDtypeStruct
     plain: Callable[[Array], Array]
-    rule: graph.Rewrite | None
-    live_bytes: int
-    total_bytes: int
-    flops: int
-    is_affine: bool
+    jaxpr: Any
+    execution: Execution
     window: tuple[int | None, ...] | None
     seen: Array | None
     fallbacks: tuple[str, ...]
-    depends: bool
-    has_slope: bool
     unit: Callable[[Array], Array] | None
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes that one evaluation holds at its peak."""
+        return cost.live_bytes(self._opened)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all its values, a bound on what its gradient holds."""
+        return cost.total_bytes(self._opened)
+
+    @property
+    def flops(self) -> int:
+        """Operations of its convolutions and products."""
+        return cost.flops(self._opened)
+
+    @property
+    def gradient_flops(self) -> int:
+        """The same of the score and its gradient."""
+        return cost.flops(graph.closed(self._sloped, self.struct, self._one)[1])
+
+    @property
+    def depends(self) -> bool:
+        """Whether the score is computed of the activation at all."""
+        return self._facts[0]
+
+    @property
+    def has_slope(self) -> bool:
+        """Whether a gradient can flow from the score back to the activation."""
+        return self._facts[1]
+
+    @functools.cached_property
+    def score(self) -> Callable[[Array], Array]:
+        """`plain`, its slow equations rewritten."""
+        return fast(self.plain, self.execution, self.struct)
 
     def value_and_gradient(
         self, activation: Float[Array, "*space c"]
     ) -> tuple[Float[Array, ""], Float[Array, "*space c"]]:
         """The score and its gradient, in float32 where the network's are float16."""
         if self.unit is None:
-            return jax.value_and_grad(self.score)(activation)
+            return self._gradient(activation, jnp.ones((), self._one.dtype))
         unit = jax.lax.stop_gradient(self.unit(activation))
-
-        def scaled(activation):
-            score = self.score(activation)
-            return score * unit.astype(score.dtype), score
-
-        (_, score), gradient = jax.value_and_grad(scaled, has_aux=True)(activation)
+        score, gradient = self._gradient(activation, unit.astype(self._one.dtype))
         return score, wide(gradient) / unit
+
+    @property
+    def _opened(self) -> Any:
+        return getattr(self.jaxpr, "jaxpr", self.jaxpr)
+
+    @property
+    def _one(self) -> jax.ShapeDtypeStruct:
+        (score,) = self._opened.outvars
+        return jax.ShapeDtypeStruct((), score.aval.dtype)
+
+    @functools.cached_property
+    def _facts(self) -> tuple[bool, bool]:
+        return slopes.facts(self.jaxpr, self.struct)
+
+    def _sloped(self, activation: Array, cotangent: Array) -> tuple[Array, Array]:
+        if not self.execution.difference:
+            score, pull = jax.vjp(self.plain, activation)
+            return score, pull(cotangent)[0]
+        (score,), pull = slopes.slope(self.jaxpr, activation)
+        return score, pull(cotangent)
+
+    @functools.cached_property
+    def _gradient(self) -> Callable[[Array, Array], tuple[Array, Array]]:
+        return fast(self._sloped, self.execution, self.struct, self._one)
 
 
 def encode(
     split: Split, params: Any, x: Any, execution: Execution
 ) -> tuple[Float[Array, "*space c"], Carry]:
     """`split.encode`, its slow equations rewritten where `execution` says so."""
+    return fast(split.encode, execution, params, x)(params, x)
+
+
+def fast(function: F, execution: Execution, *structs: Any) -> F:
+    """A function, its slow equations rewritten where `execution` says so."""
     if not lowers(execution):
-        return split.encode(params, x)
-
-    def leaves(params, x):
-        activation, carry = split.encode(params, x)
-        return [activation, *carry]
-
-    closed, _ = graph.closed(leaves, params, x)
-    activation, *carry = lowering.lowered(closed)(*jax.tree.leaves((params, x)))
-    return activation, tuple(carry)
+        return function
+    return cast(F, graph.rewritten(function, lowering.lowered, *structs))
 
 
 def lowers(execution: Execution) -> bool:
@@ -109,20 +153,14 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
     if [variable.aval.shape for variable in jaxpr.outvars] != [()]:
         shapes = [tuple(variable.aval.shape) for variable in jaxpr.outvars]
         raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
-    slow = lowers(execution)
     return Scoring(
-        _first_of(lowering.lowered(closed)) if slow else plain,
+        split.activation,
         plain,
-        lowering.rewritten if slow else None,
-        cost.live_bytes(jaxpr),
-        cost.total_bytes(jaxpr),
-        cost.flops(jaxpr),
-        linearity.is_affine(jaxpr),
+        closed,
+        execution,
         None if plan is None else plan.extents[:-1],
         None if plan is None else split.canonical(plan.seen([*target.corner, 0])),
         () if plan is None else plan.fallbacks,
-        slopes.depends(jaxpr),
-        slopes.has_slope(jaxpr),
         functools.partial(_unit, read, decode) if _is_half(split) else None,
     )
 
@@ -142,7 +180,7 @@ def _unit(target: Callable, decode: Callable, activation: Array) -> Float[Array,
     return jnp.exp2(-jnp.floor(jnp.log2(jnp.where(usable, largest, 1))))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
     """What a target reads at each position of its window, as a function of what that depends on.
 
@@ -153,6 +191,7 @@ class Reading:
         whole: part -> activation, 0 around the part.
         struct: shape and dtype of a part.
         unit: part -> as `Scoring.unit`, of the positions' weighted sum.
+        execution: how to run.
     """
 
     part: Callable[[Array], Array]
@@ -161,14 +200,26 @@ class Reading:
     whole: Callable[[Array], Array]
     struct: jax.ShapeDtypeStruct
     unit: Callable[[Array], Array] | None
+    execution: Execution
+
+    def pull(self, part: Array) -> Callable[[Array], Array]:
+        """Weights of the positions -> the gradient of their sum, at a part."""
+        if not self.execution.difference:
+            pull = jax.vjp(self.read, part)[1]
+            return lambda cotangent: pull(cotangent)[0]
+        return slopes.slope(self._jaxpr, part)[1]
+
+    @functools.cached_property
+    def _jaxpr(self) -> Any:
+        return graph.closed(self.read, self.struct)[0]
 
 
 def reading(split: Split, carry: Carry, target: Target, execution: Execution) -> Reading:
     """Reads a target position by position, on the window of its region where it knows one."""
-    if target.extent is not None and on_window(split, target, execution):
-        channels = jax.tree.leaves(split.output)[0].shape[-1]
-        plan = split.window_plan((*target.extent, channels))
-        corner, prepared = [*target.corner, 0], _prepared(split, carry, execution)
+    plan, cropped, output = _decoder(split, carry, target, execution)
+    part = whole = _unchanged
+    if plan is not None:
+        corner = [*target.corner, 0]
 
         def part(value):
             return plan.narrowed(split.native(value), corner)
@@ -177,61 +228,39 @@ def reading(split: Split, carry: Carry, target: Target, execution: Execution) ->
             return split.canonical(plan.widened(value, corner))
 
         def output(part):
-            return plan.run([part, *prepared], corner)
+            return plan.run([part, *carry, *split.constants], corner)
 
-        target = target.cropped()
-    else:
-        _, _, output = _decoder(split, carry, target, execution)
-        part = whole = _unchanged
     struct = jax.eval_shape(part, split.activation)
     output = at_precision(output, execution.precision, struct)
 
     def read(part):
-        return target.values(output(part)).reshape(-1)
+        return cropped.values(output(part)).reshape(-1)
 
     values = jax.eval_shape(read, struct)
     weights = jnp.ones(values.shape, values.dtype)
-    if target.mask is not None:
-        weights = jnp.asarray(target.mask, values.dtype).reshape(-1)
-    closed, _ = graph.closed(read, struct)
-    fast = _first_of(lowering.lowered(closed)) if lowers(execution) else read
+    if cropped.mask is not None:
+        weights = jnp.asarray(cropped.mask, values.dtype).reshape(-1)
 
     def summed(output):
-        return (weights * target.values(output).reshape(-1)).sum()
+        return (weights * cropped.values(output).reshape(-1)).sum()
 
     unit = functools.partial(_unit, summed, output) if _is_half(split) else None
-    return Reading(part, fast, weights, whole, struct, unit)
+    return Reading(part, read, weights, whole, struct, unit, execution)
 
 
 def _unchanged(value: Array) -> Array:
     return value
 
 
-def _first_of(function: Callable[[Array], list]) -> Callable[[Array], Array]:
-    return lambda activation: function(activation)[0]
-
-
 def _decoder(
     split: Split, carry: Carry, target: Any, execution: Execution
 ) -> tuple[WindowPlan | None, Any, Callable]:
     """The window that is computed, if any, the target of it, and what computes it."""
-    if on_window(split, target, execution):
-        channels = jax.tree.leaves(split.output)[0].shape[-1]
-        plan = split.window_plan((*target.extent, channels))
-        corner, prepared = [*target.corner, 0], _prepared(split, carry, execution)
-        return plan, target.cropped(), lambda a: plan.run([split.native(a), *prepared], corner)
-    if execution.hoist:
-        prepared = _prepared(split, carry, execution)
-        return None, target, lambda a: split.decode_prepared(a, prepared)
-    return None, target, lambda a: split.decode(a, carry)
-
-
-def _prepared(split: Split, carry: Carry, execution: Execution) -> Carry:
-    """`split.prepare`, its slow equations rewritten where `execution` says so."""
-    if not lowers(execution):
-        return split.prepare(carry)
-    closed, _ = graph.closed(lambda *carry: split.prepare(carry), *carry)
-    return tuple(lowering.lowered(closed)(*carry))
+    if not on_window(split, target, execution):
+        return None, target, lambda a: split.decode(a, carry)
+    plan = split.on_window((*target.extent, jax.tree.leaves(split.output)[0].shape[-1]))
+    given, corner = [*carry, *split.constants], [*target.corner, 0]
+    return plan, target.cropped(), lambda a: plan.run([split.native(a), *given], corner)
 
 
 def on_window(split: Split, target: Any, execution: Execution) -> bool:

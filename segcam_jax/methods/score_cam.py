@@ -1,6 +1,5 @@
 """CAMs without gradients: the score is read while parts are shown, not taken away."""
 
-import dataclasses
 import math
 from typing import Any, Literal
 
@@ -85,9 +84,7 @@ def score_cam(
         )
     by_corners = masks == "pytorch_grad_cam"
     family = ActivationMasks(activation, image.shape[:-1], by_corners, by_corners)
-    # A masked image has little in common with the image: it is run, not propagated as a change.
-    run = dataclasses.replace(execution, changes=False)
-    score, scores = engine.ablation_scores(whole, image, carry, target, family, run)
+    score, scores = engine.ablation_scores(whole, image, carry, target, family, execution)
     area = _region_size(target, whole) if per_position else 1
     weights = jax.nn.softmax(scores / (area * jnp.asarray(temperature, scores.dtype)))
     found = weighted(activation, weights.astype(activation.dtype), score)
@@ -143,11 +140,11 @@ def recipro_cam(
         Byun and Lee, ReciproCAM, CVPR workshop 2024. Deviation: the score of an empty
         activation is taken away, so that 0 means no effect; the paper's min-max cancels it.
     """
-    activation, carry = engine.encode(split, params, x, execution)
+    activation, carry, score = engine.baseline(split, params, x, target, execution)
     shape = activation.shape[:-1]
     if not shape:
         raise InputError(f"recipro_cam needs positions; tap {split.tap!r} has channels only")
     masks = KeepMasks(shape, soft)
-    score, drops = engine.ablation_drops(split, activation, carry, target, masks, execution)
-    alone, nothing = drops[:-1], drops[-1]
-    return Explanation((nothing - alone).reshape(shape), score, scores=score - alone, drops=alone)
+    nothing, falls = engine.ablation_drops(split, activation, carry, target, masks, execution)
+    drops = score - nothing + falls
+    return Explanation(-falls.reshape(shape), score, scores=nothing - falls, drops=drops)
