@@ -180,7 +180,7 @@ class Split:
 
     @functools.cached_property
     def _flat(self) -> tuple[Any, tuple[Array, ...]]:
-        return graph.opened_calls(self._slice.decode_jaxpr)
+        return slicing.opened(self._slice.decode_jaxpr)
 
     @functools.cached_property
     def changes(self) -> difference.Difference:

@@ -289,6 +289,36 @@ def test_rounding_behind_an_activation_that_multiplies():
     assert 1e-5 < np.abs(exact - rounded).max() / np.abs(exact).max() < 1e-2
 
 
+@pytest.mark.parametrize("hot", [1e4, 1e8])
+@pytest.mark.parametrize("name", ["ablation_cam", "fast_ablation_cam"])
+def test_what_drowns_the_rest_leaves_the_rest_when_it_is_ablated(name, hot):
+    """One channel, or position, so many times the others before a tanh."""
+    keys = jax.random.split(jax.random.key(3), 3)
+    place = (slice(None), slice(None), 0) if name == "ablation_cam" else (2, 3)
+    x = jnp.abs(jax.random.normal(keys[0], (4, 5, 6))).at[place].mul(hot)
+    weights = jax.random.normal(keys[1], (4, 5, 6, 8)) * 0.1
+    index = 0 if name == "ablation_cam" else 2 * 5 + 3
+
+    def model(params, x):
+        mixed = jnp.tanh(jnp.einsum("hwc,hwck->k", tap(x, "hidden"), weights.astype(x.dtype)))
+        return mixed @ params
+
+    def drops(params, x, execution):
+        split = segcam.split(model, "hidden", params, x)
+        method = segcam.METHODS[name].function
+        return method(split, params, x, segcam.whole_image(0), execution=execution).drops
+
+    params = jax.random.normal(keys[2], (8, 2))
+    found = drops(params, x, Execution())
+    with jax.enable_x64(True):
+        true = np.asarray(drops(*in_double((params, x)), segcam.NAIVE))
+    scale = np.abs(true).max()
+    np.testing.assert_allclose(found / scale, true / scale, atol=1e-3 if hot == 1e4 else 1e-5)
+    assert abs(true[index]) > 0.1
+    slope = jax.grad(lambda x, execution: drops(params, x, execution)[index])
+    np.testing.assert_allclose(slope(x, Execution()), slope(x, segcam.NAIVE), rtol=1e-4, atol=1e-6)
+
+
 def test_a_dead_channel_falls_by_exactly_nothing():
     params, x = make_params(), make_input()
     params = {**params, "deep": params["deep"].at[..., ::2].set(0)}

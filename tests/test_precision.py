@@ -90,6 +90,29 @@ def test_the_last_linear_piece_stays_float32():
     assert not any(narrow[2:])
 
 
+@pytest.mark.parametrize("act", ["relu", "silu", "gelu", "tanh"])
+def test_a_product_of_two_values_that_vary_is_no_linear_piece(act):
+    """silu is x sigmoid(x): what precedes it is rounded; a scale that is known is passed."""
+    params, x = make_params(inputs=4), make_input(inputs=4)
+    act = jnp.tanh if act == "tanh" else getattr(jax.nn, act)
+
+    def chain(params, x):
+        x = act(convolve(tap(x, "hidden"), params["down"], params["bias"]))
+        x = jax.jit(lambda x, w: act(convolve(x, w)))(x, params["down"]) * 2.0
+        return (x @ jnp.ones((4, 3)) * jnp.ones(3)) @ jnp.ones((3, 3))
+
+    with jax.numpy_rank_promotion("allow"):
+        found = products(rewritten(lambda x: chain(params, x), "bfloat16", x))
+        split = segcam.split(chain, "hidden", params, x)
+        for target in (segcam.whole_image(1), a_target()):
+            exact, rounded = (
+                segcam.hires_cam(split, params, x, target, execution=each).map
+                for each in (Execution(), Execution(precision="bfloat16"))
+            )
+            assert 1e-5 < np.abs(rounded - exact).max() / np.abs(exact).max() < 0.1
+    assert [dtype for dtype, _ in found] == ["bfloat16", "bfloat16", "float32", "float32"]
+
+
 def test_precision_where_the_model_left_it_open():
     highest, high = jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGH
     chosen = (jax.lax.Precision.DEFAULT,) * 2

@@ -301,19 +301,6 @@ def flattened(fn: Callable, *structs: Any) -> tuple[Any, Any]:
     return closed(run, *structs)
 
 
-def opened_calls(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A jaxpr without calls that mean no more than their body, and its further inputs' values."""
-
-    def run(*inputs):
-        environment = evaluate(jaxpr, (), inputs)
-        return [read(environment, atom) for atom in jaxpr.outvars]
-
-    structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
-    flat, _ = trace(run, "", *structs)
-    inputs = [*flat.invars, *flat.constvars]
-    return subgraph_function(inputs, flat.equations, flat.outvars)[0], flat.consts
-
-
 def subgraph_function(
     inputs: Sequence[Var], equations: Sequence[Equation], outputs: Sequence[Any]
 ) -> tuple[Any, Callable]:

@@ -17,16 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segcam_jax._jaxpr import graph, kinds
+from segcam_jax._jaxpr import difference_linear, graph
 from segcam_jax._jaxpr.graph import Equation, is_variable
 
 Array = Any
 
 _PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))
-# Kept while looking back from one of the last products for others: linear, or nearly always so.
-_PASSED = kinds.LINEAR | frozenset(
-    "add sub add_any mul div concatenate pad convert_element_type dynamic_slice gather".split()
-)
 
 
 def with_precision(closed: Any, precision: str, *, everywhere: bool = False) -> Callable[..., list]:
@@ -44,13 +40,16 @@ def with_precision(closed: Any, precision: str, *, everywhere: bool = False) -> 
     if precision != "bfloat16":
         level = lax.Precision.HIGHEST if precision == "float32" else lax.Precision.HIGH
         product = functools.partial(_float32, level, precision == "tf32")
-        return functools.partial(_run, jaxpr, consts, lambda _: product, False)
-    late = frozenset() if everywhere else _last_piece(jaxpr)
+        return functools.partial(_run, jaxpr, consts, lambda _: product, None)
+    varies = [True] * len(jaxpr.invars)
+    late = frozenset() if everywhere else _last_piece(jaxpr, varies)
     consts = [
         _narrow(value) if _narrows(variable, jaxpr, late) else value
         for variable, value in zip(jaxpr.constvars, consts, strict=True)
     ]
-    return functools.partial(_run, jaxpr, consts, _bfloat16_but_last, not everywhere)
+    return functools.partial(
+        _run, jaxpr, consts, _bfloat16_but_last, None if everywhere else varies
+    )
 
 
 def holds_products(jaxpr: Any) -> bool:
@@ -65,7 +64,7 @@ def _run(
     jaxpr: Any,
     consts: Sequence[Array],
     product_of: Callable[[bool], Callable],
-    ends: bool,
+    ends: Sequence[bool] | None,
     *inputs: Array,
 ) -> list[Array]:
     """Evaluates a jaxpr; `product_of(late)` evaluates its products.
@@ -74,10 +73,12 @@ def _run(
         jaxpr: opened.
         consts: its constants, some perhaps narrower than the jaxpr has them.
         product_of: whether a product belongs to the last linear piece -> how to evaluate it.
-        ends: whether the jaxpr's outputs are the function's, so that it holds that piece.
+        ends: where the jaxpr's outputs are the function's, so that it holds that piece: which of
+            its inputs vary.
         inputs: its inputs.
     """
-    late = _last_piece(jaxpr) if ends else frozenset()
+    late = frozenset() if ends is None else _last_piece(jaxpr, ends)
+    varying = _varying(jaxpr, ends or ())
     environment = dict(zip(jaxpr.invars, inputs, strict=True))
     environment.update(zip(jaxpr.constvars, consts, strict=True))
 
@@ -92,7 +93,9 @@ def _run(
         elif body is not None and holds_products(body):
             opened, inner = getattr(body, "jaxpr", body), graph.constants_of(body)
             operands = _as_traced(equation, operands)
-            results = _run(opened, inner, product_of, index in late, *operands)
+            inside = [is_variable(atom) and atom in varying for atom in equation.invars]
+            last = inside if index in late else None
+            results = _run(opened, inner, product_of, last, *operands)
         else:
             results = graph.bind(equation, *_as_traced(equation, operands))
         environment.update(zip(equation.outvars, results, strict=True))
@@ -119,12 +122,22 @@ def _bfloat16_but_last(late: bool) -> Callable:
     return functools.partial(_float32, lax.Precision.HIGHEST, False) if late else _bfloat16
 
 
-def _last_piece(jaxpr: Any) -> frozenset[int]:
+def _varying(jaxpr: Any, inputs: Sequence[bool]) -> set[Any]:
+    """The variables that depend on those inputs that vary."""
+    varying = {v for v, varies in zip(jaxpr.invars, inputs, strict=False) if varies}
+    for equation in jaxpr.eqns:
+        if any(is_variable(atom) and atom in varying for atom in equation.invars):
+            varying.update(equation.outvars)
+    return varying
+
+
+def _last_piece(jaxpr: Any, inputs: Sequence[bool]) -> frozenset[int]:
     """Positions of the equations of the last linear piece, and of what follows it.
 
-    Backwards from the outputs: everything up to the first product, then on through products and
-    linear equations.
+    Backwards from the outputs: everything up to the first product, then on through what is linear
+    in the inputs that vary. A product of two such values, as silu is x sigmoid(x), is not.
     """
+    varying = _varying(jaxpr, inputs)
     crossed = {atom: False for atom in jaxpr.outvars if is_variable(atom)}
     piece = set()
     for index in reversed(range(len(jaxpr.eqns))):
@@ -134,7 +147,8 @@ def _last_piece(jaxpr: Any) -> frozenset[int]:
             continue
         name, behind = equation.primitive.name, any(states)
         is_product = name in _PRODUCTS or any(map(holds_products, graph.bodies(equation)))
-        if behind and not (name in _PRODUCTS or name in _PASSED):
+        changed = [is_variable(atom) and atom in varying for atom in equation.invars]
+        if behind and not difference_linear.is_linear(equation, changed):
             continue
         piece.add(index)
         for atom in equation.invars:

@@ -8,7 +8,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from segcam_jax._jaxpr import constants
+import jax
+
+from segcam_jax._jaxpr import constants, graph
 from segcam_jax._jaxpr.graph import Equation, Graph, Var, is_variable, subgraph_function
 
 
@@ -52,51 +54,65 @@ def _dtypes(jaxpr: Any) -> list[Any]:
     ]
 
 
-def cut(graph: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
+def opened(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A jaxpr without calls that mean no more than their body, and its further inputs' values."""
+
+    def run(*inputs):
+        environment = graph.evaluate(jaxpr, (), inputs)
+        return [graph.read(environment, atom) for atom in jaxpr.outvars]
+
+    structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
+    flat, _ = graph.trace(run, "", *structs)
+    equations = constants.as_literals(flat.equations, flat.constvars, flat.consts)
+    inputs = [*flat.invars, *flat.constvars]
+    return subgraph_function(inputs, equations, flat.outvars)[0], flat.consts
+
+
+def cut(whole: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
     """Cuts a graph at a variable.
 
     Args:
-        graph: a traced function.
+        whole: a traced function.
         activation: the variable to cut at, an input or the output of an equation.
         also: atoms that do not depend on it; `encode` returns them too, after the carry.
     """
-    equations = constants.as_literals(graph.equations, graph.constvars, graph.consts)
+    equations = constants.as_literals(whole.equations, whole.constvars, whole.consts)
     dependent = _dependents(equations, [activation])
     after = [equation for equation in equations if _reads(equation, dependent)]
     before = [equation for equation in equations if not _reads(equation, dependent)]
-    decode_equations = _needed(after, graph.outvars)
-    decode_equations = _with_expansions(before, decode_equations, graph.outvars)
-    carry = _free_variables(decode_equations, graph.outvars, bound={activation})
+    decode_equations = _needed(after, whole.outvars)
+    decode_equations = _with_expansions(before, decode_equations, whole.outvars)
+    carry = _free_variables(decode_equations, whole.outvars, bound={activation})
     encode_outputs = [activation, *carry, *also]
     encode_equations = _needed(before, encode_outputs)
-    inputs = [*graph.constvars, *graph.invars]
+    inputs = [*whole.constvars, *whole.invars]
     encode_jaxpr, encode = subgraph_function(inputs, encode_equations, encode_outputs)
-    decode_jaxpr, decode = subgraph_function([activation, *carry], decode_equations, graph.outvars)
-    consts = graph.consts
+    decode_jaxpr, decode = subgraph_function([activation, *carry], decode_equations, whole.outvars)
+    consts = whole.consts
     return Slice(
         encode=lambda *flat: encode(*consts, *flat),
         decode=decode,
         encode_jaxpr=encode_jaxpr,
         decode_jaxpr=decode_jaxpr,
         carry_avals=tuple(variable.aval for variable in carry),
-        reaches_output=any(is_variable(atom) and atom in dependent for atom in graph.outvars),
+        reaches_output=any(is_variable(atom) and atom in dependent for atom in whole.outvars),
     )
 
 
-def apart(graph: Graph) -> tuple[Callable[[], list], Callable[[Sequence[Any], list], list]]:
+def apart(whole: Graph) -> tuple[Callable[[], list], Callable[[Sequence[Any], list], list]]:
     """What a traced function computes of its constants alone, and the rest.
 
     Returns:
         `once() -> known` and `each(inputs, known) -> outputs`.
     """
-    dependent = _dependents(graph.equations, graph.invars)
-    before = [equation for equation in graph.equations if not _reads(equation, dependent)]
-    after = [equation for equation in graph.equations if _reads(equation, dependent)]
-    after = _with_expansions(before, _needed(after, graph.outvars), graph.outvars)
-    read = _free_variables(after, graph.outvars, bound=set(graph.invars))
-    _, once = subgraph_function([*graph.constvars], _needed(before, read), read)
-    _, each = subgraph_function([*graph.invars, *read], after, graph.outvars)
-    return lambda: once(*graph.consts), lambda inputs, known: each(*inputs, *known)
+    dependent = _dependents(whole.equations, whole.invars)
+    before = [equation for equation in whole.equations if not _reads(equation, dependent)]
+    after = [equation for equation in whole.equations if _reads(equation, dependent)]
+    after = _with_expansions(before, _needed(after, whole.outvars), whole.outvars)
+    read = _free_variables(after, whole.outvars, bound=set(whole.invars))
+    _, once = subgraph_function([*whole.constvars], _needed(before, read), read)
+    _, each = subgraph_function([*whole.invars, *read], after, whole.outvars)
+    return lambda: once(*whole.consts), lambda inputs, known: each(*inputs, *known)
 
 
 def _reads(equation: Equation, variables: set[Var]) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from segcam_jax._jaxpr import changes, constants, cost, difference, graph, lowering, spans
 from segcam_jax._jaxpr.spans import Span, Windowed, narrow, whole
@@ -28,6 +28,7 @@ from segcam_jax.engine.precision import at_precision
 from segcam_jax.engine.scoring import fast, lowers, on_window
 from segcam_jax.masks import LocalMasks, Masks, around
 from segcam_jax.taps import Carry, Split
+from segcam_jax.types import wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _falls(split, activation, unchanged, target, masks, execution) -> Falls:
     by_change = changes.plan(jaxpr.replace(eqns=equations), window)
     rule = lowering.rewritten if lowers(execution) else None
     record = by_change.record(consts, [], rule)
-    wide = Windowed(activation.astype(dtype), whole(activation.shape), activation.shape)
+    given = Windowed(activation.astype(dtype), whole(activation.shape), activation.shape)
 
     def of_index(index, rule=rule):
         local = isinstance(masks, LocalMasks)
@@ -144,7 +145,7 @@ def _falls(split, activation, unchanged, target, masks, execution) -> Falls:
         mask = mask.reshape((1,) * (activation.ndim - mask.ndim) + mask.shape)
         inside = tuple(s if n > 1 else None for s, n in zip(window, mask.shape, strict=True))
         mask = narrow(Windowed(mask, whole(mask.shape), mask.shape), inside, places)
-        patch = narrow(wide, window, places) * (mask - around(masks))
+        patch = narrow(given, window, places) * (mask - around(masks))
         return by_change.run(record, patch, places, rule)[0]
 
     index = jax.ShapeDtypeStruct((), jnp.int32)
@@ -157,6 +158,39 @@ def _falls(split, activation, unchanged, target, masks, execution) -> Falls:
         None if plan is None else split.canonical(plan.seen([*corner])),
         () if plan is None else plan.fallbacks,
         tuple(subtracted),
+    )
+
+
+# A value so many times larger than what stays drowns it: float32 keeps 7 digits of a sum.
+_DROWNS = 1e4
+
+
+def drowning(activation: Float[Array, "*space c"], masks: Masks) -> Bool[Array, "m"]:
+    """Which ablations take away what drowns the rest: `known + change` has no digits of that left.
+
+    One that is 10^4 times as large as all that stays within a position of it, and as the geometric
+    mean of what is not 0.
+    """
+    size = jnp.abs(wide(jax.lax.stop_gradient(activation)))
+    size = jnp.where(jnp.isfinite(size), size, 0)
+    count = jnp.maximum((size > 0).sum(dtype=size.dtype), 1)
+    typical = jnp.exp(jnp.log(jnp.where(size > 0, size, 1)).sum() / count)
+    around_each = (3,) * (size.ndim - 1) + (1,)
+
+    def drowns(index):
+        mask = jax.lax.stop_gradient(jnp.asarray(masks(index), size.dtype))
+        mask = mask.reshape((1,) * (size.ndim - mask.ndim) + mask.shape)
+        stays = (jnp.abs(mask) * size).max(-1, keepdims=True)
+        near = jax.lax.reduce_window(
+            stays, -jnp.inf, jax.lax.max, around_each, (1,) * size.ndim, "SAME"
+        )
+        return (jnp.abs(1 - mask) * size > _DROWNS * jnp.maximum(near, typical)).any()
+
+    indices = jnp.arange(len(masks), dtype=jnp.int32)
+    return jax.lax.cond(
+        size.max() > _DROWNS * typical,
+        lambda: jax.lax.map(drowns, indices),
+        lambda: jnp.zeros(len(masks), bool),
     )
 
 
