@@ -127,7 +127,7 @@ class _Walk:
             jnp.issubdtype(variable.aval.dtype, jnp.floating) for variable in equation.outvars
         ]
         if not changing or not any(floats):
-            values = graph.bind(equation, [operand.value for operand in operands])
+            values = graph.bind(equation, *(operand.value for operand in operands))
             return [_Part(value, False) for value in values]
         body = graph.called_jaxpr(equation)
         if body is not None and not (len(changing) == 1 and _is_one_nonlinearity(body)):
@@ -137,7 +137,7 @@ class _Walk:
             if carried is not None:
                 return [carried]
         operands = [self.settled(operand) for operand in operands]
-        values = graph.bind(equation, [operand.value for operand in operands])
+        values = graph.bind(equation, *(operand.value for operand in operands))
         if _is_homogeneous(equation, changing, operands):
             return [_Part(v, is_float) for v, is_float in zip(values, floats, strict=True)]
         linear = _linear_part(equation, [operand.value for operand in operands], changing)

@@ -197,6 +197,8 @@ def _each_part(equation: Equation, operands: list[Value], form: Form) -> list[Va
         part = [value.part(first.axis, low, high, index) for value in operands]
         there = [lax.slice_in_dim(known, low, high, axis=axis)]
         results += form.changed(equation, params_of(high - low), part, there)
+    if not results[0].changed:
+        return [Value(known)]
     if results[0].now is not None:
         return [Value(known, now=Parts(axis, first.bounds, tuple(r.now for r in results)))]
     return [Value(known, change=Parts(axis, first.bounds, tuple(r.change for r in results)))]

@@ -33,7 +33,8 @@ def slope(closed: Any, first: Array) -> tuple[list[Array], Callable[..., Array]]
     outputs: list[Array] = []
 
     def tangents(tangent):
-        found = _values(closed, Value(first, change=tangent))
+        start = Value(first, change=tangent)
+        found = interpret(closed, graph.constants_of(closed), [start], _Tangents())
         outputs[:] = [value.known for value in found]
         return [difference_linear.filled(v.known, v.whole_change()) for v in found]
 
@@ -41,32 +42,48 @@ def slope(closed: Any, first: Array) -> tuple[list[Array], Callable[..., Array]]
     return outputs, lambda *cotangents: pull(list(cotangents))[0]
 
 
-def facts(closed: Any, struct: jax.ShapeDtypeStruct) -> tuple[bool, bool]:
-    """Whether a function's outputs depend on its input at all, and whether a gradient flows back.
+def has_slope(jaxpr: Any) -> bool:
+    """Whether a gradient can flow from the outputs of a jaxpr back to its inputs.
 
-    None does through thresholds, argmax and rounding. Loops and functions with a derivative rule of
-    their own are taken to let it through.
+    Loops and functions with a derivative rule of their own are taken to let it through.
     """
-    found: list[Value] = []
-
-    def run(first):
-        smooth = jnp.issubdtype(first.dtype, jnp.inexact)
-        start = Value(first, change=first) if smooth else Value(first, now=first)
-        found[:] = _values(closed, start)
-
-    jax.eval_shape(run, struct)
-    return any(v.changed for v in found), any(v.change is not None for v in found)
+    return _is_reached(jaxpr, smoothly=True)
 
 
-def _values(closed: Any, first: Value) -> list[Value]:
-    return interpret(closed, graph.constants_of(closed), [first], _Tangents())
+def depends(jaxpr: Any) -> bool:
+    """Whether the outputs of a jaxpr are computed of its inputs at all."""
+    return _is_reached(jaxpr, smoothly=False)
+
+
+def _is_reached(jaxpr: Any, *, smoothly: bool) -> bool:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    return any(_reached(jaxpr, [True] * len(jaxpr.invars), smoothly))
+
+
+def _reached(jaxpr: Any, inputs: list[bool], smoothly: bool) -> list[bool]:
+    """Which outputs depend, smoothly or in any way, on the inputs that are marked."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    marked = {atom for atom, known in zip(jaxpr.invars, inputs, strict=True) if known}
+    for equation in jaxpr.eqns:
+        operands = [_is_marked(atom, marked, smoothly) for atom in equation.invars]
+        if not any(operands) or (smoothly and equation.primitive.name in _FLAT):
+            continue
+        body = graph.called_jaxpr(equation)
+        results = [True] * len(equation.outvars)
+        if body is not None:
+            results = _reached(body, operands, smoothly)
+        marked |= {v for v, known in zip(equation.outvars, results, strict=True) if known}
+    return [_is_marked(atom, marked, smoothly) for atom in jaxpr.outvars]
+
+
+def _is_marked(atom: Any, marked: set[Any], smoothly: bool) -> bool:
+    if not graph.is_variable(atom) or atom not in marked:
+        return False
+    return not smoothly or jnp.issubdtype(atom.aval.dtype, jnp.inexact)
 
 
 class _Tangents:
-    """Infinitesimal changes, by the derivative of every primitive.
-
-    What depends on the input and has no tangent is changed `now`, and the same as before.
-    """
+    """Infinitesimal changes, by the derivative of every primitive."""
 
     def holds(self, dtype: Any) -> bool:
         return jnp.issubdtype(dtype, jnp.inexact)
@@ -89,8 +106,8 @@ class _Tangents:
         arrays = [value.known for value in operands]
         moving = [at for at, value in enumerate(operands) if value.change is not None]
         smooth = [self.holds(variable.aval.dtype) for variable in equation.outvars]
-        if not moving or not any(smooth) or equation.primitive.name in _FLAT:
-            return [Value(x, now=x) for x in (known or apply(*arrays))]
+        if not any(smooth) or equation.primitive.name in _FLAT:
+            return [Value(x) for x in (known or apply(*arrays))]
 
         def moved(*values):
             given = dict(zip(moving, values, strict=True))
@@ -99,6 +116,6 @@ class _Tangents:
         at = [arrays[index] for index in moving]
         found, tangents = jax.jvp(moved, at, [operands[i].whole_change() for i in moving])
         return [
-            Value(x, change=tangent) if is_smooth else Value(x, now=x)
+            Value(x, change=tangent) if is_smooth else Value(x)
             for x, tangent, is_smooth in zip(known or found, tangents, smooth, strict=True)
         ]

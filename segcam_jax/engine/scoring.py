@@ -74,12 +74,12 @@ class Scoring:
     @property
     def depends(self) -> bool:
         """Whether the score is computed of the activation at all."""
-        return self._facts[0]
+        return slopes.depends(self.jaxpr)
 
     @property
     def has_slope(self) -> bool:
         """Whether a gradient can flow from the score back to the activation."""
-        return self._facts[1]
+        return slopes.has_slope(self.jaxpr)
 
     @functools.cached_property
     def score(self) -> Callable[[Array], Array]:
@@ -104,10 +104,6 @@ class Scoring:
     def _one(self) -> jax.ShapeDtypeStruct:
         (score,) = self._opened.outvars
         return jax.ShapeDtypeStruct((), score.aval.dtype)
-
-    @functools.cached_property
-    def _facts(self) -> tuple[bool, bool]:
-        return slopes.facts(self.jaxpr, self.struct)
 
     def _sloped(self, activation: Array, cotangent: Array) -> tuple[Array, Array]:
         if not self.execution.difference:
