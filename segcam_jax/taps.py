@@ -123,10 +123,11 @@ class Split:
 
         Raises:
             InputError: if shapes or dtypes are not those the model was split for; a batch is not.
+                Or inside of `shard_map` with its default check.
         """
         leaves, signature = signatures.of(params, x)
         self._check(signature)
-        activation, *carry = self._slice.encode(*map(jnp.asarray, leaves))
+        activation, *carry = self._slice.encode(*signatures.whole(leaves))
         return self.canonical(activation), tuple(carry)
 
     def _check(self, given: Any) -> None:

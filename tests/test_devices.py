@@ -380,3 +380,27 @@ def test_values_moved_over_explicit_axes_are_refused():
             segcam.list_taps(moved, jnp.ones((3, 2)), jnp.ones((4, 3)))
         with pytest.raises(TypeError, match="dot_general"):
             segcam.list_taps(wrong, jnp.ones((3, 2)), jnp.ones((4, 3)))
+
+
+def test_inside_of_a_callers_shard_map_and_on_explicit_axes():
+    split, params, x, target = study()
+    wanted = segcam.ablation_cam(split, params, x, target).map
+    two = jax.devices()[:2]
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=two)
+    pair = jnp.stack([x, x])
+
+    def mapped(**options):
+        def run(params, images):
+            return segcam.ablation_cam(split, params, images[0], target).map[None]
+
+        specs = {"in_specs": (PartitionSpec(), PartitionSpec("d")), "out_specs": PartitionSpec("d")}
+        return jax.jit(jax.shard_map(run, mesh=mesh, **specs, **options))(params, pair)
+
+    with pytest.raises(InputError, match="give shard_map check_vma=False"):
+        mapped()
+    np.testing.assert_allclose(mapped(check_vma=False)[1], wanted, atol=1e-5)
+    explicit = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=two)
+    with jax.set_mesh(explicit):
+        shares = jax.device_put(x, NamedSharding(explicit, PartitionSpec("d")))
+        found = segcam.ablation_cam(split, params, shares, target).map
+    np.testing.assert_allclose(found, wanted, atol=1e-5)

@@ -1,10 +1,12 @@
 """The structure, shapes and dtypes of a model's arguments, as what is cached is keyed by."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from segcam_jax.types import InputError
 
@@ -28,6 +30,35 @@ def of(params: Any, x: Any) -> tuple[list[Any], Any]:
         scalar = isinstance(leaf, (bool, int, float, complex))
         avals.append((np.shape(leaf), dtype, getattr(leaf, "weak_type", scalar)))
     return [leaf for _, leaf in paths], (tree, tuple(avals))
+
+
+def whole(leaves: Sequence[Any]) -> list[Any]:
+    """The arrays, those that lie in shares along an explicit axis of a mesh put together.
+
+    Raises:
+        InputError: inside of `shard_map` with its check of what varies over devices.
+    """
+    arrays = [jnp.asarray(leaf) for leaf in leaves]
+    avals = [jax.typeof(array) for array in arrays]
+    if any(map(_varies, avals)):
+        raise InputError(
+            "inside of jax.shard_map with its check of what varies over devices: give shard_map "
+            "check_vma=False, or let explain_batch or Execution(mesh=...) deal the work"
+        )
+    return [
+        _put_together(array, aval.sharding.mesh) if any(aval.sharding.spec) else array
+        for array, aval in zip(arrays, avals, strict=True)
+    ]
+
+
+def _varies(aval: Any) -> bool:
+    """Whether a value is known to differ between the devices of a `shard_map`."""
+    kind = getattr(aval, "manual_axis_type", None)
+    return bool(getattr(aval, "vma", None) or getattr(kind, "varying", None))
+
+
+def _put_together(array: Any, mesh: Any) -> Any:
+    return jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec()))
 
 
 def check_function(fn: Any) -> None:
