@@ -158,8 +158,7 @@ def _without_annotations(program: Any) -> Any:
         return bind(equation.replace(invars=invars, params=params, ctx=context), *operands)
 
     def run(*inputs):
-        environment = evaluate(jaxpr, constants_of(program), inputs, rule)
-        return [read(environment, atom) for atom in jaxpr.outvars]
+        return evaluate(jaxpr, constants_of(program), inputs, rule)
 
     with on_any_mesh():
         context = closed(jax.lax.neg, 1.0)[1].eqns[0].ctx
@@ -257,17 +256,14 @@ def bind(equation: Equation, *operands: Any) -> list[Any]:
 
 def evaluate(
     jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], rule: Rewrite | None = None
-) -> dict[Var, Any]:
-    """Evaluates a jaxpr, calls that mean no more than their body opened.
+) -> list[Any]:
+    """The outputs of a jaxpr, calls that mean no more than their body opened.
 
     Args:
         jaxpr: closed or not.
         consts: what it closes over.
         inputs: its inputs.
         rule: `(equation, operands) -> results`, or None where the equation is to run as it is.
-
-    Returns:
-        variable -> value, those of the called bodies left out.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     environment = dict(zip(jaxpr.invars, inputs, strict=True))
@@ -277,12 +273,11 @@ def evaluate(
         results = None if rule is None else rule(equation, operands)
         body = called_jaxpr(equation)
         if results is None and body is not None:
-            inner = evaluate(body, constants_of(body), operands, rule)
-            results = [read(inner, atom) for atom in getattr(body, "jaxpr", body).outvars]
+            results = evaluate(body, constants_of(body), operands, rule)
         elif results is None:
             results = bind(equation, *operands)
         environment.update(zip(equation.outvars, results, strict=True))
-    return environment
+    return [read(environment, atom) for atom in jaxpr.outvars]
 
 
 def read(environment: Mapping[Var, Any], atom: Any) -> Any:
@@ -292,13 +287,8 @@ def read(environment: Mapping[Var, Any], atom: Any) -> Any:
 
 def flattened(fn: Callable, *structs: Any) -> tuple[Any, Any]:
     """As `closed`, and calls that mean no more than their body are opened."""
-    whole, jaxpr = closed(fn, *structs)
-
-    def run(*inputs):
-        environment = evaluate(jaxpr, constants_of(whole), inputs)
-        return [read(environment, atom) for atom in jaxpr.outvars]
-
-    return closed(run, *structs)
+    whole, _ = closed(fn, *structs)
+    return closed(lambda *inputs: evaluate(whole, constants_of(whole), inputs), *structs)
 
 
 def subgraph_function(

@@ -32,13 +32,7 @@ def lowered(closed: Any) -> Callable[..., list]:
     Args:
         closed: as `jax.make_jaxpr` returns it.
     """
-    jaxpr = getattr(closed, "jaxpr", closed)
-
-    def run(*inputs):
-        environment = graph.evaluate(jaxpr, graph.constants_of(closed), inputs, rewritten)
-        return [graph.read(environment, atom) for atom in jaxpr.outvars]
-
-    return run
+    return lambda *inputs: graph.evaluate(closed, graph.constants_of(closed), inputs, rewritten)
 
 
 def rewritten(equation: Equation, operands: Sequence[Array]) -> list[Array] | None:

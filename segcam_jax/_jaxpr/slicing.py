@@ -56,13 +56,8 @@ def _dtypes(jaxpr: Any) -> list[Any]:
 
 def opened(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
     """A jaxpr without calls that mean no more than their body, and its further inputs' values."""
-
-    def run(*inputs):
-        environment = graph.evaluate(jaxpr, (), inputs)
-        return [graph.read(environment, atom) for atom in jaxpr.outvars]
-
     structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
-    flat, _ = graph.trace(run, "", *structs)
+    flat, _ = graph.trace(lambda *inputs: graph.evaluate(jaxpr, (), inputs), "", *structs)
     equations = constants.as_literals(flat.equations, flat.constvars, flat.consts)
     inputs = [*flat.invars, *flat.constvars]
     return subgraph_function(inputs, equations, flat.outvars)[0], flat.consts

@@ -57,8 +57,8 @@ class FunctionTarget:
         """The score of an output."""
         jaxpr = self.formula.jaxpr
         inputs = [*self.leaves, *jax.tree.leaves(_read(output))]
-        values = graph.evaluate(jaxpr, self.consts, inputs)
-        return graph.read(values, jaxpr.outvars[0])
+        (score,) = graph.evaluate(jaxpr, self.consts, inputs)
+        return score
 
 
 def function_target(target: Callable, split: Split) -> FunctionTarget:

@@ -33,7 +33,7 @@ class Scoring:
     Attributes:
         struct: shape and dtype of the activation.
         plain: activation -> scalar, traceable.
-        jaxpr: of it, as `make_jaxpr` returns it.
+        jaxpr: of it, closed over its constants.
         execution: how to run.
         window: what of the output is computed, or None for all of it.
         seen: which elements of the activation the score depends on, or None for all.
