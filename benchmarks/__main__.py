@@ -21,7 +21,7 @@ _THREADS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Measure workloads P1 to P11 and the curves.
+    """Measure workloads P1 to P12 and the curves.
 
     Ctrl-C keeps what is finished, and a second run goes on from there.
 
@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         suite: cpu runs everything on two cores; gpu takes the accelerator that JAX finds.
-        only: workloads (P1 ... P11) and curves (channels, windows); if none is given all, on an
+        only: workloads (P1 ... P12) and curves (channels, windows); if none is given all, on an
             accelerator those that say most about it.
         budget_seconds: what the whole run may take; no row is begun after it.
         size: tiny tests the harness in seconds; its figures say nothing.

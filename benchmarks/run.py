@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import curves, measure, rates, results, scaling, timing
+from benchmarks import curves, many, measure, rates, results, scaling, timing
 from benchmarks.jax_rows import LoopRow, engine_rows
 from benchmarks.peers import rows as peers
 from benchmarks.rows import Row, Unavailable
@@ -134,6 +134,10 @@ def _record(key: str, options: Options, seconds: float, say: Say) -> Iterator[di
         except RuntimeError as problem:
             say(f"P8: {problem}")
             yield {**about, "complete": False, "rows": [], "reason": str(problem)}
+        return
+    if key == "P12":
+        for record in many.run(options.size):
+            yield {**about, "complete": "click_seconds" in record, **record}
         return
     for record in _workload(workload, options, seconds, say):
         yield {**about, **record}

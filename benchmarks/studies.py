@@ -144,7 +144,7 @@ def study(workload: Workload, size: Size, *, seed: int = 0) -> Study:
     split = segcam.split(fn, tap, params, x)
     side, space = workload.sides[size], network.image[:-1]
     count = workload.instances.get(size, 1)
-    regions = None if side is None else _regions(space, side, count, generator)
+    regions = None if side is None else regions_of(space, side, count, generator)
     target = _target(workload, regions)
     *positions, channels = split.activation.shape
     samples = workload.samples.get(size, 0)
@@ -205,7 +205,7 @@ def _target(workload: Workload, regions: np.ndarray | None) -> Any:
     return segcam.stack(targets) if workload.what == "instances" else targets[0]
 
 
-def _regions(
+def regions_of(
     space: tuple[int, ...],
     side: int | tuple[int, ...],
     count: int,

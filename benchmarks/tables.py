@@ -30,6 +30,9 @@ def overview(found: dict[str, Any]) -> str:
         if key == "P8":
             lines.append(_scaling_line(key, record))
             continue
+        if key == "P12":
+            lines += _many_lines(key, record)
+            continue
         library, by_hand = _fastest(record, LIBRARIES), _fastest(record, BY_HAND)
         for name in (record["engine"], *_ROUNDED):
             engine = row_of(record, name)
@@ -51,7 +54,7 @@ def first_page(found: dict[str, Any]) -> str:
     """
     cells, errors = [], []
     for key, record in _measured(found):
-        engine = None if key == "P8" else row_of(record, record["engine"])
+        engine = row_of(record, record["engine"]) if "engine" in record else None
         if engine is None:
             continue
         library, by_hand = _fastest(record, (PGC,)), _fastest(record, BY_HAND)
@@ -117,6 +120,9 @@ def rows(found: dict[str, Any]) -> str:
         if key == "P8":
             parts.append(_scaling_rows(record))
             continue
+        if key == "P12":
+            parts.append(_many_rows(record))
+            continue
         parts.append(_workload_rows(record))
         if "rates" in record:
             parts.append(_shares(record))
@@ -156,6 +162,28 @@ def _row_cells(row: dict[str, Any]) -> tuple[str, ...]:
         _figure(row["peak_bytes"] / 1e6) if "peak_bytes" in row else _NONE,
         _error(row),
     )
+
+
+def _many_lines(key: str, record: dict[str, Any]) -> Iterator[str]:
+    for row in record["rows"]:
+        faster = f"{_figure(row['singles_seconds'] / row['together_seconds'])}x single studies"
+        cells = [_NONE, faster, f"~{_figure(row['together_seconds'])} s", *[_NONE] * 5]
+        yield _line(key, f"{record['title']}: {row['name']}", *cells, f"{row['difference']:.0e}")
+
+
+def _many_rows(record: dict[str, Any]) -> str:
+    lines = ["| targets | single studies, s | together, s | times faster | maps differ |"]
+    lines.append("|---|---|---|---|---|")
+    for row in record["rows"]:
+        times = [row["singles_seconds"], row["together_seconds"]]
+        cells = [f"~{_figure(each)} ({row['count']} of {row['total']} channels)" for each in times]
+        faster, apart = _figure(times[0] / times[1]), f"{row['difference']:.0e}"
+        lines.append(_line(row["name"], *cells, f"{faster}x", apart))
+    if "click_seconds" in record:
+        clicks = (f"{name} {1e3 * each:.3g} ms" for name, each in record["click_seconds"].items())
+        size = f"{record['atlas_bytes'] / 2**20:.0f} MiB, float16, blocks of 2x2"
+        lines += ["", f"A click on an atlas of all channels ({size}): {', '.join(clicks)}."]
+    return "\n".join(lines)
 
 
 def _scaling_rows(record: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The workloads P1 to P11 as data: network, tap, target, what is computed.
+"""The workloads P1 to P12 as data: network, tap, target, what is computed.
 
 Every workload has a `full` size, whose figures count, and a `tiny` one, which takes seconds and
 tests the harness.
@@ -37,7 +37,7 @@ class Workload:
     """One study, run by every row.
 
     Attributes:
-        key: `"P1"` to `"P11"`.
+        key: `"P1"` to `"P12"`.
         title: what is explained, in a line.
         networks: the network per size.
         taps: the tap per size.
@@ -208,6 +208,15 @@ _LISTED = (
         sides=_LESION,
         share=3,
     ),
+    Workload(
+        key="P12",
+        title="P1's network, Ablation-CAM of 32 targets of one image",
+        networks=_UNET,
+        taps=_same("bottleneck"),
+        what="channels",
+        sides=_same(None),
+        share=4,
+    ),
 )
 WORKLOADS: dict[str, Workload] = {workload.key: workload for workload in _LISTED}
 CURVES: dict[str, str] = {
@@ -217,7 +226,7 @@ CURVES: dict[str, str] = {
 
 
 # On an accelerator, in order of worth: a run stops where its seconds end.
-_ON_ACCELERATOR = ("P1", "P3", "P2", "P5", "P6", "P9")
+_ON_ACCELERATOR = ("P1", "P3", "P2", "P5", "P6", "P9", "P12")
 
 
 def chosen(keys: tuple[str, ...], suite: Suite = "cpu") -> list[str]:

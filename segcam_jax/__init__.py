@@ -36,6 +36,8 @@ from segcam_jax.engine import (
 from segcam_jax.heatmap import PROFILES as PROFILES, Profile as Profile, heatmap as heatmap
 from segcam_jax.methods import (
     METHODS as METHODS,
+    Atlas as Atlas,
+    ablation_atlas as ablation_atlas,
     ablation_cam as ablation_cam,
     deep_feature_factorization as deep_feature_factorization,
     eigen_cam as eigen_cam,

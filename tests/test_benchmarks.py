@@ -98,8 +98,8 @@ def test_workloads_are_chosen_by_key():
     assert chosen(())[:11] == [f"P{n}" for n in range(1, 12)]
     assert chosen((), "gpu")[:3] == ["P1", "P3", "P2"]
     assert chosen(("P4", "P9"), "gpu") == ["P9", "P4"]
-    with pytest.raises(InputError, match="unknown workload 'P12'; choose from P"):
-        chosen(("P12",))
+    with pytest.raises(InputError, match="unknown workload 'P13'; choose from P"):
+        chosen(("P13",))
 
 
 def test_every_switch_of_the_engine_is_a_row():
@@ -274,6 +274,18 @@ def test_a_row_that_fails_does_not_end_the_run(tmp_path, no_torch, one_engine_ro
     reasons = {row.get("reason") for row in record["rows"] if row["status"] == "failed"}
     assert reasons == {"RuntimeError: out of luck"}
     assert "RuntimeError: out of luck" in tables.rows({"workloads": {"P1": record}})
+
+
+def test_many_targets_are_measured_beside_single_studies(tmp_path):
+    found = run.run(options(tmp_path / "cpu.json"), ["P12"])["workloads"]["P12"]
+    assert found["complete"]
+    assert [row["targets"] for row in found["rows"]] == [4, 4, 4]
+    assert all(row["difference"] < 1e-5 for row in found["rows"])
+    assert found["click_seconds"].keys() == {"pixel", "whole image"}
+    said = tables.rows({"workloads": {"P12": found}})
+    assert "4 classes of the whole image" in said
+    assert "A click on an atlas of all channels" in said
+    assert len(tables.overview({"workloads": {"P12": found}}).splitlines()) == 5
 
 
 def test_faults_are_one_line(capsys):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segcam_jax as segcam
 from benchmarks import report
 
 ROOT = Path(__file__).parent.parent
@@ -36,8 +37,14 @@ def test_links_within_the_project_lead_to_a_file(page):
     assert not missing
 
 
+def blocks_with(page: Path, *words: str) -> list[str]:
+    """The blocks of Python of a page that hold any of the words."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    return [code for code in blocks if any(word in code for word in words)]
+
+
 def run_first_block(page: Path) -> dict:
-    (code, *_) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    code = blocks_with(page, "")[0]
     names: dict = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(code, names)
@@ -60,6 +67,14 @@ def test_the_lines_on_your_own_network_run(monkeypatch, tmp_path):
 
 
 def test_the_lines_on_a_bundled_network_run():
-    names = run_first_block(ROOT / "docs" / "methods.md")
+    page = ROOT / "docs" / "methods.md"
+    names = run_first_block(page)
     assert names["heatmap"].shape == names["x"].shape[:2]
     assert float(names["heatmap"].max()) == 1.0
+    for code in blocks_with(page, "explain_targets(", "ablation_atlas("):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            exec(code, names)
+    assert names["found"].map.shape == (12, *names["split"].activation.shape[:-1])
+    single = segcam.ablation_cam(names["split"], names["params"], names["x"], names["clicks"][1])
+    assert single.drops is not None
+    np.testing.assert_allclose(names["found"].drops[1], single.drops, atol=1e-4)

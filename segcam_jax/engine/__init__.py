@@ -1,5 +1,10 @@
 """How a study runs: what is computed, compiled once, in chunks that fit the memory."""
 
+from segcam_jax.engine.atlas import (
+    linear_target as linear_target,
+    output_changes as output_changes,
+    read_changes as read_changes,
+)
 from segcam_jax.engine.backward import (
     bias_gradients as bias_gradients,
     rectified_gradient as rectified_gradient,
