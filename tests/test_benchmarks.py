@@ -78,7 +78,14 @@ def test_flops_of_a_channel_for_the_whole_image(classic):
     assert per_channel(classic, whole) <= 43e9
 
 
-@pytest.mark.parametrize(("side", "share"), [(1, 0.02), (32, 0.06), (64, 0.13)])
+@pytest.mark.parametrize(
+    ("side", "share"),
+    [
+        (32, 0.06),
+        pytest.param(1, 0.02, marks=pytest.mark.slow),
+        pytest.param(64, 0.13, marks=pytest.mark.slow),
+    ],
+)
 def test_flops_of_a_channel_for_a_window(classic, side, share):
     assert per_channel(classic, box(side)) <= share * decode_flops(classic)
 

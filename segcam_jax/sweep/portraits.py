@@ -167,7 +167,8 @@ def _portrait(plan, case, segmented, instance, pair, record, out: Path) -> Portr
         remarks=remarks,
         center=canonical_index(middle.tolist(), shape, affine),  # pyright: ignore
         spacing=spacing,  # pyright: ignore
-        extent=max(sizes) + 2 * _AROUND,
+        # Not more than the scan: of micrometres, 12 mm around are thousands of voxels of nothing.
+        extent=min(max(sizes) + 2 * _AROUND, max(np.multiply(shape, spacing).tolist())),
     )
 
 
