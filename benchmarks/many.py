@@ -16,7 +16,7 @@ from segcam_jax.masks import ChannelMasks
 
 TARGETS = {"full": 32, "tiny": 4}
 # Sides of regions, and how many channels of a study are ablated where it is projected.
-_SIDES = {"full": (16, 64), "tiny": (4, 12)}
+_SIDES = {"full": (16, 64), "tiny": (4,)}
 _CHANNELS = {"full": 16, "tiny": 2}
 _TURNS = 3
 _BLOCK = 2

@@ -72,6 +72,42 @@ def check_position(position: Sequence[int], shape: Sequence[int]) -> None:
         raise TargetError(f"position {tuple(position)} lies outside of the image {tuple(shape)}")
 
 
+def check_region(mask: ArrayLike, class_index: Any) -> None:
+    """Checks a region whose values are known: booleans, 0 and 1, or weights.
+
+    Raises:
+        TargetError: if it is empty, not finite, or of whole numbers that are neither 0 nor 1.
+    """
+    mask = np.asarray(mask)
+    if not np.isfinite(mask.astype(float)).all():
+        raise TargetError(f"the region for class {class_index} holds NaN or infinite weights")
+    if not mask.any():
+        raise TargetError(
+            f"the region for class {class_index} is empty, out of {mask.size} positions; "
+            "choose another region or class"
+        )
+    if np.issubdtype(mask.dtype, np.integer) and not np.isin(mask, (0, 1)).all():
+        raise TargetError(
+            f"the region for class {class_index} holds whole numbers from {mask.min()} to "
+            f"{mask.max()}; give `mask > 0` or `labels == k`, or weights in floating point"
+        )
+
+
+def check_labels(labels: ArrayLike) -> np.ndarray:
+    """A label map: 0 outside, k in instance k.
+
+    Raises:
+        TargetError: if it holds anything but whole numbers.
+    """
+    labels = np.asarray(labels)
+    if not np.equal(np.round(labels), labels).all():
+        raise TargetError(
+            "the label map holds fractions; expected 0 outside and k in instance k (of a map of "
+            "probabilities, threshold it and find its components first)"
+        )
+    return labels
+
+
 def region_window(
     mask: Bool[np.ndarray, "*space"], extent: tuple[int, ...] | None = None
 ) -> tuple[tuple[int, ...], Int[np.ndarray, "rank"]]:

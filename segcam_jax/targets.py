@@ -28,7 +28,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from segcam_jax.components import Which, check_position, component_mask, region_window
+from segcam_jax import components
+from segcam_jax.components import Which
 from segcam_jax.outputs import Meaning, check_class, check_index, meaning, predicted_mask
 from segcam_jax.types import Outputs, TargetError, wide
 
@@ -204,7 +205,7 @@ def region(
 
     Args:
         class_index: the class.
-        mask: True (or a positive weight) inside, `h w` at the extent of the output.
+        mask: True inside, or floating-point weights, `h w` at the extent of the output.
         of: `"logits"` or `"probabilities"`.
         reduce: `"sum"` or `"mean"`.
         outputs: what the model's output holds, as in `Target`.
@@ -212,18 +213,13 @@ def region(
             softmax, else their sigmoid.
 
     Raises:
-        TargetError: if values are known, and the region is empty or the weights of a mean cancel
-            out.
+        TargetError: if values are known, and the region is empty, holds whole numbers other than 0
+            and 1, or the weights of a mean cancel out.
     """
-    if not isinstance(mask, Tracer) and not np.isfinite(np.asarray(mask, float)).all():
-        raise TargetError(f"the region for class {class_index} holds NaN or infinite weights")
-    if not isinstance(mask, Tracer) and not np.any(np.asarray(mask)):
-        raise TargetError(
-            f"the region for class {class_index} is empty, out of {np.size(mask)} positions; "
-            "choose another region or class"
-        )
-    if reduce == "mean" and not isinstance(mask, Tracer):
-        _check_weights(class_index, mask)
+    if not isinstance(mask, Tracer):
+        components.check_region(mask, class_index)
+        if reduce == "mean":
+            _check_weights(class_index, mask)
     whole = whole_image(class_index, of=of, reduce=reduce, outputs=outputs, exclusive=exclusive)
     return _on_window(dataclasses.replace(whole, mask=mask))
 
@@ -266,7 +262,7 @@ def pixel(
     Raises:
         TargetError: if the position lies outside.
     """
-    check_position(position, shape)
+    components.check_position(position, shape)
     mask = np.zeros(tuple(shape), bool)
     mask[tuple(position)] = True
     return region(class_index, mask, of=of, outputs=outputs, exclusive=exclusive)
@@ -327,7 +323,7 @@ def component(
     said: Any = {"outputs": outputs, "exclusive": exclusive}
     narrowed: Any = {"min_probability": min_probability, "threshold": threshold, **said}
     whole = predicted(output, class_index, **narrowed).mask
-    mask = component_mask(whole, which, at=at, connectivity=connectivity)
+    mask = components.component_mask(whole, which, at=at, connectivity=connectivity)
     return region(class_index, mask, of=of, reduce=reduce, **said)
 
 
@@ -374,9 +370,9 @@ def instances(
         exclusive: as in `region`.
 
     Raises:
-        TargetError: if there is no instance, or not one of `only`.
+        TargetError: if there is no instance, or not one of `only`; or labels are no whole numbers.
     """
-    labels = np.asarray(labels)
+    labels = components.check_labels(labels)
     chosen = [label for label in np.unique(labels).tolist() if label > 0] if only is None else only
     if not len(chosen):
         raise TargetError("there is no instance: the label map is 0 everywhere, or `only` is empty")
@@ -390,7 +386,7 @@ def _on_window(target: Target, extent: tuple[int, ...] | None = None) -> Target:
     if target.mask is None or isinstance(target.mask, Tracer):
         return target
     mask = np.asarray(target.mask)
-    found, corner = region_window(mask, extent)
+    found, corner = components.region_window(mask, extent)
     return dataclasses.replace(target, mask=mask, extent=found, corner=corner)
 
 

@@ -130,7 +130,7 @@ def test_the_first_masks_are_those_of_all(key):
     assert isinstance(some, FirstChannels) == (key == "P1")
 
 
-@pytest.mark.parametrize("key", ["P3", "P5", "P6"])
+@pytest.mark.parametrize("key", ["P3", pytest.param("P5", marks=pytest.mark.slow), "P6"])
 def test_rows_agree_with_brute_force_in_float64(key):
     base = study(WORKLOADS[key], "tiny")
     reference = measure.reference(base, jax_rows.LoopRow())
@@ -286,13 +286,13 @@ def test_a_row_that_fails_does_not_end_the_run(tmp_path, no_torch, one_engine_ro
 def test_many_targets_are_measured_beside_single_studies(tmp_path):
     found = run.run(options(tmp_path / "cpu.json"), ["P12"])["workloads"]["P12"]
     assert found["complete"]
-    assert [row["targets"] for row in found["rows"]] == [4, 4, 4]
+    assert [row["targets"] for row in found["rows"]] == [4, 4]
     assert all(row["difference"] < 1e-5 for row in found["rows"])
     assert found["click_seconds"].keys() == {"pixel", "whole image"}
     said = tables.rows({"workloads": {"P12": found}})
     assert "4 classes of the whole image" in said
     assert "A click on an atlas of all channels" in said
-    assert len(tables.overview({"workloads": {"P12": found}}).splitlines()) == 5
+    assert len(tables.overview({"workloads": {"P12": found}}).splitlines()) == 4
 
 
 def test_faults_are_one_line(capsys):

@@ -139,6 +139,33 @@ def test_errors():
         segcam.stack([segcam.whole_image(0), segcam.whole_image(1, of="probabilities")])
 
 
+def test_whole_numbers_are_no_weights_and_fractions_no_labels():
+    mask = np.zeros((4, 4), np.uint8)
+    mask[1:3, 1:3] = 255
+    with pytest.raises(TargetError, match="whole numbers from 0 to 255; give `mask > 0`"):
+        segcam.region(1, mask)
+    with pytest.raises(TargetError, match="whole numbers from -1 to 0"):
+        segcam.region(1, -(mask > 0).astype(int), reduce="mean")
+    output = jnp.arange(32.0).reshape(4, 4, 2)
+    same = [segcam.region(1, kind)(output) for kind in (mask > 0, (mask > 0) * 1, mask / 255)]
+    np.testing.assert_allclose(same, same[0])
+    assert segcam.region(1, mask / 510)(output) == same[0] / 2
+    with pytest.raises(TargetError, match="the label map holds fractions"):
+        segcam.instances(1, np.random.default_rng(0).random((4, 4)))
+    assert len(segcam.instances(1, mask / 255).class_index) == 1
+
+
+def test_an_output_without_an_axis_of_classes_has_no_classes():
+    params, x = make_params(), make_input()
+    flat = segcam.split(lambda p, x: skip_net(p, x)[..., 0], "bottleneck", params, x)
+    with pytest.raises(TargetError, match=r"return logits\[..., None\], whose one class is 0"):
+        segcam.grad_cam(flat, params, x, segcam.whole_image(0))
+    split = segcam.split(lambda p, x: skip_net(p, x)[..., :1], "bottleneck", params, x)
+    one = segcam.grad_cam(split, params, x, segcam.whole_image(0))
+    whole = segcam.grad_cam(flat, params, x, lambda output: output.sum())
+    np.testing.assert_allclose(one.map, whole.map, rtol=1e-6)
+
+
 def test_a_batch_of_targets_is_no_target():
     params, x = make_params(), make_input()
     split = segcam.split(skip_net, "bottleneck", params, x)

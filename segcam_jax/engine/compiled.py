@@ -147,6 +147,7 @@ def checked_target(target: Any, split: Split) -> Any:
     if hasattr(target, "check"):
         target.check(split.output)
     if isinstance(target, Target):
+        _check_classes(split)
         told = split.outputs if target.outputs is None else target.outputs
         if split.declared is not None and told != split.declared:
             raise TargetError(
@@ -161,6 +162,17 @@ def checked_target(target: Any, split: Split) -> Any:
             )
         return dataclasses.replace(target, outputs=told)
     return target if isinstance(target, FunctionTarget) else function_target(target, split)
+
+
+def _check_classes(split: Split) -> None:
+    """Raises `TargetError` if the output is one value per position, without an axis of classes."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(split.input)]
+    output = tuple(split.output.shape)
+    if len(output) > 1 and any(output == shape[:-1] for shape in shapes):
+        raise TargetError(
+            f"the model returns {output} for an input that has these positions, so its last axis "
+            "is no axis of classes; let it return logits[..., None], whose one class is 0"
+        )
 
 
 def _plain(option: Any) -> Any:
