@@ -94,4 +94,4 @@ from segcam_jax.types import (
     TargetError as TargetError,
 )
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -28,9 +28,11 @@ FLOORS = {
     "adapters": 3,
     "models": 4,
     "networks": 5,
-    "sweep": 6,
-    "cli": 7,
-    "__main__": 8,
+    "runs": 6,
+    "reports": 7,
+    "sweep": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 # Within a floor, which other rooms a room may use.
 NEIGHBOURS = {

@@ -1,0 +1,1 @@
+"""From a store to what people look at: figures, files, tables. No network runs here."""
