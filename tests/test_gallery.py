@@ -120,7 +120,8 @@ def test_a_gallery_is_made_resumed_and_grown(photos, tmp_path, capsys, monkeypat
     _, arrays = maps.load_maps(out / base / "top2.last.npz")
     fn, params = segcam_jax.from_nnx(own_networks.classifier(), batch_axis=0)
     network = open_network(NetworkSpec.parse(OWN), OpenOptions(size=(16, 16)))
-    x = image_inputs.read_sample(photos / "photo0.png", network, "crop").padded
+    form = image_inputs.ImageForm.of(network, "crop")
+    x = image_inputs.read_sample(photos / "photo0.png", form).padded
     target = segcam_jax.whole_image(int(np.argsort(-np.asarray(fn(params, x)))[1]))
     split = segcam_jax.split(fn, "body", params, x)
     expected = segcam_jax.grad_cam(split, params, x, target).map

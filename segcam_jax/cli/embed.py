@@ -107,9 +107,10 @@ def _look(
     taps = list(dict.fromkeys(layers.values()))
     notes: dict[str, int] = {}
     thumbnails, values = [], {tap: [] for tap in taps}
+    form = image_inputs.ImageForm.of(network, command.fit)
     with console.progress("looking", len(files)) as advance:
         for file in files:
-            sample = read_sample(file, network, command.fit)
+            sample = read_sample(file, form)
             for note in sample.notes:
                 notes[note] = notes.get(note, 0) + 1
             found = embedding.pooled(network, taps, sample.padded, command.pool)

@@ -4,7 +4,7 @@ from segcam_jax.cli import commands, console
 from segcam_jax.cli.explain import check_execution, execution_of, run_of
 from segcam_jax.engine.plan import COLUMNS, Plan
 from segcam_jax.methods import explain_plan
-from segcam_jax.networks.image_inputs import read_sample
+from segcam_jax.networks.image_inputs import ImageForm, read_sample
 
 
 def plan(command: commands.Plan) -> None:
@@ -15,8 +15,9 @@ def plan(command: commands.Plan) -> None:
     run = run_of(command)
     execution, options = execution_of(command, run), run.options
     network, labels = run.network, run.network.labels
+    form = ImageForm.of(network, options.fit)
     for case, pairs in zip(run.cases, run.pairs, strict=True):
-        sample = read_sample(case.path, run.network, options.fit)
+        sample = read_sample(case.path, form)
         for call, tap in pairs:
             console.note(f"{case.name}: planning {call.method.name} at {tap}")
             found = explain_plan(

@@ -124,6 +124,32 @@ def fitted_position(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageForm:
+    """In which form a network takes images: with the file, all that a `Sample` is made of.
+
+    Attributes:
+        channels: of the image.
+        size: `(h, w)` that images are brought to; None where any will do.
+        multiple: of what their extents must be.
+        reading: what the values of the files mean.
+        fit: how images are brought to `size`, as in `fitted`.
+    """
+
+    channels: int
+    size: tuple[int, int] | None = None
+    multiple: int = 1
+    reading: images.Reading = images.Reading()
+    fit: Fit = "crop"
+
+    @classmethod
+    def of(cls, network: Network, fit: Fit) -> "ImageForm":
+        """The form of a network of images."""
+        config, size = network.config, network.size
+        assert size is None or len(size) == 2
+        return cls(config.in_channels, size, config.multiple, network.reading, fit)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
     """An image file, as a network is given it.
@@ -162,26 +188,22 @@ class Sample:
             )
 
 
-def read_sample(path: Path, network: Network, fit: Fit) -> Sample:
+def read_sample(path: Path, form: ImageForm) -> Sample:
     """Reads an image file for a network.
 
     Args:
         path: the file.
-        network: says how many channels it expects, to which size images are brought, of which
-            numbers their extents must be multiples, and what the file's values mean.
-        fit: as in `fitted`.
+        form: in which the network takes images.
 
     Raises:
         InputError: if the file cannot be read.
     """
-    config, size = network.config, network.size
-    assert size is None or len(size) == 2
-    image = images.read_image(path, channels=config.in_channels, reading=network.reading)
+    image = images.read_image(path, channels=form.channels, reading=form.reading)
     extent = (image.pixels.shape[0], image.pixels.shape[1])
     notes, shown = image.notes, image.pixels
-    if size is not None and extent != size:
-        shown = fitted(shown, size, fit)
-        done = "its middle was scaled" if fit == "crop" else "it was stretched"
-        notes = (*notes, f"{done} to {size[0]} x {size[1]}")
-    padded = images.pad_to_multiple(shown, config.multiple)
+    if form.size is not None and extent != form.size:
+        shown = fitted(shown, form.size, form.fit)
+        done = "its middle was scaled" if form.fit == "crop" else "it was stretched"
+        notes = (*notes, f"{done} to {form.size[0]} x {form.size[1]}")
+    padded = images.pad_to_multiple(shown, form.multiple)
     return Sample(path, image.sha256, notes, extent, shown, padded)

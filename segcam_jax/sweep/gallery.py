@@ -17,7 +17,7 @@ from pathlib import Path
 from segcam_jax import _files
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.class_queries import ClassQuery
-from segcam_jax.networks.image_inputs import Fit, Report, read_sample
+from segcam_jax.networks.image_inputs import Fit, ImageForm, Report, read_sample
 from segcam_jax.networks.layers import check_map, find_layer
 from segcam_jax.networks.network import Network
 from segcam_jax.sweep import display, words
@@ -218,7 +218,7 @@ def _picture(
     notes: dict[str, None] = {}
     digest = ""
     for network in networks:
-        sample = read_sample(path, network, options.fit)
+        sample = read_sample(path, ImageForm.of(network, options.fit))
         digest = sample.sha256
         notes |= dict.fromkeys(sample.notes)
     for note in notes:

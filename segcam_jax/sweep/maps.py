@@ -20,7 +20,7 @@ from segcam_jax import _files
 from segcam_jax.engine import compiled_function
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.class_queries import Prediction, ResolvedClass
-from segcam_jax.networks.image_inputs import Sample, read_sample
+from segcam_jax.networks.image_inputs import ImageForm, Sample, read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.sweep import batch, display, run, words
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
@@ -87,7 +87,7 @@ def _predicted(picture: Picture, network: Network, options: GalleryOptions) -> P
 
 def _same(picture: Picture, network: Network, options: GalleryOptions) -> Sample:
     """The image, which must not have changed."""
-    sample = read_sample(picture.path, network, options.fit)
+    sample = read_sample(picture.path, ImageForm.of(network, options.fit))
     sample.check_same(picture.sha256)
     return sample
 

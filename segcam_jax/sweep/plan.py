@@ -17,7 +17,7 @@ from segcam_jax.networks.class_queries import (
     ResolvedClass,
     check_possible,
 )
-from segcam_jax.networks.image_inputs import read_sample
+from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.layers import check_map, default_layer, find_layer
 from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
@@ -206,7 +206,8 @@ def _check_queries(network: Network, options: ExplainOptions) -> None:
 
 def _cases(network: Network, path: Path, name: str, options: ExplainOptions) -> list[Case]:
     """The targets of one image; none where only the background is predicted, and not asked for."""
-    sample, queries = read_sample(path, network, options.fit), options.queries
+    sample = read_sample(path, ImageForm.of(network, options.fit))
+    queries = options.queries
     (height, width), (high, wide, channels) = sample.extent, sample.padded.shape
     notes = sample.notes
     if sample.padded.shape != sample.shown.shape:

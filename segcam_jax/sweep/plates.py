@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import viz
-from segcam_jax.networks.image_inputs import read_sample
+from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.sweep import words
 from segcam_jax.sweep.display import Display, display, in_words, is_signed
 from segcam_jax.sweep.figures import clipped, drawable, heading
@@ -92,7 +92,7 @@ def _row(
     kind: str,
     options: GalleryOptions,
 ) -> Row:
-    shown = read_sample(maps.picture.path, maps.network, options.fit).shown
+    shown = read_sample(maps.picture.path, ImageForm.of(maps.network, options.fit)).shown
     label, detail = _label(maps, about, kind)
     drawn = [displays.get(name) for name in options.methods]
     return Row(

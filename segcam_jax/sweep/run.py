@@ -16,7 +16,7 @@ from jaxtyping import Float
 from segcam_jax import _files, viz
 from segcam_jax.engine import Execution
 from segcam_jax.methods import MethodCall
-from segcam_jax.networks.image_inputs import read_sample
+from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.sweep import display, figures, plan as plan_module, store
 from segcam_jax.sweep.display import Display
@@ -95,7 +95,7 @@ def _explain_case(
     advance: Advance,
 ) -> dict[str, Any]:
     """Maps and figures of one image; returns its record."""
-    sample = read_sample(case.path, plan.network, plan.options.fit)
+    sample = read_sample(case.path, ImageForm.of(plan.network, plan.options.fit))
     sample.check_same(case.sha256)
     files = plan_module.case_files(case, pairs)
     target = case.target(plan.options)
