@@ -38,7 +38,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise _not_written(path, error) from None
+        raise not_written(path, error) from None
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `whole_file` gives; a process that died leaves some."""
+    return re.fullmatch(r"\.[0-9a-f]{8}\..+", name) is not None
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -71,7 +76,7 @@ def check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise _not_written(path, error) from None
+        raise not_written(path, error) from None
 
 
 def check_folder(path: Path) -> None:
@@ -80,7 +85,7 @@ def check_folder(path: Path) -> None:
         raise InputError(f"output {str(path)!r} is a file; give a folder")
 
 
-def _not_written(path: Path, error: OSError) -> FileError:
+def not_written(path: Path, error: OSError) -> FileError:
     """The one-line form of an operating system's refusal."""
     return FileError(f"{str(path)!r} cannot be written: {error.strerror or error}")
 

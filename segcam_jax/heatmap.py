@@ -280,6 +280,21 @@ def cropped_heatmap(
     return values
 
 
+def over_image(
+    raw: Float[np.ndarray, "*cells"], extent: tuple[int, ...], padded: tuple[int, ...]
+) -> Float[np.ndarray, "*shown"]:
+    """The cells of a raw map that lie over the image, of those over the padded image."""
+    sizes = zip(raw.shape, extent, padded, strict=True)
+    return raw[tuple(slice(0, -(-cells * small // large)) for cells, small, large in sizes)]
+
+
+def hidden_share(raw: Float[np.ndarray, "*cells"]) -> float:
+    """The share of a map's magnitude that is negative, which ReLU hides; 0 of a zero map."""
+    values = np.asarray(raw, np.float64)
+    total = np.abs(values).sum()
+    return float(np.abs(values[values < 0]).sum() / total) if total > 0 else 0.0
+
+
 def _check_values(values: np.ndarray, profile: Profile) -> None:
     """Raises `InputError` if a map is not finite; warns if a profile hides all of it."""
     if not np.isfinite(values).all():

@@ -20,6 +20,7 @@ from segcam_jax.data import nifti
 from segcam_jax.data.instances import Instance
 from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine import Execution
+from segcam_jax.runs.manifest import versions
 from segcam_jax.sweep import run, store
 from segcam_jax.sweep.context import (
     SAME_SPACING,
@@ -232,7 +233,7 @@ def _manifest(plan: ContextPlan, folder, command: Sequence[str]) -> dict[str, An
         "context": 1,
         "key": plan.key,
         "command": list(command),
-        "versions": run.versions(),
+        "versions": versions(),
         "device": run.device(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": run.weights_record(base.network),

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax.engine import compiled_function
-from segcam_jax.heatmap import cropped_heatmap, find_profile
+from segcam_jax.heatmap import cropped_heatmap, find_profile, hidden_share, over_image
 from segcam_jax.methods import METHODS
 from segcam_jax.sweep.words import percent
 
@@ -86,21 +86,6 @@ def check(profile: str) -> None:
     """Raises `InputError` if there is no such profile, and it is not `auto`."""
     if profile != AUTO:
         find_profile(profile)
-
-
-def over_image(
-    raw: Float[np.ndarray, "*cells"], extent: tuple[int, ...], padded: tuple[int, ...]
-) -> Float[np.ndarray, "*shown"]:
-    """The cells of a raw map that lie over the image, of those over the padded image."""
-    sizes = zip(raw.shape, extent, padded, strict=True)
-    return raw[tuple(slice(0, -(-cells * small // large)) for cells, small, large in sizes)]
-
-
-def hidden_share(raw: Float[np.ndarray, "*cells"]) -> float:
-    """The share of a map's magnitude that is negative, which ReLU hides; 0 of a zero map."""
-    values = np.asarray(raw, np.float64)
-    total = np.abs(values).sum()
-    return float(np.abs(values[values < 0]).sum() / total) if total > 0 else 0.0
 
 
 def is_signed(profile: str, hidden: Iterable[tuple[str, float]]) -> bool:

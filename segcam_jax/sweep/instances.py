@@ -26,6 +26,7 @@ from segcam_jax import _files
 from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.engine import Execution
+from segcam_jax.runs.manifest import versions
 from segcam_jax.sweep import peaks, portraits, run, saliency, store, volumes
 from segcam_jax.sweep.context import as_csv
 from segcam_jax.sweep.instance_plan import (
@@ -288,7 +289,7 @@ def _manifest(plan: InstancePlan, folder, wanted, command: Sequence[str]) -> dic
         "instances": 1,
         "key": plan.key,
         "command": list(command),
-        "versions": run.versions(),
+        "versions": versions(),
         "device": run.device(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "weights": run.weights_record(plan.network),

@@ -22,6 +22,7 @@ from segcam_jax.methods import METHODS
 from segcam_jax.networks.class_queries import Prediction, ResolvedClass
 from segcam_jax.networks.image_inputs import ImageForm, Sample, read_sample
 from segcam_jax.networks.network import Network
+from segcam_jax.runs.manifest import versions
 from segcam_jax.sweep import batch, display, run, words
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
@@ -181,7 +182,7 @@ def write_index(gallery: Gallery, folder: Path, command: Sequence[str]) -> list[
     values = {
         "gallery": _VERSION,
         "command": list(command),
-        "versions": run.versions(),
+        "versions": versions(),
         "device": run.device(),
         "options": dataclasses.asdict(gallery.options),
         "about_maps": "float32, signed and raw, at the resolution of the layer",

@@ -2,8 +2,6 @@
 
 import datetime
 import functools
-import importlib.metadata
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from segcam_jax.engine import Execution
 from segcam_jax.methods import MethodCall
 from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.network import Network
+from segcam_jax.runs.manifest import versions
 from segcam_jax.sweep import display, figures, plan as plan_module, store
 from segcam_jax.sweep.display import Display
 from segcam_jax.sweep.plan import Case, Pair, Plan
@@ -26,7 +25,6 @@ from segcam_jax.types import Explanation, InputError, counted
 
 MANIFEST_VERSION = 2
 Advance = Callable[[int, str], None]
-_PACKAGES = ("segcam-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "matplotlib")
 
 
 def run_plan(
@@ -238,17 +236,6 @@ def _background_record(plan: Plan) -> dict[str, Any] | None:
         return None
     label = plan.network.labels[found.index]
     return {"index": found.index, "label": label, "assumed": found.assumed}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
 
 
 def device() -> str:

@@ -1,0 +1,127 @@
+"""The folder of a run: whose it is, who else is at work in it, what dead processes have left.
+
+A process that writes holds a lock (`flock`) on the folder, shared with others of the same run, that
+goes when it dies. One that finds itself alone removes half-written files. Where a file system has
+no locks, those stay.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from segcam_jax import _files
+from segcam_jax.runs import table
+from segcam_jax.runs.manifest import FILE, Manifest, read_manifest
+from segcam_jax.types import FileError, InputError
+
+METADATA = "zarr.json"
+_GROUP = re.compile(r"[0-9]+(x[0-9]+)+")
+
+
+def open_folder(path: Path, manifest: Manifest, *, overwrite: bool) -> tuple[int, Manifest]:
+    """Makes the folder of a run, or finds out that it is that of the same run, and locks it.
+
+    Args:
+        path: the folder.
+        manifest: what makes the run; written where there is none.
+        overwrite: remove a run that is there, this one too; other files stay.
+
+    Returns:
+        The descriptor that holds the lock, and the manifest as it stands there.
+
+    Raises:
+        InputError: if it is a file, no run, or another run, and says how that differs; nothing is
+            touched then. If it is to be overwritten while a process writes it.
+        FileError: if it cannot be written.
+    """
+    _files.check_folder(path)
+    with written(path):
+        path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path, os.O_RDONLY)
+    try:
+        with written(path):
+            return folder, _entered(path, folder, manifest, overwrite)
+    except BaseException:
+        os.close(folder)
+        raise
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Says in one line which folder cannot be written."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        raise _files.not_written(path, error) from None
+
+
+def _entered(path: Path, folder: int, manifest: Manifest, overwrite: bool) -> Manifest:
+    file = path / FILE
+    while (alone := _lock(folder)) is False and not file.exists():
+        # Whoever was first has died before it could write it, or found a fault.
+        _lock_as(folder, "LOCK_UN")
+        time.sleep(0.01)
+    found = read_manifest(file) if file.exists() else None
+    others = [name for name in os.listdir(path) if not _files.is_temporary(name)]
+    if found is None and others:
+        raise InputError(f"output {str(path)!r} holds {min(others)!r} and is no run; give another")
+    if found is not None and overwrite:
+        if alone is False:
+            raise InputError(f"output {str(path)!r} is being written by another process")
+        _clear(path)
+        found = None
+    if found is not None and (said := found.difference(manifest)):
+        raise InputError(
+            f"output {str(path)!r} holds another run: {said}; give another folder, or --overwrite"
+        )
+    if alone:
+        for place, _, names in os.walk(path):
+            for name in filter(_files.is_temporary, names):
+                os.unlink(os.path.join(place, name))
+    if found is None:
+        _files.write_bytes(file, manifest.encode())
+    if alone:
+        _lock_as(folder, "LOCK_SH")
+    return found or manifest
+
+
+def _clear(path: Path) -> None:
+    """Removes a run; what is not of a run stays. The manifest goes last, so that one can go on."""
+    for name in os.listdir(path):
+        if _GROUP.fullmatch(name) and (path / name / METADATA).exists():
+            shutil.rmtree(path / name)
+    for part in (path / table.FOLDER).glob("*.parquet"):
+        part.unlink()
+    (path / METADATA).unlink(missing_ok=True)
+    (path / FILE).unlink()
+
+
+def _lock(folder: int) -> bool | None:
+    """Locks a folder: True: for this process alone; False: with others; None: there are no locks.
+
+    Whoever is not alone waits here while another is.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        _lock_as(folder, "LOCK_SH")
+        return False
+    except OSError:
+        return None
+
+
+def _lock_as(folder: int, name: str) -> None:
+    import fcntl
+
+    fcntl.flock(folder, getattr(fcntl, name))

@@ -1,0 +1,233 @@
+"""What made a run: `manifest.json`, read back as a whole or refused in one line."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import segcam_jax
+from segcam_jax import _files
+from segcam_jax.networks.image_inputs import Fit, ImageForm
+from segcam_jax.networks.network import Background, Network
+from segcam_jax.outputs import Meaning
+from segcam_jax.types import InputError, shortened
+
+FILE = "manifest.json"
+FORMAT = 1
+_PACKAGES = (
+    *("segcam-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "matplotlib"),
+    *("polars", "zarr"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkRecord:
+    """Which network was explained, and all that figures ask of it.
+
+    Attributes:
+        given: as it was named.
+        absolute: its file.
+        sha256: of its weights, or of a user's own source and parameters.
+        model: its name in the library.
+        title: what figures call it.
+        labels: a name for every class.
+        classifies: whether it classifies whole images.
+        background: the class that is explained only when asked for.
+        meaning: of its output.
+        images: in which form it takes images.
+    """
+
+    given: str
+    absolute: str
+    sha256: str
+    model: str
+    title: str
+    labels: tuple[str, ...]
+    classifies: bool
+    background: Background | None
+    meaning: Meaning
+    images: ImageForm
+
+    @classmethod
+    def of(cls, network: Network, fit: Fit) -> "NetworkRecord":
+        """What there is to say of a network of images, which are brought to its size by `fit`."""
+        return cls(
+            given=network.spec.words,
+            absolute=str(network.path.resolve()),
+            sha256=network.sha256,
+            model=network.model.name,
+            title=network.title,
+            labels=tuple(network.labels),
+            classifies=network.classifies,
+            background=network.background,
+            meaning=network.meaning,
+            images=ImageForm.of(network, fit),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """The images of a run.
+
+    Attributes:
+        words: as they were given.
+        items: how many there are.
+        digest: of the list of their names, and of what is explained of each.
+    """
+
+    words: tuple[str, ...]
+    items: int
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a run has come to.
+
+    Attributes:
+        items: images.
+        explanations: maps.
+        failures: targets without maps, each with its reason in the table.
+        programs: compiled programs that the maps were made by.
+    """
+
+    items: int
+    explanations: int
+    failures: int
+    programs: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What made a run; the same for each process that writes it.
+
+    Attributes:
+        format: of manifest and store.
+        version: of this library.
+        key: a digest of all that determines the run: equal keys give equal maps.
+        options: all that was said, by the words of the command line.
+        network: that is explained.
+        source: its images.
+        items_per_shard: images that are computed and stored together.
+        targets: rows of an image.
+        versions: of Python and of the packages that results depend on.
+        finished: None until all shards are there.
+    """
+
+    format: int = FORMAT
+    version: str
+    key: str
+    options: Mapping[str, Any]
+    network: NetworkRecord
+    source: Source
+    items_per_shard: int
+    targets: int
+    versions: Mapping[str, str]
+    finished: Finished | None = None
+
+    @classmethod
+    def of(
+        cls,
+        options: Mapping[str, Any],
+        network: NetworkRecord,
+        source: Source,
+        *,
+        items_per_shard: int,
+        targets: int,
+    ) -> "Manifest":
+        """The manifest of a run by this version of the library."""
+        values = {
+            "version": segcam_jax.__version__,
+            "options": options,
+            "network": network,
+            "source": source,
+            "items_per_shard": items_per_shard,
+            "targets": targets,
+        }
+        key = _files.key_of(_facts(msgspec.to_builtins(values)))
+        return cls(key=key, versions=versions(), **values)
+
+    def difference(self, other: "Manifest") -> str:
+        """The first thing by which another run differs from this one, in words; empty if none."""
+        mine, others = (_facts(msgspec.to_builtins(each)) for each in (self, other))
+        for name in {**mine, **others}:
+            there, here = (json.dumps(each.get(name)) for each in (mine, others))
+            if there != here:
+                return f"{name} is {shortened(there)} there, and {shortened(here)} here"
+        return ""
+
+    def encode(self) -> bytes:
+        """The manifest as JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads a manifest.
+
+    Raises:
+        InputError: if it does not exist, is of another form, has unknown keys, or values of other
+            types; says where.
+    """
+    origin = f"manifest {str(path)!r}"
+    try:
+        values = msgspec.json.decode(_files.read_bytes(path))
+    except msgspec.DecodeError as error:
+        raise InputError(f"{origin} is no JSON: {error}") from None
+    if not isinstance(values, dict) or "format" not in values:
+        raise InputError(f"{origin} is not that of a run")
+    if values["format"] != FORMAT:
+        raise InputError(
+            f"{origin} is of form {values['format']!r}, which another version of segcam_jax "
+            f"wrote; this one reads form {FORMAT}"
+        )
+    try:
+        manifest = msgspec.convert(values, Manifest)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{origin}: {str(error)[:1].lower()}{str(error)[1:]}") from None
+    if unknown := _unknown(values, msgspec.to_builtins(manifest)):
+        raise InputError(f"{origin} has the unknown key {unknown!r}")
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All that determines a run, by what it is called; what is told first comes first."""
+    network, source = values["network"], values["source"]
+    told = ("labels", "classifies", "background", "meaning", "images")
+    return {
+        "the version of segcam_jax": values["version"],
+        **{f"the option {name!r}": each for name, each in values["options"].items()},
+        "the digest of the weights": network["sha256"],
+        **{f"the network's {name!r}": network[name] for name in told},
+        "the number of images": source["items"],
+        "the digest of the images": source["digest"],
+        "the number of images of a shard": values["items_per_shard"],
+        "the number of targets of an image": values["targets"],
+    }
+
+
+def _unknown(given: Any, known: Any, path: str = "") -> str:
+    """The first key of nested values that was not taken over; empty if there is none."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, value in given.items():
+            here = f"{path}.{key}" if path else key
+            if key not in known:
+                return here
+            if found := _unknown(value, known[key], here):
+                return found
+    return ""

@@ -1,0 +1,306 @@
+"""A run on disk: arrays that any Zarr reader opens, and a table whose parts say what is finished.
+
+    run.zarr/                  a Zarr v3 group
+      manifest.json            what made it
+      items/00012.parquet      the rows of shard 12; put in place last
+      64x64/                   a group per extent of images
+        map.bottleneck         (row, method.bottleneck, y.bottleneck, x.bottleneck)
+
+Item `i`, target `t` is row `i * targets + t` of every array and of the table. A shard of items is
+one object of each array, written whole and once, by one process: nothing grows, and nobody waits.
+Rows that have another extent, or failed, are never written and read as the fill value. A part of
+the table names the objects of its shard with their sizes: one that is lost or cut off is noticed.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+from zarr.storage import MemoryStore
+
+from segcam_jax import _files
+from segcam_jax.runs import table
+from segcam_jax.runs.folder import METADATA, open_folder, written
+from segcam_jax.runs.manifest import FILE, Finished, Manifest
+from segcam_jax.runs.table import Part, part_file, read_part
+from segcam_jax.types import InputError
+
+_CHUNK = 4 * 2**20  # bytes of an inner chunk, before compression
+_FILLS = {"f": np.nan, "i": -1, "u": 0, "b": False}
+
+
+class ItemFile(Protocol):
+    """A file as it is now; it has no size and no time if it is not there."""
+
+    @property
+    def path(self) -> str:
+        """As it was listed."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """Bytes."""
+        ...
+
+    @property
+    def mtime_ns(self) -> int | None:
+        """When it was written."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variable:
+    """Values of an array for some rows or items.
+
+    Attributes:
+        name: of the array, for example `map.bottleneck`.
+        dims: names of its axes; the first is `"row"` or `"item"`, and those of one name are equally
+            long in all arrays of a group.
+        values: the first axis is that of the block's `rows`.
+        attributes: of the array, as JSON holds them. What a method computed has `tap`, the layer,
+            and `method`, or `methods`: what lies along the second axis.
+        fill: what rows that are not written read as; None: NaN, -1, 0 (unsigned) or False.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    values: np.ndarray
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fill: Any = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """What was computed of some rows (or items) of one extent.
+
+    Attributes:
+        group: the extent, for example `64x64`.
+        rows: their places along the arrays' first axis.
+        variables: the values; in all blocks of a group the same ones, in the same order.
+    """
+
+    group: str
+    rows: np.ndarray
+    variables: tuple[Variable, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Piece:
+    """Values of an array for some rows, and the variable's place in its block."""
+
+    place: int
+    rows: np.ndarray
+    variable: Variable
+
+
+class Store:
+    """A run that is being written, by one thread of a process.
+
+    Attributes:
+        path: its folder.
+        manifest: what makes it, as it stands in the folder.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, folder: int):
+        self.path, self.manifest, self._folder = path, manifest, folder
+        # Zarr encodes into memory: files are written whole by `_files`, and Zarr does not read an
+        # object, broken or not, in order to keep what is not written of it.
+        self._objects: dict[str, Any] = {}
+        self._memory = MemoryStore(self._objects)
+        self._arrays: dict[str, zarr.Array] = {}
+        self._lengths: dict[tuple[str, str], int] = {}
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike, manifest: Manifest, *, overwrite: bool = False
+    ) -> "Store":
+        """Makes the folder of a run, or opens that of the same run to go on with it.
+
+        Arguments and errors are those of `folder.open_folder`.
+        """
+        folder, found = open_folder(Path(path), manifest, overwrite=overwrite)
+        return cls(Path(path), found, folder)
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return -(-self.manifest.source.items // self.manifest.items_per_shard)
+
+    def finished(
+        self,
+        shard: int,
+        files: Sequence[ItemFile],
+        *,
+        digest: Callable[[ItemFile], str] | None = None,
+    ) -> bool:
+        """Whether a shard is there as it was written, and of the files as they are now.
+
+        Args:
+            shard: its number.
+            files: of its items, in order.
+            digest: reads the SHA-256 of a file, which is compared too; None trusts path, size and
+                time.
+        """
+        part = read_part(part_file(self.path, shard))
+        if part is None or part.broken(self.path) is not None:
+            return False
+        rows = {row["item"]: row for row in part.table.iter_rows(named=True)}
+        for item, file in enumerate(files, shard * self.manifest.items_per_shard):
+            row, facts = rows.get(item), (file.path, file.size, file.mtime_ns)
+            if row is None or (row["path"], row["size"], row["mtime_ns"]) != facts:
+                return False
+            if digest is not None and row["sha256"] and row["sha256"] != digest(file):
+                return False
+        return True
+
+    def write(self, shard: int, blocks: Sequence[Block], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes a shard: its arrays, and last its part of the table.
+
+        Args:
+            shard: its number.
+            blocks: all that was computed of it, in any order.
+            rows: of the table (`table.COLUMNS`), one for every target of every item, in any order.
+
+        Raises:
+            FileError: if something cannot be written; the shard is then not finished.
+        """
+        pieces: dict[str, list[_Piece]] = {}
+        for block in blocks:
+            for place, each in enumerate(block.variables):
+                name = f"{block.group}/{node(each.name)}"
+                pieces.setdefault(name, []).append(_Piece(place, block.rows, each))
+        file, objects = part_file(self.path, shard), {}
+        with written(self.path):
+            if self.manifest.finished is not None:
+                self._write_manifest(None)
+            file.unlink(missing_ok=True)
+            for name in sorted(pieces):
+                self._encode(shard, name, pieces[name])
+                sizes = self._flush()
+                # Coordinates are written besides, with the first shard of a process.
+                objects |= {key: sizes[key] for key in sizes if key.startswith(f"{name}/")}
+            _files.write_bytes(file, Part.of(rows, objects).encode())
+
+    def _encode(self, shard: int, name: str, pieces: Sequence[_Piece]) -> None:
+        """Encodes a shard of an array in memory; Zarr makes no object of fill values alone."""
+        targets = {"row": self.manifest.targets, "item": 1}[pieces[0].variable.dims[0]]
+        size = self.manifest.items_per_shard * targets
+        total, start = self.manifest.source.items * targets, shard * size
+        if name not in self._arrays:
+            self._arrays[name] = self._made(name, pieces[0], total, size)
+        array = self._arrays[name]
+        shape = (min(size, total - start), *array.shape[1:])
+        values = np.full(shape, array.fill_value, array.dtype)
+        for piece in pieces:
+            places = piece.rows - start
+            assert ((places >= 0) & (places < len(values))).all(), f"{name}: rows of another shard"
+            values[places] = piece.variable.values
+        array[start : start + len(values)] = values
+
+    def _made(self, name: str, piece: _Piece, total: int, size: int) -> zarr.Array:
+        """An array of `total` rows, `size` of them in a shard, and the coordinate of methods."""
+        some, group = piece.variable, name.partition("/")[0]
+        shape, dims = some.values.shape[1:], [node(dim) for dim in some.dims]
+        for dim, length in zip(dims[1:], shape, strict=True):
+            known = self._lengths.setdefault((group, dim), length)
+            assert known == length, f"{name}: axis {dim!r} has {length} places, elsewhere {known}"
+        most = _CHUNK // max(1, math.prod(shape) * some.values.dtype.itemsize)
+        chunk = max(n for n in range(1, size + 1) if size % n == 0 and n <= max(1, most))
+        if methods := some.attributes.get("methods"):
+            axis = zarr.create_array(
+                self._memory,
+                name=f"{group}/{dims[1]}",
+                shape=(len(methods),),
+                dtype=str,
+                dimension_names=dims[1:2],
+                overwrite=True,
+            )
+            axis[:] = np.array(methods, np.dtypes.StringDType())
+        return zarr.create_array(
+            self._memory,
+            name=name,
+            shape=(total, *shape),
+            dtype=some.values.dtype,
+            chunks=(chunk, *shape),
+            shards=(size, *shape),
+            fill_value=_FILLS[some.values.dtype.kind] if some.fill is None else some.fill,
+            dimension_names=dims,
+            attributes={"name": some.name, "place": piece.place, **some.attributes},
+        )
+
+    def _flush(self) -> dict[str, int]:
+        """Writes what Zarr has encoded; returns the sizes of the objects that hold values.
+
+        Raises:
+            InputError: if an array of that name is there, and is another one.
+        """
+        sizes = {}
+        for name in list(self._objects):
+            data, path = self._objects[name].to_bytes(), self.path / name
+            there = _files.read_json(path) if path.name == METADATA else None
+            if there is None:
+                _files.write_bytes(path, data)
+            elif there != json.loads(data):
+                raise InputError(
+                    f"{str(path)!r} describes another array than this run's, or another version of "
+                    "zarr wrote it; give another folder, or --overwrite"
+                )
+            if path.name != METADATA:
+                sizes[name] = len(data)
+            del self._objects[name]
+        return sizes
+
+    def finish(self) -> Manifest | None:
+        """Writes the manifest again, with what the run has come to, if all its shards are there.
+
+        Returns:
+            The manifest; None if shards are missing.
+        """
+        maps = failures = 0
+        programs: set[str] = set()
+        for shard in range(self.shards):
+            part = read_part(part_file(self.path, shard))
+            if part is None:
+                return None
+            maps += sum(c.count() for c in part.table.iter_columns() if c.name.endswith(table.MAX))
+            failures += part.table["error"].count()
+            programs |= {
+                p for names in part.table["program"].drop_nulls() for p in names.split("; ")
+            }
+        found = Finished(
+            items=self.manifest.source.items,
+            explanations=maps,
+            failures=failures,
+            programs=len(programs),
+        )
+        with written(self.path):
+            self._write_manifest(found)
+        return self.manifest
+
+    def _write_manifest(self, finished: Finished | None) -> None:
+        self.manifest = dataclasses.replace(self.manifest, finished=finished)
+        _files.write_bytes(self.path / FILE, self.manifest.encode())
+
+    def close(self) -> None:
+        """Gives the folder back."""
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def node(name: str) -> str:
+    """A variable's name as that of a Zarr array, where a slash would open a group."""
+    return _files.file_name(urllib.parse.quote(name, safe=""))

@@ -1,0 +1,210 @@
+"""A run as it is read: its table, maps and masks, from its folder alone.
+
+run = open_store("run.zarr")
+run.table.filter(polars.col("class") == "cat")     # one row per image and target
+run.map(17, "bottleneck", "grad_cam")              # signed and raw, at the layer's resolution
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+import zarr
+from jaxtyping import Bool, Float, Int
+
+from segcam_jax import _files
+from segcam_jax.runs.folder import METADATA
+from segcam_jax.runs.manifest import FILE, read_manifest
+from segcam_jax.runs.store import node
+from segcam_jax.runs.table import COLUMNS, FOLDER, Part, read_part
+from segcam_jax.types import InputError, nearest_first
+
+_MAP = "map"
+
+
+def open_store(path: str | os.PathLike) -> "StoredRun":
+    """Opens a run that was stored, finished or not.
+
+    Raises:
+        InputError: if it is none, or another version's.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        said = "is a file" if path.exists() else "does not exist"
+        raise InputError(f"run {str(path)!r} {said}; give the folder of a run")
+    if not (path / FILE).is_file():
+        raise InputError(f"{str(path)!r} is no run: it holds no {FILE}")
+    return StoredRun(path)
+
+
+class StoredRun:
+    """A stored run, read.
+
+    Attributes:
+        path: its folder.
+        manifest: what made it.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.manifest = path, read_manifest(path / FILE)
+        self._arrays: dict[str, zarr.Array | None] = {}
+        self._whole: set[int] = set()
+
+    @functools.cached_property
+    def _parts(self) -> Mapping[int, Part]:
+        found = {}
+        for file in sorted((self.path / FOLDER).glob("*.parquet")):
+            part = read_part(file)
+            if part is None:
+                raise InputError(f"{str(file)!r} is cut off; the same command computes it again")
+            found[int(file.stem)] = part
+        return found
+
+    @functools.cached_property
+    def table(self) -> polars.DataFrame:
+        """All rows that are there, in order: `table.COLUMNS`, and two numbers for each map."""
+        tables = [part.table for part in self._parts.values()]
+        if not tables:
+            return polars.DataFrame(schema=dict(COLUMNS))
+        return polars.concat(tables, how="diagonal").sort("row")
+
+    @functools.cached_property
+    def names(self) -> Mapping[int, str]:
+        """A name for each image, by its number: its file's; several of one name are numbered."""
+        seen = self.table.unique("item", keep="first", maintain_order=True)
+        paths = [Path(path.replace(".zarr#", "-")) for path in seen["path"]]
+        return dict(zip(seen["item"], _files.names_of(paths), strict=True))
+
+    def row(self, number: int) -> dict[str, Any]:
+        """A row of the table.
+
+        Raises:
+            InputError: if it is not there.
+        """
+        found = self.table.filter(polars.col("row") == number)
+        if not len(found):
+            rows = self.manifest.source.items * self.manifest.targets
+            said = "is not computed yet" if 0 <= number < rows else f"is none of 0 to {rows - 1}"
+            raise InputError(f"{str(self.path)!r}: row {number} {said}")
+        return found.row(0, named=True)
+
+    @functools.cached_property
+    def _places(self) -> Mapping[tuple[str, str, str], tuple[str, tuple[int, ...]]]:
+        """Which array holds what (`"map"`, ...) of which tap and method, and where along its axis.
+
+        All extents of a run have the same arrays, those of a tap in the order of the run.
+        """
+        for group in self.table["extent"].drop_nulls().unique(maintain_order=True):
+            found = [
+                self._array(group, file.parent.name)
+                for file in (self.path / group).glob(f"*/{METADATA}")
+            ]
+            attributes: list[Any] = [dict(array.attrs) for array in found if array is not None]
+            about = sorted((a for a in attributes if "tap" in a), key=lambda a: a["place"])
+            if about:
+                return {
+                    (each["name"].partition(".")[0], each["tap"], method): (each["name"], index)
+                    for each in about
+                    for method, index in _along(each)
+                }
+        return {}
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The layers that maps are of, as they follow each other in the run."""
+        return tuple(dict.fromkeys(tap for kind, tap, _ in self._places if kind == _MAP))
+
+    def methods(self, tap: str) -> tuple[str, ...]:
+        """The methods whose maps of a layer there are.
+
+        Raises:
+            InputError: if there are none of that layer.
+        """
+        found = tuple(name for kind, at, name in self._places if (kind, at) == (_MAP, tap))
+        if not found:
+            near = ", ".join(nearest_first(tap, self.taps)) or "none at all"
+            raise InputError(f"{str(self.path)!r} has no maps at {tap!r}; it has {near}")
+        return found
+
+    def map(self, row: int, tap: str, method: str) -> Float[np.ndarray, "u v"]:
+        """The raw map of a row, which covers the padding too.
+
+        Raises:
+            InputError: if there is none, or its file was lost.
+        """
+        found = self._of_method(row, _MAP, tap, method)
+        assert found is not None
+        return found
+
+    def attribution(self, row: int, tap: str, method: str) -> Float[np.ndarray, "u v c"] | None:
+        """A map by channel, of methods that have one; raises as `map`."""
+        return self._of_method(row, "attribution", tap, method)
+
+    def weights(self, row: int, tap: str, method: str) -> Float[np.ndarray, "c"] | None:
+        """The weights of the channels, of methods that have them; raises as `map`."""
+        return self._of_method(row, "weight", tap, method)
+
+    def drops(self, row: int, tap: str, method: str) -> Float[np.ndarray, "c"] | None:
+        """How far the score falls without each channel, of methods that ask; raises as `map`."""
+        return self._of_method(row, "drop", tap, method)
+
+    def region(self, row: int) -> Bool[np.ndarray, "h w"] | None:
+        """The explained pixels; None of a classifier."""
+        return self._values(row, "region")
+
+    def prediction(self, row: int) -> Int[np.ndarray, "h w"] | None:
+        """The predicted class of each pixel, -1 where there is none; None of a classifier."""
+        return self._values(row, "prediction")
+
+    def image(self, item: int) -> Float[np.ndarray, "h w c"] | None:
+        """The image as it was explained, without padding; None where images are not stored."""
+        seen = self.table.filter(polars.col("item") == item, polars.col("extent").is_not_null())
+        return self._at(item, seen.row(0, named=True), "image") if len(seen) else None
+
+    def _of_method(self, row: int, kind: str, tap: str, method: str) -> np.ndarray | None:
+        names = self.methods(tap)
+        if method not in names:
+            near = ", ".join(nearest_first(method, names))
+            raise InputError(f"{str(self.path)!r} has no {method!r} at {tap}; it has {near}")
+        if (kind, tap, method) not in self._places:
+            return None
+        name, index = self._places[kind, tap, method]
+        values = self._values(row, name, *index)
+        return None if values is None or np.isnan(values).all() else values
+
+    def _values(self, row: int, name: str, *index: int) -> np.ndarray | None:
+        """Values of a row; None where the run has no such array."""
+        about = self.row(row)
+        if about["error"] is not None:
+            raise InputError(f"row {row} ({about['path']}) has no results: {about['error']}")
+        return self._at(row, about, name, *index)
+
+    def _at(self, place: int, about: Mapping[str, Any], name: str, *index: int) -> Any:
+        array = self._array(about["extent"], node(name))
+        if array is None:
+            return None
+        shard = about["item"] // self.manifest.items_per_shard
+        if shard not in self._whole and (lost := self._parts[shard].broken(self.path)):
+            raise InputError(
+                f"{str(self.path / lost)!r} was lost or cut off; the same command computes it again"
+            )
+        self._whole.add(shard)
+        return np.asarray(array[(place, *index)])
+
+    def _array(self, group: str, name: str) -> zarr.Array | None:
+        key = f"{group}/{name}"
+        if key not in self._arrays:
+            there = (self.path / key / METADATA).is_file()
+            self._arrays[key] = zarr.open_array(self.path, path=key, mode="r") if there else None
+        return self._arrays[key]
+
+
+def _along(attributes: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    """The methods of an array, and where each lies along its second axis, if it has one of them."""
+    if "method" in attributes:
+        return [(attributes["method"], ())]
+    return [(name, (index,)) for index, name in enumerate(attributes.get("methods", ()))]
