@@ -30,9 +30,9 @@ FLOORS = {
     "networks": 5,
     "runs": 6,
     "reports": 7,
-    "sweep": 7,
-    "cli": 8,
-    "__main__": 9,
+    "sweep": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 # Within a floor, which other rooms a room may use.
 NEIGHBOURS = {

@@ -7,8 +7,10 @@ import pytest
 
 import segcam_jax
 from segcam_jax import cli
-from segcam_jax.sweep import display, plates
-from segcam_jax.sweep.display import Display
+from segcam_jax.heatmap import hidden_share, over_image
+from segcam_jax.reports import display
+from segcam_jax.reports.display import Display
+from segcam_jax.sweep import plates
 from tests import own_networks
 
 # What was drawn as one bright dot of importance 1.
@@ -51,20 +53,20 @@ def run(*arguments):
 
 
 def shown(raw, method="grad_cam", profile=display.AUTO, **options):
-    hidden = display.hidden_share(raw)
+    hidden = hidden_share(raw)
     signed = display.is_signed(profile, [(method, hidden)])
     return display.display(raw, method, profile=profile, signed=signed, **{**EVEN, **options})
 
 
 def test_the_share_that_relu_hides():
-    assert display.hidden_share(DOT) == pytest.approx(15 * 0.92 / (15 * 0.92 + 0.02))
-    assert display.hidden_share(-DOT) == pytest.approx(0.02 / (15 * 0.92 + 0.02))
-    assert display.hidden_share(np.array([3.0, -1.0, 0.0])) == 0.25
-    assert display.hidden_share(np.zeros((2, 2))) == 0
+    assert hidden_share(DOT) == pytest.approx(15 * 0.92 / (15 * 0.92 + 0.02))
+    assert hidden_share(-DOT) == pytest.approx(0.02 / (15 * 0.92 + 0.02))
+    assert hidden_share(np.array([3.0, -1.0, 0.0])) == 0.25
+    assert hidden_share(np.zeros((2, 2))) == 0
     # Cells of padding, at the bottom and the right, do not count.
     padded = np.array([[1.0, -9.0], [-9.0, -9.0]])
-    assert display.hidden_share(display.over_image(padded, (4, 4), (8, 8))) == 0
-    assert display.over_image(padded, (5, 4), (8, 8)).shape == (2, 1)
+    assert hidden_share(over_image(padded, (4, 4), (8, 8))) == 0
+    assert over_image(padded, (5, 4), (8, 8)).shape == (2, 1)
 
 
 def test_a_map_of_negative_evidence_is_drawn_with_its_sign():

@@ -13,7 +13,8 @@ from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.networks import image_inputs
 from segcam_jax.networks.open import open_network, open_networks
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
-from segcam_jax.sweep import maps, words as words_module
+from segcam_jax.reports import words as words_module
+from segcam_jax.sweep import maps
 from segcam_jax.types import InputError
 from tests import own_networks
 

@@ -17,6 +17,8 @@ from segcam_jax.types import InputError, SegcamError, nearest_first
 _COMMANDS = {
     "demo": "show what the library does, on networks and images that it ships",
     "explain": "explain what a network says of images: maps, figures, a manifest",
+    "show": "look at a stored run: its table, its images, the best and the worst",
+    "export": "write a stored run as PNG, .npy and CSV files",
     "gallery": "compare models, layers and methods on photographs, in one figure each",
     "embed": "map a folder of images by a layer's activations: PCA and t-SNE",
     "plan": "tell what explain would do with the same arguments, and what it would cost",
@@ -54,6 +56,8 @@ _LISTS = (
     "--modalities",
     "--group",
     "--roi",
+    "--what",
+    "--items",
 )
 _INTERRUPTED, _FAULT, _CLOSED_PIPE = 130, 2, 141
 
@@ -145,6 +149,14 @@ def _run(given: list[str]) -> int:
             from segcam_jax.cli.explain import explain
 
             explain(command, ["segcam", *given])
+        case commands.Show():
+            from segcam_jax.cli.stores import show
+
+            show(command)
+        case commands.Export():
+            from segcam_jax.cli.stores import export
+
+            export(command)
         case commands.Gallery():
             from segcam_jax.cli.gallery import gallery
 

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -57,6 +57,76 @@ class Evaluate:
     profile: str = "segcam_jax"
     devices: int = 1
     json: MaybeFile = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Look at a stored run: what it holds, one image, the first by a column; as figures too.
+
+    For example:
+
+      segcam show run.zarr --out first.png
+
+      segcam show run.zarr --item 17 --out item.png
+
+      segcam show run.zarr --worst score --count 4 --out worst.png
+
+    The network is not run again: figures are drawn from the stored maps, and from the files of the
+    images, which must not have changed.
+
+    Attributes:
+        run: The folder of the run.
+        item: One image, by its number in the run, its name or its file.
+        best: A column of the table: the results with its largest values.
+        worst: Likewise, with its smallest values.
+        count: How many results are listed and drawn.
+        out: Draw it, to a file of this name; several targets of an image, or best and worst, to
+            files of similar names.
+        profile: As in `segcam explain`.
+        smoothing: Likewise.
+        colormap: Likewise.
+    """
+
+    run: tyro.conf.Positional[Path]
+    item: Annotated[str | None, optional("N|NAME")] = None
+    best: Annotated[str | None, optional("COLUMN")] = None
+    worst: Annotated[str | None, optional("COLUMN")] = None
+    count: int = 8
+    out: MaybeFile = None
+    profile: str = "auto"
+    smoothing: float = 0.0
+    colormap: MaybeName = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a stored run as files: a PNG and a .npy array per map, and a table.
+
+    For example:
+
+      segcam export run.zarr --out files
+
+      segcam export run.zarr --out files --what png --items 0-9 cat
+
+    Attributes:
+        run: The folder of the run.
+        out: The folder of the files.
+        what: png: figures; npy: raw maps; csv: the table of all images, items.csv.
+        items: Images by number, range of numbers (10-19), name or file. Default: all.
+        profile: As in `segcam explain`.
+        smoothing: Likewise.
+        colormap: Likewise.
+        overwrite: Write over files that are there.
+    """
+
+    run: tyro.conf.Positional[Path]
+    out: Path
+    what: tuple[Literal["png", "npy", "csv"], ...] = ("png", "npy", "csv")
+    items: Names = ()
+    profile: str = "auto"
+    smoothing: float = 0.0
+    colormap: MaybeName = None
+    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +193,8 @@ class Convert:
 COMMANDS = {
     "demo": Demo,
     "explain": Explain,
+    "show": Show,
+    "export": Export,
     "gallery": Gallery,
     "embed": Embed,
     "plan": Plan,
@@ -137,7 +209,20 @@ COMMANDS = {
 
 def parse(
     name: str, arguments: Sequence[str]
-) -> Demo | Explain | Gallery | Embed | Layers | Methods | Evaluate | Convert | Instances | Context:
+) -> (
+    Demo
+    | Explain
+    | Show
+    | Export
+    | Gallery
+    | Embed
+    | Layers
+    | Methods
+    | Evaluate
+    | Convert
+    | Instances
+    | Context
+):
     """Reads the options of a command.
 
     Raises:

@@ -19,9 +19,9 @@ from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSampl
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
+from segcam_jax.reports.figures import own_scale
 from segcam_jax.sweep import batch, store
 from segcam_jax.sweep.bias import BiasStudy, regions_of, study_of_maps
-from segcam_jax.sweep.figures import own_scale
 
 BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
 TITLES = {BIASED: "biased network", UNBIASED: "unbiased network"}

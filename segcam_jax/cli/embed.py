@@ -17,9 +17,9 @@ from segcam_jax.networks.layers import find_layer
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
+from segcam_jax.reports.figures import drawable
 from segcam_jax.sweep import embedding
 from segcam_jax.sweep.embedding import Projection
-from segcam_jax.sweep.figures import drawable
 from segcam_jax.sweep.gallery import slug
 from segcam_jax.types import InputError, nearest_first
 from segcam_jax.viz.scatter import scatter

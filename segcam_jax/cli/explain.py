@@ -15,11 +15,11 @@ from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
+from segcam_jax.reports.words import percent, short
 from segcam_jax.sweep import options as options_module, store
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.sweep.plan import Plan, make_plan
 from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
-from segcam_jax.sweep.words import percent, short
 from segcam_jax.types import InputError, counted, shortened
 
 _NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat", "measure")

@@ -14,7 +14,8 @@ from segcam_jax.networks import image_inputs
 from segcam_jax.networks.class_queries import parse_queries
 from segcam_jax.networks.open import open_networks
 from segcam_jax.networks.spec import OpenOptions, Said
-from segcam_jax.sweep import display, gallery as sweep_gallery, maps, plates, words
+from segcam_jax.reports import display, words
+from segcam_jax.sweep import gallery as sweep_gallery, maps, plates
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.types import InputError, shortened

@@ -20,7 +20,7 @@ from segcam_jax.networks.class_queries import ClassQuery
 from segcam_jax.networks.image_inputs import Fit, ImageForm, Report, read_sample
 from segcam_jax.networks.layers import check_map, find_layer
 from segcam_jax.networks.network import Network
-from segcam_jax.sweep import display, words
+from segcam_jax.reports import display, words
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, SegcamError

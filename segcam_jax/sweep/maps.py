@@ -18,12 +18,14 @@ from jaxtyping import Float
 
 from segcam_jax import _files
 from segcam_jax.engine import compiled_function
+from segcam_jax.heatmap import hidden_share, over_image
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.class_queries import Prediction, ResolvedClass
 from segcam_jax.networks.image_inputs import ImageForm, Sample, read_sample
 from segcam_jax.networks.network import Network
+from segcam_jax.reports import display, words
 from segcam_jax.runs.manifest import versions
-from segcam_jax.sweep import batch, display, run, words
+from segcam_jax.sweep import batch, run
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.taps import Split
@@ -145,8 +147,7 @@ def _computed(maps: Maps, prediction: Prediction, options: GalleryOptions) -> by
             name: display.why_zero(raw, name) for name, raw in arrays.items() if not raw.any()
         },
         "relu_hides": {
-            name: display.hidden_share(display.over_image(raw, extent, padded))
-            for name, raw in arrays.items()
+            name: hidden_share(over_image(raw, extent, padded)) for name, raw in arrays.items()
         },
         "score": float(score),
         "score_is": "difference of " + of if isinstance(target, Difference) else of,

@@ -12,7 +12,7 @@ from segcam_jax.networks.class_queries import ClassQuery, parse_queries
 from segcam_jax.networks.image_inputs import Fit
 from segcam_jax.networks.regions import Region
 from segcam_jax.networks.spec import OpenOptions, Said
-from segcam_jax.sweep import display
+from segcam_jax.reports import display
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Of
 from segcam_jax.types import InputError, Outputs, nearest_first

@@ -21,7 +21,8 @@ from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.layers import check_map, default_layer, find_layer
 from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep import options as options_module, store, words
+from segcam_jax.reports import words
+from segcam_jax.sweep import options as options_module, store
 from segcam_jax.sweep.options import ExplainOptions
 from segcam_jax.types import InputError, SegcamError, TargetError
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from segcam_jax import viz
 from segcam_jax.networks.image_inputs import ImageForm, read_sample
-from segcam_jax.sweep import words
-from segcam_jax.sweep.display import Display, display, in_words, is_signed
-from segcam_jax.sweep.figures import clipped, drawable, heading
+from segcam_jax.reports import words
+from segcam_jax.reports.display import Display, display, in_words, is_signed
+from segcam_jax.reports.figures import clipped, drawable, heading
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Plate
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.sweep.maps import load_maps

@@ -13,12 +13,15 @@ from jaxtyping import Float
 
 from segcam_jax import _files, viz
 from segcam_jax.engine import Execution
+from segcam_jax.heatmap import hidden_share, over_image
 from segcam_jax.methods import MethodCall
 from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.network import Network
+from segcam_jax.reports import display, figures
+from segcam_jax.reports.display import Display
 from segcam_jax.runs.manifest import versions
-from segcam_jax.sweep import display, figures, plan as plan_module, store
-from segcam_jax.sweep.display import Display
+from segcam_jax.sweep import plan as plan_module, store
+from segcam_jax.sweep.figures import look_of, subject_of
 from segcam_jax.sweep.plan import Case, Pair, Plan
 from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError, counted
@@ -97,6 +100,7 @@ def _explain_case(
     sample.check_same(case.sha256)
     files = plan_module.case_files(case, pairs)
     target = case.target(plan.options)
+    subject, look = subject_of(plan, case, sample.shown), look_of(plan)
     maps, raws, weights = [], {}, {}
     how = functools.partial(
         display.display,
@@ -113,7 +117,7 @@ def _explain_case(
         raws[method, tap] = raw = np.asarray(explanation.map, np.float32)
         weights[method, tap] = explanation.weights
         _check_finite(raw, case, method, tap)
-        share = display.hidden_share(display.over_image(raw, case.extent, case.padded))
+        share = hidden_share(over_image(raw, case.extent, case.padded))
         hidden.append((method, share))
         signed = display.is_signed(plan.options.profile, hidden[-1:])
         drawn = how(raw, method, signed=signed, weights=explanation.weights)
@@ -121,14 +125,14 @@ def _explain_case(
         if (method, tap, "attribution") in files:
             attribution = np.asarray(explanation.attribution, np.float32)
             _files.write_array(out / files[method, tap, "attribution"], attribution)
-        figure = figures.of_map(plan, case, sample.shown, raw, drawn, tap)
+        figure = figures.of_map(subject, raw, drawn, tap, look)
         viz.save(figure, out / files[method, tap, "figure"])
         maps.append(_map_record(files, tap, explanation, raw, drawn, seconds))
     signed = display.is_signed(plan.options.profile, hidden)
     together = {
         pair: how(raw, pair[0], signed=signed, weights=weights[pair]) for pair, raw in raws.items()
     }
-    figure = figures.of_all(plan, case, sample.shown, together, signed=signed)
+    figure = figures.of_all(subject, together, look, signed=signed)
     viz.save(figure, out / files["montage"])
     profiles = list(dict.fromkeys(each.profile for each in together.values()))
     return _case_record(plan, case, maps, files) | {"montage_display": profiles}

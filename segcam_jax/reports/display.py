@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from segcam_jax.engine import compiled_function
 from segcam_jax.heatmap import cropped_heatmap, find_profile, hidden_share, over_image
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep.words import percent
+from segcam_jax.reports.words import percent
 
 AUTO = "auto"
 PROFILE, SIGNED = "segcam_jax", "signed"

@@ -1,0 +1,221 @@
+"""`segcam show` and `segcam export`: a stored run, looked at and written as files."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+
+from segcam_jax import _files, viz
+from segcam_jax.cli import commands, console
+from segcam_jax.cli.arguments import names_in
+from segcam_jax.reports import display, images
+from segcam_jax.reports.export import TABLE, export as export_run, row_names
+from segcam_jax.reports.figures import Look
+from segcam_jax.reports.words import percent, short
+from segcam_jax.runs import StoredRun, open_store
+from segcam_jax.runs.table import MAX, NEGATIVE
+from segcam_jax.types import InputError, counted, nearest_first, shortened
+from segcam_jax.viz.colour import scale_of
+
+_MOST_ROWS = 50
+_TOLD = 8
+
+
+def show(command: commands.Show) -> None:
+    """Prints what a run holds, or one image, or the first by a column; draws them if asked to."""
+    look = _look(command.profile, command.colormap, command.smoothing)
+    if not 1 <= command.count <= _MOST_ROWS:
+        raise InputError(f"--count is {command.count}; give 1 to {_MOST_ROWS}")
+    ordered = command.best is not None or command.worst is not None
+    if command.item is not None and ordered:
+        raise InputError("give one of --item and --best or --worst")
+    if command.out is not None:
+        _files.check_writable(command.out)
+    run = open_store(command.run)
+    if command.item is not None:
+        _show_item(run, _item(run, command.item), command.out, look)
+    elif ordered:
+        _show_ordered(run, command, look)
+    else:
+        _summarise(run)
+        if command.out is not None:
+            there = run.table.filter(polars.col("error").is_null())["row"]
+            rows = there.head(command.count).to_list()
+            viz.save(images.page(run, rows, look), command.out)
+            print(f"the first {counted(len(rows), 'result')}: {command.out}")
+
+
+def export(command: commands.Export) -> None:
+    """Writes the files of a run."""
+    look = _look(command.profile, command.colormap, command.smoothing)
+    run = open_store(command.run)
+    items = None
+    if command.items:
+        items = [n for words in names_in(command.items) for n in _items(run, words)]
+    what = command.what
+    total = len(row_names(run, items)) if set(what) - {"csv"} else 0
+    with console.progress("exporting", total) as advance:
+        count = export_run(
+            run,
+            command.out,
+            what=what,
+            items=items,
+            look=look,
+            overwrite=command.overwrite,
+            advance=lambda rows, text: advance(rows, text),
+        )
+    table = f"; {TABLE} is the table" if "csv" in what else ""
+    print(f"{counted(count, 'file')} of {counted(total, 'result')}: {command.out}{table}")
+
+
+def _look(profile: str, colormap: str | None, smoothing: float) -> Look:
+    display.check(profile)
+    scale_of([np.zeros((1, 1))], colormap=colormap)
+    if not 0 <= smoothing < np.inf:
+        raise InputError(f"--smoothing is {smoothing}; give a number of pixels from 0")
+    return Look(profile, colormap, smoothing)
+
+
+def _summarise(run: StoredRun) -> None:
+    """Prints how far a run is, what it explains, and what failed."""
+    table, manifest = run.table, run.manifest
+    failed = table.filter(polars.col("error").is_not_null())
+    there = table.filter(polars.col("error").is_null())
+    items, done = manifest.source.items, table["item"].n_unique()
+    state = "finished" if manifest.finished else f"{done} are done; the same command goes on"
+    facts = [
+        ("images", f"{items} ({state})"),
+        ("explained", f"{counted(len(there), 'target')}, {counted(len(failed), 'failure')}"),
+        ("network", f"{manifest.network.title} ({manifest.network.model})"),
+        ("maps", "; ".join(f"{tap}: {', '.join(run.methods(tap))}" for tap in run.taps) or "none"),
+        ("extents", _counts(there["extent"])),
+        ("classes", _counts(there["class"].map_elements(short, polars.String))),
+    ]
+    if len(there):
+        low, middle, high = (there["score"].quantile(q) for q in (0.0, 0.5, 1.0))
+        facts.append(("score", f"{low:.4g} to {high:.4g}, median {middle:.4g}"))
+    facts.append(("made by", f"segcam_jax {manifest.version}"))
+    console.facts(str(run.path), facts)
+    if len(failed):
+        first = failed.unique(["item", "error"], keep="first", maintain_order=True)
+        rows = [(run.names[r["item"]], r["error"]) for r in first.head(_TOLD).iter_rows(named=True)]
+        console.table(None, ("failed", "because"), [(shortened(n), reason) for n, reason in rows])
+        if len(first) > _TOLD:
+            print(f"... and {len(first) - _TOLD} more; segcam export --what csv lists all")
+
+
+def _counts(values: polars.Series) -> str:
+    """The most frequent values and how often they are there."""
+    found = Counter(values.drop_nulls().to_list()).most_common()
+    told = ", ".join(f"{value} ({count})" for value, count in found[:_TOLD])
+    return (told or "none") + (", ..." if len(found) > _TOLD else "")
+
+
+def _show_item(run: StoredRun, item: int, out: Path | None, look: Look) -> None:
+    """Prints the rows of an image, and draws all maps of each of its targets."""
+    found = run.table.filter(polars.col("item") == item).to_dicts()
+    first = found[0]
+    facts = [
+        ("file", first["path"]),
+        ("extent", first["extent"] or "unknown"),
+        ("notes", first["notes"] or "none"),
+    ]
+    console.facts(f"image {item}: {shortened(run.names[item])}", facts)
+    for row in found:
+        if row["error"] is not None:
+            console.note(f"{row['target'] or first['path']}: {row['error']}")
+    done = [row for row in found if row["error"] is None]
+    if done:
+        lines = [line for row in done for line in _lines(run, row)]
+        console.table(None, ("target", "class", "score", "map", "largest", "negative"), lines)
+    if out is None:
+        return
+    if not done:
+        raise InputError(f"{first['path']!r} has no results to draw: {first['error']}")
+    for row in done:
+        end = f".{_files.slug(row['target'], 'target')}" if len(done) > 1 else ""
+        file = out.with_name(f"{out.stem}{end}{out.suffix}")
+        viz.save(images.row_figure(run, row["row"], look), file)
+        print(file)
+
+
+def _lines(run: StoredRun, row: dict[str, Any]) -> list[tuple[object, ...]]:
+    """A line of a table for each map of a row."""
+    start = (
+        row["target"],
+        f"{short(row['class'])} ({percent(row['share'])})",
+        _number(row["score"]),
+    )
+    return [
+        (
+            *start,
+            f"{method} at {tap}",
+            _number(row[f"{method}.{tap}{MAX}"]),
+            percent(row[f"{method}.{tap}{NEGATIVE}"]),
+        )
+        for method, tap in images.pairs(run)
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _show_ordered(run: StoredRun, command: commands.Show, look: Look) -> None:
+    """Prints and draws the rows with the largest and the smallest values of columns."""
+    wanted = [(command.best, False, "largest"), (command.worst, True, "smallest")]
+    for column, worst, word in wanted:
+        if column is None:
+            continue
+        rows = images.best(run, column, command.count, worst=worst)
+        lines = []
+        for about in map(run.row, rows):
+            name, share = shortened(run.names[about["item"]]), percent(about["share"])
+            lines.append((name, short(about["class"]), share, _number(about[column])))
+        console.table(f"{word} {column}", ("image", "class", "share", column), lines)
+        if command.out is not None:
+            both = command.best is not None and command.worst is not None
+            end = f".{word}" if both else ""
+            file = command.out.with_name(f"{command.out.stem}{end}{command.out.suffix}")
+            title = f"{shortened(run.path.name)}: the {len(rows)} results of {word} {column}"
+            viz.save(images.page(run, rows, look, title=title, column=column), file)
+            print(file)
+
+
+def _items(run: StoredRun, words: str) -> Sequence[int]:
+    """The images of words: a number, a range of numbers such as 10-19, or as `_item`."""
+    found = re.fullmatch(r"([0-9]+)-([0-9]+)", words)
+    if found is None or words in run.names.values():
+        return [_item(run, words)]
+    low, high = map(int, found.groups())
+    if low > high or high >= run.manifest.source.items:
+        raise InputError(f"images {words}; give numbers from 0 to {run.manifest.source.items - 1}")
+    return range(low, high + 1)
+
+
+def _item(run: StoredRun, words: str) -> int:
+    """The number of an image of words: its number, its name, or its file.
+
+    Raises:
+        InputError: if there is none, or several.
+    """
+    paths = dict(run.table.select("item", "path").rows())
+    given = str(Path(words).resolve())
+    found = {
+        item
+        for item, path in paths.items()
+        if words in (run.names[item], path, Path(path).name) or path == given
+    }
+    if words.isascii() and words.isdigit() and int(words) in paths:
+        found.add(int(words))
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        several = ", ".join(f"{item} ({paths[item]})" for item in sorted(found)[:4])
+        raise InputError(f"{words!r} may be several images: {several}; give the path of one")
+    near = ", ".join(nearest_first(words, run.names.values())[:4]) or "none yet"
+    raise InputError(f"no image {words!r} in {str(run.path)!r}; the nearest are {near}")

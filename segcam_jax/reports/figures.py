@@ -1,0 +1,219 @@
+"""Figures of an explained image: six panels of a segmentation, input and overlay of a classifier.
+
+They are drawn from values alone, so that those of a run that was stored are those that a command
+draws while it runs.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from matplotlib.figure import Figure
+
+from segcam_jax import viz
+from segcam_jax.heatmap import over_image
+from segcam_jax.methods import METHODS
+from segcam_jax.networks.network import Background
+from segcam_jax.reports import words
+from segcam_jax.reports.display import AUTO, Display, in_words
+from segcam_jax.taps import INPUT
+from segcam_jax.types import shortened
+from segcam_jax.viz.draw import ZERO
+from segcam_jax.viz.gallery import Row, gallery
+
+Displays = Mapping[tuple[str, str], Display]
+# The share of pixels that is not clipped in maps of single pixels.
+_CLIP = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How maps are drawn.
+
+    Attributes:
+        profile: how raw maps become heatmaps: a profile, or `auto`, as `display` has it.
+        colormap: a matplotlib colour table; None: the library's.
+        smoothing: standard deviation of a Gaussian on the heatmaps, in pixels.
+    """
+
+    profile: str = AUTO
+    colormap: str | None = None
+    smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """An explained image without its maps: what its figures show, and say of it.
+
+    Attributes:
+        name: of the image.
+        said: what is predicted and explained, in words.
+        pixels: of the image.
+        padded: extents that the network was given.
+        network: what the network is called.
+        label: of the explained class.
+        class_index: of the explained class.
+        of: what the score is of: logits or probabilities.
+        reduce: how the score is made of the region: sum or mean.
+        legend: names of the classes, as `legend` has them.
+        background: the class drawn in neutral grey.
+        region: the explained pixels; None of a classifier.
+        chosen: how the region was chosen; empty where that is not known.
+        prediction: predicted class of each pixel, -1 where there is none; None of a classifier.
+    """
+
+    name: str
+    said: str
+    pixels: Float[np.ndarray, "h w c"]
+    padded: tuple[int, int]
+    network: str
+    label: str
+    class_index: int
+    of: str
+    reduce: str = "sum"
+    legend: Sequence[str] = ()
+    background: int | None = None
+    region: Bool[np.ndarray, "h w"] | None = None
+    chosen: str = ""
+    prediction: Int[np.ndarray, "h w"] | None = None
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Of the image."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def title(self) -> str:
+        """The image, and what is explained."""
+        return f"{shortened(self.name)}: {self.said}"
+
+    @property
+    def score(self) -> str:
+        """What is explained: the target, its region and its units."""
+        by = f"{words.short(self.label)} by {self.network}"
+        if self.region is None or self.prediction is None:
+            one = {"logits": "logit", "probabilities": "probability"}[self.of]
+            return f"Explained: the {one} of {by}"
+        count = int(self.region.sum())
+        inside = int((self.prediction[self.region] == self.class_index).sum())
+        if self.chosen == "predicted":
+            where = f"over the {count} pixel(s) predicted as it"
+        else:
+            how = f" ({self.chosen})" if self.chosen else ""
+            where = f"over {count} pixel(s){how}, {inside} of which are predicted as it"
+        return f"Explained: the {self.reduce} of the {self.of} of {by} {where}"
+
+
+def legend(labels: Sequence[str], background: Background | None) -> list[str]:
+    """Names of classes for a legend: a number alone is none."""
+    names = [words.short(label) for label in labels]
+    if background is not None and background.assumed:
+        names[background.index] += ", taken for background"
+    return names
+
+
+def heading(method: str) -> str:
+    """A method above its maps."""
+    known = METHODS[method]
+    return known.title + (", clipped" if known.pixelwise else "")
+
+
+def clipped(method: str, heat: np.ndarray) -> np.ndarray:
+    """Maps of single pixels are clipped: a few pixels would leave all others dark."""
+    if not METHODS[method].pixelwise:
+        return heat
+    limit = np.quantile(np.abs(heat), _CLIP)
+    return np.clip(heat, -limit, limit) if limit > 0 else heat
+
+
+def drawable(pixels: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
+    """The image with one or three channels in [0, 1]; the mean of others, and of others' range."""
+    pixels = pixels if pixels.shape[-1] in (1, 3) else pixels.mean(-1, keepdims=True)
+    low, high = pixels.min(), pixels.max()
+    if low >= 0 and high <= 1:
+        return pixels
+    return (pixels - low) / (high - low)
+
+
+def own_scale(heat: np.ndarray) -> np.ndarray:
+    """A heatmap divided by its largest magnitude, so that many can share one colour scale."""
+    largest = np.abs(heat).max()
+    return heat / largest if largest > 0 else heat
+
+
+def of_map(
+    subject: Subject, raw: Float[np.ndarray, "u v"], shown: Display, tap: str, look: Look
+) -> Figure:
+    """The figure of one map."""
+    method = shown.method
+    caption = f"{subject.score}. {shown.caption(words.short(subject.label), look.profile)}"
+    if subject.prediction is None:
+        at = "" if tap == INPUT else f" at {tap}, {' x '.join(map(str, raw.shape))}"
+        return gallery(
+            [Row(drawable(subject.pixels), [clipped(method, shown.heat)], notes=[shown.zero])],
+            [heading(method)],
+            title=subject.title,
+            subtitle=f"{subject.network}{at}",
+            caption=caption,
+            colormap=look.colormap,
+        )
+    return viz.six_panels(
+        drawable(subject.pixels),
+        None,
+        subject.prediction,
+        # The raw map covers the padding too.
+        over_image(raw, subject.extent, subject.padded),
+        shown.heat,
+        region=subject.region,
+        class_names=subject.legend,
+        class_index=subject.class_index,
+        background=subject.background,
+        ignored=None,
+        colormap=look.colormap,
+        title=f"{subject.title}, {METHODS[method].title} at {tap}",
+        caption=caption,
+        zero=shown.zero or ZERO,
+    )
+
+
+def of_all(subject: Subject, shown: Displays, look: Look, *, signed: bool) -> Figure:
+    """The figure of all maps of an image: methods x taps, or layers x methods of a classifier."""
+    how = in_words(shown.values(), chosen=look.profile, signed=signed)
+    if subject.prediction is None:
+        return _layers(subject, shown, look, how)
+    names = {(METHODS[method].title, tap): each for (method, tap), each in shown.items()}
+    return viz.montage(
+        drawable(subject.pixels),
+        {pair: own_scale(each.heat) for pair, each in names.items()},
+        rows=list(dict.fromkeys(method for method, _ in names)),
+        columns=list(dict.fromkeys(tap for _, tap in names)),
+        region=subject.region,
+        colormap=look.colormap,
+        title=f"{subject.title}; each map on its own scale",
+        caption=f"{subject.score}. {how}",
+        notes={pair: each.note for pair, each in names.items()},
+    )
+
+
+def _layers(subject: Subject, shown: Displays, look: Look, how: str) -> Figure:
+    """Layers x methods; maps of the input stand in every row."""
+    methods = list(dict.fromkeys(method for method, _ in shown))
+    taps = list(dict.fromkeys(tap for _, tap in shown))
+    layers = [tap for tap in taps if tap != INPUT] or taps
+    rows = []
+    for layer in layers:
+        found = [shown.get((method, layer), shown.get((method, INPUT))) for method in methods]
+        drawn = [None if each is None else clipped(each.method, each.heat) for each in found]
+        notes = ["" if each is None else each.note for each in found]
+        label = layer if len(layers) > 1 else ""
+        rows.append(Row(drawable(subject.pixels), drawn, label, notes=notes))
+    at = f" at {layers[0]}" if len(layers) == 1 else ""
+    return gallery(
+        rows,
+        [heading(method) for method in methods],
+        title=subject.title,
+        subtitle=f"{subject.network}{at}",
+        caption=f"{subject.score}. {how}",
+        colormap=look.colormap,
+    )

@@ -1,0 +1,238 @@
+"""The figures of a stored run of images, from the store and the images' files alone.
+
+run = open_store("run.zarr")
+figure = row_figure(run, 17)                        # all maps of a row
+figure = page(run, best(run, "score", 8))           # a row of maps per image
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from segcam_jax.heatmap import hidden_share, over_image
+from segcam_jax.networks.image_inputs import read_sample
+from segcam_jax.reports import words
+from segcam_jax.reports.display import Display, display, in_words, is_signed
+from segcam_jax.reports.figures import (
+    Displays,
+    Look,
+    Subject,
+    clipped,
+    drawable,
+    heading,
+    legend,
+    of_all,
+    of_map,
+)
+from segcam_jax.runs import StoredRun
+from segcam_jax.taps import INPUT
+from segcam_jax.types import InputError, nearest_first, shortened
+from segcam_jax.viz.gallery import Row, gallery
+
+Pair = tuple[str, str]
+# More panels side by side are too small to be seen.
+_WIDEST = 8
+
+
+def pairs(run: StoredRun) -> list[Pair]:
+    """The maps of every row: (method, tap), in the order of the run."""
+    return [(method, tap) for tap in run.taps for method in run.methods(tap)]
+
+
+def row_figure(run: StoredRun, row: int, look: Look = Look()) -> Figure:
+    """All maps of a row, side by side; where there is one alone, its own figure.
+
+    Raises:
+        InputError: if the row has no results, or its image changed or is gone.
+    """
+    every = pairs(run)
+    if len(every) == 1:
+        return map_figure(run, row, every[0], look)
+    shown, signed = _displays(run, row, every, look)
+    return of_all(subject_of(run, row), shown, look, signed=signed)
+
+
+def map_figure(run: StoredRun, row: int, pair: Pair, look: Look = Look()) -> Figure:
+    """One map of a row: six panels of a segmentation, input and overlay of a classifier.
+
+    Raises:
+        InputError: as `row_figure`.
+    """
+    shown, _ = _displays(run, row, [pair], look)
+    method, tap = pair
+    return of_map(subject_of(run, row), run.map(row, tap, method), shown[pair], tap, look)
+
+
+def page(
+    run: StoredRun,
+    rows: Sequence[int],
+    look: Look = Look(),
+    *,
+    title: str | None = None,
+    column: str | None = None,
+) -> Figure:
+    """Many rows of a run below each other: the image, and maps beside it.
+
+    Where a run has more maps than fit, those of one layer are shown: that of the column, or else
+    the last one.
+
+    Args:
+        run: the run.
+        rows: the numbers of the rows, from top to bottom.
+        look: how maps are drawn.
+        title: a line above all.
+        column: of the table, whose value is told beside each image.
+
+    Raises:
+        InputError: as `row_figure`; if there are no rows.
+    """
+    if not rows:
+        raise InputError(f"{str(run.path)!r} has no results to draw yet")
+    every = pairs(run)
+    chosen = every if len(every) <= _WIDEST else _of_layer(every, column)
+    shown = [_displays(run, row, chosen, look)[0] for row in rows]
+    hidden = [(method, each[method, tap].hidden) for each in shown for method, tap in chosen]
+    signed = is_signed(look.profile, hidden)
+    if signed:
+        shown = [_displays(run, row, chosen, look, signed=True)[0] for row in rows]
+    taps = list(dict.fromkeys(tap for _, tap in chosen))
+    drawn = [_page_row(run, row, each, column) for row, each in zip(rows, shown, strict=True)]
+    at = f"at {taps[0]}" if len(taps) == 1 else "each at its layer"
+    outlined = "" if run.manifest.network.classifies else "; outlined: the explained pixels"
+    how = in_words((d for each in shown for d in each.values()), chosen=look.profile, signed=signed)
+    left = [tap for tap in run.taps if tap not in taps]
+    besides = f" Not shown: maps at {', '.join(left)}." if left else ""
+    return gallery(
+        drawn,
+        [heading(m) + (f", {tap}" if len(taps) > 1 else "") for m, tap in chosen],
+        title=title or f"{shortened(run.path.name)}: {len(rows)} explained images",
+        subtitle=f"{run.manifest.network.title}, {at}{outlined}",
+        caption=how + besides,
+        colormap=look.colormap,
+    )
+
+
+def best(run: StoredRun, column: str, count: int, *, worst: bool = False) -> list[int]:
+    """The rows with the largest (or smallest) values of a column of the table.
+
+    Raises:
+        InputError: if there is no such column, or it holds no numbers.
+    """
+    found = run.table.filter(polars.col("error").is_null())
+    numbers = [name for name, kind in found.schema.items() if kind.is_numeric()]
+    if column not in numbers:
+        said = "holds no numbers" if column in found.columns else "is unknown"
+        near = ", ".join(nearest_first(column, numbers)[:4])
+        raise InputError(f"column {column!r} {said}; the nearest are {near}")
+    found = found.filter(polars.col(column).is_not_null())
+    return found.sort([column, "row"], descending=[not worst, False])["row"].head(count).to_list()
+
+
+def subject_of(run: StoredRun, row: int) -> Subject:
+    """A row of a run, for figures; its image is read again where it was not stored.
+
+    Raises:
+        InputError: as `row_figure`.
+    """
+    about, network, options = run.row(row), run.manifest.network, run.manifest.options
+    region, prediction = run.region(row), run.prediction(row)
+    kind = options.get("region", "predicted").partition(":")[0]
+    chosen = options.get("region", "predicted") if kind != "mask" else kind
+    if chosen == "predicted" and region is not None and prediction is not None:
+        # A list of images may ask for other pixels.
+        chosen = chosen if (prediction[region] == about["class_index"]).all() else ""
+    of_probabilities = network.meaning.outputs == "probabilities"
+    return Subject(
+        name=run.names[about["item"]],
+        said=_said(about) if network.classifies else words.short(about["class"]),
+        pixels=_pixels(run, about),
+        padded=extent_of(about["padded"]),
+        network=network.title,
+        label=about["class"],
+        class_index=about["class_index"],
+        of="probabilities" if of_probabilities else options.get("of", "logits"),
+        reduce=options.get("reduce", "sum"),
+        legend=legend(network.labels, network.background),
+        background=None if network.background is None else network.background.index,
+        region=region,
+        chosen=chosen,
+        prediction=prediction,
+    )
+
+
+def extent_of(words: str) -> tuple[int, int]:
+    """Extents of the words `64x48`."""
+    height, width = map(int, words.split("x"))
+    return height, width
+
+
+def _said(about: dict[str, Any]) -> str:
+    """What a classifier predicts, and what is explained."""
+    explained = f"{words.short(about['class'])} ({words.percent(about['share'])})"
+    if about["predicted"] in (None, about["class"]):
+        return f"predicted {explained}"
+    return f"explained {explained}, predicted {words.short(about['predicted'])}"
+
+
+def _pixels(run: StoredRun, about: dict[str, Any]) -> Float[np.ndarray, "h w c"]:
+    """The image of a row: stored, or read again; the same in either case."""
+    stored = run.image(about["item"])
+    if stored is not None:
+        return stored
+    sample = read_sample(Path(about["path"]), run.manifest.network.images)
+    if sample.sha256 != about["sha256"]:
+        raise InputError(f"{about['path']!r} is not the file that was explained (SHA-256)")
+    return sample.shown
+
+
+def _displays(
+    run: StoredRun, row: int, chosen: Sequence[Pair], look: Look, *, signed: bool | None = None
+) -> tuple[dict[Pair, Display], bool]:
+    """What figures show of the maps of a row, and whether with their signs; None: as they are."""
+    about = run.row(row)
+    sizes = {"padded": extent_of(about["padded"]), "extent": extent_of(about["extent"])}
+    maps = {(method, tap): run.map(row, tap, method) for method, tap in chosen}
+    hidden = [(method, hidden_share(over_image(raw, **sizes))) for (method, _), raw in maps.items()]
+    signed = is_signed(look.profile, hidden) if signed is None else signed
+    shown = {
+        (method, tap): display(
+            raw,
+            method,
+            profile=look.profile,
+            signed=signed,
+            smoothing=look.smoothing,
+            weights=run.weights(row, tap, method),  # pyright: ignore[reportArgumentType]
+            **sizes,
+        )
+        for (method, tap), raw in maps.items()
+    }
+    return shown, signed
+
+
+def _of_layer(every: Sequence[Pair], column: str | None) -> list[Pair]:
+    """The maps of one layer, for a page: that which a column is of, or the last one."""
+    taps = [tap for _, tap in every]
+    named = [tap for method, tap in every if (column or "").startswith(f"{method}.{tap}.")]
+    hidden = [tap for tap in taps if tap != INPUT] or taps
+    tap = named[0] if named else hidden[-1]
+    return [pair for pair in every if pair[1] == tap][:_WIDEST]
+
+
+def _page_row(run: StoredRun, row: int, shown: Displays, column: str | None) -> Row:
+    about, subject = run.row(row), subject_of(run, row)
+    detail = [_said(about) if run.manifest.network.classifies else words.short(about["class"])]
+    if column is not None:
+        detail.append(f"{column}: {about[column]:.4g}")
+    return Row(
+        drawable(subject.pixels),
+        [clipped(each.method, each.heat) for each in shown.values()],
+        shortened(subject.name),
+        "\n".join(detail),
+        subject.region,
+        [each.note for each in shown.values()],
+    )
