@@ -1,7 +1,7 @@
 """The command line `segcam`.
 
 Results go to stdout, notes, progress and errors to stderr. Exit codes: 0 done, 2 a fault in what
-was given (one line says which), 130 interrupted.
+was given (one line says which), 3 finished, with images that failed, 130 interrupted.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from segcam_jax.types import InputError, SegcamError, nearest_first
 _COMMANDS = {
     "demo": "show what the library does, on networks and images that it ships",
     "explain": "explain what a network says of images: maps, figures, a manifest",
+    "sweep": "explain many images into a store that a killed run goes on with",
     "show": "look at a stored run: its table, its images, the best and the worst",
     "export": "write a stored run as PNG, .npy and CSV files",
     "gallery": "compare models, layers and methods on photographs, in one figure each",
@@ -50,6 +51,7 @@ _LISTS = (
     "--methods",
     "--layers",
     "--classes",
+    "--class",
     "--prefixes",
     "--truth",
     "--truth-classes",
@@ -149,6 +151,10 @@ def _run(given: list[str]) -> int:
             from segcam_jax.cli.explain import explain
 
             explain(command, ["segcam", *given])
+        case commands.Sweep():
+            from segcam_jax.cli.sweep import sweep
+
+            return sweep(command)
         case commands.Show():
             from segcam_jax.cli.stores import show
 

@@ -13,6 +13,7 @@ import tyro
 from segcam_jax.cli.arguments import MaybeFile, MaybeName, MaybeOutputs, Names, optional
 from segcam_jax.cli.comparing import Embed as Embed, Gallery as Gallery
 from segcam_jax.cli.explaining import Explain as Explain, Layers as Layers, Plan as Plan
+from segcam_jax.cli.sweeping import Sweep as Sweep
 from segcam_jax.cli.volumetric import Context as Context, Instances as Instances
 from segcam_jax.types import InputError
 
@@ -193,6 +194,7 @@ class Convert:
 COMMANDS = {
     "demo": Demo,
     "explain": Explain,
+    "sweep": Sweep,
     "show": Show,
     "export": Export,
     "gallery": Gallery,
@@ -212,6 +214,7 @@ def parse(
 ) -> (
     Demo
     | Explain
+    | Sweep
     | Show
     | Export
     | Gallery

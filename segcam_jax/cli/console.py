@@ -3,11 +3,24 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bars,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+
+from segcam_jax.types import counted
+
+if TYPE_CHECKING:
+    from segcam_jax.runs.pipeline import Progress
 
 # Wide enough for every table of ours, where no terminal says otherwise.
 _PIPE_WIDTH = 200
@@ -102,10 +115,40 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=total, text="")
 
         def advance(count: int = 1, text: str = "") -> None:
             bars.update(task, advance=count, text=escape(one_line(text)))
 
         yield advance
+
+
+@contextlib.contextmanager
+def rates(what: str, total: int) -> Iterator[Callable[["Progress"], None]]:
+    """Shows how far a run is while the block runs: items a second, what is left, what failed.
+
+    Yields:
+        A function of the run's `Progress`.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done: note(f"{done.items + done.before} of {total}, {_rates(done)}")
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=total, text="")
+        yield lambda done: bars.update(task, completed=done.items + done.before, text=_rates(done))
+
+
+def _rates(done: "Progress") -> str:
+    failed = f", {counted(done.failures, 'failure')}" if done.failures else ""
+    busy = f"device busy {100 * done.busy_share:.0f} %"
+    return f"{done.rate:.1f} images a second, {busy}{failed}"

@@ -3,7 +3,8 @@
     image = read_image("scan.png", channels=1)   # .pixels and .notes
     padded = pad_to_multiple(image.pixels, 16)   # at the bottom and the right, reflected
 
-Files are whatever Pillow opens, TIFFs of any bands and numbers, or `.npy` arrays `h w` or `h w c`.
+Files are whatever Pillow opens, TIFFs of any bands and numbers, `.npy` arrays `h w` or `h w c`, or
+rows of a Zarr array `n h w c`, named `ARRAY.zarr#ROW`.
 Nothing is resized: values that are not finite are errors. What becomes 0 and 1 is said:
 
 | values | become [0, 1] by |
@@ -24,7 +25,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segcam_jax import _files
-from segcam_jax.data import nifti, tiff
+from segcam_jax.data import nifti, tiff, zarr_rows
 from segcam_jax.types import InputError
 
 # ITU-R BT.601, as Pillow's mode "L".
@@ -92,9 +93,14 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
             f"{str(path)!r} is a volume, and 2D images are expected: explain it by `segcam "
             f"instances {path}` or `segcam context {path}`"
         )
-    data = _files.read_bytes(path)
     name = str(path)
-    found = (_load_npy(data, name), []) if _is_npy(path) else tiff.stored(data, name)
+    array, row = zarr_rows.row_of(name)
+    if array is not None:
+        values = np.asarray(zarr_rows.open_array(Path(array))[row])
+        data, found = values.tobytes(), (values, [])
+    else:
+        data = _files.read_bytes(path)
+        found = (_load_npy(data, name), []) if _is_npy(path) else tiff.stored(data, name)
     if found is None:
         array, notes = _picture(data, name, reading)
     else:

@@ -12,7 +12,13 @@ from segcam_jax.engine.backward import (
 from segcam_jax.engine.compiled import compiled as compiled, compiled_function as compiled_function
 from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as replicate
 from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution
-from segcam_jax.engine.many_images import explain_batch as explain_batch
+from segcam_jax.engine.many_images import (
+    Call as Call,
+    explain_batch as explain_batch,
+    explain_together as explain_together,
+    images_at_once as images_at_once,
+    predict_together as predict_together,
+)
 from segcam_jax.engine.many_targets import (
     explain_classes as explain_classes,
     explain_targets as explain_targets,

@@ -1,4 +1,4 @@
-"""Many images by one method, as one compiled program, dealt over devices."""
+"""Many images by one method or by several, as one compiled program, dealt over devices."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from segcam_jax.engine import devices
+from segcam_jax.engine import devices, record
 from segcam_jax.engine.compiled import checked_target, divided
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.fitting import kept
@@ -78,6 +78,162 @@ def explain_batch(
     run = kept(_explained, (method, split, static, at_once), (shared, batch))
     explanations = run(shared, batch)
     return jax.tree.map(lambda leaf: leaf[:count], explanations) if count % group else explanations
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A method at a tap, of several that explain the same images.
+
+    Attributes:
+        method: for example `segcam.grad_cam`.
+        split: the model, cut at the tap to explain.
+        options: name and value of each option of the method; no arrays.
+        in_turn: one image after the other, where a single one fills a device: ablations. Others
+            are explained together.
+        takes_key: whether the method is given the key.
+    """
+
+    method: Callable[..., Explanation]
+    split: Split
+    options: tuple[tuple[str, Any], ...] = ()
+    in_turn: bool = False
+    takes_key: bool = False
+
+
+# What the gradients of one program hold: a few times a CPU's cache, a small share of an
+# accelerator's memory. It depends on nothing else, so batches are the same in every run.
+_BATCH_BYTES = {"cpu": 128 * 2**20}
+_ACCELERATOR_BYTES = 4 * 2**30
+_MOST_AT_ONCE = 32
+
+
+def explain_together(
+    calls: Sequence[Call],
+    params: Any,
+    images: Any,
+    targets: Target,
+    *,
+    key: Any = None,
+    window: tuple[tuple[int, ...], Any] | None = None,
+    execution: Execution = Execution(),
+) -> list[Explanation]:
+    """Explains each of many images for each of its targets by each of several calls.
+
+    It is one program, in which XLA computes once what calls have in common: the network up to a
+    tap, the part before an earlier tap, the way back from the output. Gradients are taken of the
+    whole output, images together; ablations run one image after the other, on a window.
+
+    Args:
+        calls: the methods, each at a tap of the same model.
+        params: the parameters.
+        images: `n` examples along a leading axis.
+        targets: a stack of stacks: leading axes `n t`, without windows of their own.
+        key: what methods with random numbers get, the same for every image.
+        window: extents, the same for all images, and the `n` corners of windows that hold the
+            regions of all targets of an image; ablations compute no more of the output. None: all.
+        execution: how the engine runs it. With a mesh, `n` is a multiple of its axis `"images"`.
+
+    Returns:
+        For each call an `Explanation` whose fields have the leading axes `n t`.
+    """
+    extent, corners = (None, None) if window is None else window
+    shared, batch = (params, key), (images, targets, corners)
+    if execution.mesh is not None:
+        shared = devices.replicate(shared, execution.mesh)
+        batch = devices.deal_images(batch, execution.mesh)
+    run = kept(_together, (tuple(calls), extent, execution), (shared, batch))
+    return run(shared, batch)
+
+
+def predict_together(
+    fn: Callable, params: Any, images: Any, *, execution: Execution = Execution()
+) -> Any:
+    """The outputs of a model for many images, of which each is given to it by itself.
+
+    Args:
+        fn: `fn(params, image) -> output`.
+        params: its parameters.
+        images: `n` examples along a leading axis.
+        execution: its mesh: `n` is a multiple of its axis `"images"`.
+    """
+    shared, batch = params, images
+    if execution.mesh is not None:
+        shared = devices.replicate(shared, execution.mesh)
+        batch = devices.deal_images(batch, execution.mesh)
+    return kept(_predicted, (fn, execution.mesh), (shared, batch))(shared, batch)
+
+
+def _predicted(fn, mesh, params, images):
+    return devices.over_images(jax.vmap(fn, in_axes=(None, 0)), mesh)(params, images)
+
+
+def images_at_once(
+    calls: Sequence[Call],
+    params: Any,
+    image: Any,
+    target: Target,
+    *,
+    targets: int = 1,
+    execution: Execution = Execution(),
+) -> int:
+    """How many images `explain_together` should be given: a power of two, the same in every run.
+
+    Args:
+        calls: the methods.
+        params: the parameters, or their shapes.
+        image: one example, or its shape.
+        target: one target.
+        targets: of each image.
+        execution: how the engine runs it.
+    """
+
+    def explain(params, image, key):
+        return [_explain(call, params, key, image, target, execution) for call in calls]
+
+    with record.recording() as studies:
+        jax.eval_shape(explain, params, image, jax.eval_shape(lambda: jax.random.key(0)))
+    budget = _BATCH_BYTES.get(jax.default_backend(), _ACCELERATOR_BYTES)
+    held = max((each.how.total_bytes for each in studies if each.kind == "gradients"), default=1)
+    most = max(1, min(_MOST_AT_ONCE, budget // (max(1, held) * targets)))
+    return 1 << (most.bit_length() - 1)
+
+
+def _together(calls, extent, execution, shared, batch):
+    def explain(chosen, shared, image, targets, corner):
+        params, key = shared
+        if extent is not None and corner is not None:
+            targets = dataclasses.replace(targets, extent=extent)
+
+        def each(call, target):
+            if corner is not None:
+                target = dataclasses.replace(target, corner=corner)
+            return _explain(call, params, key, image, target, execution)
+
+        return [jax.vmap(functools.partial(each, call))(targets) for call in chosen]
+
+    at_once = [call for call in calls if not call.in_turn]
+    in_turn = [call for call in calls if call.in_turn]
+
+    def run(shared, batch):
+        images, targets, corners = batch
+        found = {}
+        if at_once:
+            several = functools.partial(explain, at_once, shared, corner=None)
+            found.update(zip(at_once, jax.vmap(several)(images, targets), strict=True))
+        if in_turn:
+            one = functools.partial(explain, in_turn, shared)
+            ran = jax.lax.map(lambda row: one(*row), (images, targets, corners))
+            found.update(zip(in_turn, ran, strict=True))
+        return [found[call] for call in calls]
+
+    return devices.over_images(run, execution.mesh)(shared, batch)
+
+
+def _explain(call: Call, params: Any, key: Any, image: Any, target: Target, execution: Execution):
+    options = dict(call.options)
+    if call.takes_key:
+        options["key"] = key
+    return call.method(call.split, params, image, target, execution=execution, **options)
 
 
 def _explained(method, split, static, at_once, shared, batch):

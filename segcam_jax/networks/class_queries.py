@@ -70,7 +70,10 @@ class Prediction:
             else:
                 shares = np.exp(-np.logaddexp(0, -values))
             return cls(np.argsort(-values, kind="stable").tolist(), shares, exclusive=exclusive)
-        masks = np.asarray(meaning.predicted(output))
+        if exclusive:  # As `meaning` has it, without a round through the device.
+            masks = output.argmax(-1)[..., None] == np.arange(output.shape[-1])
+        else:
+            masks = np.asarray(meaning.predicted(output))
         counts = masks.reshape(-1, masks.shape[-1]).sum(0)
         background = background or find_background(labels, exclusive=meaning.exclusive)
         index = None if background is None else background.index

@@ -1,7 +1,7 @@
 """Layers by word: the taps that first, middle, last and conv:N stand for, or taps by name."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -11,7 +11,7 @@ from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, TapError, nearest_first
 
 CONVOLUTION = "conv:"
-FIRST, MIDDLE, LAST = "first", "middle", "last"
+FIRST, MIDDLE, LAST, ALL = "first", "middle", "last", "all"
 _NEAREST = 6
 Taps = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -56,6 +56,32 @@ def find_layer(network: Network, word: str, given: Taps | None = None) -> str:
     )
 
 
+def find_layers(network: Network, words: Sequence[str], given: Taps) -> tuple[str, ...]:
+    """The taps that words stand for, each once; `all` is every layer that has a map.
+
+    Args:
+        network: whose.
+        words: as `find_layer` reads them, or `all`; none: the layer where a network is explained.
+        given: its taps, for an image of the size in question.
+
+    Raises:
+        InputError: if a tap has no map, or as `find_layer`.
+        TapError: as `find_layer`.
+    """
+    found: list[str] = []
+    for word in words or (default_layer(network),):
+        if word == ALL and word not in given:
+            found += [name for name in given if name != INPUT and _has_map(given[name])]
+        else:
+            found.append(find_layer(network, word, given))
+            check_map(found[-1], given[found[-1]])
+    return tuple(dict.fromkeys(found))
+
+
+def _has_map(struct: jax.ShapeDtypeStruct) -> bool:
+    return taps.is_map(struct) and math.prod(struct.shape[:-1]) > 1
+
+
 def stages(given: Taps, classes: int | None = None) -> list[str]:
     """The outputs of a network's blocks, in order of evaluation.
 
@@ -71,11 +97,7 @@ def stages(given: Taps, classes: int | None = None) -> list[str]:
     """
     order = {name: number for number, name in enumerate(given)}
     spatial = [
-        name
-        for name, struct in given.items()
-        if name not in (INPUT, "logits")
-        and taps.is_map(struct)
-        and math.prod(struct.shape[:-1]) > 1
+        name for name, struct in given.items() if name not in (INPUT, "logits") and _has_map(struct)
     ]
     if len(spatial) > 1 and given[spatial[-1]].shape[-1] == classes:
         spatial.pop()

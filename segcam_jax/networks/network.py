@@ -139,15 +139,24 @@ class Network:
             InputError: if it is NaN or infinite; -inf is how some networks rule a class out.
             TargetError: if it is not what is said of it.
         """
-        with self._blamed(padded.shape):
+        with self.blamed(padded.shape):
             output = np.asarray(self._forward(self.params, padded), np.float32)
+        self.check_output(output)
+        return output
+
+    def check_output(self, output: Float[np.ndarray, "*space k"]) -> None:
+        """Checks the output for one image.
+
+        Raises:
+            InputError: if it is NaN or infinite; -inf is how some networks rule a class out.
+            TargetError: if it is not what is said of it.
+        """
         ruled_out = (output == -np.inf).all(-1).any()
         if ruled_out or not (np.isfinite(output) | (output == -np.inf)).all():
             raise InputError(
                 "the network's output holds NaN or infinite values; its weights are broken"
             )
         self.meaning.check_values(output)
-        return output
 
     def predicted_labels(self, output: Float[np.ndarray, "*space k"]) -> Int[np.ndarray, "*space"]:
         """The predicted class of each position, -1 where none is; the first of several.
@@ -162,7 +171,7 @@ class Network:
     def list_taps(self, shape: tuple[int, ...]) -> Mapping[str, jax.ShapeDtypeStruct]:
         """The taps with their shapes for an image of a shape `h w c`."""
         x = jax.ShapeDtypeStruct(shape, np.float32)
-        with self._blamed(shape):
+        with self.blamed(shape):
             return taps.list_taps(self.fn, self.params, x)
 
     def bottleneck(self, shape: tuple[int, ...]) -> str:
@@ -172,7 +181,7 @@ class Network:
     def split(self, tap: str, shape: tuple[int, ...]) -> Split:
         """The network cut at a tap, for images of a shape `h w c`."""
         x = jax.ShapeDtypeStruct(shape, np.float32)
-        with self._blamed(shape):
+        with self.blamed(shape):
             return taps.split(self.fn, tap, self.params, x, outputs=self.meaning.outputs)
 
     def exclusive_doubt(self) -> str:
@@ -193,7 +202,7 @@ class Network:
         return f"{self.spec.words}: its output holds probabilities, which are explained as they are"
 
     @contextlib.contextmanager
-    def _blamed(self, shape: tuple[int, ...]) -> Iterator[None]:
+    def blamed(self, shape: tuple[int, ...]) -> Iterator[None]:
         """Says in one line where a user's own model fails; other faults are this library's."""
         try:
             yield

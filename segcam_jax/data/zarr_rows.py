@@ -1,0 +1,38 @@
+"""Images that are the rows of a Zarr array, each with a name as a file has one."""
+
+from pathlib import Path
+from typing import Any
+
+from segcam_jax.types import InputError
+
+
+def row_name(array: str, row: int) -> str:
+    """What the row of a Zarr array is called."""
+    return f"{array}#{row}"
+
+
+def row_of(name: str) -> tuple[str | None, int]:
+    """The Zarr array and the row that a name means; None of a file."""
+    array, _, row = name.rpartition("#")
+    named = array.lower().endswith(".zarr") and row.isascii() and row.isdigit()
+    return (array, int(row)) if named else (None, 0)
+
+
+def open_array(path: Path) -> Any:
+    """A Zarr array of images, `n h w` or `n h w c`.
+
+    Raises:
+        InputError: if it is none.
+    """
+    import zarr
+    from zarr.errors import ArrayNotFoundError, ContainsGroupError
+
+    try:
+        array = zarr.open_array(path, mode="r")
+    except (FileNotFoundError, ArrayNotFoundError, ContainsGroupError):
+        raise InputError(f"{str(path)!r} is no Zarr array; give one of images, `n h w c`") from None
+    if array.ndim not in (3, 4) or 0 in array.shape or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"{str(path)!r} has shape {array.shape} of {array.dtype}; expected images, `n h w c`"
+        )
+    return array

@@ -1,0 +1,247 @@
+"""The images of a run, listed: files, those in folders, those of a table, rows of an array.
+
+An item is one image; a shard is some items that follow each other, which are computed and stored
+together. Names are listed at the start; no file is opened before its turn.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from segcam_jax import _files
+from segcam_jax.data import zarr_rows
+from segcam_jax.networks.image_inputs import SUFFIXES
+from segcam_jax.runs.work import Goal, StudyOptions, parse_classes
+from segcam_jax.types import InputError
+
+_COLUMNS = ("image", "class", "region", "mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """A file as it is now: a shard that was made of others is made again.
+
+    Attributes:
+        path: of the file, or `ARRAY.zarr#ROW`.
+        size: bytes; of a row, of the array's metadata. None: there is no file.
+        mtime_ns: when that was written; None: likewise.
+    """
+
+    path: str
+    size: int | None
+    mtime_ns: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One image of a run.
+
+    Attributes:
+        index: its place in the run.
+        path: its file, or `ARRAY.zarr#ROW`.
+        goals: what is explained of it, where the list says so; else what the study says.
+    """
+
+    index: int
+    path: str
+    goals: tuple[Goal, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Items(Sequence[Item]):
+    """The images of a run, in order.
+
+    Attributes:
+        paths: files, or one array.
+        rows: of the array; None for files.
+        goals: of each file, by its path, as a list of images gives them.
+        targets: of an image at most, where a list says so; 0: those of the study.
+    """
+
+    paths: Sequence[str]
+    rows: int | None = None
+    goals: Mapping[str, tuple[Goal, ...]] = dataclasses.field(default_factory=dict)
+    targets: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths) if self.rows is None else self.rows
+
+    def __getitem__(self, index: int) -> Item:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self.rows is not None:
+            return Item(index, zarr_rows.row_name(self.paths[0], index))
+        path = self.paths[index]
+        return Item(index, path, self.goals.get(path, ()))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of their names, and of what is explained of each."""
+        goals = [
+            [path, *((goal.query.first.words, goal.region.words) for goal in each)]
+            for path, each in self.goals.items()
+        ]
+        return _files.key_of([list(self.paths), self.rows, goals])
+
+
+Shard = range
+
+
+def shards(items: int, size: int) -> Iterator[Shard]:
+    """The shards of a run: the indices of the items of each."""
+    for start in range(0, items, size):
+        yield range(start, min(start + size, items))
+
+
+def list_items(
+    given: Sequence[Path], options: StudyOptions, report: Callable[[str], None] = lambda line: None
+) -> Items:
+    """The images of a run: files, those in folders, those of a list (.csv), rows of an array.
+
+    Args:
+        given: image files and folders, or one list, or one Zarr array `n h w c`.
+        options: what is explained of images that do not say so themselves.
+        report: is told of files that were given twice.
+
+    Raises:
+        InputError: if there are none, or a list or array is given with other things, or cannot be
+            read.
+    """
+    if not given:
+        raise InputError("no images were given; name files, a folder, a .csv or a .zarr array")
+    special = [path for path in given if path.suffix.lower() in (".csv", ".zarr")]
+    if special and len(given) > 1:
+        raise InputError(f"{str(special[0])!r} was given with other images; give it alone")
+    if special:
+        (path,) = special
+        return _listed(path, options) if path.suffix.lower() == ".csv" else _rows(path, options)
+    _check_threshold(options, options.where.kind == "mask")
+    found: dict[str, None] = {}
+    for path in given:
+        for file in _inside(path) if path.is_dir() else [os.path.abspath(path)]:
+            if file in found:
+                report(f"{file}: given more than once, taken once")
+            found[file] = None
+    return Items(list(found))
+
+
+def _inside(folder: Path) -> list[str]:
+    """The image files in a folder and the folders in it, by name; hidden ones are left out."""
+
+    def failed(error: OSError) -> None:
+        raise InputError(f"{str(folder)!r} cannot be read: {error.strerror or error}")
+
+    found = []
+    for place, folders, files in os.walk(os.path.abspath(folder), onerror=failed):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                found.append(os.path.join(place, name))
+    if not found:
+        raise InputError(f"folder {str(folder)!r} holds no images ({', '.join(SUFFIXES)})")
+    return sorted(found)
+
+
+def _check_threshold(options: StudyOptions, masks: bool) -> None:
+    """Raises `InputError` if masks have a threshold, and there are none."""
+    if options.mask_threshold is not None and not masks:
+        raise InputError(
+            "a mask threshold needs masks: the region mask:FILE, or a list with a column mask"
+        )
+
+
+def _rows(path: Path, options: StudyOptions) -> Items:
+    array = zarr_rows.open_array(path)
+    _check_threshold(options, options.where.kind == "mask")
+    return Items([os.path.abspath(path)], int(array.shape[0]))
+
+
+def _listed(path: Path, options: StudyOptions) -> Items:
+    """The images of a table with the columns image, and class, region or mask."""
+    import polars
+
+    text = _files.read_bytes(path)
+    try:
+        table = polars.read_csv(text, infer_schema=False)
+    except polars.exceptions.PolarsError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{str(path)!r} is no table of images: {reason}") from None
+    unknown = [name for name in table.columns if name not in _COLUMNS]
+    if unknown or "image" not in table.columns:
+        said = f"the unknown column {unknown[0]!r}" if unknown else "no column 'image'"
+        raise InputError(f"{str(path)!r} has {said}; expected {', '.join(_COLUMNS)}")
+    if not len(table):
+        raise InputError(f"{str(path)!r} lists no images")
+    if table["image"].null_count():
+        raise InputError(f"{str(path)!r} has a row without an image")
+    _check_threshold(options, "mask" in table.columns or options.where.kind == "mask")
+    folder = _folder_of(path, table["image"][0])
+    goals: dict[str, list[Goal]] = {}
+    for row in table.iter_rows(named=True):
+        file = os.path.normpath(os.path.join(folder, row["image"]))
+        goals.setdefault(file, []).extend(_goals(row, folder, options, str(path)))
+    said = {file: tuple(dict.fromkeys(each)) for file, each in goals.items()}
+    own = any(name in table.columns for name in _COLUMNS[1:])
+    most = max(map(len, said.values())) if own else 0
+    return Items(list(said), None, said if own else {}, most)
+
+
+def _folder_of(path: Path, first: str) -> str:
+    """The folder that a list's names are relative to: its own, or the current one."""
+    if os.path.isabs(first):
+        return os.getcwd()
+    own, current = os.path.abspath(path.parent), os.getcwd()
+    there = [each for each in (own, current) if os.path.exists(os.path.join(each, first))]
+    if not there:
+        raise InputError(
+            f"{str(path)!r}: its first image {first!r} is neither beside the list nor in the "
+            "current folder"
+        )
+    if len(there) == 2 and not os.path.samefile(*(os.path.join(each, first) for each in there)):
+        raise InputError(
+            f"{str(path)!r}: its first image {first!r} is both beside the list and in the current "
+            "folder; give full names"
+        )
+    return there[0]
+
+
+def _goals(
+    row: Mapping[str, str | None], folder: str, options: StudyOptions, origin: str
+) -> Iterator[Goal]:
+    """What a row of a list asks for: a class and pixels, each as the study says if it does not."""
+    if row.get("region") and row.get("mask"):
+        raise InputError(f"{origin}: {row['image']!r} has a region and a mask; give one")
+    region = options.where
+    if mask := row.get("mask"):
+        region = options.region_of(f"mask:{os.path.normpath(os.path.join(folder, mask))}")
+    elif words := row.get("region"):
+        region = options.region_of(words)
+    word = row.get("class")
+    for query in parse_classes([word]) if word else options.queries:
+        yield Goal(query, region)
+
+
+def file_of(item: Item) -> ImageFile:
+    """The file of an item as it is now.
+
+    Raises:
+        InputError: if it does not exist or cannot be read.
+    """
+    array, _ = zarr_rows.row_of(item.path)
+    try:
+        found = os.stat(item.path if array is None else os.path.join(array, "zarr.json"))
+    except FileNotFoundError:
+        raise InputError(f"{item.path!r} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{item.path!r} cannot be read: {error.strerror or error}") from None
+    return ImageFile(item.path, found.st_size, found.st_mtime_ns)
+
+
+def file_now(item: Item) -> ImageFile:
+    """The same, without a size where there is none that can be read."""
+    try:
+        return file_of(item)
+    except InputError:
+        return ImageFile(item.path, None, None)

@@ -1,0 +1,206 @@
+"""A run of images, from what a person asks for to what computes its shards."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from segcam_jax import _files
+from segcam_jax.engine import Execution
+from segcam_jax.engine.devices import local_mesh
+from segcam_jax.networks.image_inputs import ImageForm, read_sample
+from segcam_jax.networks.network import Network
+from segcam_jax.networks.open import open_network
+from segcam_jax.runs.items import Item, Items, file_now, file_of, list_items
+from segcam_jax.runs.manifest import Manifest, NetworkRecord, Source
+from segcam_jax.runs.pipeline import Progress, run_shards
+from segcam_jax.runs.programs import ImageKernel
+from segcam_jax.runs.shard import Loaded
+from segcam_jax.runs.store import ItemFile, Store
+from segcam_jax.runs.work import StudyOptions
+from segcam_jax.types import InputError, SegcamError
+
+_MOST_ITEMS = 64
+_SHARD_BYTES = 64 * 2**20
+# The size of shards is that of the first image that can be read.
+_TRIED = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run as a person asks for it; it can be sent to another process.
+
+    Attributes:
+        options: what is explained.
+        images: files, folders, a list or an array.
+        out: the store.
+        devices: how many of this machine share the images; None: all.
+        memory_limit: as in `Execution`.
+        overwrite: replace another run in the store's place.
+        stop_on_error: stop at the first item that fails.
+        verify: trust finished shards by digests of their files.
+    """
+
+    options: StudyOptions
+    images: tuple[Path, ...]
+    out: Path
+    devices: int | None = None
+    memory_limit: int | None = None
+    overwrite: bool = False
+    stop_on_error: bool = False
+    verify: bool = False
+
+    def open(self, report: Callable[[str], None] = lambda line: None) -> "OpenJob":
+        """Opens the network and lists the images; nothing is written.
+
+        Raises:
+            SegcamError: if something that was given is wrong.
+        """
+        options = self.options.checked()
+        items = list_items(self.images, options, report)
+        network = open_network(options.network, options.opening)
+        options.check(network)
+        for goals in items.goals.values():
+            for goal in goals:
+                goal.query.check(network.labels)
+        return OpenJob(self, options, items, network)
+
+
+class OpenJob:
+    """A run whose network is open and whose images are listed.
+
+    Args:
+        job: what was asked for.
+        options: the same, checked.
+        items: the images.
+        network: the network.
+    """
+
+    def __init__(self, job: Job, options: StudyOptions, items: Items, network: Network):
+        self.job, self.options, self.items, self.network = job, options, items, network
+        self.form = ImageForm.of(network, options.fit)
+        self.targets = items.targets or len(options.queries)
+
+    @functools.cached_property
+    def kernel(self) -> ImageKernel:
+        """What computes."""
+        given = self.job.devices
+        count = jax.local_device_count() if given is None else given
+        mesh = local_mesh(count, images=count)
+        execution = Execution(mesh=mesh, memory_limit=self.job.memory_limit)
+        return ImageKernel(self.network, self.options, self.targets, execution)
+
+    @functools.cached_property
+    def first(self) -> Loaded | None:
+        """The first image that can be read; None if none of the first ones can."""
+        for item in itertools.islice(self.items, _TRIED):
+            try:
+                return self._read(item)
+            except SegcamError:
+                continue
+        return None
+
+    def reason_of(self, index: int) -> str:
+        """Why an image cannot be read."""
+        try:
+            self._read(self.items[index])
+        except SegcamError as error:
+            return str(error)
+        return "it can be read now"
+
+    def check(self) -> None:
+        """Traces what would run on the first image: what methods say is said before the start.
+
+        Raises:
+            SegcamError: if none of the first images can be read, or a method cannot explain the
+                network there.
+        """
+        if self.first is None:
+            raise InputError(f"none of the first images can be read: {self.reason_of(0)}")
+        self.kernel.check(self.first.sample.padded.shape)
+
+    @functools.cached_property
+    def items_per_shard(self) -> int:
+        """Items of a shard: 64, fewer where images are large."""
+        if self.options.shard is not None:
+            return self.options.shard
+        if self.first is None:
+            return _MOST_ITEMS
+        return max(1, min(_MOST_ITEMS, _SHARD_BYTES // self.first.sample.padded.nbytes))
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return -(-len(self.items) // self.items_per_shard)
+
+    def read(self, item: Item) -> Loaded:
+        """Reads an item; the first one was read before the start."""
+        first = self.first
+        if first is not None and first.file == file_now(item):
+            return first
+        return self._read(item)
+
+    def _read(self, item: Item) -> Loaded:
+        file = file_of(item)
+        return Loaded(read_sample(Path(item.path), self.form), file)
+
+    def digest_of(self, file: ItemFile) -> str:
+        """The digest of a file, or of a row of an array, as it is now."""
+        if self.items.rows is None:
+            return _files.sha256_of(file.path)
+        return read_sample(Path(file.path), self.form).sha256
+
+    def create(self) -> Store:
+        """The store, new or to go on with.
+
+        Raises:
+            InputError: if another run is there, or it cannot be written.
+        """
+        source = Source(
+            words=tuple(map(str, self.job.images)), items=len(self.items), digest=self.items.digest
+        )
+        manifest = Manifest.of(
+            self.options.to_words(),
+            NetworkRecord.of(self.network, self.options.fit),
+            source,
+            items_per_shard=self.items_per_shard,
+            targets=self.targets,
+        )
+        return Store.create(self.job.out, manifest, overwrite=self.job.overwrite)
+
+    def compute(
+        self,
+        store: Store,
+        numbers: Sequence[int],
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> Progress:
+        """Computes shards; raises as `run_shards`."""
+        size, count = self.items_per_shard, len(self.items)
+        chosen = ((n, range(n * size, min(n * size + size, count))) for n in numbers)
+        return run_shards(
+            self.kernel,
+            self.read,
+            self.items,
+            chosen,
+            store,
+            ahead=2 * size,
+            stop_on_error=self.job.stop_on_error,
+            digest=self.digest_of if self.job.verify else None,
+            report=report,
+        )
+
+
+class JobWorker:
+    """Computes shards of a job in a process of its own, as an actor of Ray does."""
+
+    def __init__(self, job: Job):
+        # What was to be replaced was replaced by who handed out the shards.
+        self._open = dataclasses.replace(job, overwrite=False).open()
+        self._store = self._open.create()
+
+    def compute(self, numbers: Sequence[int]) -> Progress:
+        """Computes shards and tells what came of them."""
+        return self._open.compute(self._store, numbers)

@@ -1,0 +1,223 @@
+"""The one loop over items: files are read ahead, a device computes, results are written behind.
+
+    reader threads -> shard k+1: predict
+                      shard k:   explain        (on the device while the host looks at k+1)
+                      shard k-1: collect, write (in the writer's thread)
+
+At most this many shards are held, however many there are.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import jax
+
+from segcam_jax.runs.items import Item, Items, file_now
+from segcam_jax.runs.reading import Taken, read_ahead
+from segcam_jax.runs.store import Block, ItemFile, Store
+from segcam_jax.types import InputError
+
+OnItem = TypeVar("OnItem")
+OnShard = TypeVar("OnShard", bound="Waited")
+
+
+class Waited(Protocol):
+    """A shard that a device works on."""
+
+    def waits_for(self) -> list[Any]:
+        """Arrays that are ready when the shard is."""
+        ...
+
+
+class Kernel(Protocol[OnItem, OnShard]):
+    """What makes arrays and rows of the items of a shard, in three steps."""
+
+    def predict(self, taken: Sequence[Taken[Item, OnItem]]) -> OnShard:
+        """Starts the network."""
+        ...
+
+    def explain(self, pending: OnShard) -> None:
+        """Finds what is to be computed, and starts it."""
+        ...
+
+    def collect(self, pending: OnShard) -> tuple[list[Block], list[Mapping[str, Any]]]:
+        """Waits for the results."""
+        ...
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        items: done or failed in this run.
+        before: items of shards that were finished before.
+        failures: rows that have an error, of this run.
+        busy: seconds that the device had work.
+        seconds: since the start.
+    """
+
+    items: int = 0
+    before: int = 0
+    failures: int = 0
+    busy: float = 0.0
+    seconds: float = 0.0
+
+    def and_also(self, other: "Progress") -> "Progress":
+        """What two processes have done, that ran at the same time."""
+        return Progress(
+            self.items + other.items,
+            self.before + other.before,
+            self.failures + other.failures,
+            max(self.busy, other.busy),
+            max(self.seconds, other.seconds),
+        )
+
+    @property
+    def rate(self) -> float:
+        """Items a second."""
+        return self.items / self.seconds if self.seconds else 0.0
+
+    @property
+    def busy_share(self) -> float:
+        """The share of the time that the device had work."""
+        return min(1.0, self.busy / self.seconds) if self.seconds else 0.0
+
+
+def run_shards(
+    kernel: Kernel[OnItem, OnShard],
+    read: Callable[[Item], OnItem],
+    items: Items,
+    shards: Iterable[tuple[int, range]],
+    store: Store,
+    *,
+    ahead: int = 128,
+    stop_on_error: bool = False,
+    digest: Callable[[ItemFile], str] | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Computes the shards that are not finished, and stores each as a whole.
+
+    Args:
+        kernel: what computes.
+        read: reads an item; called in threads.
+        items: of the run.
+        shards: number and items of each shard that this process computes.
+        store: where results go.
+        ahead: items that are read before their turn.
+        stop_on_error: stop at the first item that fails; what is finished stays.
+        digest: of a file, by which finished shards are trusted; None: by path, size and time.
+        report: is told after each shard, at times from another thread.
+
+    Raises:
+        SegcamError: if results cannot be written, or an item failed and that is to stop the run.
+    """
+    clock = _Clock()
+
+    def todo() -> Iterator[tuple[int, Item]]:
+        for number, shard in shards:
+            members = [items[index] for index in shard]
+            if store.finished(number, [file_now(item) for item in members], digest=digest):
+                clock.progress.before += len(members)
+                report(clock.now())
+            else:
+                yield from ((number, item) for item in members)
+
+    def store_shard(number: int, count: int, pending: OnShard) -> None:
+        jax.block_until_ready(pending.waits_for())
+        clock.stop(number)
+        blocks, rows = kernel.collect(pending)
+        failed = [row for row in rows if row.get("error")]
+        if failed and stop_on_error:
+            raise InputError(_told(failed[0]))
+        store.write(number, blocks, rows)
+        clock.progress.items += count
+        clock.progress.failures += len(failed)
+        report(clock.now())
+
+    entries = read_ahead(lambda entry: read(entry[1]), todo(), window=ahead)
+    waiting: tuple[int, int, OnShard] | None = None
+    with contextlib.closing(entries), _Writer(store_shard) as writer:
+        for number, group in itertools.groupby(entries, key=lambda each: each.item[0]):
+            taken = [Taken(entry.item[1], entry.read) for entry in group]
+            clock.start(number)
+            pending = kernel.predict(taken)
+            if waiting is not None:
+                kernel.explain(waiting[2])
+                writer.put(waiting)
+            waiting = (number, len(taken), pending)
+        if waiting is not None:
+            kernel.explain(waiting[2])
+            writer.put(waiting)
+    return clock.now()
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """Why an item failed, with its name."""
+    path, reason = str(row["path"]), str(row["error"])
+    return reason if path in reason else f"{path!r}: {reason}"
+
+
+class _Clock:
+    """Seconds since the start, and those in which the device had work."""
+
+    def __init__(self):
+        self.progress = Progress()
+        self._start = self._idle_since = time.perf_counter()
+        self._started: dict[int, float] = {}
+
+    def start(self, shard: int) -> None:
+        self._started[shard] = time.perf_counter()
+
+    def stop(self, shard: int) -> None:
+        now = time.perf_counter()
+        self.progress.busy += now - max(self._started.pop(shard), self._idle_since)
+        self._idle_since = now
+
+    def now(self) -> Progress:
+        self.progress.seconds = time.perf_counter() - self._start
+        return dataclasses.replace(self.progress)
+
+
+class _Writer:
+    """A thread that stores one shard after the other; what it raises is raised where it is fed."""
+
+    def __init__(self, work: Callable[..., None]):
+        self._work = work
+        self._queue: queue.Queue[tuple | None] = queue.Queue(maxsize=1)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="write", daemon=True)
+
+    def __enter__(self) -> "_Writer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Any, *about: Any) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None:
+            self._check()
+
+    def put(self, entry: tuple) -> None:
+        """Waits until the thread has taken the entry before."""
+        self._check()
+        self._queue.put(entry)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            if self._error is not None:
+                continue
+            try:
+                self._work(*entry)
+            except BaseException as error:  # Told to the thread that waits.
+                self._error = error

@@ -1,0 +1,201 @@
+"""What a kernel has computed, as a store holds it: named arrays, and a row for every target.
+
+map.TAP          (row, method, y.TAP, x.TAP)      methods whose map has the tap's positions
+map.TAP.METHOD   (row, y, x)                      others, as those that ablate windows
+weight.TAP       (row, method, channel.TAP)       NaN where a method weighs no channels
+drop.TAP.METHOD, attribution.TAP.METHOD           of methods that have them
+score (row), region (row, y, x), prediction (row, y, x), image (item, y, x, c)
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segcam_jax.networks.network import Network
+from segcam_jax.runs.items import Item, file_now
+from segcam_jax.runs.reading import Failure
+from segcam_jax.runs.shard import Explained, Group, Place
+from segcam_jax.runs.store import Block, Variable
+from segcam_jax.runs.work import StudyOptions
+
+_AXES = {1: "x", 2: "yx", 3: "zyx"}
+Row = dict[str, Any]
+
+
+def failed_row(item: Item, targets: int, failure: Failure) -> Row:
+    """The row of an item that could not be read."""
+    file = dataclasses.asdict(file_now(item))
+    return {
+        "row": item.index * targets,
+        "item": item.index,
+        **file,
+        "error": failure.reason,
+    }
+
+
+def of_group(
+    network: Network, options: StudyOptions, targets: int, group: Group
+) -> tuple[list[Block], list[Row]]:
+    """The arrays of the images of one extent, and their rows."""
+    rows = {
+        (member, number): _row(network, targets, group, member, number)
+        for member, goals in enumerate(group.goals)
+        for number in range(len(goals))
+    }
+    explained = [place for place, row in rows.items() if row["error"] is None]
+    variables = [*_of_images(group, explained)]
+    for tap in dict.fromkeys(place.tap for place in group.places):
+        variables += _of_tap(options, group, tap, rows, explained)
+    for place in explained:
+        rows[place]["program"] = "; ".join(dict.fromkeys(group.programs))
+    places = np.array([rows[place]["row"] for place in explained], np.int64)
+    blocks = [Block(group.name, places, tuple(variables))] if explained else []
+    if options.store_images:
+        images = np.stack([loaded.sample.shown for loaded in group.loaded])
+        items = np.array([item.index for item in group.members], np.int64)
+        image = Variable("image", ("item", "y", "x", "c"), images)
+        blocks.append(Block(group.name, items, (image,)))
+    return blocks, list(rows.values())
+
+
+def _row(network: Network, targets: int, group: Group, member: int, number: int) -> Row:
+    item, loaded = group.members[member], group.loaded[member]
+    goal = group.goals[member][number]
+    row = {
+        "row": item.index * targets + number,
+        "item": item.index,
+        **dataclasses.asdict(loaded.file),
+        "sha256": loaded.sample.sha256,
+        "extent": group.name,
+        "padded": f"{group.padded[0]}x{group.padded[1]}",
+        "notes": "; ".join(loaded.sample.notes) or None,
+        "error": goal.reason if isinstance(goal, Failure) else None,
+    }
+    if isinstance(goal, Explained):
+        prediction = goal.prediction
+        first = prediction.order[0] if prediction.order else None
+        row |= {
+            "target": goal.goal.query.name,
+            "chosen": goal.goal.query.first.words,
+            "class_index": goal.class_index,
+            "class": network.labels[goal.class_index],
+            "share": float(prediction.shares[goal.class_index]),
+            "predicted": None if first is None else network.labels[first],
+            "pixels": None if goal.region is None else int(goal.region.sum()),
+        }
+    return row
+
+
+def _of_images(group: Group, explained: Sequence[tuple[int, int]]) -> Iterator[Variable]:
+    """Regions and predictions of a segmentation network."""
+    goals = [group.goals[member][number] for member, number in explained]
+    known = [goal for goal in goals if isinstance(goal, Explained) and goal.region is not None]
+    if known:
+        regions = np.stack([goal.region for goal in known if goal.region is not None])
+        drawn = [goal.prediction.drawn(goal.class_index) for goal in known]
+        predictions = np.stack([each for each in drawn if each is not None]).astype(np.int16)
+        yield Variable("region", ("row", "y", "x"), regions)
+        yield Variable("prediction", ("row", "y", "x"), predictions)
+
+
+def _of_tap(
+    options: StudyOptions,
+    group: Group,
+    tap: str,
+    rows: Mapping[tuple[int, int], Row],
+    explained: Sequence[tuple[int, int]],
+) -> Iterator[Variable]:
+    """The arrays of all methods at a tap; tells the rows what is in them."""
+    name = tap.replace("/", ".")
+    stacked: dict[str, np.ndarray] = {}
+    weights: dict[str, np.ndarray] = {}
+    shape = next(place.shape for place in group.places if place.tap == tap)
+    score: np.ndarray | None = None
+    for place in (place for place in group.places if place.tap == tap):
+        method = place.call.method.name
+        own = {"tap": tap, "method": method}
+        parts = _parts(group, place, explained)
+        maps = _stored(parts["map"], options, [rows[each] for each in explained], place)
+        score = parts["score"] if score is None else score
+        _measure(parts["map"], f"{method}.{tap}", group, [rows[each] for each in explained])
+        axes = [f"{letter}.{name}" for letter in _AXES[len(shape) - 1]]
+        if maps.shape[1:] == shape[:-1]:
+            stacked[method] = maps
+        else:
+            cells = [f"{axis}.{method}" for axis in axes]
+            yield Variable(f"map.{name}.{method}", ("row", *cells), maps, own)
+        if "weights" in parts:
+            weights[method] = parts["weights"]
+        if "drops" in parts:
+            along = f"ablation.{name}.{method}"
+            yield Variable(f"drop.{name}.{method}", ("row", along), parts["drops"], own)
+        if "attribution" in parts:
+            attribution = parts["attribution"].astype(options.store)
+            dims = ("row", *axes, f"channel.{name}")
+            yield Variable(f"attribution.{name}.{method}", dims, attribution, own)
+    axis, about = f"method.{name}", {"tap": tap, "methods": list(stacked)}
+    if stacked:
+        axes = [f"{letter}.{name}" for letter in _AXES[len(shape) - 1]]
+        maps = np.stack(list(stacked.values()), axis=1)
+        yield Variable(f"map.{name}", ("row", axis, *axes), maps, about)
+    if weights:
+        none = np.full((len(explained), shape[-1]), np.nan, np.float32)
+        every = np.stack([weights.get(method, none) for method in stacked], axis=1)
+        yield Variable(f"weight.{name}", ("row", axis, f"channel.{name}"), every, about)
+    if score is not None:
+        yield Variable(f"score.{name}", ("row",), score, {"tap": tap})
+        for place, value in zip(explained, score, strict=True):
+            rows[place].setdefault("score", float(value))
+
+
+def _parts(
+    group: Group, place: Place, explained: Sequence[tuple[int, int]]
+) -> dict[str, np.ndarray]:
+    """The fields of the explanations of a place, a row for every target that was explained."""
+    found: dict[tuple[int, int], tuple[Any, int]] = {}
+    for members, explanation in group.explanations(place):
+        for position, member in enumerate(members):
+            found[member, -1] = (explanation, position)
+    fields: dict[str, list[np.ndarray]] = {}
+    for member, number in explained:
+        explanation, position = found[member, -1]
+        for field in ("map", "score", "weights", "drops", "attribution"):
+            values = getattr(explanation, field)
+            if values is not None:
+                fields.setdefault(field, []).append(values[position, number])
+    return {field: np.stack(values).astype(np.float32) for field, values in fields.items()}
+
+
+def _stored(
+    maps: np.ndarray, options: StudyOptions, rows: Sequence[Row], place: Place
+) -> np.ndarray:
+    """Maps in the type that is stored; rows of those that it cannot hold say so."""
+    with np.errstate(over="ignore"):
+        stored = maps.astype(options.store)
+    for row, values in zip(rows, stored, strict=True):
+        if np.isfinite(values).all() or row["error"]:
+            continue
+        row["error"] = (
+            f"{place.call.method.name} at {place.tap} overflowed {options.store}; explain "
+            "probabilities, reduce by the mean, or store float32"
+        )
+    return stored
+
+
+def _measure(maps: np.ndarray, name: str, group: Group, rows: Sequence[Row]) -> None:
+    """The largest value of each map and the share of it that is negative, over the image."""
+    cells = maps.shape[1:]
+    shown = (
+        slice(0, math.ceil(count * small / large))
+        for count, small, large in zip(cells, group.extent, group.padded, strict=True)
+    )
+    flat = maps[(slice(None), *shown)].reshape(len(maps), -1).astype(np.float64)
+    total = np.abs(flat).sum(-1)
+    negative = np.where(flat < 0, -flat, 0).sum(-1)
+    shares = np.divide(negative, total, out=np.zeros_like(total), where=total > 0)
+    for row, largest, share in zip(rows, flat.max(-1), shares, strict=True):
+        row[f"{name}.max"] = float(largest)
+        row[f"{name}.negative"] = float(share)

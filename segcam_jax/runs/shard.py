@@ -1,0 +1,127 @@
+"""A shard on its way through the kernel: its images by extent, and what became of each so far."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool
+
+from segcam_jax.methods import MethodCall
+from segcam_jax.networks.class_queries import Prediction
+from segcam_jax.networks.image_inputs import Sample
+from segcam_jax.runs.items import ImageFile, Item
+from segcam_jax.runs.reading import Failure
+from segcam_jax.runs.work import Goal
+from segcam_jax.types import Explanation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """An item as it was read.
+
+    Attributes:
+        sample: its image.
+        file: its file, when it was opened.
+    """
+
+    sample: Sample
+    file: ImageFile
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explained:
+    """What is explained of an image by one of its targets.
+
+    Attributes:
+        goal: what was asked for.
+        class_index: the class.
+        region: its pixels; None for a classifier.
+        prediction: what the network predicts.
+    """
+
+    goal: Goal
+    class_index: int
+    region: Bool[np.ndarray, "h w"] | None
+    prediction: Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A method at a tap.
+
+    Attributes:
+        call: the method with its options.
+        tap: where it looks.
+        shape: of the activation there.
+    """
+
+    call: MethodCall
+    tap: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(eq=False)
+class Group:
+    """The images of one extent of a shard, and what became of them so far.
+
+    Attributes:
+        extent: `(h, w)` of the images.
+        members: of which items.
+        loaded: each as it was read.
+        outputs: of the network, in batches.
+        goals: for each image, what is explained of it, or why that is not.
+        found: for each place, explanations of the images that have any, in batches.
+        programs: names of those that ran.
+    """
+
+    extent: tuple[int, int]
+    members: list[Item] = dataclasses.field(default_factory=list)
+    loaded: list[Loaded] = dataclasses.field(default_factory=list)
+    outputs: list[Any] = dataclasses.field(default_factory=list)
+    goals: list[list[Explained | Failure]] = dataclasses.field(default_factory=list)
+    found: list[tuple[Sequence[Place], Sequence[int], Any]] = dataclasses.field(
+        default_factory=list
+    )
+    programs: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of its part of the store."""
+        return f"{self.extent[0]}x{self.extent[1]}"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The methods that ran, each at a tap."""
+        return tuple(dict.fromkeys(place for places, *_ in self.found for place in places))
+
+    def explanations(self, place: Place) -> Iterator[tuple[Sequence[int], Explanation]]:
+        """Those of a place on the host, batch by batch: which members, and leading axes `n t`."""
+        for places, members, found in self.found:
+            if place in places:
+                explanation, count = found[list(places).index(place)], len(members)
+                yield members, jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], explanation)
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """`(u, v)` that the network is given."""
+        height, width, _ = self.loaded[0].sample.padded.shape
+        return height, width
+
+
+@dataclasses.dataclass(eq=False)
+class Pending:
+    """A shard on its way.
+
+    Attributes:
+        failures: of items that could not be read.
+        groups: the others, by extent.
+    """
+
+    failures: list[tuple[Item, Failure]] = dataclasses.field(default_factory=list)
+    groups: dict[tuple[int, int], Group] = dataclasses.field(default_factory=dict)
+
+    def waits_for(self) -> list[Any]:
+        """Arrays that are ready when the shard is."""
+        return [found for group in self.groups.values() for *_, found in group.found]

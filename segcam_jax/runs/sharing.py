@@ -1,0 +1,102 @@
+"""Who computes which shard: shares of one run, processes of `jax.distributed`, actors of Ray.
+
+All of them write one store, each the shards that are its own; none waits for another.
+"""
+
+import collections
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+
+from segcam_jax.extras import require
+from segcam_jax.types import InputError
+
+# Of a task of Ray: enough for reading and writing to go on while a device computes.
+_SHARDS_A_TASK = 4
+
+
+def parse_share(words: str | None) -> tuple[int, int]:
+    """Index and count of `K/N`; None: those of this process of `jax.distributed`.
+
+    Raises:
+        InputError: if it is no such share.
+    """
+    if words is None:
+        return jax.process_index(), jax.process_count()
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", words)
+    index, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= index <= count:
+        raise InputError(f"--share was given {words!r}; give K/N, from 1/N to N/N")
+    return index - 1, count
+
+
+def numbers_of(share: tuple[int, int], shards: int) -> Sequence[int]:
+    """The shards of a share, of so many."""
+    index, count = share
+    return range(index, shards, count)
+
+
+class Worker(Protocol):
+    """What computes shards on another machine."""
+
+    def compute(self, numbers: Sequence[int]) -> Any:
+        """Computes shards and tells what came of them."""
+        ...
+
+
+def on_ray(
+    make: Callable[[], Worker], numbers: Sequence[int], *, address: str, workers: int, gpus: int
+) -> Iterator[Any]:
+    """Computes shards by actors of a Ray cluster.
+
+    Each actor makes its worker once, in a process of its own. Shards of an actor that dies, with
+    its process or its machine, are computed by another.
+
+    Args:
+        make: makes a worker; pickled, and called in the actor.
+        numbers: of the shards.
+        address: of the cluster, or `auto` for one of this machine.
+        workers: how many actors.
+        gpus: of each.
+
+    Yields:
+        What `compute` returned, task by task, as they end.
+
+    Raises:
+        InputError: if the cluster cannot be reached.
+    """
+    ray = require("ray", extra="ray")
+    try:
+        ray.init(address=None if address == "auto" else address, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the Ray cluster {address!r} cannot be reached: {reason}") from None
+
+    class Actor:
+        def __init__(self):
+            self._worker = make()
+
+        def compute(self, numbers: Sequence[int]) -> Any:
+            return self._worker.compute(numbers)
+
+    actor_class = ray.remote(num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Actor)
+    try:
+        actors = [actor_class.remote() for _ in range(workers)]
+        tasks = collections.deque(
+            numbers[start : start + _SHARDS_A_TASK]
+            for start in range(0, len(numbers), _SHARDS_A_TASK)
+        )
+        running = {actor.compute.remote(tasks.popleft()): actor for actor in actors if tasks}
+        while running:
+            (ended,), _ = ray.wait(list(running))
+            actor = running.pop(ended)
+            try:
+                yield ray.get(ended)
+            except ray.exceptions.RayTaskError as error:
+                raise error.as_instanceof_cause() from None
+            if tasks:
+                running[actor.compute.remote(tasks.popleft())] = actor
+    finally:
+        ray.shutdown()

@@ -1,0 +1,220 @@
+"""What is explained of every image of a run: as a person says it, and parsed."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from segcam_jax.engine.execution import Precision
+from segcam_jax.methods import MethodCall, find_all, parse_calls
+from segcam_jax.networks.class_queries import ClassQuery, parse_queries
+from segcam_jax.networks.image_inputs import Fit
+from segcam_jax.networks.network import Network
+from segcam_jax.networks.regions import Region
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
+from segcam_jax.types import InputError, Outputs, nearest_first
+
+# What a person types, and the field of `StudyOptions`.
+_WORDS = {"tap": "taps", "method": "methods", "option": "options", "class": "classes"}
+_FIELDS = {field: word for word, field in _WORDS.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """All that determines what is stored, but for the images: as a command line or a file says it.
+
+    Attributes:
+        weights: which network, as `NetworkSpec.parse` reads it.
+        model: the network expected in a file of weights.
+        taps: where to explain: taps, `first`, `middle`, `last`, `conv:N` or `all`; none: the
+            bottleneck, of a classifier the last block. Methods of the input use the input.
+        methods: by name.
+        options: of the methods, as `parse_calls` reads them.
+        classes: by name, number or rank (`top:2`), each explained by itself; `predicted` is
+            `top:1`, as is none.
+        outputs: what the network's output holds; None: what is known of it.
+        multi_label: the classes do not exclude each other.
+        threshold: where they do not, the probability above which they are predicted.
+        labels: file of the classes' names.
+        size: height and width that images are brought to, or one number for both.
+        fit: how they are.
+        range: the values of the files that become 0 and 1.
+        channels: of a user's own model.
+        normalisation: likewise.
+        region: the explained pixels, as `Region.parse` reads them.
+        min_probability: predicted pixels need a probability above this.
+        mask_threshold: of the region `mask:FILE`, what lies above it is inside.
+        of: whether logits or probabilities are explained.
+        reduce: sum or mean over the region.
+        precision: of convolutions and products after a tap, as in `Execution`.
+        seed: of all random numbers.
+        store: the type of stored maps.
+        store_images: whether images are stored too.
+        shard: items of a shard; None: 64, fewer of large images.
+        batch: images at once; None: as many as serve, see `engine.images_at_once`.
+    """
+
+    weights: str | None = None
+    model: str | None = None
+    taps: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    outputs: Outputs | None = None
+    multi_label: bool = False
+    threshold: tuple[float, ...] = ()
+    labels: str | None = None
+    size: tuple[int, ...] = ()
+    fit: Fit = "crop"
+    range: tuple[float, ...] = ()
+    channels: int | None = None
+    normalisation: str | None = None
+    region: str = "predicted"
+    min_probability: float | None = None
+    mask_threshold: float | None = None
+    of: Literal["logits", "probabilities"] = "logits"
+    reduce: Literal["sum", "mean"] = "sum"
+    precision: Precision = "float32"
+    seed: int = 0
+    store: Literal["float32", "float16"] = "float32"
+    store_images: bool = False
+    shard: int | None = None
+    batch: int | None = None
+
+    def __post_init__(self):
+        for name in ("shard", "batch"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise InputError(f"{name} is {given}; give at least 1")
+        if self.batch is not None and self.batch & (self.batch - 1):
+            raise InputError(f"batch is {self.batch}; give a power of two")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; give a number from 0 to below 2^32")
+        if self.threshold and self.min_probability is not None:
+            raise InputError("give one of threshold and min probability")
+
+    @functools.cached_property
+    def queries(self) -> tuple[ClassQuery, ...]:
+        """What is explained of an image that does not say so itself."""
+        return parse_classes(self.classes)
+
+    @functools.cached_property
+    def where(self) -> Region:
+        """The explained pixels of an image that does not say so itself."""
+        return self.region_of(self.region)
+
+    def region_of(self, words: str) -> Region:
+        """A region, narrowed as the options say."""
+        of_file = words.partition(":")[0].strip().lower() == "mask"
+        threshold = self.mask_threshold if of_file else None
+        return Region.parse(words, min_probability=self.min_probability, mask_threshold=threshold)
+
+    @functools.cached_property
+    def calls(self) -> tuple[MethodCall, ...]:
+        """The methods with their options."""
+        return parse_calls(find_all(self.methods), self.options)
+
+    @functools.cached_property
+    def opening(self) -> OpenOptions:
+        """How the network is opened."""
+        return OpenOptions.parse(
+            size=self.size,
+            range=self.range,
+            normalisation=self.normalisation,
+            labels=self.labels,
+            channels=self.channels,
+            seed=self.seed,
+            said=Said(self.outputs, self.multi_label, self.threshold),
+        )
+
+    @property
+    def network(self) -> NetworkSpec:
+        """Which network."""
+        return NetworkSpec.parse(self.weights, self.model)
+
+    def checked(self) -> "StudyOptions":
+        """Itself, all of it parsed, methods by the names of the registry.
+
+        Raises:
+            InputError: if a name is unknown, or a value is out of range.
+        """
+        _ = self.network, self.queries, self.where, self.calls, self.opening
+        names = tuple(call.method.name for call in self.calls)
+        return dataclasses.replace(self, methods=names, taps=tuple(dict.fromkeys(self.taps)))
+
+    def check(self, network: Network) -> None:
+        """Checks what can be checked with the network and without an image.
+
+        Raises:
+            InputError: if pixels are chosen of a classifier.
+            TargetError: if it has no such class.
+        """
+        given = self.min_probability is not None or self.where.kind not in ("predicted", "all")
+        if network.classifies and (given or self.reduce != "sum"):
+            raise InputError(
+                f"{network.name} classifies whole images; leave out --region, --min-probability "
+                "and --reduce"
+            )
+        for query in self.queries:
+            query.check(network.labels)
+
+    def to_words(self) -> dict[str, Any]:
+        """Values that JSON and TOML can hold, by the words of the command line; no defaults."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {
+            _FIELDS.get(name, name): list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value != defaults[name]
+        }
+
+    @classmethod
+    def of_words(cls, words: Mapping[str, Any], origin: str) -> "StudyOptions":
+        """Reads what `to_words` or a person wrote.
+
+        Args:
+            words: values by the words of the command line, dashes or underscores in them.
+            origin: what holds them, in messages.
+
+        Raises:
+            InputError: if a word is unknown, or a value is of another type.
+        """
+        known = [_FIELDS.get(field.name, field.name) for field in dataclasses.fields(cls)]
+        given = {}
+        for word, value in words.items():
+            plain = word.replace("-", "_")
+            if plain not in known:
+                near = ", ".join(nearest_first(plain, known)[:4])
+                raise InputError(f"{origin} has the unknown key {word!r}; the nearest are {near}")
+            given[_WORDS.get(plain, plain)] = value
+        try:
+            return msgspec.convert(given, cls)
+        except msgspec.ValidationError as error:
+            raise InputError(f"{origin}: {_in_words(str(error))}") from None
+
+
+def parse_classes(words: Sequence[str]) -> tuple[ClassQuery, ...]:
+    """Queries of classes; `predicted` is the class predicted first."""
+    return parse_queries(classes=["top:1" if word == "predicted" else word for word in words])
+
+
+def _in_words(error: str) -> str:
+    """What msgspec says of a value, with the word of the command line."""
+    for field, word in _FIELDS.items():
+        error = error.replace(f"`$.{field}", f"`$.{word}")
+    return error.replace("`$.", "`")
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """What is explained of an image, where a list says so for each.
+
+    Attributes:
+        query: the class.
+        region: the pixels.
+    """
+
+    query: ClassQuery
+    region: Region
