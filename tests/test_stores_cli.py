@@ -60,7 +60,7 @@ def test_a_summary_tells_what_is_there_and_what_failed(folder, capsys):
     assert "5 (finished)" in said
     assert "8 targets, 2 failures" in said
     assert "body: grad_cam, ablation_cam, fast_ablation_cam; input: gradient" in said
-    assert "8x8 (6), 4x6 (2)" in said
+    assert "8x8 (3), 4x6 (1)" in said
     assert "cat (4), dog (4)" in said
     assert "image2 it is no image file that can be read" in said
     scores = [float(runs.values_of(row, "score", ())) for row in (0, 1, 2, 3, 6, 7, 8, 9)]
@@ -81,6 +81,8 @@ def test_the_first_results_are_drawn(folder, drawn, capsys):
     assert said.count("image1") == 1
     assert "Grad-CAM, body" in said
     assert "outlined: the explained pixels" in said
+    assert "run.zarr: the first 3 results" in said
+    assert "Explained: logits, summed over the outlined pixels." in said
 
 
 @pytest.mark.parametrize("words", ["3", "image3", "image3.npy", "file"])
@@ -95,6 +97,7 @@ def test_an_item_by_number_name_or_file(folder, drawn, capsys, words):
     said = words_of(drawn["item.top2.png"])
     assert "image3: dog; each map on its own scale" in said
     assert "n/a" in said  # Gradients have no map at the body.
+    assert "Gradient, clipped" in said
 
 
 def test_the_panels_of_one_map_show_what_is_stored(folder):
@@ -188,22 +191,24 @@ def test_what_show_refuses_in_one_line(folder, monkeypatch, capsys, options, sai
 
 def test_export_writes_maps_figures_and_the_table(folder, drawn, capsys):
     out = folder.parent / "files"
-    assert run("export", folder, "--out", out, "--items", "0-1", "image4") == 0
-    names = {str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()}
+    assert run("export", folder, "--out", out, "--items", "0-1", "image4", "--what", "npy") == 0
     maps = ["ablation_cam.body", "fast_ablation_cam.body", "grad_cam.body", "gradient.input"]
     targets = [f"image{item}.top{target}" for item in (0, 1, 4) for target in (1, 2)]
-    ends = [f"{name}.{end}" for name in maps for end in ("npy", "png")]
-    expected = {f"{each}/{end}" for each in targets for end in [*ends, "montage.png"]}
-    assert names == expected | {"items.csv"}
+    names = {str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()}
+    assert names == {f"{each}/{name}.npy" for each in targets for name in maps}
     assert f"{len(names)} files of 6 results" in capsys.readouterr().out
     written = np.load(out / "image4.top2" / "ablation_cam.body.npy")
     np.testing.assert_array_equal(written, runs.values_of(9, "map.body", (2, 2, 3))[1])
+
+    line = ("export", folder, "--out", out, "--items", "4", "--what", "png", "csv")
+    assert run(*line, "--overwrite") == 0
+    assert set(drawn) == {*(f"{name}.png" for name in maps), "montage.png"}
+    assert "11 files of 2 results" in capsys.readouterr().out
     with (out / "items.csv").open() as stream:
         table = list(csv.DictReader(stream))
     assert len(table) == 10
     assert table[4]["error"] == "it is no image file that can be read"
     assert float(table[9]["gradient.input.max"]) == 9
-    assert "another folder, or --overwrite" not in capsys.readouterr().err
 
 
 def test_export_asks_before_it_writes_over_files(folder, capsys):

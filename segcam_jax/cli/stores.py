@@ -45,8 +45,10 @@ def show(command: commands.Show) -> None:
         if command.out is not None:
             there = run.table.filter(polars.col("error").is_null())["row"]
             rows = there.head(command.count).to_list()
-            viz.save(images.page(run, rows, look), command.out)
-            print(f"the first {counted(len(rows), 'result')}: {command.out}")
+            first = f"the first {counted(len(rows), 'result')}"
+            title = f"{shortened(run.path.name)}: {first}"
+            viz.save(images.page(run, rows, look, title=title), command.out)
+            print(f"{first}: {command.out}")
 
 
 def export(command: commands.Export) -> None:
@@ -92,7 +94,7 @@ def _summarise(run: StoredRun) -> None:
         ("explained", f"{counted(len(there), 'target')}, {counted(len(failed), 'failure')}"),
         ("network", f"{manifest.network.title} ({manifest.network.model})"),
         ("maps", "; ".join(f"{tap}: {', '.join(run.methods(tap))}" for tap in run.taps) or "none"),
-        ("extents", _counts(there["extent"])),
+        ("extents", _counts(there.unique("item", maintain_order=True)["extent"])),
         ("classes", _counts(there["class"].map_elements(short, polars.String))),
     ]
     if len(there):

@@ -182,10 +182,10 @@ def of_all(subject: Subject, shown: Displays, look: Look, *, signed: bool) -> Fi
     how = in_words(shown.values(), chosen=look.profile, signed=signed)
     if subject.prediction is None:
         return _layers(subject, shown, look, how)
-    names = {(METHODS[method].title, tap): each for (method, tap), each in shown.items()}
+    names = {(heading(method), tap): each for (method, tap), each in shown.items()}
     return viz.montage(
         drawable(subject.pixels),
-        {pair: own_scale(each.heat) for pair, each in names.items()},
+        {pair: own_scale(clipped(each.method, each.heat)) for pair, each in names.items()},
         rows=list(dict.fromkeys(method for method, _ in names)),
         columns=list(dict.fromkeys(tap for _, tap in names)),
         region=subject.region,

@@ -31,7 +31,7 @@ from segcam_jax.reports.figures import (
 )
 from segcam_jax.runs import StoredRun
 from segcam_jax.taps import INPUT
-from segcam_jax.types import InputError, nearest_first, shortened
+from segcam_jax.types import InputError, counted, nearest_first, shortened
 from segcam_jax.viz.gallery import Row, gallery
 
 Pair = tuple[str, str]
@@ -110,9 +110,9 @@ def page(
     return gallery(
         drawn,
         [heading(m) + (f", {tap}" if len(taps) > 1 else "") for m, tap in chosen],
-        title=title or f"{shortened(run.path.name)}: {len(rows)} explained images",
+        title=title or f"{shortened(run.path.name)}: {counted(len(rows), 'result')}",
         subtitle=f"{run.manifest.network.title}, {at}{outlined}",
-        caption=how + besides,
+        caption=f"{_score(run)} {how}{besides}",
         colormap=look.colormap,
     )
 
@@ -146,7 +146,6 @@ def subject_of(run: StoredRun, row: int) -> Subject:
     if chosen == "predicted" and region is not None and prediction is not None:
         # A list of images may ask for other pixels.
         chosen = chosen if (prediction[region] == about["class_index"]).all() else ""
-    of_probabilities = network.meaning.outputs == "probabilities"
     return Subject(
         name=run.names[about["item"]],
         said=_said(about) if network.classifies else words.short(about["class"]),
@@ -155,7 +154,7 @@ def subject_of(run: StoredRun, row: int) -> Subject:
         network=network.title,
         label=about["class"],
         class_index=about["class_index"],
-        of="probabilities" if of_probabilities else options.get("of", "logits"),
+        of=_units(run),
         reduce=options.get("reduce", "sum"),
         legend=legend(network.labels, network.background),
         background=None if network.background is None else network.background.index,
@@ -177,6 +176,21 @@ def _said(about: dict[str, Any]) -> str:
     if about["predicted"] in (None, about["class"]):
         return f"predicted {explained}"
     return f"explained {explained}, predicted {words.short(about['predicted'])}"
+
+
+def _score(run: StoredRun) -> str:
+    """What is explained in all rows, in units of the output."""
+    if run.manifest.network.classifies:
+        return f"Explained: {_units(run)}."
+    how = {"sum": "summed", "mean": "averaged"}[run.manifest.options.get("reduce", "sum")]
+    return f"Explained: {_units(run)}, {how} over the outlined pixels."
+
+
+def _units(run: StoredRun) -> str:
+    """What scores are of: logits or probabilities."""
+    if run.manifest.network.meaning.outputs == "probabilities":
+        return "probabilities"
+    return run.manifest.options.get("of", "logits")
 
 
 def _pixels(run: StoredRun, about: dict[str, Any]) -> Float[np.ndarray, "h w c"]:
