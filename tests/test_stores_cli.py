@@ -175,7 +175,7 @@ def test_an_image_that_was_stored_is_not_read_again(tmp_path):
         (["--worst", "class"], "column 'class' holds no numbers; the nearest are class_index"),
         (["--item", "image9"], "no image 'image9' in"),
         (["--item", "0", "--best", "score"], "give one of --item and --best or --worst"),
-        (["--item", "2", "--out", "x.png"], "has no results to draw: it is no image file"),
+        (["--item", "2", "--out", "x.png"], "image2.npy': it is no image file"),
         (["--count", "0"], "--count is 0; give 1 to 50"),
         (["--profile", "jet"], "unknown profile 'jet'"),
         (["--colormap", "nonsense"], "'nonsense'"),

@@ -45,7 +45,7 @@ def show(command: commands.Show) -> None:
         if command.out is not None:
             there = run.table.filter(polars.col("error").is_null())["row"]
             rows = there.head(command.count).to_list()
-            first = f"the first {counted(len(rows), 'result')}"
+            first = "the first result" if len(rows) == 1 else f"the first {len(rows)} results"
             title = f"{shortened(run.path.name)}: {first}"
             viz.save(images.page(run, rows, look, title=title), command.out)
             print(f"{first}: {command.out}")
@@ -71,6 +71,12 @@ def export(command: commands.Export) -> None:
             advance=lambda rows, text: advance(rows, text),
         )
     table = f"; {TABLE} is the table" if "csv" in what else ""
+    wanted = run.table if items is None else run.table.filter(polars.col("item").is_in(items))
+    failed = wanted["error"].count()
+    if failed and set(what) - {"csv"}:
+        console.note(
+            f"{counted(failed, 'result')} failed, without files; `segcam show` says why"
+        )
     print(f"{counted(count, 'file')} of {counted(total, 'result')}: {command.out}{table}")
 
 
@@ -129,7 +135,7 @@ def _show_item(run: StoredRun, item: int, out: Path | None, look: Look) -> None:
     console.facts(f"image {item}: {shortened(run.names[item])}", facts)
     for row in found:
         if row["error"] is not None:
-            console.note(f"{row['target'] or first['path']}: {row['error']}")
+            console.note(_failure(row))
     done = [row for row in found if row["error"] is None]
     if done:
         lines = [line for row in done for line in _lines(run, row)]
@@ -137,12 +143,18 @@ def _show_item(run: StoredRun, item: int, out: Path | None, look: Look) -> None:
     if out is None:
         return
     if not done:
-        raise InputError(f"{first['path']!r} has no results to draw: {first['error']}")
+        raise InputError(f"there is nothing to draw: {_failure(first)}")
     for row in done:
         end = f".{_files.slug(row['target'], 'target')}" if len(done) > 1 else ""
         file = out.with_name(f"{out.stem}{end}{out.suffix}")
         viz.save(images.row_figure(run, row["row"], look), file)
         print(file)
+
+
+def _failure(row: dict[str, Any]) -> str:
+    """Why a row has no results, with the image's file."""
+    path, reason = repr(row["path"]), row["error"]
+    return reason if path in reason else f"{path}: {reason}"
 
 
 def _lines(run: StoredRun, row: dict[str, Any]) -> list[tuple[object, ...]]:
