@@ -205,3 +205,85 @@ def test_a_pixel_shuffle_keeps_the_grid():
 
     x, kernel = jnp.ones((8, 12, 3)), jnp.ones((3, 3, 3, 8))
     assert maps(shuffled, kernel, x) == ["input", "finer"]
+
+
+def attend(tokens):
+    """Every token by all others of its example, `b t c`."""
+    weights = jax.nn.softmax(jnp.einsum("btc,bsc->bts", tokens, tokens), axis=-1)
+    return jnp.einsum("bts,bsc->btc", weights, tokens)
+
+
+def recur(tokens):
+    """A recurrence over the tokens, `b t c`."""
+    steps = jnp.moveaxis(tokens, 1, 0)
+
+    def step(state, x):
+        state = jnp.tanh(state + x)
+        return state, state
+
+    _, states = jax.lax.scan(step, steps[0], steps)
+    return jnp.moveaxis(states, 0, 1)
+
+
+def written_for_a_batch(mixer):
+    """A convolution, which takes one image as well, and a mixer of what `x.shape[0]` flattens."""
+
+    def fn(params, x):
+        y = tap(nnx.relu(convolve(x, params) if x.ndim == 3 else convolve(x[0], params)[None]), "y")
+        return mixer(y.reshape(y.shape[0], -1, y.shape[-1])).reshape(y.shape)
+
+    return fn
+
+
+@pytest.mark.parametrize("mixer", [attend, recur])
+def test_rows_that_are_taken_for_examples(mixer):
+    """An image given to a model that flattens by `x.shape[0]`: each row was attended by itself."""
+    fn, x, kernel = written_for_a_batch(mixer), make_input()[:6, :8], jnp.ones((3, 3, 2, 2)) / 9
+    with pytest.raises(segcam.InputError, match=r"x has shape \(6, 8, 2\), .*give batch_axis=0"):
+        segcam.list_taps(fn, kernel, x)
+    with pytest.raises(segcam.InputError, match="say one_example=True"):
+        segcam.split(fn, "y", kernel, x)
+    whole, _ = segcam.from_function(fn, kernel, batch_axis=0)
+    split = segcam.split(whole, "y", kernel, x)
+    found = split.decode(*split.encode(kernel, x))
+    expected = mixer(nnx.relu(convolve(x, kernel)).reshape(1, 48, 2)).reshape(x.shape)
+    assert jnp.allclose(found, expected, atol=1e-5)
+    rows = segcam.split(fn, "y", kernel, x, one_example=True)
+    by_row = mixer(nnx.relu(convolve(x, kernel)))
+    assert jnp.allclose(rows.decode(*rows.encode(kernel, x)), by_row, atol=1e-5)
+    assert not jnp.allclose(found, by_row, atol=1e-3)
+
+
+def by_columns(x):
+    return jnp.swapaxes(attend(jnp.swapaxes(x, 0, 1)), 0, 1)
+
+
+def in_windows(x):
+    h, w, c = x.shape
+    parts = x.reshape(h // 2, 2, w // 2, 2, c).transpose(0, 2, 1, 3, 4).reshape(-1, 4, c)
+    return attend(parts).reshape(h // 2, w // 2, 2, 2, c).transpose(0, 2, 1, 3, 4).reshape(h, w, c)
+
+
+# What keeps rows apart in some place, and means it.
+TRUE_IMAGES = {
+    "global": lambda x: attend(x.reshape(1, -1, x.shape[-1])).reshape(x.shape),
+    "axial": lambda x: attend(x) + by_columns(x),
+    "columns": by_columns,
+    "windows": in_windows,
+    "bilinear": lambda x: jnp.einsum("hwc,hwd->cd", x, x)[0] + x,
+    "gated": lambda x: x * jax.nn.sigmoid(x.mean((0, 1))),
+    "1x1": lambda x: jnp.tanh(x @ jnp.eye(2)),
+    "resized": lambda x: jax.image.resize(x, (6, 16, 2), "linear"),
+    "steps": lambda x: jax.lax.scan(
+        lambda y, _: (convolve(y, jnp.ones((3, 3, 2, 2))), None), x, None, 2
+    )[0],
+}
+
+
+@pytest.mark.parametrize("name", TRUE_IMAGES)
+def test_images_of_which_rows_are_no_examples(name):
+    def fn(params, x):
+        first = x * params.mean() if name == "1x1" else convolve(x, params)
+        return TRUE_IMAGES[name](first)
+
+    segcam.list_taps(fn, jnp.ones((3, 3, 2, 2)), jnp.ones((6, 8, 2)))

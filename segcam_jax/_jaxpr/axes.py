@@ -17,9 +17,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from segcam_jax._jaxpr import graph
-from segcam_jax._jaxpr.axis_rules import Follower
+from segcam_jax._jaxpr import attention, graph
+from segcam_jax._jaxpr.axis_rules import rule_of
 from segcam_jax._jaxpr.factors import Axes
+from segcam_jax._jaxpr.follower import Follower
 from segcam_jax._jaxpr.graph import Var
 
 
@@ -32,7 +33,7 @@ class Origins:
         mixed: the input's axes along which positions read each other.
         pooled: those that are summed together with others, as for the statistics of a norm.
         batches, channels: those that a convolution takes for its batch, or its channels.
-        promoted: how many elements integers have that become floating-point numbers.
+        attended: of each attention, the axes it keeps apart, and those along which positions meet.
     """
 
     axes: Mapping[Var, Axes]
@@ -40,7 +41,7 @@ class Origins:
     pooled: frozenset[int]
     batches: frozenset[int]
     channels: frozenset[int]
-    promoted: frozenset[int]
+    attended: frozenset[attention.Met]
 
     def of(self, variable: Var) -> Axes:
         """What the axes of a variable are made of."""
@@ -49,15 +50,30 @@ class Origins:
 
 def follow(traced: graph.Graph, inputs: int) -> Origins:
     """Follows the axes of the last `inputs` inputs; the axes of one number count as one axis."""
-    follower = Follower()
-    count = len(traced.invars) - inputs
-    for variable in (*traced.constvars, *traced.invars[:count]):
-        follower.learned.add(variable)
-    for variable in traced.invars[count:]:
-        follower.axes[variable] = whole(variable.aval.shape)
+    follower = _follower(traced, traced.invars[len(traced.invars) - inputs :])
+    return Origins(
+        follower.axes,
+        frozenset(follower.mixed),
+        frozenset(follower.pooled),
+        frozenset(follower.batches),
+        frozenset(follower.channels),
+        frozenset(follower.attended),
+    )
+
+
+def is_promoted(traced: graph.Graph, variable: Var) -> bool:
+    """Whether an input of integers becomes floating-point numbers, position by position."""
+    return any({0, 1} <= axes for axes in _follower(traced, [variable]).promoted)
+
+
+def _follower(traced: graph.Graph, inputs: Sequence[Var]) -> Follower:
+    """Follows the axes of some inputs; the others are parameters."""
+    follower = Follower(rule_of)
+    follower.learned.update((*traced.constvars, *traced.invars))
+    follower.learned.difference_update(inputs)
+    follower.axes.update((variable, whole(variable.aval.shape)) for variable in inputs)
     follower.run(traced.equations)
-    sets = (follower.mixed, follower.pooled, follower.batches, follower.channels)
-    return Origins(follower.axes, *map(frozenset, (*sets, follower.promoted)))
+    return follower
 
 
 def whole(shape: Sequence[int]) -> Axes:
@@ -77,7 +93,7 @@ def is_batch(origins: Origins, inputs: Sequence[Var], values: Iterable[Any]) -> 
     shapes = [variable.aval.shape for variable in inputs if len(variable.aval.shape)]
     if len({shape[0] for shape in shapes}) != 1:
         return False
-    middle = set(range(1, max(map(len, shapes)) - 1))
+    middle = _positions(shapes)
     if 0 in origins.mixed | origins.channels:
         return False
     if 0 in origins.pooled:
@@ -91,6 +107,22 @@ def is_batch(origins: Origins, inputs: Sequence[Var], values: Iterable[Any]) -> 
         for factors in origins.of(atom)
     )
     return apart and kept
+
+
+def is_by_rows(origins: Origins, inputs: Sequence[Var]) -> bool:
+    """Whether attention keeps the entries of the first axis apart, which other operations mix.
+
+    So a model that is written for a batch takes one image, as it flattens by `x.shape[0]`: every
+    row of it is attended by itself. A model that takes the axis for a batch of a convolution means
+    it, as one of frames does.
+    """
+    shapes = [variable.aval.shape for variable in inputs if len(variable.aval.shape)]
+    return 0 not in origins.batches and attention.is_by_rows(origins.attended, _positions(shapes))
+
+
+def _positions(shapes: Sequence[Sequence[int]]) -> set[int]:
+    """The axes between the first and the last one, which channels are."""
+    return set(range(1, max(map(len, shapes), default=0) - 1))
 
 
 def is_grid(axes: Axes, shape: Sequence[int], rank: int, channels: Iterable[int] = ()) -> bool:

@@ -1,102 +1,26 @@
 """What each kind of equation makes of the axes of its operands: see `axes.py`."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 
-from segcam_jax._jaxpr import factors, graph, kinds
+from segcam_jax._jaxpr import attention, factors, graph, kinds
 from segcam_jax._jaxpr.factors import Axes, Factors
-from segcam_jax._jaxpr.graph import Equation, Var
-
-Rule = Callable[["Follower", Equation, list[Axes]], list[Axes]]
-
-
-class Follower:
-    """Walks equations; collects what axes are made of, and which are mixed."""
-
-    def __init__(self):
-        self.axes: dict[Var, Axes] = {}
-        self.mixed: set[int] = set()
-        self.pooled: set[int] = set()
-        self.batches: set[int] = set()
-        self.channels: set[int] = set()
-        self.promoted: set[int] = set()
-        # What depends on parameters or on arrays that the function closes over.
-        self.learned: set[Var] = set()
-
-    def run(self, equations: Iterable[Equation]) -> None:
-        for equation in equations:
-            # A body may be called more than once: what is known of its variables is of this call.
-            for variable in equation.outvars:
-                self.axes.pop(variable, None)
-                self.learned.discard(variable)
-            if self._is_learned(equation.invars):
-                self.learned.update(equation.outvars)
-            if not any(graph.is_variable(a) and a in self.axes for a in equation.invars):
-                continue
-            operands = [self.of(atom) for atom in equation.invars]
-            rule = _RULES.get(equation.primitive.name) or _rule_of_kind(equation)
-            found = rule(self, equation, operands)
-            self.axes.update(zip(equation.outvars, found, strict=True))
-
-    def of(self, atom: Any) -> Axes:
-        """What the axes of a variable or literal are made of."""
-        known = self.axes.get(atom) if graph.is_variable(atom) else None
-        return ((),) * len(_shape(atom)) if known is None else known
-
-    def _is_learned(self, atoms: Iterable[Any]) -> bool:
-        return any(graph.is_variable(atom) and atom in self.learned for atom in atoms)
-
-    def is_fixed(self, atom: Any) -> bool:
-        """Whether a value depends on no input and no parameter, as a matrix of interpolation."""
-        return not (graph.is_variable(atom) and (atom in self.axes or atom in self.learned))
-
-    def mix(self, *made_of: Factors) -> None:
-        """Positions along these axes read each other."""
-        self.mixed.update(axis for each in made_of for axis, _ in each)
-
-    def join(self, *made_of: Factors) -> Factors:
-        """One axis of several values that meet place by place, or end to end."""
-        several = [each for each in made_of if each]
-        if not several:
-            return ()
-        if len({frozenset(axis for axis, _ in each) for each in several}) > 1:
-            self.mix(*several)
-        return max(several, key=lambda each: math.prod(extent for _, extent in each))
-
-    def inside(self, body: Any, operands: Sequence[Axes], inputs: Sequence[Any]) -> list[Axes]:
-        """The axes of what a body returns."""
-        body = getattr(body, "jaxpr", body)
-        self.learned.update(body.constvars)
-        for variable, axes, atom in zip(body.invars, operands, inputs, strict=True):
-            depends = graph.is_variable(atom) and atom in self.axes
-            self.axes.pop(variable, None)
-            self.learned.discard(variable)
-            if depends:
-                self.axes[variable] = axes
-            if self._is_learned([atom]):
-                self.learned.add(variable)
-        self.run(body.eqns)
-        return [self.of(atom) for atom in body.outvars]
-
-
-def _shape(atom: Any) -> tuple[int, ...]:
-    return tuple(getattr(atom.aval, "shape", ()))
+from segcam_jax._jaxpr.follower import Follower, Rule, shape_of
+from segcam_jax._jaxpr.graph import Equation
 
 
 def _elementwise(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    rank = len(_shape(equation.outvars[0]))
+    rank = len(shape_of(equation.outvars[0]))
     full = [axes for axes in operands if len(axes) == rank]
     axes = tuple(follower.join(*each) for each in zip(*full, strict=True))
-    return [axes for _ in equation.outvars]
+    return [axes] * len(equation.outvars)
 
 
 def _convert(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     before, after = equation.invars[0].aval, equation.outvars[0].aval
     if jnp.issubdtype(before.dtype, jnp.integer) and jnp.issubdtype(after.dtype, jnp.floating):
-        follower.promoted.add(math.prod(_shape(equation.invars[0])))
+        follower.promoted.add(frozenset(axis for each in operands[0] for axis, _ in each))
     return operands
 
 
@@ -105,7 +29,7 @@ def _transpose(follower: Follower, equation: Equation, operands: list[Axes]) -> 
 
 
 def _broadcast(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    shape, before = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    shape, before = shape_of(equation.outvars[0]), shape_of(equation.invars[0])
     axes: list[Factors] = [()] * len(shape)
     for old, new in enumerate(equation.params["broadcast_dimensions"]):
         repeats = before[old] != shape[new]
@@ -114,16 +38,18 @@ def _broadcast(follower: Follower, equation: Equation, operands: list[Axes]) -> 
 
 
 def _squeeze(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    gone = equation.params["dimensions"]
-    return [tuple(each for axis, each in enumerate(operands[0]) if axis not in gone)]
+    return [_without(operands[0], equation.params["dimensions"])]
+
+
+def _without(axes: Axes, gone: Iterable[int]) -> Axes:
+    return tuple(each for axis, each in enumerate(axes) if axis not in gone)
 
 
 def _reduce(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     gone = equation.params["axes" if "axes" in equation.params else "dimensions"]
     summed = {made_of for axes in operands if axes for axis in gone for made_of, _ in axes[axis]}
     (follower.mixed if len(summed) == 1 else follower.pooled).update(summed)
-    kept = tuple(each for axis, each in enumerate(operands[0]) if axis not in gone)
-    return [kept for _ in equation.outvars]
+    return [_without(operands[0], gone)] * len(equation.outvars)
 
 
 def _along_one(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
@@ -134,14 +60,14 @@ def _along_one(follower: Follower, equation: Equation, operands: list[Axes]) -> 
     found = []
     for variable in equation.outvars:
         axes = list(operands[0])
-        axes[axis] = factors.resized(axes[axis], _shape(variable)[axis])
+        axes[axis] = factors.resized(axes[axis], shape_of(variable)[axis])
         found.append(tuple(axes))
     return found
 
 
 def _same_axes(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     """A slice, a padding, a pooling, a flip: axes stay, those of which positions move are mixed."""
-    before, shape = _shape(equation.invars[0]), _shape(equation.outvars[0])
+    before, shape = shape_of(equation.invars[0]), shape_of(equation.outvars[0])
     params = equation.params
     moved = set(params.get("dimensions", ()))
     windows = params.get("window_dimensions", (1,) * len(shape))
@@ -152,11 +78,11 @@ def _same_axes(follower: Follower, equation: Equation, operands: list[Axes]) -> 
         factors.resized(each, shape[axis]) if before[axis] != shape[axis] else each
         for axis, each in enumerate(operands[0])
     )
-    return [axes for _ in equation.outvars]
+    return [axes] * len(equation.outvars)
 
 
 def _concatenate(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    along, shape = equation.params["dimension"], _shape(equation.outvars[0])
+    along, shape = equation.params["dimension"], shape_of(equation.outvars[0])
     follower.mix(*(axes[along] for axes in operands))
     axes = [follower.join(*each) for each in zip(*operands, strict=True)]
     axes[along] = factors.resized(axes[along], shape[along])
@@ -164,7 +90,7 @@ def _concatenate(follower: Follower, equation: Equation, operands: list[Axes]) -
 
 
 def _convolution(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    numbers, shape = equation.params["dimension_numbers"], _shape(equation.outvars[0])
+    numbers, shape = equation.params["dimension_numbers"], shape_of(equation.outvars[0])
     x, weight = operands
     follower.mix(*weight)
     batch, channels, *space = numbers.lhs_spec
@@ -181,11 +107,13 @@ def _convolution(follower: Follower, equation: Equation, operands: list[Axes]) -
 
 def _product(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     contracted, batched = equation.params["dimension_numbers"]
+    if all(graph.is_variable(atom) and atom in follower.axes for atom in equation.invars):
+        follower.attended.add(attention.met(equation, operands))
     axes = [
         follower.join(operands[0][one], operands[1][other])
         for one, other in zip(*batched, strict=True)
     ]
-    shape = _shape(equation.outvars[0])
+    shape = shape_of(equation.outvars[0])
     for side in (0, 1):
         follower.mix(*(operands[side][axis] for axis in contracted[side]))
         gone = (*contracted[side], *batched[side])
@@ -201,7 +129,7 @@ def _product(follower: Follower, equation: Equation, operands: list[Axes]) -> li
 
 
 def _reshape(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    before, shape = _shape(equation.invars[0]), _shape(equation.outvars[0])
+    before, shape = shape_of(equation.invars[0]), shape_of(equation.outvars[0])
     axes: list[Factors] = []
     for olds, news in factors.groups(before, shape):
         if len(olds) == len(news) == 1:
@@ -218,9 +146,9 @@ def _reshape(follower: Follower, equation: Equation, operands: list[Axes]) -> li
 
 
 def _gather(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    numbers, shape = equation.params["dimension_numbers"], _shape(equation.outvars[0])
+    numbers, shape = equation.params["dimension_numbers"], shape_of(equation.outvars[0])
     (x, indices), sizes = operands, equation.params["slice_sizes"]
-    before = _shape(equation.invars[0])
+    before = shape_of(equation.invars[0])
     batching = tuple(getattr(numbers, "operand_batching_dims", ()))
     gone = (*numbers.collapsed_slice_dims, *batching)
     kept = [axis for axis in range(len(x)) if axis not in gone]
@@ -276,20 +204,20 @@ def _unstack(follower: Follower, equation: Equation, operands: list[Axes]) -> li
 
 
 def _tile(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    new = len(_shape(equation.outvars[0])) - len(operands[0])
+    new = len(shape_of(equation.outvars[0])) - len(operands[0])
     return [((),) * new + operands[0]]
 
 
 def _fourier(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     """Along the last axes; of real numbers, the last one is as long as half the frequencies."""
-    shape, count = _shape(equation.outvars[0]), len(equation.params["fft_lengths"])
+    shape, count = shape_of(equation.outvars[0]), len(equation.params["fft_lengths"])
     (x,) = operands
     follower.mix(*x[len(x) - count :])
     return [(*x[:-1], factors.resized(x[-1], shape[-1]))]
 
 
 def _dynamic_update(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
-    before, part = map(_shape, equation.invars[:2])
+    before, part = map(shape_of, equation.invars[:2])
     axes = []
     for axis, pair in enumerate(zip(*operands[:2], strict=True)):
         if before[axis] != part[axis]:
@@ -308,11 +236,15 @@ def _loop(follower: Follower, equation: Equation, operands: list[Axes]) -> list[
         follower.mix(*over)
     operands = [*operands[:first], *(axes[1:] for axes in operands[first:])]
     found: list[Axes] = []
+    outer, follower.mixed = follower.mixed, set()
     for _ in range(2):  # What the first step carries on, the second reads.
         found = follower.inside(body, operands, equation.invars)
         for number in range(carried):
             pairs = zip(operands[consts + number], found[number], strict=True)
             operands[consts + number] = tuple(follower.join(*pair) for pair in pairs)
+    if any(map(any, operands[consts:first])):
+        follower.attended.add(attention.recurrent(over, operands[first:], follower.mixed))
+    follower.mixed |= outer
     along = follower.join(*over)
     return [*operands[consts:first], *((along, *axes) for axes in found[carried:])]
 
@@ -335,19 +267,20 @@ def _call(follower: Follower, equation: Equation, operands: list[Axes]) -> list[
 def _unknown(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     follower.mix(*(each for axes in operands for each in axes))
     found = []
-    for number in range(len(equation.outvars)):
-        shape = _shape(equation.outvars[number])
+    for shape in map(shape_of, equation.outvars):
         axes: list[Factors] = [()] * len(shape)
-        for operand, atom in zip(operands, equation.invars, strict=True):
-            if len(operand) == len(shape):
-                for axis, made_of in enumerate(operand):
-                    if _shape(atom)[axis] == shape[axis]:
-                        axes[axis] = axes[axis] or made_of
+        for operand, before in zip(operands, map(shape_of, equation.invars), strict=True):
+            for axis, made_of in enumerate(operand if len(operand) == len(shape) else ()):
+                if before[axis] == shape[axis]:
+                    axes[axis] = axes[axis] or made_of
         found.append(tuple(axes))
     return found
 
 
-def _rule_of_kind(equation: Equation) -> Rule:
+def rule_of(equation: Equation) -> Rule:
+    """What an equation makes of the axes of its operands."""
+    if rule := _RULES.get(equation.primitive.name):
+        return rule
     if equation.primitive.name in kinds.ELEMENTWISE:
         return _elementwise
     held = graph.bodies(equation)
