@@ -1,5 +1,6 @@
 """Connected components of a region, and the window that holds it, found on the host."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -64,7 +65,14 @@ def component_mask(
 
 
 def check_position(position: Sequence[int], shape: Sequence[int]) -> None:
-    """Raises `TargetError` if a position lies outside of positions of a shape."""
+    """Raises `TargetError` if a position has fractions, or lies outside of positions of a shape."""
+    try:
+        position = [*map(operator.index, position)]
+    except TypeError:
+        raise TargetError(
+            f"position {tuple(position)}; give whole numbers, one for each axis of {tuple(shape)}: "
+            "row before column"
+        ) from None
     inside = len(position) == len(shape) and all(
         0 <= index < extent for index, extent in zip(position, shape, strict=True)
     )

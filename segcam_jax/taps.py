@@ -30,15 +30,14 @@ first trace.
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax import masks
+from segcam_jax import faults, masks
 from segcam_jax._jaxpr import (
     axes,
     context,
@@ -52,10 +51,10 @@ from segcam_jax._jaxpr import (
     slicing,
     windows,
 )
-from segcam_jax._jaxpr.layouts import TapStruct, is_map as is_map
+from segcam_jax._jaxpr.layouts import TapStruct, bottleneck as bottleneck, is_map as is_map
 from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.outputs import declared
-from segcam_jax.types import InputError, Outputs, TapError, nearest_first
+from segcam_jax.types import InputError, Outputs, SegcamError, TapError
 
 T = TypeVar("T")
 Carry = tuple[Array, ...]
@@ -179,6 +178,11 @@ class Split:
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    @property
+    def holds_tracers(self) -> bool:
+        """Whether the model closes over tracers: what is made of it is of their trace alone."""
+        return self._slice.holds_tracers
+
     @functools.cached_property
     def _flat(self) -> tuple[Any, tuple[Array, ...]]:
         return slicing.opened(self._slice.decode_jaxpr)
@@ -265,22 +269,6 @@ def list_taps(
     }
 
 
-def bottleneck(taps: Mapping[str, jax.ShapeDtypeStruct]) -> str:
-    """The tap with the fewest positions, the last of them if several have as few.
-
-    Of taps whose positions are those of the input, if there are any.
-
-    Args:
-        taps: what `list_taps` returned, channels last.
-    """
-    if not taps:
-        raise TapError("the model has no taps; name activations with tap(x, name)")
-    positions = {name: math.prod(struct.shape[:-1]) for name, struct in taps.items()}
-    spatial = {name: n for name, n in positions.items() if is_map(taps[name])} or positions
-    fewest = min(spatial.values())
-    return [name for name, count in spatial.items() if count == fewest][-1]
-
-
 def split(
     fn: Callable,
     tap_name: str,
@@ -319,6 +307,7 @@ def split(
             nobody says `one_example`; or, of a batch of one, `batch_axis`.
     """
     signatures.check_function(fn)
+    layouts.check_axes(batch_axis, channel_axis)
     _, signature = signatures.of(params, x)
     said = (declared(fn, outputs), layouts.is_one_example(fn, one_example))
     return _cached(signature, fn, tap_name, (channel_axis, batch_axis), said)
@@ -327,7 +316,11 @@ def split(
 def _cached(signature, fn, tap_name, layout, said) -> Split:
     with graph.on_any_mesh():
         key = (context.Context(), fn, tap_name, signature, layout, said)
-    return _CACHE.get(key, lambda: _split(signature, fn, tap_name, layout, said))
+    return _CACHE.get(
+        key,
+        lambda: _split(signature, fn, tap_name, layout, said),
+        lambda found: not found.holds_tracers,
+    )
 
 
 def _split(signature, fn, tap_name, layout, said) -> Split:
@@ -339,16 +332,16 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
     if tap_name in traced.enclosed:
         raise TapError(
             f"tap {tap_name!r} lies inside `{traced.enclosed[tap_name]}`, where a model cannot be "
-            f"split; tap outside of it. Taps: {_listing(tap_name, variables)}"
+            f"split; tap outside of it. Taps: {layouts.listing(tap_name, variables)}"
         )
     if tap_name not in variables:
-        raise TapError(f"unknown tap {tap_name!r}. Taps: {_listing(tap_name, variables)}")
+        raise layouts.unknown_tap(tap_name, variables, x)
     variable = variables[tap_name]
     cut = slicing.cut(traced, variable)
     if not cut.reaches_output:
         raise TapError(
             f"tap {tap_name!r} reaches no output of the model. "
-            f"Taps: {_listing(tap_name, variables)}"
+            f"Taps: {layouts.listing(tap_name, variables)}"
         )
     channel_axis, batch_axis = layout
     if batch_axis is None and not one_example:
@@ -377,12 +370,17 @@ def _trace(
 ) -> tuple[graph.Graph, Any, axes.Origins]:
     """The traced model, its output, and what the axes of its values are made of."""
     params, x = jax.tree.unflatten(signature[0], signatures.structs(signature))
-    traced, output = graph.trace(fn, naming.PREFIX, params, x)
+    try:
+        traced, output = graph.trace(fn, naming.PREFIX, params, x)
+    except SegcamError:
+        raise
+    except Exception as error:  # The model's own, of whatever type.
+        raise faults.refused(fn, params, x, error) from error
     if traced.duplicates:
         names = ", ".join(repr(name) for name in sorted(traced.duplicates))
         raise TapError(f"tap name(s) {names} given more than once; names must be unique")
     origins = axes.follow(traced, len(jax.tree.leaves(x)))
-    layouts.check_numbers(origins, x)
+    layouts.check_numbers(traced, x)
     if not one_example:
         layouts.check_example(origins, traced, x)
     return traced, output, origins
@@ -393,8 +391,3 @@ def _variables(traced: graph.Graph, x: Any) -> dict[str, Any]:
     if INPUT in traced.taps or len(jax.tree.leaves(x)) != 1:
         return dict(traced.taps)
     return {INPUT: traced.invars[-1], **traced.taps}
-
-
-def _listing(name: str, variables: Mapping[str, Any]) -> str:
-    ordered = nearest_first(name, variables)
-    return ", ".join(f"{each} {tuple(variables[each].aval.shape)}" for each in ordered) or "none"

@@ -83,8 +83,9 @@ class Explanation:
 
 
 def counted(number: int, noun: str) -> str:
-    """So many of a thing, as `1 map` and `2 maps`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """So many of a thing, as `1 map`, `2 maps` and `2 classes`."""
+    end = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{end}"
 
 
 def shortened(name: str, most: int = 40) -> str:

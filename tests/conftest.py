@@ -1,5 +1,6 @@
 """Several virtual devices, and no silent promotion of dtypes or ranks."""
 
+import gc
 import os
 
 os.environ["XLA_FLAGS"] = (
@@ -12,6 +13,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 from hypothesis import Phase, settings
+from jax.core import Tracer
 from jax.experimental.compilation_cache import compilation_cache
 
 # No shrinking: every example compiles a network.
@@ -38,6 +40,19 @@ def _no_compilation_cache():
     if jax.config.jax_compilation_cache_dir is not None:
         jax.config.update("jax_compilation_cache_dir", None)
         compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def no_tracer_left():
+    """Nothing keeps what the test traces with values of a trace of its own."""
+    before = _tracers()
+    yield
+    assert _tracers() <= before
+
+
+def _tracers() -> int:
+    gc.collect()
+    return sum(issubclass(type(each), Tracer) for each in gc.get_objects())
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -290,3 +290,17 @@ class Transformer(nnx.Module):
 
 def transformer():
     return Transformer(nnx.Rngs(3))
+
+
+class Masked(nnx.Module):
+    """Is given a mask, too."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 2, (3, 3), rngs=rngs)
+
+    def __call__(self, image, mask):
+        return self.conv(image) * mask
+
+
+def two_inputs():
+    return Masked(nnx.Rngs(0))

@@ -262,8 +262,10 @@ def test_a_forgotten_and_a_superfluous_batch_axis_are_named(batched):
 
 def test_what_a_model_takes_neither_with_nor_without_a_batch_is_its_own_error():
     fn, params = segcam.from_nnx(Pooled(True), batch_axis=0)
-    with pytest.raises(TypeError, match="dot_general"):
+    with pytest.raises(InputError, match=r"TypeError: dot_general .*it takes shape \(4, 6, 2\)"):
         segcam.list_taps(fn, params, jnp.ones((4, 6, 5)))
+    with pytest.raises(TypeError, match="dot_general"):
+        fn(params, jnp.ones((4, 6, 5)))
 
 
 @pytest.mark.parametrize(
@@ -388,6 +390,13 @@ class Refusing:
         raise RuntimeError("no copies")
 
 
+class Broken:
+    """Copying it fails for another reason."""
+
+    def __deepcopy__(self, memo):
+        raise MemoryError
+
+
 class Forward(nnx.Module):
     """Called by a method of another name."""
 
@@ -405,7 +414,20 @@ def test_a_model_without_a_call_is_told_how():
     with pytest.raises(InputError, match="Forward has no __call__; .*call=lambda model, x"):
         segcam.list_taps(*segcam.from_nnx(model), X)
     fn, params = segcam.from_nnx(model, call=lambda model, x: model.forward(x))
-    np.testing.assert_allclose(fn(params, X), model.forward(X), rtol=1e-5, atol=1e-5)
+    with pytest.warns(
+        UserWarning, match=r"Forward.table cannot be copied .*RuntimeError: no copies"
+    ):
+        found = fn(params, X)
+    np.testing.assert_allclose(found, model.forward(X), rtol=1e-5, atol=1e-5)
+
+
+def test_an_error_that_is_no_refusal_to_be_copied_is_told():
+    """It was swallowed, and the attribute shared without a word."""
+    model = Forward(2)
+    model.table = [Broken()]
+    fn, params = segcam.from_nnx(model, call=lambda model, x: model.forward(x))
+    with pytest.raises(MemoryError):
+        fn(params, X)
 
 
 def test_tables_that_cannot_be_written_to_are_shared():

@@ -12,6 +12,7 @@ FLOORS = {
     "types": 0,
     "_files": 1,
     "extras": 1,
+    "faults": 1,
     "_jaxpr": 1,
     "taps": 1,
     "components": 1,
@@ -36,7 +37,7 @@ FLOORS = {
 }
 # Within a floor, which other rooms a room may use.
 NEIGHBOURS = {
-    "taps": {"_jaxpr", "masks", "outputs"},
+    "taps": {"_jaxpr", "faults", "masks", "outputs"},
     "targets": {"components", "outputs"},
     "masks": set(),
     "data": {"_files", "extras"},

@@ -109,7 +109,56 @@ def test_a_derivative_rule_is_part_of_what_is_computed():
     np.testing.assert_allclose(maps[1], 3 * np.asarray(maps[0]), rtol=1e-5)
 
 
-def test_a_function_of_traced_values_is_differentiated_and_mapped():
+def ruled(factor):
+    """A target whose derivative rule closes over the factor."""
+
+    @jax.custom_vjp
+    def scaled(x):
+        return x * factor
+
+    scaled.defvjp(lambda x: (scaled(x), None), lambda _, slope: (slope * factor,))
+    return lambda output: scaled(output[..., 1]).sum()
+
+
+STUDIES = {
+    "one": lambda targets: segcam.grad_cam(SPLIT, PARAMS, X, targets[0]),
+    "targets": lambda targets: segcam.explain_targets(segcam.grad_cam, SPLIT, PARAMS, X, targets),
+    "images": lambda targets: segcam.explain_batch(
+        segcam.grad_cam, SPLIT, PARAMS, np.stack([X, X]), targets[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_rule_that_holds_a_tracer_is_of_its_trace_alone(study, programs, no_tracer_left):
+    plain = np.asarray(segcam.grad_cam(SPLIT, PARAMS, X, lambda output: output[..., 1].sum()).map)
+    expected = plain if study == "one" else np.stack([plain, plain])
+    count = len(programs)
+
+    def explain(factor):
+        return STUDIES[study]([ruled(factor), ruled(factor)]).map
+
+    for factor in (3.0, 5.0):
+        found = jax.jit(lambda factor: explain(factor))(factor)
+        np.testing.assert_allclose(found, factor * expected, rtol=1e-5)
+    mapped = jax.vmap(explain)(jnp.arange(2.0))
+    np.testing.assert_allclose(mapped, np.stack([0 * expected, expected]), rtol=1e-5)
+    assert len(programs) == count
+
+
+def test_a_model_that_holds_a_tracer_is_split_for_its_trace_alone(programs, no_tracer_left):
+    def scaled(factor):
+        split = segcam.split(lambda params, x: net(params * factor, x), "hidden", PARAMS, X)
+        return segcam.ablation_cam(split, PARAMS, X, segcam.whole_image(1)).score
+
+    whole = OUTPUT[..., 1].sum()
+    np.testing.assert_allclose(jax.jit(scaled)(3.0), 3 * whole, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(scaled)(3.0), whole, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(scaled)(jnp.arange(3.0)), np.arange(3) * whole, rtol=1e-5)
+    assert not programs
+
+
+def test_a_function_of_traced_values_is_differentiated_and_mapped(no_tracer_left):
     def scaled(factor):
         return segcam.grad_cam(
             SPLIT, PARAMS, X, lambda output: (output[..., 1] * factor).sum()
@@ -144,6 +193,30 @@ def test_a_plan_is_of_the_function_as_it_is_now():
     target = Region(0, np.ones((6, 5), np.float32))
     plan = segcam.explain_plan(SPLIT, PARAMS, X, target, method="ablation_cam", compile=False)
     assert plan.evaluations == 1  # The score is linear.
+
+
+def no_return(output):
+    output.sum()
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (lambda output: np.exp(output).sum(), "gives the output to numpy .*call jax.numpy in it"),
+        (lambda output: float(output.sum()), "needs the output's value while it is traced"),
+        (lambda output: output.sum() if output.max() > 0 else 0.0, "needs the output's value"),
+        (no_return, "returns None; expected one scalar: does it lack a `return`"),
+        (lambda output: output.sum((0, 1)), r"an array of shape \(4,\); expected one scalar"),
+        (lambda output: output[0, 0].argmax(), "returns int32, as argmax"),
+        (lambda output: output.sum() > 0, "returns bool"),
+        (lambda output: (output.sum(), output), "returns a tuple; expected one scalar"),
+        (lambda output: output["logits"], r"fails on an output of shape \(6, 5, 4\): .*line"),
+    ],
+)
+def test_targets_that_are_none_say_why(target, told):
+    with pytest.raises(TargetError, match=told) as raised:
+        score(target)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def memory_maps() -> int:

@@ -109,7 +109,7 @@ def test_a_network_of_volumes_is_found_by_its_convolutions(name, channels):
     assert config.multiple == multiple
     assert network.extent == (64, 64, 64)
     assert network.size is None
-    assert f"each voxel of a volume of any size, {channels} channel(s)" in network.note
+    assert f"each voxel of a volume of any size, {channels} channels" in network.note
     with pytest.raises(InputError, match="is a network of volumes, .* `segcam instances`"):
         opened(name)
 
@@ -241,6 +241,10 @@ def test_a_segmentation_network_is_padded_and_cropped(images, tmp_path, monkeypa
         (f"{FILE}:without_variables", r"returned a linen.Module \(Segmenter\) without its var"),
         (f"{FILE}:a_class", r"returned the class Classifier, not an object"),
         (f"{FILE}:two_outputs", r"returns a tuple of 2 array\(s\), expected the logits alone"),
+        (
+            f"{FILE}:two_inputs",
+            r"call needs the argument 'mask'; a command gives the model one image .*NAME=VALUE.$",
+        ),
         (f"{FILE}:odd_output", r"returns 221 x 223 logits for an image of 224 x 224"),
         (
             f"{FILE}:small_only",

@@ -1,5 +1,6 @@
 """What a traced function computes, as a key: functions that compute the same have equal keys."""
 
+import functools
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -17,6 +18,13 @@ def key(jaxpr: Any) -> Hashable:
     derivative rule of a user's own is a function, new in each trace: it counts by what it computes.
     """
     return _jaxpr(jaxpr, derivatives=True)
+
+
+def holds_tracers(key: Hashable) -> bool:
+    """Whether a key is of one trace alone: a derivative rule closes over values of it."""
+    if isinstance(key, tuple):
+        return any(map(holds_tracers, key))
+    return isinstance(key, _Itself) and key.is_tracer
 
 
 def _jaxpr(jaxpr: Any, *, derivatives: bool) -> Hashable:
@@ -56,21 +64,23 @@ def _parameters(equation: Any, derivatives: bool) -> Hashable:
 def _derivative(equation: Any) -> Any:
     """The jaxpr of an equation's derivative, by the rule that its author gave."""
 
-    def run(*operands):
-        return graph.bind(equation, *operands)
+    # A rule is of what the function is given, not of what it closes over.
+    held = equation.params.get("num_consts", 0)
 
-    def forwards(operands, tangents):
+    def forwards(consts, operands, tangents):
+        run = functools.partial(graph.bind, equation, *consts)
         return jax.jvp(run, operands, tangents)
 
-    def backwards(operands, cotangents):
-        results, pull = jax.vjp(run, *operands)
+    def backwards(consts, operands, cotangents):
+        results, pull = jax.vjp(functools.partial(graph.bind, equation, *consts), *operands)
         return results, pull(cotangents)
 
     structs = tuple(_struct(atom.aval) for atom in equation.invars)
+    consts, operands = structs[:held], structs[held:]
     if "jvp" in equation.primitive.name:
-        return jax.make_jaxpr(forwards)(structs, tuple(map(_tangent, structs)))
+        return jax.make_jaxpr(forwards)(consts, operands, tuple(map(_tangent, operands)))
     results = [_tangent(_struct(variable.aval)) for variable in equation.outvars]
-    return jax.make_jaxpr(backwards)(structs, results)
+    return jax.make_jaxpr(backwards)(consts, operands, results)
 
 
 def _struct(aval: Any) -> jax.ShapeDtypeStruct:
@@ -108,6 +118,10 @@ class _Itself:
 
     def __init__(self, value: Any):
         self._value = value
+
+    @property
+    def is_tracer(self) -> bool:
+        return isinstance(self._value, Tracer)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Itself) and self._value is other._value

@@ -1,13 +1,15 @@
 """How tapped activations lie: their shapes channels last, and whether on the grid of the input."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from segcam_jax._jaxpr import axes, graph
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, TapError, nearest_first
 
 
 class TapStruct(jax.ShapeDtypeStruct):
@@ -27,6 +29,22 @@ class TapStruct(jax.ShapeDtypeStruct):
 def is_map(struct: jax.ShapeDtypeStruct) -> bool:
     """Whether a tap's positions are two or more axes, and those of the input where it is known."""
     return len(struct.shape) > 2 and getattr(struct, "on_grid", True)
+
+
+def bottleneck(taps: Mapping[str, jax.ShapeDtypeStruct]) -> str:
+    """The tap with the fewest positions, the last of them if several have as few.
+
+    Of taps whose positions are those of the input, if there are any.
+
+    Args:
+        taps: what `list_taps` returned, channels last.
+    """
+    if not taps:
+        raise TapError("the model has no taps; name activations with tap(x, name)")
+    positions = {name: math.prod(struct.shape[:-1]) for name, struct in taps.items()}
+    spatial = {name: n for name, n in positions.items() if is_map(taps[name])} or positions
+    fewest = min(spatial.values())
+    return [name for name, count in spatial.items() if count == fewest][-1]
 
 
 def struct_of(aval: Any, made_of: axes.Axes, x: Any, channels: Iterable[int] = ()) -> TapStruct:
@@ -74,6 +92,35 @@ def order_of(
     return order
 
 
+def listing(name: str, variables: Mapping[str, Any]) -> str:
+    """The taps of a model with their shapes, those that look like a name first."""
+    ordered = nearest_first(name, variables)
+    return ", ".join(f"{each} {tuple(variables[each].aval.shape)}" for each in ordered) or "none"
+
+
+def unknown_tap(name: str, variables: Mapping[str, Any], x: Any) -> TapError:
+    """What to say of a tap that a model does not have."""
+    count = len(jax.tree.leaves(x))
+    if name == "input" and count != 1:
+        return TapError(
+            f"x is {count} arrays, and the tap 'input' is one; name the array that is explained, "
+            'tap(x["image"], "image"), inside of the model or in the adapter\'s call=. '
+            f"Taps: {listing(name, variables)}"
+        )
+    return TapError(f"unknown tap {name!r}. Taps: {listing(name, variables)}")
+
+
+def check_axes(batch_axis: Any, channel_axis: Any) -> None:
+    """Raises `InputError` for axes that are no whole numbers; there may be no batch axis."""
+    given = {"batch_axis": 0 if batch_axis is None else batch_axis, "channel_axis": channel_axis}
+    for name, axis in given.items():
+        if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+            raise InputError(
+                f"{name}={axis!r}; give the number of an axis: batch_axis=0 for a model that is "
+                "given a batch of one, else None; channel_axis=-1, or 0 for `c h w`"
+            )
+
+
 def rank_of(x: Any) -> int:
     """How many axes of positions an input has, channels left out."""
     return max((len(leaf.shape) for leaf in jax.tree.leaves(x)), default=0) - 1
@@ -89,19 +136,26 @@ def has_batch_axis(fn: Callable) -> bool:
     return isinstance(getattr(fn, "batch_axis", None), int)
 
 
-def check_numbers(origins: axes.Origins, x: Any) -> None:
+def is_whole(leaf: Any) -> bool:
+    """Whether a leaf of an input is an array of integers, with positions."""
+    return np.ndim(leaf) > 1 and jnp.issubdtype(leaf.dtype, jnp.integer)
+
+
+def check_numbers(traced: graph.Graph, x: Any) -> None:
     """Raises `InputError` for an image of integers that a model computes with in floating point.
 
     Integers that are compared or looked up, as tokens are, stay.
     """
-    leaves = jax.tree.leaves(x)
-    if len(leaves) != 1 or leaves[0].ndim < 2 or leaves[0].size not in origins.promoted:
-        return
-    if jnp.issubdtype(leaves[0].dtype, jnp.integer):
-        raise InputError(
-            f"x has dtype {leaves[0].dtype}, and the model computes in floating point; give floats "
-            "in the range that it was trained on: x / 255 for [0, 1], x.astype(float32) for 0..255"
-        )
+    leaves = jax.tree_util.tree_leaves_with_path(x)
+    inputs = traced.invars[len(traced.invars) - len(leaves) :]
+    for (path, leaf), variable in zip(leaves, inputs, strict=True):
+        if is_whole(leaf) and axes.is_promoted(traced, variable):
+            name = f"x{jax.tree_util.keystr(path)}"
+            raise InputError(
+                f"{name} has dtype {leaf.dtype}, and the model computes in floating point; give "
+                f"floats in the range that it was trained on: {name} / 255 for [0, 1], "
+                f"{name}.astype(float32) for 0..255 or labels"
+            )
 
 
 def check_example(
@@ -123,9 +177,18 @@ def check_example(
     """
     inputs = traced.invars[len(traced.invars) - len(jax.tree.leaves(x)) :]
     is_one = any(variable.aval.shape[:1] == (1,) for variable in inputs)
-    if is_one != of_one or not axes.is_batch(origins, inputs, [*traced.outvars, *tapped]):
+    if is_one != of_one:
         return
     shapes = ", ".join(str(variable.aval.shape) for variable in inputs)
+    if not of_one and axes.is_by_rows(origins, inputs):
+        raise InputError(
+            f"x has shape {shapes}, and attention inside of the model takes each entry of its "
+            "first axis by itself, as examples of a batch: give batch_axis=0 to the adapter "
+            "(from_function has it, too) if the model is written for a batch; if rows are meant to "
+            "be apart, say one_example=True"
+        )
+    if not axes.is_batch(origins, inputs, [*traced.outvars, *tapped]):
+        return
     if of_one:
         raise InputError(
             f"x has shape {shapes}, a batch of one: the model keeps its first axis apart. Expected "
@@ -136,6 +199,6 @@ def check_example(
     raise InputError(
         f"x has shape {shapes}, a batch: the model keeps the entries of its first axis apart. "
         "Expected one example: give x[0] (with batch_axis=0 if the model insists on a batch), "
-        "and many by `explain_batch` or `jax.vmap`; if the first axis belongs to one example, "
-        "say one_example=True"
+        "and many by `explain_batch` or `jax.vmap`; if the first axis belongs to one example, say "
+        "one_example=True, or batch_axis=0 to the adapter of a model that is written for a batch"
     )

@@ -16,13 +16,23 @@ class Recent(Generic[T]):
         self._lock = threading.Lock()
         self._values: collections.OrderedDict[Any, T] = collections.OrderedDict()
 
-    def get(self, key: Any, make: Callable[[], T]) -> T:
-        """The value of a key, made where there is none; the one used longest ago then goes."""
+    def get(
+        self, key: Any, make: Callable[[], T], lasts: Callable[[T], bool] = lambda value: True
+    ) -> T:
+        """The value of a key, made where there is none; the one used longest ago then goes.
+
+        Args:
+            key: hashable.
+            make: makes the value.
+            lasts: whether a value is kept, as one that holds tracers of a caller's is not.
+        """
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
         value = make()
+        if not lasts(value):
+            return value
         with self._lock:
             value = self._values.setdefault(key, value)
             while len(self._values) > self._size:

@@ -1,5 +1,6 @@
 """The structure, shapes and dtypes of a model's arguments, as what is cached is keyed by."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,24 +11,36 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from segcam_jax.types import InputError
 
+_NUMBERS = (bool, int, float, complex)
+_ARRAY = (
+    "give np.asarray(x, np.float32), of an image in the range that the model was trained on "
+    "(/ 255 for [0, 1])"
+)
+# Models of other libraries: module and class, and how they are taken.
+_MODELS = (
+    ("flax.nnx", "Module", "from_nnx(model)"),
+    ("flax.linen", "Module", "from_linen(module, variables)"),
+)
+
 
 def of(params: Any, x: Any) -> tuple[list[Any], Any]:
     """The leaves, and their structure, shapes and dtypes as a hashable signature."""
+    if isinstance(x, list) and x and all(isinstance(leaf, _NUMBERS) for leaf in jax.tree.leaves(x)):
+        raise InputError(f"x is a list of numbers, expected an array; {_ARRAY}")
     paths, tree = jax.tree_util.tree_flatten_with_path((params, x))
     avals = []
     for path, leaf in paths:
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)) and (
             isinstance(leaf, (str, bytes)) or not np.isscalar(leaf)
         ):
-            name = ("params" if path[0].idx == 0 else "x") + jax.tree_util.keystr(path[1:])
-            raise InputError(
-                f"{name} is {type(leaf).__name__}, expected an array; keep what is not an array "
-                "outside of `params`"
-            )
+            of_params = path[0].idx == 0
+            name = ("params" if of_params else "x") + jax.tree_util.keystr(path[1:])
+            todo = "keep what is not an array outside of `params`" if of_params else _ARRAY
+            raise InputError(f"{name} is {type(leaf).__name__}, expected an array; {todo}")
         dtype: Any = getattr(leaf, "dtype", None) or np.result_type(leaf)
         if not jnp.issubdtype(dtype, jax.dtypes.extended):
             dtype = jax.dtypes.canonicalize_dtype(dtype)
-        scalar = isinstance(leaf, (bool, int, float, complex))
+        scalar = isinstance(leaf, _NUMBERS)
         avals.append((np.shape(leaf), dtype, getattr(leaf, "weak_type", scalar)))
     return [leaf for _, leaf in paths], (tree, tuple(avals))
 
@@ -71,6 +84,15 @@ def check_function(fn: Any) -> None:
         raise InputError(
             f"`fn` is {type(fn).__name__}, expected a function of (params, x); {advice}"
         )
+    for module, name, taken in _MODELS:
+        cls = getattr(sys.modules.get(module), name, None)
+        if cls is not None and isinstance(fn, cls):
+            raise InputError(
+                f"`fn` is {type(fn).__name__}, a {name} of {module}; take it by "
+                f"fn, params = segcam_jax.{taken}"
+            )
+    if isinstance(fn, type):
+        raise InputError(f"`fn` is the class {fn.__name__}; make a model of it first, and {advice}")
     try:
         hash(fn)
         hash(getattr(fn, "__self__", None))  # Of a method, what it is bound to.

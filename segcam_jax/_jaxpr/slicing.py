@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from segcam_jax._jaxpr import constants, graph
 from segcam_jax._jaxpr.graph import Equation, Graph, Var, is_variable, subgraph_function
@@ -24,6 +25,7 @@ class Slice:
         encode_jaxpr, decode_jaxpr: their equations.
         carry_avals: shape and dtype of each member of the carry.
         reaches_output: whether any output depends on the activation.
+        holds_tracers: whether it closes over tracers.
     """
 
     encode: Callable[..., list]
@@ -32,6 +34,7 @@ class Slice:
     decode_jaxpr: Any
     carry_avals: tuple[Any, ...]
     reaches_output: bool
+    holds_tracers: bool
 
 
 def same_dtypes(one: Slice, other: Slice) -> bool:
@@ -91,6 +94,7 @@ def cut(whole: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
         decode_jaxpr=decode_jaxpr,
         carry_avals=tuple(variable.aval for variable in carry),
         reaches_output=any(is_variable(atom) and atom in dependent for atom in whole.outvars),
+        holds_tracers=any(isinstance(const, Tracer) for const in consts),
     )
 
 

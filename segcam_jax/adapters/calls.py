@@ -1,18 +1,23 @@
 """What all adapters share: the layout of a call, eval mode, and the name of what a call returns."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import inspect
+import pickle
 import types
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import naming
+from segcam_jax import faults
+from segcam_jax._jaxpr import layouts, naming, signatures
+from segcam_jax.adapters import program
 from segcam_jax.outputs import declared
 from segcam_jax.types import InputError, Outputs, SegcamError
 
@@ -31,8 +36,22 @@ _FURTHER = (
     'example together, x={"image": ..., "mask": ...}, with '
     'call=lambda model, x: model(x["image"], x["mask"])'
 )
+# How objects refuse to be copied: those that hold what the system keeps, and by their own rule.
+_UNCOPIED = (TypeError, ValueError, RuntimeError, copy.Error, pickle.PickleError)
 # Holds a submodule's path in the copy that runs.
 PATH = "_segcam_path"
+
+
+class ArgumentError(InputError):
+    """A model that is called with too few arguments, or others than it takes.
+
+    Attributes:
+        fact: what is wrong, without what to do.
+    """
+
+    def __init__(self, fact: str):
+        super().__init__(f"{fact}: {_FURTHER}")
+        self.fact = fact
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,14 +83,22 @@ class Adapted:
 
     def __post_init__(self):
         declared(self, self.outputs)
+        layouts.check_axes(self.batch_axis, self.channel_axis)
 
     def __call__(self, params: Any, x: Any) -> Any:
         """The output for one example, channels last.
 
         Raises:
             InputError: if the model fails at what it is given, and takes it with or without a
-                batch axis; the error names the other layout.
+                batch axis; the error names the other layout. Or if `x` holds what is no array, or
+                an image of integers that the model computes with in floating point.
         """
+        signatures.of(params, x)
+        output = self._output(params, x)
+        program.check_numbers(self._output, params, x)
+        return output
+
+    def _output(self, params: Any, x: Any) -> Any:
         layout = self._layout(x, self.batch_axis)
         params = jax.tree.map(lambda v: v.copy() if isinstance(v, np.ndarray) else v, params)
         try:
@@ -85,10 +112,11 @@ class Adapted:
             output = self.output(output)
         for leaf in jax.tree.leaves(output):
             if not layout.has_batch(leaf):
+                other = "None" if self.batch_axis == 0 else "0, or None"
                 raise InputError(
                     f"the model was given a batch of one at axis {self.batch_axis} and returns "
-                    f"shape {jnp.shape(leaf)}, which has none there; give batch_axis=None to the "
-                    "adapter if the model takes one example"
+                    f"shape {jnp.shape(leaf)}, which has none there; give "
+                    f"batch_axis={other} to the adapter if the model takes one example"
                 )
         return jax.tree.map(layout.canonical, output)
 
@@ -106,12 +134,12 @@ class Adapted:
 
     def _check_layout(self, params: Any, x: Any, error: Exception) -> None:
         """Raises `InputError` if the model takes `x` with or without a batch axis, or `x[0]`."""
-        other = 0 if self.batch_axis is None else None
+        others = [axis for axis in (0, None) if axis != self.batch_axis]
         examples = {"x": x}
         if all(jnp.shape(leaf)[:1] == (1,) for leaf in jax.tree.leaves(x)):
             examples = {"x[0]": jax.tree.map(lambda leaf: leaf[0], x), **examples}
         for name, example in examples.items():
-            for batch_axis in (self.batch_axis, other):
+            for batch_axis in (self.batch_axis, *others):
                 run = functools.partial(
                     self._native_output, layout=self._layout(example, batch_axis)
                 )
@@ -148,16 +176,18 @@ class Adapted:
         return self.model == other.model
 
 
-def copied(value: Any, seen: dict[int, Any]) -> Any:
+def copied(value: Any, seen: dict[int, Any], name: str = "a value") -> Any:
     """A copy of a plain value that a module keeps, as deep as it goes.
 
     Arrays that cannot be written to are shared, wherever they are kept: tables may be large. What
     can be called stays, and what cannot be copied (a lock, a file, an object that refuses it with
-    an error of its own): that is the user's own, and what a call does to it stays done.
+    an error of its own): that is the user's own, and what a call does to it stays done, of which a
+    warning tells.
 
     Args:
         value: no array of JAX, no module.
         seen: copies made before, by `copy.deepcopy`: what is shared stays shared.
+        name: of the attribute.
     """
     if callable(value) or isinstance(value, (jax.Array, types.ModuleType)):
         return value
@@ -166,7 +196,12 @@ def copied(value: Any, seen: dict[int, Any]) -> Any:
             seen[id(leaf)] = leaf
     try:
         return copy.deepcopy(value, seen)
-    except Exception:  # Of the user's `__deepcopy__`, whatever it raises.
+    except _UNCOPIED as error:
+        warnings.warn(
+            f"{name} cannot be copied ({faults.words_of(error)}), so what a call of the model "
+            "changes in it stays changed; keep what changes in an nnx.Variable",
+            stacklevel=2,
+        )
         return value
 
 
@@ -197,18 +232,18 @@ def check_arguments(function: Callable, inputs: tuple, arguments: Mapping[str, A
     """Checks that a model takes what it is called with, and needs no more.
 
     Raises:
-        InputError: naming the argument, and the adapter's option that gives it.
+        ArgumentError: naming the argument, and the adapter's option that gives it.
     """
     signature = inspect.signature(function)
     try:
         given = signature.bind_partial(*inputs, **arguments).arguments
     except TypeError as error:
-        raise InputError(f"the model does not take this call: {error}; {_FURTHER}") from None
+        raise ArgumentError(f"the model does not take this call: {error}") from None
     packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     for name, parameter in signature.parameters.items():
         needed = parameter.default is parameter.empty and parameter.kind not in packed
         if needed and name not in given and name not in EVAL_MODE:
-            raise InputError(f"the model's call needs the argument {name!r}: {_FURTHER}")
+            raise ArgumentError(f"the model's call needs the argument {name!r}")
 
 
 def check_convolved(args: tuple, kernel: Any, path: str) -> None:
@@ -237,6 +272,17 @@ def check_normalised(args: tuple, path: str) -> None:
             f"given one example of shape {jnp.shape(args[0])}: give batch_axis=0 to the adapter "
             "(if rows are meant to be normalised one by one, split a function that calls the model)"
         )
+
+
+@contextlib.contextmanager
+def within(path: str) -> Iterator[None]:
+    """Exceptions that are raised in the block say that it was in the submodule of this path."""
+    try:
+        yield
+    except Exception as error:
+        if path:
+            faults.place(error, path)
+        raise
 
 
 def named(output: Any, path: str) -> Any:

@@ -133,7 +133,9 @@ def _tapping(cls: type) -> type | None:
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = calls.in_eval_mode(function, self, args, kwargs)
-        output, path = function(self, *args, **kwargs), getattr(self, calls.PATH)
+        path = getattr(self, calls.PATH)
+        with calls.within(path):
+            output = function(self, *args, **kwargs)
         if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], eqx.nn.State):
             return calls.named(output[0], path), output[1]
         return calls.named(output, path)

@@ -19,7 +19,7 @@ _APPLIED = frozenset(("rngs", "mutable", "capture_intermediates"))
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Linen(calls.Adapted):
     def run(self, params: Any, x: Any) -> Any:
-        from flax import linen
+        from flax import errors, linen
 
         arguments = dict(self.arguments)
         if self.call is not None:
@@ -27,8 +27,17 @@ class _Linen(calls.Adapted):
         elif "method" not in arguments:
             given = {name: v for name, v in arguments.items() if name not in _APPLIED}
             calls.check_arguments(type(self.model).__call__, (self.model, x), given)
-        with linen.intercept_methods(_tapping):
-            return self.model.apply(params, x, **arguments)
+        try:
+            with linen.intercept_methods(_tapping):
+                return self.model.apply(params, x, **arguments)
+        except (errors.ScopeCollectionNotFound, errors.ScopeParamNotFoundError) as error:
+            if "params" in params:
+                raise
+            raise InputError(
+                "from_linen was given variables without the collection 'params' (there are "
+                f"{', '.join(params) or 'none'}); give what module.init returned, not "
+                "variables['params'] alone"
+            ) from error
 
 
 def from_linen(
@@ -92,9 +101,10 @@ def _tapping(next_function: Callable, args: tuple, kwargs: dict, context: Any) -
         calls.check_normalised(args, calls.joined(module.path))
     function = type(module).__call__
     args, kwargs = calls.in_eval_mode(function, module, args, kwargs)
-    with _eval_fields(module, function):
+    path = calls.joined(module.path)
+    with _eval_fields(module, function), calls.within(path):
         output = next_function(*args, **kwargs)
-    return calls.named(output, calls.joined(module.path))
+    return calls.named(output, path)
 
 
 @contextlib.contextmanager

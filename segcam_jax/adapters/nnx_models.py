@@ -112,7 +112,8 @@ def _prepare(model: Any, *, submodules: bool) -> None:
         for name, value in list(vars(module).items()):
             held = jax.tree.leaves(value, is_leaf=nnx.is_data)
             if not (name.startswith("_pytree__") or any(map(nnx.is_data, held))):
-                object.__setattr__(module, name, calls.copied(value, seen))
+                copied = calls.copied(value, seen, f"{type(module).__name__}.{name}")
+                object.__setattr__(module, name, copied)
         for name, value in calls.switches_of(module).items():
             object.__setattr__(module, name, value)
         if (tapping := _tapping(type(module))) is not None:
@@ -139,7 +140,9 @@ def _tapping(cls: type) -> type | None:
         if normalises and getattr(self, "reduction_axes", None) is None:
             calls.check_normalised(args, path)
         args, kwargs = calls.in_eval_mode(function, self, args, kwargs)
-        return calls.named(function(self, *args, **kwargs), path)
+        with calls.within(path):
+            output = function(self, *args, **kwargs)
+        return calls.named(output, path)
 
     space = {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     return type(cls)(cls.__name__, (cls,), space)

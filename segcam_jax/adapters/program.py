@@ -27,3 +27,9 @@ def held_values(fn: Callable, params: Any, x: jax.ShapeDtypeStruct) -> Iterator[
 def is_one_example(fn: Callable) -> bool:
     """Whether the adapter was told that all axes of the input belong to one example."""
     return layouts.is_one_example(fn)
+
+
+def check_numbers(fn: Callable, params: Any, x: Any) -> None:
+    """Raises `InputError` for an image of integers that a model takes for floating point."""
+    if any(map(layouts.is_whole, jax.tree.leaves(x))):
+        layouts.check_numbers(graph.trace(fn, "", params, x)[0], x)

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.engine import memory, record
 from segcam_jax.engine.execution import Execution
+from segcam_jax.engine.functions import holds_tracers
 from segcam_jax.taps import Split
 from segcam_jax.types import InputError
 
@@ -46,10 +47,17 @@ class Program:
 
 
 class _Kept:
-    """A kernel jitted for itself: with the last reference to it all that it compiled is freed."""
+    """A kernel jitted for itself: with the last reference to it all that it compiled is freed.
 
-    def __init__(self, function: Callable):
-        self.function = jax.jit(function)
+    Attributes:
+        function: the kernel.
+        lasts: whether it may outlast a caller's trace, as it holds no tracers of it.
+        program: what was found to fit.
+    """
+
+    def __init__(self, function: Callable, *, lasts: bool = True):
+        self.function = function
+        self.lasts = lasts
         self.program: Program | None = None
 
 
@@ -60,13 +68,22 @@ def kept(kernel: Callable, static: tuple, inputs: tuple) -> Callable:
     """`kernel(*static, ...)` jitted, kept while it is among the last `MOST_PROGRAMS` used.
 
     Programs differ by kernel, static arguments, and structure, shapes and dtypes of the inputs.
+    One that holds tracers of a caller's is not kept: it is of their trace.
     """
     return _kept(kernel, static, inputs).function
 
 
 def _kept(kernel: Callable, static: tuple, inputs: tuple) -> _Kept:
+    if holds_tracers((static, inputs)):
+        return _passing(kernel, static, jax.tree.structure(inputs))
     key = (kernel, static, *_signature(inputs))
-    return _PROGRAMS.get(key, lambda: _Kept(functools.partial(kernel, *static)))
+    return _PROGRAMS.get(key, lambda: _Kept(jax.jit(functools.partial(kernel, *static))))
+
+
+def _passing(kernel: Callable, static: tuple, tree: Any) -> _Kept:
+    """A kernel for one trace, of leaves: structures of what is jitted are kept by JAX."""
+    run = jax.jit(lambda *leaves: kernel(*static, *jax.tree.unflatten(tree, leaves)))
+    return _Kept(lambda *inputs: run(*jax.tree.leaves(inputs)), lasts=False)
 
 
 class Programs:
@@ -88,7 +105,8 @@ class Programs:
             InputError: if one evaluation at a time is too much.
         """
         known = _kept(self._kernel, (split, static, 0), inputs)
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs)):
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs))
+        if traced or not known.lasts:
             if record.is_recording():  # A trace that is kept tells nothing again.
                 return self._kernel(split, static, 0, *jax.tree.map(jnp.asarray, inputs))
             return known.function(*inputs)

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segcam_jax import faults
 from segcam_jax._jaxpr import content, graph
 from segcam_jax.taps import Split
-from segcam_jax.types import TargetError, wide
+from segcam_jax.types import SegcamError, TargetError, wide
+
+_NEEDS_VALUE = (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError)
 
 
 class Formula:
@@ -20,12 +23,15 @@ class Formula:
     Attributes:
         jaxpr: its equations; arrays that the function holds are inputs.
         key: what it computes.
+        holds_tracers: whether a derivative rule of it closes over values of a trace that is going
+            on; all else that it closes over are its inputs.
     """
 
     def __init__(self, jaxpr: Any, key: Hashable):
         self.jaxpr = jaxpr
         self.key = key
         self._hash = hash(key)
+        self.holds_tracers = content.holds_tracers(key)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Formula) and self.key == other.key
@@ -75,15 +81,70 @@ def function_target(target: Callable, split: Split) -> FunctionTarget:
 
     def score(leaves, output):
         scored = jax.tree.unflatten(tree, leaves) if leaves else target
-        return scored(output)
+        return _checked(scored(output))
 
-    with graph.on_any_mesh():
-        whole, jaxpr = graph.closed(score, leaves, _structs(split.output))
-    shapes = [tuple(atom.aval.shape) for atom in jaxpr.outvars]
-    if shapes != [()]:
-        raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
+    output = _structs(split.output)
+    try:
+        with graph.on_any_mesh():
+            whole, jaxpr = graph.closed(score, leaves, output)
+    except SegcamError:
+        raise
+    except Exception as error:  # The target's own, of whatever type.
+        raise _failed(output, error) from error
     consts = list(graph.constants_of(whole))
     return FunctionTarget(consts, leaves, Formula(jaxpr, content.key(jaxpr)))
+
+
+def _checked(score: Any) -> Any:
+    """What a target returns.
+
+    Raises:
+        TargetError: if it is anything but a scalar in floating point; says what it is.
+    """
+    if score is None:
+        raise TargetError("the target returns None; expected one scalar: does it lack a `return`?")
+    if not _is_input(score):
+        raise TargetError(f"the target returns a {type(score).__name__}; expected one scalar")
+    shape, dtype = jnp.shape(score), jnp.result_type(score)
+    if shape:
+        raise TargetError(
+            f"the target returns an array of shape {shape}; expected one scalar, such as its "
+            "sum() or mean()"
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TargetError(
+            f"the target returns {dtype}, as argmax, counts and comparisons do; expected a score "
+            "in floating point, which changes as the output does"
+        )
+    return score
+
+
+def _failed(output: Any, error: Exception) -> TargetError:
+    """What to say of a target that fails on an output."""
+    place = faults.place_of(error)
+    where = f" ({place})" if place else ""
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return TargetError(
+            f"the target gives the output to numpy{where}, which cannot be differentiated; call "
+            "jax.numpy in it"
+        )
+    if isinstance(error, _NEEDS_VALUE):
+        return TargetError(
+            f"the target needs the output's value while it is traced{where}, as float(), int() and "
+            "`if` do; return a scalar of jax.numpy, and choose by jnp.where"
+        )
+    shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(output))
+    return TargetError(f"the target fails on an output of shape {shapes}: {faults.words_of(error)}")
+
+
+def holds_tracers(given: Any) -> bool:
+    """Whether splits or functions as targets in a pytree hold values of a trace that is going on.
+
+    What is made of them must not outlast it.
+    """
+    leaves = jax.tree.leaves(given, is_leaf=lambda each: isinstance(each, FunctionTarget))
+    held = (each.formula if isinstance(each, FunctionTarget) else each for each in leaves)
+    return any(isinstance(each, (Formula, Split)) and each.holds_tracers for each in held)
 
 
 def _read(output: Any) -> Any:

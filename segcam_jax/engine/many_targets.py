@@ -228,7 +228,7 @@ def _explained(split, static, halvings, params, x, targets, corner, traced):
         if _flops(common, 1, count) < _flops(own, count, count):
             if corner is not None:
                 targets = dataclasses.replace(targets, corner=None)
-            return jax.vmap(in_common)(targets)
+            return jax.vmap(_flat(in_common, targets))(*jax.tree.leaves(targets))
         together = _together(own, count, options["execution"])
         return _mapped(explain, targets, together)
 
@@ -241,8 +241,14 @@ _PROGRAMS = Programs(_explained)
 
 def _studies(explain: Callable, target: Any) -> list[record.Study]:
     with record.recording() as studies:
-        jax.eval_shape(explain, target)
+        jax.eval_shape(_flat(explain, target), *jax.tree.leaves(target))
     return studies
+
+
+def _flat(explain: Callable, target: Any) -> Callable:
+    """A function of the leaves of a target; JAX keeps structures, which may hold tracers."""
+    tree = jax.tree.structure(target)
+    return lambda *leaves: explain(jax.tree.unflatten(tree, leaves))
 
 
 def _flops(studies: Sequence[record.Study], ablated: int, differentiated: int) -> int:
@@ -264,13 +270,9 @@ def _together(studies: Sequence[record.Study], count: int, execution: Execution)
 
 def _mapped(explain: Callable, targets: Any, together: int) -> Explanation:
     """One target after the other, `together` at once; what no target changes is computed once."""
-    leaves, tree = jax.tree.flatten(targets)
-
-    def flat(*leaves):
-        return explain(jax.tree.unflatten(tree, leaves))
-
+    leaves = jax.tree.leaves(targets)
     structs = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves]
-    traced, output = graph.trace(flat, "", *structs)
+    traced, output = graph.trace(_flat(explain, targets), "", *structs)
     once, each = slicing.apart(traced)
     known = once()
     found = jax.lax.map(lambda row: each(row, known), leaves, batch_size=together)

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from segcam_jax import engine, models, taps
+from segcam_jax import engine, faults, models, taps
 from segcam_jax.data.images import Reading
-from segcam_jax.networks import user_code
 from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.outputs import Meaning
 from segcam_jax.taps import Split
@@ -206,16 +205,18 @@ class Network:
         """Says in one line where a user's own model fails; other faults are this library's."""
         try:
             yield
+            return
+        except faults.ModelError as error:
+            cause, how = error.__cause__ or error, error.rest
         except SegcamError:
             raise
         except Exception as error:
-            if self.spec.kind != "user" or "RESOURCE_EXHAUSTED" in str(error):
-                raise
-            size = " x ".join(map(str, shape))
-            what = "an image" if len(shape) == 3 else "a volume"
-            raise InputError(
-                f"{self.spec.words} fails on {what} of {size}: {user_code.fault(error)}"
-            ) from None
+            cause, how = error, f": {faults.words_of(error)}"
+        if self.spec.kind != "user" or "RESOURCE_EXHAUSTED" in str(cause):
+            raise cause
+        size = " x ".join(map(str, shape))
+        what = "an image" if len(shape) == 3 else "a volume"
+        raise InputError(f"{self.spec.words} fails on {what} of {size}{how}") from None
 
 
 def find_background(

@@ -12,25 +12,17 @@ import importlib.util
 import inspect
 import os
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import segcam_jax
-from segcam_jax import _files
+from segcam_jax import _files, faults
 from segcam_jax.adapters import FORMS, is_model
 from segcam_jax.types import InputError, nearest_first
 
 _TOLD = 6
-_LONGEST = 240
 _INSTALLED = {"site-packages", "dist-packages"}
-_LIBRARIES = {
-    *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")),
-    Path(segcam_jax.__file__).resolve().parent,
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,42 +80,6 @@ def make(words: str) -> Made:
     return Made(words, model, file, _source_digest(file))
 
 
-def fault(error: BaseException) -> str:
-    """The place in the user's code where an exception came from, its type, and its first line.
-
-    A place in a library is none of the user's: without one in their own code only type and line
-    are told.
-    """
-    message = error.msg or "" if isinstance(error, SyntaxError) else str(error)
-    said = next(filter(None, (line.strip() for line in message.splitlines())), "")
-    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
-    name = type(error).__name__
-    what = f"{name}: {said}" if said else name
-    lines = lines_of(error)
-    if not lines:
-        return what
-    path, here = Path(lines[-1][0]).resolve(), Path.cwd()
-    shown = path.relative_to(here) if path.is_relative_to(here) else path
-    return f"{shown}, line {lines[-1][1]}: {what}"
-
-
-def lines_of(error: BaseException) -> list[tuple[str, int]]:
-    """File and line of the calls in the user's own code, the outermost first."""
-    frames = traceback.extract_tb(error.__traceback__)
-    found = [(frame.filename, frame.lineno or 0) for frame in frames if _is_users(frame.filename)]
-    if isinstance(error, SyntaxError) and error.filename:
-        found.append((error.filename, error.lineno or 0))
-    return found
-
-
-def _is_users(file: str) -> bool:
-    """Whether a source file is neither this library's nor an installed one's."""
-    if file.startswith("<"):
-        return False
-    path = Path(file).resolve()
-    return not any(path.is_relative_to(library) for library in _LIBRARIES)
-
-
 def _on_path(folder: Path) -> None:
     """Puts a folder first where modules are looked for, also those imported while a model runs."""
     place = str(folder)
@@ -138,7 +94,7 @@ def _importing(words: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        raise InputError(f"{words!r} does not import: {fault(error)}") from None
+        raise InputError(f"{words!r} does not import: {faults.words_of(error)}") from None
 
 
 def _module(name: str, words: str) -> ModuleType:
@@ -223,7 +179,7 @@ def _called(factory: Any, words: str) -> Any:
     try:
         return factory()
     except (Exception, SystemExit) as error:
-        raise InputError(f"{words} fails: {fault(error)}") from None
+        raise InputError(f"{words} fails: {faults.words_of(error)}") from None
 
 
 def _needed(factory: Callable) -> list[str]:
@@ -271,7 +227,7 @@ def _source_digest(file: Path) -> str:
         if source.endswith(".py")
         and source.startswith(roots)
         and not _INSTALLED & set(Path(source).parts)
-        and _is_users(source)
+        and faults.is_users(source)
     ]
     digests = {_files.sha256_of(path) for path in mine if path.is_file()}
     return _files.digest_of("".join(sorted(digests)))

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from segcam_jax import models
+from segcam_jax import faults, models
 from segcam_jax.adapters import adapted, program
+from segcam_jax.adapters.calls import ArgumentError
 from segcam_jax.networks import user_code
 from segcam_jax.networks.network import USUAL_SIDE, USUAL_VOLUME, Network
 from segcam_jax.networks.spec import (
@@ -29,7 +30,7 @@ from segcam_jax.networks.spec import (
 )
 from segcam_jax.networks.user_code import Made
 from segcam_jax.outputs import Meaning, declared
-from segcam_jax.types import InputError, SegcamError
+from segcam_jax.types import InputError, SegcamError, counted
 
 _CHANNELS = {2: (3, 1), 3: (1, 2, 3, 4)}
 _NOUNS = {2: "image", 3: "volume"}
@@ -37,6 +38,11 @@ _COMMANDS = {
     2: "`segcam explain` takes it",
     3: "explain volumes by `segcam instances` or `segcam context`",
 }
+# What to do about a call with further arguments.
+_ONE_INPUT = (
+    "a command gives the model one image or volume alone: let the factory give it the rest, as by "
+    "segcam_jax.from_nnx(model, NAME=VALUE)"
+)
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 # Odd multiples of 64: an extent of so many plus m can be halved as often as m, and no further.
 _ODD = (3 * 64, 5 * 64, 7 * 64)
@@ -248,13 +254,16 @@ def _fitting(made: Made, shape: tuple[int, ...], failures: list[_Failure]) -> _F
             fit = _Fit(fn, params, shape, _output(fn, params, shape))
             _check_axes(fit)
             return fit
+        except ArgumentError as error:
+            words = f"{made.words}: {error.fact}; {_ONE_INPUT}"
+            failures.append(_Failure(words, returned=True))
         except SegcamError as error:
             returned = isinstance(error, _WrongOutput)
             failures.append(_Failure(f"{made.words}: {error}", returned=returned))
         except Exception as error:
-            lines = tuple(line for _, line in user_code.lines_of(error))
+            lines = tuple(line for _, line in faults.lines_of(error))
             what = f"{_a(_NOUNS[len(shape) - 1])} of {_times(shape)}"
-            words = f"{made.words} fails on {what}: {user_code.fault(error)}"
+            words = f"{made.words} fails on {what}: {faults.words_of(error)}"
             failures.append(_Failure(words, lines))
     return None
 
@@ -356,12 +365,12 @@ def _note(
     if size is not None:
         image = f"{_a(noun)} of {_times((*size, channels))}"
     else:
-        image = f"{_a(noun)} of any size, {channels} channel(s)"
+        image = f"{_a(noun)} of any size, {counted(channels, 'channel')}"
         padded = "padded to" if fit.ndim == 2 else "in windows of"
         image += f", {padded} multiples of {multiple}" if multiple > 1 else ""
     each = "pixel" if fit.ndim == 2 else "voxel"
     of = image if fit.classifies else f"each {each} of {image}"
-    what = f"{fit.output[-1]} classes for {of}"
+    what = f"{counted(fit.output[-1], 'class')} for {of}"
     ratio = fit.extents[0] / fit.output[0]
     coarser = f"; its logits are resized by {ratio:g}" if fit.coarser else ""
     return f"{made.words} is {made.name}: {what}; normalisation {normalisation.words}{coarser}"
