@@ -253,6 +253,25 @@ def test_integrated_gradients_are_complete():
         assert abs(gap) < 0.01 * abs(explanation.score)
 
 
+def test_integrated_gradients_at_a_hidden_tap_start_from_an_activation():
+    """A number was taken for an activation of that value everywhere, as if it were a grey image."""
+    split, params, x, target = case(tap_name="bottleneck")
+    activation, carry = split.encode(params, x)
+    other, _ = split.encode(params, x[::-1])
+    for baseline, start in ((None, jnp.zeros_like(activation)), (other, other)):
+        explanation = segcam.integrated_gradients(
+            split, params, x, target, baseline=baseline, steps=100
+        )
+        fall = explanation.score - target(split.decode(start, carry))
+        assert abs(explanation.attribution.sum() - fall) < 0.01 * abs(explanation.score)
+    for baseline, told in (
+        (0.5, "the baseline is a number, and at tap 'bottleneck'"),
+        (x, "has shape"),
+    ):
+        with pytest.raises(InputError, match=told):
+            segcam.integrated_gradients(split, params, x, target, baseline=baseline)
+
+
 def test_smooth_grad_statistics():
     split, params, x, target = case(tap_name="input")
     scale = 0.3 * (x.max() - x.min())
@@ -369,7 +388,7 @@ def test_bad_arguments():
         segcam.grad_cam(split, params, x, segcam.region(0, np.ones((2, 2), bool)))
     with pytest.raises(TypeError, match="unexpected keyword"):
         segcam.grad_cam(split, params, x, target, samples=3)
-    with pytest.raises(TargetError, match=r"returns shape\(s\) \[\(8, 12\)\]; expected one scalar"):
+    with pytest.raises(TargetError, match=r"returns an array of shape \(8, 12\); expected one"):
         segcam.grad_cam(split, params, x, lambda output: output[..., 0])
     with pytest.raises(InputError, match="key=0; give a key of jax.random"):
         segcam.smooth_grad(split, params, x, target, key=0)

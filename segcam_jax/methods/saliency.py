@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from segcam_jax import engine
 from segcam_jax.engine import Execution
 from segcam_jax.methods.registry import method
-from segcam_jax.taps import Split
+from segcam_jax.taps import INPUT, Split
 from segcam_jax.types import Explanation, InputError, wide
 
 
@@ -87,7 +87,7 @@ def integrated_gradients(
     x: Array,
     target: Any,
     *,
-    baseline: float | Float[Array, "*space c"] = 0.0,
+    baseline: float | Float[Array, "*space c"] | None = None,
     steps: int = 50,
     rule: Literal["gauss_legendre", "midpoint", "left"] = "gauss_legendre",
     execution: Execution = Execution(),
@@ -103,7 +103,10 @@ def integrated_gradients(
         params: its parameters.
         x: one example.
         target: the score to explain.
-        baseline: b, a number or an array that broadcasts against the activation.
+        baseline: b, an array that broadcasts against the activation; at the input a number, too.
+            None: 0. At a hidden tap b is an activation, that of another image for example,
+            `split.encode(params, other)[0]`; what reaches the output around the tap stays that of
+            `x`, so the attributions add up to the score less that of b in place of a.
         steps: points of the quadrature.
         rule: Gauss-Legendre (captum's default), midpoints, or the left Riemann sum of the
             Seg-Grad-CAM code (there with b = 0.5 and 200 steps).
@@ -112,12 +115,15 @@ def integrated_gradients(
     Returns:
         `attribution` `*space c`, `map` its sum over channels, `score`.
 
+    Raises:
+        InputError: if the baseline is a number at a hidden tap, or has another shape.
+
     References:
         Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, eq. 1.
     """
     activation, carry, score = engine.baseline(split, params, x, target, execution)
     points, weights = _quadrature(rule, steps)
-    start = jnp.broadcast_to(jnp.asarray(baseline, activation.dtype), activation.shape)
+    start = _baseline(split, baseline, activation)
     points = jnp.asarray(points, activation.dtype)
 
     def between(index):
@@ -126,6 +132,26 @@ def integrated_gradients(
     weights = jnp.asarray(weights, wide(points).dtype)
     mean, _ = engine.sampled_moments(split, carry, target, between, weights, execution)
     return attributed(wide(activation - start) * mean, score)
+
+
+def _baseline(
+    split: Split, baseline: float | Float[Array, "*space c"] | None, activation: Array
+) -> Array:
+    """The activation that a path starts from."""
+    given = jnp.zeros((), activation.dtype) if baseline is None else jnp.asarray(baseline)
+    another = "split.encode(params, other)[0] is that of another image"
+    if baseline is not None and not given.ndim and split.tap != INPUT:
+        raise InputError(
+            f"the baseline is a number, and at tap {split.tap!r} it is an activation of shape "
+            f"{activation.shape}; give such an array ({another}), or None for zeros"
+        )
+    try:
+        return jnp.broadcast_to(given.astype(activation.dtype), activation.shape)
+    except ValueError:
+        raise InputError(
+            f"the baseline has shape {given.shape}, the activation at tap {split.tap!r} "
+            f"{activation.shape}; give an array of that shape ({another})"
+        ) from None
 
 
 def _quadrature(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
