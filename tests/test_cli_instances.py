@@ -395,6 +395,7 @@ def test_broken_volumes_are_one_line_each(case, tmp_path, fault):
     cut.write_bytes(flair.read_bytes()[:-900])
     assert "truncated" in with_second(cut)
     assert "does not exist" in with_second(tmp_path / "missing.nii")
+    assert "is given as modalities 1 and 2 of a scan" in with_second(flair)
     assert "is no volume" in with_second(case / "net.safetensors")
 
 
@@ -441,7 +442,9 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
     fine = save(
         tmp_path / "fine.nii", np.zeros(SHAPE, np.float32), AFFINE @ np.diag([0.5, 1, 1, 1])
     )
-    files = (case / "flair.nii.gz", case / "t1.nii.gz", fine, fine)
+    other = tmp_path / "other.nii"
+    other.write_bytes(fine.read_bytes())
+    files = (case / "flair.nii.gz", case / "t1.nii.gz", fine, other)
     assert "one voxel size" in fault("context", *files, *weights, "--roi", 12)
     assert "`steps` is 0" in fault(*command("context", case, out, "--steps", 0))
     assert not out.exists()
@@ -465,6 +468,22 @@ def held_to(labels, case, tmp_path, **options):
     told = [(each.label, each.group, each.voxels) for each in segmented.instances()]
     assert all(segmented.mask(each).sum() == each.voxels for each in segmented.instances())
     return told, [note for note in segmented.notes if "truth.nii.gz" in note]
+
+
+def test_a_scan_without_a_background_of_zero_is_noted(case, tmp_path):
+    """The background took part in mean and deviation without a word."""
+    network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
+    flair = nibabel.load(case / "flair.nii.gz").get_fdata(dtype=np.float32)
+    flair[0] = 0
+    files = (save(tmp_path / "flair.nii", flair), case / "t1.nii.gz")
+    for normalise, noted in (("zscore", ["t1"]), ("none", [])):
+        chosen = volumes.SegmentOptions(roi=(12,), normalise=normalise)
+        (made,) = volumes.make_cases([scans.ScanFiles("a", files)], chosen)
+        notes = volumes.segment(network, made, chosen, Execution()).notes
+        told = [note for note in notes if "no voxel is 0" in note]
+        assert [Path(note.partition(": ")[0]).name for note in told] == [
+            f"{name}.nii.gz" for name in noted
+        ]
 
 
 def test_a_truth_is_taken_for_what_it_says(case, tmp_path):

@@ -250,6 +250,10 @@ def test_modalities_share_a_grid_or_are_resampled(tmp_path):
         scans.check_grids(scans.ScanFiles("a", (first,), other))
     with pytest.raises(InputError, match="names? each|one name each"):
         scans.read_scan([first, other], modalities=["x", "x"])
+    with pytest.raises(InputError, match=r"flair.nii' is given as modalities 1 and 2"):
+        scans.read_scan([first, first])
+    with pytest.raises(InputError, match="as modalities 1 and 3"):
+        scans.read_scan([first, tmp_path / "t1.nii.gz", tmp_path / "x" / ".." / "flair.nii"])
 
 
 def test_scans_are_found_in_a_layout(tmp_path):

@@ -126,7 +126,7 @@ def read_scan(
             is noted only.
 
     Raises:
-        InputError: if a file cannot be read, or grids differ; says both.
+        InputError: if a file cannot be read or is given twice, or grids differ; says both.
     """
     if not paths:
         raise InputError("no volumes were given; name one file per modality")
@@ -136,6 +136,7 @@ def read_scan(
             f"{len(paths)} volume(s), but modalities {list(names)}; give one name each, all "
             "different"
         )
+    check_different(paths)
     volumes = [nifti.read_volume(path) for path in paths]
     volumes = [on_grid(volume, volumes[0], resample=resample) for volume in volumes]
     file = volumes[0]
@@ -188,6 +189,22 @@ def on_grid(volume: Volume, like: Volume, *, resample: bool, nearest: bool = Fal
     if resample:
         return resampled(volume, like, nearest=nearest)
     raise _differ(volume.path, volume.shape, volume.affine, like.path, like.shape, like.affine)
+
+
+def check_different(paths: Sequence[str | Path]) -> None:
+    """Checks that no file is given as two modalities of a scan.
+
+    Raises:
+        InputError: if one is; names it.
+    """
+    seen: dict[Path, int] = {}
+    for number, path in enumerate(paths, 1):
+        first = seen.setdefault(Path(path).resolve(), number)
+        if first != number:
+            raise InputError(
+                f"{str(path)!r} is given as modalities {first} and {number} of a scan; give each "
+                "modality its own file"
+            )
 
 
 def check_grids(files: ScanFiles) -> None:

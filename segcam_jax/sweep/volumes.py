@@ -224,11 +224,13 @@ def make_cases(files: Sequence[ScanFiles], options: SegmentOptions) -> list[Volu
     """Looks at every header, and takes the digests of all files.
 
     Raises:
-        InputError: if a file is missing or no volume, or grids differ and are not to be resampled.
+        InputError: if a file is missing, no volume or given twice, or grids differ and are not to
+            be resampled.
     """
     cases = []
     names = _files.unique_names([slug(each.name) for each in files])
     for each, name in zip(files, names, strict=True):
+        scans.check_different(each.files)
         every = (*each.files, *((each.truth,) if each.truth else ()))
         for path in every:
             nifti.read_grid(path)
@@ -316,6 +318,8 @@ def segment(
     # All are matched before small ones are dropped.
     found = instances_module.find_instances(probability, threshold=options.threshold, **same)
     missed, notes = None, (*scan.notes, *_constant(case, values))
+    if options.normalise == "zscore":
+        notes = (*notes, *_without_background(case, values))
     if case.files.truth is not None:
         volume = scans.read_labels(case.files.truth, scan.file, resample=options.resample)
         with about(volume.path):
@@ -349,6 +353,17 @@ def _constant(case: VolumeCase, values: np.ndarray) -> list[str]:
         f"{path}: all voxels are {values[..., at].flat[0]:g}; the network sees nothing in it"
         for at, path in enumerate(case.files.files)
         if values[..., at].min() == values[..., at].max()
+    ]
+
+
+def _without_background(case: VolumeCase, values: np.ndarray) -> list[str]:
+    """A note for each modality of which z-scores leave nothing out."""
+    return [
+        f"{path}: no voxel is 0, so mean and standard deviation are those of all voxels, the "
+        "background's too; set the background to 0, or say --normalise none if they are "
+        "normalised already"
+        for at, path in enumerate(case.files.files)
+        if values[..., at].all()
     ]
 
 
