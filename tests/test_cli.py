@@ -16,7 +16,7 @@ from PIL import Image
 
 import segcam_jax
 from segcam_jax import cli
-from segcam_jax.cli import cache
+from segcam_jax.cli import cache, commands
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.sweep import run as sweep_run
 
@@ -400,11 +400,28 @@ def test_bad_manifests(tmp_path, weights, image, fault):
     assert "does not exist" in fault(*again, out)
 
 
+def test_help_says_what_is_there(capsys):
+    """Empty defaults and back-references stood there."""
+    for name in commands.COMMANDS:
+        assert run(name, "--help") == 0
+        out = capsys.readouterr().out
+        assert "(default: )" not in out
+        assert "Likewise" not in out
+    assert run("gallery", "--help") == 0
+    assert "file.py:factory" in capsys.readouterr().out
+
+
 def test_unknown_commands_and_options(fault):
     assert "unknown command 'explian'; choose from explain" in fault("explian")
     assert "Unrecognized options: --bogus" in fault("methods", "--bogus")
     assert "no weights were given" in fault("layers")
     assert fault("methods", "--bogus").count("Unrecognized") == 1
+    told = fault("gallery", "a.png", "--models", "x", "--class-index", "2")
+    assert told.endswith("Unrecognized options: --class-index; `segcam gallery` has --classes")
+    assert fault("explain", "a.png", "--class", "disc").endswith("has --classes, --class-index")
+    assert "Unrecognized options: --images; `segcam explain`" in fault("explain", "--images=a.png")
+    assert "has --tap" in fault("plan", "--layers", "first")
+    assert "`segcam sweep` has --class" in fault("sweep", "a.png", "--class-index", "2")
     assert "unknown data set" in fault("evaluate", "--weights", "x", "--dataset", "mnist")
     assert "no share" in fault("evaluate", "--weights", "x", "--profile", "raw")
 

@@ -18,7 +18,16 @@ def optional(metavar: str):
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
+def several(metavar: str):
+    """What is shown of an option that takes several values: those it has, if there are any."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
+
+
+def _default(shown: str) -> str:
+    return f"(default: {shown})" if shown else ""
+
+
+Names = Annotated[tuple[str, ...], several("NAME ...")]
 MaybeName = Annotated[str | None, optional("NAME")]
 MaybeNumber = Annotated[float | None, optional("NUMBER")]
 MaybeCount = Annotated[int | None, optional("N")]

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 import tyro
 
@@ -79,13 +81,13 @@ class Show:
         run: The folder of the run.
         item: One image, by its number in the run, its name or its file.
         best: A column of the table: the results with its largest values.
-        worst: Likewise, with its smallest values.
+        worst: A column of the table: the results with its smallest values.
         count: How many results are listed and drawn.
         out: Draw it, to a file of this name; several targets of an image, or best and worst, to
             files of similar names.
         profile: As in `segcam explain`.
-        smoothing: Likewise.
-        colormap: Likewise.
+        smoothing: As in `segcam explain`.
+        colormap: As in `segcam explain`.
     """
 
     run: tyro.conf.Positional[Path]
@@ -115,8 +117,8 @@ class Export:
         what: png: figures; npy: raw maps; csv: the table of all images, items.csv.
         items: Images by number, range of numbers (10-19), name or file. Default: all.
         profile: As in `segcam explain`.
-        smoothing: Likewise.
-        colormap: Likewise.
+        smoothing: As in `segcam explain`.
+        colormap: As in `segcam explain`.
         overwrite: Write over files that are there.
     """
 
@@ -209,6 +211,15 @@ COMMANDS = {
 }
 
 
+# Options that mean nearly the same, each of other commands.
+_ALIKE = (
+    ("--classes", "--class-index", "--class"),
+    ("--tap", "--layers"),
+    ("--method", "--methods"),
+    ("--weights", "--models", "--model"),
+)
+
+
 def parse(
     name: str, arguments: Sequence[str]
 ) -> (
@@ -231,6 +242,7 @@ def parse(
     Raises:
         InputError: if they are wrong; tyro's message without its frame.
     """
+    _check_options(name, arguments)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -248,3 +260,22 @@ def parse(
     rows = [re.sub(r"[\u2500-\u257f]+|-{4,}", " ", row).strip() for row in plain.splitlines()]
     text = re.sub(r"(\s*;)+\s*", "; ", " ".join(row or ";" for row in rows[1:])).strip("; ")
     raise InputError(" ".join(text.split()) or f"wrong options; see segcam {name} --help")
+
+
+def _check_options(name: str, arguments: Sequence[str]) -> None:
+    """Raises `InputError` for options that a command does not have; tells those that it has."""
+    known = []
+    for field, hint in get_type_hints(COMMANDS[name], include_extras=True).items():
+        said = getattr(hint, "__metadata__", ())
+        names = [each.name for each in said if getattr(each, "name", None)]
+        if tyro.conf.Positional not in said:
+            known.append(f"--{(names or [field])[-1].replace('_', '-')}")
+    for word in itertools.takewhile(lambda word: word != "--", arguments):
+        option = word.partition("=")[0].replace("_", "-")
+        if not option.startswith("--") or option in (*known, "--help"):
+            continue
+        alike = [each for group in _ALIKE if option in group for each in group if each in known]
+        near = alike or difflib.get_close_matches(option, known, 2) or ["--help"]
+        raise InputError(
+            f"Unrecognized options: {word.partition('=')[0]}; `segcam {name}` has {', '.join(near)}"
+        )

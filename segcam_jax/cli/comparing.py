@@ -40,8 +40,9 @@ class Gallery:
     Attributes:
         images: Image files, or folders of images.
         models: Installed or bundled weights by name (efficientnet-lite0-imagenet,
-            texture-mnist-biased), .safetensors files of `segcam convert`, or random:NAME
-            (random:resnet50) for random weights.
+            texture-mnist-biased), .safetensors files of `segcam convert`, models of your own
+            (module.path:factory or file.py:factory), or random:NAME (random:resnet50) for random
+            weights.
         layers: first, middle and last: of the outputs of the network's blocks, the middle of a
             segmentation network being its bottleneck. Or conv:N, the N-th convolution, from 1. Or
             taps (`segcam layers` lists them).

@@ -18,6 +18,7 @@ from segcam_jax.cli.arguments import (
     Size,
     Thresholds,
     optional,
+    several,
 )
 
 
@@ -36,7 +37,7 @@ class Layers:
     Attributes:
         network: A model of your own (module.path:factory or file.py:factory), a file, bundled
             weights, or random:NAME.
-        weights: Likewise.
+        weights: The same, by an option.
         model: The network expected in the file, or a model of your own.
         size: Height and width of an image, or one number for both; of a volume, three numbers.
         channels: As in `segcam explain`.
@@ -115,11 +116,11 @@ class Explain:
             segcam_jax, or signed where ReLU would hide more than half of a map.
         smoothing: Standard deviation, in pixels, of a Gaussian on the heatmaps.
         window: The same as --option window=N: extent of a window (fast_ablation_cam).
-        stride: Likewise: distance of windows, at most the window (fast_ablation_cam).
-        samples: Likewise: noisy copies (smooth_grad, instance_smooth_grad).
-        sigma: Likewise: noise, as a share of the image's range (smooth_grad,
+        stride: --option stride=N: distance of windows, at most the window (fast_ablation_cam).
+        samples: --option samples=N: noisy copies (smooth_grad, instance_smooth_grad).
+        sigma: --option sigma=NUMBER: noise, as a share of the image's range (smooth_grad,
             instance_smooth_grad).
-        steps: Likewise: points of the quadrature (integrated_gradients).
+        steps: --option steps=N: points of the quadrature (integrated_gradients).
         seed: Of all random numbers.
         colormap: A matplotlib colour table, for example jet.
         out: Folder of the results. A run that was interrupted there is resumed.
@@ -137,7 +138,7 @@ class Explain:
     model: MaybeName = None
     tap: Names = ()
     method: Names = ("grad_cam", "ablation_cam")
-    option: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    option: Annotated[tuple[str, ...], several("NAME=VALUE ...")] = ()
     classes: Names = ()
     top: int = 1
     class_index: MaybeName = None

@@ -18,6 +18,7 @@ from segcam_jax.cli.arguments import (
     Size,
     Thresholds,
     optional,
+    several,
 )
 
 MaybeWords = Annotated[str | None, optional("WORDS")]
@@ -94,7 +95,7 @@ class Sweep:
     model: MaybeName = None
     tap: Names = ()
     method: Names = ()
-    option: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    option: Annotated[tuple[str, ...], several("NAME=VALUE ...")] = ()
     classes: Annotated[Names, tyro.conf.arg(name="class")] = ()
     region: MaybeWords = None
     min_probability: MaybeNumber = None
