@@ -1,6 +1,5 @@
 """A small stored run, written by hand: five images of two extents, of which one failed."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from segcam_jax import _files
 from segcam_jax.networks.image_inputs import ImageForm
 from segcam_jax.networks.network import Background
 from segcam_jax.outputs import Meaning
+from segcam_jax.runs.items import ImageFile
 from segcam_jax.runs.manifest import Manifest, NetworkRecord, Source
 from segcam_jax.runs.store import Block, Store, Variable
 
@@ -19,13 +19,6 @@ METHODS = {"body": ("grad_cam", "ablation_cam"), "input": ("gradient",)}
 # Has a map of its own shape.
 WINDOWS = "fast_ablation_cam"
 LABELS = ("background", "cat", "dog")
-
-
-@dataclasses.dataclass(frozen=True)
-class File:
-    path: str
-    size: int | None = 7
-    mtime_ns: int | None = 123
 
 
 def network(**changes):
@@ -56,7 +49,7 @@ def manifest(options=None, *, net=None, items=5, digest="images"):
 
 def files(shard):
     items = range(shard * PER_SHARD, min((shard + 1) * PER_SHARD, len(EXTENTS)))
-    return [File(f"image{item}.npy") for item in items]
+    return [ImageFile(f"image{item}.npy", 7, 123) for item in items]
 
 
 def values_of(row, name, shape):

@@ -218,6 +218,17 @@ def test_what_is_no_run_is_refused(tmp_path):
             open_store(tmp_path / path)
 
 
+def test_without_locks_nothing_is_taken_for_left_over(tmp_path, monkeypatch):
+    """Some file systems have none: whoever writes there may be alive."""
+    monkeypatch.setattr("segcam_jax.runs.folder._lock", lambda folder: None)
+    runs.write(tmp_path / "run.zarr")
+    (tmp_path / "run.zarr" / ".0123abcd.left").write_bytes(b"")
+    runs.write(tmp_path / "run.zarr")
+    assert (tmp_path / "run.zarr" / ".0123abcd.left").exists()
+    with pytest.raises(InputError, match="holds another run"):
+        Store.create(tmp_path / "run.zarr", runs.manifest(digest="others"))
+
+
 def test_overwriting_leaves_the_files_of_others(tmp_path):
     runs.write(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")

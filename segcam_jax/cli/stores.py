@@ -74,9 +74,7 @@ def export(command: commands.Export) -> None:
     wanted = run.table if items is None else run.table.filter(polars.col("item").is_in(items))
     failed = wanted["error"].count()
     if failed and set(what) - {"csv"}:
-        console.note(
-            f"{counted(failed, 'result')} failed, without files; `segcam show` says why"
-        )
+        console.note(f"{counted(failed, 'result')} failed, without files; `segcam show` says why")
     print(f"{counted(count, 'file')} of {counted(total, 'result')}: {command.out}{table}")
 
 

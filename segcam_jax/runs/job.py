@@ -14,12 +14,12 @@ from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
-from segcam_jax.runs.items import Item, Items, file_now, file_of, list_items
+from segcam_jax.runs.items import ImageFile, Item, Items, file_now, file_of, list_items
 from segcam_jax.runs.manifest import Manifest, NetworkRecord, Source
 from segcam_jax.runs.pipeline import Progress, run_shards
 from segcam_jax.runs.programs import ImageKernel
 from segcam_jax.runs.shard import Loaded
-from segcam_jax.runs.store import ItemFile, Store
+from segcam_jax.runs.store import Store
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError, SegcamError
 
@@ -147,7 +147,7 @@ class OpenJob:
         file = file_of(item)
         return Loaded(read_sample(Path(item.path), self.form), file)
 
-    def digest_of(self, file: ItemFile) -> str:
+    def digest_of(self, file: ImageFile) -> str:
         """The digest of a file, or of a row of an array, as it is now."""
         if self.items.rows is None:
             return _files.sha256_of(file.path)

@@ -18,9 +18,9 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 
-from segcam_jax.runs.items import Item, Items, file_now
+from segcam_jax.runs.items import ImageFile, Item, Items, file_now
 from segcam_jax.runs.reading import Taken, read_ahead
-from segcam_jax.runs.store import Block, ItemFile, Store
+from segcam_jax.runs.store import Block, Store
 from segcam_jax.types import InputError
 
 OnItem = TypeVar("OnItem")
@@ -99,7 +99,7 @@ def run_shards(
     *,
     ahead: int = 128,
     stop_on_error: bool = False,
-    digest: Callable[[ItemFile], str] | None = None,
+    digest: Callable[[ImageFile], str] | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Computes the shards that are not finished, and stores each as a whole.

@@ -261,7 +261,7 @@ class ImageKernel:
         """One size of windows for all images, a square of a few sizes, and the corner of each."""
         if targets.mask is None:
             return None
-        regions: Bool[np.ndarray, n * space] = np.logical_or.reduce(targets.mask, axis=1)
+        regions = np.logical_or.reduce(targets.mask, axis=1)
         extents = regions.shape[1:]
         most = max(max(components.region_window(region)[0]) for region in regions)
         size = tuple(min(most, extent) for extent in extents)

@@ -19,7 +19,7 @@ import os
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import zarr
@@ -28,31 +28,13 @@ from zarr.storage import MemoryStore
 from segcam_jax import _files
 from segcam_jax.runs import table
 from segcam_jax.runs.folder import METADATA, open_folder, written
+from segcam_jax.runs.items import ImageFile
 from segcam_jax.runs.manifest import FILE, Finished, Manifest
 from segcam_jax.runs.table import Part, part_file, read_part
 from segcam_jax.types import InputError
 
 _CHUNK = 4 * 2**20  # bytes of an inner chunk, before compression
 _FILLS = {"f": np.nan, "i": -1, "u": 0, "b": False}
-
-
-class ItemFile(Protocol):
-    """A file as it is now; it has no size and no time if it is not there."""
-
-    @property
-    def path(self) -> str:
-        """As it was listed."""
-        ...
-
-    @property
-    def size(self) -> int | None:
-        """Bytes."""
-        ...
-
-    @property
-    def mtime_ns(self) -> int | None:
-        """When it was written."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,9 +118,9 @@ class Store:
     def finished(
         self,
         shard: int,
-        files: Sequence[ItemFile],
+        files: Sequence[ImageFile],
         *,
-        digest: Callable[[ItemFile], str] | None = None,
+        digest: Callable[[ImageFile], str] | None = None,
     ) -> bool:
         """Whether a shard is there as it was written, and of the files as they are now.
 
