@@ -92,7 +92,7 @@ def refused(fn: Callable, params: Any, x: Any, error: Exception) -> ModelError:
         error: how.
     """
     where = f", {note}" if (note := _submodule(error)) else ""
-    return ModelError(_shapes(x), f"{where}: {words_of(error)}{_hint(fn, params, x)}")
+    return ModelError(_shapes(x), f"{where}: {words_of(error).rstrip('.')}{_hint(fn, params, x)}")
 
 
 def _submodule(error: BaseException) -> str:
@@ -133,6 +133,7 @@ def _likely(given: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
         yield given[1:], ": one example, x[0]"
     if len(given) == 2:
         yield (*given, 1), ": one channel, x[..., None]"
+        yield (*given, 3), ": of a grey image, x[..., None].repeat(3, -1)"
     others = [count for count in _CHANNELS if count != channels and len(given) > 2]
     for count in others:
         rgba = (channels, count) == (4, 3)

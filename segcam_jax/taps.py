@@ -372,7 +372,7 @@ def _trace(
     params, x = jax.tree.unflatten(signature[0], signatures.structs(signature))
     try:
         traced, output = graph.trace(fn, naming.PREFIX, params, x)
-    except SegcamError:
+    except (SegcamError, MemoryError):
         raise
     except Exception as error:  # The model's own, of whatever type.
         raise faults.refused(fn, params, x, error) from error

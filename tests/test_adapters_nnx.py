@@ -264,8 +264,10 @@ def test_what_a_model_takes_neither_with_nor_without_a_batch_is_its_own_error():
     fn, params = segcam.from_nnx(Pooled(True), batch_axis=0)
     with pytest.raises(InputError, match=r"TypeError: dot_general .*it takes shape \(4, 6, 2\)"):
         segcam.list_taps(fn, params, jnp.ones((4, 6, 5)))
-    with pytest.raises(TypeError, match="dot_general"):
+    with pytest.raises(InputError, match=r"TypeError: dot_general .*it takes shape \(4, 6, 2\)"):
         fn(params, jnp.ones((4, 6, 5)))
+    with pytest.raises(TypeError, match="dot_general"):
+        jax.jit(fn)(params, jnp.ones((4, 6, 5)))
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def check_function(fn: Any) -> None:
                 f"fn, params = segcam_jax.{taken}"
             )
     if isinstance(fn, type):
-        raise InputError(f"`fn` is the class {fn.__name__}; make a model of it first, and {advice}")
+        raise InputError(f"`fn` is the class {fn.__name__}; make a model of it, and {advice}")
     try:
         hash(fn)
         hash(getattr(fn, "__self__", None))  # Of a method, what it is bound to.

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from segcam_jax import faults
 from segcam_jax._jaxpr import layouts, naming, signatures
@@ -90,8 +91,9 @@ class Adapted:
 
         Raises:
             InputError: if the model fails at what it is given, and takes it with or without a
-                batch axis; the error names the other layout. Or if `x` holds what is no array, or
-                an image of integers that the model computes with in floating point.
+                batch axis; the error names the other layout. Or if it fails otherwise (and nothing
+                is traced), if `x` holds what is no array, or an image of integers that the model
+                computes with in floating point.
         """
         signatures.of(params, x)
         output = self._output(params, x)
@@ -103,11 +105,13 @@ class Adapted:
         params = jax.tree.map(lambda v: v.copy() if isinstance(v, np.ndarray) else v, params)
         try:
             output = self._native_output(params, x, layout)
-        except SegcamError:
+        except (SegcamError, MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # The model's own, of whatever type.
             self._check_layout(params, x, error)
-            raise
+            if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, x))):
+                raise  # Whoever traces it tells.
+            raise faults.refused(self, params, x, error) from error
         if self.output is not None:
             output = self.output(output)
         for leaf in jax.tree.leaves(output):

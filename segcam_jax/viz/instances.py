@@ -261,10 +261,9 @@ def peak_table(
             middle = x + PLOT * (place + 0.5) / len(groups)
             name = names[place].replace(" (", "\n(") if crowded else names[place]
             canvas.text(middle, top + PLOT + 0.06, name, size=size, across="center")
-        note = "per instance its highest and lowest value; bar: median"
-        if text_width(note, SMALL) < PLOT:
-            below = top + PLOT + (0.34 if crowded else 0.26)
-            canvas.text(x + PLOT / 2, below, note, size=SMALL, across="center", colour=FAINT)
+        note = wrap("dots: each instance's highest and lowest value; bars: medians", PLOT, SMALL)
+        below = top + PLOT + (0.34 if crowded else 0.26)
+        canvas.text(x + PLOT / 2, below, note, size=SMALL, across="center", colour=FAINT)
     return canvas.figure
 
 
