@@ -122,9 +122,7 @@ def measured(key: str, size: str) -> dict[str, Any]:
         folder = Path(place) / "images"
         folder.mkdir()
         sweep.draw(folder, count)
-        options = StudyOptions(
-            weights=sweep.weights, taps=sweep.taps, methods=tuple(sweep.methods)
-        )
+        options = StudyOptions(weights=sweep.weights, taps=sweep.taps, methods=tuple(sweep.methods))
         opened = Job(options, (folder,), Path(place) / "0.zarr").open()
         start = time.perf_counter()
         with _Recorder() as recorder:
@@ -142,7 +140,9 @@ def measured(key: str, size: str) -> dict[str, Any]:
             "seconds": timing.median(whole),
             "memory_seconds": timing.median(memory),
             "programs": recorder.programs,
-            "bytes": sum(f.stat().st_size for f in (Path(place) / "0.zarr").rglob("*") if f.is_file()),
+            "bytes": sum(
+                f.stat().st_size for f in (Path(place) / "0.zarr").rglob("*") if f.is_file()
+            ),
         }
         return {**record, **_loop(key, sweep, folder, sweep.looped[size], count)}
 

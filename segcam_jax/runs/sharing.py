@@ -5,6 +5,8 @@ All of them write one store, each the shards that are its own; none waits for an
 
 import collections
 import re
+import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -68,20 +70,26 @@ def on_ray(
         InputError: if the cluster cannot be reached.
     """
     ray = require("ray", extra="ray")
+    if address != "auto":
+        _check_reachable(address)
     try:
-        ray.init(address=None if address == "auto" else address, log_to_driver=False)
+        with warnings.catch_warnings():
+            # JAX warns of forks, and Ray's processes execute another program at once.
+            warnings.filterwarnings("ignore", message=r"os\.fork", category=RuntimeWarning)
+            where = None if address == "auto" else address
+            ray.init(address=where, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"the Ray cluster {address!r} cannot be reached: {reason}") from None
 
-    class Actor:
+    class ShardActor:
         def __init__(self):
             self._worker = make()
 
         def compute(self, numbers: Sequence[int]) -> Any:
             return self._worker.compute(numbers)
 
-    actor_class = ray.remote(num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Actor)
+    actor_class = ray.remote(num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(ShardActor)
     try:
         actors = [actor_class.remote() for _ in range(workers)]
         tasks = collections.deque(
@@ -100,3 +108,13 @@ def on_ray(
                 running[actor.compute.remote(tasks.popleft())] = actor
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raises `InputError` if nobody listens at an address, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "give HOST:PORT, or auto"
+        raise InputError(f"the Ray cluster {address!r} cannot be reached: {reason}") from None
