@@ -1,5 +1,6 @@
 """Runs of many images: what is stored is what single calls give, whatever was interrupted."""
 
+import functools
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import polars
 import pytest
@@ -18,12 +20,14 @@ from PIL import Image
 import segcam_jax as segcam
 from segcam_jax import engine
 from segcam_jax.cli import main
+from segcam_jax.engine import many_images
+from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.runs import open_store
 from segcam_jax.runs.items import list_items, shards
-from segcam_jax.runs.programs import batches
+from segcam_jax.runs.programs import ImageKernel, batches
 from segcam_jax.runs.reading import Failure, read_ahead
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError
@@ -363,3 +367,52 @@ def test_each_image_file_is_opened_once(place, tmp_path, monkeypatch):
 def test_the_table_is_read_by_polars_alone(run):
     parts = polars.read_parquet(run / "items" / "*.parquet")
     assert parts["item"].to_list() == sorted([*range(9)])
+
+
+def test_one_device_gives_what_eight_do(place, run, tmp_path):
+    """Up to rounding, for batches are others."""
+    alone = open_store(sweep(place, tmp_path / "run.zarr", "--devices", "1"))
+    stored = open_store(run)
+    assert alone.table["class_index"].to_list() == stored.table["class_index"].to_list()
+    for row in stored.table.filter(polars.col("error").is_null())["row"]:
+        for tap in ("hidden", "wide"):
+            for method in stored.methods(tap):
+                expected = stored.map(row, tap, method)
+                found = alone.map(row, tap, method)
+                np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_eight_devices_do_an_eighth_of_the_work_each(place):
+    network = open_network(NetworkSpec.parse(f"{place / 'own.py'}:make"))
+    # XLA counts the body of a loop once: no ablations, which run one image after the other.
+    options = StudyOptions(weights="x", taps=("all",), methods=("grad_cam", "layer_cam"))
+    flops = []
+    for count in (1, 8):
+        execution = engine.Execution(mesh=local_mesh(count, images=count))
+        kernel = ImageKernel(network, options, 1, execution)
+        calls = [kernel.call(each, (16, 16, 1)) for each in kernel.places((16, 16, 1))]
+        images, classes = np.zeros((16, 16, 16, 1), np.float32), np.zeros((16, 1), np.int32)
+        targets = segcam.Target(classes, np.ones((16, 1, 16, 16), bool))
+        shared, batch = (network.params, None), (images, targets, None)
+        program = functools.partial(many_images._together, tuple(calls), None, execution)
+        compiled = jax.jit(program).lower(shared, batch).compile()
+        flops.append(compiled.cost_analysis()["flops"])
+    assert 8 * flops[1] == pytest.approx(flops[0], rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_job_array_of_the_docs_makes_the_store_of_one_process(place, tmp_path):
+    """Run by bash as SLURM does, for two tasks; one of them a second time."""
+    script = Path(__file__).parents[1] / "docs" / "slurm.sh"
+    (tmp_path / "segcam").write_text(f'#!/bin/sh\nexec {sys.executable} -m segcam_jax "$@"\n')
+    (tmp_path / "segcam").chmod(0o755)
+    own, images = f"{place / 'own.py'}:make", str(place / "images")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for task, count in (("1", "2"), ("2", "2"), ("2", "1")):
+        slurm = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": count, "SHARES": "2"}
+        words = ["bash", str(script), images, own, str(tmp_path / "run.zarr")]
+        done = subprocess.run(words, env={**os.environ, "PATH": path, **slurm}, check=False)
+        assert done.returncode in (0, 3)
+    given = ["sweep", images, "--weights", own, "--tap", "all", "--method", "grad_cam", "layer_cam"]
+    assert main([*given, "--out", str(tmp_path / "alone.zarr")]) == 3
+    assert files_of(tmp_path / "run.zarr") == files_of(tmp_path / "alone.zarr")

@@ -205,7 +205,7 @@ class ImageKernel:
     ) -> None:
         """Starts methods on the images that have something to explain, in batches."""
         shape = group.loaded[0].sample.padded.shape
-        calls = [self._call(place, shape) for place in places]
+        calls = [self.call(place, shape) for place in places]
         kind = "gradients" if window is None and not calls[0].in_turn else "ablations"
         seen = "" if window is None else f" window {'x'.join(map(str, window[0]))}"
         for chosen, size in batches(len(able), most, devices.image_devices(self._mesh)):
@@ -313,7 +313,8 @@ class ImageKernel:
             exclusive=meaning.exclusive,
         )
 
-    def _call(self, place: Place, shape: tuple[int, ...]) -> Call:
+    def call(self, place: Place, shape: tuple[int, ...]) -> Call:
+        """What the engine is given of a place, for images of a shape `h w c`."""
         method = place.call.method
         split = self.network.split(place.tap, shape)
         return Call(method.function, split, place.call.options, method.ablates, method.needs_key)
@@ -321,7 +322,7 @@ class ImageKernel:
     @functools.cache  # noqa: B019
     def _at_once(self, shape: tuple[int, ...], places: tuple[Place, ...], targets: int) -> int:
         return engine.images_at_once(
-            [self._call(place, shape) for place in places],
+            [self.call(place, shape) for place in places],
             self._params,
             jax.ShapeDtypeStruct(shape, np.float32),
             self.any_target(shape),
