@@ -400,7 +400,16 @@ def test_inside_of_a_callers_shard_map_and_on_explicit_axes():
         mapped()
     np.testing.assert_allclose(mapped(check_vma=False)[1], wanted, atol=1e-5)
     explicit = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=two)
+    gradients = segcam.grad_cam(split, params, x, target).map
     with jax.set_mesh(explicit):
         shares = jax.device_put(x, NamedSharding(explicit, PartitionSpec("d")))
+        whole = jax.device_put(params, NamedSharding(explicit, PartitionSpec()))
         found = segcam.ablation_cam(split, params, shares, target).map
+        sloped = segcam.grad_cam(split, whole, shares, target).map
+        both = segcam.explain_targets(segcam.grad_cam, split, whole, shares, [target, target]).map
+        pair = jax.device_put(pair, NamedSharding(explicit, PartitionSpec("d")))
+        batch = segcam.explain_batch(segcam.grad_cam, split, whole, pair, target).map
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(sloped, gradients, atol=1e-5)
+    np.testing.assert_allclose(both, np.stack([gradients] * 2), atol=1e-5)
+    np.testing.assert_allclose(batch, np.stack([gradients] * 2), atol=1e-5)

@@ -1,6 +1,5 @@
 """The one place that jits: a method becomes a single compiled kernel."""
 
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -10,9 +9,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 
-from segcam_jax._jaxpr import graph
 from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.fitting import Program, Programs, kept
@@ -47,10 +44,7 @@ def compiled(method: F) -> F:
 
     def kernel(split, static, halvings, params, x, target, traced):
         run, mesh = functools.partial(_run, method, split, static), _execution(static).mesh
-        # Explicit axes show in the types of what is computed; splits are traced without.
-        explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-        alone = graph.on_any_mesh() if explicit and mesh is None else contextlib.nullcontext()
-        with memory.halved(halvings), alone:
+        with memory.halved(halvings):
             return devices.on_mesh(run, mesh)(params, x, target, traced)
 
     programs = Programs(kernel)

@@ -11,6 +11,7 @@ processes (`jax.distributed`): a mesh of devices of several processes is a mesh 
 Sharp edge: in several processes, every one must make the same calls with the same arguments.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from segcam_jax._jaxpr import graph
 from segcam_jax.types import InputError
 
 IMAGES, ABLATIONS = "images", "ablations"
@@ -97,7 +99,9 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., An
     Results must be alike on all devices. Inside of another `on_mesh` or `over_images` it stays as
     it is: the devices run it already.
     """
-    if mesh is None or _inside(mesh):
+    if mesh is None:
+        return _off_explicit_axes(function)
+    if _inside(mesh):
         return function
     whole = PartitionSpec()
     return _mapped(function, mesh, whole, whole)
@@ -115,7 +119,9 @@ def over_images(
     Returns:
         A function of the same arguments; all devices get all results.
     """
-    if mesh is None or _inside(mesh):
+    if mesh is None:
+        return _off_explicit_axes(function)
+    if _inside(mesh):
         return function
     along = PartitionSpec(IMAGES if IMAGES in mesh.axis_names else None)
     mapped = _mapped(function, mesh, (PartitionSpec(), along), along)
@@ -123,6 +129,20 @@ def over_images(
 
     def run(shared, batch):
         return jax.lax.with_sharding_constraint(mapped(shared, batch), everywhere)
+
+    return run
+
+
+def _off_explicit_axes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as it runs without a mesh, as splits are traced, where the caller's is explicit.
+
+    Such axes show in the types of what is computed.
+    """
+
+    def run(*arguments):
+        explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+        with graph.on_any_mesh() if explicit else contextlib.nullcontext():
+            return function(*arguments)
 
     return run
 
@@ -249,6 +269,25 @@ def _placed(tree: Any, sharding: NamedSharding) -> Any:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(place, tree)
+
+
+def off_explicit_axes(tree: Any) -> Any:
+    """Arrays that lie along explicit axes of a mesh, on the same devices without.
+
+    Such axes show in the types of all that is computed of them, and what is made beside them has
+    none.
+    """
+
+    def moved(leaf):
+        sharding = None if isinstance(leaf, Tracer) else getattr(leaf, "sharding", None)
+        mesh = getattr(sharding, "mesh", None)
+        if mesh is None or AxisType.Explicit not in mesh.axis_types or is_global(leaf):
+            return leaf
+        automatic = (AxisType.Auto,) * mesh.devices.ndim
+        alike = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
+        return jax.device_put(leaf, NamedSharding(alike, PartitionSpec()))
+
+    return jax.tree.map(moved, tree)
 
 
 def is_global(leaf: Any) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from segcam_jax._jaxpr.recent import Recent
-from segcam_jax.engine import memory, record
+from segcam_jax.engine import devices, memory, record
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.functions import holds_tracers
 from segcam_jax.taps import Split
@@ -104,6 +104,8 @@ class Programs:
         Raises:
             InputError: if one evaluation at a time is too much.
         """
+        if execution.mesh is None:
+            inputs = devices.off_explicit_axes(inputs)
         known = _kept(self._kernel, (split, static, 0), inputs)
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs))
         if traced or not known.lasts:

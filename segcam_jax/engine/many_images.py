@@ -72,9 +72,7 @@ def explain_batch(
         execution = dataclasses.replace(execution, memory_limit=limit)
     static, traced = divided({**options, "execution": execution})
     shared = (params, shared_target, traced)
-    if execution.mesh is not None:
-        shared = devices.replicate(shared, execution.mesh)
-        batch = devices.deal_images(batch, execution.mesh)
+    shared, batch = _placed(shared, batch, execution)
     run = kept(_explained, (method, split, static, at_once), (shared, batch))
     explanations = run(shared, batch)
     return jax.tree.map(lambda leaf: leaf[:count], explanations) if count % group else explanations
@@ -138,9 +136,7 @@ def explain_together(
     """
     extent, corners = (None, None) if window is None else window
     shared, batch = (params, key), (images, targets, corners)
-    if execution.mesh is not None:
-        shared = devices.replicate(shared, execution.mesh)
-        batch = devices.deal_images(batch, execution.mesh)
+    shared, batch = _placed(shared, batch, execution)
     run = kept(_together, (tuple(calls), extent, execution), (shared, batch))
     return run(shared, batch)
 
@@ -157,9 +153,7 @@ def predict_together(
         execution: its mesh: `n` is a multiple of its axis `"images"`.
     """
     shared, batch = params, images
-    if execution.mesh is not None:
-        shared = devices.replicate(shared, execution.mesh)
-        batch = devices.deal_images(batch, execution.mesh)
+    shared, batch = _placed(shared, batch, execution)
     return kept(_predicted, (fn, execution.mesh), (shared, batch))(shared, batch)
 
 
@@ -251,6 +245,13 @@ def _explained(method, split, static, at_once, shared, batch):
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
 
     return devices.over_images(run, dict(static)["execution"].mesh)(shared, batch)
+
+
+def _placed(shared: Any, batch: Any, execution: Execution) -> tuple[Any, Any]:
+    """What all images share, on all devices, and the batch dealt over them."""
+    if execution.mesh is None:
+        return devices.off_explicit_axes((shared, batch))
+    return devices.replicate(shared, execution.mesh), devices.deal_images(batch, execution.mesh)
 
 
 def _length(images: Any) -> int:
