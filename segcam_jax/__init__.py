@@ -1,8 +1,11 @@
 """Exact, fast explanations of segmentation networks and classifiers for any JAX model.
 
-Name activations with `tap`, cut the model with `split`, choose a target, explain it:
-
     import segcam_jax as segcam
+
+    explanation = segcam.explain(model, x, tap="bottleneck", target=2, method="ablation_cam")
+    segcam.show(explanation, x)
+
+Or part by part: name activations with `tap`, cut the model with `split`, choose a target, explain:
 
     split = segcam.split(fn, "bottleneck", params, x)  # fn(params, x) -> logits
     target = segcam.predicted(fn(params, x), class_index=2)
@@ -21,6 +24,7 @@ from segcam_jax.adapters import (
     from_linen as from_linen,
     from_nnx as from_nnx,
 )
+from segcam_jax.api import explain as explain, show as show
 from segcam_jax.components import component_mask as component_mask
 from segcam_jax.engine import (
     NAIVE as NAIVE,

@@ -30,6 +30,7 @@ FLOORS = {
     "models": 4,
     "networks": 5,
     "runs": 6,
+    "api": 8,
     "reports": 7,
     "sweep": 8,
     "cli": 9,

@@ -159,6 +159,8 @@ class MethodCall:
 
 
 METHODS: dict[str, Method] = {}
+# Where nobody says which.
+DEFAULT = "grad_cam"
 
 
 def method(explains: Literal["activation", "input"], **fields: Any) -> Callable[[F], F]:

@@ -21,6 +21,27 @@ def default_layer(network: Network) -> str:
     return LAST if network.classifies else MIDDLE
 
 
+def default_tap(given: Taps, classes: int | None) -> str:
+    """Where to explain a network: the last block of a classifier, the bottleneck of others.
+
+    Args:
+        given: its taps.
+        classes: of a segmentation network; None of a classifier.
+
+    Raises:
+        TapError: if no tap has positions.
+    """
+    blocks = stages(given, classes)
+    if not blocks:
+        raise TapError(
+            "no tap of the model has positions of the image: name one by segcam.tap, or explain "
+            "the input, tap='input'"
+        )
+    return (
+        blocks[-1] if classes is None else taps.bottleneck({name: given[name] for name in blocks})
+    )
+
+
 def find_layer(network: Network, word: str, given: Taps | None = None) -> str:
     """The tap that a word stands for.
 

@@ -88,6 +88,11 @@ def check(profile: str) -> None:
         find_profile(profile)
 
 
+def is_dominated(hidden: float) -> bool:
+    """Whether ReLU would hide most of a map, of which it hides this share."""
+    return hidden > _DOMINANT
+
+
 def is_signed(profile: str, hidden: Iterable[tuple[str, float]]) -> bool:
     """Whether a figure shows the sign of its maps, where the profile does not say.
 
@@ -96,7 +101,7 @@ def is_signed(profile: str, hidden: Iterable[tuple[str, float]]) -> bool:
         hidden: method and `hidden_share` of each map of the figure.
     """
     return profile == AUTO and any(
-        METHODS[method].uses_target and share > _DOMINANT for method, share in hidden
+        METHODS[method].uses_target and is_dominated(share) for method, share in hidden
     )
 
 

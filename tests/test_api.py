@@ -1,0 +1,130 @@
+"""The one-line front door: what the parts give, by their defaults."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import segcam_jax as segcam
+from segcam_jax import viz
+from segcam_jax.types import InputError, TapError, TargetError
+
+
+class UNet(nnx.Module):
+    """Of batches, as most models of Flax are."""
+
+    def __init__(self, rngs):
+        self.down = nnx.Conv(1, 4, (3, 3), strides=2, rngs=rngs)
+        self.head = nnx.Conv(4, 3, (3, 3), rngs=rngs)
+
+    def __call__(self, x):
+        assert x.ndim == 4
+        hidden = nnx.relu(self.down(x))
+        wide = jnp.repeat(jnp.repeat(hidden, 2, axis=1), 2, axis=2)
+        return self.head(wide)
+
+
+class Classifier(linen.Module):
+    """Of a batch, too."""
+
+    @linen.compact
+    def __call__(self, x):
+        hidden = linen.relu(linen.Conv(5, (3, 3), name="first")(x))
+        return linen.Dense(4, name="last")(hidden.mean((1, 2)))
+
+
+@pytest.fixture
+def image():
+    return jnp.asarray(np.random.default_rng(0).random((8, 8, 1)), jnp.float32)
+
+
+def test_a_module_is_explained_as_by_its_parts(image):
+    model = UNet(nnx.Rngs(0))
+    found = segcam.explain(model, image, tap="down", target=1, method="Ablation-CAM", batch_axis=0)
+    fn, params = segcam.from_nnx(model, batch_axis=0)
+    target = segcam.predicted(fn(params, image), 1)
+    split = segcam.split(fn, "down", params, image)
+    expected = segcam.ablation_cam(split, params, image, target)
+    np.testing.assert_array_equal(found.map, expected.map)
+    np.testing.assert_array_equal(found.drops, expected.drops)
+
+
+def test_the_default_of_a_segmentation_network_is_its_bottleneck(image):
+    model = UNet(nnx.Rngs(0))
+    target = segcam.pixel(2, (3, 3), (8, 8))
+    by_default = segcam.explain(model, image, target=target, batch_axis=0)
+    named = segcam.explain(
+        model, image, tap="down", target=target, method=segcam.grad_cam, batch_axis=0
+    )
+    np.testing.assert_array_equal(by_default.map, named.map)
+    assert by_default.map.shape == (4, 4)
+
+
+def test_a_classifier_is_explained_for_its_most_probable_class(image):
+    module = Classifier()
+    variables = module.init(jax.random.key(0), image[None])
+    found = segcam.explain((module, variables), image, method="hires_cam")
+    fn, params = segcam.from_linen(module, variables)
+    logits = fn(params, image)
+    assert found.score == pytest.approx(float(logits.max()), rel=1e-6)
+    split = segcam.split(fn, "first", params, image)
+    target = segcam.whole_image(int(logits.argmax()))
+    np.testing.assert_allclose(
+        found.map, segcam.hires_cam(split, params, image, target).map, rtol=1e-6
+    )
+
+
+def test_functions_and_methods_of_the_input(image):
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(1, 3)), jnp.float32)
+
+    def fn(params, x):
+        return segcam.tap(jax.nn.relu(x @ params), "hidden")
+
+    found = segcam.explain((fn, weights), image, target=lambda out: out[2, 3, 1], method="gradient")
+    assert found.map.shape == (8, 8)
+    assert np.count_nonzero(found.map) == (float(weights[0, 1]) > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"target": None}, TargetError, "say which class is explained"),
+        ({"target": 7}, TargetError, "class 7 is not a class"),
+        ({"tap": "dwn"}, TapError, "down"),
+        ({"method": "gradcm"}, InputError, "grad_cam"),
+        ({"batch_axis": 1}, InputError, "batch_axis=1"),
+    ],
+)
+def test_what_was_given_wrongly_is_said(image, options, error, said):
+    given = {"target": 1, "batch_axis": 0, **options}
+    with pytest.raises(error, match=said):
+        segcam.explain(UNet(nnx.Rngs(0)), image, **given)
+
+
+def test_what_is_predicted_is_not_known_inside_of_jit(image):
+    model = UNet(nnx.Rngs(0))
+    with pytest.raises(TargetError, match="inside of jit"):
+        jax.jit(lambda x: segcam.explain(model, x, target=1, batch_axis=0).map)(image)
+
+
+def test_no_model_is_told_what_one_is(image):
+    with pytest.raises(InputError, match="is no model"):
+        segcam.explain("resnet", image)
+
+
+def drawn(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def test_show_draws_the_sign_where_most_of_a_map_speaks_against(image):
+    for sign, profile in ((1, "segcam_jax"), (-1, "signed")):
+        explanation = segcam.Explanation(sign * image[..., 0], jnp.float32(0))
+        heat = segcam.heatmap(explanation.map, (8, 8), profile)
+        shown = drawn(segcam.show(explanation, image, title="why"))
+        np.testing.assert_array_equal(shown, drawn(viz.overlay(image, heat, title="why")))
+    with pytest.raises(InputError, match="expected two axes"):
+        segcam.show(segcam.Explanation(jnp.ones((2, 2, 2)), jnp.float32(0)), image)
