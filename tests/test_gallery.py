@@ -2,6 +2,8 @@
 
 import json
 import re
+import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ import segcam_jax
 from segcam_jax import cli
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.networks import image_inputs
+from segcam_jax.networks.network import Background
 from segcam_jax.networks.open import open_network, open_networks
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.reports import words as words_module
-from segcam_jax.sweep import maps
+from segcam_jax.sweep import maps, plates
 from segcam_jax.types import InputError
 from tests import own_networks
 
@@ -145,6 +148,28 @@ def test_networks_of_both_kinds_are_compared(photos, unet, tmp_path, capsys):
     assert "has 4 label(s) for 3 class(es)" in capsys.readouterr().err
     with pytest.raises(InputError, match="was given twice"):
         open_networks([unet, unet])
+
+
+@pytest.mark.parametrize(
+    ("background", "told"),
+    [
+        (Background(0, assumed=True), "net, class 0 taken for background; "),
+        (Background(0, assumed=False), "net; "),
+        (None, "net; "),
+    ],
+)
+def test_a_background_that_nobody_named_is_told(background, told):
+    """Figures said "predicted class 2" where class 0 was predicted at most pixels."""
+    network = types.SimpleNamespace(title="net", labels=["0", "1", "2"], background=background)
+    shown: Any = types.SimpleNamespace(
+        picture=types.SimpleNamespace(name="a.png"), network=network, tap="conv", word="conv"
+    )
+    two = {"index": 2, "label": "2", "share": 0.3}
+    about = {"predicted": [two], "explained": two, "rather_than": None, "shape": [4, 4]}
+    about["shares_are"] = "of the pixels"
+    title, subtitle = plates._titles(plates.Plate("a.png", "", ((shown,),)), [about])
+    assert title == "a.png: predicted class 2 (30 % of the pixels)"
+    assert subtitle.startswith(told)
 
 
 def test_only_one_of_exclusive_classes_is_predicted():

@@ -131,6 +131,9 @@ def _titles(plate: Plate, told: Sequence[dict[str, Any]]) -> tuple[str, str]:
     model = maps.network.title
     where = maps.tap if maps.word == maps.tap else f"{maps.word} layer, {maps.tap}"
     at = f"{where}, {_shape(about)}"
+    background = maps.network.background
+    if background is not None and background.assumed:
+        model += f", {words.short(maps.network.labels[background.index])} taken for background"
     regions = any(each["shares_are"] != "probabilities" for each in told)
     outlined = "; outlined: the explained pixels" if regions else ""
     if plate.kind == "models":
