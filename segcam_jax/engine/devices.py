@@ -140,8 +140,7 @@ def _off_explicit_axes(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def run(*arguments):
-        explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-        with graph.on_any_mesh() if explicit else contextlib.nullcontext():
+        with graph.on_any_mesh() if _is_explicit() else contextlib.nullcontext():
             return function(*arguments)
 
     return run
@@ -272,7 +271,7 @@ def _placed(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def off_explicit_axes(tree: Any) -> Any:
-    """Arrays that lie along explicit axes of a mesh, on the same devices without.
+    """Arrays that lie along explicit axes of the mesh that is set, on the same devices without.
 
     Such axes show in the types of all that is computed of them, and what is made beside them has
     none.
@@ -287,7 +286,12 @@ def off_explicit_axes(tree: Any) -> Any:
         alike = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
         return jax.device_put(leaf, NamedSharding(alike, PartitionSpec()))
 
-    return jax.tree.map(moved, tree)
+    return jax.tree.map(moved, tree) if _is_explicit() else tree
+
+
+def _is_explicit() -> bool:
+    """Whether the caller has set a mesh of explicit axes."""
+    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 
 def is_global(leaf: Any) -> bool:

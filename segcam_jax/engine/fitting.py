@@ -74,7 +74,7 @@ def kept(kernel: Callable, static: tuple, inputs: tuple) -> Callable:
 
 
 def _kept(kernel: Callable, static: tuple, inputs: tuple) -> _Kept:
-    if holds_tracers((static, inputs)):
+    if holds_tracers(static, inputs):
         return _passing(kernel, static, jax.tree.structure(inputs))
     key = (kernel, static, *_signature(inputs))
     return _PROGRAMS.get(key, lambda: _Kept(jax.jit(functools.partial(kernel, *static))))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -15,6 +16,10 @@ from segcam_jax.taps import Split
 from segcam_jax.types import SegcamError, TargetError, wide
 
 _NEEDS_VALUE = (jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError)
+
+
+# Formulas that hold tracers; hardly ever is there any.
+_HOLDING: "weakref.WeakSet[Formula]" = weakref.WeakSet()
 
 
 class Formula:
@@ -32,6 +37,8 @@ class Formula:
         self.key = key
         self._hash = hash(key)
         self.holds_tracers = content.holds_tracers(key)
+        if self.holds_tracers:
+            _HOLDING.add(self)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Formula) and self.key == other.key
@@ -137,14 +144,21 @@ def _failed(output: Any, error: Exception) -> TargetError:
     return TargetError(f"the target fails on an output of shape {shapes}: {faults.words_of(error)}")
 
 
-def holds_tracers(given: Any) -> bool:
-    """Whether splits or functions as targets in a pytree hold values of a trace that is going on.
+def holds_tracers(static: tuple, inputs: Any) -> bool:
+    """Whether splits or functions as targets hold values of a trace that is going on.
 
     What is made of them must not outlast it.
+
+    Args:
+        static: what a program is of, splits among it.
+        inputs: a pytree, targets among it.
     """
-    leaves = jax.tree.leaves(given, is_leaf=lambda each: isinstance(each, FunctionTarget))
-    held = (each.formula if isinstance(each, FunctionTarget) else each for each in leaves)
-    return any(isinstance(each, (Formula, Split)) and each.holds_tracers for each in held)
+    if any(isinstance(each, Split) and each.holds_tracers for each in static):
+        return True
+    if not _HOLDING:
+        return False
+    leaves = jax.tree.leaves(inputs, is_leaf=lambda each: isinstance(each, FunctionTarget))
+    return any(isinstance(each, FunctionTarget) and each.formula in _HOLDING for each in leaves)
 
 
 def _read(output: Any) -> Any:
