@@ -255,7 +255,8 @@ def list_taps(
 
     Raises:
         TapError: if a name is given twice.
-        InputError: if a leaf of `params` or `x` is not an array, or `x` is a batch.
+        InputError: if a leaf of `params` or `x` is not an array, `x` is a batch, or the model fails
+            on it; says where, and which shape it takes, if one is found.
     """
     signatures.check_function(fn)
     _, signature = signatures.of(params, x)
@@ -304,7 +305,7 @@ def split(
         TapError: if the tap is unknown, inside control flow, named twice, or reaches no output.
         InputError: if a leaf of `params` or `x` is not an array, `outputs` is unknown, or `x` is a
             batch: the model keeps the entries of its first axis apart, those of another not, and
-            nobody says `one_example`; or, of a batch of one, `batch_axis`.
+            nobody says `one_example`; or, of a batch of one, `batch_axis`. Or the model fails.
     """
     signatures.check_function(fn)
     layouts.check_axes(batch_axis, channel_axis)
