@@ -25,7 +25,7 @@ from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
-from segcam_jax.runs import open_store
+from segcam_jax.runs import open_store, results
 from segcam_jax.runs.items import list_items, shards
 from segcam_jax.runs.programs import ImageKernel, batches
 from segcam_jax.runs.reading import Failure, read_ahead
@@ -195,7 +195,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(place, run, tmp_path, delay):
 
 def test_options_come_from_a_file_or_a_manifest(place, run, tmp_path):
     config = tmp_path / "study.toml"
-    words = [f'weights = "{place / "own.py"}:make"', 'tap = ["all"]', "shard = 4"]
+    words = [f'weights = "{place / "own.py"}:make"', 'tap = "all"', "shard = 4"]
     words += [f"method = {json.dumps(METHODS)}"]
     config.write_text("\n".join(words))
     for number, source in enumerate((config, run / "manifest.json", run)):
@@ -256,6 +256,7 @@ def test_an_array_is_explained_row_by_row(place, tmp_path):
         (["--batch", "3"], "power of two"),
         (["--devices", "64"], "64 devices were asked for"),
         (["--mask-threshold", "3"], "needs masks"),
+        (["--region", "mask:nowhere.png"], "nowhere.png' does not exist"),
         (["--config", "nowhere.toml"], "does not exist"),
     ],
 )
@@ -287,6 +288,7 @@ def test_lists_that_are_wrong_are_one_line(place, tmp_path, capsys):
         ("class\n1\n", "no column 'image'"),
         ("image,class\n", "lists no images"),
         ("image\nnowhere.png\n", "neither beside the list"),
+        (f"image,region\n{place / 'own.py'},nonsense\n", "own.py': unknown region 'nonsense'"),
     ):
         listed = tmp_path / "list.csv"
         listed.write_text(text)
@@ -320,6 +322,88 @@ def test_batches_are_of_few_sizes():
         assert {size for _, size in made} <= {1, 2, 4, 8}
         assert sum(size for _, size in made) < count + max(4, count % 8)
     assert [size for _, size in batches(5, 2, multiple=3)] == [6]
+
+
+def test_a_changed_mask_is_another_run(place, tmp_path, capsys):
+    mask, image = tmp_path / "mask.png", str(place / "images" / "01.png")
+    out = str(tmp_path / "run.zarr")
+    given = ["sweep", image, "--weights", f"{place / 'own.py'}:make", "--region", f"mask:{mask}"]
+    for size in (4, 8):
+        pixels = np.zeros((16, 16), np.uint8)
+        pixels[:size, :size] = 255
+        Image.fromarray(pixels).save(mask)
+        code = main([*given, "--class", "1", "--out", out])
+        assert code == (0 if size == 4 else 2)
+    assert "the digest of the images" in capsys.readouterr().err
+
+
+def test_what_one_kind_of_method_cannot_explain_is_a_row(place, tmp_path):
+    """Windows of 9 do not fit a map of 6x10; gradients of that image were started already."""
+    out = tmp_path / "run.zarr"
+    given = ["--method", "grad_cam", "fast_ablation_cam", "--option", "fast_ablation_cam.window=7"]
+    given += ["--weights", f"{place / 'own.py'}:make", "--tap", "hidden", "--region", "all"]
+    images = [str(place / "images" / name) for name in ("01.png", "00.png")]
+    assert main(["sweep", *images, *given, "--class", "1", "--out", str(out)]) == 3
+    first, second = open_store(out).table.iter_rows(named=True)
+    assert first["error"] is None
+    assert "window" in second["error"]
+    assert second["grad_cam.hidden.max"] is None
+
+
+def test_a_file_that_was_not_whole_yet_is_read_again(place, tmp_path, monkeypatch):
+    folder, out = tmp_path / "images", tmp_path / "run.zarr"
+    folder.mkdir()
+    whole = (place / "images" / "01.png").read_bytes()
+    (folder / "a.png").write_bytes(whole)
+    (folder / "b.png").write_bytes(whole[:60])
+    given = ["sweep", str(folder), "--weights", f"{place / 'own.py'}:make", "--out", str(out)]
+    failed = results.failed_row
+
+    def late(*arguments):
+        (folder / "b.png").write_bytes(whole)
+        return failed(*arguments)
+
+    monkeypatch.setattr(results, "failed_row", late)
+    assert main(given) == 3
+    assert main(given) == 0
+    assert open_store(out).table["error"].to_list() == [None, None]
+
+
+def test_taps_whose_names_are_alike_in_files_are_kept_apart(tmp_path, monkeypatch):
+    source = MODEL.replace('"hidden"', '"a/b"').replace('"wide"', '"a.b"')
+    (tmp_path / "own.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save("a.png")
+    given = ["sweep", "a.png", "--weights", "own.py:make", "--tap", "all", "--class", "1"]
+    assert main([*given, "--region", "all", "--out", "run.zarr"]) == 0
+    stored = open_store("run.zarr")
+    (row,) = stored.table.iter_rows(named=True)
+    for tap, extent in (("a/b", (8, 8)), ("a.b", (16, 16))):
+        kept = stored.map(0, tap, "grad_cam")
+        assert kept.shape == extent
+        assert row[f"grad_cam.{tap}.max"] == pytest.approx(kept.max())
+
+
+def test_a_region_in_a_list_is_refused_for_a_classifier(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("a.png")
+    Path("list.csv").write_text('image,region\na.png,"pixel:3,3"\n')
+    assert main(["sweep", "list.csv", "--weights", "random:resnet18", "--size", "64"]) == 2
+    assert "classifies whole images" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_in_its_own_shards_though_the_first_image_was_mended(place, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "run.zarr"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    shutil.copy(place / "images" / "01.png", folder / "b.png")
+    given = ["sweep", str(folder), "--weights", f"{place / 'own.py'}:make", "--class", "1"]
+    given += ["--region", "all", "--out", str(out)]
+    assert main(given) == 3
+    large = np.zeros((1024, 2048), np.uint8)
+    Image.fromarray(large).save(folder / "a.png")
+    assert main(given) == 0
+    assert open_store(out).table["error"].to_list() == [None, None]
 
 
 def test_files_are_read_ahead_in_order_and_faults_are_values():

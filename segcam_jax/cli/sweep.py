@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from segcam_jax import _files
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of, names_in
@@ -71,10 +69,7 @@ def _computed(
         return opened.compute(store, numbers, show)
     total = Progress()
     make = functools.partial(JobWorker, opened.job)
-    gpus = 0 if jax.default_backend() == "cpu" else 1
-    for each in sharing.on_ray(
-        make, numbers, address=command.ray, workers=command.workers, gpus=gpus
-    ):
+    for each in sharing.on_ray(make, numbers, address=command.ray, workers=command.workers):
         total = total.and_also(each)
         show(total)
     return total

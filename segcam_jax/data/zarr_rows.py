@@ -1,5 +1,6 @@
 """Images that are the rows of a Zarr array, each with a name as a file has one."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ def row_of(name: str) -> tuple[str | None, int]:
     return (array, int(row)) if named else (None, 0)
 
 
+@functools.lru_cache(maxsize=4)
 def open_array(path: Path) -> Any:
     """A Zarr array of images, `n h w` or `n h w c`.
 
@@ -29,8 +31,10 @@ def open_array(path: Path) -> Any:
 
     try:
         array = zarr.open_array(path, mode="r")
-    except (FileNotFoundError, ArrayNotFoundError, ContainsGroupError):
+    except (FileNotFoundError, ArrayNotFoundError, ContainsGroupError, ValueError):
         raise InputError(f"{str(path)!r} is no Zarr array; give one of images, `n h w c`") from None
+    if array.metadata.zarr_format != 3:
+        raise InputError(f"{str(path)!r} is of Zarr's format 2; save it in format 3")
     if array.ndim not in (3, 4) or 0 in array.shape or array.dtype.kind not in "biuf":
         raise InputError(
             f"{str(path)!r} has shape {array.shape} of {array.dtype}; expected images, `n h w c`"

@@ -81,7 +81,9 @@ class Prediction:
         order = [k for k in np.lexsort((-counts, last)).tolist() if counts[k]]
         return cls(order, counts / math.prod(masks.shape[:-1]), masks, index, exclusive)
 
-    def drawn(self, class_index: int) -> Int[np.ndarray, "h w"] | None:
+    def drawn(
+        self, class_index: int, dtype: type[np.signedinteger] = np.int32
+    ) -> Int[np.ndarray, "h w"] | None:
         """What figures show: the predicted class of each pixel, -1 where there is none.
 
         Classes that do not exclude each other overlap: of them, where the given one is predicted.
@@ -89,9 +91,9 @@ class Prediction:
         if self.masks is None:
             return None
         if not self.exclusive:
-            return np.where(self.masks[..., class_index], class_index, -1).astype(np.int32)
+            return np.where(self.masks[..., class_index], class_index, -1).astype(dtype)
         none = ~self.masks.any(-1)
-        return np.where(none, -1, self.masks.argmax(-1)).astype(np.int32)
+        return np.where(none, -1, self.masks.argmax(-1)).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)

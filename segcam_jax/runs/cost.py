@@ -20,7 +20,7 @@ def plans(job: OpenJob) -> list[Plan]:
         SegcamError: if none can be read, or a method cannot explain the network there.
     """
     if job.first is None:
-        raise InputError(f"none of the first images can be read: {job.reason_of(0)}")
+        raise InputError(f"none of the first images can be read: {job.reason()}")
     shape = job.first.sample.padded.shape
     image, kernel = jax.ShapeDtypeStruct(shape, np.float32), job.kernel
     target = kernel.any_target(shape)

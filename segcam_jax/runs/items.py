@@ -5,7 +5,6 @@ together. Names are listed at the start; no file is opened before its turn.
 """
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from segcam_jax import _files
 from segcam_jax.data import zarr_rows
 from segcam_jax.networks.image_inputs import SUFFIXES
+from segcam_jax.networks.regions import Region
 from segcam_jax.runs.work import Goal, StudyOptions, parse_classes
 from segcam_jax.types import InputError
 
@@ -76,14 +76,25 @@ class Items(Sequence[Item]):
         path = self.paths[index]
         return Item(index, path, self.goals.get(path, ()))
 
-    @functools.cached_property
-    def digest(self) -> str:
-        """Of their names, and of what is explained of each."""
+    @property
+    def every_goal(self) -> Iterator[Goal]:
+        """What is explained of images that say so themselves."""
+        return (goal for each in self.goals.values() for goal in each)
+
+    def digest(self, where: Region) -> str:
+        """Of their names, and of what is explained of each; of masks as their files are now.
+
+        Args:
+            where: the pixels of images that do not say so themselves.
+        """
         goals = [
             [path, *((goal.query.first.words, goal.region.words) for goal in each)]
             for path, each in self.goals.items()
         ]
-        return _files.key_of([list(self.paths), self.rows, goals])
+        regions = (where, *(goal.region for goal in self.every_goal))
+        masks = dict.fromkeys(each.value[0] for each in regions if each.kind == "mask")
+        found = [dataclasses.astuple(file_now(Item(0, mask))) for mask in masks]
+        return _files.key_of([list(self.paths), self.rows, goals, found])
 
 
 Shard = range
@@ -107,8 +118,10 @@ def list_items(
 
     Raises:
         InputError: if there are none, or a list or array is given with other things, or cannot be
-            read.
+            read; or if the mask that all images have does not exist.
     """
+    if options.where.kind == "mask" and not os.path.isfile(options.where.value[0]):
+        raise InputError(f"the region's mask {options.where.value[0]!r} does not exist")
     if not given:
         raise InputError("no images were given; name files, a folder, a .csv or a .zarr array")
     special = [path for path in given if path.suffix.lower() in (".csv", ".zarr")]
@@ -181,7 +194,10 @@ def _listed(path: Path, options: StudyOptions) -> Items:
     goals: dict[str, list[Goal]] = {}
     for row in table.iter_rows(named=True):
         file = os.path.normpath(os.path.join(folder, row["image"]))
-        goals.setdefault(file, []).extend(_goals(row, folder, options, str(path)))
+        try:
+            goals.setdefault(file, []).extend(_goals(row, folder, options))
+        except InputError as error:
+            raise InputError(f"{str(path)!r}, image {row['image']!r}: {error}") from None
     said = {file: tuple(dict.fromkeys(each)) for file, each in goals.items()}
     own = any(name in table.columns for name in _COLUMNS[1:])
     most = max(map(len, said.values())) if own else 0
@@ -207,20 +223,26 @@ def _folder_of(path: Path, first: str) -> str:
     return there[0]
 
 
-def _goals(
-    row: Mapping[str, str | None], folder: str, options: StudyOptions, origin: str
-) -> Iterator[Goal]:
+def _goals(row: Mapping[str, str | None], folder: str, options: StudyOptions) -> Iterator[Goal]:
     """What a row of a list asks for: a class and pixels, each as the study says if it does not."""
     if row.get("region") and row.get("mask"):
-        raise InputError(f"{origin}: {row['image']!r} has a region and a mask; give one")
+        raise InputError("it has a region and a mask; give one")
     region = options.where
     if mask := row.get("mask"):
-        region = options.region_of(f"mask:{os.path.normpath(os.path.join(folder, mask))}")
+        region = options.region_of(at_full_path(f"mask:{mask}", folder))
     elif words := row.get("region"):
-        region = options.region_of(words)
+        region = options.region_of(at_full_path(words, folder))
     word = row.get("class")
     for query in parse_classes([word]) if word else options.queries:
         yield Goal(query, region)
+
+
+def at_full_path(region: str, folder: str) -> str:
+    """A region in words, its mask file by its full name."""
+    kind, _, file = region.partition(":")
+    if kind.strip().lower() != "mask" or not file:
+        return region
+    return f"mask:{os.path.normpath(os.path.join(folder, file))}"
 
 
 def file_of(item: Item) -> ImageFile:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
-from segcam_jax.runs.items import ImageFile, Item, Items, file_now, file_of, list_items
-from segcam_jax.runs.manifest import Manifest, NetworkRecord, Source
+from segcam_jax.runs.items import ImageFile, Item, Items, file_of, list_items
+from segcam_jax.runs.manifest import FILE, Manifest, NetworkRecord, Source, read_manifest
 from segcam_jax.runs.pipeline import Progress, run_shards
 from segcam_jax.runs.programs import ImageKernel
+from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.shard import Loaded
 from segcam_jax.runs.store import Store
 from segcam_jax.runs.work import StudyOptions
@@ -25,8 +25,10 @@ from segcam_jax.types import InputError, SegcamError
 
 _MOST_ITEMS = 64
 _SHARD_BYTES = 64 * 2**20
-# The size of shards is that of the first image that can be read.
-_TRIED = 16
+# Of a pixel and a target: its region, what is predicted there, and the maps.
+_TARGET_BYTES = 8
+# The first image that can be read says how large images are, with one in the middle and the last.
+_TRIED = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +64,7 @@ class Job:
         options = self.options.checked()
         items = list_items(self.images, options, report)
         network = open_network(options.network, options.opening)
-        options.check(network)
-        for goals in items.goals.values():
-            for goal in goals:
-                goal.query.check(network.labels)
+        options.check(network, items.every_goal)
         return OpenJob(self, options, items, network)
 
 
@@ -81,6 +80,8 @@ class OpenJob:
 
     def __init__(self, job: Job, options: StudyOptions, items: Items, network: Network):
         self.job, self.options, self.items, self.network = job, options, items, network
+        # Images that were read before the start; each is read once in all.
+        self._known: dict[int, Loaded | Failure] = {}
         self.form = ImageForm.of(network, options.fit)
         self.targets = items.targets or len(options.queries)
 
@@ -96,20 +97,15 @@ class OpenJob:
     @functools.cached_property
     def first(self) -> Loaded | None:
         """The first image that can be read; None if none of the first ones can."""
-        for item in itertools.islice(self.items, _TRIED):
-            try:
-                return self._read(item)
-            except SegcamError:
-                continue
+        for index in range(min(_TRIED, len(self.items))):
+            if isinstance(found := self._ahead(index), Loaded):
+                return found
         return None
 
-    def reason_of(self, index: int) -> str:
-        """Why an image cannot be read."""
-        try:
-            self._read(self.items[index])
-        except SegcamError as error:
-            return str(error)
-        return "it can be read now"
+    def reason(self) -> str:
+        """Why the first image cannot be read."""
+        found = self._ahead(0)
+        return found.reason if isinstance(found, Failure) else ""
 
     def check(self) -> None:
         """Traces what would run on the first image: what methods say is said before the start.
@@ -119,39 +115,59 @@ class OpenJob:
                 network there.
         """
         if self.first is None:
-            raise InputError(f"none of the first images can be read: {self.reason_of(0)}")
+            raise InputError(f"none of the first images can be read: {self.reason()}")
         self.kernel.check(self.first.sample.padded.shape)
 
     @functools.cached_property
     def items_per_shard(self) -> int:
-        """Items of a shard: 64, fewer where images are large."""
+        """Items of a shard: 64, fewer where images are large or have many targets.
+
+        A run that goes on keeps what it has.
+        """
         if self.options.shard is not None:
             return self.options.shard
-        if self.first is None:
-            return _MOST_ITEMS
-        return max(1, min(_MOST_ITEMS, _SHARD_BYTES // self.first.sample.padded.nbytes))
+        there = self.job.out / FILE
+        if there.is_file() and not self.job.overwrite:
+            return read_manifest(there).items_per_shard
+        count = len(self.items)
+        some = [self.first, *(self._ahead(index) for index in {count // 2, count - 1})]
+        images = [each.sample.padded for each in some if isinstance(each, Loaded)]
+        sizes = [
+            image.nbytes + self.targets * _TARGET_BYTES * image[..., 0].size for image in images
+        ]
+        return max(1, min(_MOST_ITEMS, _SHARD_BYTES // max(sizes, default=1)))
 
     @property
     def shards(self) -> int:
         """How many there are."""
         return -(-len(self.items) // self.items_per_shard)
 
-    def read(self, item: Item) -> Loaded:
-        """Reads an item; the first one was read before the start."""
-        first = self.first
-        if first is not None and first.file == file_now(item):
-            return first
-        return self._read(item)
+    def read(self, item: Item) -> Loaded | Failure:
+        """Reads an item, if that was not done before the start; tells which file it was then."""
+        if item.index in self._known:
+            return self._known.pop(item.index)
+        try:
+            file = file_of(item)
+        except SegcamError as error:
+            return Failure.of(error)
+        try:
+            return Loaded(read_sample(Path(item.path), self.form), file)
+        except SegcamError as error:
+            return Failure.of(error, file)
 
-    def _read(self, item: Item) -> Loaded:
-        file = file_of(item)
-        return Loaded(read_sample(Path(item.path), self.form), file)
+    def _ahead(self, index: int) -> Loaded | Failure:
+        if index not in self._known:
+            self._known[index] = self.read(self.items[index])
+        return self._known[index]
 
     def digest_of(self, file: ImageFile) -> str:
-        """The digest of a file, or of a row of an array, as it is now."""
-        if self.items.rows is None:
-            return _files.sha256_of(file.path)
-        return read_sample(Path(file.path), self.form).sha256
+        """The digest of a file, or of a row of an array, as it is now; empty if there is none."""
+        try:
+            if self.items.rows is None:
+                return _files.sha256_of(file.path)
+            return read_sample(Path(file.path), self.form).sha256
+        except SegcamError:
+            return ""
 
     def create(self) -> Store:
         """The store, new or to go on with.
@@ -160,7 +176,9 @@ class OpenJob:
             InputError: if another run is there, or it cannot be written.
         """
         source = Source(
-            words=tuple(map(str, self.job.images)), items=len(self.items), digest=self.items.digest
+            words=tuple(map(str, self.job.images)),
+            items=len(self.items),
+            digest=self.items.digest(self.options.where),
         )
         manifest = Manifest.of(
             self.options.to_words(),
@@ -199,6 +217,7 @@ class JobWorker:
     def __init__(self, job: Job):
         # What was to be replaced was replaced by who handed out the shards.
         self._open = dataclasses.replace(job, overwrite=False).open()
+        self._open.check()
         self._store = self._open.create()
 
     def compute(self, numbers: Sequence[int]) -> Progress:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 
 from segcam_jax.runs.items import ImageFile, Item, Items, file_now
-from segcam_jax.runs.reading import Taken, read_ahead
+from segcam_jax.runs.reading import Failure, Taken, read_ahead
 from segcam_jax.runs.store import Block, Store
 from segcam_jax.types import InputError
 
@@ -92,7 +92,7 @@ class Progress:
 
 def run_shards(
     kernel: Kernel[OnItem, OnShard],
-    read: Callable[[Item], OnItem],
+    read: Callable[[Item], OnItem | Failure],
     items: Items,
     shards: Iterable[tuple[int, range]],
     store: Store,
@@ -192,6 +192,7 @@ class _Writer:
         self._work = work
         self._queue: queue.Queue[tuple | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
+        self._ends = False
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
 
     def __enter__(self) -> "_Writer":
@@ -199,6 +200,8 @@ class _Writer:
         return self
 
     def __exit__(self, kind: Any, *about: Any) -> None:
+        # What is in hand is stored; what waits for it is not, if something went wrong.
+        self._ends = kind is not None
         self._queue.put(None)
         self._thread.join()
         if kind is None:
@@ -215,7 +218,7 @@ class _Writer:
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
-            if self._error is not None:
+            if self._error is not None or self._ends:
                 continue
             try:
                 self._work(*entry)

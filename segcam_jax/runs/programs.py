@@ -72,7 +72,7 @@ class ImageKernel:
             try:
                 self._predict(group)
             except SegcamError as error:
-                group.goals = [[_failure(error)] for _ in group.members]
+                group.fail(error)
         return pending
 
     def explain(self, pending: Pending) -> None:
@@ -87,7 +87,7 @@ class ImageKernel:
             try:
                 self._explain(group)
             except SegcamError as error:
-                group.goals = [[_failure(error)] * len(goals) for goals in group.goals]
+                group.fail(error)
 
     def collect(self, pending: Pending) -> tuple[list[Block], list[Mapping[str, Any]]]:
         """Waits for a shard: its arrays, and a row for every target of its items."""
@@ -126,13 +126,13 @@ class ImageKernel:
             output = sample.cropped(output)
             prediction = Prediction.of(output, network.labels, network.meaning, network.background)
         except SegcamError as error:
-            return [_failure(error)] * len(asked)
+            return [Failure.of(error)] * len(asked)
         found: list[Explained | Failure] = []
         for goal in asked:
             try:
                 found.append(self._goal(goal, sample, output, prediction))
             except SegcamError as error:
-                found.append(_failure(error))
+                found.append(Failure.of(error))
         return found
 
     def _goal(
@@ -207,6 +207,8 @@ class ImageKernel:
         shape = group.loaded[0].sample.padded.shape
         calls = [self.call(place, shape) for place in places]
         kind = "gradients" if window is None and not calls[0].in_turn else "ablations"
+        count = np.shape(targets.class_index)[1]
+        of = f" of {count} targets" if count > 1 else ""
         seen = "" if window is None else f" window {'x'.join(map(str, window[0]))}"
         for chosen, size in batches(len(able), most, devices.image_devices(self._mesh)):
             rows = np.asarray(chosen)
@@ -222,11 +224,12 @@ class ImageKernel:
             )
             members = [able[index] for index in dict.fromkeys(chosen)]
             group.found.append((places, members, found))
-            group.programs.append(f"{kind} {group.name} x{size}{seen}")
+            group.programs.append(f"{kind} {group.name} x{size}{of}{seen}")
 
     def _targets(self, group: Group, able: Sequence[int]) -> Target:
         """For each image its targets, as many as the image with the most has; some stand twice."""
         count = max(len(group.goals[index]) for index in able)
+        count = 1 << (count - 1).bit_length()  # A few counts only: each is a program.
         several = [
             [goal for goal in group.goals[index] if isinstance(goal, Explained)] for index in able
         ]
@@ -343,10 +346,6 @@ class ImageKernel:
     @property
     def _mesh(self) -> Any:
         return self.execution.mesh
-
-
-def _failure(error: SegcamError) -> Failure:
-    return Failure(" ".join(str(error).split()))
 
 
 def batches(count: int, most: int, multiple: int = 1) -> Iterator[tuple[list[int], int]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from segcam_jax.runs.items import ImageFile
 from segcam_jax.types import SegcamError
 
 Given = TypeVar("Given")
@@ -21,9 +22,16 @@ class Failure:
 
     Attributes:
         reason: in one line.
+        file: of the item, before it was opened; None: there was none.
     """
 
     reason: str
+    file: ImageFile | None = None
+
+    @classmethod
+    def of(cls, error: SegcamError, file: ImageFile | None = None) -> "Failure":
+        """What an error says."""
+        return cls(" ".join(str(error).split()), file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +43,14 @@ class Taken(Generic[Given, Read]):
 
 
 def read_ahead(
-    read: Callable[[Given], Read], items: Iterable[Given], *, window: int
+    read: Callable[[Given], Read | Failure], items: Iterable[Given], *, window: int
 ) -> Generator[Taken[Given, Read]]:
     """Reads items in threads, up to `window` of them ahead of whoever takes them, in order.
 
     A fault of an item (`SegcamError`) is a value; any other error is raised where the item is due.
     """
     threads = min(_MOST_THREADS, window, 2 * (os.cpu_count() or 1))
-    waiting: collections.deque[tuple[Given, Future[Read]]] = collections.deque()
+    waiting: collections.deque[tuple[Given, Future[Read | Failure]]] = collections.deque()
     source = iter(items)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
     with contextlib.ExitStack() as stack:
@@ -56,5 +64,5 @@ def read_ahead(
             try:
                 found: Read | Failure = future.result()
             except SegcamError as error:
-                found = Failure(" ".join(str(error).split()))
+                found = Failure.of(error)
             yield Taken(item, found)

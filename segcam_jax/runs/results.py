@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from segcam_jax import _files
 from segcam_jax.networks.network import Network
-from segcam_jax.runs.items import Item, file_now
+from segcam_jax.runs.items import ImageFile, Item
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.shard import Explained, Group, Place
 from segcam_jax.runs.store import Block, Variable
@@ -27,11 +28,11 @@ Row = dict[str, Any]
 
 def failed_row(item: Item, targets: int, failure: Failure) -> Row:
     """The row of an item that could not be read."""
-    file = dataclasses.asdict(file_now(item))
+    file = failure.file or ImageFile(item.path, None, None)
     return {
         "row": item.index * targets,
         "item": item.index,
-        **file,
+        **dataclasses.asdict(file),
         "error": failure.reason,
     }
 
@@ -47,8 +48,14 @@ def of_group(
     }
     explained = [place for place, row in rows.items() if row["error"] is None]
     variables = [*_of_images(group, explained)]
-    for tap in dict.fromkeys(place.tap for place in group.places):
-        variables += _of_tap(options, group, tap, rows, explained)
+    taps = list(dict.fromkeys(place.tap for place in group.places))
+    names = _files.unique_names([tap.replace("/", ".") for tap in taps])
+    for tap, name in zip(taps, names, strict=True):
+        variables += _of_tap(options, group, tap, name, rows, explained)
+    for row in rows.values():
+        if row["error"] is not None:  # What overflowed has numbers that mean nothing.
+            for column in [key for key in row if key.endswith((".max", ".negative"))]:
+                del row[column]
     for place in explained:
         rows[place]["program"] = "; ".join(dict.fromkeys(group.programs))
     places = np.array([rows[place]["row"] for place in explained], np.int64)
@@ -95,8 +102,8 @@ def _of_images(group: Group, explained: Sequence[tuple[int, int]]) -> Iterator[V
     known = [goal for goal in goals if isinstance(goal, Explained) and goal.region is not None]
     if known:
         regions = np.stack([goal.region for goal in known if goal.region is not None])
-        drawn = [goal.prediction.drawn(goal.class_index) for goal in known]
-        predictions = np.stack([each for each in drawn if each is not None]).astype(np.int16)
+        drawn = [goal.prediction.drawn(goal.class_index, np.int16) for goal in known]
+        predictions = np.stack([each for each in drawn if each is not None])
         yield Variable("region", ("row", "y", "x"), regions)
         yield Variable("prediction", ("row", "y", "x"), predictions)
 
@@ -105,11 +112,11 @@ def _of_tap(
     options: StudyOptions,
     group: Group,
     tap: str,
+    name: str,
     rows: Mapping[tuple[int, int], Row],
     explained: Sequence[tuple[int, int]],
 ) -> Iterator[Variable]:
     """The arrays of all methods at a tap; tells the rows what is in them."""
-    name = tap.replace("/", ".")
     stacked: dict[str, np.ndarray] = {}
     weights: dict[str, np.ndarray] = {}
     shape = next(place.shape for place in group.places if place.tap == tap)
@@ -118,9 +125,10 @@ def _of_tap(
         method = place.call.method.name
         own = {"tap": tap, "method": method}
         parts = _parts(group, place, explained)
-        maps = _stored(parts["map"], options, [rows[each] for each in explained], place)
+        told = [rows[each] for each in explained]
+        maps = _stored(parts["map"], options, told, place)
         score = parts["score"] if score is None else score
-        _measure(parts["map"], f"{method}.{tap}", group, [rows[each] for each in explained])
+        _measure(parts["map"], f"{method}.{tap}", group, told)
         axes = [f"{letter}.{name}" for letter in _AXES[len(shape) - 1]]
         if maps.shape[1:] == shape[:-1]:
             stacked[method] = maps
@@ -133,7 +141,7 @@ def _of_tap(
             along = f"ablation.{name}.{method}"
             yield Variable(f"drop.{name}.{method}", ("row", along), parts["drops"], own)
         if "attribution" in parts:
-            attribution = parts["attribution"].astype(options.store)
+            attribution = _stored(parts["attribution"], options, told, place)
             dims = ("row", *axes, f"channel.{name}")
             yield Variable(f"attribution.{name}.{method}", dims, attribution, own)
     axis, about = f"method.{name}", {"tap": tap, "methods": list(stacked)}
@@ -170,18 +178,23 @@ def _parts(
 
 
 def _stored(
-    maps: np.ndarray, options: StudyOptions, rows: Sequence[Row], place: Place
+    values: np.ndarray, options: StudyOptions, rows: Sequence[Row], place: Place
 ) -> np.ndarray:
-    """Maps in the type that is stored; rows of those that it cannot hold say so."""
+    """Values in the type that is stored; rows of those that it cannot hold say so."""
     with np.errstate(over="ignore"):
-        stored = maps.astype(options.store)
-    for row, values in zip(rows, stored, strict=True):
-        if np.isfinite(values).all() or row["error"]:
+        stored = values.astype(options.store)
+    for row, given, kept in zip(rows, values, stored, strict=True):
+        if np.isfinite(kept).all() or row["error"]:
             continue
-        row["error"] = (
-            f"{place.call.method.name} at {place.tap} overflowed {options.store}; explain "
-            "probabilities, reduce by the mean, or store float32"
-        )
+        where = f"{place.call.method.name} at {place.tap}"
+        if np.isnan(given).any():
+            row["error"] = f"{where} is NaN: the network or its gradient is not finite here"
+        else:
+            wider = "" if options.store == "float32" else ", or store float32"
+            row["error"] = (
+                f"{where} overflowed {options.store}; explain probabilities, or reduce by the "
+                f"mean{wider}"
+            )
     return stored
 
 

@@ -14,7 +14,7 @@ from segcam_jax.networks.image_inputs import Sample
 from segcam_jax.runs.items import ImageFile, Item
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.work import Goal
-from segcam_jax.types import Explanation
+from segcam_jax.types import Explanation, SegcamError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +90,13 @@ class Group:
     def name(self) -> str:
         """Of its part of the store."""
         return f"{self.extent[0]}x{self.extent[1]}"
+
+    def fail(self, error: SegcamError) -> None:
+        """Takes an error for what all of its images have instead of results."""
+        for parts in (self.outputs, self.found, self.programs):
+            parts.clear()
+        counts = [len(goals) for goals in self.goals] or [1] * len(self.members)
+        self.goals = [[Failure.of(error)] * count for count in counts]
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -17,6 +17,7 @@ from segcam_jax.types import InputError
 
 # Of a task of Ray: enough for reading and writing to go on while a device computes.
 _SHARDS_A_TASK = 4
+_MOST_DEATHS = 3
 
 
 def parse_share(words: str | None) -> tuple[int, int]:
@@ -49,25 +50,25 @@ class Worker(Protocol):
 
 
 def on_ray(
-    make: Callable[[], Worker], numbers: Sequence[int], *, address: str, workers: int, gpus: int
+    make: Callable[[], Worker], numbers: Sequence[int], *, address: str, workers: int
 ) -> Iterator[Any]:
     """Computes shards by actors of a Ray cluster.
 
-    Each actor makes its worker once, in a process of its own. Shards of an actor that dies, with
-    its process or its machine, are computed by another.
+    Each actor makes its worker once, in a process of its own, which has a GPU for itself where the
+    cluster has any. Shards of an actor that dies, with its process or its machine, are computed
+    again, a few times.
 
     Args:
         make: makes a worker; pickled, and called in the actor.
         numbers: of the shards.
         address: of the cluster, or `auto` for one of this machine.
         workers: how many actors.
-        gpus: of each.
 
     Yields:
         What `compute` returned, task by task, as they end.
 
     Raises:
-        InputError: if the cluster cannot be reached.
+        InputError: if the cluster cannot be reached, has fewer GPUs, or a worker cannot be made.
     """
     ray = require("ray", extra="ray")
     if address != "auto":
@@ -89,8 +90,14 @@ def on_ray(
         def compute(self, numbers: Sequence[int]) -> Any:
             return self._worker.compute(numbers)
 
-    actor_class = ray.remote(num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(ShardActor)
     try:
+        there = int(ray.cluster_resources().get("GPU", 0))
+        if 0 < there < workers:
+            raise InputError(
+                f"{workers} workers were asked for, and the cluster has {there} GPU(s)"
+            )
+        often = {"max_restarts": _MOST_DEATHS, "max_task_retries": _MOST_DEATHS}
+        actor_class = ray.remote(num_gpus=1 if there else 0, **often)(ShardActor)
         actors = [actor_class.remote() for _ in range(workers)]
         tasks = collections.deque(
             numbers[start : start + _SHARDS_A_TASK]
@@ -100,12 +107,15 @@ def on_ray(
         while running:
             (ended,), _ = ray.wait(list(running))
             actor = running.pop(ended)
-            try:
-                yield ray.get(ended)
-            except ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+            yield ray.get(ended)
             if tasks:
                 running[actor.compute.remote(tasks.popleft())] = actor
+    except ray.exceptions.RayTaskError as error:
+        raise error.as_instanceof_cause() from None
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())
+        cause = re.search(r"segcam_jax\.types\.\w+: (.*)", reason)
+        raise InputError(f"a worker failed: {cause[1] if cause else reason}") from None
     finally:
         ray.shutdown()
 

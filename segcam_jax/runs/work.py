@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -144,21 +144,29 @@ class StudyOptions:
         names = tuple(call.method.name for call in self.calls)
         return dataclasses.replace(self, methods=names, taps=tuple(dict.fromkeys(self.taps)))
 
-    def check(self, network: Network) -> None:
+    def check(self, network: Network, goals: Iterable["Goal"] = ()) -> None:
         """Checks what can be checked with the network and without an image.
+
+        Args:
+            network: that explains itself.
+            goals: what is explained of images that say so themselves.
 
         Raises:
             InputError: if pixels are chosen of a classifier.
             TargetError: if it has no such class.
         """
-        given = self.min_probability is not None or self.where.kind not in ("predicted", "all")
-        if network.classifies and (given or self.reduce != "sum"):
-            raise InputError(
-                f"{network.name} classifies whole images; leave out --region, --min-probability "
-                "and --reduce"
-            )
-        for query in self.queries:
+        own = tuple(goals)
+        for query in dict.fromkeys((*self.queries, *(goal.query for goal in own))):
             query.check(network.labels)
+        if not network.classifies:
+            return
+        kinds = {self.where.kind, *(goal.region.kind for goal in own)}
+        given = self.min_probability is not None or not kinds <= {"predicted", "all"}
+        if given or self.reduce != "sum":
+            raise InputError(
+                f"{network.name} classifies whole images; leave out regions, masks, "
+                "--min-probability and --reduce"
+            )
 
     def to_words(self) -> dict[str, Any]:
         """Values that JSON and TOML can hold, by the words of the command line; no defaults."""
@@ -169,6 +177,11 @@ class StudyOptions:
             for name, value in values.items()
             if value != defaults[name]
         }
+
+    @classmethod
+    def _several(cls, field: str) -> bool:
+        """Whether a field takes several values."""
+        return isinstance(getattr(cls, field), tuple)
 
     @classmethod
     def of_words(cls, words: Mapping[str, Any], origin: str) -> "StudyOptions":
@@ -188,7 +201,9 @@ class StudyOptions:
             if plain not in known:
                 near = ", ".join(nearest_first(plain, known)[:4])
                 raise InputError(f"{origin} has the unknown key {word!r}; the nearest are {near}")
-            given[_WORDS.get(plain, plain)] = value
+            field = _WORDS.get(plain, plain)
+            one = isinstance(value, (str, int, float)) and cls._several(field)
+            given[field] = [value] if one else value
         try:
             return msgspec.convert(given, cls)
         except msgspec.ValidationError as error:
