@@ -166,10 +166,79 @@ def test_a_finished_run_of_which_something_is_made_again_is_not_finished(tmp_pat
     runs.write(tmp_path)
     with Store.create(tmp_path, runs.manifest()) as store:
         assert store.manifest.finished is not None
-        store.write(0, runs.blocks(0), runs.rows(0))
+        store.write(0, runs.blocks(0), later(runs.rows(0)))
         assert open_store(tmp_path).manifest.finished is None
         store.finish()
     assert open_store(tmp_path).manifest.finished.items == 5
+
+
+def later(rows):
+    """The rows of files that were written again."""
+    return [{**row, "mtime_ns": 124} for row in rows]
+
+
+@pytest.fixture
+def behind(tmp_path):
+    """A store that was opened before another process finished the run."""
+    store = Store.create(tmp_path, runs.manifest())
+    runs.write(tmp_path)
+    yield store
+    store.close()
+
+
+def killed(*_):
+    raise RuntimeError("killed")
+
+
+def test_what_another_process_has_finished_meanwhile_stays(tmp_path, behind, monkeypatch):
+    before = runs.contents(tmp_path)
+    monkeypatch.setattr(Store, "_encode", killed)
+    for shard in range(3):
+        behind.write(shard, runs.blocks(shard), runs.rows(shard))
+    assert runs.contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("change", [{"mtime_ns": 124}, {"sha256": "0" * 64}])
+def test_a_run_that_another_process_has_finished_is_not_while_a_shard_is_replaced(
+    tmp_path, behind, monkeypatch, change
+):
+    rows = [{**row, **change} for row in runs.rows(0)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_encode", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            behind.write(0, runs.blocks(0), rows)
+    run = open_store(tmp_path)
+    assert run.manifest.finished is None
+    assert run.table["row"].to_list() == [*range(4, 10)]
+    behind.write(0, runs.blocks(0), rows)
+    behind.finish()
+    assert open_store(tmp_path).manifest.finished.explanations == 32
+
+
+def test_nothing_is_left_of_an_earlier_version_of_a_shard(tmp_path):
+    """Of image 0, that had another extent, and of an array in which it has no values now."""
+    one, other = runs.blocks(0), [runs.Block("4x6", np.arange(4), runs.variables(range(4), (4, 6)))]
+    empty = dataclasses.replace(one[0], variables=tuple(map(emptied, one[0].variables)))
+    (tmp_path / "one").mkdir()
+    for folder, versions in (("one", [other, one, [empty]]), ("new", [[empty]])):
+        with Store.create(tmp_path / folder, runs.manifest()) as store:
+            for time, blocks in enumerate(versions, 125 - len(versions)):
+                rows = [{**row, "mtime_ns": time} for row in runs.rows(0)]
+                store.write(0, blocks, rows)
+            for shard in (1, 2):
+                store.write(shard, runs.blocks(shard), runs.rows(shard))
+            store.finish()
+    assert runs.contents(tmp_path / "one") == runs.contents(tmp_path / "new")
+    found = xarray.open_zarr(tmp_path / "one", group="4x6", consolidated=False)
+    np.testing.assert_array_equal(np.isfinite(found["score"].values), np.arange(10) >= 8)
+    assert found["method.body"].values.tolist() == ["grad_cam", "ablation_cam"]
+
+
+def emptied(variable):
+    """All False, if it is boolean."""
+    if variable.values.dtype != bool:
+        return variable
+    return dataclasses.replace(variable, values=np.zeros_like(variable.values))
 
 
 def other_version():

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from segcam_jax import _files
 from segcam_jax.runs import table
 from segcam_jax.runs.folder import METADATA, open_folder, written
 from segcam_jax.runs.items import ImageFile
-from segcam_jax.runs.manifest import FILE, Finished, Manifest
+from segcam_jax.runs.manifest import FILE, Finished, Manifest, read_manifest
 from segcam_jax.runs.table import Part, part_file, read_part
 from segcam_jax.types import InputError
 
@@ -145,6 +146,9 @@ class Store:
     def write(self, shard: int, blocks: Sequence[Block], rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes a shard: its arrays, and last its part of the table.
 
+        One that another process has finished meanwhile, of the same files, stays as it is. Of an
+        earlier version of it nothing is left.
+
         Args:
             shard: its number.
             blocks: all that was computed of it, in any order.
@@ -153,6 +157,9 @@ class Store:
         Raises:
             FileError: if something cannot be written; the shard is then not finished.
         """
+        rows = sorted(rows, key=lambda row: row["row"])
+        if self._has(shard, rows):
+            return
         pieces: dict[str, list[_Piece]] = {}
         for block in blocks:
             for place, each in enumerate(block.variables):
@@ -160,6 +167,8 @@ class Store:
                 pieces.setdefault(name, []).append(_Piece(place, block.rows, each))
         file, objects = part_file(self.path, shard), {}
         with written(self.path):
+            # Another process may have finished the run since this one opened it.
+            self.manifest = read_manifest(self.path / FILE)
             if self.manifest.finished is not None:
                 self._write_manifest(None)
             file.unlink(missing_ok=True)
@@ -168,7 +177,30 @@ class Store:
                 sizes = self._flush()
                 # Coordinates are written besides, with the first shard of a process.
                 objects |= {key: sizes[key] for key in sizes if key.startswith(f"{name}/")}
+            self._remove_others(shard, objects)
             _files.write_bytes(file, Part.of(rows, objects).encode())
+
+    def _has(self, shard: int, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether a shard is finished, of the files that these rows are of."""
+        items = {row["item"]: row for row in rows}.values()
+        files = [ImageFile(row["path"], row["size"], row["mtime_ns"]) for row in items]
+        digests = {row["path"]: row.get("sha256") or "" for row in items}
+        return self.finished(shard, files, digest=lambda file: digests[file.path])
+
+    def _remove_others(self, shard: int, objects: Iterable[str]) -> None:
+        """Removes the objects that a shard has on disk, except for these."""
+        arrays = {name.partition("/c/")[0] for name in objects}
+        for path in self.path.glob(f"*/*/c/{shard}"):
+            array = path.parents[1]
+            if array.relative_to(self.path).as_posix() in arrays:
+                continue
+            about = _files.read_json(array / METADATA) or {}
+            if "place" not in about.get("attributes", {}):  # A coordinate, or no array of ours.
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _encode(self, shard: int, name: str, pieces: Sequence[_Piece]) -> None:
         """Encodes a shard of an array in memory; Zarr makes no object of fill values alone."""
