@@ -46,6 +46,11 @@ def is_temporary(name: str) -> bool:
     return re.fullmatch(r"\.[0-9a-f]{8}\..+", name) is not None
 
 
+def whole_files(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder by name, without those that another process is writing."""
+    return sorted(path for path in folder.glob(pattern) if not is_temporary(path.name))
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes a whole file; raises as `whole_file`."""
     with whole_file(path) as temporary:
@@ -96,10 +101,18 @@ def read_bytes(path: str | Path) -> bytes:
     Raises:
         InputError: if it cannot be read.
     """
+    data = read_if_there(path)
+    if data is None:
+        raise InputError(f"{str(path)!r} does not exist")
+    return data
+
+
+def read_if_there(path: str | Path) -> bytes | None:
+    """The bytes of a file; None if there is none. Raises as `read_bytes` if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{str(path)!r} does not exist") from None
+        return None
     except IsADirectoryError:
         raise InputError(f"{str(path)!r} is a folder; give the files in it") from None
     except (OSError, ValueError) as error:

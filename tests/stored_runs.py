@@ -151,6 +151,31 @@ def write(folder, shards=(0, 1, 2), *, finish=True, images=None, made=None):
         return store.finish() if finish else None
 
 
+def write_uneven(folder, images=None):
+    """The run of a network that has the layer `neck`, and no `body`, for images of 4 x 6."""
+
+    def renamed(words):
+        return words.replace("body", "neck")
+
+    def of_neck(variable):
+        about = dict(variable.attributes)
+        about |= {"tap": renamed(about["tap"])} if about else {}
+        dims = tuple(map(renamed, variable.dims))
+        return Variable(renamed(variable.name), dims, variable.values, about)
+
+    with Store.create(folder, manifest()) as store:
+        for shard in range(3):
+            blocks_, rows_ = blocks(shard), rows(shard, images)
+            if shard == 2:
+                blocks_ = [
+                    Block(b.group, b.rows, tuple(map(of_neck, b.variables))) for b in blocks_
+                ]
+                rows_ = [{renamed(name): value for name, value in row.items()} for row in rows_]
+            store.write(shard, blocks_, rows_)
+        store.finish()
+    return folder
+
+
 def contents(folder):
     """The bytes of every file of a folder."""
     return {

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import polars
@@ -108,6 +109,47 @@ def test_a_tap_with_slashes_is_no_group(tmp_path):
     (name,) = found.data_vars
     assert found[name].sizes["row"] == 4
     assert found[name].coords["method.a%2Fb"].values.tolist() == ["grad_cam"]
+
+
+def test_images_of_another_extent_may_have_other_layers(tmp_path):
+    run = open_store(runs.write_uneven(tmp_path / "run.zarr"))
+    assert run.taps == ("body", "input", "neck")
+    assert run.methods("neck") == ("grad_cam", "ablation_cam", runs.WINDOWS)
+    for row, tap, cells in ((0, "body", (4, 4)), (9, "neck", (2, 3))):
+        expected = runs.values_of(row, "map.body", (2, *cells))[1]
+        np.testing.assert_array_equal(run.map(row, tap, "ablation_cam"), expected)
+        expected = runs.values_of(row, "weight.body", (2, 3))[0]
+        np.testing.assert_array_equal(run.weights(row, tap, "grad_cam"), expected)
+        assert run.drops(row, tap, "grad_cam") is None
+    assert [run.has_map(row, "neck", "grad_cam") for row in (0, 4, 9)] == [False, False, True]
+    for read in (run.map, run.weights, run.drops):
+        with pytest.raises(
+            InputError, match="4x6, has no map by grad_cam at body; it has grad.* at neck"
+        ):
+            read(9, "body", "grad_cam")
+        with pytest.raises(
+            InputError, match="8x8, has no map by grad_cam at neck; it has grad.* at body"
+        ):
+            read(0, "neck", "grad_cam")
+
+
+def test_a_run_is_read_while_it_is_written(tmp_path, monkeypatch):
+    """A part that is being written is none, nor is one that was removed in this moment."""
+    runs.write(tmp_path)
+    part = tmp_path / "items" / "00001.parquet"
+    part.with_name(".0a1b2c3d.00001.parquet").write_bytes(part.read_bytes()[:99])
+    assert open_store(tmp_path).table["row"].to_list() == [*range(10)]
+    part.unlink()
+    listed = Path.glob
+
+    def glob(folder, pattern):
+        return [*listed(folder, pattern), *([part] if folder == part.parent else [])]
+
+    monkeypatch.setattr(Path, "glob", glob)
+    run = open_store(tmp_path)
+    assert run.table["row"].to_list() == [0, 1, 2, 3, 8, 9]
+    with pytest.raises(InputError, match="row 6 is not computed yet"):
+        run.map(6, "body", "grad_cam")
 
 
 def test_a_stored_image_belongs_to_its_item(tmp_path):

@@ -20,7 +20,7 @@ from segcam_jax import _files
 from segcam_jax.runs.folder import METADATA
 from segcam_jax.runs.manifest import FILE, read_manifest
 from segcam_jax.runs.store import node
-from segcam_jax.runs.table import COLUMNS, FOLDER, Part, read_part
+from segcam_jax.runs.table import COLUMNS, FOLDER, Part
 from segcam_jax.types import InputError, nearest_first
 
 _MAP = "map"
@@ -57,8 +57,11 @@ class StoredRun:
     @functools.cached_property
     def _parts(self) -> Mapping[int, Part]:
         found = {}
-        for file in sorted((self.path / FOLDER).glob("*.parquet")):
-            part = read_part(file)
+        for file in _files.whole_files(self.path / FOLDER, "*.parquet"):
+            data = _files.read_if_there(file)
+            if data is None:  # Its shard is being computed again.
+                continue
+            part = Part.decode(data)
             if part is None:
                 raise InputError(f"{str(file)!r} is cut off; the same command computes it again")
             found[int(file.stem)] = part
@@ -85,33 +88,34 @@ class StoredRun:
         Raises:
             InputError: if it is not there.
         """
-        found = self.table.filter(polars.col("row") == number)
-        if not len(found):
+        if number not in self._numbers:
             rows = self.manifest.source.items * self.manifest.targets
             said = "is not computed yet" if 0 <= number < rows else f"is none of 0 to {rows - 1}"
             raise InputError(f"{str(self.path)!r}: row {number} {said}")
-        return found.row(0, named=True)
+        return self.table.row(self._numbers[number], named=True)
 
     @functools.cached_property
-    def _places(self) -> Mapping[tuple[str, str, str], tuple[str, tuple[int, ...]]]:
-        """Which array holds what (`"map"`, ...) of which tap and method, and where along its axis.
+    def _numbers(self) -> Mapping[int, int]:
+        """Where each row stands in the table."""
+        return {number: place for place, number in enumerate(self.table["row"])}
 
-        All extents of a run have the same arrays, those of a tap in the order of the run.
+    @functools.cached_property
+    def _places(self) -> Mapping[tuple[str, str, str], Mapping[str, tuple[str, tuple[int, ...]]]]:
+        """Which array of each extent holds what, and where along its axis.
+
+        By kind (`"map"`, ...), tap and method, as they follow each other in the run. A network may
+        have other layers for images of other extents.
         """
+        places: dict[tuple[str, str, str], dict[str, tuple[str, tuple[int, ...]]]] = {}
         for group in self.table["extent"].drop_nulls().unique(maintain_order=True):
-            found = [
-                self._array(group, file.parent.name)
-                for file in (self.path / group).glob(f"*/{METADATA}")
-            ]
-            attributes: list[Any] = [dict(array.attrs) for array in found if array is not None]
+            found = map(_files.read_json, (self.path / group).glob(f"*/{METADATA}"))
+            attributes = [array.get("attributes", {}) for array in found if array is not None]
             about = sorted((a for a in attributes if "tap" in a), key=lambda a: a["place"])
-            if about:
-                return {
-                    (each["name"].partition(".")[0], each["tap"], method): (each["name"], index)
-                    for each in about
-                    for method, index in _along(each)
-                }
-        return {}
+            for each in about:
+                for method, index in _along(each):
+                    key = each["name"].partition(".")[0], each["tap"], method
+                    places.setdefault(key, {})[group] = each["name"], index
+        return places
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -119,7 +123,7 @@ class StoredRun:
         return tuple(dict.fromkeys(tap for kind, tap, _ in self._places if kind == _MAP))
 
     def methods(self, tap: str) -> tuple[str, ...]:
-        """The methods whose maps of a layer there are.
+        """The methods whose maps of a layer there are, of some rows at least.
 
         Raises:
             InputError: if there are none of that layer.
@@ -130,6 +134,16 @@ class StoredRun:
             raise InputError(f"{str(self.path)!r} has no maps at {tap!r}; it has {near}")
         return found
 
+    def has_map(self, row: int, tap: str, method: str) -> bool:
+        """Whether a row has this map: images of other extents may have other layers.
+
+        Raises:
+            InputError: if the row is not there.
+        """
+        about = self.row(row)
+        groups = self._places.get((_MAP, tap, method), ())
+        return about["error"] is None and about["extent"] in groups
+
     def map(self, row: int, tap: str, method: str) -> Float[np.ndarray, "u v"]:
         """The raw map of a row, which covers the padding too.
 
@@ -137,7 +151,7 @@ class StoredRun:
             InputError: if there is none, or its file was lost.
         """
         found = self._of_method(row, _MAP, tap, method)
-        assert found is not None
+        assert found is not None  # Maps that are not finite are errors of their rows.
         return found
 
     def attribution(self, row: int, tap: str, method: str) -> Float[np.ndarray, "u v c"] | None:
@@ -162,26 +176,42 @@ class StoredRun:
 
     def image(self, item: int) -> Float[np.ndarray, "h w c"] | None:
         """The image as it was explained, without padding; None where images are not stored."""
-        seen = self.table.filter(polars.col("item") == item, polars.col("extent").is_not_null())
-        return self._at(item, seen.row(0, named=True), "image") if len(seen) else None
+        first = item * self.manifest.targets
+        numbers = range(first, first + self.manifest.targets)
+        rows = (self.row(number) for number in numbers if number in self._numbers)
+        about = next((row for row in rows if row["extent"] is not None), None)
+        return None if about is None else self._at(item, about, "image")
 
     def _of_method(self, row: int, kind: str, tap: str, method: str) -> np.ndarray | None:
         names = self.methods(tap)
         if method not in names:
             near = ", ".join(nearest_first(method, names))
             raise InputError(f"{str(self.path)!r} has no {method!r} at {tap}; it has {near}")
-        if (kind, tap, method) not in self._places:
+        about = self._explained(row)
+        if not self.has_map(row, tap, method):
+            there = [key[1:] for key, groups in self._places.items() if about["extent"] in groups]
+            other = ", ".join(dict.fromkeys(f"{name} at {layer}" for layer, name in there))
+            raise InputError(
+                f"row {row} ({about['path']}), of {about['extent']}, has no map by {method} at "
+                f"{tap}; it has {other}"
+            )
+        groups = self._places.get((kind, tap, method), {})
+        if about["extent"] not in groups:
             return None
-        name, index = self._places[kind, tap, method]
-        values = self._values(row, name, *index)
+        name, index = groups[about["extent"]]
+        values = self._at(row, about, name, *index)
         return None if values is None or np.isnan(values).all() else values
 
-    def _values(self, row: int, name: str, *index: int) -> np.ndarray | None:
+    def _values(self, row: int, name: str) -> np.ndarray | None:
         """Values of a row; None where the run has no such array."""
+        return self._at(row, self._explained(row), name)
+
+    def _explained(self, row: int) -> dict[str, Any]:
+        """A row that has results."""
         about = self.row(row)
         if about["error"] is not None:
             raise InputError(f"row {row} ({about['path']}) has no results: {about['error']}")
-        return self._at(row, about, name, *index)
+        return about
 
     def _at(self, place: int, about: Mapping[str, Any], name: str, *index: int) -> Any:
         array = self._array(about["extent"], node(name))

@@ -67,6 +67,15 @@ class Part:
         self.table.write_parquet(stream, metadata={"objects": objects})
         return stream.getvalue()
 
+    @classmethod
+    def decode(cls, data: bytes) -> "Part | None":
+        """The part that a file holds; None if it was cut off."""
+        try:
+            objects = json.loads(polars.read_parquet_metadata(io.BytesIO(data))["objects"])
+            return cls(polars.read_parquet(io.BytesIO(data)), objects)
+        except (PolarsError, PanicException, KeyError, ValueError):
+            return None
+
     def broken(self, folder: Path) -> str | None:
         """The first object that is not there as it was written; None if all are."""
         for name, size in self.objects.items():
@@ -89,11 +98,5 @@ def read_part(path: Path) -> Part | None:
     Raises:
         InputError: if it may not be read.
     """
-    if not path.exists():
-        return None
-    data = _files.read_bytes(path)
-    try:
-        objects = json.loads(polars.read_parquet_metadata(io.BytesIO(data))["objects"])
-        return Part(polars.read_parquet(io.BytesIO(data)), objects)
-    except (PolarsError, PanicException, KeyError, ValueError):
-        return None
+    data = _files.read_if_there(path)
+    return None if data is None else Part.decode(data)
