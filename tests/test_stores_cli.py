@@ -146,6 +146,51 @@ def test_best_and_worst_by_a_column(folder, drawn, capsys):
     assert f"{scores[worst[0]]:.4g}" in capsys.readouterr().out
 
 
+def test_rows_of_other_layers_are_shown_and_exported(tmp_path, drawn, capsys):
+    photos = runs.photos(tmp_path / "photos")
+    folder = runs.write_uneven(tmp_path / "run.zarr", photos)
+    assert run("show", folder, "--item", 4, "--out", tmp_path / "item.png") == 0
+    said = printed(capsys)
+    assert "grad_cam at neck 8 50 %" in said
+    assert "body" not in said
+    assert "neck" in words_of(drawn["item.top1.png"])
+    assert "body" not in words_of(drawn["item.top1.png"])
+    line = ("show", folder, "--worst", "class_index", "--count", 8, "--out", tmp_path / "page.png")
+    assert run(*line) == 0
+    # Each extent has three maps that the other has not.
+    stored = open_store(folder)
+    assert len(images.pairs(stored, range(10))) == 7
+    assert words_of(drawn["page.png"]).count("n/a") == 8 * 3
+    assert len(images.pairs(stored, [8, 9])) == 4
+    out = tmp_path / "files"
+    assert run("export", folder, "--out", out, "--items", "3-4", "--what", "npy") == 0
+    names = {path.name for path in (out / "image4.top1").iterdir()}
+    maps = ["ablation_cam.neck", "fast_ablation_cam.neck", "grad_cam.neck", "gradient.input"]
+    assert names == {f"{name}.npy" for name in maps}
+    assert (out / "image3.top1" / "grad_cam.body.npy").exists()
+
+
+def test_figures_of_one_class_of_two_regions_have_two_names(tmp_path, drawn):
+    """A list of images may name a class of an image more than once."""
+    photos = runs.photos(tmp_path / "photos")
+    with runs.Store.create(tmp_path / "run.zarr", runs.manifest()) as store:
+        rows = [{**row, "target": "cat"} for row in runs.rows(0, photos)]
+        store.write(0, runs.blocks(0), rows)
+    assert run("show", tmp_path / "run.zarr", "--item", 0, "--out", tmp_path / "item.png") == 0
+    assert set(drawn) == {"item.cat.png", "item.cat-2.png"}
+
+
+def test_export_reads_an_image_once_for_each_row(folder, drawn, monkeypatch):
+    opened = []
+    read = images.read_sample
+    monkeypatch.setattr(
+        images, "read_sample", lambda path, form: opened.append(path) or read(path, form)
+    )
+    line = ("export", folder, "--out", folder.parent / "files", "--items", "4", "--what", "png")
+    assert run(*line) == 0
+    assert len(opened) == 2  # Two targets, of five figures each.
+
+
 def test_an_image_that_changed_is_not_drawn(folder, capsys):
     file = folder.parent / "photos" / "image0.npy"
     np.save(file, np.zeros((8, 8), np.float32))

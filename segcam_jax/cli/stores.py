@@ -142,8 +142,10 @@ def _show_item(run: StoredRun, item: int, out: Path | None, look: Look) -> None:
         return
     if not done:
         raise InputError(f"there is nothing to draw: {_failure(first)}")
-    for row in done:
-        end = f".{_files.slug(row['target'], 'target')}" if len(done) > 1 else ""
+    # A list may name the same class of an image with several regions.
+    ends = _files.unique_names([_files.slug(row["target"], "target") for row in done])
+    for row, name in zip(done, ends, strict=True):
+        end = f".{name}" if len(done) > 1 else ""
         file = out.with_name(f"{out.stem}{end}{out.suffix}")
         viz.save(images.row_figure(run, row["row"], look), file)
         print(file)
@@ -169,7 +171,7 @@ def _lines(run: StoredRun, row: dict[str, Any]) -> list[tuple[object, ...]]:
             _number(row[f"{method}.{tap}{MAX}"]),
             percent(row[f"{method}.{tap}{NEGATIVE}"]),
         )
-        for method, tap in images.pairs(run)
+        for method, tap in images.pairs(run, [row["row"]])
     ]
 
 

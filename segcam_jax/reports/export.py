@@ -14,7 +14,7 @@ import polars
 
 from segcam_jax import _files, viz
 from segcam_jax.reports.figures import Look
-from segcam_jax.reports.images import map_figure, pairs, row_figure
+from segcam_jax.reports.images import map_figure, pairs, row_figure, subject_of
 from segcam_jax.runs import StoredRun
 from segcam_jax.types import InputError
 
@@ -91,7 +91,9 @@ def _files_of(
     """Writes the files of a row, and says which."""
     slugs = _files.unique_names([_files.slug(tap, "tap") for tap in run.taps])
     taps = dict(zip(run.taps, slugs, strict=True))
-    every = pairs(run)
+    every = pairs(run, [row])
+    # The image is read once for all figures.
+    subject = subject_of(run, row) if "png" in what else None
     for method, tap in every:
         start = f"{method}.{taps[tap]}"
         if "npy" in what:
@@ -102,7 +104,8 @@ def _files_of(
                 _files.write_array(folder / f"{start}{end}.npy", array)
                 yield folder / f"{start}{end}.npy"
         if "png" in what:
-            figure = map_figure(run, row, (method, tap), look)
+            figure = map_figure(run, row, (method, tap), look, subject=subject)
             yield viz.save(figure, folder / f"{start}.png")
     if "png" in what and len(every) > 1:
-        yield viz.save(row_figure(run, row, look), folder / "montage.png")
+        figure = row_figure(run, row, look, subject=subject)
+        yield viz.save(figure, folder / "montage.png")

@@ -5,7 +5,7 @@ figure = row_figure(run, 17)                        # all maps of a row
 figure = page(run, best(run, "score", 8))           # a row of maps per image
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from segcam_jax.networks.image_inputs import read_sample
 from segcam_jax.reports import words
 from segcam_jax.reports.display import Display, display, in_words, is_signed
 from segcam_jax.reports.figures import (
-    Displays,
     Look,
     Subject,
     clipped,
@@ -39,33 +38,50 @@ Pair = tuple[str, str]
 _WIDEST = 8
 
 
-def pairs(run: StoredRun) -> list[Pair]:
-    """The maps of every row: (method, tap), in the order of the run."""
-    return [(method, tap) for tap in run.taps for method in run.methods(tap)]
+def pairs(run: StoredRun, rows: Iterable[int]) -> list[Pair]:
+    """The maps that any of these rows has: (method, tap), in the order of the run."""
+    every = [(method, tap) for tap in run.taps for method in run.methods(tap)]
+    rows = list(rows)
+    return [(m, tap) for m, tap in every if any(run.has_map(row, tap, m) for row in rows)]
 
 
-def row_figure(run: StoredRun, row: int, look: Look = Look()) -> Figure:
+def row_figure(
+    run: StoredRun, row: int, look: Look = Look(), *, subject: Subject | None = None
+) -> Figure:
     """All maps of a row, side by side; where there is one alone, its own figure.
+
+    Args:
+        run: the run.
+        row: its number.
+        look: how maps are drawn.
+        subject: that of the row, where several figures share it; None: it is made.
 
     Raises:
         InputError: if the row has no results, or its image changed or is gone.
     """
-    every = pairs(run)
+    subject = subject_of(run, row) if subject is None else subject
+    every = pairs(run, [row])
     if len(every) == 1:
-        return map_figure(run, row, every[0], look)
+        return map_figure(run, row, every[0], look, subject=subject)
     shown, signed = _displays(run, row, every, look)
-    return of_all(subject_of(run, row), shown, look, signed=signed)
+    return of_all(subject, shown, look, signed=signed)
 
 
-def map_figure(run: StoredRun, row: int, pair: Pair, look: Look = Look()) -> Figure:
+def map_figure(
+    run: StoredRun, row: int, pair: Pair, look: Look = Look(), *, subject: Subject | None = None
+) -> Figure:
     """One map of a row: six panels of a segmentation, input and overlay of a classifier.
 
+    Arguments are those of `row_figure`, and method and tap of the map.
+
     Raises:
-        InputError: as `row_figure`.
+        InputError: as `row_figure`; if the row has no such map.
     """
-    shown, _ = _displays(run, row, [pair], look)
+    subject = subject_of(run, row) if subject is None else subject
     method, tap = pair
-    return of_map(subject_of(run, row), run.map(row, tap, method), shown[pair], tap, look)
+    raw = run.map(row, tap, method)
+    shown, _ = _displays(run, row, [pair], look)
+    return of_map(subject, raw, shown[pair], tap, look)
 
 
 def page(
@@ -79,7 +95,7 @@ def page(
     """Many rows of a run below each other: the image, and maps beside it.
 
     Where a run has more maps than fit, those of one layer are shown: that of the column, or else
-    the last one.
+    the last one. A panel stays empty where a row has no such map.
 
     Args:
         run: the run.
@@ -93,19 +109,22 @@ def page(
     """
     if not rows:
         raise InputError(f"{str(run.path)!r} has no results to draw yet")
-    every = pairs(run)
+    every = pairs(run, rows)
     chosen = every if len(every) <= _WIDEST else _of_layer(every, column)
     shown = [_displays(run, row, chosen, look)[0] for row in rows]
-    hidden = [(method, each[method, tap].hidden) for each in shown for method, tap in chosen]
+    hidden = [(each.method, each.hidden) for displays in shown for each in displays.values()]
     signed = is_signed(look.profile, hidden)
     if signed:
         shown = [_displays(run, row, chosen, look, signed=True)[0] for row in rows]
     taps = list(dict.fromkeys(tap for _, tap in chosen))
-    drawn = [_page_row(run, row, each, column) for row, each in zip(rows, shown, strict=True)]
+    drawn = [
+        _page_row(run, row, [each.get(pair) for pair in chosen], column)
+        for row, each in zip(rows, shown, strict=True)
+    ]
     at = f"at {taps[0]}" if len(taps) == 1 else "each at its layer"
     outlined = "" if run.manifest.network.classifies else "; outlined: the explained pixels"
     how = in_words((d for each in shown for d in each.values()), chosen=look.profile, signed=signed)
-    left = [tap for tap in run.taps if tap not in taps]
+    left = [tap for tap in dict.fromkeys(tap for _, tap in every) if tap not in taps]
     besides = f" Not shown: maps at {', '.join(left)}." if left else ""
     return gallery(
         drawn,
@@ -207,10 +226,17 @@ def _pixels(run: StoredRun, about: dict[str, Any]) -> Float[np.ndarray, "h w c"]
 def _displays(
     run: StoredRun, row: int, chosen: Sequence[Pair], look: Look, *, signed: bool | None = None
 ) -> tuple[dict[Pair, Display], bool]:
-    """What figures show of the maps of a row, and whether with their signs; None: as they are."""
+    """What figures show of those of the maps that a row has, and whether with their signs.
+
+    `signed` is None where these maps alone decide.
+    """
     about = run.row(row)
     sizes = {"padded": extent_of(about["padded"]), "extent": extent_of(about["extent"])}
-    maps = {(method, tap): run.map(row, tap, method) for method, tap in chosen}
+    maps = {
+        (method, tap): run.map(row, tap, method)
+        for method, tap in chosen
+        if run.has_map(row, tap, method)
+    }
     hidden = [(method, hidden_share(over_image(raw, **sizes))) for (method, _), raw in maps.items()]
     signed = is_signed(look.profile, hidden) if signed is None else signed
     shown = {
@@ -237,16 +263,16 @@ def _of_layer(every: Sequence[Pair], column: str | None) -> list[Pair]:
     return [pair for pair in every if pair[1] == tap][:_WIDEST]
 
 
-def _page_row(run: StoredRun, row: int, shown: Displays, column: str | None) -> Row:
+def _page_row(run: StoredRun, row: int, shown: Sequence[Display | None], column: str | None) -> Row:
     about, subject = run.row(row), subject_of(run, row)
     detail = [_said(about) if run.manifest.network.classifies else words.short(about["class"])]
     if column is not None:
         detail.append(f"{column}: {about[column]:.4g}")
     return Row(
         drawable(subject.pixels),
-        [clipped(each.method, each.heat) for each in shown.values()],
+        [None if each is None else clipped(each.method, each.heat) for each in shown],
         shortened(subject.name),
         "\n".join(detail),
         subject.region,
-        [each.note for each in shown.values()],
+        ["" if each is None else each.note for each in shown],
     )
