@@ -214,6 +214,16 @@ def test_a_finished_run_of_which_something_is_made_again_is_not_finished(tmp_pat
     assert open_store(tmp_path).manifest.finished.items == 5
 
 
+def test_maps_of_rows_that_failed_are_none(tmp_path):
+    """A map that does not fit into the stored type has numbers in the table, and an error."""
+    with Store.create(tmp_path, runs.manifest(items=2)) as store:
+        rows = runs.rows(0)
+        rows[1] |= {"error": "grad_cam at body overflowed float16"}
+        store.write(0, runs.blocks(0), rows)
+        finished = store.finish().finished
+    assert (finished.explanations, finished.failures) == (3 * 4, 1)
+
+
 def later(rows):
     """The rows of files that were written again."""
     return [{**row, "mtime_ns": 124} for row in rows]

@@ -91,8 +91,9 @@ class Finished:
 
     Attributes:
         items: images.
-        explanations: maps.
-        failures: targets without maps, each with its reason in the table.
+        explanations: maps of rows without an error.
+        failures: rows of the table that have an error: a target that could not be explained, or an
+            image that could not be read, which is one row however many targets it was to have.
         programs: compiled programs that the maps were made by.
     """
 

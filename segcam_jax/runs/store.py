@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import zarr
 from zarr.storage import MemoryStore
 
@@ -283,7 +284,8 @@ class Store:
             part = read_part(part_file(self.path, shard))
             if part is None:
                 return None
-            maps += sum(c.count() for c in part.table.iter_columns() if c.name.endswith(table.MAX))
+            there = part.table.filter(polars.col("error").is_null())
+            maps += sum(c.count() for c in there.iter_columns() if c.name.endswith(table.MAX))
             failures += part.table["error"].count()
             programs |= {
                 p for names in part.table["program"].drop_nulls() for p in names.split("; ")
