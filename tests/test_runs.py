@@ -26,7 +26,7 @@ from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.runs import open_store, results
-from segcam_jax.runs.items import list_items, shards
+from segcam_jax.runs.items import list_items
 from segcam_jax.runs.programs import ImageKernel, batches
 from segcam_jax.runs.reading import Failure, read_ahead
 from segcam_jax.runs.work import StudyOptions
@@ -433,7 +433,6 @@ def test_folders_are_listed_by_name_without_opening_files(tmp_path):
         "b/2.png",
         "d.jpg",
     ]
-    assert [*shards(5, 2)] == [range(2), range(2, 4), range(4, 5)]
 
 
 def test_each_image_file_is_opened_once(place, tmp_path, monkeypatch):

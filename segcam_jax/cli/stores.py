@@ -17,7 +17,7 @@ from segcam_jax.reports.export import TABLE, export as export_run, row_names
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.words import percent, short
 from segcam_jax.runs import StoredRun, open_store
-from segcam_jax.runs.table import MAX, NEGATIVE
+from segcam_jax.runs.table import MAX, NEGATIVE, failure
 from segcam_jax.types import InputError, counted, nearest_first, shortened
 from segcam_jax.viz.colour import scale_of
 
@@ -133,7 +133,7 @@ def _show_item(run: StoredRun, item: int, out: Path | None, look: Look) -> None:
     console.facts(f"image {item}: {shortened(run.names[item])}", facts)
     for row in found:
         if row["error"] is not None:
-            console.note(_failure(row))
+            console.note(failure(row))
     done = [row for row in found if row["error"] is None]
     if done:
         lines = [line for row in done for line in _lines(run, row)]
@@ -141,7 +141,7 @@ def _show_item(run: StoredRun, item: int, out: Path | None, look: Look) -> None:
     if out is None:
         return
     if not done:
-        raise InputError(f"there is nothing to draw: {_failure(first)}")
+        raise InputError(f"there is nothing to draw: {failure(first)}")
     # A list may name the same class of an image with several regions.
     ends = _files.unique_names([_files.slug(row["target"], "target") for row in done])
     for row, name in zip(done, ends, strict=True):
@@ -149,12 +149,6 @@ def _show_item(run: StoredRun, item: int, out: Path | None, look: Look) -> None:
         file = out.with_name(f"{out.stem}{end}{out.suffix}")
         viz.save(images.row_figure(run, row["row"], look), file)
         print(file)
-
-
-def _failure(row: dict[str, Any]) -> str:
-    """Why a row has no results, with the image's file."""
-    path, reason = repr(row["path"]), row["error"]
-    return reason if path in reason else f"{path}: {reason}"
 
 
 def _lines(run: StoredRun, row: dict[str, Any]) -> list[tuple[object, ...]]:

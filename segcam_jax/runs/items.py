@@ -97,15 +97,6 @@ class Items(Sequence[Item]):
         return _files.key_of([list(self.paths), self.rows, goals, found])
 
 
-Shard = range
-
-
-def shards(items: int, size: int) -> Iterator[Shard]:
-    """The shards of a run: the indices of the items of each."""
-    for start in range(0, items, size):
-        yield range(start, min(start + size, items))
-
-
 def list_items(
     given: Sequence[Path], options: StudyOptions, report: Callable[[str], None] = lambda line: None
 ) -> Items:

@@ -21,6 +21,7 @@ import jax
 from segcam_jax.runs.items import ImageFile, Item, Items, file_now
 from segcam_jax.runs.reading import Failure, Taken, read_ahead
 from segcam_jax.runs.store import Block, Store
+from segcam_jax.runs.table import failure
 from segcam_jax.types import InputError
 
 OnItem = TypeVar("OnItem")
@@ -135,7 +136,7 @@ def run_shards(
         blocks, rows = kernel.collect(pending)
         failed = [row for row in rows if row.get("error")]
         if failed and stop_on_error:
-            raise InputError(_told(failed[0]))
+            raise InputError(failure(failed[0]))
         store.write(number, blocks, rows)
         clock.progress.items += count
         clock.progress.failures += len(failed)
@@ -156,12 +157,6 @@ def run_shards(
             kernel.explain(waiting[2])
             writer.put(waiting)
     return clock.now()
-
-
-def _told(row: Mapping[str, Any]) -> str:
-    """Why an item failed, with its name."""
-    path, reason = str(row["path"]), str(row["error"])
-    return reason if path in reason else f"{path!r}: {reason}"
 
 
 class _Clock:

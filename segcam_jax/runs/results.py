@@ -4,7 +4,7 @@ map.TAP          (row, method, y.TAP, x.TAP)      methods whose map has the tap'
 map.TAP.METHOD   (row, y, x)                      others, as those that ablate windows
 weight.TAP       (row, method, channel.TAP)       NaN where a method weighs no channels
 drop.TAP.METHOD, attribution.TAP.METHOD           of methods that have them
-score (row), region (row, y, x), prediction (row, y, x), image (item, y, x, c)
+score.TAP (row), region (row, y, x), prediction (row, y, x), image (item, y, x, c)
 """
 
 import dataclasses

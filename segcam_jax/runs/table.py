@@ -87,6 +87,12 @@ class Part:
         return None
 
 
+def failure(row: Mapping[str, Any]) -> str:
+    """Why a row has no results, with its image's file."""
+    path, reason = str(row["path"]), str(row["error"])
+    return reason if path in reason else f"{path!r}: {reason}"
+
+
 def part_file(folder: Path, shard: int) -> Path:
     """The file of a shard's part in a run's folder."""
     return folder / FOLDER / f"{shard:05d}.parquet"
