@@ -268,8 +268,12 @@ def test_a_run_that_another_process_has_finished_is_not_while_a_shard_is_replace
 
 
 def test_nothing_is_left_of_an_earlier_version_of_a_shard(tmp_path):
-    """Of image 0, that had another extent, and of an array in which it has no values now."""
-    one, other = runs.blocks(0), [runs.Block("4x6", np.arange(4), runs.variables(range(4), (4, 6)))]
+    """Of images that had other extents, and of an array in which it has no values now."""
+    one = runs.blocks(0)
+    other = [
+        runs.Block("4x6", np.arange(2), runs.variables(range(2), (4, 6))),
+        runs.Block("6x6", np.arange(2, 4), runs.variables(range(2, 4), (6, 6))),
+    ]
     empty = dataclasses.replace(one[0], variables=tuple(map(emptied, one[0].variables)))
     (tmp_path / "one").mkdir()
     for folder, versions in (("one", [other, one, [empty]]), ("new", [[empty]])):
@@ -281,9 +285,32 @@ def test_nothing_is_left_of_an_earlier_version_of_a_shard(tmp_path):
                 store.write(shard, runs.blocks(shard), runs.rows(shard))
             store.finish()
     assert runs.contents(tmp_path / "one") == runs.contents(tmp_path / "new")
+    assert not (tmp_path / "one" / "6x6").exists()
     found = xarray.open_zarr(tmp_path / "one", group="4x6", consolidated=False)
     np.testing.assert_array_equal(np.isfinite(found["score"].values), np.arange(10) >= 8)
     assert found["method.body"].values.tolist() == ["grad_cam", "ablation_cam"]
+
+
+def test_arrays_of_an_extent_without_images_stay_while_others_write(tmp_path):
+    other = [runs.Block("6x6", np.arange(4), runs.variables(range(4), (6, 6)))]
+    with Store.create(tmp_path, runs.manifest(items=2)) as store:
+        store.write(0, other, runs.rows(0))
+        store.write(0, runs.blocks(0), later(runs.rows(0)))
+        with Store.create(tmp_path, runs.manifest(items=2)) as second:
+            store.finish()
+            assert (tmp_path / "6x6").exists()
+            # Both have kept their locks.
+            with pytest.raises(InputError, match="is being written by another process"):
+                Store.create(tmp_path, runs.manifest(items=2), overwrite=True)
+            second.write(0, other, runs.rows(0))
+        store.finish()
+        assert not (tmp_path / "8x8").exists()
+        store.write(0, runs.blocks(0), later(runs.rows(0)))
+        store.finish()
+    assert not (tmp_path / "6x6").exists()
+    np.testing.assert_array_equal(
+        open_store(tmp_path).map(3, "body", "grad_cam"), runs.values_of(3, "map.body", (2, 4, 4))[0]
+    )
 
 
 def emptied(variable):

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from segcam_jax import _files
@@ -93,13 +93,32 @@ def _entered(path: Path, folder: int, manifest: Manifest, overwrite: bool) -> Ma
 
 def _clear(path: Path) -> None:
     """Removes a run; what is not of a run stays. The manifest goes last, so that one can go on."""
-    for name in os.listdir(path):
-        if _GROUP.fullmatch(name) and (path / name / METADATA).exists():
-            shutil.rmtree(path / name)
+    _remove_groups(path, keep=())
     for part in (path / table.FOLDER).glob("*.parquet"):
         part.unlink()
     (path / METADATA).unlink(missing_ok=True)
     (path / FILE).unlink()
+
+
+def remove_other_groups(path: Path, folder: int, keep: Collection[str]) -> None:
+    """Removes the arrays of extents but those to keep, if no other process writes the run.
+
+    The lock may be lost for a moment: whoever calls this has nothing more to write.
+
+    Args:
+        path: the folder.
+        folder: the descriptor that holds the lock.
+        keep: names of groups.
+    """
+    if _lock(folder):
+        _remove_groups(path, keep)
+        _lock_as(folder, "LOCK_SH")
+
+
+def _remove_groups(path: Path, keep: Collection[str]) -> None:
+    for name in os.listdir(path):
+        if _GROUP.fullmatch(name) and name not in keep and (path / name / METADATA).exists():
+            shutil.rmtree(path / name)
 
 
 def _lock(folder: int) -> bool | None:

@@ -29,7 +29,7 @@ from zarr.storage import MemoryStore
 
 from segcam_jax import _files
 from segcam_jax.runs import table
-from segcam_jax.runs.folder import METADATA, open_folder, written
+from segcam_jax.runs.folder import METADATA, open_folder, remove_other_groups, written
 from segcam_jax.runs.items import ImageFile
 from segcam_jax.runs.manifest import FILE, Finished, Manifest, read_manifest
 from segcam_jax.runs.table import Part, part_file, read_part
@@ -275,16 +275,20 @@ class Store:
     def finish(self) -> Manifest | None:
         """Writes the manifest again, with what the run has come to, if all its shards are there.
 
+        Arrays of an extent that no image has any more are removed, unless others write the run.
+
         Returns:
             The manifest; None if shards are missing.
         """
         maps = failures = 0
         programs: set[str] = set()
+        groups: set[str] = set()
         for shard in range(self.shards):
             part = read_part(part_file(self.path, shard))
             if part is None:
                 return None
             there = part.table.filter(polars.col("error").is_null())
+            groups |= {name.partition("/")[0] for name in part.objects}
             maps += sum(c.count() for c in there.iter_columns() if c.name.endswith(table.MAX))
             failures += part.table["error"].count()
             programs |= {
@@ -298,6 +302,8 @@ class Store:
         )
         with written(self.path):
             self._write_manifest(found)
+            self._arrays.clear()
+            remove_other_groups(self.path, self._folder, groups)
         return self.manifest
 
     def _write_manifest(self, finished: Finished | None) -> None:
