@@ -10,10 +10,7 @@ import jax
 import numpy as np
 
 import segcam_jax as segcam
-from segcam_jax import Execution
-from segcam_jax.networks.open import open_network
-from segcam_jax.networks.spec import NetworkSpec
-from segcam_jax.sweep import options, plan, run
+from segcam_jax import Execution, cli
 from tests.networks import make_input, make_params, skip_net
 
 DEVICES_EACH = 2
@@ -55,12 +52,10 @@ def global_batch(mesh):
     return np.asarray(explanation.map)
 
 
-def sweep(weights, images, out, **keywords):
-    """A run in a folder that several processes may share."""
-    chosen = options.checked(options.ExplainOptions(methods=("grad_cam",), region="all"))
-    network = open_network(NetworkSpec.parse(weights))
-    planned = plan.make_plan(network, [Path(image) for image in images], chosen, version="test")
-    return run.run_plan(planned, Path(out), command=["test"], **keywords)
+def explain(weights, images, out, *words):
+    """A run in a folder that several processes may share; returns the exit code."""
+    line = ["explain", *images, "--weights", weights, "--method", "grad_cam", "--region", "all"]
+    return cli.main([*line, "--shard", "1", "--out", str(out), *words])
 
 
 def main(rank, processes, port, folder, weights, *images):
@@ -75,7 +70,7 @@ def main(rank, processes, port, folder, weights, *images):
     assert everywhere.devices.size == DEVICES_EACH * int(processes)
     found = {**maps(everywhere, by_images), "fed": global_batch(by_images)}
     np.savez(Path(folder) / f"maps{rank}.npz", **found)
-    sweep(weights, images, Path(folder) / "run")
+    assert explain(weights, images, Path(folder) / "run", "--no-figures") == 0
 
 
 if __name__ == "__main__":

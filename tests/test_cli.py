@@ -1,5 +1,6 @@
 """The command line, in process: what it writes, and one line and exit code 2 for every fault."""
 
+import csv
 import json
 import os
 import re
@@ -15,10 +16,10 @@ from flax import nnx
 from PIL import Image
 
 import segcam_jax
-from segcam_jax import cli
-from segcam_jax.cli import cache, commands
+from segcam_jax import _files, cli, engine, viz
+from segcam_jax.cli import cache, commands, old_words
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
-from segcam_jax.sweep import run as sweep_run
+from tests.explained import files_of, manifest_of, rows_of, run_of
 
 CLASSES = ["square", "circle", "background"]
 CACHE_OPTIONS = (
@@ -75,10 +76,6 @@ def fault(capsys):
     return check
 
 
-def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
 def test_version_and_help(capsys):
     assert run("--version") == 0
     assert capsys.readouterr().out == f"segcam {segcam_jax.__version__}\n"
@@ -86,7 +83,7 @@ def test_version_and_help(capsys):
     out = capsys.readouterr().out
     assert all(name in out for name in ("demo", "explain", "layers", "methods", "evaluate"))
     assert run("explain", "--help") == 0
-    assert "--repeat results/manifest.json" in capsys.readouterr().out
+    assert "--config results/manifest.json" in capsys.readouterr().out
 
 
 def test_methods_and_layers(capsys, weights):
@@ -103,41 +100,64 @@ def test_explain_writes_maps_figures_and_a_manifest(tmp_path, weights, image, ca
     out = tmp_path / "out"
     arguments = ("explain", image, "--weights", weights, "--region", "all", "--seed", 4)
     chosen = ("--tap", "bottleneck,decoder1", "--method", "grad-cam", "--method", "smooth_grad")
-    assert run(*arguments, *chosen, "--samples", 3, "--colormap", "jet", "--out", out) == 0
+    chosen = (*chosen, "--option", "samples=3", "--colormap", "jet")
+    assert run(*arguments, *chosen, "--out", out) == 0
     assert "3 maps of 1 image: " in capsys.readouterr().out
-    assert files(out) == [
-        ".segcam-run.json",
+    assert files_of(out) == [
+        "items.csv",
         "manifest.json",
         "scan/grad_cam.bottleneck.npy",
         "scan/grad_cam.bottleneck.png",
         "scan/grad_cam.decoder1.npy",
         "scan/grad_cam.decoder1.png",
         "scan/montage.png",
-        "scan/record.json",
         "scan/smooth_grad.input.attribution.npy",
         "scan/smooth_grad.input.npy",
         "scan/smooth_grad.input.png",
     ]
-    manifest = json.loads((out / "manifest.json").read_text())
-    (record,) = manifest["images"]
-    assert manifest["options"]["seed"] == 4
-    assert record["region"] == {**record["region"], "words": "all", "pixels": 16 * 12}
-    assert record["taps"] == {
-        "bottleneck": [8, 6, 4],
-        "decoder1": [16, 12, 4],
-        "input": [16, 12, 1],
-    }
-    for entry in record["maps"]:
-        raw = np.load(out / entry["map"])
-        assert raw.dtype == np.float32
-        assert list(raw.shape) == entry["shape"]
-        assert (float(raw.min()), float(raw.max())) == (entry["min"], entry["max"])
+    manifest = manifest_of(out)
+    assert manifest["options"] == {**manifest["options"], "seed": 4, "region": "all"}
+    assert manifest["figures"] == {"profile": "auto", "colormap": "jet", "smoothing": 0.0}
+    assert manifest["finished"] == {**manifest["finished"], "items": 1, "explanations": 3}
+    (row,), stored = rows_of(out), run_of(out)
+    (told,) = csv.DictReader((out / "items.csv").read_text().splitlines())
+    assert row["pixels"] == int(told["pixels"]) == 16 * 12
+    shapes = {"bottleneck": (8, 6), "decoder1": (16, 12), "input": (16, 12)}
+    pairs = (("grad_cam", "bottleneck"), ("grad_cam", "decoder1"), ("smooth_grad", "input"))
+    for method, tap in pairs:
+        raw = np.load(out / f"scan/{method}.{tap}.npy")
+        assert (raw.dtype, raw.shape) == (np.float32, shapes[tap])
+        assert float(raw.max()) == row[f"{method}.{tap}.max"]
+        np.testing.assert_array_equal(raw, stored.map(0, tap, method))
 
     again = tmp_path / "again"
     assert run("explain", "--repeat", out / "manifest.json", "--out", again) == 0
-    for name in files(out):
-        if name.endswith((".npy", ".png")):
-            assert (again / name).read_bytes() == (out / name).read_bytes()
+    assert "--repeat is now --config" in capsys.readouterr().err
+    for name in files_of(out):
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_figures_are_drawn_once_and_again_for_another_look(tmp_path, weights, image, monkeypatch):
+    out, drawn = tmp_path / "out", []
+    save = viz.save
+    monkeypatch.setattr(viz, "save", lambda *a, **k: drawn.append(a[1].name) or save(*a, **k))
+    line = ("explain", image, "--weights", weights, "--region", "all", "--method", "grad_cam")
+    assert run(*line, "--no-figures", "--out", out) == 0
+    assert not drawn
+    assert files_of(out) == ["items.csv", "manifest.json", "scan/grad_cam.bottleneck.npy"]
+    both = ["grad_cam.bottleneck.png", "montage.png"]
+    assert run(*line, "--out", out) == 0
+    assert drawn == both
+    before = {name: (out / name).read_bytes() for name in files_of(out)}
+    assert run(*line, "--out", out) == 0
+    assert drawn == both
+    assert before == {name: (out / name).read_bytes() for name in files_of(out)}
+    assert run(*line, "--colormap", "jet", "--out", out) == 0
+    assert drawn == 2 * both
+    (out / "scan" / both[0]).unlink()
+    assert run(*line, "--colormap", "jet", "--out", out) == 0
+    assert drawn == 3 * both
+    assert manifest_of(out)["figures"]["colormap"] == "jet"
 
 
 def test_a_run_of_another_version_is_not_gone_on_with(
@@ -148,36 +168,47 @@ def test_a_run_of_another_version_is_not_gone_on_with(
     version = segcam_jax.__version__
     monkeypatch.setattr(segcam_jax, "__version__", "0.0.9")
     assert run(*line, "--out", out) == 0
-    (out / "manifest.json").unlink()  # As if it had been stopped before its end.
     monkeypatch.setattr(segcam_jax, "__version__", version)
     message = fault(*line, "--out", out)
-    assert f"holds another run by segcam_jax 0.0.9, and {version} does not go on with it" in message
-    # The claims of 0.1.0 name no version.
-    claim = json.loads((out / ".segcam-run.json").read_text())
-    del claim["version"]
-    (out / ".segcam-run.json").write_text(json.dumps(claim))
-    assert "by segcam_jax 0.1.0" in fault(*line, "--out", out)
+    assert "holds another run: the version of segcam_jax is" in message
+    assert f'"0.0.9" there, and "{version}" here' in message
+    # Its options are taken, for a run of this version.
+    assert run("explain", "--config", out, "--out", tmp_path / "again") == 0
+    assert manifest_of(tmp_path / "again")["version"] == version
 
 
-def test_a_manifest_of_another_version_is_repeated_as_a_run_of_this_one(
-    tmp_path, weights, image, capsys
-):
-    out, again = tmp_path / "out", tmp_path / "again"
-    line = ("explain", image, "--weights", weights, "--region", "all", "--method", "grad_cam")
-    assert run(*line, "--out", out) == 0
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["versions"]["segcam-jax"], key = "0.0.9", manifest["key"]
-    manifest["key"] = "that of another version"
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    capsys.readouterr()
-    assert run("explain", "--repeat", out, "--out", again) == 0
-    assert "the manifest is of segcam_jax 0.0.9" in " ".join(capsys.readouterr().err.split())
-    assert json.loads((again / "manifest.json").read_text())["key"] == key
+def test_a_manifest_of_an_older_form_says_what_to_do(tmp_path, weights, image, fault):
+    old = tmp_path / "old" / "manifest.json"
+    old.parent.mkdir()
+    old.write_text('{"manifest": 2, "command": ["segcam", "explain", "a.png", "--top", "2"]}')
+    given = fault("explain", "--config", old, "--out", tmp_path / "out")
+    assert "is of `segcam explain` of an older version; give its command again" in given
+    assert "segcam explain a.png --top 2" in given
+    line = ("explain", image, "--weights", weights, "--out", old.parent)
+    assert "already holds 'manifest.json'" in fault(*line)
+
+
+def test_words_of_an_older_version(tmp_path, weights, image, fault, capsys):
+    assert "now `segcam explain ... --dry-run`" in fault("plan", image, "--weights", weights)
+    line = ("explain", image, "--weights", weights, "--method", "grad_cam")
+    for word in ("window", "stride", "samples", "sigma", "steps"):
+        assert f"--{word} is now --option {word}=VALUE" in fault(*line, f"--{word}", 3)
+    out = tmp_path / "out"
+    line = (*line, "--region", "all", "--no-figures", "--out", out)
+    assert run(*line, "--class-index=1", "--classes", "square", "--top", "1") == 0
+    assert [row["target"] for row in rows_of(out)] == ["1", "square", "predicted"]
+    err = capsys.readouterr().err
+    for said in ("--class-index is now --class", "--classes is now", "--class top:1 ... top:N"):
+        assert said in err
+    assert old_words.renewed("explain", ["--top", "2", "--", "--top"])[0] == [
+        *("--class", "top:1", "top:2", "--", "--top")
+    ]
 
 
 def test_maps_are_those_of_the_library(tmp_path, weights, image):
     out = tmp_path / "out"
-    arguments = ("--class-index", "circle", "--region", "pixel:3,5", "--method", "ablation_cam")
+    arguments = ("--class", "circle", "--region", "pixel:3,5", "--method", "ablation_cam")
+    arguments = (*arguments, "--no-figures")
     assert run("explain", image, "--weights", weights, *arguments, "--out", out) == 0
     model = segcam_jax.models.load(weights)  # pyright: ignore[reportAttributeAccessIssue]
     x = jax.numpy.asarray(Image.open(image), "float32")[..., None] / 255
@@ -193,12 +224,11 @@ def test_odd_sizes_are_padded_and_cropped_back(tmp_path, weights, capsys):
     path = tmp_path / "odd.npy"
     np.save(path, np.random.default_rng(1).random((13, 9)))
     out = tmp_path / "out"
-    assert run("explain", path, "--weights", weights, "--region", "all", "--out", out) == 0
+    line = ("explain", path, "--weights", weights, "--region", "all", "--no-figures")
+    assert run(*line, "--out", out) == 0
     assert "mirrored" in capsys.readouterr().err
-    (record,) = json.loads((out / "manifest.json").read_text())["images"]
-    assert record["input"]["extent"] == [13, 9]
-    assert record["input"]["padding"] == [[0, 1], [0, 1]]
-    assert record["region"]["pixels"] == 13 * 9
+    (row,) = rows_of(out)
+    assert (row["extent"], row["padded"], row["pixels"]) == ("13x9", "14x10", 13 * 9)
     assert np.load(out / "odd/grad_cam.bottleneck.npy").shape == (7, 5)
 
 
@@ -221,7 +251,7 @@ def test_equal_names_in_different_folders(tmp_path, weights, image):
     out = tmp_path / "out"
     arguments = ("--weights", weights, "--method", "grad_cam", "--region", "all", "--out", out)
     assert run("explain", *paths, paths[0], *arguments) == 0
-    names = [r["name"] for r in json.loads((out / "manifest.json").read_text())["images"]]
+    names = list(run_of(out).names.values())
     assert names == ["scan", "scan-2"]
     maps = [np.load(out / name / "grad_cam.bottleneck.npy") for name in names]
     assert not np.array_equal(*maps)
@@ -232,30 +262,80 @@ def test_resumes_and_refuses_other_runs(tmp_path, weights, image, monkeypatch, f
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(second)
     out = tmp_path / "out"
     line = ("explain", image, second, "--weights", weights, "--region", "all", "--out", out)
-    line = (*line, "--method", "grad_cam")
-    original, calls = sweep_run._explain, []
+    line = (*line, "--method", "grad_cam", "--shard", 1)
+    explain, calls = engine.explain_together, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return explain(*arguments, **options)
 
-    monkeypatch.setattr(sweep_run, "_explain", interrupted)
+    monkeypatch.setattr(engine, "explain_together", interrupted)
     assert run(*line) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("segcam: interrupted")
-    assert "manifest.json" not in files(out)
-    assert not [name for name in files(out) if re.search(r"\.[0-9a-f]{8}$", name)]
+    assert "manifest.json" not in files_of(out)
+    assert not [path for path in out.rglob("*") if _files.is_temporary(path.name)]
     assert run(*line) == 0
     assert len(calls) == 3  # The first image was not explained again.
-    assert "finished before" in capsys.readouterr().err
+    assert "1 image finished before" in capsys.readouterr().err
 
     assert "holds another run" in fault(*line, "--seed", 1)
     foreign = out / "second" / "mine.txt"
     foreign.write_text("keep")
     assert run("explain", image, *line[3:], "--seed", 1, "--overwrite") == 0
     assert foreign.read_text() == "keep"
-    assert files(out / "second") == ["mine.txt"]
+    assert [name for name in files_of(out) if "second" in name] == ["second/mine.txt"]
+
+
+def test_one_image_that_fails_does_not_end_the_run(tmp_path, weights, image, capsys):
+    corrupt, copy = tmp_path / "corrupt.png", tmp_path / "copy.png"
+    corrupt.write_bytes(Path(image).read_bytes()[:60])
+    copy.write_bytes(Path(image).read_bytes())
+    line = (
+        "explain",
+        image,
+        corrupt,
+        copy,
+        "--weights",
+        weights,
+        "--region",
+        "all",
+        "--no-figures",
+    )
+    line = (*line, "--method", "grad_cam", "--out", tmp_path / "out")
+    assert run(*line) == 3
+    said = capsys.readouterr()
+    assert "corrupt.png" in said.err
+    assert "2 maps of 2 images" in said.out
+    told = list(csv.DictReader((tmp_path / "out" / "items.csv").read_text().splitlines()))
+    assert [bool(row["error"]) for row in told] == [False, True, False]
+    copy.write_bytes(corrupt.read_bytes())  # What was made of it before goes.
+    assert run(*line) == 3
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {
+        *("run.zarr", "scan")
+    }
+    assert run(*line[:-1], tmp_path / "stopped", "--on-error", "stop") == 2
+
+
+def test_folders_and_lists_are_taken(tmp_path, weights, image):
+    (tmp_path / "list.csv").write_text(f"image,class,region\n{image},circle,all\n{image},0,all\n")
+    line = ("--weights", weights, "--method", "grad_cam", "--no-figures")
+    assert run("explain", tmp_path / "list.csv", *line, "--out", tmp_path / "a") == 0
+    assert [row["class_index"] for row in rows_of(tmp_path / "a")] == [1, 0]
+    assert (tmp_path / "a" / "scan.circle" / "grad_cam.bottleneck.npy").is_file()
+    folder = Path(image).parent
+    assert run("explain", folder, *line, "--region", "all", "--out", tmp_path / "b") == 0
+    assert [row["path"] for row in rows_of(tmp_path / "b")] == [image]
+
+
+def test_the_plan_is_told_and_nothing_written(tmp_path, weights, image, capsys):
+    out = tmp_path / "no"
+    assert run("explain", image, "--weights", weights, "--dry-run", "--out", out) == 0
+    printed = capsys.readouterr().out
+    for word in ("grad_cam", "ablation_cam", "bottleneck", "evaluations", "FLOP an image"):
+        assert word in printed
+    assert not out.exists()
 
 
 def test_foreign_files_are_not_overwritten(tmp_path, weights, image, fault):
@@ -263,8 +343,9 @@ def test_foreign_files_are_not_overwritten(tmp_path, weights, image, fault):
     (out / "scan").mkdir(parents=True)
     (out / "scan" / "montage.png").write_text("mine")
     line = ("explain", image, "--weights", weights, "--region", "all", "--out", out)
-    assert "already holds 'scan/montage.png'" in fault(*line)
-    assert files(out) == ["scan/montage.png"]
+    assert "already holds 'scan'" in fault(*line)
+    assert files_of(out) == ["scan/montage.png"]
+    assert not (out / "run.zarr").exists()
 
 
 @pytest.mark.parametrize(
@@ -273,37 +354,54 @@ def test_foreign_files_are_not_overwritten(tmp_path, weights, image, fault):
         (("--tap", "botleneck"), r"unknown layer 'botleneck' of tiny; .* are bottleneck, "),
         (("--method", "gradcm"), r"unknown method 'gradcm'; choose from grad_cam"),
         (("--model", "unett"), r"unknown model 'unett'; choose from unet"),
-        (("--class-index", "circel"), r"class 'circel' .*: circle, "),
-        (("--class-index", "3"), r"class '3' is not a class .* 0 to 2"),
+        (("--class", "circel"), r"class 'circel' .*: circle, "),
+        (("--class", "3"), r"class '3' is not a class .* 0 to 2"),
         (("--profile", "captm"), r"unknown profile 'captm'; choose from captum"),
         (("--region", "largst"), r"unknown region 'largst'; choose from largest"),
         (("--region", "pixel:3"), r"not of the form pixel:ROW,COL"),
         (("--region", "component:x"), r"'x' is no number"),
-        (("--region", "component:99", "--class-index", "CLASS"), r"component 99; the region has"),
-        (("--region", "pixel:16,0"), r"\(16, 0\) lies outside of the image \(16, 12\)"),
-        (("--region", "at:0,-1"), r"lies outside"),
-        (("--min-probability", "0.999999"), r"no position is predicted as class .* empty"),
         (("--min-probability", "2"), r"min probability 2"),
         (("--region", "all", "--min-probability", "0.5"), r"narrows predicted pixels"),
-        (("--colormap", "jett"), r"unknown colormap 'jett'; .* jet"),
-        (("--method", "fast_ablation_cam", "--window", "9"), r"window .* does not fit"),
-        (("--method", "fast_ablation_cam", "--stride", "2"), r"stride"),
-        (("--samples", "0"), r"`samples` is 0"),
-        (("--sigma", "nan"), r"`sigma` is nan"),
-        (("--smoothing", "-1"), r"`smoothing` is -1"),
-        (("--seed", "-1"), r"`seed` is -1"),
-        (("--repeat", "none.json"), r"--repeat takes all but --out"),
+        (("--colormap", "jett"), r"colormap 'jett' is unknown; .* jet"),
+        (("--method", "fast_ablation_cam", "--option", "window=9"), r"window .* does not fit"),
+        (("--method", "fast_ablation_cam", "--option", "stride=2"), r"stride"),
+        (("--method", "smooth_grad", "--option", "samples=0"), r"smooth_grad at .*samples"),
+        (
+            ("--method", "smooth_grad", "--option", "sigma=nan"),
+            r"sigma was given 'nan'",
+        ),
+        (("--smoothing", "-1"), r"smoothing is -1"),
+        (("--seed", "-1"), r"seed is -1"),
+        (("--config", "none.json"), r"'none.json' does not exist"),
     ],
 )
 def test_bad_options(tmp_path, weights, image, fault, arguments, complaint):
-    arguments = ["0" if each == "CLASS" else each for each in arguments]
     out = tmp_path / "out"
-    if "component:99" in arguments:
-        arguments[-1] = predicted_class(weights, image)
     assert re.search(
         complaint, fault("explain", image, "--weights", weights, *arguments, "--out", out)
     )
     assert not out.exists()
+
+
+def test_what_an_image_has_not_is_told_of_it(tmp_path, weights, image, capsys):
+    """Each of these is a row without results, with its reason."""
+    found = predicted_class(weights, image)
+    for number, (arguments, complaint) in enumerate(
+        [
+            (("--region", "component:99", "--class", found), r"component 99; the region has"),
+            (("--region", "pixel:16,0"), r"\(16, 0\) lies outside of the image \(16, 12\)"),
+            (("--region", "at:0,-1"), r"lies outside"),
+            (("--min-probability", "0.999999"), r"no position is predicted as class .* empty"),
+            (("--region", f"mask:{tmp_path / 'empty.npy'}"), r"is empty"),
+            (("--region", f"mask:{tmp_path / 'turned.npy'}"), r"extents"),
+        ]
+    ):
+        np.save(tmp_path / "empty.npy", np.zeros((16, 12), bool))
+        np.save(tmp_path / "turned.npy", np.ones((12, 16), bool))
+        line = ("explain", image, "--weights", weights, "--method", "grad_cam", *arguments)
+        assert run(*line, "--out", tmp_path / f"{number}") == 3
+        assert re.search(complaint, capsys.readouterr().err)
+        assert files_of(tmp_path / f"{number}") == ["items.csv", "manifest.json"]
 
 
 def predicted_class(weights, image):
@@ -327,11 +425,6 @@ def test_bad_files(tmp_path, weights, image, fault):
     assert "4 channel(s), the network expects 1" in fault("explain", four, *ending)
     np.save(four, np.full((8, 8), np.nan))
     assert "NaN" in fault("explain", four, *ending)
-    empty = tmp_path / "empty.npy"
-    np.save(empty, np.zeros((16, 12), bool))
-    assert "is empty" in fault("explain", image, *ending, "--region", f"mask:{empty}")
-    np.save(empty, np.ones((12, 16), bool))
-    assert "extents" in fault("explain", image, *ending, "--region", f"mask:{empty}")
     assert not out.exists()
 
 
@@ -391,13 +484,21 @@ def test_bad_manifests(tmp_path, weights, image, fault):
     copy = tmp_path / "copy.png"
     copy.write_bytes(Path(image).read_bytes())
     assert run("explain", copy, *line) == 0
-    again = ("explain", "--out", tmp_path / "again", "--repeat")
+    again = ("explain", "--out", tmp_path / "again", "--config")
     assert "does not exist" in fault(*again, tmp_path / "none.json")
-    assert "is no manifest" in fault(*again, weights)
+    assert "is no JSON" in fault(*again, weights)
     Image.fromarray(np.zeros((16, 12), np.uint8)).save(copy)
-    assert "not the file of the manifest" in fault(*again, out)
+    assert "is not the file of" in fault(*again, out)
     copy.unlink()
     assert "does not exist" in fault(*again, out)
+    manifest = manifest_of(out)
+    for change, said in (
+        ({"figures": {"smoothing": "much"}}, "`$.smoothing`"),
+        ({"figures": {"profile": "captm"}}, "unknown profile 'captm'"),
+        ({"options": {"sed": 1}}, "unknown key 'sed'"),
+    ):
+        (out / "manifest.json").write_text(json.dumps({**manifest, **change}))
+        assert said in fault(*again, out)
 
 
 def test_help_says_what_is_there(capsys):
@@ -418,9 +519,8 @@ def test_unknown_commands_and_options(fault):
     assert fault("methods", "--bogus").count("Unrecognized") == 1
     told = fault("gallery", "a.png", "--models", "x", "--class-index", "2")
     assert told.endswith("Unrecognized options: --class-index; `segcam gallery` has --classes")
-    assert fault("explain", "a.png", "--class", "disc").endswith("has --classes, --class-index")
     assert "Unrecognized options: --images; `segcam explain`" in fault("explain", "--images=a.png")
-    assert "has --tap" in fault("plan", "--layers", "first")
+    assert "has --tap" in fault("explain", "--layers", "first")
     assert "`segcam sweep` has --class" in fault("sweep", "a.png", "--class-index", "2")
     assert "unknown data set" in fault("evaluate", "--weights", "x", "--dataset", "mnist")
     assert "no share" in fault("evaluate", "--weights", "x", "--profile", "raw")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
@@ -25,12 +24,14 @@ from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.outputs import Meaning
+from segcam_jax.runs.job import Job
+from segcam_jax.runs.reading import Failure
+from segcam_jax.runs.work import StudyOptions
 from segcam_jax.sweep import volumes
 from segcam_jax.sweep.context import context_curve
-from segcam_jax.sweep.options import ExplainOptions, checked
-from segcam_jax.sweep.plan import make_plan
 from segcam_jax.types import InputError
 from tests import own_networks
+from tests.explained import manifest_of, rows_of
 
 FILE = str(Path(own_networks.__file__))
 ALL, WHOLE, CORE = 48 * 48, 32 * 32, 16 * 16
@@ -51,13 +52,20 @@ def run(*arguments):
 
 
 def planned(folder, name, *, said=None, **options):
-    """The one case of a plan, what it reported, and its network."""
-    chosen = checked(ExplainOptions(methods=("grad_cam",), taps=("hidden",), **options))
-    opening = OpenOptions(said=Said(**(said or {})))
-    network = open_network(NetworkSpec.parse(f"{FILE}:{name}"), opening)
-    notes = [network.note]
-    made = make_plan(network, [folder / "grey.npy"], chosen, version="1", report=notes.append)
-    return made.cases[0], "; ".join(notes), network
+    """What is explained of the image, what is said of the network, and it."""
+    chosen = StudyOptions(
+        weights=f"{FILE}:{name}",
+        methods=("grad_cam",),
+        taps=("hidden",),
+        **{**(said or {}), **options},
+    )
+    opened = Job(chosen, (folder / "grey.npy",), folder / "none", devices=1).open()
+    network, item = opened.network, opened.items[0]
+    sample = opened.read(item).sample
+    (goal,) = opened.kernel._goals(sample, item, network.logits(sample.padded))
+    if isinstance(goal, Failure):
+        raise TargetError(goal.reason)
+    return goal, "; ".join([network.note, network.explained_as(chosen.of)]), network
 
 
 def pixels_of(case):
@@ -81,8 +89,8 @@ def pixels_of(case):
         ),
         ("bright_declared", {}, {}, CORE, "holds probabilities, as declared"),
         ("bright_undeclared", {"outputs": "probabilities"}, {}, CORE, "as declared"),
-        ("bright_softmax", {}, {"class_index": "1"}, CORE, "ends in a softmax"),
-        ("bright_softmax", {}, {"class_index": "1", "min_probability": 0.75}, CORE, "a softmax"),
+        ("bright_softmax", {}, {"classes": ("1",)}, CORE, "ends in a softmax"),
+        ("bright_softmax", {}, {"classes": ("1",), "min_probability": 0.75}, CORE, "a softmax"),
     ],
 )
 def test_predicted_pixels_are_those_of_the_output(tmp_path, name, said, options, pixels, words):
@@ -98,11 +106,10 @@ def test_probabilities_are_explained_once_and_written_down(tmp_path, capsys):
     line = ("explain", tmp_path / "grey.npy", "--model", f"{FILE}:bright_sigmoid")
     line += ("--method", "grad_cam", "--tap", "hidden", "--region", "pixel:20,20")
     assert run(*line, "--of", "probabilities", "--out", tmp_path / "out") == 0
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    score = manifest["images"][0]["maps"][0]["score"]
-    np.testing.assert_allclose(score, 1 / (1 + np.exp(-20 * (0.98 - 0.5))), rtol=1e-5)
-    said = {"holds": "probabilities", "exclusive": True, "threshold": None}
-    assert manifest["weights"]["outputs"] == said
+    (row,) = rows_of(tmp_path / "out")
+    np.testing.assert_allclose(row["score"], 1 / (1 + np.exp(-20 * (0.98 - 0.5))), rtol=1e-5)
+    said = {"outputs": "probabilities", "exclusive": True, "threshold": 0.5}
+    assert manifest_of(tmp_path / "out")["network"]["meaning"] == said
     err = capsys.readouterr().err
     assert "ends in a sigmoid" in err
     assert "explained as they are" not in err
@@ -110,7 +117,7 @@ def test_probabilities_are_explained_once_and_written_down(tmp_path, capsys):
 
 def test_a_classifiers_shares_are_its_softmax(tmp_path):
     case, _, _ = planned(tmp_path, "softmax_classifier")
-    share = case.about["explained"]["share"]
+    share = case.prediction.shares[case.class_index]
     np.testing.assert_allclose(share, np.exp(9) / (np.exp(9) + 9), atol=1e-5)
 
 
@@ -135,26 +142,27 @@ def test_a_doubt_and_a_contradiction_end_in_a_line(tmp_path, capsys):
 )
 def test_classes_that_do_not_exclude_each_other_have_regions_of_their_own(tmp_path, name, said):
     for index, pixels in ((1, CORE), (0, WHOLE)):
-        case, _, opened = planned(tmp_path, name, said=said, class_index=str(index))
+        case, _, opened = planned(tmp_path, name, said=said, classes=(str(index),))
         assert pixels_of(case) == pixels
-        np.testing.assert_array_equal(case.prediction == index, case.region)
+        np.testing.assert_array_equal(case.prediction.drawn(index) == index, case.region)
         assert opened.meaning.exclusive is False
-        shares = {each["index"]: each["share"] for each in case.about["predicted"]}
-        assert shares == pytest.approx({0: WHOLE / ALL, 1: CORE / ALL}, abs=1e-6)
-    with pytest.raises(TargetError, match="no position is predicted as class 2"):
-        planned(tmp_path, name, said=said, class_index="2")
+        assert case.prediction.order == [0, 1]
+        assert case.prediction.shares[:2] == pytest.approx([WHOLE / ALL, CORE / ALL], abs=1e-6)
+    with pytest.raises(TargetError, match="class '2' is predicted at no pixel; predicted are 0, 1"):
+        planned(tmp_path, name, said=said, classes=("2",))
     case, _, _ = planned(
-        tmp_path, name, said={**said, "threshold": (0.5, 0.5, 0.1)}, class_index="2"
+        tmp_path, name, said={**said, "threshold": (0.5, 0.5, 0.1)}, classes=("2",)
     )
     assert pixels_of(case) == ALL  # Logits from -2 to -1 are probabilities from 0.12 on.
 
 
 def test_of_probabilities_of_such_a_class_is_its_sigmoid(tmp_path):
-    options = {"class_index": "0", "region": "pixel:24,24", "of": "probabilities"}
-    case, _, opened = planned(tmp_path, "nested", said={"multi_label": True}, **options)
-    output = opened.logits(np.load(tmp_path / "grey.npy")[..., None])
-    found = case.target(ExplainOptions(of="probabilities"))(jnp.asarray(output))
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-20 * (0.98 - 0.3))), rtol=1e-5)
+    line = ("explain", tmp_path / "grey.npy", "--model", f"{FILE}:nested", "--multi-label")
+    line += ("--method", "grad_cam", "--tap", "hidden", "--class", 0, "--region", "pixel:24,24")
+    line += ("--of", "probabilities", "--no-figures", "--out", tmp_path / "out")
+    assert run(*line) == 0
+    (row,) = rows_of(tmp_path / "out")
+    np.testing.assert_allclose(row["score"], 1 / (1 + np.exp(-20 * (0.98 - 0.3))), rtol=1e-5)
 
 
 def test_a_gallery_shows_the_predicted_share_of_each_class(tmp_path, capsys):

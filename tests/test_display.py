@@ -1,6 +1,7 @@
 """What figures of commands show of maps that ReLU would hide, and of zero maps."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from segcam_jax.reports import display
 from segcam_jax.reports.display import Display
 from segcam_jax.sweep import plates
 from tests import own_networks
+from tests.explained import rows_of
 
 # What was drawn as one bright dot of importance 1.
 DOT = np.full((4, 4), -0.92, np.float32)
@@ -38,7 +40,7 @@ def drawn(monkeypatch):
     """All that the figures of a command say, by file, instead of the files."""
     said = {}
 
-    def keep(figure, path):
+    def keep(figure, path, mark=None):
         words = [text.get_text() for text in figure.texts]
         words += [text.get_text() for axes in figure.axes for text in axes.texts]
         said[path.name] = " ".join(" ".join(words).split())
@@ -145,7 +147,7 @@ def test_zero_maps_say_why(raw, method, weights, why):
 
 
 def test_figures_say_whether_the_explained_pixels_are_predicted_so(image, tmp_path, drawn):
-    line = ("explain", image, "--model", f"{OWN}:falling", "--tap", "hidden", "--class-index", 0)
+    line = ("explain", image, "--model", f"{OWN}:falling", "--tap", "hidden", "--class", 0)
     line = (*line, "--method", "grad_cam", "--reduce", "mean", "--of", "probabilities")
     line = (*line, "--outputs", "logits")
     assert run(*line, "--region", "pixel:3,5", "--out", tmp_path / "out") == 0
@@ -160,26 +162,27 @@ def test_explain_draws_and_records_it(image, tmp_path, drawn, capsys, network):
     line = ("explain", image, "--model", f"{OWN}:{network}", "--tap", "hidden")
     line = (*line, "--outputs", "logits")
     assert run(*line, "--method", "grad_cam", "eigen_cam", "--out", out) == 0
-    (record,) = json.loads((out / "manifest.json").read_text())["images"]
-    cam, eigen = record["maps"]
+    (row,) = rows_of(out)
+    table = " ".join(capsys.readouterr().out.split())
     figure, montage = drawn["grad_cam.hidden.png"], drawn["montage.png"]
     assert "Explained: the sum of the logits of class 1 by " in figure
     assert "over the 64 pixel(s) predicted as it" in figure
     assert "Grad-CAM at hidden" in figure
     if network == "falling":
-        assert (cam["display"], cam["relu_hides"], cam["zero"]) == ("signed", 1, None)
-        assert cam["max"] < 0  # The file stays raw.
-        assert eigen["display"] == "segcam_jax"
-        assert record["montage_display"] == ["signed", "segcam_jax"]
+        assert row["grad_cam.hidden.negative"] == 1
+        assert np.load(out / "image/grad_cam.hidden.npy").max() < 0  # The file stays raw.
+        assert re.search(r"grad_cam │ hidden │ \S+ │ \S+ │ 100 % │ signed ", table)
+        assert re.search(r"eigen_cam │ hidden │ \S+ │ \S+ │ \S+ % │ segcam_jax ", table)
+        assert "profile signed" in montage
+        assert "profile segcam_jax, as the class has no part" in montage
         assert "ReLU would hide 100 % of this map: all of it speaks against class 1" in figure
         assert "100 % negative" in montage
         assert "zero map" not in figure + montage
     else:
-        assert (cam["display"], cam["relu_hides"]) == ("segcam_jax", 0)
-        assert cam["zero"] == "zero map: no gradient reaches this tap"
+        assert row["grad_cam.hidden.negative"] == 0
+        assert "zero map: no gradient reaches this tap" in table
         assert figure.count("no gradient reaches") == 3
         assert "no gradient reaches" in montage
-        assert "no gradient reaches" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_gallery_draws_and_lists_it(image, tmp_path, drawn):
@@ -198,11 +201,11 @@ def test_a_gallery_draws_and_lists_it(image, tmp_path, drawn):
 def test_a_class_that_the_network_rules_out(image, tmp_path, capsys):
     line = ("explain", image, "--model", f"{OWN}:ruling_out", "--tap", "hidden")
     line = (*line, "--method", "grad_cam")
-    assert run(*line, "--class-index", 1, "--out", tmp_path / "out") == 0
-    (record,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["images"]
-    assert (record["class"]["index"], record["maps"][0]["zero"]) == (1, None)
-    capsys.readouterr()
-    assert run(*line, "--class-index", 2, "--region", "all", "--out", tmp_path / "none") == 2
+    assert run(*line, "--class", 1, "--out", tmp_path / "out") == 0
+    (row,) = rows_of(tmp_path / "out")
+    assert row["class_index"] == 1
+    assert "zero map" not in capsys.readouterr().out
+    assert run(*line, "--class", 2, "--region", "all", "--out", tmp_path / "none") == 3
     said = capsys.readouterr().err
     assert "class '2' is at -inf at 64 of the 64 explained pixels: the network rules it" in said
 
@@ -215,6 +218,7 @@ def test_a_class_that_a_classifier_rules_out(image, tmp_path, capsys, command):
     }[command]
     line = (command, image, network, f"{OWN}:ruling_out_images", "--size", 16, tap, "hidden")
     line = (*line, method, "grad_cam", "--out", tmp_path / command)
-    assert run(*line, "--classes", 2) == 2
+    option, code = {"explain": ("--class", 3), "gallery": ("--classes", 2)}[command]
+    assert run(*line, option, 2) == code
     assert "the network rules" in capsys.readouterr().err
     assert run(*line, "--overwrite") == 0  # Class 1, of which nothing is wrong.

@@ -1,6 +1,7 @@
 """Two local processes: one study over the devices of both, and one run of images shared by both."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,9 +13,9 @@ from flax import nnx
 from PIL import Image
 
 import segcam_jax as segcam
-from segcam_jax import InputError, _files, cli
+from segcam_jax import cli
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
-from segcam_jax.sweep import store
+from segcam_jax.runs import open_store
 from tests import distributed_worker as worker
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +48,7 @@ def images(tmp_path_factory):
 def alone(weights, images, tmp_path_factory):
     """The run of one process."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    worker.sweep(weights, images, out)
+    assert worker.explain(weights, images, out, "--no-figures") == 0
     return out
 
 
@@ -60,6 +61,12 @@ def free_port():
 def written(folder):
     """The maps of a run, by file."""
     return {str(path.relative_to(folder)): np.load(path) for path in folder.rglob("*.npy")}
+
+
+def bytes_of(folder):
+    """All files of a run, the store's too."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def same(found, expected):
@@ -95,36 +102,48 @@ def test_two_processes(weights, images, alone, tmp_path):
     for rank in range(2):
         same(dict(np.load(tmp_path / f"maps{rank}.npz")), {**expected, "fed": np.stack(fed)})
     same(written(tmp_path / "run"), written(alone))
-    manifest = _files.read_json(tmp_path / "run" / store.MANIFEST)
-    assert [entry["name"] for entry in manifest["images"]] == ["one", "two", "three"]
+    assert bytes_of(tmp_path / "run").keys() == bytes_of(alone).keys()
+    table = open_store(tmp_path / "run" / "run.zarr").table
+    assert [Path(path).stem for path in table["path"]] == ["one", "two", "three"]
 
 
 def test_shares_fill_one_folder_in_any_order(weights, images, alone, tmp_path, capsys):
-    out = tmp_path / "run"
-    line = ["explain", *images, "--weights", weights, "--method", "grad_cam", "--region", "all"]
-    line += ["--out", str(out)]
-    assert cli.main([*line, "--share", "2/2", "--devices", "2"]) == 0
+    out, line = tmp_path / "run", ("--no-figures",)
+    assert worker.explain(weights, images, out, *line, "--share", "2/2", "--devices", "2") == 0
     assert "2 image(s) are left" in capsys.readouterr().out
-    assert not (out / store.MANIFEST).exists()
-    assert {path.name for path in out.iterdir() if path.is_dir()} == {"two"}
-    assert cli.main([*line, "--share", "1/2"]) == 0
-    assert (out / store.MANIFEST).exists()
+    assert not (out / "manifest.json").exists()
+    assert {path.name for path in out.iterdir()} == {"run.zarr", "two"}
+    assert worker.explain(weights, images, out, *line, "--share", "1/2") == 0
+    assert (out / "manifest.json").exists()
     same(written(out), written(alone))
     again = tmp_path / "again"
-    repeat = ["explain", "--repeat", str(out), "--out", str(again), "--devices", "3"]
-    assert cli.main(repeat) == 0
+    assert (
+        cli.main(["explain", "--config", str(out), "--out", str(again), *line, "--devices=3"]) == 0
+    )
     same(written(again), written(alone))
 
 
-def test_a_share_finds_the_folder_claimed_by_another(weights, images, alone, tmp_path):
+def test_shares_and_names_that_are_there_twice(weights, images, tmp_path):
+    """A share names its images as one process would, though it knows no other's results."""
+    (tmp_path / "b").mkdir()
+    again = tmp_path / "b" / "one.png"
+    again.write_bytes(Path(images[1]).read_bytes())
+    given = [images[0], str(again)]
+    assert worker.explain(weights, given, tmp_path / "alone") == 0
+    for share in ("2/2", "1/2"):
+        assert worker.explain(weights, given, tmp_path / "run", "--share", share) == 0
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {
+        *("run.zarr", "one", "one-2")
+    }
+    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "alone")
+
+
+def test_a_share_finds_the_folder_of_another_run(weights, images, alone, tmp_path, capsys):
     out = tmp_path / "run"
-    claim = _files.read_json(alone / store.CLAIM)
-    first = store.RunFolder(out, claim["key"], claim["files"], shared=True)
-    _files.write_bytes(out / claim["files"][0], b"of the first process")
-    second = store.RunFolder(out, claim["key"], claim["files"], shared=True)
-    assert second.finished("one") is first.finished("one") is None
-    with pytest.raises(InputError, match="holds another run"):
-        store.RunFolder(out, "another", claim["files"], shared=True)
+    shutil.copytree(alone, out)
+    assert worker.explain(weights, images, out, "--seed", "3", "--share", "1/2") == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert bytes_of(out) == bytes_of(alone)
 
 
 @pytest.mark.parametrize(

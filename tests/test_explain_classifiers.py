@@ -1,14 +1,15 @@
-"""`segcam explain` and `plan` on classifiers: targets, labels, options of methods, faults."""
+"""`segcam explain` on classifiers: targets, labels, options of methods, faults."""
 
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from segcam_jax import cli, models
+from segcam_jax.networks.open import open_network
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from tests import own_networks
+from tests.explained import manifest_of, rows_of, run_of
 
 MODEL = f"{own_networks.__file__}:classifier"
 
@@ -52,24 +53,31 @@ def fault(explain, tmp_path, capsys):
 
 def test_the_most_probable_classes(explain, files, tmp_path, capsys):
     chosen = ("--method", "ablation_cam", "gradient", "--option", "relative=false")
-    assert explain(*chosen, "--top", 2, "--labels", files / "names.txt", "--tap", "first") == 0
+    ranks = ("--class", "top:1", "top:2")
+    assert explain(*chosen, *ranks, "--labels", files / "names.txt", "--tap", "first") == 0
     said = capsys.readouterr()
     assert "its middle was scaled to 16 x 16" in said.err
     assert "predicted" in said.out
     assert "4 maps of 1 image: " in said.out
-    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    records = manifest["images"]
-    assert [record["name"] for record in records] == ["photo.predicted", "photo.top2"]
-    assert manifest["options"]["option"] == ["relative=false"]
-    for rank, record in enumerate(records):
-        assert record["class"]["index"] == record["predicted"][rank]["index"]
-        assert record["class"]["name"] == own_networks.NAMES[record["class"]["index"]]
-        assert record["region"] is None
-        assert record["taps"] == {"stem": [8, 8, 4], "input": [16, 16, 3]}
-        for each in record["maps"]:
-            assert (tmp_path / "out" / each["figure"]).stat().st_size > 10_000
-    shares = [each["share"] for each in records[0]["predicted"]]
-    assert shares == sorted(shares, reverse=True)
+    out = tmp_path / "out"
+    assert manifest_of(out)["options"]["option"] == ["relative=false"]
+    rows, run = rows_of(out), run_of(out)
+    assert [row["target"] for row in rows] == ["predicted", "top2"]
+    network = open_network(NetworkSpec.parse(MODEL), OpenOptions(size=(16, 16)))
+    logits = network.logits(run.image(0)).astype(np.float64)
+    shares = np.exp(logits) / np.exp(logits).sum()
+    order = np.argsort(-logits)
+    for row, index in zip(rows, order, strict=False):
+        assert (row["class_index"], row["class"]) == (index, own_networks.NAMES[index])
+        assert row["share"] == pytest.approx(shares[index], rel=1e-4)
+        assert row["predicted"] == own_networks.NAMES[order[0]]
+        assert row["predicted_share"] == pytest.approx(shares[order[0]], rel=1e-4)
+        assert row["pixels"] is None
+        assert run.map(row["row"], "stem", "ablation_cam").shape == (8, 8)
+        assert run.map(row["row"], "input", "gradient").shape == (16, 16)
+        for name in ("ablation_cam.stem", "gradient.input", "montage"):
+            figure = out / f"photo.{row['target']}" / f"{name}.png"
+            assert figure.stat().st_size > (5_000 if name == "montage" else 10_000)
 
 
 def test_precision_and_memory(explain, tmp_path):
@@ -81,23 +89,22 @@ def test_precision_and_memory(explain, tmp_path):
         "limited": ("--memory-limit", "2MiB"),
     }.items():
         out = tmp_path / name
-        chosen = ("--tap", "stem", "--method", "ablation_cam", *arguments)
+        chosen = ("--tap", "stem", "--method", "ablation_cam", "--no-figures", *arguments)
         assert explain(*chosen, "--out", out) == 0
         found[name] = np.load(out / "photo/ablation_cam.stem.npy")
     np.testing.assert_allclose(found["limited"], found["exact"], rtol=1e-5, atol=1e-6)
     assert not np.array_equal(found["rounded"], found["exact"])
     np.testing.assert_allclose(found["rounded"], found["exact"], atol=0.05)
     again = tmp_path / "again"
-    repeated = ["explain", "--repeat", str(tmp_path / "rounded"), "--out", str(again)]
+    repeated = ["explain", "--config", str(tmp_path / "rounded"), "--out", str(again)]
+    repeated += ["--no-figures"]
     assert cli.main(repeated) == 0
     assert np.array_equal(np.load(again / "photo/ablation_cam.stem.npy"), found["rounded"])
 
 
-def test_plan_says_first_what_it_is_at(explain, capsys):
-    assert explain("--method", "ablation_cam", command="plan") == 0
-    said = capsys.readouterr()
-    assert "photo: planning ablation_cam at body" in said.err
-    assert re.search(r"evaluations +6 ablations", said.out)
+def test_evaluations_are_told_before(explain, capsys):
+    assert explain("--method", "ablation_cam", "--dry-run") == 0
+    assert re.search(r"ablation_cam +│ +body +│.*│ +6 ", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +112,12 @@ def test_plan_says_first_what_it_is_at(explain, capsys):
     [
         (("--labels", "FOLDER/few.txt"), r"few.txt.*has 2 label\(s\) for 4 class\(es\)"),
         (("--labels", "FOLDER/none.txt"), r"none.txt' cannot be read"),
-        (("--classes", "9"), r"class '9' is not a class of the model; it has 4, 0 to 3"),
-        (("--classes", "catt", "--labels", "FOLDER/names.txt"), r"class 'catt' .*: t.*cat"),
-        (("--classes", "top:5"), r"give top:1 to top:4"),
-        (("--classes", "1", "--top", "2"), r"give one of --class-index, --classes and --top"),
-        (("--top", "0"), r"top is 0; give at least 1"),
+        (("--class", "9"), r"class '9' is not a class of the model; it has 4, 0 to 3"),
+        (("--class", "catt", "--labels", "FOLDER/names.txt"), r"class 'catt' .*: t.*cat"),
+        (("--class", "top:5"), r"give top:1 to top:4"),
+        (("--top", "0"), r"class 'top:0'; give top:1"),
         (("--top", "5"), r"give top:1 to top:4"),
-        (("--region", "largest"), r"classifies whole images; leave out --region"),
+        (("--region", "largest"), r"classifies whole images; leave out regions"),
         (("--min-probability", "0.5"), r"classifies whole images"),
         (("--reduce", "mean"), r"classifies whole images"),
         (("--tap", "head"), r"tap 'head' has shape \(4,\) and no positions"),
@@ -160,8 +166,7 @@ def test_installed_weights_bring_their_labels(tmp_path, capsys):
         np.save(paths[-1], getattr(data, name)())
     line = ["explain", *paths, "--weights", "efficientnet-lite0-imagenet"]
     assert cli.main([*line, "--method", "grad_cam", "--out", str(tmp_path / "out")]) == 0
-    manifest = json.loads(Path(tmp_path / "out/manifest.json").read_text())
-    assert [record["predicted"][0]["label"] for record in manifest["images"]] == [
+    assert [row["predicted"] for row in rows_of(tmp_path / "out")] == [
         "Egyptian cat",
         "espresso",
         "missile",

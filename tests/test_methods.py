@@ -465,7 +465,8 @@ def test_options_in_words_fit_every_method():
 
 def test_a_call_has_the_options_of_all_and_its_own():
     both = registry.find_all(["Grad-CAM", "smoothgrad", "grad_cam"])
-    plain, noisy = registry.parse_calls(both, ["smooth_grad.samples=3"], {"samples": 9, "sigma": 1})
+    words = ["samples=9", "sigma=1", "smooth_grad.samples=3"]
+    plain, noisy = registry.parse_calls(both, words)
     assert (plain.method.name, plain.arguments()) == ("grad_cam", {})
     assert dict(noisy.options) == {"samples": 3, "sigma": 1}
     assert noisy.arguments(seed=1).keys() == {"samples", "sigma", "key"}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -14,9 +15,10 @@ from PIL import Image
 
 from segcam_jax import _files, cli, viz
 from segcam_jax.cli import console
-from segcam_jax.sweep import plan, volumes
+from segcam_jax.sweep import volumes
 from segcam_jax.types import InputError, shortened
 from tests import own_networks
+from tests.explained import rows_of, run_of
 
 LONG = "patient-" + 190 * "x" + "-7"
 NAMES = ("脳のスキャン", LONG, r"cost$5$_{1}", "x" * 250)
@@ -44,7 +46,7 @@ def test_a_long_name_of_a_file_ends_in_a_digest():
         assert short != _files.file_name(f"{name}1")
     assert len({_files.file_name(name) for name in (LONG, LONG[:-1] + "8")}) == 2
     assert len(os.fsencode(volumes.slug(LONG))) <= 100
-    assert _files.names_of([plan.Path(f"{NAMES[0]}.png")]) == [NAMES[0]]
+    assert _files.names_of([Path(f"{NAMES[0]}.png")]) == [NAMES[0]]
 
 
 def test_names_of_files_are_numbered_where_they_would_be_the_same():
@@ -104,18 +106,17 @@ def test_images_of_any_name_are_explained(tmp_path, capsys):
         pixels = np.random.default_rng(number).integers(0, 255, (16, 16), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     files = [str(tmp_path / f"{name}.png") for name in names]
-    model = ["--model", f"{own_networks.__file__}:segmenter", "--class-index", "1"]
+    model = ["--model", f"{own_networks.__file__}:segmenter", "--class", "1"]
     out = tmp_path / "out"
     more = ["--region", "all", "--method", "grad_cam", "--out", str(out)]
     assert cli.main(["explain", *files, *model, *more]) == 0
     said = capsys.readouterr().out
     assert shortened(LONG)[:20] in said
     assert said.count("grad_cam") == len(names)
-    images = json.loads((out / "manifest.json").read_text())["images"]
-    assert [each["input"]["path"] for each in images] == files
-    for each in images:
-        assert (out / each["name"] / "grad_cam.coarse.png").is_file()
-        assert len(os.fsencode(each["name"])) <= 100
+    assert [row["path"] for row in rows_of(out)] == files
+    for name in run_of(out).names.values():
+        assert (out / name / "grad_cam.coarse.png").is_file()
+        assert len(os.fsencode(name)) <= 100
 
 
 def test_scans_of_any_name_are_explained(tmp_path, capsys):
@@ -145,7 +146,7 @@ def test_a_backend_of_a_notebook_does_not_end_a_command():
     environment = {**os.environ, "MPLBACKEND": "of_a_notebook"}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert "unknown colormap 'no-such-colours'" in done.stderr
+    assert "colormap 'no-such-colours' is unknown" in done.stderr
 
 
 def test_the_backend_of_the_process_stays(monkeypatch, capsys):

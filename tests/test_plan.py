@@ -10,8 +10,6 @@ import pytest
 
 import segcam_jax as segcam
 from segcam_jax import Execution, InputError, TargetError, engine
-from segcam_jax.cli import main
-from segcam_jax.data import samples
 from segcam_jax.engine import measure
 from segcam_jax.masks import ChannelMasks
 from tests.networks import make_input, make_params, skip_net
@@ -186,17 +184,3 @@ def test_the_table_reads_well():
     assert "12.3 ms" in str(frozen)
     assert "sort: without a window rule" in str(frozen)
     assert "on each of 2 devices" in str(frozen)
-
-
-def test_the_command(tmp_path, capsys):
-    image = tmp_path / "two.npy"
-    np.save(image, np.asarray(samples.load().biased.image[0]))
-    line = ["plan", str(image), "--weights", "texture-mnist-biased", "--tap", "decoder1"]
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        assert main([*line, "--method", "grad_cam", "--out", str(tmp_path / "no")]) == 0
-    printed = capsys.readouterr().out
-    assert "two: class" in printed
-    assert "grad_cam at tap 'decoder1'" in printed
-    assert "FLOP each" in printed
-    assert not (tmp_path / "no").exists()
-    assert main(["plan", "--weights", "texture-mnist-biased"]) == 2

@@ -193,6 +193,33 @@ def test_a_killed_run_goes_on_to_the_same_bytes(place, run, tmp_path, delay):
     assert files_of(out) == files_of(run)
 
 
+def test_a_killed_explain_goes_on_to_the_same_bytes(place, tmp_path):
+    """Killed while it draws; the same command ends with the same folder, figures and all."""
+    files = [str(place / "images" / f"{index:02}.png") for index in (0, 1, 2, 4)]
+    given = ["explain", *files, "--weights", f"{place / 'own.py'}:make"]
+    given += ["--method", "grad_cam", "--shard", "2", "--out"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert main([*given, str(whole)]) == 3
+    child = subprocess.Popen(
+        [sys.executable, "-m", "segcam_jax", *given, str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "01" / "montage.png").exists() and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (out / "manifest.json").exists()
+    drawn = (out / "00" / "montage.png").stat().st_mtime_ns
+    (out / "02").mkdir(exist_ok=True)
+    (out / "02" / ".0badcafe.montage.png").write_bytes(b"half")
+    assert main([*given, str(out)]) == 3
+    assert files_of(out) == files_of(whole)
+    assert (out / "00" / "montage.png").stat().st_mtime_ns == drawn
+
+
 def test_options_come_from_a_file_or_a_manifest(place, run, tmp_path):
     config = tmp_path / "study.toml"
     words = [f'weights = "{place / "own.py"}:make"', 'tap = "all"', "shard = 4"]
@@ -445,6 +472,12 @@ def test_each_image_file_is_opened_once(place, tmp_path, monkeypatch):
     assert main([*given, "--out", str(tmp_path / "run.zarr")]) == 3
     images = sorted(path for path in opened if path.endswith(".png"))
     assert images == sorted(str(path) for path in (place / "images").iterdir())
+    opened.clear()
+    files = [str(place / "images" / name) for name in ("01.png", "02.png")]
+    assert (
+        main(["explain", *files, *given[2:], "--method", "grad_cam", "--out", f"{tmp_path}/o"]) == 0
+    )
+    assert sorted(path for path in opened if path.endswith(".png")) == files
 
 
 def test_the_table_is_read_by_polars_alone(run):

@@ -29,7 +29,7 @@ def drawn(monkeypatch):
     """The figures that are saved, by file, instead of the files."""
     found = {}
 
-    def keep(figure, path):
+    def keep(figure, path, mark=None):
         found[path.name] = figure
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"a figure")
@@ -268,5 +268,5 @@ def test_export_asks_before_it_writes_over_files(folder, capsys):
     assert (out / "items.csv").read_bytes() == before
     assert run("export", folder, "--out", out, "--what", "npy", "--items", "7-9") == 2
     assert "give numbers from 0 to 4" in capsys.readouterr().err
-    assert run("export", folder.parent, "--out", out) == 2
+    assert run("export", out, "--out", folder.parent / "again") == 2
     assert "is no run" in capsys.readouterr().err

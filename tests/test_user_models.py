@@ -19,6 +19,7 @@ from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, Normalisation, OpenOptions
 from segcam_jax.types import InputError
 from tests import own_networks
+from tests.explained import manifest_of, rows_of, run_of
 
 FILE = str(Path(own_networks.__file__))
 ROOT = Path(FILE).parents[1]
@@ -182,27 +183,27 @@ def test_layers_and_explain(images, tmp_path, capsys):
     labels.write_text("\n".join(own_networks.NAMES))
     line = ("explain", images / "image0.npy", "--model", f"{FILE}:classifier", "--size", 16)
     line = (*line, "--labels", labels, "--method", "grad_cam", "--out", tmp_path / "out")
-    assert run(*line, "--classes", "tiger cat", "--classes", "tabby,snail") == 2
+    assert run(*line, "--class", "tiger cat", "--class", "tabby,snail") == 2
     assert "class 'tabby,snail' is not" in capsys.readouterr().err
-    assert run(*line, "--classes", "tiger cat", "tabby") == 0
-    records = json.loads((tmp_path / "out/manifest.json").read_text())["images"]
-    assert [record["name"] for record in records] == ["image0.tiger-cat", "image0.tabby"]
-    assert [record["class"]["index"] for record in records] == [1, 0]
-    predicted = records[0]["predicted"]
-    assert len(predicted) == 4
-    assert sum(each["share"] for each in predicted) == pytest.approx(1, abs=1e-5)
+    assert run(*line, "--class", "tiger cat", "tabby") == 0
+    rows = rows_of(tmp_path / "out")
+    assert [row["target"] for row in rows] == ["tiger-cat", "tabby"]
+    assert [row["class_index"] for row in rows] == [1, 0]
     x = np.repeat(np.load(images / "image0.npy")[..., None], 3, axis=-1)
     fn, params = segcam_jax.from_nnx(own_networks.classifier(), batch_axis=0)
-    assert np.argmax(fn(params, x)) == predicted[0]["index"]
+    assert rows[0]["predicted"] == own_networks.NAMES[int(np.argmax(fn(params, x)))]
+    assert rows[0]["predicted_share"] == pytest.approx(
+        float(jax.nn.softmax(fn(params, x)).max()), 1e-4
+    )
     split = segcam_jax.split(fn, "body", params, x)
-    for record in records:
-        target = segcam_jax.whole_image(record["class"]["index"])
+    for row in rows:
+        target = segcam_jax.whole_image(row["class_index"])
         expected = segcam_jax.grad_cam(split, params, x, target).map
-        found = np.load(tmp_path / "out" / record["maps"][0]["map"])
+        found = np.load(tmp_path / "out" / f"image0.{row['target']}" / "grad_cam.body.npy")
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
     again = tmp_path / "again"
-    assert run("explain", "--repeat", tmp_path / "out", "--out", again) == 0
+    assert run("explain", "--config", tmp_path / "out", "--out", again) == 0
     for path in (tmp_path / "out").rglob("*.npy"):
         other = again / path.relative_to(tmp_path / "out")
         assert other.read_bytes() == path.read_bytes()
@@ -215,13 +216,12 @@ def test_a_segmentation_network_is_padded_and_cropped(images, tmp_path, monkeypa
     monkeypatch.syspath_prepend(ROOT)
     line = ("explain", images / "image1.npy", "--model", "my_net:make", "--method", "grad_cam")
     assert run(*line, "--region", "all", "--tap", "first", "--out", "out") == 0
-    (record,) = json.loads(Path("out/manifest.json").read_text())["images"]
-    assert record["input"]["padding"] == [[0, 1], [0, 0]]
-    assert record["region"]["pixels"] == 13 * 18
-    assert record["taps"] == {"fine": [14, 18, 4]}
+    (row,) = rows_of("out")
+    assert (row["extent"], row["padded"], row["pixels"]) == ("13x18", "14x18", 13 * 18)
+    assert run_of("out").map(0, "fine", "grad_cam").shape == (14, 18)
     source.write_text(source.read_text() + "WIDTH = 3\n")
-    repeated = fault("explain", "--repeat", "out", "--out", "again")
-    assert "its source or parameters are not those of the manifest" in repeated
+    repeated = fault("explain", "--config", "out", "--out", "again")
+    assert "its source or parameters are not those of 'out/manifest.json'" in repeated
 
 
 @pytest.mark.parametrize(
@@ -270,6 +270,7 @@ def test_faults_are_one_line(fault, words, complaint):
 )
 def test_modules_that_do_not_import(tmp_path, monkeypatch, fault, source, complaint):
     (tmp_path / "broken.py").write_text(source)
+    (tmp_path / "x.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     line = fault("explain", "x.png", "--model", "broken.py:make", "--out", "out")
     assert re.search(complaint, line)
@@ -292,7 +293,7 @@ def test_small_models_work_at_their_size():
 
 
 @pytest.mark.parametrize("command", ["explain", "embed", "gallery"])
-def test_a_model_that_fails_on_one_image(command, tmp_path, fault):
+def test_a_model_that_fails_on_one_image(command, tmp_path, fault, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
     for number, height in enumerate((16, 16, 20)):
@@ -301,14 +302,21 @@ def test_a_model_that_fails_on_one_image(command, tmp_path, fault):
     images = sorted(folder.iterdir()) if command == "explain" else [folder]
     given = ("--tap", "input") if command != "gallery" else ("--layers", "input")
     given = (*given, "--projection", "pca") if command == "embed" else given
-    line = fault(command, *images, network, f"{FILE}:picky", *given, "--out", tmp_path / "out")
+    given = (command, *images, network, f"{FILE}:picky", *given, "--out", tmp_path / "out")
+    if command == "explain":
+        assert run(*given, "--no-figures", "--class", 0) == 3
+        assert [row["extent"] for row in rows_of(tmp_path / "out")] == ["16x16"] * 2
+        line = capsys.readouterr().err.replace("\n", " ")
+    else:
+        line = fault(*given)
     assert re.search(r"fails on an image of 20 x 16 x 3: .*line \d+: ValueError: not twenty", line)
-    assert command == "gallery" or not (tmp_path / "out").exists()
+    assert command != "embed" or not (tmp_path / "out").exists()
 
 
 def test_options_of_ones_own_models_alone(fault, tmp_path):
     end = ("--out", tmp_path / "out")
-    bundled = ("explain", "x.png", "--weights", "texture-mnist-biased")
+    (tmp_path / "x.png").write_bytes(b"")
+    bundled = ("explain", tmp_path / "x.png", "--weights", "texture-mnist-biased")
     assert "is for models of your own" in fault(*bundled, "--normalisation", "none", *end)
     assert "is for models of your own" in fault(*bundled, "--channels", 1, *end)
     both = (*bundled, "--model", "tests.own_networks:classifier", *end)
@@ -326,20 +334,20 @@ def bands(tmp_path):
     return tmp_path
 
 
-def explained(manifest):
-    (record,) = manifest["images"]
-    return record["class"]["index"], record["region"]["pixels"], record["class"]["chosen"]
+def explained(out):
+    (row,) = rows_of(out)
+    return row["class_index"], row["pixels"], row["chosen"]
 
 
 @pytest.mark.parametrize(
     ("labels", "chosen", "expected", "said", "background"),
     [
         ((), (), (2, 48), "class 0 is taken for the background", [0, True]),
-        ((), ("--class-index", 0), (0, 192), "", [0, True]),
+        ((), ("--class", 0), (0, 192), "", [0, True]),
         ("sky Background tree", (), (0, 192), "class 1, 'Background', is the", [1, False]),
-        ("__background__ a b", (), (2, 48), "--class-index __background__ explains", [0, False]),
+        ("__background__ a b", (), (2, 48), "--class __background__ explains", [0, False]),
         ("sky sea tree", (), (0, 192), "", None),
-        ((), ("--multi-label", "--classes", "2"), (2, 48), "", None),
+        ((), ("--multi-label", "--class", "2"), (2, 48), "", None),
     ],
 )
 def test_the_background_is_explained_only_when_asked_for(
@@ -355,26 +363,21 @@ def test_the_background_is_explained_only_when_asked_for(
     err = capsys.readouterr().err
     assert said in err
     assert bool(said) == ("the background" in err)
-    manifest = json.loads((out / "manifest.json").read_text())
-    index, pixels, how = explained(manifest)
+    index, pixels, how = explained(out)
     assert (index, pixels) == expected
-    asked = "asked for" if chosen else "largest predicted"
-    left = ", the background left out" if background and not chosen else ""
-    assert how == asked + left
-    found = manifest["background"]
+    assert how == (str(chosen[-1]) if chosen else "top:1")
+    found = manifest_of(out)["network"]["background"]
     assert (found and [found["index"], found["assumed"]]) == background
 
 
 def test_images_of_background_alone_are_left_out_and_said(bands, capsys, fault):
     line = ("--model", f"{FILE}:banded", "--method", "grad_cam", "--tap", "hidden")
     both = ("explain", bands / "black.npy", bands / "bands.npy", *line)
-    assert run(*both, "--out", bands / "out") == 0
-    assert "black.npy: only the background is predicted, so" in capsys.readouterr().err
-    manifest = json.loads((bands / "out" / "manifest.json").read_text())
-    assert explained(manifest)[:2] == (2, 48)
-    assert manifest["left_out"] == [str(bands / "black.npy")]
-    nothing = fault("explain", bands / "black.npy", *line, "--out", bands / "none")
-    assert "only the background is predicted, which is explained only when asked for" in nothing
+    assert run(*both, "--out", bands / "out") == 3
+    assert "black.npy': only the background, class '0', is" in capsys.readouterr().err
+    assert explained(bands / "out")[:2] == (2, 48)
+    assert run("explain", bands / "black.npy", *line, "--out", bands / "none") == 3
+    assert "only the background, class '0', is" in capsys.readouterr().err
     line = ("gallery", bands / "black.npy", "--models", f"{FILE}:banded", "--layers", "hidden")
     assert "only the background, class '0', is" in fault(*line, "--out", bands / "none")
 
@@ -446,5 +449,4 @@ def test_tokens_are_not_drawn_over_the_image(tmp_path, capsys, fault):
         *line, "--tap", "attention/query"
     )
     assert run(*line, "--method", "grad_cam") == 0
-    record = json.loads((tmp_path / "out" / "manifest.json").read_text())["images"][0]
-    assert np.load(tmp_path / "out" / record["maps"][0]["map"]).shape == (8, 8)
+    assert np.load(tmp_path / "out" / "image" / "grad_cam.grid.npy").shape == (8, 8)

@@ -12,17 +12,17 @@ from collections.abc import Iterator, Sequence
 
 import segcam_jax
 from segcam_jax.cli import cache, console
+from segcam_jax.cli.old_words import renewed
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
 _COMMANDS = {
     "demo": "show what the library does, on networks and images that it ships",
-    "explain": "explain what a network says of images: maps, figures, a manifest",
+    "explain": "explain what a network says of images: maps, figures, a table",
     "sweep": "explain many images into a store that a killed run goes on with",
     "show": "look at a stored run: its table, its images, the best and the worst",
     "export": "write a stored run as PNG, .npy and CSV files",
     "gallery": "compare models, layers and methods on photographs, in one figure each",
     "embed": "map a folder of images by a layer's activations: PCA and t-SNE",
-    "plan": "tell what explain would do with the same arguments, and what it would cost",
     "layers": "list the taps of a network with their shapes",
     "methods": "list the methods and the heatmap profiles",
     "instances": "explain every instance in volumes: NIfTI maps, a table, figures",
@@ -125,12 +125,15 @@ def _run(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(_HELP)
         return 0
-    name, rest = given[0], given[1:]
+    name = given[0]
+    rest, told = renewed(name, given[1:])
     if name not in _COMMANDS:
         choices = ", ".join(nearest_first(name, _COMMANDS))
         raise InputError(f"unknown command {name!r}; choose from {choices}")
     from segcam_jax.cli import commands
 
+    for line in told:
+        console.note(line)
     command = commands.parse(name, merged_lists(rest))
     cache.enable()
     # Each command's own imports are heavy; only those of the command that runs are made.
@@ -143,14 +146,10 @@ def _run(given: list[str]) -> int:
             from segcam_jax.cli.listing import methods
 
             methods()
-        case commands.Plan():
-            from segcam_jax.cli.plan import plan
-
-            plan(command)
         case commands.Explain():
             from segcam_jax.cli.explain import explain
 
-            explain(command, ["segcam", *given])
+            return explain(command)
         case commands.Sweep():
             from segcam_jax.cli.sweep import sweep
 

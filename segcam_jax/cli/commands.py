@@ -12,12 +12,51 @@ from typing import Annotated, Literal, get_type_hints
 
 import tyro
 
-from segcam_jax.cli.arguments import MaybeFile, MaybeName, MaybeOutputs, Names, optional
+from segcam_jax.cli.arguments import (
+    MaybeCount,
+    MaybeFile,
+    MaybeName,
+    MaybeOutputs,
+    Names,
+    Size,
+    optional,
+)
 from segcam_jax.cli.comparing import Embed as Embed, Gallery as Gallery
-from segcam_jax.cli.explaining import Explain as Explain, Layers as Layers, Plan as Plan
-from segcam_jax.cli.sweeping import Sweep as Sweep
+from segcam_jax.cli.study import Explain as Explain, Sweep as Sweep
 from segcam_jax.cli.volumetric import Context as Context, Instances as Instances
 from segcam_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """List the taps of a network with their shapes.
+
+    For example:
+
+      segcam layers --weights texture-mnist-unbiased --size 128 96
+
+      segcam layers my_networks.py:make
+
+      segcam layers random:resnet50
+
+    Attributes:
+        network: A model of your own (module.path:factory or file.py:factory), a file, bundled
+            weights, or random:NAME.
+        weights: The same, by an option.
+        model: The network expected in the file, or a model of your own.
+        size: Height and width of an image, or one number for both; of a volume, three numbers.
+        channels: As in `segcam explain`.
+        seed: Of random weights.
+    """
+
+    network: Annotated[
+        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
+    ] = None
+    weights: MaybeName = None
+    model: MaybeName = None
+    size: Size = ()
+    channels: MaybeCount = None
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +240,6 @@ COMMANDS = {
     "export": Export,
     "gallery": Gallery,
     "embed": Embed,
-    "plan": Plan,
     "layers": Layers,
     "methods": Methods,
     "instances": Instances,

@@ -23,10 +23,9 @@ from segcam_jax.networks.class_queries import find_class
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
-from segcam_jax.runs.manifest import versions
+from segcam_jax.runs.manifest import device, versions, weights_record
 from segcam_jax.sweep import batch
 from segcam_jax.sweep.bias import BiasRow, BiasStudy, bias_study
-from segcam_jax.sweep.run import device, weights_record
 from segcam_jax.types import InputError, MissingExtraError, nearest_first
 
 _DATASETS = ("texture_mnist",)

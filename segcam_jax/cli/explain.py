@@ -1,254 +1,190 @@
-"""`segcam explain`."""
+"""`segcam explain`: a run of images, and its maps and figures as files beside it."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import segcam_jax
-from segcam_jax import _files
-from segcam_jax.cli import commands, console
-from segcam_jax.cli.arguments import bytes_of, names_in
-from segcam_jax.engine import Execution
-from segcam_jax.engine.devices import local_mesh
-from segcam_jax.networks.network import Network
-from segcam_jax.networks.open import open_network
-from segcam_jax.networks.spec import NetworkSpec
+import msgspec
+import polars
+
+from segcam_jax.cli import console, study_run
+from segcam_jax.cli.study import Explain
+from segcam_jax.cli.study_run import Config
+from segcam_jax.reports import display, images
+from segcam_jax.reports.figures import Look
+from segcam_jax.reports.folder import ReportFolder
 from segcam_jax.reports.words import percent, short
-from segcam_jax.sweep import options as options_module, store
-from segcam_jax.sweep.options import ExplainOptions
-from segcam_jax.sweep.plan import Plan, make_plan
-from segcam_jax.sweep.run import MANIFEST_VERSION, run_plan
+from segcam_jax.runs import StoredRun
+from segcam_jax.runs.job import OpenJob
+from segcam_jax.runs.manifest import FILE
+from segcam_jax.runs.stored_run import STORE
+from segcam_jax.runs.table import MAX, NEGATIVE, failure
 from segcam_jax.types import InputError, counted, shortened
 
-_NOT_REPEATED = ("out", "overwrite", "devices", "memory_limit", "share", "repeat", "measure")
+METHODS = ("grad_cam", "ablation_cam")
+_LOOK = tuple(field.name for field in dataclasses.fields(Look))
+_MOST_LINES, _MOST_NOTES = 60, 8
 
 
-def explain(command: commands.Explain, line: Sequence[str]) -> None:
-    """Explains images, or repeats a run."""
-    _files.check_folder(command.out)
-    index, count = _share(command.share)
-    check_execution(command)
-    plan = run_of(command)
-    with console.progress("explaining", len(plan.share(index, count))) as advance:
-        manifest = run_plan(
-            plan,
-            command.out,
-            command=line,
-            overwrite=command.overwrite,
-            execution=execution_of(command, plan),
-            share=(index, count),
-            advance=advance,
-        )
-    _summarise(manifest, command.out, plan)
+def explain(command: Explain) -> int:
+    """Explains images, and draws what was found; returns the exit code."""
+    config = study_run.read_config(command.config)
+    look = _look(command, config)
+    words = {word: value for word, value in config.words.items() if word not in _LOOK}
+    # Figures are drawn of the run alone.
+    options = dataclasses.replace(study_run.options_of(command, words, METHODS), store_images=True)
+    opened = study_run.open_run(command, config, options, command.out / STORE)
+    if command.dry_run:
+        study_run.tell_cost(opened)
+        return 0
+    folder = _folder(command, opened, look)
+    if not command.overwrite:
+        folder.check_free()
+    opened.check()
+    before = folder.files_there() if command.overwrite else [command.out / FILE]
+    numbers = study_run.numbers_of(command, opened)
+    size, count = opened.items_per_shard, len(opened.items)
+    mine = [n for k in numbers for n in range(k * size, min(k * size + size, count))]
+    with opened.create(beside=folder.folders()) as store:
+        folder.remove(before)
+        done = study_run.compute(command, opened, store, numbers)
+        finished = store.finish()
+        run = folder.open_run()
+        _tell_images(run, mine)
+        with console.progress("drawing", _targets(run, mine)) as advance:
+            folder.update(run, mine, advance)
+        # A process looks at the files of others after it has written its own: one sees all.
+        complete = folder.finish(folder.open_run())
+    if done.before:
+        console.note(f"{counted(done.before, 'image')} finished before")
+    _summarise(folder.open_run(), command, look, complete=complete)
+    return study_run.exit_code(done, None if finished is None else finished.finished)
 
 
-def _share(words: str | None) -> tuple[int, int]:
-    """Index and count of `K/N`."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", words or "1/1")
-    index, count = map(int, found.groups()) if found else (0, 0)
-    if not 1 <= index <= count:
-        raise InputError(f"--share was given {words!r}; give K/N, from 1/N to N/N")
-    return index - 1, count
-
-
-def check_execution(command: commands.Explain) -> None:
-    """Says what is wrong with how to run before the network is opened."""
-    local_mesh(command.devices)
-    bytes_of(command.memory_limit)
-
-
-def execution_of(command: commands.Explain, plan: Plan) -> Execution:
-    """How the engine runs a plan."""
-    return Execution(
-        mesh=local_mesh(command.devices),
-        memory_limit=bytes_of(command.memory_limit),
-        precision=plan.options.precision,
-    )
-
-
-def run_of(command: commands.Explain) -> Plan:
-    """The run that a command asks for, or that it repeats."""
-    return _repeated(command) if command.repeat is not None else _planned(command)
-
-
-def _planned(command: commands.Explain) -> Plan:
-    options = _options(command)
-    if not command.images:
-        raise InputError("no images were given; name at least one file before the options")
-    network = open_network(NetworkSpec.parse(command.weights, command.model), options.opening)
-    return _made(network, command.images, options)
-
-
-def _made(network: Network, paths: Sequence[Path], options: ExplainOptions) -> Plan:
-    """The plan, with what is to know of the network said."""
-    if network.note:
-        console.note(network.note)
-    if network.random:
-        console.note(f"{network.name} has random weights: what it predicts means nothing")
-    with console.progress("reading", len(paths)) as advance:
-        return make_plan(
-            network,
-            paths,
-            options,
-            version=segcam_jax.__version__,
-            report=console.note,
-            advance=advance,
-        )
-
-
-def _options(command: commands.Explain) -> ExplainOptions:
-    """The options of a command line, checked."""
-    fields = {field.name for field in dataclasses.fields(ExplainOptions)}
-    plain = {key: value for key, value in vars(command).items() if key in fields}
-    for option, names in (("--tap", command.tap), ("--method", command.method)):
-        files = [name for name in names if Path(name).is_file()]
-        if files:
-            raise InputError(
-                f"{option} was given {files[0]!r}, a file; name images before the options"
-            )
-    region = command.region
-    kind, _, file = region.partition(":")
-    if kind.strip().lower() == "mask" and file:
-        region = f"mask:{Path(file).resolve()}"
-    return options_module.checked(
-        ExplainOptions(
-            **{
-                **plain,
-                "taps": names_in(command.tap),
-                "methods": names_in(command.method),
-                "labels": None if command.labels is None else str(command.labels.resolve()),
-                "region": region,
-            }
-        )
-    )
-
-
-def _repeated(command: commands.Explain) -> Plan:
-    """The plan of a manifest, for the very images and weights that it was made with."""
-    assert command.repeat is not None
-    default = commands.Explain()
-    given = [
-        "images" if field == "images" else f"--{field.replace('_', '-')}"
-        for field, value in vars(command).items()
-        if field not in _NOT_REPEATED and value != getattr(default, field)
-    ]
-    if given:
-        raise InputError(f"--repeat takes all but --out from the manifest; leave out {given[0]}")
-    path = command.repeat / store.MANIFEST if command.repeat.is_dir() else command.repeat
-    if not path.is_file():
-        raise InputError(f"manifest {str(path)!r} does not exist")
-    manifest = _files.read_json(path)
-    if not isinstance(manifest, dict) or "manifest" not in manifest:
-        raise InputError(f"{str(path)!r} is no manifest of `segcam explain`")
-    if manifest["manifest"] != MANIFEST_VERSION:
-        raise InputError(
-            f"{str(path)!r} is a manifest of form {manifest['manifest']!r}, which another version "
-            f"of segcam_jax wrote; this one repeats form {MANIFEST_VERSION}"
-        )
+def _look(command: Explain, config: Config) -> Look:
+    """How maps are drawn: as a file says, and the command, which counts more."""
+    words = {name: config.words[name] for name in _LOOK if name in config.words}
+    given = {name: getattr(command, name) for name in _LOOK}
+    words |= {name: value for name, value in given.items() if value is not None}
     try:
-        given, weights = options_module.from_json(manifest["options"]), dict(manifest["weights"])
-        inputs = [dict(entry["input"]) for entry in manifest["images"]]
-        version, key = manifest["versions"]["segcam-jax"], manifest["key"]
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"manifest {str(path)!r} lacks what a repetition needs") from None
-    options = options_module.checked(given)
-    network = _same_network(weights, options, path)
-    images = [_same_file(each, path) for each in {each["path"]: each for each in inputs}.values()]
-    plan = _made(network, images, options)
-    if version != segcam_jax.__version__:
-        # Its key is that version's: a run that it left half-finished is another run.
-        console.note(
-            f"the manifest is of segcam_jax {version}, this is {segcam_jax.__version__}: its "
-            "options are repeated, but regions and maps may differ"
-        )
-    elif plan.key != key:
-        raise InputError(
-            f"what is explained is not that of {str(path)!r}; was its mask file changed, or its "
-            "file of labels?"
-        )
-    return plan
+        return msgspec.convert(words, Look)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error.__cause__ or f"{config.file}: {error}")) from None
 
 
-def _same_network(record: Mapping[str, Any], options: ExplainOptions, manifest: Path) -> Network:
-    from segcam_jax.models import BUNDLED, INSTALLED
-
-    given, model = record["given"], record["model"]
-    by_name = given in BUNDLED or given in INSTALLED
-    spec = NetworkSpec.parse(given, model)
-    if spec.kind == "weights" and not by_name:
-        there = _same_file({**record, "path": given}, manifest)
-        spec = dataclasses.replace(spec, words=str(there))
-    network = open_network(spec, options.opening)
-    if network.sha256 != record["sha256"]:
-        what = "source or parameters are" if spec.kind == "user" else "weights are"
-        raise InputError(f"{given!r}: its {what} not those of the manifest (SHA-256)")
-    return network
-
-
-def _same_file(record: Mapping[str, Any], manifest: Path) -> Path:
-    """The file of a record: as it was given, where it was, or beside the manifest."""
-    given = Path(record["path"])
-    candidates = (given, Path(record["absolute"]), manifest.parent / given)
-    there = [path for path in candidates if path.is_file()]
-    for path in there:
-        if _files.sha256_of(path) == record["sha256"]:
-            return path
-    if there:
-        raise InputError(f"{str(there[0])!r} is not the file of the manifest (SHA-256)")
-    raise InputError(f"{str(given)!r} of the manifest does not exist")
-
-
-def _summarise(manifest: Mapping[str, Any], out: Path, plan: Plan) -> None:
-    records = manifest["images"]
-    classifies = plan.network.classifies
-    rows = [
-        (
-            shortened(record["name"]),
-            *(_predicted(record) if classifies else _pixels(record)),
-            each["method"],
-            each["tap"],
-            f"{each['score']:.4g}",
-            f"{each['min']:.4g}",
-            f"{each['max']:.4g}",
-            f"{each['seconds']:.2f}",
-            _shown(each),
-        )
-        for record in records
-        for each in record["maps"]
+def _folder(command: Explain, opened: OpenJob, look: Look) -> ReportFolder:
+    queries = [
+        *opened.options.queries,
+        *(goal.query for goals in opened.items.goals.values() for goal in goals),
     ]
-    seen = ("predicted", "probability", "explained") if classifies else ("class", "pixels")
-    columns = ("image", *seen, "method", "tap", "score", "min", "max", "seconds", "figure")
-    console.table(None, columns, rows)
-    there = {record["name"] for record in records}
-    left = {case.path for case in plan.cases if case.name not in there}
-    images = len({case.path for case in plan.cases} - left)
-    after = (
-        f"; {len(left)} image(s) are left to other shares, the last writes the manifest"
-        if left
-        else f"; the manifest is {store.MANIFEST}"
+    names = dict.fromkeys(query.name for query in queries) if opened.targets > 1 else {}
+    return ReportFolder(
+        command.out,
+        (item.path for item in opened.items),
+        list(names),
+        look,
+        figures=not command.no_figures,
     )
-    print(f"{counted(len(rows), 'map')} of {counted(images, 'image')}: {out}{after}")
 
 
-def _shown(each: Mapping[str, Any]) -> str:
-    """How a map is drawn, or why there is nothing to draw."""
-    negative = f", {percent(each['relu_hides'])} negative" if each["relu_hides"] else ""
-    return each["zero"] or f"{each['display']}{negative}"
+def _targets(run: StoredRun, items: Sequence[int]) -> int:
+    """How many results there are of some images."""
+    there = run.table.filter(polars.col("error").is_null(), polars.col("item").is_in(items))
+    return len(there)
 
 
-def _predicted(record: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The predicted class, its probability, and the explained class."""
-    first, explained = record["predicted"][0], record["class"]
-    other = "" if first["index"] == explained["index"] else f" ({percent(explained['share'])})"
+def _tell_images(run: StoredRun, items: Sequence[int]) -> None:
+    """Says what was done to images before they were explained, and which failed."""
+    table = run.table.filter(polars.col("item").is_in(items))
+    notes: dict[str, None] = {}
+    failures: dict[str, None] = {}
+    for about in table.iter_rows(named=True):
+        if about["error"] is not None:
+            failures[failure(about)] = None
+        for note in (about["notes"] or "").split("; "):
+            if note:
+                notes[f"{about['path']}: {note}"] = None
+        if about["padded"] != about["extent"]:
+            notes[f"{about['path']}: {_padded(about)}"] = None
+    for found in (notes, failures):
+        for line in list(found)[:_MOST_NOTES]:
+            console.note(line)
+        if len(found) > _MOST_NOTES:
+            console.note(f"... and {len(found) - _MOST_NOTES} more; items.csv lists all")
+
+
+def _padded(about: Mapping[str, Any]) -> str:
+    small, large = (about[name].replace("x", " x ") for name in ("extent", "padded"))
     return (
-        short(first["label"]),
-        percent(first["share"]),
-        f"{short(explained['name'])}{other}",
+        f"{small} was mirrored at the bottom and right to {large} for the network, and cropped back"
     )
 
 
-def _pixels(record: Mapping[str, Any]) -> tuple[str, int]:
-    """The explained class, and the pixels of its region."""
-    return shortened(record["class"]["name"]), record["region"]["pixels"]
+def _summarise(run: StoredRun, command: Explain, look: Look, *, complete: bool) -> None:
+    """Prints a line for each map, and where everything is."""
+    there = run.table.filter(polars.col("error").is_null())
+    maps = [name for name in there.columns if name.endswith(MAX)]
+    lines = [
+        line
+        for about in there.head(max(1, _MOST_LINES // max(1, len(maps)))).iter_rows(named=True)
+        for line in _lines(run, about, look)
+    ]
+    classifies = run.manifest.network.classifies
+    seen = ("predicted", "probability", "explained") if classifies else ("class", "pixels")
+    if lines:
+        columns = ("image", *seen, "method", "tap", "score", "max", "negative", "figure")
+        console.table(None, columns, lines)
+    count = sum(there[name].count() for name in maps)
+    if count > len(lines):
+        print(f"... and {count - len(lines)} more; items.csv lists all")
+    left = run.manifest.source.items - run.table["item"].n_unique()
+    after = f"; the manifest is {FILE}"
+    if not complete:
+        after = f"; {left} image(s) are left to other shares, the last writes the manifest"
+    print(
+        f"{counted(count, 'map')} of {counted(there['item'].n_unique(), 'image')}: "
+        f"{command.out}{after}"
+    )
+
+
+def _lines(run: StoredRun, about: Mapping[str, Any], look: Look) -> list[tuple[object, ...]]:
+    """A line for each map of a row."""
+    name = shortened(run.names[about["item"]])
+    classifies = run.manifest.network.classifies
+    seen = _predicted(about) if classifies else (shortened(about["class"]), about["pixels"])
+    return [
+        (
+            name,
+            *seen,
+            method,
+            tap,
+            f"{about['score']:.4g}",
+            f"{about[f'{method}.{tap}{MAX}']:.4g}",
+            percent(about[f"{method}.{tap}{NEGATIVE}"]),
+            _shown(run, about, (method, tap), look),
+        )
+        for method, tap in images.pairs(run, [about["row"]])
+    ]
+
+
+def _predicted(about: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The predicted class, its probability, and the explained class."""
+    other = "" if about["predicted"] == about["class"] else f" ({percent(about['share'])})"
+    return (
+        short(about["predicted"]),
+        percent(about["predicted_share"]),
+        f"{short(about['class'])}{other}",
+    )
+
+
+def _shown(run: StoredRun, about: Mapping[str, Any], pair: images.Pair, look: Look) -> str:
+    """How a map is drawn, or why there is nothing to draw."""
+    method, tap = pair
+    if about[f"{method}.{tap}{MAX}"] <= 0:
+        shown, _ = images.displays(run, about["row"], [pair], look)
+        if shown[pair].zero:
+            return shown[pair].zero
+    negative = [(method, about[f"{method}.{tap}{NEGATIVE}"])]
+    return display.profile_of(
+        look.profile, method, signed=display.is_signed(look.profile, negative)
+    )

@@ -307,7 +307,7 @@ decoder block (64 x 64) knows where.</p>
 
 <h2>Do it yourself</h2>
 <p>One of these images, another method and tap:</p>
-<pre><code>segcam explain images/two-a.png --weights texture-mnist-biased --class-index 2 \\
+<pre><code>segcam explain images/two-a.png --weights texture-mnist-biased --class 2 \\
     --method grad_cam ablation_cam --tap bottleneck decoder1 --out results</code></pre>
 <p>Your own images, with your own U-Net saved by <code>segcam_jax.models.unet.save_unet</code>:</p>
 <pre><code>segcam layers --weights my-unet.safetensors

@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars
 
 from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console
 from segcam_jax.cli.arguments import names_in
-from segcam_jax.reports import display, images
+from segcam_jax.reports import images
 from segcam_jax.reports.export import TABLE, export as export_run, row_names
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.words import percent, short
 from segcam_jax.runs import StoredRun, open_store
 from segcam_jax.runs.table import MAX, NEGATIVE, failure
 from segcam_jax.types import InputError, counted, nearest_first, shortened
-from segcam_jax.viz.colour import scale_of
 
 _MOST_ROWS = 50
 _TOLD = 8
@@ -27,7 +25,7 @@ _TOLD = 8
 
 def show(command: commands.Show) -> None:
     """Prints what a run holds, or one image, or the first by a column; draws them if asked to."""
-    look = _look(command.profile, command.colormap, command.smoothing)
+    look = Look(command.profile, command.colormap, command.smoothing)
     if not 1 <= command.count <= _MOST_ROWS:
         raise InputError(f"--count is {command.count}; give 1 to {_MOST_ROWS}")
     ordered = command.best is not None or command.worst is not None
@@ -53,7 +51,7 @@ def show(command: commands.Show) -> None:
 
 def export(command: commands.Export) -> None:
     """Writes the files of a run."""
-    look = _look(command.profile, command.colormap, command.smoothing)
+    look = Look(command.profile, command.colormap, command.smoothing)
     run = open_store(command.run)
     items = None
     if command.items:
@@ -76,14 +74,6 @@ def export(command: commands.Export) -> None:
     if failed and set(what) - {"csv"}:
         console.note(f"{counted(failed, 'result')} failed, without files; `segcam show` says why")
     print(f"{counted(count, 'file')} of {counted(total, 'result')}: {command.out}{table}")
-
-
-def _look(profile: str, colormap: str | None, smoothing: float) -> Look:
-    display.check(profile)
-    scale_of([np.zeros((1, 1))], colormap=colormap)
-    if not 0 <= smoothing < np.inf:
-        raise InputError(f"--smoothing is {smoothing}; give a number of pixels from 0")
-    return Look(profile, colormap, smoothing)
 
 
 def _summarise(run: StoredRun) -> None:

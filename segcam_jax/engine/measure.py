@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from segcam_jax.engine import run
 from segcam_jax.engine.execution import Execution
@@ -179,6 +178,8 @@ def map_error(method: Callable, execution: Execution) -> PrecisionError:
 
 def compared(exact: np.ndarray, rounded: np.ndarray) -> PrecisionError:
     """The error of values against exact ones."""
+    from scipy import stats  # Takes longer to import than all else here, and is seldom needed.
+
     if not exact.size:
         return PrecisionError(0.0, math.nan, 0)
     scale = np.abs(exact).max()

@@ -203,24 +203,18 @@ def find_all(names: Sequence[str]) -> tuple[Method, ...]:
     return tuple({known.name: known for known in map(find, names)}.values())
 
 
-def parse_calls(
-    methods: Sequence[Method], words: Sequence[str], also: Mapping[str, Any] = {}
-) -> tuple[MethodCall, ...]:
+def parse_calls(methods: Sequence[Method], words: Sequence[str]) -> tuple[MethodCall, ...]:
     """Methods with their options, as words give them.
 
     Args:
         methods: those that will run.
         words: `NAME=VALUE`, of every method that has such an option, or `METHOD.NAME=VALUE`.
-        also: values of options, for every method that has them and is not given another.
 
     Raises:
         InputError: if no such method has such an option, or the value is not one of its kind.
     """
     known = {each.name: each for each in methods}
-    found = {
-        each.name: {name: value for name, value in also.items() if each.takes(name)}
-        for each in methods
-    }
+    found: dict[str, dict[str, Any]] = {each.name: {} for each in methods}
     for word in words:
         left, equals, value = word.partition("=")
         if not equals:

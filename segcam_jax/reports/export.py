@@ -6,15 +6,16 @@ OUT/cat/grad_cam.bottleneck.png               OUT/cat/montage.png: all maps of t
 OUT/cat.top2/...                              where several targets of an image are explained
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import polars
 
 from segcam_jax import _files, viz
-from segcam_jax.reports.figures import Look
-from segcam_jax.reports.images import map_figure, pairs, row_figure, subject_of
+from segcam_jax.reports.figures import Look, Subject
+from segcam_jax.reports.images import Pair, map_figure, montage, pairs, subject_of
 from segcam_jax.runs import StoredRun
 from segcam_jax.types import InputError
 
@@ -36,6 +37,11 @@ def row_names(run: StoredRun, items: Sequence[int] | None = None) -> dict[int, s
     targets = there.select("row", "item", "target").rows()
     full = [f"{names[item]}.{target}" if several else names[item] for _, item, target in targets]
     return dict(zip((row for row, _, _ in targets), _files.unique_names(full), strict=True))
+
+
+def write_table(run: StoredRun, folder: Path) -> None:
+    """Writes all rows that are there as CSV."""
+    _files.write_bytes(folder / TABLE, run.table.write_csv().encode())
 
 
 def export(
@@ -77,35 +83,83 @@ def export(
         )
     count = 0
     if "csv" in what:
-        _files.write_bytes(folder / TABLE, run.table.write_csv().encode())
+        write_table(run, folder)
         count += 1
     for row, name in names.items():
-        count += sum(1 for _ in _files_of(run, row, folder / name, what, look))
+        files = row_files(run, [row], what)
+        write_row(run, row, files, folder / name, look)
+        count += len(files)
         advance(1, name)
     return count
 
 
-def _files_of(
-    run: StoredRun, row: int, folder: Path, what: Sequence[What], look: Look
-) -> Iterator[Path]:
-    """Writes the files of a row, and says which."""
+@dataclasses.dataclass(frozen=True)
+class RowFile:
+    """A file that a row of a run has in its folder.
+
+    Attributes:
+        name: of the file.
+        kind: what it holds.
+        pair: method and tap of its map; of a montage, of the last one.
+    """
+
+    name: str
+    kind: Literal["map", "attribution", "figure", "montage"]
+    pair: Pair
+
+    def write(
+        self,
+        run: StoredRun,
+        row: int,
+        folder: Path,
+        look: Look,
+        subject: Subject | None,
+        mark: str | None = None,
+    ) -> None:
+        """Writes it whole; figures show the subject and carry the mark, as `viz.save` has it."""
+        method, tap = self.pair
+        path = folder / self.name
+        match self.kind:
+            case "map":
+                _files.write_array(path, run.map(row, tap, method))
+            case "attribution":
+                values = run.attribution(row, tap, method)
+                assert values is not None
+                _files.write_array(path, values)
+            case "figure":
+                viz.save(map_figure(run, row, self.pair, look, subject=subject), path, mark=mark)
+            case "montage":
+                viz.save(montage(run, row, look, subject=subject), path, mark=mark)
+
+
+def write_row(
+    run: StoredRun,
+    row: int,
+    files: Sequence[RowFile],
+    folder: Path,
+    look: Look,
+    mark: str | None = None,
+) -> None:
+    """Writes the files of a row; its image is read once for all figures."""
+    drawn = any(each.kind in ("figure", "montage") for each in files)
+    subject = subject_of(run, row) if drawn else None
+    for each in files:
+        each.write(run, row, folder, look, subject, mark)
+
+
+def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list[RowFile]:
+    """The files that any of these rows has, in the order in which they are written."""
     slugs = _files.unique_names([_files.slug(tap, "tap") for tap in run.taps])
     taps = dict(zip(run.taps, slugs, strict=True))
-    every = pairs(run, [row])
-    # The image is read once for all figures.
-    subject = subject_of(run, row) if "png" in what else None
-    for method, tap in every:
-        start = f"{method}.{taps[tap]}"
+    found: list[RowFile] = []
+    for method, tap in (every := pairs(run, rows)):
+        start, pair = f"{method}.{taps[tap]}", (method, tap)
         if "npy" in what:
-            arrays = {"": run.map(row, tap, method)}
-            attribution = run.attribution(row, tap, method)
-            arrays |= {} if attribution is None else {".attribution": attribution}
-            for end, array in arrays.items():
-                _files.write_array(folder / f"{start}{end}.npy", array)
-                yield folder / f"{start}{end}.npy"
+            found.append(RowFile(f"{start}.npy", "map", pair))
+            if run.has_attribution(tap, method):
+                found.append(RowFile(f"{start}.attribution.npy", "attribution", pair))
         if "png" in what:
-            figure = map_figure(run, row, (method, tap), look, subject=subject)
-            yield viz.save(figure, folder / f"{start}.png")
-    if "png" in what and len(every) > 1:
-        figure = row_figure(run, row, look, subject=subject)
-        yield viz.save(figure, folder / "montage.png")
+            found.append(RowFile(f"{start}.png", "figure", pair))
+    if "png" in what and every:
+        found.append(RowFile("montage.png", "montage", every[-1]))
+    return found

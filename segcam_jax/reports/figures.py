@@ -16,9 +16,10 @@ from segcam_jax.heatmap import over_image
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.network import Background
 from segcam_jax.reports import words
-from segcam_jax.reports.display import AUTO, Display, in_words
+from segcam_jax.reports.display import AUTO, Display, check, in_words
 from segcam_jax.taps import INPUT
-from segcam_jax.types import shortened
+from segcam_jax.types import InputError, shortened
+from segcam_jax.viz.colour import scale_of
 from segcam_jax.viz.draw import ZERO
 from segcam_jax.viz.gallery import Row, gallery
 
@@ -35,11 +36,20 @@ class Look:
         profile: how raw maps become heatmaps: a profile, or `auto`, as `display` has it.
         colormap: a matplotlib colour table; None: the library's.
         smoothing: standard deviation of a Gaussian on the heatmaps, in pixels.
+
+    Raises:
+        InputError: if there is no such profile or colour table, or the smoothing is no such number.
     """
 
     profile: str = AUTO
     colormap: str | None = None
     smoothing: float = 0.0
+
+    def __post_init__(self):
+        check(self.profile)
+        scale_of([np.zeros((1, 1))], colormap=self.colormap)
+        if not 0 <= self.smoothing < np.inf:
+            raise InputError(f"smoothing is {self.smoothing}; give a number of pixels from 0")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

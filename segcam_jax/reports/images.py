@@ -29,6 +29,7 @@ from segcam_jax.reports.figures import (
     of_map,
 )
 from segcam_jax.runs import StoredRun
+from segcam_jax.runs.manifest import NetworkRecord
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, counted, nearest_first, shortened
 from segcam_jax.viz.gallery import Row, gallery
@@ -63,7 +64,15 @@ def row_figure(
     every = pairs(run, [row])
     if len(every) == 1:
         return map_figure(run, row, every[0], look, subject=subject)
-    shown, signed = _displays(run, row, every, look)
+    return montage(run, row, look, subject=subject)
+
+
+def montage(
+    run: StoredRun, row: int, look: Look = Look(), *, subject: Subject | None = None
+) -> Figure:
+    """All maps of a row, small, side by side; arguments and errors are those of `row_figure`."""
+    subject = subject_of(run, row) if subject is None else subject
+    shown, signed = displays(run, row, pairs(run, [row]), look)
     return of_all(subject, shown, look, signed=signed)
 
 
@@ -80,7 +89,7 @@ def map_figure(
     subject = subject_of(run, row) if subject is None else subject
     method, tap = pair
     raw = run.map(row, tap, method)
-    shown, _ = _displays(run, row, [pair], look)
+    shown, _ = displays(run, row, [pair], look)
     return of_map(subject, raw, shown[pair], tap, look)
 
 
@@ -111,11 +120,11 @@ def page(
         raise InputError(f"{str(run.path)!r} has no results to draw yet")
     every = pairs(run, rows)
     chosen = every if len(every) <= _WIDEST else _of_layer(every, column)
-    shown = [_displays(run, row, chosen, look)[0] for row in rows]
-    hidden = [(each.method, each.hidden) for displays in shown for each in displays.values()]
+    shown = [displays(run, row, chosen, look)[0] for row in rows]
+    hidden = [(each.method, each.hidden) for found in shown for each in found.values()]
     signed = is_signed(look.profile, hidden)
     if signed:
-        shown = [_displays(run, row, chosen, look, signed=True)[0] for row in rows]
+        shown = [displays(run, row, chosen, look, signed=True)[0] for row in rows]
     taps = list(dict.fromkeys(tap for _, tap in chosen))
     drawn = [
         _page_row(run, row, [each.get(pair) for pair in chosen], column)
@@ -167,7 +176,7 @@ def subject_of(run: StoredRun, row: int) -> Subject:
         chosen = chosen if (prediction[region] == about["class_index"]).all() else ""
     return Subject(
         name=run.names[about["item"]],
-        said=_said(about) if network.classifies else words.short(about["class"]),
+        said=_said(about, network) if network.classifies else words.short(about["class"]),
         pixels=_pixels(run, about),
         padded=extent_of(about["padded"]),
         network=network.title,
@@ -189,12 +198,18 @@ def extent_of(words: str) -> tuple[int, int]:
     return height, width
 
 
-def _said(about: dict[str, Any]) -> str:
+def _said(about: dict[str, Any], network: NetworkRecord) -> str:
     """What a classifier predicts, and what is explained."""
-    explained = f"{words.short(about['class'])} ({words.percent(about['share'])})"
+
+    def said(name: str, share: float | None) -> str:
+        return words.short(name) + ("" if share is None else f" ({words.percent(share)})")
+
+    explained = said(about["class"], about["share"])
     if about["predicted"] in (None, about["class"]):
         return f"predicted {explained}"
-    return f"explained {explained}, predicted {words.short(about['predicted'])}"
+    # Where classes do not exclude each other, others are predicted, too.
+    word = "predicted" if network.meaning.excludes(len(network.labels)) else "most probable"
+    return f"explained {explained}, {word} {said(about['predicted'], about['predicted_share'])}"
 
 
 def _score(run: StoredRun) -> str:
@@ -223,7 +238,7 @@ def _pixels(run: StoredRun, about: dict[str, Any]) -> Float[np.ndarray, "h w c"]
     return sample.shown
 
 
-def _displays(
+def displays(
     run: StoredRun, row: int, chosen: Sequence[Pair], look: Look, *, signed: bool | None = None
 ) -> tuple[dict[Pair, Display], bool]:
     """What figures show of those of the maps that a row has, and whether with their signs.
@@ -265,7 +280,8 @@ def _of_layer(every: Sequence[Pair], column: str | None) -> list[Pair]:
 
 def _page_row(run: StoredRun, row: int, shown: Sequence[Display | None], column: str | None) -> Row:
     about, subject = run.row(row), subject_of(run, row)
-    detail = [_said(about) if run.manifest.network.classifies else words.short(about["class"])]
+    network = run.manifest.network
+    detail = [_said(about, network) if network.classifies else words.short(about["class"])]
     if column is not None:
         detail.append(f"{column}: {about[column]:.4g}")
     return Row(

@@ -6,11 +6,12 @@ no locks, those stay.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from segcam_jax import _files
@@ -22,13 +23,16 @@ METADATA = "zarr.json"
 _GROUP = re.compile(r"[0-9]+(x[0-9]+)+")
 
 
-def open_folder(path: Path, manifest: Manifest, *, overwrite: bool) -> tuple[int, Manifest]:
+def open_folder(
+    path: Path, manifest: Manifest, *, overwrite: bool, beside: Iterable[Path] = ()
+) -> tuple[int, Manifest]:
     """Makes the folder of a run, or finds out that it is that of the same run, and locks it.
 
     Args:
         path: the folder.
         manifest: what makes the run; written where there is none.
         overwrite: remove a run that is there, this one too; other files stay.
+        beside: folders where the run's processes write too: half-written files go there as well.
 
     Returns:
         The descriptor that holds the lock, and the manifest as it stands there.
@@ -44,7 +48,7 @@ def open_folder(path: Path, manifest: Manifest, *, overwrite: bool) -> tuple[int
         folder = os.open(path, os.O_RDONLY)
     try:
         with written(path):
-            return folder, _entered(path, folder, manifest, overwrite)
+            return folder, _entered(path, folder, manifest, overwrite, beside)
     except BaseException:
         os.close(folder)
         raise
@@ -61,7 +65,9 @@ def written(path: Path) -> Iterator[None]:
         raise _files.not_written(path, error) from None
 
 
-def _entered(path: Path, folder: int, manifest: Manifest, overwrite: bool) -> Manifest:
+def _entered(
+    path: Path, folder: int, manifest: Manifest, overwrite: bool, beside: Iterable[Path]
+) -> Manifest:
     file = path / FILE
     while (alone := _lock(folder)) is False and not file.exists():
         # Whoever was first has died before it could write it, or found a fault.
@@ -81,9 +87,10 @@ def _entered(path: Path, folder: int, manifest: Manifest, overwrite: bool) -> Ma
             f"output {str(path)!r} holds another run: {said}; give another folder, or --overwrite"
         )
     if alone:
-        for place, _, names in os.walk(path):
-            for name in filter(_files.is_temporary, names):
-                os.unlink(os.path.join(place, name))
+        inside = (Path(place) for place, _, _ in os.walk(path))
+        for place in itertools.chain(inside, filter(os.path.isdir, beside)):
+            for name in filter(_files.is_temporary, os.listdir(place)):
+                (place / name).unlink()
     if found is None:
         _files.write_bytes(file, manifest.encode())
     if alone:

@@ -108,8 +108,8 @@ def list_items(
         report: is told of files that were given twice.
 
     Raises:
-        InputError: if there are none, or a list or array is given with other things, or cannot be
-            read; or if the mask that all images have does not exist.
+        InputError: if there are none, or one does not exist, or a list or array is given with other
+            things, or cannot be read; or if the mask that all images have does not exist.
     """
     if options.where.kind == "mask" and not os.path.isfile(options.where.value[0]):
         raise InputError(f"the region's mask {options.where.value[0]!r} does not exist")
@@ -124,6 +124,8 @@ def list_items(
     _check_threshold(options, options.where.kind == "mask")
     found: dict[str, None] = {}
     for path in given:
+        if not path.exists():
+            raise InputError(f"{str(path)!r} does not exist")
         for file in _inside(path) if path.is_dir() else [os.path.abspath(path)]:
             if file in found:
                 report(f"{file}: given more than once, taken once")

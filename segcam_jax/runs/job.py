@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -108,15 +108,16 @@ class OpenJob:
         return found.reason if isinstance(found, Failure) else ""
 
     def check(self) -> None:
-        """Traces what would run on the first image: what methods say is said before the start.
+        """Looks at the first image: what would be said of every image is said before the start.
 
         Raises:
-            SegcamError: if none of the first images can be read, or a method cannot explain the
-                network there.
+            SegcamError: if none of the first images can be read, the network's output is not what
+                is said of it, or a method cannot explain the network there.
         """
         if self.first is None:
             raise InputError(f"none of the first images can be read: {self.reason()}")
         self.kernel.check(self.first.sample.padded.shape)
+        self.kernel.check_output(self.first.sample)
 
     @functools.cached_property
     def items_per_shard(self) -> int:
@@ -169,8 +170,11 @@ class OpenJob:
         except SegcamError:
             return ""
 
-    def create(self) -> Store:
+    def create(self, beside: Iterable[Path] = ()) -> Store:
         """The store, new or to go on with.
+
+        Args:
+            beside: folders where files are written while the store is open.
 
         Raises:
             InputError: if another run is there, or it cannot be written.
@@ -187,7 +191,7 @@ class OpenJob:
             items_per_shard=self.items_per_shard,
             targets=self.targets,
         )
-        return Store.create(self.job.out, manifest, overwrite=self.job.overwrite)
+        return Store.create(self.job.out, manifest, overwrite=self.job.overwrite, beside=beside)
 
     def compute(
         self,

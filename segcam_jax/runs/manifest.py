@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import msgspec
 
 import segcam_jax
@@ -118,6 +119,7 @@ class Manifest:
         targets: rows of an image.
         versions: of Python and of the packages that results depend on.
         finished: None until all shards are there.
+        figures: how a command draws figures of the run, by its own words; no part of the run.
     """
 
     format: int = FORMAT
@@ -130,6 +132,7 @@ class Manifest:
     targets: int
     versions: Mapping[str, str]
     finished: Finished | None = None
+    figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -179,6 +182,11 @@ def read_manifest(path: Path) -> Manifest:
         values = msgspec.json.decode(_files.read_bytes(path))
     except msgspec.DecodeError as error:
         raise InputError(f"{origin} is no JSON: {error}") from None
+    if isinstance(values, dict) and "manifest" in values and "command" in values:
+        raise InputError(
+            f"{origin} is of `segcam explain` of an older version; give its command again: "
+            f"{shortened(' '.join(map(str, values['command'])), 200)}"
+        )
     if not isinstance(values, dict) or "format" not in values:
         raise InputError(f"{origin} is not that of a run")
     if values["format"] != FORMAT:
@@ -204,6 +212,23 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "unknown"
     return found
+
+
+def device() -> str:
+    """What JAX runs on, in words."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
+
+
+def weights_record(network: Network) -> dict[str, Any]:
+    """Which weights were used, as JSON."""
+    return {
+        "given": network.spec.words,
+        "absolute": str(network.path.resolve()),
+        "sha256": network.sha256,
+        "model": network.model.name,
+        "outputs": network.meaning.to_json(),
+    }
 
 
 def _facts(values: Mapping[str, Any]) -> dict[str, Any]:

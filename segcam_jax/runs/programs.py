@@ -302,6 +302,19 @@ class ImageKernel:
                 name = place.call.method.name
                 raise type(error)(f"{name} at tap {place.tap!r}: {error}") from None
 
+    def check_output(self, sample: Sample) -> None:
+        """Runs the network on an image.
+
+        Raises:
+            SegcamError: if its output is broken, or not what is said of it.
+        """
+        images = np.stack([sample.padded] * devices.image_devices(self._mesh))
+        with self.network.blamed(sample.padded.shape):
+            output = engine.predict_together(
+                self.network.fn, self._params, images, execution=self.execution
+            )[0]
+        self.network.check_output(np.asarray(output, np.float32))
+
     def any_target(self, shape: tuple[int, ...]) -> Target:
         """A target like those of the study, for images of a shape `h w c`."""
         mask = None if self.network.classifies else np.ones(shape[:-1], bool)

@@ -91,6 +91,7 @@ def _row(network: Network, targets: int, group: Group, member: int, number: int)
             "class": network.labels[goal.class_index],
             "share": float(prediction.shares[goal.class_index]),
             "predicted": None if first is None else network.labels[first],
+            "predicted_share": None if first is None else float(prediction.shares[first]),
             "pixels": None if goal.region is None else int(goal.region.sum()),
         }
     return row

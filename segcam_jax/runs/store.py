@@ -103,13 +103,18 @@ class Store:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike, manifest: Manifest, *, overwrite: bool = False
+        cls,
+        path: str | os.PathLike,
+        manifest: Manifest,
+        *,
+        overwrite: bool = False,
+        beside: Iterable[Path] = (),
     ) -> "Store":
         """Makes the folder of a run, or opens that of the same run to go on with it.
 
         Arguments and errors are those of `folder.open_folder`.
         """
-        folder, found = open_folder(Path(path), manifest, overwrite=overwrite)
+        folder, found = open_folder(Path(path), manifest, overwrite=overwrite, beside=beside)
         return cls(Path(path), found, folder)
 
     @property

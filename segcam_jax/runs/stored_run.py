@@ -7,7 +7,7 @@ run.map(17, "bottleneck", "grad_cam")              # signed and raw, at the laye
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,16 @@ from segcam_jax.runs.store import node
 from segcam_jax.runs.table import COLUMNS, FOLDER, Part
 from segcam_jax.types import InputError, nearest_first
 
+STORE = "run.zarr"  # In a folder of `segcam explain`.
 _MAP = "map"
 
 
-def open_store(path: str | os.PathLike) -> "StoredRun":
+def open_store(path: str | os.PathLike, names: Mapping[int, str] | None = None) -> "StoredRun":
     """Opens a run that was stored, finished or not.
+
+    Args:
+        path: its folder, or that of `segcam explain`, which holds it.
+        names: of all its images, by number; None: `names_of` those that are there.
 
     Raises:
         InputError: if it is none, or another version's.
@@ -36,9 +41,16 @@ def open_store(path: str | os.PathLike) -> "StoredRun":
     if not path.is_dir():
         said = "is a file" if path.exists() else "does not exist"
         raise InputError(f"run {str(path)!r} {said}; give the folder of a run")
+    if (path / STORE / FILE).is_file():
+        path = path / STORE
     if not (path / FILE).is_file():
         raise InputError(f"{str(path)!r} is no run: it holds no {FILE}")
-    return StoredRun(path)
+    return StoredRun(path, names)
+
+
+def names_of(paths: Iterable[str]) -> list[str]:
+    """A name for each image of a run: its file's; several of one name are numbered."""
+    return _files.names_of([Path(path.replace(".zarr#", "-")) for path in paths])
 
 
 class StoredRun:
@@ -49,8 +61,9 @@ class StoredRun:
         manifest: what made it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, names: Mapping[int, str] | None = None):
         self.path, self.manifest = path, read_manifest(path / FILE)
+        self._names = names
         self._arrays: dict[str, zarr.Array | None] = {}
         self._whole: set[int] = set()
 
@@ -77,10 +90,11 @@ class StoredRun:
 
     @functools.cached_property
     def names(self) -> Mapping[int, str]:
-        """A name for each image, by its number: its file's; several of one name are numbered."""
+        """A name for each image, by its number."""
+        if self._names is not None:
+            return self._names
         seen = self.table.unique("item", keep="first", maintain_order=True)
-        paths = [Path(path.replace(".zarr#", "-")) for path in seen["path"]]
-        return dict(zip(seen["item"], _files.names_of(paths), strict=True))
+        return dict(zip(seen["item"], names_of(seen["path"]), strict=True))
 
     def row(self, number: int) -> dict[str, Any]:
         """A row of the table.
@@ -161,6 +175,10 @@ class StoredRun:
     def weights(self, row: int, tap: str, method: str) -> Float[np.ndarray, "c"] | None:
         """The weights of the channels, of methods that have them; raises as `map`."""
         return self._of_method(row, "weight", tap, method)
+
+    def has_attribution(self, tap: str, method: str) -> bool:
+        """Whether there are maps by channel, of some rows at least."""
+        return ("attribution", tap, method) in self._places
 
     def drops(self, row: int, tap: str, method: str) -> Float[np.ndarray, "c"] | None:
         """How far the score falls without each channel, of methods that ask; raises as `map`."""

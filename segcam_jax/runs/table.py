@@ -31,6 +31,7 @@ COLUMNS: Mapping[str, Any] = {
     "share": polars.Float64,
     "chosen": polars.String,
     "predicted": polars.String,
+    "predicted_share": polars.Float64,
     "pixels": polars.Int64,
     "score": polars.Float64,
     "notes": polars.String,

@@ -93,7 +93,7 @@ class StudyOptions:
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed is {self.seed}; give a number from 0 to below 2^32")
         if self.threshold and self.min_probability is not None:
-            raise InputError("give one of threshold and min probability")
+            raise InputError("give one of --threshold and --min-probability")
 
     @functools.cached_property
     def queries(self) -> tuple[ClassQuery, ...]:

@@ -20,8 +20,8 @@ from segcam_jax.data import nifti
 from segcam_jax.data.instances import Instance
 from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine import Execution
-from segcam_jax.runs.manifest import versions
-from segcam_jax.sweep import run, store
+from segcam_jax.runs.manifest import device, versions, weights_record
+from segcam_jax.sweep import store
 from segcam_jax.sweep.context import (
     SAME_SPACING,
     ContextCurve,
@@ -234,9 +234,9 @@ def _manifest(plan: ContextPlan, folder, command: Sequence[str]) -> dict[str, An
         "key": plan.key,
         "command": list(command),
         "versions": versions(),
-        "device": run.device(),
+        "device": device(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "weights": run.weights_record(base.network),
+        "weights": weights_record(base.network),
         "segmenting": dataclasses.asdict(base.segmenting),
         "steps": plan.steps,
         "max_voxels": plan.max_voxels,

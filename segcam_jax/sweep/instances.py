@@ -26,8 +26,8 @@ from segcam_jax import _files
 from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.engine import Execution
-from segcam_jax.runs.manifest import versions
-from segcam_jax.sweep import peaks, portraits, run, saliency, store, volumes
+from segcam_jax.runs.manifest import device, versions, weights_record
+from segcam_jax.sweep import peaks, portraits, saliency, store, volumes
 from segcam_jax.sweep.context import as_csv
 from segcam_jax.sweep.instance_plan import (
     TABLE,
@@ -290,9 +290,9 @@ def _manifest(plan: InstancePlan, folder, wanted, command: Sequence[str]) -> dic
         "key": plan.key,
         "command": list(command),
         "versions": versions(),
-        "device": run.device(),
+        "device": device(),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "weights": run.weights_record(plan.network),
+        "weights": weights_record(plan.network),
         "segmenting": dataclasses.asdict(plan.segmenting),
         "explaining": dataclasses.asdict(plan.explaining),
         "modalities": list(plan.modalities),

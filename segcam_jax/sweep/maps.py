@@ -24,8 +24,8 @@ from segcam_jax.networks.class_queries import Prediction, ResolvedClass
 from segcam_jax.networks.image_inputs import ImageForm, Sample, read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.reports import display, words
-from segcam_jax.runs.manifest import versions
-from segcam_jax.sweep import batch, run
+from segcam_jax.runs.manifest import device, versions
+from segcam_jax.sweep import batch
 from segcam_jax.sweep.gallery import Gallery, GalleryOptions, Maps, Picture
 from segcam_jax.sweep.ledger import Ledger
 from segcam_jax.taps import Split
@@ -184,7 +184,7 @@ def write_index(gallery: Gallery, folder: Path, command: Sequence[str]) -> list[
         "gallery": _VERSION,
         "command": list(command),
         "versions": versions(),
-        "device": run.device(),
+        "device": device(),
         "options": dataclasses.asdict(gallery.options),
         "about_maps": "float32, signed and raw, at the resolution of the layer",
         "maps": told,

@@ -4,9 +4,7 @@
     OUT/NAME/record.json      one image is finished: what was explained, its files; its last file
     OUT/manifest.json         the run is finished; written last of all
 
-The claim names every file that the run will write; nothing else is ever removed. Several processes
-may write one run together: they claim the folder alike, each file is put in place whole, and the
-records say what the others have finished.
+The claim names every file that the run will write; nothing else is ever removed.
 """
 
 import contextlib
@@ -33,11 +31,9 @@ class RunFolder:
         files: all that the run will write, relative to the folder.
         overwrite: take the folder even if it holds another run or files of these names; what a
             run's claim names is removed first.
-        shared: other processes write the same run.
 
     Raises:
-        InputError: if the path is a file, cannot be written, or holds another run; if it is to be
-            overwritten and shared, for a process would remove what the others have written.
+        InputError: if the path is a file, cannot be written, or holds another run.
     """
 
     def __init__(
@@ -47,15 +43,9 @@ class RunFolder:
         files: Sequence[str],
         *,
         overwrite: bool = False,
-        shared: bool = False,
     ):
         self.path, self.key = path, key
         _files.check_folder(path)
-        if overwrite and shared:
-            raise InputError(
-                "a run that several processes share cannot overwrite another; remove "
-                f"{str(path)!r} first, or give another folder"
-            )
         # Looked for before the claim is read: another process claims first and then writes.
         there = [file for file in files if os.path.lexists(path / file)]
         claim = _files.read_json(path / CLAIM) or _files.read_json(path / MANIFEST)

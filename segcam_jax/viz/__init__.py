@@ -11,7 +11,7 @@ diverging ones centred on zero.
 
 from segcam_jax.viz.bias import bias_table as bias_table
 from segcam_jax.viz.colour import blend as blend
-from segcam_jax.viz.files import save as save, to_array as to_array
+from segcam_jax.viz.files import mark_of as mark_of, save as save, to_array as to_array
 from segcam_jax.viz.montage import montage as montage
 from segcam_jax.viz.overlay import overlay as overlay
 from segcam_jax.viz.panels import four_panels as four_panels, six_panels as six_panels

@@ -6,13 +6,16 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from segcam_jax import _files
 from segcam_jax.types import InputError
 from segcam_jax.viz.canvas import DPI, any_letters
 
+_MARK = "segcam_jax"
 
-def save(figure: Figure, path: str | Path, *, dpi: float = DPI) -> Path:
+
+def save(figure: Figure, path: str | Path, *, dpi: float = DPI, mark: str | None = None) -> Path:
     """Writes a figure under a temporary name beside `path`, then renames it.
 
     A reader never sees half a file, and an earlier file survives a failure.
@@ -21,6 +24,7 @@ def save(figure: Figure, path: str | Path, *, dpi: float = DPI) -> Path:
         figure: any matplotlib figure.
         path: the file; its suffix chooses the format, and its folder is made.
         dpi: pixels per inch.
+        mark: a text that a PNG file carries unseen, for `mark_of`.
 
     Returns:
         `path`.
@@ -34,8 +38,18 @@ def save(figure: Figure, path: str | Path, *, dpi: float = DPI) -> Path:
     if kind not in kinds:
         raise InputError(f"figure file {str(path)!r} has no known suffix; use one of {kinds}")
     with _files.whole_file(path) as temporary, any_letters():
-        figure.savefig(temporary, format=kind, dpi=dpi)
+        metadata = None if mark is None else {_MARK: mark}
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
     return path
+
+
+def mark_of(path: str | Path) -> str | None:
+    """The mark that a PNG file was saved with; None if it has none, or there is no such file."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get(_MARK)
+    except OSError:
+        return None
 
 
 def to_array(figure: Figure, *, dpi: float = DPI) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,0 +1,196 @@
+"""The commands that explain images: one study, with the defaults of each."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from segcam_jax.cli.arguments import (
+    Images,
+    MaybeCount,
+    MaybeFile,
+    MaybeName,
+    MaybeNumber,
+    MaybeOutputs,
+    Names,
+    Range,
+    Size,
+    Thresholds,
+    optional,
+    several,
+)
+
+MaybeWords = Annotated[str | None, optional("WORDS")]
+MaybeFit = Annotated[Literal["crop", "stretch"] | None, optional("{crop,stretch}")]
+MaybeOf = Annotated[Literal["logits", "probabilities"] | None, optional("{logits,probabilities}")]
+MaybeReduce = Annotated[Literal["sum", "mean"] | None, optional("{sum,mean}")]
+MaybePrecision = Annotated[
+    Literal["float32", "tf32", "bfloat16"] | None, optional("{float32,tf32,bfloat16}")
+]
+MaybeStored = Annotated[Literal["float32", "float16"] | None, optional("{float32,float16}")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is explained of which images, and how a run computes it.
+
+    Attributes:
+        images: Image files (PNG, JPEG, TIFF, ... or .npy arrays in [0, 1]), folders, one .csv with
+            the columns image and class, region or mask, or one .zarr array of images.
+        weights: Bundled or installed weights by name (`texture-mnist-unbiased`,
+            `texture-mnist-biased`, `efficientnet-lite0-imagenet`), a .safetensors file,
+            random:NAME, or a model of your own (module.path:factory or file.py:factory).
+        model: The network expected in a file of weights; or instead of weights a model of your own:
+            a function without arguments that returns an NNX or Equinox module, a Linen module and
+            its variables, or fn and params.
+        tap: Where to explain: taps (`segcam layers` lists them), first, middle, last, conv:N, or
+            all. Default: the bottleneck, of a classifier the last block. Methods of the input
+            always use the input.
+        method: Methods by name (`segcam methods` lists them). Default: grad_cam.
+        option: Options of methods: window=2, or fast_ablation_cam.window=2 for one of them
+            (`segcam methods` lists them).
+        classes: Classes by name, number or rank (top:2), or predicted; each is explained by itself.
+            The first of pixels is the most frequent class but the background. Default: predicted.
+        region: The explained pixels: predicted, all, largest, smallest, component:K, at:ROW,COL,
+            pixel:ROW,COL, mask:FILE or mask:FILE=VALUE, in coordinates of the image as displayed.
+        min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
+        mask_threshold: Of masks, inside is what lies above it, in units of the files' values.
+        outputs: What the network returns. Default: what its weights or adapter say, or its last
+            operations, if they are a softmax over classes or a sigmoid.
+        multi_label: The classes do not exclude each other: each has a probability of its own, its
+            sigmoid. Pixels are predicted as each class whose probability lies above --threshold.
+        threshold: With --multi-label, or one class alone: one number, or one per class; 0.5 if
+            nothing is given.
+        labels: A file with the name of one class a line. Default: those of the weights, or
+            ImageNet's for 1000 classes.
+        size: Height and width that images are brought to, or one number for both. Default: 299 for
+            Inception, 224 for other classifiers; segmentation networks take images as they are.
+        fit: crop the middle of an image, or stretch all of it, to that size. Default: crop.
+        range: Values of the image files that become 0 and 1. Default: 8 bits are divided by 255,
+            16 bits by the range of the bits that they use, and floats must lie in [0, 1].
+        channels: A model of your own: channels of its images. Default: what it takes, 3 or 1.
+        normalisation: A model of your own: what is done to an image in [0, 1] first: none (floats
+            of any range are taken as they are), imagenet, symmetric, efficientnet_lite, or
+            MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
+        of: What is explained. Default: logits.
+        reduce: How the region's pixels are reduced to one score. Default: sum.
+        precision: Of convolutions and products after the tap; float32, the default, is exact.
+        seed: Of all random numbers. Default: 0.
+        store: Type of the stored maps. Default: float32.
+        shard: Items that are computed and stored together. Default: 64, fewer of large images.
+        batch: Images at once, a power of two. Default: as many as serve.
+        config: Options from a .toml file or a run's manifest.json, by the same names; those given
+            here count more. Without images, a manifest's run is repeated.
+        out: Where results go. A run that was interrupted there goes on.
+        overwrite: Replace another run; other people's files stay.
+        devices: How many devices of this machine share the images. Default: all.
+        memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
+        on_error: What an image that fails does: be a row with its reason, or stop the run.
+        verify: Trust finished shards by the digests of their files, not by size and time.
+        share: K/N: only every N-th shard, from the K-th on. N processes, each with its own K, fill
+            one run together.
+        ray: Compute on a Ray cluster: its address, or auto (extra `ray`).
+        workers: With --ray: how many processes, each with one GPU where there are any.
+        dry_run: Tell what would be done and what it costs; nothing is written.
+    """
+
+    images: Images = ()
+    weights: MaybeName = None
+    model: MaybeName = None
+    tap: Names = ()
+    method: Names = ()
+    option: Annotated[tuple[str, ...], several("NAME=VALUE ...")] = ()
+    classes: Annotated[Names, tyro.conf.arg(name="class")] = ()
+    region: MaybeWords = None
+    min_probability: MaybeNumber = None
+    mask_threshold: MaybeNumber = None
+    outputs: MaybeOutputs = None
+    multi_label: bool = False
+    threshold: Thresholds = ()
+    labels: MaybeFile = None
+    size: Size = ()
+    fit: MaybeFit = None
+    range: Range = ()
+    channels: MaybeCount = None
+    normalisation: MaybeName = None
+    of: MaybeOf = None
+    reduce: MaybeReduce = None
+    precision: MaybePrecision = None
+    seed: MaybeCount = None
+    store: MaybeStored = None
+    shard: MaybeCount = None
+    batch: MaybeCount = None
+    config: MaybeFile = None
+    out: Path = Path("run.zarr")
+    overwrite: bool = False
+    devices: MaybeCount = None
+    memory_limit: Annotated[str | None, optional("BYTES")] = None
+    on_error: Literal["row", "stop"] = "row"
+    verify: bool = False
+    share: Annotated[str | None, optional("K/N")] = None
+    ray: Annotated[str | None, optional("ADDRESS")] = None
+    workers: int = 1
+    dry_run: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Study):
+    """Explain many images into a store of maps that a killed run goes on with.
+
+    For example:
+
+      segcam sweep photographs/ --weights efficientnet-lite0-imagenet --out run.zarr
+
+      segcam sweep list.csv --weights my_networks.py:make --tap all --method grad_cam layer_cam
+
+      segcam sweep scans/ --config sweep.toml --share 3/64
+
+    Images that fail are rows of the table with their reason; the run goes on (exit code 3 at its
+    end). `segcam show run.zarr` looks at it, `segcam export run.zarr` writes files.
+
+    Attributes:
+        store_images: Store the images too.
+    """
+
+    store_images: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain(Study):
+    """Explain what a network says of images: maps, figures, a table, a manifest.
+
+    For example:
+
+      segcam explain scan.png --weights texture-mnist-unbiased --out results
+
+      segcam explain a.png b.png --weights my.safetensors --class 2 --region largest
+      --tap bottleneck decoder1 --method grad_cam ablation_cam integrated_gradients
+
+      segcam explain cat.jpg --weights efficientnet-lite0-imagenet --class top:1 top:2
+
+      segcam explain cat.jpg --model my_networks.py:make --tap layers/0/conv --labels names.txt
+
+      segcam explain --config results/manifest.json --out again
+
+    The folder holds the run (run.zarr, which `segcam show` and `segcam export` take), a folder of
+    maps (.npy) and figures (.png) for each image, items.csv, and manifest.json. Images that fail
+    are rows of the table with their reason; the run goes on (exit code 3 at its end).
+
+    Attributes:
+        method: Methods by name (`segcam methods` lists them). Default: grad_cam ablation_cam.
+        profile: How raw maps become heatmaps (`segcam methods` lists profiles). Default:
+            segcam_jax, or signed where ReLU would hide more than half of a map.
+        smoothing: Standard deviation, in pixels, of a Gaussian on the heatmaps. Default: 0.
+        colormap: A matplotlib colour table, for example jet.
+        no_figures: Write no PNG; `segcam export` draws them later.
+        out: Folder of the results. A run that was interrupted there goes on.
+        devices: How many devices of this machine share the images.
+    """
+
+    profile: MaybeName = None
+    smoothing: MaybeNumber = None
+    colormap: MaybeName = None
+    no_figures: bool = False
+    out: Path = Path("segcam-out")
+    devices: MaybeCount = 1

@@ -1,0 +1,174 @@
+"""A folder for people that follows a run: its maps and figures as files, none made twice.
+
+OUT/run.zarr                         the run
+OUT/cat/grad_cam.bottleneck.npy ...  the files of a row, as `export` writes them; montage.png last
+OUT/items.csv, OUT/manifest.json     written when the run is finished and all its files are there
+
+A row is done when its files are there and its montage carries the mark of what it was drawn of: the
+row, its run, and the look. So an image that changed, or another colour table, draws it again.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence, Set
+from pathlib import Path
+
+import polars
+
+import segcam_jax
+from segcam_jax import _files, viz
+from segcam_jax.reports.export import (
+    TABLE,
+    RowFile,
+    row_files,
+    row_names,
+    write_row,
+    write_table,
+)
+from segcam_jax.reports.figures import Look
+from segcam_jax.runs import StoredRun, open_store
+from segcam_jax.runs.manifest import FILE
+from segcam_jax.runs.stored_run import STORE, names_of
+from segcam_jax.types import InputError, counted
+
+
+class ReportFolder:
+    """The files of a run beside it.
+
+    Args:
+        path: the folder.
+        images: of the run, all of them, in order.
+        targets: names of what is explained of each image, where that is known and several.
+        look: how maps are drawn.
+        figures: whether they are.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        images: Iterable[str],
+        targets: Sequence[str],
+        look: Look,
+        *,
+        figures: bool,
+    ):
+        self.path, self._look, self._figures = path, look, figures
+        self._names = dict(enumerate(names_of(images)))
+        self._ends = [f".{target}" for target in targets] or [""]
+
+    @property
+    def store(self) -> Path:
+        """The run."""
+        return self.path / STORE
+
+    def open_run(self) -> StoredRun:
+        """The run as it is now."""
+        return open_store(self.store, self._names)
+
+    def folders(self) -> list[Path]:
+        """Those where files are written."""
+        names = self._names.values()
+        return [self.path, *(self.path / f"{name}{end}" for name in names for end in self._ends)]
+
+    def check_free(self) -> None:
+        """Checks that nobody else's files are in the way, where no run is there yet.
+
+        Raises:
+            InputError: if some are; if the folder is a file.
+        """
+        _files.check_folder(self.path)
+        # Looked at before the run: whoever writes files has made it first.
+        there = set(os.listdir(self.path)) if self.path.exists() else set()
+        wanted = [*(folder.name for folder in self.folders()[1:]), TABLE, FILE]
+        taken = [name for name in wanted if name in there]
+        if taken and not (self.store / FILE).exists():
+            raise InputError(
+                f"output {str(self.path)!r} already holds {taken[0]!r}; give another folder, or "
+                "--overwrite"
+            )
+
+    def files_there(self) -> list[Path]:
+        """The files of the run that is there; none where it cannot be read."""
+        with contextlib.suppress(InputError):
+            run = open_store(self.store)
+            names = row_names(run)
+            files = row_files(run, names, ("npy", "png"))
+            rows = [self.path / name / each.name for name in names.values() for each in files]
+            return [*rows, self.path / TABLE, self.path / FILE]
+        return []
+
+    def remove(self, files: Iterable[Path]) -> None:
+        """Removes files, and their folders where nobody else's files keep them."""
+        files = list(files)
+        for file in files:
+            file.unlink(missing_ok=True)
+        for folder in {file.parent for file in files} - {self.path}:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def update(
+        self, run: StoredRun, items: Sequence[int], advance: Callable[[int, str], None]
+    ) -> int:
+        """Writes the files of some images that are not there yet, or not current.
+
+        Args:
+            run: as it is now.
+            items: numbers of images.
+            advance: is called with the number of rows done since the last call, and what is there.
+
+        Returns:
+            How many rows had files to write.
+        """
+        names = row_names(run, items)
+        self._remove_failed(run, items, set(names.values()))
+        count = 0
+        for row, name in names.items():
+            files = row_files(run, [row], self._what)
+            mark, folder = self._mark(run, row), self.path / name
+            if self._is_current(folder, files, mark):
+                advance(1, "")
+                continue
+            write_row(run, row, files, folder, self._look, mark)
+            count += 1
+            advance(1, f"{name}: {counted(len(files), 'file')}")
+        return count
+
+    def _remove_failed(self, run: StoredRun, items: Sequence[int], kept: Set[str]) -> None:
+        """Removes the files of images that had results once, and fail now."""
+        failed = run.table.filter(
+            polars.col("error").is_not_null(), polars.col("item").is_in(list(items))
+        )
+        names = {f"{self._names[item]}{end}" for item in failed["item"] for end in self._ends}
+        files = row_files(run, run.table["row"], ("npy", "png"))
+        self.remove(self.path / name / each.name for name in names - kept for each in files)
+
+    def finish(self, run: StoredRun) -> bool:
+        """Writes the table and the manifest, if the run is finished and all files are there."""
+        done = run.manifest.finished is not None and all(
+            self._is_there(
+                self.path / name, row_files(run, [row], self._what), self._mark(run, row)
+            )
+            for row, name in row_names(run).items()
+        )
+        if done:
+            write_table(run, self.path)
+            manifest = dataclasses.replace(run.manifest, figures=dataclasses.asdict(self._look))
+            _files.write_bytes(self.path / FILE, manifest.encode())
+        return done
+
+    @property
+    def _what(self) -> tuple:
+        return ("npy", "png") if self._figures else ("npy",)
+
+    def _mark(self, run: StoredRun, row: int) -> str:
+        look = dataclasses.asdict(self._look)
+        return _files.key_of([segcam_jax.__version__, run.manifest.key, run.row(row), look])
+
+    def _is_there(self, folder: Path, files: Sequence[RowFile], mark: str) -> bool:
+        there = all((folder / each.name).is_file() for each in files)
+        return there and (not self._figures or viz.mark_of(folder / files[-1].name) == mark)
+
+    def _is_current(self, folder: Path, files: Sequence[RowFile], mark: str) -> bool:
+        # Arrays alone carry no mark; to write them again costs little.
+        return self._figures and self._is_there(folder, files, mark)
