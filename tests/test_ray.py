@@ -43,11 +43,11 @@ def test_a_killed_worker_is_replaced_and_the_store_is_the_same(tmp_path, monkeyp
     for index in range(40):
         pixels = generator.integers(0, 255, (64, 64)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{index:02}.png")
-    given = ["sweep", str(folder), "--weights", "texture-mnist-unbiased", "--shard", "2"]
+    given = ["sweep", "images", "--weights", "texture-mnist-unbiased", "--shard", "2"]
     given += ["--region", "all", "--class", "3", "--method", "grad_cam", "layer_cam"]
     assert main([*given, "--out", str(tmp_path / "alone.zarr")]) == 0
     out = tmp_path / "ray.zarr"
-    words = [*given, "--out", str(out), "--ray", "auto", "--workers", "2"]
+    words = [*given, "--out", "ray.zarr", "--ray", "auto", "--workers", "2"]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     child = subprocess.Popen([sys.executable, "-m", "segcam_jax", *words], env=environment)
     deadline = time.monotonic() + 240

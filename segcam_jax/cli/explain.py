@@ -48,7 +48,7 @@ def explain(command: Explain) -> int:
     with opened.create(beside=folder.folders()) as store:
         folder.remove(before)
         done = study_run.compute(command, opened, store, numbers)
-        finished = store.finish()
+        finished = study_run.check_whole(command, store)
         run = folder.open_run()
         _tell_images(run, mine)
         with console.progress("drawing", _targets(run, mine)) as advance:
@@ -58,7 +58,7 @@ def explain(command: Explain) -> int:
     if done.before:
         console.note(f"{counted(done.before, 'image')} finished before")
     _summarise(folder.open_run(), command, look, complete=complete)
-    return study_run.exit_code(done, None if finished is None else finished.finished)
+    return study_run.exit_code(done, finished)
 
 
 def _look(command: Explain, config: Config) -> Look:

@@ -2,16 +2,20 @@
 
 import dataclasses
 import functools
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from segcam_jax import _files
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of, names_in
 from segcam_jax.cli.study import Study
 from segcam_jax.engine.devices import local_mesh
+from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.reports.words import about_background
 from segcam_jax.runs import cost, open_store, sharing
 from segcam_jax.runs.items import file_now
@@ -26,6 +30,7 @@ from segcam_jax.types import InputError
 
 # Finished, and some images could not be explained.
 WITH_FAILURES = 3
+_FILES = (*SUFFIXES, ".csv", ".zarr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,7 @@ def _values(command: Study) -> dict[str, Any]:
     values = {name: value for name, value in vars(command).items() if name in known}
     for name in ("tap", "method", "classes"):
         option = f"--{name.replace('classes', 'class')}"
-        files = [word for word in values[name] if Path(word).is_file()]
+        files = [word for word in values[name] if Path(word).suffix.lower() in _FILES]
         if files:
             raise InputError(
                 f"{option} was given {files[0]!r}, a file; name images before the options"
@@ -111,6 +116,9 @@ def open_run(command: Study, config: Config, options: StudyOptions, out: Path) -
     """
     if command.share is not None and command.ray is not None:
         raise InputError("give one of --share and --ray")
+    if command.ray is not None:
+        # This process hands out shards; the devices are the workers'.
+        jax.config.update("jax_platforms", "cpu")
     if command.workers < 1:
         raise InputError(f"--workers was given {command.workers}; give at least 1")
     _, count = sharing.parse_share(command.share)
@@ -191,12 +199,28 @@ def compute(command: Study, opened: OpenJob, store: Store, numbers: Sequence[int
     with console.rates("explaining", items) as show:
         if command.ray is None:
             return opened.compute(store, numbers, show)
-        total = Progress()
-        make = functools.partial(JobWorker, opened.job)
+        total, start = Progress(), time.perf_counter()
+        make = functools.partial(JobWorker, opened.job, Path.cwd())
         for each in sharing.on_ray(make, numbers, address=command.ray, workers=command.workers):
-            total = total.and_also(each)
+            total = total.and_then(each, time.perf_counter() - start, command.workers)
             show(total)
         return total
+
+
+def check_whole(command: Study, store: Store) -> Finished | None:
+    """What a run has come to; None where other processes have shards to compute.
+
+    Raises:
+        InputError: if shards are missing that this process was to compute.
+    """
+    manifest = store.finish()
+    _, count = sharing.parse_share(command.share)
+    if manifest is None and count == 1:
+        raise InputError(
+            f"{str(command.out)!r} lacks shards that were computed; did another process take them "
+            "away? The same command computes them again"
+        )
+    return None if manifest is None else manifest.finished
 
 
 def exit_code(done: Progress, finished: Finished | None) -> int:

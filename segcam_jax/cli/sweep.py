@@ -23,8 +23,7 @@ def sweep(command: Sweep) -> int:
     opened.check()
     with opened.create() as store:
         done = study_run.compute(command, opened, store, study_run.numbers_of(command, opened))
-        manifest = store.finish()
-    finished = None if manifest is None else manifest.finished
+        finished = study_run.check_whole(command, store)
     _tell(command.out, done, finished)
     return study_run.exit_code(done, finished)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -216,9 +217,17 @@ class OpenJob:
 
 
 class JobWorker:
-    """Computes shards of a job in a process of its own, as an actor of Ray does."""
+    """Computes shards of a job in a process of its own, as an actor of Ray does.
 
-    def __init__(self, job: Job):
+    Args:
+        job: what was asked for.
+        folder: the one that its names are relative to.
+    """
+
+    def __init__(self, job: Job, folder: Path):
+        if not folder.is_dir():
+            raise InputError(f"{str(folder)!r} is no folder of this machine; mount it there")
+        os.chdir(folder)
         # What was to be replaced was replaced by who handed out the shards.
         self._open = dataclasses.replace(job, overwrite=False).open()
         self._open.check()

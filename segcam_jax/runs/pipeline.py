@@ -70,14 +70,20 @@ class Progress:
     busy: float = 0.0
     seconds: float = 0.0
 
-    def and_also(self, other: "Progress") -> "Progress":
-        """What two processes have done, that ran at the same time."""
+    def and_then(self, other: "Progress", seconds: float, workers: int) -> "Progress":
+        """What several processes have done so far, of which one has done something more.
+
+        Args:
+            other: that.
+            seconds: since the start of all.
+            workers: how many processes there are.
+        """
         return Progress(
             self.items + other.items,
             self.before + other.before,
             self.failures + other.failures,
-            max(self.busy, other.busy),
-            max(self.seconds, other.seconds),
+            self.busy + other.busy / workers,
+            seconds,
         )
 
     @property
