@@ -4,6 +4,7 @@ segcam evaluate --weights texture-mnist-biased --json benchmarks/results/bias_bi
 segcam evaluate --weights texture-mnist-unbiased --json benchmarks/results/bias_unbiased.json
 python -m train.lesions_study
 python -m benchmarks.fast_ablation && python -m benchmarks.agreement
+python -m benchmarks.sweeps
 python -m benchmarks run --suite cpu
 python -m benchmarks report
 """
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agreement, fast_ablation, plots, tables
+from benchmarks import agreement, fast_ablation, plots, sweeps, tables
 from benchmarks.workloads import Suite
 from segcam_jax.methods import METHODS
 
@@ -120,6 +121,7 @@ TABLES = {
     "lesion_peaks": lesion_peaks_table,
     "fast_ablation": fast_ablation.table,
     "agreement": agreement.table,
+    "sweeps": sweeps.table,
     "first_page": lambda: tables.first_page(tables.load("cpu")),
     "benchmarks_cpu": lambda: _overview("cpu"),
     "benchmarks_gpu": lambda: _overview("gpu"),

@@ -131,6 +131,7 @@ def test_spread_puts_the_strongest_channels_into_different_groups():
         np.testing.assert_allclose(found.weights[members].sum(), fall, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_correlation_rises_with_exact_channels():
     split, params, x, target = case(width=16)
     counts = (0, 8, 16, 24, 32)

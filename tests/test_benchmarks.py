@@ -228,6 +228,7 @@ def one_engine_row(monkeypatch):
     monkeypatch.setattr(run, "engine_rows", lambda _: [(row, None)])
 
 
+@pytest.mark.slow
 def test_a_tiny_run_without_torch(tmp_path, no_torch, capsys):
     path = tmp_path / "cpu.json"
     found = run.run(options(path), ["P1"])
@@ -283,6 +284,7 @@ def test_a_row_that_fails_does_not_end_the_run(tmp_path, no_torch, one_engine_ro
     assert "RuntimeError: out of luck" in tables.rows({"workloads": {"P1": record}})
 
 
+@pytest.mark.slow
 def test_many_targets_are_measured_beside_single_studies(tmp_path):
     found = run.run(options(tmp_path / "cpu.json"), ["P12"])["workloads"]["P12"]
     assert found["complete"]

@@ -131,6 +131,7 @@ def test_shapes_are_enough():
     assert str(plan)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_precision():
     execution = Execution(precision="bfloat16")
     for method in ("ablation_cam", "grad_cam"):

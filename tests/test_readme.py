@@ -71,6 +71,12 @@ def test_the_lines_on_a_bundled_network_run():
     names = run_first_block(page)
     assert names["heatmap"].shape == names["x"].shape[:2]
     assert float(names["heatmap"].max()) == 1.0
+
+
+@pytest.mark.slow
+def test_the_lines_on_many_targets_run():
+    page = ROOT / "docs" / "methods.md"
+    names = run_first_block(page)
     for code in blocks_with(page, "explain_targets(", "ablation_atlas("):
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             exec(code, names)

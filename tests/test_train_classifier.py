@@ -137,6 +137,7 @@ def test_the_weights_are_explained(whole_run):
     assert found.map.shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_weights(whole_run, tmp_path, monkeypatch):
     config = dataclasses.replace(whole_run[0], out=tmp_path / "run", export=None)
     batches = classifier.batches
