@@ -259,6 +259,7 @@ def test_indices_that_are_known_while_tracing_say_what_is_read():
         assert [span and span.size for span in change.changed[out]] == [8, 8, None]
 
 
+@pytest.mark.slow
 def test_a_network_that_upsamples_by_taking_equals_brute_force():
     split, params, x = upsampled(NEAREST["take"])
     mask = np.zeros((16, 24), bool)

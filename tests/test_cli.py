@@ -530,6 +530,7 @@ def test_evaluate_needs_a_network_of_the_data_set(fault, weights):
     assert "11 classes" in fault("evaluate", "--weights", weights)
 
 
+@pytest.mark.slow
 def test_evaluate_reports_quality_and_bias(tmp_path, capsys):
     path = tmp_path / "digits.safetensors"
     model = UNet(UNetConfig(classes=11, depth=1, width=4), rngs=nnx.Rngs(0))

@@ -115,6 +115,7 @@ def test_dead_channels_are_not_run_on_any_device(count):
     assert (explanation.scores == explanation.score).all()
 
 
+@pytest.mark.slow
 def test_under_vmap_jit_and_grad():
     split, params, x, _ = study()
     targets = segcam.stack([a_target(0, 0), a_target(5, 8, 2), a_target(3, 2, 0)])

@@ -75,6 +75,7 @@ def same(found, expected):
         np.testing.assert_allclose(found[name], array, atol=1e-6 * np.abs(array).max())
 
 
+@pytest.mark.slow
 def test_two_processes(weights, images, alone, tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     line = [sys.executable, "-m", "tests.distributed_worker"]

@@ -56,6 +56,7 @@ def test_instances_equal_single_calls(case, method):
     assert_alike(stacked, singles)
 
 
+@pytest.mark.slow
 def test_targets_of_many_kinds_come_back_in_order(case):
     split, params, x = case
 

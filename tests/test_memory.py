@@ -133,6 +133,7 @@ def a_unet():
         return segcam.split(fn, "bottleneck", params, x), params, x
 
 
+@pytest.mark.slow
 def test_temporaries_stay_under_the_limit(monkeypatch, chunks):
     split, params, x = a_unet()
     compiled = []

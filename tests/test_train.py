@@ -70,6 +70,7 @@ def test_a_run_writes_all_that_it_promises(whole_run):
     assert metadata["training"]["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_weights(whole_run, tmp_path, monkeypatch):
     config = dataclasses.replace(whole_run[0], out=tmp_path / "run", export=None)
     batches = texture_mnist.batches
