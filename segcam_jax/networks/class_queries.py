@@ -81,6 +81,21 @@ class Prediction:
         order = [k for k in np.lexsort((-counts, last)).tolist() if counts[k]]
         return cls(order, counts / math.prod(masks.shape[:-1]), masks, index, exclusive)
 
+    def region(self, class_index: int, labels: Sequence[str]) -> Bool[np.ndarray, "h w"]:
+        """The pixels predicted as a class, of a segmentation network.
+
+        Raises:
+            TargetError: if there are none; tells what is predicted.
+        """
+        assert self.masks is not None
+        found = self.masks[..., class_index]
+        if not found.any():
+            seen = ", ".join(labels[k] for k in self.order[:_TOLD]) or "nothing"
+            raise TargetError(
+                f"class {labels[class_index]!r} is predicted at no pixel; predicted are {seen}"
+            )
+        return found
+
     def drawn(
         self, class_index: int, dtype: type[np.signedinteger] = np.int32
     ) -> Int[np.ndarray, "h w"] | None:
@@ -245,13 +260,7 @@ class ClassQuery:
             raise TargetError(f"{both} are both {labels[first]!r} here")
         if prediction.masks is None:
             return ResolvedClass(first, second, None)
-        region = prediction.masks[..., first]
-        if not region.any():
-            seen = ", ".join(labels[k] for k in prediction.order[:_TOLD]) or "nothing"
-            raise TargetError(
-                f"class {labels[first]!r} is predicted at no pixel; predicted are {seen}"
-            )
-        return ResolvedClass(first, second, region)
+        return ResolvedClass(first, second, prediction.region(first, labels))
 
 
 def parse_queries(

@@ -4,7 +4,7 @@
                       shard k:   explain        (on the device while the host looks at k+1)
                       shard k-1: collect, write (in the writer's thread)
 
-At most this many shards are held, however many there are.
+One more may wait for the writer. No others are held, however many there are.
 """
 
 import contextlib

@@ -29,7 +29,7 @@ from segcam_jax.runs.store import Block
 from segcam_jax.runs.work import Goal, StudyOptions
 from segcam_jax.taps import INPUT
 from segcam_jax.targets import Target
-from segcam_jax.types import SegcamError, TargetError
+from segcam_jax.types import SegcamError
 
 # A study of ablations fills a device with one image; a few keep it from waiting for the host.
 _MOST_IN_TURN = 8
@@ -159,15 +159,9 @@ class ImageKernel:
         output: Float[np.ndarray, "h w k"],
         prediction: Prediction,
     ) -> Bool[np.ndarray, "h w"]:
-        where, masks = goal.region, prediction.masks
-        if where.kind == "predicted" and where.min_probability is None and masks is not None:
-            if not masks[..., index].any():
-                labels = self.network.labels
-                seen = ", ".join(labels[k] for k in prediction.order[:5]) or "nothing"
-                raise TargetError(
-                    f"class {labels[index]!r} is predicted at no pixel; predicted are {seen}"
-                )
-            return masks[..., index]
+        where = goal.region
+        if where.kind == "predicted" and where.min_probability is None:
+            return prediction.region(index, self.network.labels)
         return where.resolve(
             output,
             index,
