@@ -98,4 +98,4 @@ from segcam_jax.types import (
     TargetError as TargetError,
 )
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
