@@ -115,7 +115,7 @@ def explained(case, tmp_path_factory):
 
 def arguments(case, out):
     truth = ("--truth", case / "truth.nii.gz")
-    chosen = ("--method", "instance_smooth_grad", "grad_cam", "--samples", 6)
+    chosen = ("--method", "instance_smooth_grad", "grad_cam", "--option", "samples=6")
     return command("instances", case, out, *truth, *chosen)
 
 
@@ -232,7 +232,7 @@ def test_a_killed_run_goes_on_and_loses_no_finished_instance(
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert (out / "instances.csv").read_bytes() == (explained / "instances.csv").read_bytes()
     # Another run does not mix with it.
-    assert run(*arguments(case, out), "--sigma", 0.1) == 2
+    assert run(*arguments(case, out), "--option", "sigma=0.1") == 2
     assert "holds another run" in capsys.readouterr().err
     claimed = json.loads((out / store.CLAIM).read_text())["files"]
     assert "patient/instance-003/grad_cam.bottleneck.all.nii.gz" in claimed
@@ -249,7 +249,7 @@ def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, monkeyp
     broken.write_bytes(data[:-600])
     files = [tmp_path / p / f"{n}.nii.gz" for p in ("a", "b") for n in ("flair", "t1")]
     out = tmp_path / "out"
-    given = ("instances", *files, *command("instances", case, out)[3:], "--samples", 6)
+    given = ("instances", *files, *command("instances", case, out)[3:], "--option", "samples=6")
     monkeypatch.setattr(sweep.portraits, "draw_all", lambda *given: None)
     assert run(*given) == 2
     assert "t1.nii.gz" in capsys.readouterr().err
@@ -420,16 +420,19 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
     bad = ("--weights", tmp_path / "bad.safetensors")
     assert "cannot be read" in fault("instances", case / "t1.nii.gz", *bad)
     for more, words in (
-        (("--model", "unet"), "expected unet"),
         (("--threshold", 1.5), "threshold=1.5"),
         (("--iou", 0), "min_iou=0"),
         (("--connectivity", 4), "4"),
-        (("--class-index", "tumour"), "tumour"),
+        (("--class", "tumour"), "tumour"),
+        (("--class", "0", "--class", "1"), "give one class of volumes"),
         (("--tap", "nowhere", "--method", "grad_cam"), "nowhere"),
         (("--method", "grad_kam"), "grad_cam"),
-        (("--samples", 0), "`samples` is 0"),
+        (("--option", "samples=0"), "`samples` is 0"),
+        (("--option", "sigma=-1"), "`sigma` is -1"),
+        (("--option", "sigma_unit=absolute"), "a share of the range of --noise-modality"),
+        (("--option", "window=2"), "has no option 'window'"),
         (("--noise-modality", "pd"), "choose from flair, t1"),
-        (("--aggregation", "max", "--legacy-divisor"), "for aggregation mean"),
+        (("--option", "aggregation=max", "--legacy-divisor"), "for aggregation mean"),
         (("--group", "TP"), "needs a ground truth"),
         (("--truth", case / "truth.nii.gz", "--group", "TN"), "group 'TN' is unknown"),
         (("--memory-limit", "lots"), "500MB, 2GiB"),

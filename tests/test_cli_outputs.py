@@ -103,7 +103,7 @@ def test_predicted_pixels_are_those_of_the_output(tmp_path, name, said, options,
 
 
 def test_probabilities_are_explained_once_and_written_down(tmp_path, capsys):
-    line = ("explain", tmp_path / "grey.npy", "--model", f"{FILE}:bright_sigmoid")
+    line = ("explain", tmp_path / "grey.npy", "--weights", f"{FILE}:bright_sigmoid")
     line += ("--method", "grad_cam", "--tap", "hidden", "--region", "pixel:20,20")
     assert run(*line, "--of", "probabilities", "--out", tmp_path / "out") == 0
     (row,) = rows_of(tmp_path / "out")
@@ -131,7 +131,7 @@ def test_a_doubt_and_a_contradiction_end_in_a_line(tmp_path, capsys):
         ("bright", ("--threshold", "0.4", "--min-probability", "0.5"), "give one of --threshold"),
         ("classifier", ("--threshold", "0.4", "--multi-label"), "leave out --threshold"),
     ):
-        assert run(*line, "--model", f"{FILE}:{name}", *options) == 2
+        assert run(*line, "--weights", f"{FILE}:{name}", *options) == 2
         err = capsys.readouterr().err
         assert complaint in err
         assert "Traceback" not in err
@@ -157,7 +157,7 @@ def test_classes_that_do_not_exclude_each_other_have_regions_of_their_own(tmp_pa
 
 
 def test_of_probabilities_of_such_a_class_is_its_sigmoid(tmp_path):
-    line = ("explain", tmp_path / "grey.npy", "--model", f"{FILE}:nested", "--multi-label")
+    line = ("explain", tmp_path / "grey.npy", "--weights", f"{FILE}:nested", "--multi-label")
     line += ("--method", "grad_cam", "--tap", "hidden", "--class", 0, "--region", "pixel:24,24")
     line += ("--of", "probabilities", "--no-figures", "--out", tmp_path / "out")
     assert run(*line) == 0
@@ -213,7 +213,7 @@ def test_voxels_of_heads_are_those_of_their_sigmoid(heads):
 def test_heads_on_the_command_line(heads, capsys):
     folder, *_, sigmoid = heads
     line = ("context", folder / "v.nii.gz", "--roi", 8, "--steps", 1, "--min-voxels", 99)
-    line += ("--weights", folder / "three.safetensors", "--class-index", 0)
+    line += ("--weights", folder / "three.safetensors", "--class", 0)
     assert run(*line, "--multi-label", "--out", folder / "out") == 0
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
     assert manifest["weights"]["outputs"]["exclusive"] is False

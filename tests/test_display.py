@@ -147,7 +147,7 @@ def test_zero_maps_say_why(raw, method, weights, why):
 
 
 def test_figures_say_whether_the_explained_pixels_are_predicted_so(image, tmp_path, drawn):
-    line = ("explain", image, "--model", f"{OWN}:falling", "--tap", "hidden", "--class", 0)
+    line = ("explain", image, "--weights", f"{OWN}:falling", "--tap", "hidden", "--class", 0)
     line = (*line, "--method", "grad_cam", "--reduce", "mean", "--of", "probabilities")
     line = (*line, "--outputs", "logits")
     assert run(*line, "--region", "pixel:3,5", "--out", tmp_path / "out") == 0
@@ -159,7 +159,7 @@ def test_figures_say_whether_the_explained_pixels_are_predicted_so(image, tmp_pa
 @pytest.mark.parametrize("network", ["falling", "fixed"])
 def test_explain_draws_and_records_it(image, tmp_path, drawn, capsys, network):
     out = tmp_path / "out"
-    line = ("explain", image, "--model", f"{OWN}:{network}", "--tap", "hidden")
+    line = ("explain", image, "--weights", f"{OWN}:{network}", "--tap", "hidden")
     line = (*line, "--outputs", "logits")
     assert run(*line, "--method", "grad_cam", "eigen_cam", "--out", out) == 0
     (row,) = rows_of(out)
@@ -199,7 +199,7 @@ def test_a_gallery_draws_and_lists_it(image, tmp_path, drawn):
 
 
 def test_a_class_that_the_network_rules_out(image, tmp_path, capsys):
-    line = ("explain", image, "--model", f"{OWN}:ruling_out", "--tap", "hidden")
+    line = ("explain", image, "--weights", f"{OWN}:ruling_out", "--tap", "hidden")
     line = (*line, "--method", "grad_cam")
     assert run(*line, "--class", 1, "--out", tmp_path / "out") == 0
     (row,) = rows_of(tmp_path / "out")
@@ -213,7 +213,7 @@ def test_a_class_that_the_network_rules_out(image, tmp_path, capsys):
 @pytest.mark.parametrize("command", ["explain", "gallery"])
 def test_a_class_that_a_classifier_rules_out(image, tmp_path, capsys, command):
     network, tap, method = {
-        "explain": ("--model", "--tap", "--method"),
+        "explain": ("--weights", "--tap", "--method"),
         "gallery": ("--models", "--layers", "--methods"),
     }[command]
     line = (command, image, network, f"{OWN}:ruling_out_images", "--size", 16, tap, "hidden")

@@ -32,7 +32,7 @@ def files(tmp_path_factory):
 @pytest.fixture
 def explain(files, tmp_path):
     def line(*arguments, command="explain"):
-        start = (command, files / "photo.npy", "--model", MODEL, "--size", 16)
+        start = (command, files / "photo.npy", "--weights", MODEL, "--size", 16)
         end = ("--out", tmp_path / "out") if "--out" not in arguments else ()
         return cli.main([str(each) for each in (*start, *arguments, *end)])
 
@@ -148,7 +148,7 @@ def test_truncated_images_are_named(tmp_path, capsys):
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:60])
     out = tmp_path / "out"
-    line = ["explain", str(path), "--model", MODEL, "--size", "16", "--out", str(out)]
+    line = ["explain", str(path), "--weights", MODEL, "--size", "16", "--out", str(out)]
     assert cli.main(line) == 2
     assert "cut.png" in capsys.readouterr().err
     assert not out.exists()

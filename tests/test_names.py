@@ -106,7 +106,7 @@ def test_images_of_any_name_are_explained(tmp_path, capsys):
         pixels = np.random.default_rng(number).integers(0, 255, (16, 16), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     files = [str(tmp_path / f"{name}.png") for name in names]
-    model = ["--model", f"{own_networks.__file__}:segmenter", "--class", "1"]
+    model = ["--weights", f"{own_networks.__file__}:segmenter", "--class", "1"]
     out = tmp_path / "out"
     more = ["--region", "all", "--method", "grad_cam", "--out", str(out)]
     assert cli.main(["explain", *files, *model, *more]) == 0
@@ -126,7 +126,7 @@ def test_scans_of_any_name_are_explained(tmp_path, capsys):
         file.parent.mkdir(exist_ok=True)
         values = rng.normal(size=(8, 8, 8)).astype(np.float32)
         nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), file)
-    options = ("--model", f"{own_networks.__file__}:volumetric", "--roi", "8")
+    options = ("--weights", f"{own_networks.__file__}:volumetric", "--roi", "8")
     options += ("--method", "input_x_gradient", "--min-voxels", "100", "--out")
     out = tmp_path / "out"
     assert cli.main(["instances", *map(str, files), *options, str(out)]) == 0

@@ -23,24 +23,21 @@ NAMES = ["cat", "dog", "background"]
 
 
 @pytest.mark.parametrize(
-    ("weights", "model", "expected"),
+    ("words", "kind"),
     [
-        ("random:resnet50", None, ("random:resnet50", "random", None)),
-        ("texture-mnist-biased", "unet", ("texture-mnist-biased", "weights", "unet")),
-        ("my/file.py:make", None, ("my/file.py:make", "user", None)),
-        (None, "package.networks:make", ("package.networks:make", "user", None)),
+        ("random:resnet50", "random"),
+        ("texture-mnist-biased", "weights"),
+        ("my/file.py:make", "user"),
+        ("package.networks:make", "user"),
     ],
 )
-def test_a_network_is_named_by_weights_or_by_a_factory(weights, model, expected):
-    spec = NetworkSpec.parse(weights, model)
-    assert (spec.words, spec.kind, spec.model) == expected
+def test_a_network_is_named_by_weights_or_by_a_factory(words, kind):
+    assert NetworkSpec.parse(words) == NetworkSpec(words, kind)
 
 
 def test_one_network_is_named():
     with pytest.raises(InputError, match="no weights were given; add --weights"):
-        NetworkSpec.parse(None, "unet")
-    with pytest.raises(InputError, match="leave out --weights texture-mnist-biased"):
-        NetworkSpec.parse("texture-mnist-biased", "module:make")
+        NetworkSpec.parse(None)
 
 
 def test_convolutions_by_number_and_layers_by_word(tmp_path):

@@ -222,7 +222,8 @@ def test_a_killed_explain_goes_on_to_the_same_bytes(place, tmp_path):
 
 def test_options_come_from_a_file_or_a_manifest(place, run, tmp_path):
     config = tmp_path / "study.toml"
-    words = [f'weights = "{place / "own.py"}:make"', 'tap = "all"', "shard = 4"]
+    # `model` is what an older version wrote.
+    words = [f'model = "{place / "own.py"}:make"', 'tap = "all"', "shard = 4"]
     words += [f"method = {json.dumps(METHODS)}"]
     config.write_text("\n".join(words))
     for number, source in enumerate((config, run)):
@@ -302,6 +303,7 @@ def test_files_of_options_are_checked(place, tmp_path, capsys):
     for words, said in (
         ("taps = ['hidden']", "the nearest are tap"),
         ("seed = 'one'", "`seed`"),
+        ("model = 'unet'\nweights = 'x'", "says 'weights' twice"),
         ("seed = ", "is no TOML"),
     ):
         config.write_text(words)

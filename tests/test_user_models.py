@@ -181,7 +181,7 @@ def test_layers_and_explain(images, tmp_path, capsys):
     assert re.search(r"body +│ +4 x 4 +│ +6 │ middle, last, the default tap|last, the default", out)
     labels = tmp_path / "names.txt"
     labels.write_text("\n".join(own_networks.NAMES))
-    line = ("explain", images / "image0.npy", "--model", f"{FILE}:classifier", "--size", 16)
+    line = ("explain", images / "image0.npy", "--weights", f"{FILE}:classifier", "--size", 16)
     line = (*line, "--labels", labels, "--method", "grad_cam", "--out", tmp_path / "out")
     assert run(*line, "--class", "tiger cat", "--class", "tabby,snail") == 2
     assert "class 'tabby,snail' is not" in capsys.readouterr().err
@@ -214,7 +214,7 @@ def test_a_segmentation_network_is_padded_and_cropped(images, tmp_path, monkeypa
     source.write_text("from tests.own_networks import segmenter as make\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
-    line = ("explain", images / "image1.npy", "--model", "my_net:make", "--method", "grad_cam")
+    line = ("explain", images / "image1.npy", "--weights", "my_net:make", "--method", "grad_cam")
     assert run(*line, "--region", "all", "--tap", "first", "--out", "out") == 0
     (row,) = rows_of("out")
     assert (row["extent"], row["padded"], row["pixels"]) == ("13x18", "14x18", 13 * 18)
@@ -272,7 +272,7 @@ def test_modules_that_do_not_import(tmp_path, monkeypatch, fault, source, compla
     (tmp_path / "broken.py").write_text(source)
     (tmp_path / "x.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    line = fault("explain", "x.png", "--model", "broken.py:make", "--out", "out")
+    line = fault("explain", "x.png", "--weights", "broken.py:make", "--out", "out")
     assert re.search(complaint, line)
     assert not (tmp_path / "out").exists()
 
@@ -298,7 +298,7 @@ def test_a_model_that_fails_on_one_image(command, tmp_path, fault, capsys):
     folder.mkdir()
     for number, height in enumerate((16, 16, 20)):
         np.save(folder / f"{number}.npy", np.zeros((height, 16, 3), np.float32))
-    network = {"explain": "--model", "embed": "--weights", "gallery": "--models"}[command]
+    network = {"explain": "--weights", "embed": "--weights", "gallery": "--models"}[command]
     images = sorted(folder.iterdir()) if command == "explain" else [folder]
     given = ("--tap", "input") if command != "gallery" else ("--layers", "input")
     given = (*given, "--projection", "pca") if command == "embed" else given
@@ -320,7 +320,7 @@ def test_options_of_ones_own_models_alone(fault, tmp_path):
     assert "is for models of your own" in fault(*bundled, "--normalisation", "none", *end)
     assert "is for models of your own" in fault(*bundled, "--channels", 1, *end)
     both = (*bundled, "--model", "tests.own_networks:classifier", *end)
-    assert "leave out --weights" in fault(*both)
+    assert "--model is gone: --weights says which network" in fault(*both)
     assert "two networks" in fault("layers", f"{FILE}:classifier", "--weights", "x")
 
 
@@ -357,7 +357,7 @@ def test_the_background_is_explained_only_when_asked_for(
     if labels:
         (bands / "names.txt").write_text("\n".join(labels.split()))
         given = ("--labels", bands / "names.txt")
-    line = ("explain", bands / "bands.npy", "--model", f"{FILE}:banded", "--method", "grad_cam")
+    line = ("explain", bands / "bands.npy", "--weights", f"{FILE}:banded", "--method", "grad_cam")
     out = bands / "out"
     assert run(*line, "--tap", "hidden", *given, *chosen, "--out", out) == 0
     err = capsys.readouterr().err
@@ -371,7 +371,7 @@ def test_the_background_is_explained_only_when_asked_for(
 
 
 def test_images_of_background_alone_are_left_out_and_said(bands, capsys, fault):
-    line = ("--model", f"{FILE}:banded", "--method", "grad_cam", "--tap", "hidden")
+    line = ("--weights", f"{FILE}:banded", "--method", "grad_cam", "--tap", "hidden")
     both = ("explain", bands / "black.npy", bands / "bands.npy", *line)
     assert run(*both, "--out", bands / "out") == 3
     assert "black.npy': only the background, class '0', is" in capsys.readouterr().err
@@ -399,7 +399,7 @@ def test_volumes_are_explained_by_ones_own_network(tmp_path, capsys, fault):
         nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
     files = (tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     roi = ("--roi", 8, "--out", tmp_path / "out")
-    model = ("--model", f"{FILE}:volumetric", *roi)
+    model = ("--weights", f"{FILE}:volumetric", *roi)
     assert run("instances", *files, *model, "--method", "grad_cam", "--min-voxels", 100) == 0
     said = capsys.readouterr()
     assert "is Volumetric: 2 classes for each voxel" in said.err.replace("\n", " ")
@@ -416,11 +416,11 @@ def test_volumes_are_explained_by_ones_own_network(tmp_path, capsys, fault):
     assert "is a network of volumes" in fault("explain", files[0], *model[:2])
     told = fault("explain", files[0], "--weights", "texture-mnist-unbiased")
     assert f"`segcam instances {files[0]}` or `segcam context {files[0]}`" in told
-    assert "needs one of volumes" in fault("instances", *files, "--model", f"{FILE}:segmenter")
+    assert "needs one of volumes" in fault("instances", *files, "--weights", f"{FILE}:segmenter")
     assert "takes multiples of 2 x 2 x 2" in fault("context", *files, *model[:2], "--roi", 7)
     assert "--roi and --channels" in fault("context", *files, *model[:2], "--channels", 3)
-    only = ("--model", f"{FILE}:volumes_of_eight")
-    assert "leave out --weights" in fault("instances", *files, *only, "--weights", "lesions")
+    only = ("--weights", f"{FILE}:volumes_of_eight")
+    assert "leave --model out" in fault("instances", *files, *only, "--model", "lesions")
     assert "for models of your own" in fault(
         "instances", *files, "--weights", "lesions", "--channels", 2
     )
@@ -444,7 +444,7 @@ def test_tokens_are_not_drawn_over_the_image(tmp_path, capsys, fault):
     out = capsys.readouterr().out
     assert re.search(r"attention/query +│ +65 x 4 +│ +4 │ positions of its own", out)
     assert re.search(r"grid +│ +8 x 8 +│ +16 │ .*the default tap", out)
-    line = ("explain", image, "--model", model, "--size", 32, "--out", tmp_path / "out")
+    line = ("explain", image, "--weights", model, "--size", 32, "--out", tmp_path / "out")
     assert "positions of its own, 65 x 4, not the image's" in fault(
         *line, "--tap", "attention/query"
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import segcam_jax
 from segcam_jax.cli import cache, console
-from segcam_jax.cli.old_words import renewed
+from segcam_jax.cli.old_words import check_command, renewed
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
 _COMMANDS = {
@@ -126,12 +126,13 @@ def _run(given: list[str]) -> int:
         print(_HELP)
         return 0
     name = given[0]
-    rest, told = renewed(name, given[1:])
+    check_command(name)
     if name not in _COMMANDS:
         choices = ", ".join(nearest_first(name, _COMMANDS))
         raise InputError(f"unknown command {name!r}; choose from {choices}")
     from segcam_jax.cli import commands
 
+    rest, told = renewed(given[1:], commands.option_names(name))
     for line in told:
         console.note(line)
     command = commands.parse(name, merged_lists(rest))

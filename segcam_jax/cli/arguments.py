@@ -28,6 +28,8 @@ def _default(shown: str) -> str:
 
 
 Names = Annotated[tuple[str, ...], several("NAME ...")]
+Classes = Annotated[Names, tyro.conf.arg(name="class")]
+Options = Annotated[tuple[str, ...], several("NAME=VALUE ...")]
 MaybeName = Annotated[str | None, optional("NAME")]
 MaybeNumber = Annotated[float | None, optional("NUMBER")]
 MaybeCount = Annotated[int | None, optional("N")]

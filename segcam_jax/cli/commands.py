@@ -43,7 +43,6 @@ class Layers:
         network: A model of your own (module.path:factory or file.py:factory), a file, bundled
             weights, or random:NAME.
         weights: The same, by an option.
-        model: The network expected in the file, or a model of your own.
         size: Height and width of an image, or one number for both; of a volume, three numbers.
         channels: As in `segcam explain`.
         seed: Of random weights.
@@ -53,7 +52,6 @@ class Layers:
         tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NETWORK", help_behavior_hint="")
     ] = None
     weights: MaybeName = None
-    model: MaybeName = None
     size: Size = ()
     channels: MaybeCount = None
     seed: int = 0
@@ -75,7 +73,6 @@ class Evaluate:
 
     Attributes:
         weights: Bundled weights by name, or a .safetensors file.
-        model: The network expected in the file.
         dataset: The data set.
         samples: Generated samples for the quality.
         bias_samples: Bundled samples for the bias table, at most 200.
@@ -89,7 +86,6 @@ class Evaluate:
     """
 
     weights: str
-    model: MaybeName = None
     dataset: str = "texture_mnist"
     samples: int = 200
     bias_samples: int = 200
@@ -249,15 +245,6 @@ COMMANDS = {
 }
 
 
-# Options that mean nearly the same, each of other commands.
-_ALIKE = (
-    ("--classes", "--class-index", "--class"),
-    ("--tap", "--layers"),
-    ("--method", "--methods"),
-    ("--weights", "--models", "--model"),
-)
-
-
 def parse(
     name: str, arguments: Sequence[str]
 ) -> (
@@ -300,20 +287,25 @@ def parse(
     raise InputError(" ".join(text.split()) or f"wrong options; see segcam {name} --help")
 
 
-def _check_options(name: str, arguments: Sequence[str]) -> None:
-    """Raises `InputError` for options that a command does not have; tells those that it has."""
+def option_names(name: str) -> list[str]:
+    """The options of a command, with their dashes."""
     known = []
     for field, hint in get_type_hints(COMMANDS[name], include_extras=True).items():
         said = getattr(hint, "__metadata__", ())
         names = [each.name for each in said if getattr(each, "name", None)]
         if tyro.conf.Positional not in said:
             known.append(f"--{(names or [field])[-1].replace('_', '-')}")
+    return known
+
+
+def _check_options(name: str, arguments: Sequence[str]) -> None:
+    """Raises `InputError` for options that a command does not have; tells those that it has."""
+    known = option_names(name)
     for word in itertools.takewhile(lambda word: word != "--", arguments):
         option = word.partition("=")[0].replace("_", "-")
         if not option.startswith("--") or option in (*known, "--help"):
             continue
-        alike = [each for group in _ALIKE if option in group for each in group if each in known]
-        near = alike or difflib.get_close_matches(option, known, 2) or ["--help"]
+        near = difflib.get_close_matches(option, known, 2) or ["--help"]
         raise InputError(
             f"Unrecognized options: {word.partition('=')[0]}; `segcam {name}` has {', '.join(near)}"
         )

@@ -60,7 +60,7 @@ def demo(command: commands.Demo, line: Sequence[str]) -> None:
         volumes.make_cases([files], segmenting),
         MODALITIES,
         segmenting,
-        SaliencyOptions(methods=(METHOD,), samples=SAMPLES),
+        SaliencyOptions(methods=(METHOD,), options=(f"samples={SAMPLES}",)),
         version=segcam_jax.__version__,
     )
     records = run_instances(

@@ -38,7 +38,7 @@ def evaluate(command: commands.Evaluate) -> None:
     """Prints quality and bias table, and writes them as JSON if asked to."""
     _check(command)
     mesh = local_mesh(command.devices, images=command.devices)
-    network = open_network(NetworkSpec.parse(command.weights, command.model))
+    network = open_network(NetworkSpec.parse(command.weights))
     _check_fit(network)
     class_index = find_class(command.class_index, network.labels)
     biased = load_samples().biased

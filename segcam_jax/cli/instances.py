@@ -75,7 +75,7 @@ def opened(
     )
     options = volumes.checked(
         SegmentOptions(
-            class_index=command.class_index,
+            class_index=_class_of(command),
             threshold=command.threshold,
             connectivity=command.connectivity,
             min_voxels=command.min_voxels,
@@ -115,7 +115,7 @@ def _network(command: Volumetric, modalities: int) -> Network:
         command: names it.
         modalities: how many are named; 0 where none is.
     """
-    spec = NetworkSpec.parse(command.weights, command.model)
+    spec = NetworkSpec.parse(command.weights)
     users = spec.kind == "user"
     options = OpenOptions(
         size=command.roi if users else None,
@@ -127,6 +127,19 @@ def _network(command: Volumetric, modalities: int) -> Network:
     if said := network.note if users else network.exclusive_doubt():
         console.note(said)
     return network
+
+
+def _class_of(command: Volumetric) -> str | None:
+    """The class, if one is named.
+
+    Raises:
+        InputError: if several are.
+    """
+    if len(command.classes) > 1:
+        raise InputError(
+            f"--class was given {' '.join(command.classes)}; give one class of volumes"
+        )
+    return command.classes[0] if command.classes else None
 
 
 def groups_of(command: Volumetric) -> tuple[str, ...]:
@@ -156,12 +169,10 @@ def _saliency(command: Instances, modalities: Sequence[str]) -> SaliencyOptions:
         raise InputError(f"--noise-modality was given {named!r}; choose from {choices}")
     return SaliencyOptions(
         methods=tuple(each.name for each in methods.find_all(names_in(command.method))),
+        options=command.option,
         taps=names_in(command.tap),
         of=command.of,
-        aggregation=command.aggregation,
         legacy_divisor=command.legacy_divisor,
-        samples=command.samples,
-        sigma=command.sigma,
         channel=channel,
         field=command.field,
         seed=command.seed,

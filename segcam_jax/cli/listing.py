@@ -21,7 +21,7 @@ def layers(command: commands.Layers) -> None:
     size = _size(command)
     if command.network is not None and command.weights is not None:
         raise InputError(f"two networks were given: {command.network} and {command.weights}")
-    spec = NetworkSpec.parse(command.network or command.weights, command.model)
+    spec = NetworkSpec.parse(command.network or command.weights)
     users = spec.kind == "user"
     brought = size if size and users else None
     options = OpenOptions(brought, command.channels, seed=command.seed, ndims=(2, 3))

@@ -1,50 +1,79 @@
-"""Words of an older version: those that mean the same are taken, others answer with the new one."""
+"""Words of an older version: taken for one version where a command has the new one, and told."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from segcam_jax.types import InputError
 
-_SAME = {"--class-index": "--class", "--classes": "--class", "--repeat": "--config"}
-_OPTIONS = ("--window", "--stride", "--samples", "--sigma", "--steps")
+# Old words, and what they are called now; of a command that has the new word and not the old one.
+_RENAMED = {
+    "--class-index": "--class",
+    "--classes": "--class",
+    "--layers": "--tap",
+    "--methods": "--method",
+    "--model": "--weights",
+    "--models": "--weights",
+    "--repeat": "--config",
+}
+# Options of methods, each given by --option now.
+_OF_METHODS = ("--window", "--stride", "--samples", "--sigma", "--steps", "--aggregation")
 _TOP = "--top"
+_TWICE = {"--weights", "--model"}
+_GONE = {"plan": "`segcam plan` is now `segcam explain ... --dry-run`"}
 
 
-def renewed(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def check_command(name: str) -> None:
+    """Raises `InputError`, which says what replaces it, if a command is gone."""
+    if name in _GONE:
+        raise InputError(_GONE[name])
+
+
+def renewed(arguments: Sequence[str], known: Collection[str]) -> tuple[list[str], list[str]]:
     """The arguments of a command in today's words.
 
     Args:
-        command: its name.
-        arguments: what follows it.
+        arguments: what follows the command's name.
+        known: the options that it has, with their dashes.
 
     Returns:
         The arguments, and a line for each word that has another name now.
 
     Raises:
-        InputError: if a command or a word is gone; says what replaces it.
+        InputError: if --model stands beside --weights.
     """
-    if command == "plan":
-        raise InputError("`segcam plan` is now `segcam explain ... --dry-run`")
-    if command != "explain":
-        return list(arguments), []
     found: list[str] = []
     told: dict[str, None] = {}
     given = iter(arguments)
+    if {argument.partition("=")[0] for argument in arguments} >= _TWICE and "--model" not in known:
+        raise InputError("--model is gone: --weights says which network it is; leave --model out")
     for argument in given:
         word, equals, value = argument.partition("=")
+        new = _new(word.replace("_", "-"), known)
         if argument == "--":
             return [*found, argument, *given], list(told)
-        if word in _OPTIONS:
-            raise InputError(f"{word} is now --option {word.removeprefix('--')}=VALUE")
-        if word == _TOP:
+        if new is None:
+            found.append(argument)
+        elif word == _TOP:
             number = value if equals else next(given, "")
             told["--top N is now --class top:1 ... top:N"] = None
-            found += ["--class", *_ranks(number)]
-        elif word in _SAME:
-            told[f"{word} is now {_SAME[word]}"] = None
-            found += [_SAME[word], value] if equals else [_SAME[word]]
+            found += [new, *_ranks(number)]
+        elif new == "--option":
+            told[f"{word} is now --option {_plain(word)}=VALUE"] = None
+            number = value if equals else next(given, "")
+            found += [new, f"{_plain(word)}={number}"]
         else:
-            found.append(argument)
+            told[f"{word} is now {new}"] = None
+            found += [new, value] if equals else [new]
     return found, list(told)
+
+
+def _new(word: str, known: Collection[str]) -> str | None:
+    """What a word is called now, if it is an old one of a command with such options."""
+    new = "--class" if word == _TOP else "--option" if word in _OF_METHODS else _RENAMED.get(word)
+    return new if new in known and word not in known else None
+
+
+def _plain(word: str) -> str:
+    return word.lstrip("-").replace("-", "_")
 
 
 def _ranks(number: str) -> list[str]:

@@ -4,9 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from segcam_jax.cli.arguments import (
+    Classes,
     Images,
     MaybeCount,
     MaybeFile,
@@ -14,11 +13,11 @@ from segcam_jax.cli.arguments import (
     MaybeNumber,
     MaybeOutputs,
     Names,
+    Options,
     Range,
     Size,
     Thresholds,
     optional,
-    several,
 )
 
 MaybeWords = Annotated[str | None, optional("WORDS")]
@@ -40,10 +39,9 @@ class Study:
             the columns image and class, region or mask, or one .zarr array of images.
         weights: Bundled or installed weights by name (`texture-mnist-unbiased`,
             `texture-mnist-biased`, `efficientnet-lite0-imagenet`), a .safetensors file,
-            random:NAME, or a model of your own (module.path:factory or file.py:factory).
-        model: The network expected in a file of weights; or instead of weights a model of your own:
-            a function without arguments that returns an NNX or Equinox module, a Linen module and
-            its variables, or fn and params.
+            random:NAME, or a model of your own (module.path:factory or file.py:factory): a function
+            without arguments that returns an NNX or Equinox module, a Linen module and its
+            variables, or fn and params.
         tap: Where to explain: taps (`segcam layers` lists them), first, middle, last, conv:N, or
             all. Default: the bottleneck, of a classifier the last block. Methods of the input
             always use the input.
@@ -97,11 +95,10 @@ class Study:
 
     images: Images = ()
     weights: MaybeName = None
-    model: MaybeName = None
     tap: Names = ()
     method: Names = ()
-    option: Annotated[tuple[str, ...], several("NAME=VALUE ...")] = ()
-    classes: Annotated[Names, tyro.conf.arg(name="class")] = ()
+    option: Options = ()
+    classes: Classes = ()
     region: MaybeWords = None
     min_probability: MaybeNumber = None
     mask_threshold: MaybeNumber = None
@@ -169,7 +166,7 @@ class Explain(Study):
 
       segcam explain cat.jpg --weights efficientnet-lite0-imagenet --class top:1 top:2
 
-      segcam explain cat.jpg --model my_networks.py:make --tap layers/0/conv --labels names.txt
+      segcam explain cat.jpg --weights my_networks.py:make --tap layers/0/conv --labels names.txt
 
       segcam explain --config results/manifest.json --out again
 

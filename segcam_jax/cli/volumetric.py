@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 import tyro
 
 from segcam_jax.cli.arguments import (
+    Classes,
     MaybeCount,
     MaybeFile,
     MaybeName,
     MaybeNumber,
     MaybeOutputs,
     Names,
+    Options,
     optional,
 )
 
@@ -31,10 +33,8 @@ class Volumetric:
     Attributes:
         volumes: NIfTI or NRRD files: the modalities of one scan in the order of the network's
             channels, then those of the next scan.
-        weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`), or
-            the bundled `lesions`.
-        model: The network expected in the file; or instead of weights a model of your own,
-            module.path:factory or file.py:factory.
+        weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`), the
+            bundled `lesions`, or a model of your own (module.path:factory or file.py:factory).
         channels: A model of your own: modalities that it takes. Default: as many as --prefixes or
             --modalities names, or what it takes, 1 to 4.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
@@ -49,7 +49,7 @@ class Volumetric:
         truth_threshold: For a truth of probabilities: values above this are inside.
         ignore_label: The value of what is unknown: neither lesion nor background.
         modalities: Names of the modalities, for files and tables. Default: those of the files.
-        class_index: Number or name of the class. Default: the last.
+        classes: Number or name of the class, one. Default: the last.
         outputs: What the network returns. Default: what its weights say, or logits.
         multi_label: The classes do not exclude each other: each has a probability of its own, its
             sigmoid, not its share of all (softmax). One class alone always has.
@@ -78,7 +78,6 @@ class Volumetric:
 
     volumes: Volumes = ()
     weights: MaybeName = None
-    model: MaybeName = None
     channels: MaybeCount = None
     data: MaybeFile = None
     prefixes: Names = ()
@@ -91,7 +90,7 @@ class Volumetric:
     truth_threshold: MaybeNumber = None
     ignore_label: Annotated[int | None, optional("VALUE")] = None
     modalities: Names = ()
-    class_index: MaybeName = None
+    classes: Classes = ()
     outputs: MaybeOutputs = None
     multi_label: bool = False
     threshold: float = 0.5
@@ -121,7 +120,7 @@ class Instances(Volumetric):
       segcam instances flair.nii.gz t1.nii.gz --weights lesions.safetensors --out results
 
       segcam instances --data cohort --prefixes flair t1 --truth-prefix mask
-      --weights lesions.safetensors --aggregation max --samples 10
+      --weights lesions.safetensors --option aggregation=max samples=10
 
     Maps are signed and not normalised, so that instances compare, and lie on the grid of the scan's
     first volume. Every instance has a figure, all on one scale of colours. Killed at any moment,
@@ -131,14 +130,13 @@ class Instances(Volumetric):
         method: Methods by name (`segcam methods` lists them).
         tap: Where methods of activations look (`segcam layers` lists names). Default: the
             bottleneck.
+        option: Options of methods: samples=10, or instance_smooth_grad.aggregation=max for one of
+            them (`segcam methods` lists them).
         of: What is explained, averaged over the instance.
-        aggregation: instance_smooth_grad: the mean of the gradients of the instance's voxels, or at
-            each voxel of the input the one of largest magnitude.
         legacy_divisor: instance_smooth_grad, mean: divide by the number of predicted instances, as
             the method's authors do, not by that of voxels.
-        samples: instance_smooth_grad, smooth_grad: noisy copies.
-        sigma: Their noise, as a share of a modality's range.
-        noise_modality: That modality, by name or number from 0.
+        noise_modality: The modality, by name or number from 0, of whose range over the whole volume
+            the option sigma is a share.
         field: Give the network a window around the instance, as large as --roi, or all of the
             volume at once.
         seed: Of all random numbers.
@@ -146,11 +144,9 @@ class Instances(Volumetric):
 
     method: Names = ("instance_smooth_grad",)
     tap: Names = ()
+    option: Options = ()
     of: Literal["logits", "probabilities"] = "logits"
-    aggregation: Literal["mean", "max"] = "mean"
     legacy_divisor: bool = False
-    samples: int = 50
-    sigma: float = 0.05
     noise_modality: str = "0"
     field: Literal["window", "volume"] = "window"
     seed: int = 0

@@ -99,7 +99,7 @@ def _path(spec: NetworkSpec, options: OpenOptions) -> Path:
 
 def _trained(spec: NetworkSpec, options: OpenOptions) -> tuple[str, models.LoadedModel]:
     """Digest and network of a file of weights."""
-    loaded = models.load(spec.words, model=spec.model)
+    loaded = models.load(spec.words)
     ndim = getattr(loaded.config, "ndim", 2)
     if ndim in options.ndims:
         return _files.sha256_of(models.path_of(spec.words)), loaded

@@ -26,39 +26,29 @@ class NetworkSpec:
     Attributes:
         words: its name as the user gave it.
         kind: `"weights"` of a file or by name, `"random"` weights, or a `"user"`'s own model.
-        model: the network expected in a file of weights.
     """
 
     words: str
     kind: Literal["weights", "random", "user"]
-    model: str | None = None
 
     @classmethod
-    def parse(cls, weights: str | None, model: str | None = None) -> "NetworkSpec":
-        """Reads what `--weights` and `--model` say, of which the second may name one's own.
+    def parse(cls, weights: str | None) -> "NetworkSpec":
+        """Reads what `--weights` says.
 
         Args:
             weights: a name or a file as `models.load` takes them, `random:NAME`, or
                 `module:factory`.
-            model: the network expected in the file, or `module:factory` instead of weights.
 
         Raises:
-            InputError: if no network is named, or two are.
+            InputError: if no network is named.
         """
-        if model is not None and user_code.is_factory(model):
-            if weights is not None:
-                raise InputError(
-                    f"{model} makes a model with its weights; leave out --weights {weights}"
-                )
-            return cls(model, "user")
         if weights is None:
             raise InputError(
-                "no weights were given; add --weights with a file or a bundled name, or --model "
-                "with module:factory"
+                "no weights were given; add --weights with a file, a bundled name or module:factory"
             )
         if user_code.is_factory(weights):
             return cls(weights, "user")
-        return cls(weights, "random" if weights.startswith(RANDOM) else "weights", model)
+        return cls(weights, "random" if weights.startswith(RANDOM) else "weights")
 
 
 @dataclasses.dataclass(frozen=True)

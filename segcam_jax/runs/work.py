@@ -19,6 +19,8 @@ from segcam_jax.types import InputError, Outputs, nearest_first
 # What a person types, and the field of `StudyOptions`.
 _WORDS = {"tap": "taps", "method": "methods", "option": "options", "class": "classes"}
 _FIELDS = {field: word for word, field in _WORDS.items()}
+# What files of an older version say, and what it is called now.
+_RENAMED = {"model": "weights"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,6 @@ class StudyOptions:
 
     Attributes:
         weights: which network, as `NetworkSpec.parse` reads it.
-        model: the network expected in a file of weights.
         taps: where to explain: taps, `first`, `middle`, `last`, `conv:N` or `all`; none: the
             bottleneck, of a classifier the last block. Methods of the input use the input.
         methods: by name.
@@ -57,7 +58,6 @@ class StudyOptions:
     """
 
     weights: str | None = None
-    model: str | None = None
     taps: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class StudyOptions:
     @property
     def network(self) -> NetworkSpec:
         """Which network."""
-        return NetworkSpec.parse(self.weights, self.model)
+        return NetworkSpec.parse(self.weights)
 
     def checked(self) -> "StudyOptions":
         """Itself, all of it parsed, methods by the names of the registry.
@@ -198,10 +198,13 @@ class StudyOptions:
         given = {}
         for word, value in words.items():
             plain = word.replace("-", "_")
+            plain = plain if plain in known else _RENAMED.get(plain, plain)
             if plain not in known:
                 near = ", ".join(nearest_first(plain, known)[:4])
                 raise InputError(f"{origin} has the unknown key {word!r}; the nearest are {near}")
             field = _WORDS.get(plain, plain)
+            if field in given:
+                raise InputError(f"{origin} says {plain!r} twice, once as {word!r}; leave one out")
             one = isinstance(value, (str, int, float)) and cls._several(field)
             given[field] = [value] if one else value
         try:

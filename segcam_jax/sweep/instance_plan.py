@@ -172,14 +172,15 @@ def segmentation_plan(
 def _check(options: SaliencyOptions, channels: int) -> None:
     if not options.methods:
         raise InputError("no method was given; `segcam methods` lists them")
-    if options.samples < 1:
-        raise InputError(f"`samples` is {options.samples}; give at least 1")
-    if not (np.isfinite(options.sigma) and options.sigma >= 0):
-        raise InputError(f"`sigma` is {options.sigma}; give a finite number that is not negative")
+    for method in options.methods:
+        if (samples := options.value(method, "samples")) is not None and samples < 1:
+            raise InputError(f"`samples` is {samples}; give at least 1")
+        if (sigma := options.value(method, "sigma")) is not None and sigma < 0:
+            raise InputError(f"`sigma` is {sigma}; give a number that is not negative")
+        if options.legacy_divisor and options.value(method, "aggregation") == "max":
+            raise InputError("the legacy divisor is for aggregation mean; a maximum is not divided")
     if not 0 <= options.channel < channels:
         raise InputError(f"modality {options.channel} of {channels}; count from 0")
-    if options.legacy_divisor and options.aggregation == "max":
-        raise InputError("the legacy divisor is for aggregation mean; the maximum is not divided")
     if not 0 <= options.seed < 2**32:
         raise InputError(f"`seed` is {options.seed}; give a number from 0 to below 2^32")
 

@@ -104,7 +104,8 @@ def _peaks(
 def _method(plan: InstancePlan, pair: tuple[str, str]) -> str:
     """A method in words."""
     method, tap = METHODS[pair[0]], pair[1]
-    how = f" ({plan.explaining.aggregation})" if method.takes("aggregation") else ""
+    aggregation = plan.explaining.value(method.name, "aggregation")
+    how = "" if aggregation is None else f" ({aggregation})"
     return f"{method.title}{how}" + ("" if tap == INPUT else f" at {tap}")
 
 

@@ -7,6 +7,7 @@ all of it, in one piece.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float
 from segcam_jax.data.instances import Instance, window_around
 from segcam_jax.engine import Execution
 from segcam_jax.heatmap import resize
-from segcam_jax.methods import METHODS
+from segcam_jax.methods import METHODS, parse_calls
 from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
 from segcam_jax.sweep.volumes import Segmented
@@ -30,6 +31,7 @@ ALL = "all"  # what a map of all modalities together is called
 # Samples that run as one call: between calls, progress is told.
 _AT_ONCE = 5
 _LEAST_SIDE = 8
+_OWN_OPTIONS = {"sigma_unit", "channel"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,28 +40,44 @@ class SaliencyOptions:
 
     Attributes:
         methods: their names.
+        options: of them, as `methods.parse_calls` reads them.
         taps: where methods of activations look; empty: the bottleneck.
         of: whether logits or probabilities are explained; the mean over the instance.
-        aggregation: of methods that have it: over the instance's voxels, `"mean"` or `"max"`.
         legacy_divisor: of the mean: divide the sum over the instance's voxels by the number of
             predicted instances of the scan, as the source does, not by that of voxels.
-        samples: noisy copies, of methods that take them.
-        sigma: their noise, as a share of a modality's range over the whole volume.
-        channel: that modality, from 0.
+        channel: the modality, from 0, of whose range over the whole volume `sigma` is a share.
         field: what the network is given, a `"window"` or the whole `"volume"`.
         seed: of all random numbers.
     """
 
     methods: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
     of: Of = "logits"
-    aggregation: Literal["mean", "max"] = "mean"
     legacy_divisor: bool = False
-    samples: int = 50
-    sigma: float = 0.05
     channel: int = 0
     field: Field = "window"
     seed: int = 0
+
+    @functools.cached_property
+    def given(self) -> dict[str, dict[str, Any]]:
+        """The options that are given of each method.
+
+        Raises:
+            InputError: as `methods.parse_calls`, or if the command itself gives one of them.
+        """
+        calls = parse_calls([METHODS[name] for name in self.methods], self.options)
+        if taken := sorted(_OWN_OPTIONS & {name for call in calls for name, _ in call.options}):
+            raise InputError(
+                f"--option {taken[0]} is not for volumes, where sigma is a share of the range of "
+                "--noise-modality over the whole volume"
+            )
+        return {call.method.name: dict(call.options) for call in calls}
+
+    def value(self, method: str, option: str) -> Any:
+        """An option of a method, as given or as the method has it; None if it has none such."""
+        known = METHODS[method].options.get(option)
+        return None if known is None else self.given[method].get(option, known.default)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,16 +164,16 @@ def cut_around(
 
 def passes(method: str, options: SaliencyOptions) -> int:
     """How many steps of progress a method makes for one instance."""
-    return len(_parts(options)) if METHODS[method].takes("first") else 1
+    return len(_parts(method, options)) if METHODS[method].takes("first") else 1
 
 
-def _parts(options: SaliencyOptions) -> list[tuple[int, int]]:
+def _parts(method: str, options: SaliencyOptions) -> list[tuple[int, int]]:
     """First sample and number of samples of each call; alike if possible: a size is a program."""
-    samples = options.samples
+    samples = options.value(method, "samples")
     even = [size for size in (5, 4, 6, 7, 3) if samples % size == 0]
     size = even[0] if even else min(samples, _AT_ONCE)
     # A maximum takes as many passes per sample as the instance has voxels.
-    size = 1 if options.aggregation == "max" else size
+    size = 1 if options.value(method, "aggregation") == "max" else size
     return [(at, min(size, samples - at)) for at in range(0, samples, size)]
 
 
@@ -220,7 +238,7 @@ def explain_instance(
     """
     split = network.split(tap, cut.x.shape)
     known = METHODS[method]
-    many = known.ablates or (known.takes("aggregation") and options.aggregation == "max")
+    many = known.ablates or options.value(method, "aggregation") == "max"
     target = target_of(cut, class_index, options.of, tight=many, meaning=network.meaning)
     calls = _calls(method, segmented, options)
     total = sum(size for _, size, _ in calls)
@@ -253,24 +271,19 @@ def _calls(
     method: str, segmented: Segmented, options: SaliencyOptions
 ) -> list[tuple[int, int, Mapping[str, Any]]]:
     """The calls whose mean is the result: first sample, number of samples, arguments."""
-    key = jax.random.key(options.seed)
-    # A share of the range over the whole volume, not over the part that the network is given: so
-    # that instances compare.
-    sigma = options.sigma * float(np.ptp(segmented.x[..., options.channel]))
-    divisor = float(max(1, len(segmented.predicted))) if options.legacy_divisor else None
-    given = {
-        "key": key,
-        "sigma": sigma,
-        "sigma_unit": "absolute",
-        "samples": options.samples,
-        "aggregation": options.aggregation,
-        "divisor": divisor,
-    }
-    known = METHODS[method]
-    shared = {name: value for name, value in given.items() if known.takes(name)}
+    known, shared = METHODS[method], dict(options.given[method])
+    if known.needs_key:
+        shared["key"] = jax.random.key(options.seed)
+    if known.takes("sigma"):
+        # A share of the range over the whole volume, not over the part that the network is given:
+        # so that instances compare.
+        scale = float(np.ptp(segmented.x[..., options.channel]))
+        shared |= {"sigma": options.value(method, "sigma") * scale, "sigma_unit": "absolute"}
+    if known.takes("divisor") and options.legacy_divisor:
+        shared["divisor"] = float(max(1, len(segmented.predicted)))
     if not known.takes("first"):
         return [(0, 1, shared)]
     return [
         (at, size, {**shared, "samples": size, "first": jnp.int32(at)})
-        for at, size in _parts(options)
+        for at, size in _parts(method, options)
     ]
