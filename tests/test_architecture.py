@@ -29,12 +29,13 @@ FLOORS = {
     "adapters": 3,
     "models": 4,
     "networks": 5,
-    "runs": 6,
-    "api": 8,
-    "reports": 7,
-    "sweep": 8,
-    "cli": 9,
-    "__main__": 10,
+    "volumes": 6,
+    "runs": 7,
+    "api": 9,
+    "reports": 8,
+    "sweep": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 # Within a floor, which other rooms a room may use.
 NEIGHBOURS = {

@@ -17,12 +17,25 @@ from scipy import ndimage
 
 from segcam_jax import METHODS, Execution, InputError, cli
 from segcam_jax.data import scans
+from segcam_jax.data.instances import measured
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
-from segcam_jax.sweep import instance_plan, instances as sweep, peaks, saliency, store, volumes
+from segcam_jax.sweep import instances as sweep, store
+from segcam_jax.sweep.instance_plan import COLUMNS
+from segcam_jax.volumes import (
+    SegmentOptions,
+    crop_around,
+    instance_maps,
+    measure,
+    put_back,
+    read_input,
+    scan_inputs,
+    segment,
+    segmentation,
+)
 
 SHAPE = (16, 14, 12)
 AFFINE = np.array([[-1.0, 0, 0, 9], [0, 0, 2, -7], [0, 1.2, 0, 3], [0, 0, 0, 1]])
@@ -126,7 +139,7 @@ def table(path):
 
 def test_a_run_writes_maps_a_table_and_figures(explained, case):
     rows = table(explained / "instances.csv")
-    assert list(rows[0]) == list(peaks.COLUMNS)
+    assert list(rows[0]) == list(COLUMNS)
     groups = {row["instance"]: row["group"] for row in rows}
     assert groups == {"1": "FP", "2": "TP", "3": "FN"}
     assert [row["modality"] for row in rows[:3]] == ["flair", "t1", "all"]
@@ -180,7 +193,7 @@ def test_values_are_those_of_the_library(explained, case):
         network.split("input", cut.shape),
         network.model.params,
         cut,
-        saliency.target_of(saliency.Cut(cut, mask, place, place), 1, "logits", tight=False),
+        instance_maps.target_of(mask, 1, "logits", tight=False),
         key=jax.random.key(0),
         samples=6,
         first=jnp.int32(0),
@@ -206,15 +219,15 @@ def test_a_killed_run_goes_on_and_loses_no_finished_instance(
     explained, case, tmp_path, monkeypatch, capsys
 ):
     out, done = tmp_path / "out", []
-    explain = saliency.explain_instance
+    explain = instance_maps.explain_instance
 
-    def killed(*given):
+    def killed(*given, **more):
         if len(done) == 3:  # the first instance by two methods, the second by one
             raise KeyboardInterrupt
         done.append(given)
-        return explain(*given)
+        return explain(*given, **more)
 
-    monkeypatch.setattr(saliency, "explain_instance", killed)
+    monkeypatch.setattr(instance_maps, "explain_instance", killed)
     assert run(*arguments(case, out)) == 130
     assert "goes on from here" in capsys.readouterr().err
     first = out / "patient" / "instance-001" / "record.json"
@@ -224,7 +237,9 @@ def test_a_killed_run_goes_on_and_loses_no_finished_instance(
     # Not explained again, but for the second instance, of which a map was there.
     count = []
     monkeypatch.setattr(
-        saliency, "explain_instance", lambda *given: count.append(0) or explain(*given)
+        instance_maps,
+        "explain_instance",
+        lambda *given, **more: count.append(0) or explain(*given, **more),
     )
     monkeypatch.setattr(sweep.portraits, "draw_all", lambda *given: None)
     assert run(*arguments(case, out)) == 0
@@ -454,7 +469,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
 
 
 def test_scans_of_a_folder_are_found(case):
-    found = volumes.scan_files(
+    found = scan_inputs.scan_files(
         (), 2, data=case.parent.parent, prefixes=("flair", "t1"), truth_prefix="truth"
     )
     assert [(each.name, each.truth) for each in found] == [("one-patient", case / "truth.nii.gz")]
@@ -465,9 +480,8 @@ def held_to(labels, case, tmp_path, **options):
     network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
     files = (case / "flair.nii.gz", case / "t1.nii.gz")
     scan = scans.ScanFiles("a", files, save(tmp_path / "truth.nii.gz", labels))
-    chosen = volumes.checked(volumes.SegmentOptions(roi=(12,), **options), network)
-    (made,) = volumes.make_cases([scan], chosen)
-    segmented = volumes.segment(network, made, chosen, Execution())
+    chosen = segmentation.checked(SegmentOptions(roi=(12,), **options), network)
+    segmented = segment(network, read_input(scan, chosen), chosen)
     told = [(each.label, each.group, each.voxels) for each in segmented.instances()]
     assert all(segmented.mask(each).sum() == each.voxels for each in segmented.instances())
     return told, [note for note in segmented.notes if "truth.nii.gz" in note]
@@ -475,14 +489,12 @@ def held_to(labels, case, tmp_path, **options):
 
 def test_a_scan_without_a_background_of_zero_is_noted(case, tmp_path):
     """The background took part in mean and deviation without a word."""
-    network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
     flair = nibabel.load(case / "flair.nii.gz").get_fdata(dtype=np.float32)
     flair[0] = 0
     files = (save(tmp_path / "flair.nii", flair), case / "t1.nii.gz")
     for normalise, noted in (("zscore", ["t1"]), ("none", [])):
-        chosen = volumes.SegmentOptions(roi=(12,), normalise=normalise)
-        (made,) = volumes.make_cases([scans.ScanFiles("a", files)], chosen)
-        notes = volumes.segment(network, made, chosen, Execution()).notes
+        chosen = SegmentOptions(normalise=normalise)
+        notes = read_input(scans.ScanFiles("a", files), chosen).notes
         told = [note for note in notes if "no voxel is 0" in note]
         assert [Path(note.partition(": ")[0]).name for note in told] == [
             f"{name}.nii.gz" for name in noted
@@ -557,13 +569,13 @@ def test_peaks_are_measured_with_their_distance():
     values[0, 0, 0], values[4, 1, 1], values[2, 2, 2] = 3, -2, 1
     mask = np.zeros(values.shape, bool)
     mask[2, 2, 2] = mask[2, 2, 3] = True
-    told = peaks.measure(values, mask, (1, 2, 0.5))
+    told = measure(values, mask, (1, 2, 0.5))
     assert told["peak_positive"] == 3
     assert told["peak_positive_distance_mm"] == pytest.approx((4 + 16 + 1) ** 0.5)
     assert told["peak_negative"] == -2
     assert told["peak_negative_distance_mm"] == pytest.approx((4 + 4 + 0.25) ** 0.5)
     assert told["mean_inside"] == 0.5
-    nothing = peaks.measure(np.zeros_like(values), mask, (1, 1, 1))
+    nothing = measure(np.zeros_like(values), mask, (1, 1, 1))
     assert nothing["peak_positive"] == 0
     assert np.isnan(nothing["peak_positive_distance_mm"])
 
@@ -578,18 +590,16 @@ def test_cuts_of_large_and_small_volumes_come_back_in_place():
         x = rng.normal(size=(*extents, 2)).astype(np.float32)
         labels = np.zeros(extents, np.int32)
         labels[-2:, 1:3, 0] = 1
-        found = instance_plan.measured(labels)
-        segmented = volumes.Segmented(None, x, x[..., 0], found, None, ())
-        cut = saliency.cut_around(
-            segmented, found.instances[0], window=window, multiples=(4, 4, 4), field=field
-        )
+        found = measured(labels)
+        box = found.instances[0].box
+        cut = crop_around(x, labels == 1, box, window=window, multiples=(4, 4, 4), field=field)
         assert cut.x.shape == (*size, 2)
         assert cut.mask.sum() == 4
-        back = cut.restored(cut.x[..., 1], extents)
+        back = put_back(cut.inside(cut.x[..., 1]), cut.box, extents)
         inside = back != 0
         np.testing.assert_array_equal(back[inside], x[..., 1][inside])
         assert inside[labels == 1].all()
-        target = saliency.target_of(cut, 0, "logits", tight=False)
+        target = instance_maps.target_of(cut.mask, 0, "logits", tight=False)
         assert target.extent == tuple(min(8, each) for each in size)
         assert target.cropped()(_window(cut, target)) == pytest.approx(x[labels == 1, 0].mean())
 

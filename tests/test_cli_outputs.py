@@ -16,7 +16,7 @@ from flax import nnx
 from scipy import ndimage
 
 import segcam_jax
-from segcam_jax import Execution, TargetError, cli, models
+from segcam_jax import TargetError, cli, models
 from segcam_jax.data import scans
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet.model import monai_unet
@@ -27,9 +27,14 @@ from segcam_jax.outputs import Meaning
 from segcam_jax.runs.job import Job
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.work import StudyOptions
-from segcam_jax.sweep import volumes
-from segcam_jax.sweep.context import context_curve
 from segcam_jax.types import InputError
+from segcam_jax.volumes import (
+    SegmentOptions,
+    context_curve,
+    read_input,
+    scan_inputs,
+    segment,
+)
 from tests import own_networks
 from tests.explained import manifest_of, rows_of
 
@@ -199,11 +204,10 @@ def test_voxels_of_heads_are_those_of_their_sigmoid(heads):
     three = (str(folder / "three.safetensors"), Said(multi_label=True))
     known = (str(folder / "known.safetensors"), Said())
     for index, (file, said) in enumerate((three, known, three)):
-        options = volumes.SegmentOptions(class_index=str(index), roi=(8,), min_voxels=9)
-        files = volumes.scan_files([folder / "v.nii.gz"], 1)
-        (case,) = volumes.make_cases(files, options)
+        options = SegmentOptions(class_index=str(index), roi=(8,), min_voxels=9)
+        files = scan_inputs.scan_files([folder / "v.nii.gz"], 1)
         opened = open_network(NetworkSpec.parse(file), OpenOptions(ndims=(3,), said=said))
-        found = volumes.segment(opened, case, options, Execution())
+        found = segment(opened, read_input(files[0], options), options)
         np.testing.assert_allclose(found.probability, sigmoid[..., index], atol=1e-5)
         components: Any = ndimage.label(sigmoid[..., index] > 0.5, np.ones((3, 3, 3)))
         sizes = np.bincount(components[0].ravel())[1:]

@@ -9,9 +9,10 @@ from scipy import ndimage
 import segcam_jax as segcam
 from segcam_jax import Execution, InputError
 from segcam_jax.data.instances import structure
-from segcam_jax.sweep.context import as_csv, context_curve, context_table
+from segcam_jax.reports.tables import as_csv
 from segcam_jax.viz import context as figures
 from segcam_jax.viz.files import to_array
+from segcam_jax.volumes import context_curve, context_table
 from tests.networks import convolve
 
 SHAPE, ROI, STEPS = (11, 9, 7), (8, 9, 4), 4

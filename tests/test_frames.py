@@ -18,8 +18,9 @@ from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
-from segcam_jax.sweep import portraits, volumes as sweep
-from segcam_jax.sweep.frames import frame_notes
+from segcam_jax.sweep import portraits
+from segcam_jax.volumes import SegmentOptions, segmentation
+from segcam_jax.volumes.scan_inputs import frame_notes
 
 SHAPE = (12, 10, 8)
 STORAGES = ("RAS", "LPS", "ASR", "PIR")
@@ -240,7 +241,7 @@ def test_what_weights_do_not_say_is_told(storages, tmp_path, capsys):
     assert "add --spacing" in capsys.readouterr().err
     spec = NetworkSpec.parse(str(storages / "ras.safetensors"))
     known = open_network(spec, OpenOptions(ndims=(3,)))
-    options = sweep.checked(sweep.SegmentOptions(frame=Frame("LPS"), roi=(8,)), known)
+    options = segmentation.checked(SegmentOptions(frame=Frame("LPS"), roi=(8,)), known)
     assert options.frame == Frame("LPS", (2, 2, 3))
     (note,) = frame_notes(known, options.frame, [])
     assert "was trained on orientation RAS; LPS is asked for" in note

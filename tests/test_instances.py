@@ -10,6 +10,7 @@ import segcam_jax as segcam
 from segcam_jax import InputError, TargetError
 from segcam_jax.data import instances as found_in
 from segcam_jax.data.instances import dilation_reach, find_instances, label_instances, matched
+from segcam_jax.volumes.crops import window_around
 from tests.networks import make_input
 
 AT_ONE_POINT = np.zeros((4, 4, 4), bool)  # neighbours over a face, an edge and a corner
@@ -123,7 +124,7 @@ def test_a_batch_of_instances_is_explained_at_once():
 
 
 def test_a_window_around_an_instance_stays_inside():
-    around = found_in.window_around(((0, 2), (5, 8), (9, 10)), (4, 5, 6), (10, 10, 10))
+    around = window_around(((0, 2), (5, 8), (9, 10)), (4, 5, 6), (10, 10, 10))
     assert around == (slice(0, 4), slice(4, 9), slice(4, 10))
 
 

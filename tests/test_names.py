@@ -15,8 +15,8 @@ from PIL import Image
 
 from segcam_jax import _files, cli, viz
 from segcam_jax.cli import console
-from segcam_jax.sweep import volumes
 from segcam_jax.types import InputError, shortened
+from segcam_jax.volumes import scan_inputs
 from tests import own_networks
 from tests.explained import rows_of, run_of
 
@@ -45,7 +45,7 @@ def test_a_long_name_of_a_file_ends_in_a_digest():
         assert short[:20] == name[:20]
         assert short != _files.file_name(f"{name}1")
     assert len({_files.file_name(name) for name in (LONG, LONG[:-1] + "8")}) == 2
-    assert len(os.fsencode(volumes.slug(LONG))) <= 100
+    assert len(os.fsencode(scan_inputs.slug(LONG))) <= 100
     assert _files.names_of([Path(f"{NAMES[0]}.png")]) == [NAMES[0]]
 
 

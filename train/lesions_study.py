@@ -47,9 +47,9 @@ from segcam_jax.data.scans import zscore
 from segcam_jax.data.template import Template, mni152, read_template
 from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine.sliding import sliding_window
-from segcam_jax.sweep.peaks import measure
-from segcam_jax.sweep.saliency import Cut, target_of
 from segcam_jax.types import InputError
+from segcam_jax.volumes import measure
+from segcam_jax.volumes.instance_maps import target_of
 from train import running
 from train.lesions import dice
 from train.lesions_summary import GROUPS, summary
@@ -151,7 +151,7 @@ def explainer(config: LesionStudy, model: models.LoadedModel) -> Explain:
     def explain(x: np.ndarray, mask: np.ndarray, aggregation: str) -> np.ndarray:
         if x.shape not in splits:
             splits[x.shape] = segcam.split(model.fn, "input", model.params, x)
-        target = target_of(Cut(x, mask, (), ()), CLASS, "logits", tight=False)
+        target = target_of(mask, CLASS, "logits", tight=False)
         explanation = segcam.instance_smooth_grad(
             splits[x.shape],
             model.params,

@@ -15,17 +15,17 @@ from segcam_jax.data import nifti
 from segcam_jax.data.lesions import FLAIR_ONLY, LESION, MODALITIES, T1_ONLY
 from segcam_jax.data.samples.lesions import BundledCase, load
 from segcam_jax.data.scans import ScanFiles
+from segcam_jax.data.truths import TruthOptions
 from segcam_jax.data.volume import Volume, canonical
 from segcam_jax.extras import require
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
-from segcam_jax.sweep import store, volumes
+from segcam_jax.sweep import store
 from segcam_jax.sweep.instance_plan import make_plan, name_of
 from segcam_jax.sweep.instances import run_instances
-from segcam_jax.sweep.saliency import SaliencyOptions
-from segcam_jax.sweep.volumes import SegmentOptions
 from segcam_jax.types import InputError
 from segcam_jax.viz.planted import marked_slices
+from segcam_jax.volumes import SaliencyOptions, SegmentOptions, scan_inputs, segmentation
 
 WEIGHTS = "lesions"
 METHOD, TAP = "instance_smooth_grad", "input"
@@ -51,13 +51,18 @@ def demo(command: commands.Demo, line: Sequence[str]) -> None:
     store.RunFolder(out, _files.key_of("demo --volume"), FILES)
     case = load()
     files = _written(case, out)
-    network = open_network(NetworkSpec.parse(WEIGHTS), OpenOptions(ndims=(volumes.AXES,)))
-    segmenting = volumes.checked(
-        SegmentOptions(min_voxels=FEWEST_VOXELS, roi=case.lesions.shape), network
+    network = open_network(NetworkSpec.parse(WEIGHTS), OpenOptions(ndims=(scan_inputs.AXES,)))
+    segmenting = segmentation.checked(
+        SegmentOptions(
+            min_voxels=FEWEST_VOXELS,
+            truth=TruthOptions("instances"),
+            roi=case.lesions.shape,
+        ),
+        network,
     )
     plan = make_plan(
         network,
-        volumes.make_cases([files], segmenting),
+        scan_inputs.make_cases([files], segmenting),
         MODALITIES,
         segmenting,
         SaliencyOptions(methods=(METHOD,), options=(f"samples={SAMPLES}",)),

@@ -15,13 +15,11 @@ from segcam_jax.extras import require
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
-from segcam_jax.sweep import volumes
-from segcam_jax.sweep.frames import frame_notes
 from segcam_jax.sweep.instance_plan import TABLE, make_plan
 from segcam_jax.sweep.instances import run_instances
-from segcam_jax.sweep.saliency import SaliencyOptions
-from segcam_jax.sweep.volumes import SegmentOptions, VolumeCase
 from segcam_jax.types import InputError, counted, shortened
+from segcam_jax.volumes import SaliencyOptions, SegmentOptions, scan_inputs, segmentation
+from segcam_jax.volumes.scan_inputs import VolumeCase, frame_notes
 
 _SHOWN = 40  # rows of the table on the terminal
 
@@ -65,7 +63,7 @@ def opened(
     _files.check_folder(command.out)
     prefixes = names_in(command.prefixes)
     network = _network(command, len(prefixes) or len(names_in(command.modalities)))
-    files = volumes.scan_files(
+    files = scan_inputs.scan_files(
         command.volumes,
         network.config.in_channels,
         data=command.data,
@@ -73,7 +71,7 @@ def opened(
         truth=command.truth,
         truth_prefix=command.truth_prefix,
     )
-    options = volumes.checked(
+    options = segmentation.checked(
         SegmentOptions(
             class_index=_class_of(command),
             threshold=command.threshold,
@@ -101,8 +99,8 @@ def opened(
             "--truth-labels, --truth-classes, --truth-threshold and --ignore-label need a ground "
             "truth; add --truth, or --truth-prefix with --data"
         )
-    modalities = volumes.modalities_of(names_in(command.modalities), files, prefixes)
-    cases = volumes.make_cases(files, options)
+    modalities = scan_inputs.modalities_of(names_in(command.modalities), files, prefixes)
+    cases = scan_inputs.make_cases(files, options)
     for note in frame_notes(network, options.frame, files):
         console.note(note)
     return network, options, cases, modalities
@@ -120,7 +118,7 @@ def _network(command: Volumetric, modalities: int) -> Network:
     options = OpenOptions(
         size=command.roi if users else None,
         channels=command.channels or (modalities or None if users else None),
-        ndims=(volumes.AXES,),
+        ndims=(scan_inputs.AXES,),
         said=Said(command.outputs, command.multi_label),
     )
     network = open_network(spec, options)

@@ -350,21 +350,3 @@ def dilation_reach(
         grown = ndimage.binary_dilation(grown, neighbours)
         inner[np.logical_and(grown, inner > steps)] = step
     return reach
-
-
-def window_around(
-    box: Sequence[tuple[int, int]], size: Sequence[int], extents: Sequence[int]
-) -> tuple[slice, ...]:
-    """A window of a size around the middle of a box, moved into the volume.
-
-    Args:
-        box: `(start, stop)` along each axis.
-        size: of the window; must hold the box and fit the volume.
-        extents: of the volume.
-    """
-    window = []
-    for (start, stop), length, extent in zip(box, size, extents, strict=True):
-        assert stop - start <= length <= extent
-        corner = min(max(0, (start + stop - length) // 2), extent - length)
-        window.append(slice(corner, corner + length))
-    return tuple(window)

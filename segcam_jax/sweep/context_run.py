@@ -20,20 +20,16 @@ from segcam_jax.data import nifti
 from segcam_jax.data.instances import Instance
 from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine import Execution
+from segcam_jax.reports.tables import as_csv
 from segcam_jax.runs.manifest import device, versions, weights_record
 from segcam_jax.sweep import store
-from segcam_jax.sweep.context import (
-    SAME_SPACING,
-    ContextCurve,
-    as_csv,
-    context_curve,
-    context_table,
-)
 from segcam_jax.sweep.instance_plan import InstancePlan, folder_of, restored, values_of
 from segcam_jax.sweep.instances import Progress, claimed, segment_all
-from segcam_jax.sweep.volumes import VolumeCase
 from segcam_jax.types import InputError, SegcamError
 from segcam_jax.viz.context import context_detections, context_scores
+from segcam_jax.volumes import ContextCurve, context_curve, context_table
+from segcam_jax.volumes.context import SAME_SPACING
+from segcam_jax.volumes.scan_inputs import VolumeCase
 
 TABLE, INSTANCES = "context.csv", "context-instances.csv"
 FIGURES = ("scores.png", "detections.png")
@@ -143,31 +139,32 @@ def _study_all(plan: ContextPlan, folder, wanted, progress: Progress, execution)
     records = []
     with progress("studying", sum(len(found) for _, found in wanted)) as advance:
         for case, found in wanted:
-            segmented = None
+            read = None
             for instance in found:
                 name = folder_of(case, instance)
                 record = folder.finished(name)
                 if record is None:
-                    segmented = segmented or restored(plan.base, case, folder.path)
+                    read = read or restored(plan.base, case, folder.path)
                     advance(0, f"{case.name}: instance {instance.label}")
-                    record = _study(plan, case, segmented, instance, folder, execution)
+                    record = _study(plan, case, read, instance, folder, execution)
                 records.append(record)
                 advance(1, f"{case.name}: instance {instance.label}")
     return records
 
 
-def _study(plan: ContextPlan, case: VolumeCase, segmented, instance, folder, execution) -> dict:
+def _study(plan: ContextPlan, case: VolumeCase, read, instance, folder, execution) -> dict:
+    given, segmented = read
     segmenting, network = plan.base.segmenting, plan.base.network
     curve = context_curve(
         network.fn,
         network.params,
-        segmented.x,
+        given.x,
         segmented.mask(instance),
         class_index=plan.base.class_index,
         steps=plan.steps,
         connectivity=segmenting.connectivity,
         threshold=segmenting.threshold,
-        spacing=segmented.scan.grid.spacing,
+        spacing=given.scan.grid.spacing,
         roi=segmenting.window,
         overlap=segmenting.overlap,
         meaning=network.meaning,

@@ -8,18 +8,45 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import _files
-from segcam_jax.data import nifti, scans
+from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance, Instances, measured
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.layers import check_map
 from segcam_jax.networks.network import Network
-from segcam_jax.sweep import saliency, store, volumes
-from segcam_jax.sweep.saliency import SaliencyOptions
-from segcam_jax.sweep.volumes import Segmented, SegmentOptions, VolumeCase, slug
+from segcam_jax.sweep import store
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError
+from segcam_jax.volumes import (
+    SaliencyOptions,
+    ScanInput,
+    Segmented,
+    SegmentOptions,
+    read_input,
+    segmentation,
+)
+from segcam_jax.volumes.scan_inputs import VolumeCase, slug
 
 TABLE = "instances.csv"
+ALL = "all"  # what a map of all modalities together is called
+COLUMNS = (
+    "scan",
+    "instance",
+    "group",
+    "voxels",
+    "volume_mm3",
+    "touches_border",
+    "iou",
+    "mean_probability",
+    "method",
+    "tap",
+    "modality",
+    "score",
+    "peak_positive",
+    "peak_positive_distance_mm",
+    "peak_negative",
+    "peak_negative_distance_mm",
+    "mean_inside",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +76,7 @@ class InstancePlan:
     @property
     def class_index(self) -> int:
         """The explained class."""
-        return volumes.class_of(self.segmenting, self.network)
+        return segmentation.class_of(self.segmenting, self.network)
 
     def files(self) -> list[str]:
         """What the run writes, as far as it is known before anything is segmented."""
@@ -103,7 +130,7 @@ def folder_of(case: VolumeCase, instance: Instance) -> str:
 
 def modalities_of(method: str, modalities: Sequence[str]) -> tuple[str, ...]:
     """What maps a method makes: one per modality, or one of all."""
-    return tuple(modalities) if METHODS[method].per_channel else (saliency.ALL,)
+    return tuple(modalities) if METHODS[method].per_channel else (ALL,)
 
 
 def make_plan(
@@ -198,16 +225,24 @@ def instance_of(values: Mapping[str, Any]) -> Instance:
     return Instance(**{**values, "box": box, "iou": iou})
 
 
-def restored(plan: "InstancePlan", case: VolumeCase, out: Path) -> Segmented:
-    """A segmented scan, from the files of its segmentation."""
-    scan = volumes.read_scan(case, plan.segmenting, plan.modalities)
-    values = scan.values
-    x = scans.zscore(values) if plan.segmenting.normalise == "zscore" else values
+def restored(plan: InstancePlan, case: VolumeCase, out: Path) -> tuple[ScanInput, Segmented]:
+    """A scan, read again, and what the files of its segmentation say of it."""
+    given = read_input(case.files, plan.segmenting, plan.modalities)
+    scan = given.scan
     read = [nifti.read_volume(out / case.name / file) for file in plan.network_files(case)]
     on_file = not plan.segmenting.match_spacing
     probability, *labels = [scan.turn.of(v.values) if on_file else v.values for v in read]
     sides: list[Instances] = [
         measured(each.astype(np.int32), spacing=scan.grid.spacing) for each in labels
     ]
-    missed = sides[1] if len(sides) > 1 else None
-    return Segmented(scan, x, probability, sides[0], missed, ())
+    return given, Segmented(probability, sides[0], sides[1] if len(sides) > 1 else None)
+
+
+def rows(records: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """The table: a row per instance, method, tap and modality, in the order of `COLUMNS`."""
+    return [
+        [{**record["instance"], **maps, **numbers}.get(column) for column in COLUMNS]
+        for record in records
+        for maps in record["maps"]
+        for numbers in maps["modalities"]
+    ]

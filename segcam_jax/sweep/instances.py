@@ -26,19 +26,32 @@ from segcam_jax import _files
 from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.engine import Execution
+from segcam_jax.methods import METHODS
+from segcam_jax.reports.tables import as_csv
 from segcam_jax.runs.manifest import device, versions, weights_record
-from segcam_jax.sweep import peaks, portraits, saliency, store, volumes
-from segcam_jax.sweep.context import as_csv
+from segcam_jax.sweep import portraits, store
 from segcam_jax.sweep.instance_plan import (
+    ALL,
+    COLUMNS,
     TABLE,
     InstancePlan,
     folder_of,
     instance_of,
     restored,
+    rows,
     values_of,
 )
-from segcam_jax.sweep.volumes import VolumeCase
 from segcam_jax.types import InputError, SegcamError
+from segcam_jax.volumes import (
+    crop_around,
+    instance_maps,
+    measure,
+    put_back,
+    read_input,
+    scale_of,
+    segment,
+)
+from segcam_jax.volumes.scan_inputs import VolumeCase
 
 Advance = Callable[[int, str], None]
 Progress = Callable[[str, int], Any]
@@ -83,7 +96,7 @@ def run_instances(
     ]
     _explain_all(plan, folder, wanted, progress, execution)
     records = [record for _, _, record in _records(plan, folder, wanted)]
-    table = as_csv(peaks.COLUMNS, peaks.rows(records))
+    table = as_csv(COLUMNS, rows(records))
     _files.write_bytes(out / TABLE, table)
     with progress("drawing", len(records) * len(plan.pairs) + len(plan.pairs)) as advance:
         portraits.draw_all(plan, out, list(_records(plan, folder, wanted)), advance)
@@ -163,13 +176,14 @@ def _segment(
     plan: Any, case: VolumeCase, folder: store.RunFolder, execution: Execution
 ) -> dict[str, Any]:
     """Writes what the network finds in a scan; returns its record."""
-    segmented = volumes.segment(plan.network, case, plan.segmenting, execution)
+    given = read_input(case.files, plan.segmenting, plan.modalities)
+    segmented = segment(plan.network, given, plan.segmenting, execution)
     files = plan.case_files(case)
     # What was found before; and all figures, for their scale of colours is that of all instances.
     for file in folder.files:
         if file.startswith(f"{case.name}/") or file.endswith(".png"):
             (folder.path / file).unlink(missing_ok=True)
-    scan, out = segmented.scan, folder.path / case.name
+    scan, out = given.scan, folder.path / case.name
     maps = [segmented.probability, segmented.predicted.labels]
     maps += [] if segmented.missed is None else [segmented.missed.labels]
     names = zip(plan.volume_files(case), plan.network_files(case), strict=True)
@@ -183,7 +197,7 @@ def _segment(
         "scan": case.name,
         **_paths(case),
         "digests": list(case.digests),
-        "notes": list(segmented.notes),
+        "notes": [*given.notes, *segmented.notes],
         "instances": [values_of(each) for each in segmented.instances()],
         "files": files[:-1],
     }
@@ -196,7 +210,7 @@ def _explain_all(plan, folder, wanted, progress: Progress, execution: Execution)
         (case, [each for each in found if folder.finished(folder_of(case, each)) is None])
         for case, found in wanted
     ]
-    steps = sum(saliency.passes(method, plan.explaining) for method, _ in plan.pairs)
+    steps = sum(instance_maps.passes(method, plan.explaining) for method, _ in plan.pairs)
     if any(found for _, found in left):
         # Figures share a scale of colours, which is not known any more.
         for file in folder.files:
@@ -207,20 +221,22 @@ def _explain_all(plan, folder, wanted, progress: Progress, execution: Execution)
             if not found:
                 continue
             advance(0, f"{case.name}: reading")
-            segmented = restored(plan, case, folder.path)
+            scan = restored(plan, case, folder.path)
             for instance in found:
-                _explain(plan, case, segmented, instance, folder, execution, advance)
+                _explain(plan, case, scan, instance, folder, execution, advance)
 
 
-def _explain(plan, case, segmented, instance, folder, execution, advance: Advance) -> None:
+def _explain(plan, case, read, instance, folder, execution, advance: Advance) -> None:
     """Writes the maps of an instance, and then its record."""
     files = plan.map_files(case, instance)
     record_file = f"{folder_of(case, instance)}/{store.RECORD}"
     folder.claim([*files.values(), record_file, *plan.figure_files(case, instance).values()])
     where = f"{case.name}: instance {instance.label}"
-    cut = saliency.cut_around(
-        segmented,
-        instance,
+    given, segmented = read
+    crop = crop_around(
+        given.x,
+        segmented.mask(instance),
+        instance.box,
         window=plan.segmenting.window,
         multiples=plan.network.multiples,
         field=plan.explaining.field,
@@ -234,18 +250,20 @@ def _explain(plan, case, segmented, instance, folder, execution, advance: Advanc
             number = f", sample {sample + 1} of {samples}" if samples > 1 else ""
             advance(0, f"{where}, {method}{number}")
 
-        found = saliency.explain_instance(
-            plan.network,
-            segmented,
-            cut,
+        found = instance_maps.explain_instance(
+            plan.network.split(tap, crop.x.shape),
+            plan.network.params,
+            crop,
             method,
-            tap,
             plan.explaining,
-            plan.class_index,
-            execution,
-            tell,
+            class_index=plan.class_index,
+            scale=scale_of(given.x, plan.explaining),
+            instances=len(segmented.predicted),
+            meaning=plan.network.meaning,
+            execution=execution,
+            advance=tell,
         )
-        maps.append(_written(found, method, tap, files, segmented, instance, folder.path))
+        maps.append(_written(found, method, tap, files, crop, given.scan, folder.path))
     about = {**values_of(instance), "scan": case.name, "instance": instance.label}
     about |= {"volume_mm3": instance.volume}
     about |= {"mean_probability": float(segmented.probability[segmented.mask(instance)].mean())}
@@ -254,23 +272,25 @@ def _explain(plan, case, segmented, instance, folder, execution, advance: Advanc
     advance(1, f"{where}, {instance.group or 'found'}: {instance.voxels} voxels")
 
 
-def _written(found, method, tap, files, segmented, instance, out: Path) -> dict[str, Any]:
+def _written(found, method, tap, files, crop, scan, out: Path) -> dict[str, Any]:
     """Writes the maps of one method; returns what the record says of them."""
     # Distances are found in the window alone: a map is 0 outside of it.
-    place = tuple(slice(start, stop) for start, stop in found.window)
-    mask, spacing = segmented.mask(instance)[place], segmented.scan.grid.spacing
+    values, mask = crop.inside(found.values), crop.inside(crop.mask)
+    named = {ALL: values}
+    if METHODS[method].per_channel:
+        named = dict(zip(scan.modalities, np.moveaxis(values, -1, 0), strict=True))
     modalities = []
-    for modality, values in found.maps.items():
-        scan = segmented.scan
-        nifti.write_map(out / files[method, tap, modality], scan.restored(values), like=scan.file)
-        numbers = peaks.measure(values[place], mask, spacing)
+    for modality, each in named.items():
+        whole = scan.restored(put_back(each, crop.box, scan.grid.shape))
+        nifti.write_map(out / files[method, tap, modality], whole, like=scan.file)
+        numbers = measure(each, mask, scan.grid.spacing)
         plain = {key: None if np.isnan(value) else value for key, value in numbers.items()}
         modalities.append({"modality": modality, **plain})
     return {
         "method": method,
         "tap": tap,
         "score": found.score,
-        "window": found.window,
+        "window": crop.box,
         "modalities": modalities,
     }
 

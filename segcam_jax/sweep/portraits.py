@@ -14,12 +14,12 @@ from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.data.volume import canonical, canonical_index, canonical_spacing
 from segcam_jax.methods import METHODS
-from segcam_jax.sweep import saliency
-from segcam_jax.sweep.instance_plan import InstancePlan, name_of, restored
-from segcam_jax.sweep.volumes import Segmented, VolumeCase
+from segcam_jax.sweep.instance_plan import ALL, InstancePlan, name_of, restored
 from segcam_jax.taps import INPUT
 from segcam_jax.types import shortened
 from segcam_jax.viz.instances import Portrait, instance_portrait, peak_table, peak_words
+from segcam_jax.volumes import ScanInput, Segmented
+from segcam_jax.volumes.scan_inputs import VolumeCase
 
 Explained = tuple[VolumeCase, Instance, Mapping[str, Any]]
 Advance = Callable[[int, str], None]
@@ -41,7 +41,7 @@ def draw_all(
         advance: is called with the number of figures done, and their names.
     """
     limits = {pair: _limit(explained, pair) for pair in plan.pairs}
-    current: tuple[VolumeCase, Segmented] | None = None
+    current: tuple[VolumeCase, tuple[ScanInput, Segmented]] | None = None
     for case, instance, record in explained:
         for pair, file in plan.figure_files(case, instance).items():
             if (out / file).is_file():
@@ -130,8 +130,9 @@ def _words(instance: Instance) -> str:
     return f"instance {instance.label}{group}, {_volume(instance.volume)} mm³{border}"
 
 
-def _portrait(plan, case, segmented, instance, pair, record, out: Path) -> Portrait:
-    affine = segmented.scan.grid.affine
+def _portrait(plan, case, read, instance, pair, record, out: Path) -> Portrait:
+    scan, segmented = read[0].scan, read[1]
+    affine = scan.grid.affine
     mask = segmented.mask(instance)
     shape = mask.shape
 
@@ -140,7 +141,7 @@ def _portrait(plan, case, segmented, instance, pair, record, out: Path) -> Portr
 
     images = {
         name: turned(_grey(volume.values))
-        for name, volume in zip(segmented.scan.modalities, segmented.scan.volumes, strict=True)
+        for name, volume in zip(scan.modalities, scan.volumes, strict=True)
     }
     files = plan.map_files(case, instance)
     first = next(iter(images))
@@ -148,8 +149,8 @@ def _portrait(plan, case, segmented, instance, pair, record, out: Path) -> Portr
     for each in _maps(record, pair):
         name = each["modality"]
         values = nifti.read_volume(out / files[(*pair, name)]).values
-        values = segmented.scan.framed(values)
-        column = "map" if name == saliency.ALL else f"map: {name}"
+        values = scan.framed(values)
+        column = "map" if name == ALL else f"map: {name}"
         maps[column] = (turned(values), name if name in images else first)
         at = each["peak_positive_distance_mm"]
         remarks[column] = peak_words(each["peak_positive"], at, each["peak_negative"])
@@ -158,7 +159,7 @@ def _portrait(plan, case, segmented, instance, pair, record, out: Path) -> Portr
     middle = inside[np.argmin(((inside - inside.mean(0)) ** 2).sum(1))]
     sizes = [
         (stop - start) * size
-        for (start, stop), size in zip(instance.box, segmented.scan.grid.spacing, strict=True)
+        for (start, stop), size in zip(instance.box, scan.grid.spacing, strict=True)
     ]
     return Portrait(
         images=images,

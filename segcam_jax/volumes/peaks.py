@@ -1,31 +1,10 @@
 """What a map says of its instance in numbers: peaks, where they lie, the mean inside."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
-
-COLUMNS = (
-    "scan",
-    "instance",
-    "group",
-    "voxels",
-    "volume_mm3",
-    "touches_border",
-    "iou",
-    "mean_probability",
-    "method",
-    "tap",
-    "modality",
-    "score",
-    "peak_positive",
-    "peak_positive_distance_mm",
-    "peak_negative",
-    "peak_negative_distance_mm",
-    "mean_inside",
-)
 
 
 def measure(
@@ -52,13 +31,3 @@ def measure(
         told[f"{name}_distance_mm"] = float(distance[at]) if there else float("nan")
     told["mean_inside"] = float(values[mask].mean())
     return told
-
-
-def rows(records: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """The table: a row per instance, method, tap and modality, in the order of `COLUMNS`."""
-    return [
-        [{**record["instance"], **maps, **numbers}.get(column) for column in COLUMNS]
-        for record in records
-        for maps in record["maps"]
-        for numbers in maps["modalities"]
-    ]

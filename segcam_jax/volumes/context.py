@@ -14,9 +14,7 @@ References:
     is i mm plus up to 1; here distances are what the voxels say.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,9 +28,9 @@ from segcam_jax.data.instances import dilation_reach
 from segcam_jax.engine import Execution, compiled_function, memory
 from segcam_jax.engine.sliding import Tiling, tiling, window_function
 from segcam_jax.outputs import Meaning
-from segcam_jax.sweep.volumes import class_probability
 from segcam_jax.targets import region
 from segcam_jax.types import InputError, wide
+from segcam_jax.volumes.segmentation import class_probability
 
 SAME_SPACING = 1e-3  # as a share: headers store float32, and round
 
@@ -263,19 +261,3 @@ def context_table(curves: Sequence[ContextCurve]) -> list[dict[str, float]]:
         }
         for row in range(len(first.dilations))
     ]
-
-
-def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    """A table as CSV; numbers with six significant digits, NaN as nothing."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(value) for value in row])
-    return text.getvalue().encode()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, (float, np.floating)):
-        return "" if np.isnan(value) else f"{value:.6g}"
-    return value

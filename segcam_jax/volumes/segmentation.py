@@ -1,0 +1,198 @@
+"""What a network finds in a scan: the probability of a class, and the instances in it.
+
+The network runs over the scan window by window (`engine.sliding`); instances are the connected
+components of `probability > threshold`. Where there is a ground truth, they are held to it
+(`data.instances.matched`).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from segcam_jax.data import instances as instances_module
+from segcam_jax.data.instances import Instance, Instances
+from segcam_jax.data.truths import check_options, read_truth
+from segcam_jax.engine import Execution, compiled_function
+from segcam_jax.engine.sliding import sliding_window, tiling
+from segcam_jax.networks.class_queries import find_class
+from segcam_jax.networks.network import Network
+from segcam_jax.outputs import Meaning
+from segcam_jax.types import InputError
+from segcam_jax.volumes.scan_inputs import AXES, ScanInput, ScanOptions, about, known_frame
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentOptions(ScanOptions):
+    """How instances come out of a scan, besides how that is read.
+
+    Attributes:
+        class_index: number or name of the class; None: the last one, or the only one.
+        threshold: probabilities strictly above it are inside.
+        connectivity: neighbours of a voxel: 6, 18 or 26.
+        min_voxels: smaller instances are dropped, predicted and missed ones, once all are matched.
+        min_volume: likewise, in mm^3.
+        min_iou: predicted and true instances match from this intersection over union on; None: if
+            they share a voxel.
+        roi: extents of the network's window, one number or three.
+        overlap: of neighbouring windows, as a share of a window.
+    """
+
+    class_index: str | None = None
+    threshold: float = 0.5
+    connectivity: int = 26
+    min_voxels: int = 1
+    min_volume: float = 0.0
+    min_iou: float | None = None
+    roi: tuple[int, ...] = (96,)
+    overlap: float = 0.25
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The extents of the network's window along each axis."""
+        return self.roi * AXES if len(self.roi) == 1 else self.roi
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmented:
+    """What a network makes of a scan, on the network's grid.
+
+    Attributes:
+        probability: of the class, at every voxel.
+        predicted: its instances, with groups where there is a truth.
+        missed: the truth's instances that were not found; None where there is no truth.
+        notes: what has to be known of the truth, with its file.
+    """
+
+    probability: Float[np.ndarray, "d h w"]
+    predicted: Instances
+    missed: Instances | None = None
+    notes: tuple[str, ...] = ()
+
+    def instances(self) -> list[Instance]:
+        """All, the predicted first."""
+        return [*self.predicted.instances, *(self.missed.instances if self.missed else ())]
+
+    def mask(self, instance: Instance) -> Bool[np.ndarray, "d h w"]:
+        """Where an instance is."""
+        side = self.missed if instance.group == "FN" else self.predicted
+        assert side is not None
+        return side.mask(instance.label)
+
+
+def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
+    """The options, as far as they can be checked before a volume is read.
+
+    Raises:
+        InputError: if a number is out of range, or the window does not fit the network.
+    """
+    if len(options.roi) not in (1, AXES):
+        raise InputError(f"roi {options.roi}; give one extent, or three")
+    tiling((1,) * AXES, options.window, overlap=options.overlap)
+    config = network.config
+    if getattr(config, "classifies", False):
+        raise InputError(
+            f"{network.spec.words} classifies whole volumes; instances need logits of each voxel"
+        )
+    only = getattr(config, "extents", None)
+    if only is not None and options.window != only:
+        raise InputError(
+            f"roi {' x '.join(map(str, options.window))}; the network takes "
+            f"{' x '.join(map(str, only))} alone"
+        )
+    multiples = network.multiples
+    if any(size % each for size, each in zip(options.window, multiples, strict=True)):
+        words = " x ".join(map(str, multiples))
+        raise InputError(
+            f"roi {' x '.join(map(str, options.window))}; the network takes multiples of {words}"
+        )
+    # The same checks as at run time, on nothing.
+    nothing = np.zeros((1,) * AXES)
+    empty = instances_module.find_instances(
+        nothing,
+        threshold=options.threshold,
+        connectivity=options.connectivity,
+        min_voxels=options.min_voxels,
+        min_volume=options.min_volume,
+    )
+    instances_module.matched(empty, empty, min_iou=options.min_iou)
+    check_options(options.truth)
+    class_of(options, network)
+    frame = known_frame(network, options.frame)
+    if options.match_spacing and frame.spacing is None:
+        raise InputError(
+            f"{network.spec.words!r} does not say on voxels of what size it was trained, so scans "
+            "cannot be resampled to it; add --spacing (mm)"
+        )
+    return dataclasses.replace(options, frame=frame)
+
+
+def class_of(options: SegmentOptions, network: Network) -> int:
+    """The index of the segmented class."""
+    names = network.labels
+    return len(names) - 1 if options.class_index is None else find_class(options.class_index, names)
+
+
+def segment(
+    network: Network, given: ScanInput, options: SegmentOptions, execution: Execution = Execution()
+) -> Segmented:
+    """Runs the network over a scan, window by window, and finds the instances.
+
+    Args:
+        network: what finds them.
+        given: the scan.
+        options: checked options.
+        execution: how the engine runs it.
+
+    Raises:
+        InputError: if the network's output is not finite, or the truth is not what is said of it.
+    """
+    output = sliding_window(
+        network.fn,
+        network.params,
+        given.x,
+        roi=options.window,
+        overlap=options.overlap,
+        execution=execution,
+    )
+    network.meaning.check_values(output)
+    index = class_of(options, network)
+    probability = np.asarray(class_probability(output, index, meaning=network.meaning))
+    scan, grid = given.scan, given.scan.grid
+    if not np.isfinite(probability).all():
+        raise InputError(
+            f"{str(scan.file.path)!r}: the network's output holds NaN or infinite values"
+        )
+    same: dict[str, Any] = {
+        "connectivity": options.connectivity,
+        "spacing": grid.spacing,
+        "voxel_volume": grid.voxel_volume,
+    }
+    # All are matched before small ones are dropped.
+    found = instances_module.find_instances(probability, threshold=options.threshold, **same)
+    missed, notes = None, ()
+    if given.truth is not None:
+        volume = given.truth
+        with about(volume.path):
+            truth = read_truth(scan.framed(volume.values, nearest=True), options.truth, **same)
+        found, missed = instances_module.matched(
+            found, truth.lesions, min_iou=options.min_iou, ignored=truth.ignored
+        )
+        told = (*volume.notes, *truth.notes)
+        if not len(truth.lesions):
+            told = (*told, "holds no lesion; all that is found counts as FP")
+        notes = tuple(f"{volume.path}: {note}" for note in told)
+    least = {"min_voxels": options.min_voxels, "min_volume": options.min_volume}
+    predicted = instances_module.large_enough(found, **least)
+    if missed is not None:
+        missed = instances_module.large_enough(missed, **least, after=len(predicted))
+    return Segmented(probability, predicted, missed, notes)
+
+
+@compiled_function
+def class_probability(output: Any, class_index: int, *, meaning: Meaning) -> Any:
+    """The probability of a class at every position of an output."""
+    shares = meaning.probabilities(output)
+    return jax.lax.dynamic_index_in_dim(shares, class_index, -1, keepdims=False)
