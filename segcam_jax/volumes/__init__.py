@@ -1,6 +1,6 @@
 """Instances in scans: found, cut out, explained, and how much of their surroundings they need.
 
-given = read_input(files, segmenting)                   a scan as a network takes it
+given = read_input(files, segmenting)                 a scan as a network takes it
 found = segment(network, given, segmenting)           its instances, held to a truth
 crop = crop_around(given.x, found.mask(one), one.box, window=segmenting.window)
 options = SaliencyOptions(methods=("smooth_grad",))
