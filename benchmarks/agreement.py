@@ -30,28 +30,28 @@ SIZE = 128
 LAYERS = {"layer3": "layer3/block6", "layer4": "features/relu"}
 # What each library calls it -> ours, with its constants.
 GRAD_CAM: dict[str, Callable[..., segcam.Explanation]] = {
-    "GradCAM": segcam.grad_cam,
-    "GradCAMPlusPlus": functools.partial(segcam.grad_cam_pp, epsilon=1e-6),
-    "HiResCAM": segcam.hires_cam,
-    "XGradCAM": segcam.xgrad_cam,
-    "LayerCAM": segcam.layer_cam,
-    "EigenCAM": segcam.eigen_cam,
-    "EigenGradCAM": segcam.eigen_grad_cam,
-    "AblationCAM": segcam.ablation_cam,
-    "ScoreCAM": functools.partial(segcam.score_cam, masks="pytorch_grad_cam"),
-    "FEM": segcam.fem,
-    "KPCA_CAM": segcam.kpca_cam,
-    "ShapleyCAM": segcam.shapley_cam,
-    "FinerCAM": segcam.finer_cam,
+    "GradCAM": segcam.methods.grad_cam,
+    "GradCAMPlusPlus": functools.partial(segcam.methods.grad_cam_pp, epsilon=1e-6),
+    "HiResCAM": segcam.methods.hires_cam,
+    "XGradCAM": segcam.methods.xgrad_cam,
+    "LayerCAM": segcam.methods.layer_cam,
+    "EigenCAM": segcam.methods.eigen_cam,
+    "EigenGradCAM": segcam.methods.eigen_grad_cam,
+    "AblationCAM": segcam.methods.ablation_cam,
+    "ScoreCAM": functools.partial(segcam.methods.score_cam, masks="pytorch_grad_cam"),
+    "FEM": segcam.methods.fem,
+    "KPCA_CAM": segcam.methods.kpca_cam,
+    "ShapleyCAM": segcam.methods.shapley_cam,
+    "FinerCAM": segcam.methods.finer_cam,
     # relu(g A), which is relu(g) A where A is not negative, as behind a ReLU.
-    "GradCAMElementWise": segcam.layer_cam,
+    "GradCAMElementWise": segcam.methods.layer_cam,
 }
 # Its GradCAMpp is another formula: it sums A g^3 over positions, where the paper has g^3 sum A.
 TORCHCAM: dict[str, Callable[..., segcam.Explanation]] = {
-    "GradCAM": segcam.grad_cam,
-    "XGradCAM": segcam.xgrad_cam,
-    "LayerCAM": segcam.layer_cam,
-    "ScoreCAM": functools.partial(segcam.score_cam, masks="torchcam"),
+    "GradCAM": segcam.methods.grad_cam,
+    "XGradCAM": segcam.methods.xgrad_cam,
+    "LayerCAM": segcam.methods.layer_cam,
+    "ScoreCAM": functools.partial(segcam.methods.score_cam, masks="torchcam"),
 }
 # Eigenvectors have no sign of their own.
 UNSIGNED = ("EigenCAM", "EigenGradCAM", "KPCA_CAM")
@@ -112,7 +112,7 @@ def measured() -> Iterator[dict[str, Any]]:
     fn, params = segcam.from_nnx(from_tensors(state, "resnet50"))
     x = photograph(SIZE)
     class_index = int(jnp.argmax(fn(params, x)))
-    target = segcam.whole_image(class_index)
+    target = segcam.targets.whole_image(class_index)
     for layer, tap in LAYERS.items():
         split = segcam.split(fn, tap, params, x)
         for library, name, found in theirs(model, np.asarray(x), layer, class_index):

@@ -45,7 +45,7 @@ def points(key: str, size: Size, pace: measure.Pace, seconds: float) -> Iterator
 def _with_region(base: Study, side: int) -> Study:
     mask = np.zeros(base.network.image[:-1], bool)
     mask[tuple(slice((n - side) // 2, (n - side) // 2 + side) for n in mask.shape)] = True
-    return dataclasses.replace(base, target=segcam.region(CLASS, mask), regions=mask[None])
+    return dataclasses.replace(base, target=segcam.targets.region(CLASS, mask), regions=mask[None])
 
 
 def _timed(row: EngineRow, regional: Study, count: int) -> dict[str, Any]:

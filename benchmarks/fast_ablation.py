@@ -26,7 +26,7 @@ from segcam_jax.models.randomised import randomised
 
 OUT = Path(__file__).parent / "results" / "fast_ablation.json"
 TAPS = ("block1", "block2", "block3", "block4", "features/relu")
-METHODS = {"channels": segcam.ablation_cam, "positions": segcam.fast_ablation_cam}
+METHODS = {"channels": segcam.methods.ablation_cam, "positions": segcam.methods.fast_ablation_cam}
 SIZE = 224
 
 
@@ -43,7 +43,7 @@ def measured(repeats: int) -> list[dict[str, Any]]:
     """One row per tap: passes, operations and seconds, by channels and by positions."""
     fn, params = segcam.from_nnx(randomised(functools.partial(densenet, 169)))
     x = photograph()
-    target = segcam.whole_image(int(jnp.argmax(fn(params, x))))
+    target = segcam.targets.whole_image(int(jnp.argmax(fn(params, x))))
     rows = []
     for tap in TAPS:
         split = segcam.split(fn, tap, params, x)

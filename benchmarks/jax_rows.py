@@ -104,7 +104,7 @@ def _whole(study: Study) -> tuple[Callable, tuple]:
     if study.workload.what == "instances":
 
         def explained(params, x, target):
-            return segcam.grad_cam(split, params, x, target, execution=NAIVE).map
+            return segcam.methods.grad_cam(split, params, x, target, execution=NAIVE).map
 
         return explained, (study.params, study.x, _at(study.target, 0))
     masks = study.masks(study.total)
@@ -171,7 +171,9 @@ class EngineRow(Row):
 
             def maps(params, x, targets):
                 def explained(target):
-                    return segcam.grad_cam(split, params, x, target, execution=execution).map
+                    return segcam.methods.grad_cam(
+                        split, params, x, target, execution=execution
+                    ).map
 
                 return jax.lax.map(explained, targets, batch_size=together)
 

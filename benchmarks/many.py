@@ -36,13 +36,13 @@ def run(size: Size) -> Iterator[dict[str, Any]]:
     space = plain.network.image[:-1]
     for side in _SIDES[size]:
         masks = regions_of(space, side, count, generator)
-        targets = [segcam.region(CLASS, mask) for mask in masks]
+        targets = [segcam.targets.region(CLASS, mask) for mask in masks]
         rows.append(_row(f"{count} regions of {side}x{side}", plain, targets, _CHANNELS[size]))
         yield {"rows": rows}
     options = {**plain.network.options, "classes": count}
     many = dataclasses.replace(plain.network, options=options)
     workload = dataclasses.replace(plain.workload, networks={size: many})
-    classes = [segcam.whole_image(index) for index in range(count)]
+    classes = [segcam.targets.whole_image(index) for index in range(count)]
     name = f"{count} classes of the whole image"
     rows.append(_row(name, study(workload, size), classes, _CHANNELS[size]))
     yield {"rows": rows}
@@ -62,7 +62,7 @@ def _row(name: str, base: Study, targets: list[Any], channels: int) -> dict[str,
     alone = jax.jit(
         lambda params, x, target: first_channels(split, params, x, target, execution=execution)
     )
-    stacked = segcam.stack(targets)
+    stacked = segcam.targets.stack(targets)
     each = [jax.tree.map(lambda leaf, at=at: leaf[at], stacked) for at in range(len(targets))]
     once = jax.jit(lambda params, x: encode(split, params, x, execution))
 
@@ -108,8 +108,8 @@ def _clicks(base: Study) -> dict[str, Any]:
     space = base.network.image[:-1]
     atlas = _an_atlas(base)
     targets = {
-        "pixel": segcam.pixel(CLASS, [n // 2 for n in space], space),
-        "whole image": segcam.whole_image(CLASS),
+        "pixel": segcam.targets.pixel(CLASS, [n // 2 for n in space], space),
+        "whole image": segcam.targets.whole_image(CLASS),
     }
     seconds = {}
     for name, target in targets.items():
@@ -119,7 +119,7 @@ def _clicks(base: Study) -> dict[str, Any]:
     return {"click_seconds": seconds, "atlas_bytes": int(atlas.changes.nbytes)}
 
 
-def _an_atlas(base: Study) -> segcam.Atlas:
+def _an_atlas(base: Study) -> segcam.methods.Atlas:
     """An atlas of all channels, every change of it random: a click does not look at the values."""
     split = base.split
     *space, classes = split.output.shape
@@ -127,7 +127,7 @@ def _an_atlas(base: Study) -> segcam.Atlas:
     generator = np.random.default_rng(0)
     changes = generator.normal(size=(base.total, *blocks, classes)).astype(np.float16)
     activation, carry = split.encode(base.params, base.x)
-    return segcam.Atlas(
+    return segcam.methods.Atlas(
         activation,
         split.decode(activation, carry),
         jax.numpy.arange(base.total),

@@ -51,12 +51,14 @@ def measure(size: Size) -> dict[str, Any]:
 
     base = study(WORKLOADS["P8"], size)
     split, params, x = base.split, base.params, base.x
-    everywhere = segcam.whole_image(CLASS)
+    everywhere = segcam.targets.whole_image(CLASS)
     space = base.network.image[:-1]
-    pixel = segcam.pixel(CLASS, [n // 2 for n in space], space)
+    pixel = segcam.targets.pixel(CLASS, [n // 2 for n in space], space)
 
     def explained(target, execution):
-        return lambda params, x: segcam.ablation_cam(split, params, x, target, execution=execution)
+        return lambda params, x: segcam.methods.ablation_cam(
+            split, params, x, target, execution=execution
+        )
 
     rows, alone = [], None
     for count in DEVICES:

@@ -86,7 +86,7 @@ def _arguments(study: Study, index: int, deviation: float = NOISE) -> tuple:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SmoothGradRow(EngineRow):
-    """`segcam_jax.instance_smooth_grad`, compiled, by the engine's settings."""
+    """`segcam_jax.methods.instance_smooth_grad`, compiled, by the engine's settings."""
 
     step: int = 1
 
@@ -131,7 +131,7 @@ class SmoothGradRow(EngineRow):
         key = jax.random.key(0)
 
         def smoothed(params: Any, x: Any, target: Any) -> Any:
-            found = segcam.instance_smooth_grad(
+            found = segcam.methods.instance_smooth_grad(
                 study.split,
                 params,
                 x,
@@ -153,4 +153,4 @@ def _first_voxels(study: Study, count: int | None) -> segcam.Target:
     assert study.regions is not None
     region = np.zeros_like(study.regions[0])
     region[tuple(np.argwhere(study.regions[0])[:count].T)] = True
-    return segcam.region(CLASS, region)
+    return segcam.targets.region(CLASS, region)

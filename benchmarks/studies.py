@@ -200,9 +200,9 @@ def _unet(options: dict[str, Any]) -> UNet:
 
 def _target(workload: Workload, regions: np.ndarray | None) -> Any:
     if regions is None:
-        return segcam.whole_image(CLASS)
-    targets = [segcam.region(CLASS, region) for region in regions]
-    return segcam.stack(targets) if workload.what == "instances" else targets[0]
+        return segcam.targets.whole_image(CLASS)
+    targets = [segcam.targets.region(CLASS, region) for region in regions]
+    return segcam.targets.stack(targets) if workload.what == "instances" else targets[0]
 
 
 def regions_of(

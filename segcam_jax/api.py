@@ -136,7 +136,7 @@ def _target(target: Any, split: Split, fn: Callable, params: Any, x: Any) -> Any
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, x))):
         raise TargetError(
             "what is predicted is not known inside of jit, vmap or grad; make the target outside, "
-            "with segcam.predicted or segcam.whole_image"
+            "with segcam.targets.predicted or segcam.targets.whole_image"
         )
     classifies = len(shapes[0]) == 1
     output = engine.compiled_function(fn)(params, x)

@@ -29,8 +29,14 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from segcam_jax import components
-from segcam_jax.components import Which
-from segcam_jax.outputs import Meaning, check_class, check_index, meaning, predicted_mask
+from segcam_jax.components import Which, component_mask as component_mask
+from segcam_jax.outputs import (
+    Meaning,
+    check_class,
+    check_index,
+    meaning,
+    predicted_mask as predicted_mask,
+)
 from segcam_jax.types import Outputs, TargetError, wide
 
 Of = Literal["logits", "probabilities"]
@@ -50,7 +56,6 @@ class Target:
         S = sum_{p in region} y[p, class] / |region|      (reduce="mean")
 
     With weights w, of either sign, sum_p w[p] y[p, class], and for the mean that over sum_p w[p].
-
     y is the output as it is (`of="logits"`), or the probabilities (`of="probabilities"`): of logits
     their softmax over classes, or their sigmoid where classes do not exclude each other or there is
     one only; of a model whose output holds probabilities, that output. `of="logits"` explains
@@ -67,8 +72,7 @@ class Target:
         extent: extents of a window that holds the region, from a few sizes only, so that regions
             of like size share one program. None: unknown, as for a region that is traced.
         corner: where that window starts.
-        outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what the
-            split says that a method is given; without one, logits.
+        outputs: `"logits"` or `"probabilities"`; None: as a method's split says, else logits.
         exclusive: whether classes exclude each other; one alone never does.
     """
 

@@ -30,8 +30,8 @@ def assert_same_explanations(ours, twin, x, names, methods=("grad_cam", "ablatio
             maps = []
             for (fn, params), tap in ((ours, name), (twin, other)):
                 split = segcam.split(fn, tap, params, x)
-                target = segcam.whole_image(1)
-                explanation = getattr(segcam, method)(split, params, x, target)
+                target = segcam.targets.whole_image(1)
+                explanation = getattr(segcam.methods, method)(split, params, x, target)
                 assert explanation.map.shape == split.activation.shape[:-1]
                 maps.append(explanation.map)
             assert jnp.abs(maps[0]).max() > 0

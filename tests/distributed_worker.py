@@ -20,7 +20,12 @@ def study():
     params, x = make_params(width=6), make_input()
     mask = np.zeros((8, 12), bool)
     mask[2:5, 3:7] = True
-    return segcam.split(skip_net, "bottleneck", params, x), params, x, segcam.region(1, mask)
+    return (
+        segcam.split(skip_net, "bottleneck", params, x),
+        params,
+        x,
+        segcam.targets.region(1, mask),
+    )
 
 
 def maps(everywhere, by_images):
@@ -31,10 +36,12 @@ def maps(everywhere, by_images):
     many = Execution(chunk_size=2, mesh=by_images)
     key = jax.random.key(7)
     found = {
-        "ablation": segcam.ablation_cam(split, params, x, target, execution=one),
-        "noise": segcam.smooth_grad(split, params, x, target, key=key, samples=5, execution=one),
+        "ablation": segcam.methods.ablation_cam(split, params, x, target, execution=one),
+        "noise": segcam.methods.smooth_grad(
+            split, params, x, target, key=key, samples=5, execution=one
+        ),
         "batch": segcam.explain_batch(
-            segcam.ablation_cam, split, params, images, target, execution=many
+            segcam.methods.ablation_cam, split, params, images, target, execution=many
         ),
     }
     return {name: np.asarray(explanation.map) for name, explanation in found.items()}
@@ -47,7 +54,7 @@ def global_batch(mesh):
     along = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("images"))
     images = jax.make_array_from_process_local_data(along, image)
     explanation = segcam.explain_batch(
-        segcam.ablation_cam, split, params, images, target, execution=Execution(mesh=mesh)
+        segcam.methods.ablation_cam, split, params, images, target, execution=Execution(mesh=mesh)
     )
     return np.asarray(explanation.map)
 

@@ -38,10 +38,10 @@ def test_functions_in_their_own_layout():
     )
     split = segcam.split(fn, "scaled", params, x)
     plain = segcam.split(skip_net, "input", params, x)
-    target = segcam.whole_image(1)
+    target = segcam.targets.whole_image(1)
     np.testing.assert_allclose(
-        segcam.grad_cam(split, params, x, target).map,
-        segcam.grad_cam(plain, params, x, target).map,
+        segcam.methods.grad_cam(split, params, x, target).map,
+        segcam.methods.grad_cam(plain, params, x, target).map,
         rtol=1e-4,
         atol=1e-5,
     )

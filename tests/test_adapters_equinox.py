@@ -103,10 +103,10 @@ def test_maps_are_those_of_a_model_wrapped_by_hand():
     ours, same = segcam.from_equinox(Net(jax.random.key(1)))
     by_hand = segcam.split(fn, "hand/conv", params, X, channel_axis=0)
     adapted = segcam.split(ours, "layers/1/conv", same, X)
-    target = segcam.whole_image(2)
+    target = segcam.targets.whole_image(2)
     np.testing.assert_allclose(
-        segcam.ablation_cam(adapted, same, X, target).map,
-        segcam.ablation_cam(by_hand, params, X, target).map,
+        segcam.methods.ablation_cam(adapted, same, X, target).map,
+        segcam.methods.ablation_cam(by_hand, params, X, target).map,
         rtol=1e-5,
         atol=1e-6,
     )

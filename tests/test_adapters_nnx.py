@@ -97,7 +97,9 @@ def test_model_and_classes_are_left_as_they_are():
     model = Net(nnx.Rngs(0))
     with untouched(model, [module for _, module in nnx.iter_modules(model)]):
         fn, params = segcam.from_nnx(model, batch_axis=0)
-        segcam.grad_cam(segcam.split(fn, "first", params, X), params, X, segcam.whole_image(1))
+        segcam.methods.grad_cam(
+            segcam.split(fn, "first", params, X), params, X, segcam.targets.whole_image(1)
+        )
         with pytest.raises(Exception, match=r"shape|size"):
             fn(params, jnp.ones((6, 8, 3)))
     assert not model.dropout.deterministic
@@ -377,7 +379,7 @@ def test_models_with_further_inputs():
         np.testing.assert_allclose(fn(params, x), expected, atol=1e-4)
         split = segcam.split(fn, "conv", params, x)
         assert split.activation.on_grid
-        found = segcam.grad_cam(split, params, x, segcam.whole_image(1))
+        found = segcam.methods.grad_cam(split, params, x, segcam.targets.whole_image(1))
         weight = mask.mean()  # d(sum of the second channel) / d(conv) is the mask, there alone
         hidden = model.conv(X[None])[0]
         np.testing.assert_allclose(found.map, hidden[..., 1] * weight, rtol=1e-4, atol=1e-4)

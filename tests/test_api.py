@@ -1,5 +1,9 @@
 """The one-line front door: what the parts give, by their defaults."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,19 +48,19 @@ def test_a_module_is_explained_as_by_its_parts(image):
     model = UNet(nnx.Rngs(0))
     found = segcam.explain(model, image, tap="down", target=1, method="Ablation-CAM", batch_axis=0)
     fn, params = segcam.from_nnx(model, batch_axis=0)
-    target = segcam.predicted(fn(params, image), 1)
+    target = segcam.targets.predicted(fn(params, image), 1)
     split = segcam.split(fn, "down", params, image)
-    expected = segcam.ablation_cam(split, params, image, target)
+    expected = segcam.methods.ablation_cam(split, params, image, target)
     np.testing.assert_array_equal(found.map, expected.map)
     np.testing.assert_array_equal(found.drops, expected.drops)
 
 
 def test_the_default_of_a_segmentation_network_is_its_bottleneck(image):
     model = UNet(nnx.Rngs(0))
-    target = segcam.pixel(2, (3, 3), (8, 8))
+    target = segcam.targets.pixel(2, (3, 3), (8, 8))
     by_default = segcam.explain(model, image, target=target, batch_axis=0)
     named = segcam.explain(
-        model, image, tap="down", target=target, method=segcam.grad_cam, batch_axis=0
+        model, image, tap="down", target=target, method=segcam.methods.grad_cam, batch_axis=0
     )
     np.testing.assert_array_equal(by_default.map, named.map)
     assert by_default.map.shape == (4, 4)
@@ -70,9 +74,9 @@ def test_a_classifier_is_explained_for_its_most_probable_class(image):
     logits = fn(params, image)
     assert found.score == pytest.approx(float(logits.max()), rel=1e-6)
     split = segcam.split(fn, "first", params, image)
-    target = segcam.whole_image(int(logits.argmax()))
+    target = segcam.targets.whole_image(int(logits.argmax()))
     np.testing.assert_allclose(
-        found.map, segcam.hires_cam(split, params, image, target).map, rtol=1e-6
+        found.map, segcam.methods.hires_cam(split, params, image, target).map, rtol=1e-6
     )
 
 
@@ -128,3 +132,44 @@ def test_show_draws_the_sign_where_most_of_a_map_speaks_against(image):
         np.testing.assert_array_equal(shown, drawn(viz.overlay(image, heat, title="why")))
     with pytest.raises(InputError, match="expected two axes"):
         segcam.show(segcam.Explanation(jnp.ones((2, 2, 2)), jnp.float32(0)), image)
+
+
+TOP = """
+NAIVE Execution Explanation InputError SegcamError Split TapError Target TargetError bottleneck
+device_mesh explain explain_batch explain_classes explain_plan explain_targets from_equinox
+from_function from_linen from_nnx heatmap list_taps metrics methods models runs show split tap
+targets
+""".split()
+
+
+def test_the_top_of_the_package_is_short():
+    modules = {path.stem for path in Path(segcam.__file__).parent.iterdir()}
+    public = {name for name in dir(segcam) if not name.startswith("_")}
+    assert public - modules - {"TYPE_CHECKING"} == set(TOP) - modules
+    assert all(hasattr(segcam, name) for name in TOP)
+    with pytest.raises(AttributeError, match="no attribute 'grad_kam'"):
+        _ = segcam.grad_kam  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_names_of_old_work_and_warn_once_each():
+    code = """
+import sys, warnings
+import segcam_jax as segcam
+heavy = {"flax", "zarr", "polars", "msgspec", "matplotlib", "PIL", "tyro"} & sys.modules.keys()
+assert not heavy, heavy
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    from segcam_jax import predicted, sliding_window
+    assert predicted is segcam.targets.predicted
+    for name in segcam._names._MOVED:
+        first, second = getattr(segcam, name), getattr(segcam, name)
+        assert first is second is not None
+    assert segcam.ablation_cam is segcam.methods.ablation_cam
+said = [str(each.message) for each in told]
+assert len(said) == len(set(said)) == len(segcam._names._MOVED)
+assert {each.category for each in told} == {FutureWarning}
+assert said[0].startswith("segcam_jax.predicted is now segcam_jax.targets.predicted (`from seg")
+assert {each.filename for each in told} == {"<string>"}
+assert segcam.runs.open_store and segcam.metrics.region_shares and segcam.models.load
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -17,9 +17,9 @@ from segcam_jax.metrics.rank import rank_correlation
 from tests.networks import make_input, make_params, skip_net
 
 SCREENED, GROUPED, EXACT = (
-    segcam.screened_ablation_cam,
-    segcam.group_ablation_cam,
-    segcam.ablation_cam,
+    segcam.methods.screened_ablation_cam,
+    segcam.methods.group_ablation_cam,
+    segcam.methods.ablation_cam,
 )
 
 
@@ -27,7 +27,9 @@ SCREENED, GROUPED, EXACT = (
 def case(ndim=2, width=4):
     params, x = make_params(ndim, width=width), make_input(ndim)
     logits = skip_net(params, x)
-    target = segcam.predicted(logits, int(np.bincount(np.ravel(logits.argmax(-1))).argmax()))
+    target = segcam.targets.predicted(
+        logits, int(np.bincount(np.ravel(logits.argmax(-1))).argmax())
+    )
     return segcam.split(skip_net, "bottleneck", params, x), params, x, target
 
 
@@ -42,7 +44,7 @@ def linear_case():
     keys = jax.random.split(jax.random.key(0), 3)
     params = {"in": jax.random.normal(keys[0], (2, 7)), "out": jax.random.normal(keys[1], (7, 3))}
     x = jax.random.normal(keys[2], (4, 6, 2))
-    return segcam.split(linear, "hidden", params, x), params, x, segcam.whole_image(1)
+    return segcam.split(linear, "hidden", params, x), params, x, segcam.targets.whole_image(1)
 
 
 def same(approximate, exact, tolerance=1e-5):
@@ -87,7 +89,7 @@ def test_a_linear_network_needs_no_exact_channel(execution, value):
 def test_which_channels_are_exact():
     split, params, x, target = case()
     exact = EXACT(split, params, x, target, relative=False)
-    slope = segcam.gradient(split, params, x, target).attribution
+    slope = segcam.methods.gradient(split, params, x, target).attribution
     activation, _ = split.encode(params, x)
     products = np.asarray(slope * activation)
     first_order = products.sum((0, 1))
@@ -105,7 +107,7 @@ def test_which_channels_are_exact():
 def test_groups_are_ablated_together():
     split, params, x, target = case()
     found = GROUPED(split, params, x, target, groups=3, by="order", relative=False)
-    slope = segcam.gradient(split, params, x, target).attribution
+    slope = segcam.methods.gradient(split, params, x, target).attribution
     activation, _ = split.encode(params, x)
     first_order = np.asarray(slope * activation).sum((0, 1))
     for group, members in enumerate(([0, 1, 2], [3, 4, 5], [6, 7])):
@@ -122,7 +124,7 @@ def test_groups_are_ablated_together():
 def test_spread_puts_the_strongest_channels_into_different_groups():
     split, params, x, target = case()
     found = GROUPED(split, params, x, target, groups=3, relative=False)
-    slope = segcam.gradient(split, params, x, target).attribution
+    slope = segcam.methods.gradient(split, params, x, target).attribution
     activation, _ = split.encode(params, x)
     ranked = np.argsort(-np.abs(np.asarray(slope * activation).sum((0, 1))))
     for group in range(3):
@@ -157,14 +159,14 @@ def test_approximation_error_of_a_group_study():
     np.testing.assert_allclose(
         coarse.exact.weights, EXACT(split, params, x, target, relative=False).weights, rtol=1e-5
     )
-    by_map = approximation_error(segcam.layer_cam, EXACT, split, params, x, target)
+    by_map = approximation_error(segcam.methods.layer_cam, EXACT, split, params, x, target)
     assert by_map.weight_rank_correlation is None
     assert -1 <= by_map.map_rank_correlation <= 1
 
 
 def test_the_registry_names_the_exact_method():
     for name in ("screened_ablation_cam", "group_ablation_cam"):
-        method = segcam.METHODS[name]
+        method = segcam.methods.METHODS[name]
         assert method.approximates == "ablation_cam"
         assert method.ablates
         assert "approximates ablation_cam" in method.notes

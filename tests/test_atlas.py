@@ -9,7 +9,7 @@ from segcam_jax import InputError, TargetError
 from tests.networks import make_input, make_params, skip_net
 
 SHAPE = (8, 12)
-METHODS = {"channels": segcam.ablation_cam, "positions": segcam.fast_ablation_cam}
+METHODS = {"channels": segcam.methods.ablation_cam, "positions": segcam.methods.fast_ablation_cam}
 
 
 def box(rows, columns, shape=SHAPE):
@@ -23,9 +23,9 @@ def difference(output):
 
 
 TARGETS = {
-    "pixel": segcam.pixel(1, (3, 5), SHAPE),
-    "region": segcam.region(2, box((2, 6), (4, 8)), reduce="mean"),
-    "whole": segcam.whole_image(0),
+    "pixel": segcam.targets.pixel(1, (3, 5), SHAPE),
+    "region": segcam.targets.region(2, box((2, 6), (4, 8)), reduce="mean"),
+    "whole": segcam.targets.whole_image(0),
     "difference": difference,
 }
 
@@ -38,7 +38,7 @@ def case():
 
 @pytest.mark.parametrize("ablate", ["channels", "positions"])
 def test_targets_read_off_equal_their_studies(case, ablate):
-    kept = segcam.ablation_atlas(*case, ablate=ablate)
+    kept = segcam.methods.ablation_atlas(*case, ablate=ablate)
     for name, target in TARGETS.items():
         found, true = kept.explain(target), METHODS[ablate](*case, target)
         for field in ("map", "score", "scores", "drops"):
@@ -49,24 +49,27 @@ def test_targets_read_off_equal_their_studies(case, ablate):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_blocks_are_exact_for_regions_made_of_them(case, dtype):
-    kept = segcam.ablation_atlas(*case, block=2, dtype=dtype)
+    kept = segcam.methods.ablation_atlas(*case, block=2, dtype=dtype)
     assert kept.changes.shape[1:] == (4, 6, 3)
     bound = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}[dtype]
     for name in ("region", "whole", "difference"):
-        true = segcam.ablation_cam(*case, TARGETS[name]).drops
+        true = segcam.methods.ablation_cam(*case, TARGETS[name]).drops
         size = np.abs(true).max()
         np.testing.assert_allclose(kept.drops(TARGETS[name]), true, atol=bound * size)
     # A pixel of a block counts as a quarter of it.
-    whole = segcam.ablation_cam(*case, segcam.region(1, box((2, 4), (4, 6)))).drops
-    found = kept.drops(segcam.pixel(1, (3, 5), SHAPE))
+    whole = segcam.methods.ablation_cam(*case, segcam.targets.region(1, box((2, 4), (4, 6)))).drops
+    found = kept.drops(segcam.targets.pixel(1, (3, 5), SHAPE))
     np.testing.assert_allclose(found, whole / 4, atol=bound * np.abs(whole).max())
 
 
 def test_blocks_that_do_not_divide_the_output(case):
-    kept = segcam.ablation_atlas(*case, block=5)
+    kept = segcam.methods.ablation_atlas(*case, block=5)
     assert kept.changes.shape[1:] == (2, 3, 3)
-    for target in (segcam.whole_image(1, reduce="mean"), segcam.region(1, box((5, 8), (10, 12)))):
-        true = segcam.ablation_cam(*case, target).drops
+    for target in (
+        segcam.targets.whole_image(1, reduce="mean"),
+        segcam.targets.region(1, box((5, 8), (10, 12))),
+    ):
+        true = segcam.methods.ablation_cam(*case, target).drops
         np.testing.assert_allclose(kept.drops(target), true, atol=1e-5 * np.abs(true).max())
 
 
@@ -75,9 +78,9 @@ def test_dead_channels_take_no_room_and_small_changes_keep_their_digits(case):
     kernel = params["deep"].at[..., 2].set(-9.0).at[..., 3].multiply(1e-9)
     given = {**params, "deep": jnp.where(jnp.arange(8) == 2, -jnp.abs(kernel), kernel)}
     given["down"] = jnp.abs(params["down"])
-    kept = segcam.ablation_atlas(split, given, jnp.abs(x), dtype="float16")
+    kept = segcam.methods.ablation_atlas(split, given, jnp.abs(x), dtype="float16")
     assert 2 not in np.asarray(kept.rows)
-    true = segcam.ablation_cam(split, given, jnp.abs(x), TARGETS["pixel"]).drops
+    true = segcam.methods.ablation_cam(split, given, jnp.abs(x), TARGETS["pixel"]).drops
     found = kept.drops(TARGETS["pixel"])
     assert found[2] == 0
     assert 0 < abs(float(true[3])) < 1e-6
@@ -87,40 +90,40 @@ def test_dead_channels_take_no_room_and_small_changes_keep_their_digits(case):
 def test_in_3d():
     params, x = make_params(3), make_input(3)
     split = segcam.split(skip_net, "bottleneck", params, x, outputs="logits")
-    target = segcam.pixel(1, (1, 2, 3), (4, 6, 8))
-    found = segcam.ablation_atlas(split, params, x).explain(target)
-    true = segcam.ablation_cam(split, params, x, target)
+    target = segcam.targets.pixel(1, (1, 2, 3), (4, 6, 8))
+    found = segcam.methods.ablation_atlas(split, params, x).explain(target)
+    true = segcam.methods.ablation_cam(split, params, x, target)
     np.testing.assert_allclose(found.map, true.map, atol=1e-5 * np.abs(true.map).max())
 
 
 def test_bad_input(case):
     _, params, x = case
-    kept = segcam.ablation_atlas(*case)
+    kept = segcam.methods.ablation_atlas(*case)
     for target in (
-        segcam.whole_image(1, of="probabilities"),
+        segcam.targets.whole_image(1, of="probabilities"),
         lambda output: jnp.square(output).sum(),
         lambda output: output.max(),
     ):
         with pytest.raises(TargetError, match="not linear in the output.*an atlas cannot answer"):
             kept.drops(target)
     with pytest.raises(TargetError, match="is not a class of the model"):
-        kept.drops(segcam.whole_image(9))
+        kept.drops(segcam.targets.whole_image(9))
     with pytest.raises(InputError, match="ablate='pixels'; choose 'channels' or 'positions'"):
-        segcam.ablation_atlas(*case, ablate="pixels")
+        segcam.methods.ablation_atlas(*case, ablate="pixels")
     with pytest.raises(InputError, match="block=0; expected an extent"):
-        segcam.ablation_atlas(*case, block=0)
+        segcam.methods.ablation_atlas(*case, block=0)
     with pytest.raises(InputError, match="dtype='int8'; choose from float32"):
-        segcam.ablation_atlas(*case, dtype="int8")
+        segcam.methods.ablation_atlas(*case, dtype="int8")
     several = segcam.split(lambda p, x: (skip_net(p, x), x), "bottleneck", params, x)
     with pytest.raises(InputError, match="more than one array"):
-        segcam.ablation_atlas(several, params, x)
+        segcam.methods.ablation_atlas(several, params, x)
 
 
 def test_an_atlas_that_does_not_fit_says_how_large_it_is_and_what_would(case):
     # 8 channels of 8 x 12 x 3 float32 are 9,216 bytes.
     small = segcam.Execution(memory_limit=1000)
     with pytest.raises(InputError, match=r"8 ablations of \(8, 12, 3\) float32.*block=4 would fit"):
-        segcam.ablation_atlas(*case, execution=small)
+        segcam.methods.ablation_atlas(*case, execution=small)
     half = segcam.Execution(memory_limit=5000)
     with pytest.raises(InputError, match=r"dtype='float16' or block=2 would fit"):
-        segcam.ablation_atlas(*case, execution=half)
+        segcam.methods.ablation_atlas(*case, execution=half)

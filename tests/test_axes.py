@@ -35,7 +35,10 @@ def test_tokens_and_heads_are_no_image():
     assert stages(taps) == ["patches", "grid"]
     split = segcam.split(fn, "grid", params, x)
     assert split.activation.on_grid
-    assert segcam.grad_cam(split, params, x, segcam.whole_image(0)).map.shape == (8, 8)
+    assert segcam.methods.grad_cam(split, params, x, segcam.targets.whole_image(0)).map.shape == (
+        8,
+        8,
+    )
     assert not segcam.split(fn, "attention/query", params, x).activation.on_grid
 
 

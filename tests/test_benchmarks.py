@@ -62,18 +62,20 @@ def per_channel(classic, target, execution=Execution()):
 def box(side, space=(256, 256)):
     mask = np.zeros(space, bool)
     mask[tuple(slice((n - side) // 2, (n - side) // 2 + side) for n in space)] = True
-    return segcam.region(CLASS, mask)
+    return segcam.targets.region(CLASS, mask)
 
 
 def test_flops_of_the_network(classic):
     _, fn, params, x = classic
     assert cost.flops(fn, params, x) == pytest.approx(94.3e9, rel=1e-2)
     assert decode_flops(classic) == pytest.approx(61.3e9, rel=1e-2)
-    assert per_channel(classic, segcam.whole_image(CLASS), NAIVE) == pytest.approx(61.3e9, rel=1e-2)
+    assert per_channel(classic, segcam.targets.whole_image(CLASS), NAIVE) == pytest.approx(
+        61.3e9, rel=1e-2
+    )
 
 
 def test_flops_of_a_channel_for_the_whole_image(classic):
-    whole = segcam.whole_image(CLASS)
+    whole = segcam.targets.whole_image(CLASS)
     assert per_channel(classic, whole, dataclasses.replace(NAIVE, difference=True)) <= 43e9
     assert per_channel(classic, whole) <= 43e9
 

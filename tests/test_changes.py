@@ -72,7 +72,7 @@ def test_every_window_equals_brute_force(recipe, window, stride, value):
         shape = split.activation.shape[:-1]
         sizes = tuple(min(window, n) for n in shape)
         masks = WindowMasks(shape, sizes, tuple(min(stride, n) for n in sizes), value)
-        target = segcam.whole_image(1)
+        target = segcam.targets.whole_image(1)
         fast = by_change(split, params, x, target, masks)
         slow = brute_force(split, params, x, target, masks)
         np.testing.assert_allclose(fast, slow, rtol=1e-10, atol=1e-10)
@@ -85,7 +85,7 @@ def test_every_channel_equals_brute_force(recipe):
         fn, params, x = in_double(random_net(recipe))
         split = segcam.split(fn, "hidden", params, x)
         masks = ChannelMasks(split.activation.shape[-1])
-        target = segcam.whole_image(0)
+        target = segcam.targets.whole_image(0)
         fast = by_change(split, params, x, target, masks)
         slow = brute_force(split, params, x, target, masks)
         np.testing.assert_allclose(fast, slow, rtol=1e-10, atol=1e-10)
@@ -98,8 +98,8 @@ def test_methods_with_regions_at_the_border(name, chunk):
     split = segcam.split(skip_net, "bottleneck", params, x)
     mask = np.zeros((8, 12), bool)
     mask[6:, :3] = True
-    target = segcam.region(1, mask)
-    method = segcam.METHODS[name].function
+    target = segcam.targets.region(1, mask)
+    method = segcam.methods.METHODS[name].function
     naive = method(split, params, x, target, execution=segcam.NAIVE)
     for execution in (Execution(chunk_size=chunk), dataclasses.replace(ALONE, chunk_size=chunk)):
         fast = method(split, params, x, target, execution=execution)
@@ -112,11 +112,13 @@ def test_what_the_target_does_not_see_is_known():
     split = segcam.split(skip_net, "bottleneck", params, x)
     mask = np.zeros((8, 12), bool)
     mask[0, 0] = True
-    target = segcam.region(1, mask)
+    target = segcam.targets.region(1, mask)
     _, carry = split.encode(params, x)
     seen = scoring(split, carry, target, Execution()).seen
-    naive = segcam.fast_ablation_cam(split, params, x, target, execution=segcam.NAIVE)
-    fast = segcam.fast_ablation_cam(split, params, x, target, execution=Execution(chunk_size=1))
+    naive = segcam.methods.fast_ablation_cam(split, params, x, target, execution=segcam.NAIVE)
+    fast = segcam.methods.fast_ablation_cam(
+        split, params, x, target, execution=Execution(chunk_size=1)
+    )
     np.testing.assert_allclose(fast.map, naive.map, atol=1e-5)
     assert seen[..., 0].sum() == 4 < naive.map.size
     assert not naive.map[~seen[..., 0]].any()
@@ -147,7 +149,7 @@ def test_changes_save_the_operations_they_promise():
 
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         split = segcam.split(fn, "bottleneck", params, x)
-        jax.eval_shape(lambda *a: count(split, segcam.whole_image(1), *a), params, x)
+        jax.eval_shape(lambda *a: count(split, segcam.targets.whole_image(1), *a), params, x)
     # A channel: but for the first transposed convolution; a position: windows until 78 of 256.
     assert shares["ChannelMasks"] < 0.98
     assert shares["WindowMasks"] < 0.06
@@ -179,8 +181,8 @@ def test_narrow_and_integer_values(model, name):
     split = segcam.split(model, "hidden", params, x)
     mask = np.zeros((9, 9), bool)
     mask[7:, 7:] = True
-    method = segcam.METHODS[name].function
-    for target in (segcam.whole_image(1), segcam.region(1, mask)):
+    method = segcam.methods.METHODS[name].function
+    for target in (segcam.targets.whole_image(1), segcam.targets.region(1, mask)):
         naive = method(split, params, x, target, execution=segcam.NAIVE)
         fast = method(split, params, x, target)
         np.testing.assert_allclose(fast.scores, naive.scores, rtol=1e-6)
@@ -196,7 +198,9 @@ def test_channels_too_small_for_single_precision_are_alive():
             return jax.nn.relu(hidden @ params)
 
         split = segcam.split(model, "hidden", weights, x)
-        scores = segcam.ablation_cam(split, weights, x, segcam.whole_image(0)).scores
+        scores = segcam.methods.ablation_cam(
+            split, weights, x, segcam.targets.whole_image(0)
+        ).scores
         np.testing.assert_allclose(scores, jnp.full(3, 32.0))
 
 
@@ -209,11 +213,11 @@ def test_empty_arrays_are_computed_whole():
     x = jax.random.normal(jax.random.key(0), (4, 4, 2))
     params = jnp.ones((2, 3))
     split = segcam.split(model, "hidden", params, x)
-    naive = segcam.fast_ablation_cam(
-        split, params, x, segcam.whole_image(0), execution=segcam.NAIVE
+    naive = segcam.methods.fast_ablation_cam(
+        split, params, x, segcam.targets.whole_image(0), execution=segcam.NAIVE
     )
-    fast = segcam.fast_ablation_cam(
-        split, params, x, segcam.whole_image(0), execution=Execution(closed_form=False)
+    fast = segcam.methods.fast_ablation_cam(
+        split, params, x, segcam.targets.whole_image(0), execution=Execution(closed_form=False)
     )
     np.testing.assert_allclose(fast.scores, naive.scores, rtol=1e-6)
 
@@ -264,12 +268,12 @@ def test_a_network_that_upsamples_by_taking_equals_brute_force():
     split, params, x = upsampled(NEAREST["take"])
     mask = np.zeros((16, 24), bool)
     mask[3:5, 20:22] = True
-    target = segcam.region(1, mask)
+    target = segcam.targets.region(1, mask)
     plan = segcam.explain_plan(split, params, x, target)
     assert plan.fallbacks == plan.subtracted == ()
     assert plan.seen == (5, 5)
     for name in ("ablation_cam", "fast_ablation_cam"):
-        method = segcam.METHODS[name].function
+        method = segcam.methods.METHODS[name].function
         naive = method(split, params, x, target, execution=segcam.NAIVE)
         fast = method(split, params, x, target)
         np.testing.assert_allclose(fast.map, naive.map, atol=1e-5 * np.abs(naive.map).max())

@@ -18,6 +18,7 @@ from PIL import Image
 import segcam_jax
 from segcam_jax import _files, cli, engine, viz
 from segcam_jax.cli import cache, commands, old_words
+from segcam_jax.heatmap import PROFILES
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.types import InputError
 from tests.explained import files_of, manifest_of, rows_of, run_of
@@ -90,7 +91,7 @@ def test_version_and_help(capsys):
 def test_methods_and_layers(capsys, weights):
     assert run("methods") == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in (*segcam_jax.METHODS, *segcam_jax.PROFILES))
+    assert all(name in out for name in (*segcam_jax.methods.METHODS, *PROFILES))
     assert run("layers", "--weights", weights, "--size", 16, 11) == 0
     out, err = capsys.readouterr()
     assert re.search(r"bottleneck +│ +8 x 6 +│ +4 │ the bottleneck", out)
@@ -219,11 +220,11 @@ def test_maps_are_those_of_the_library(tmp_path, weights, image):
     arguments = ("--class", "circle", "--region", "pixel:3,5", "--method", "ablation_cam")
     arguments = (*arguments, "--no-figures")
     assert run("explain", image, "--weights", weights, *arguments, "--out", out) == 0
-    model = segcam_jax.models.load(weights)  # pyright: ignore[reportAttributeAccessIssue]
+    model = segcam_jax.models.load(weights)
     x = jax.numpy.asarray(Image.open(image), "float32")[..., None] / 255
     split = segcam_jax.split(model.fn, "bottleneck", model.params, x)
-    target = segcam_jax.pixel(1, (3, 5), (16, 12))
-    expected = segcam_jax.ablation_cam(split, model.params, x, target).map
+    target = segcam_jax.targets.pixel(1, (3, 5), (16, 12))
+    expected = segcam_jax.methods.ablation_cam(split, model.params, x, target).map
     np.testing.assert_allclose(
         np.load(out / "scan/ablation_cam.bottleneck.npy"), expected, rtol=1e-5, atol=1e-6
     )
@@ -413,7 +414,7 @@ def test_what_an_image_has_not_is_told_of_it(tmp_path, weights, image, capsys):
 
 
 def predicted_class(weights, image):
-    model = segcam_jax.models.load(weights)  # pyright: ignore[reportAttributeAccessIssue]
+    model = segcam_jax.models.load(weights)
     x = np.asarray(Image.open(image), np.float32)[..., None] / 255
     return str(int(np.asarray(model.fn(model.params, x)).argmax(-1)[0, 0]))
 
@@ -541,7 +542,7 @@ def test_evaluate_reports_quality_and_bias(tmp_path, capsys):
     model = UNet(UNetConfig(classes=11, depth=1, width=4), rngs=nnx.Rngs(0))
     names = [*map(str, range(10)), "background"]
     save_unet(path, model, {"classes": names})
-    loaded = segcam_jax.models.load(path)  # pyright: ignore[reportAttributeAccessIssue]
+    loaded = segcam_jax.models.load(path)
     from segcam_jax.data.samples import load
 
     logits = np.asarray(loaded.fn(loaded.params, load().biased.image[0]))

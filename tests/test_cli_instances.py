@@ -15,10 +15,11 @@ from flax import nnx
 from PIL import Image
 from scipy import ndimage
 
-from segcam_jax import METHODS, Execution, InputError, cli
+from segcam_jax import Execution, InputError, cli
 from segcam_jax.data import scans
 from segcam_jax.data.instances import measured
 from segcam_jax.data.truths import TruthOptions
+from segcam_jax.methods import METHODS
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network

@@ -42,7 +42,7 @@ def studied():
 
 def test_equals_masking_by_hand(studied):
     def probability(x):
-        logits = segcam.sliding_window(net, KERNELS, x, roi=ROI)
+        logits = segcam.engine.sliding_window(net, KERNELS, x, roi=ROI)
         return np.asarray(jax.nn.softmax(logits, axis=-1))[..., 1][MASK]
 
     for index, steps in enumerate(studied.dilations):

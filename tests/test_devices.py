@@ -25,7 +25,7 @@ def study():
 def a_target(row, column, class_index=1):
     mask = np.zeros((8, 12), bool)
     mask[row : row + 3, column : column + 4] = True
-    return segcam.region(class_index, mask)
+    return segcam.targets.region(class_index, mask)
 
 
 def on(count, images=1, **options):
@@ -47,7 +47,7 @@ def close(found, expected, tolerance=1e-6):
 )
 def test_ablations_on_any_number_of_devices(name, options, runs):
     """12 channels and 15 windows, and the unchanged activation: most counts do not divide them."""
-    method = segcam.METHODS[name].function
+    method = segcam.methods.METHODS[name].function
     alone = method(*study(), **options, execution=Execution(chunk_size=1))
     for count, chunk in runs:
         dealt = method(*study(), **options, execution=on(count, chunk_size=chunk))
@@ -68,7 +68,7 @@ def test_ablations_on_any_number_of_devices(name, options, runs):
 )
 def test_samples_on_any_number_of_devices(name, options):
     """Noise belongs to the index of a sample; 5 steps leave 3 of 8 devices without any."""
-    method = segcam.METHODS[name].function
+    method = segcam.methods.METHODS[name].function
     if name == "smooth_grad":
         options = {**options, "key": jax.random.key(3)}
     alone = method(*study(), **options, execution=Execution(chunk_size=4))
@@ -77,7 +77,7 @@ def test_samples_on_any_number_of_devices(name, options):
 
 
 def test_other_methods_on_a_mesh():
-    for method in (segcam.grad_cam, segcam.eigen_cam):
+    for method in (segcam.methods.grad_cam, segcam.methods.eigen_cam):
         close(method(*study(), execution=on(3)), method(*study()))
 
 
@@ -104,13 +104,17 @@ def test_dead_channels_are_not_run_on_any_device(count):
 
     alive = int((split.encode(params, x)[0] > 0).any((0, 1)).sum())
     assert 2 < alive <= 6
-    explanation = segcam.ablation_cam(split, params, x, target, execution=on(count, chunk_size=1))
+    explanation = segcam.methods.ablation_cam(
+        split, params, x, target, execution=on(count, chunk_size=1)
+    )
     jax.effects_barrier()
     # Every device runs the unchanged image for itself; no ablation is run twice.
     assert len(seen) == count + alive
     assert not explanation.weights[1::2].any()
     nothing = {**params, "deep": jnp.zeros_like(params["deep"])}
-    explanation = segcam.ablation_cam(split, nothing, x, target, execution=on(count, chunk_size=1))
+    explanation = segcam.methods.ablation_cam(
+        split, nothing, x, target, execution=on(count, chunk_size=1)
+    )
     assert not explanation.map.any()
     assert (explanation.scores == explanation.score).all()
 
@@ -118,10 +122,10 @@ def test_dead_channels_are_not_run_on_any_device(count):
 @pytest.mark.slow
 def test_under_vmap_jit_and_grad():
     split, params, x, _ = study()
-    targets = segcam.stack([a_target(0, 0), a_target(5, 8, 2), a_target(3, 2, 0)])
+    targets = segcam.targets.stack([a_target(0, 0), a_target(5, 8, 2), a_target(3, 2, 0)])
 
     def explain(execution, x, target):
-        return segcam.ablation_cam(split, params, x, target, execution=execution)
+        return segcam.methods.ablation_cam(split, params, x, target, execution=execution)
 
     def of_images(execution):
         return jax.vmap(functools.partial(explain, execution), (0, None))(
@@ -141,17 +145,17 @@ def test_under_vmap_jit_and_grad():
 
 def test_arguments_may_lie_on_any_device():
     split, params, x, target = study()
-    expected = segcam.ablation_cam(split, params, x, target)
+    expected = segcam.methods.ablation_cam(split, params, x, target)
     elsewhere = jax.device_put(x, jax.devices()[5])
-    close(segcam.ablation_cam(split, params, elsewhere, target, execution=on(3)), expected)
+    close(segcam.methods.ablation_cam(split, params, elsewhere, target, execution=on(3)), expected)
     execution = on(8)
-    placed = segcam.replicate(params, execution.mesh)
+    placed = segcam.engine.replicate(params, execution.mesh)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(placed))
-    again = segcam.replicate(placed, execution.mesh)
+    again = segcam.engine.replicate(placed, execution.mesh)
     assert again["up"] is placed["up"]
-    close(segcam.ablation_cam(split, placed, x, target, execution=execution), expected)
+    close(segcam.methods.ablation_cam(split, placed, x, target, execution=execution), expected)
     explicit = Execution(mesh=jax.make_mesh((4,), ("ablations",)))
-    close(segcam.ablation_cam(split, placed, x, target, execution=explicit), expected)
+    close(segcam.methods.ablation_cam(split, placed, x, target, execution=explicit), expected)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +168,10 @@ def test_arguments_may_lie_on_any_device():
 )
 def test_a_batch_is_its_single_explanations(name, at_once, meshes):
     split, params, x, _ = study()
-    method = segcam.METHODS[name].function
+    method = segcam.methods.METHODS[name].function
     options = {"key": jax.random.key(0), "samples": 3} if name == "smooth_grad" else {}
     images = np.stack([np.asarray(x) * scale for scale in (1, -1, 0.5, 2, 3)])
-    targets = segcam.stack([a_target(k, 2 * k, k % 3) for k in range(5)])
+    targets = segcam.targets.stack([a_target(k, 2 * k, k % 3) for k in range(5)])
     singles = [
         method(split, params, image, jax.tree.map(lambda leaf, k=k: leaf[k], targets), **options)
         for k, image in enumerate(images)
@@ -184,14 +188,14 @@ def test_a_batch_is_its_single_explanations(name, at_once, meshes):
 def test_one_target_for_a_batch():
     split, params, x, target = study()
     images = jnp.stack([x, -x, 2 * x])
-    expected = segcam.grad_cam(split, params, -x, target).map
+    expected = segcam.methods.grad_cam(split, params, -x, target).map
     for shared in (target, lambda output: target(output)):
         for execution in (Execution(), on(4, 4)):
             found = segcam.explain_batch(
-                segcam.grad_cam, split, params, images, shared, execution=execution
+                segcam.methods.grad_cam, split, params, images, shared, execution=execution
             )
             close(found.map[1], expected)
-    listed = segcam.explain_batch(segcam.grad_cam, split, params, images, [target] * 3)
+    listed = segcam.explain_batch(segcam.methods.grad_cam, split, params, images, [target] * 3)
     close(listed.map[1], expected)
 
 
@@ -199,12 +203,12 @@ def test_a_batch_that_is_dealt_already_and_inside_a_jit():
     split, params, x, target = study()
     execution = on(4, 4)
     images = jnp.stack([x, -x, 2 * x, 3 * x])
-    expected = segcam.explain_batch(segcam.ablation_cam, split, params, images, target)
+    expected = segcam.explain_batch(segcam.methods.ablation_cam, split, params, images, target)
     dealt = jax.device_put(images, NamedSharding(execution.mesh, PartitionSpec("images")))
 
     def explain(images):
         return segcam.explain_batch(
-            segcam.ablation_cam, split, params, images, target, execution=execution
+            segcam.methods.ablation_cam, split, params, images, target, execution=execution
         )
 
     close(explain(dealt), expected)
@@ -233,7 +237,9 @@ def test_what_a_split_keeps_fits_every_mesh():
     _, params, x, target = study()
     split = segcam.split(lambda *given: skip_net(*given), "bottleneck", params, x)
     found = [
-        segcam.ablation_cam(split, params, x, target, execution=Execution(chunk_size=1, mesh=mesh))
+        segcam.methods.ablation_cam(
+            split, params, x, target, execution=Execution(chunk_size=1, mesh=mesh)
+        )
         for mesh in (segcam.device_mesh(2), segcam.device_mesh(4, images=2), None)
     ]
     close(found[0], found[2])
@@ -253,11 +259,11 @@ def test_no_recompilation_for_another_image_or_instance():
         return output[..., 1].sum()
 
     def one(scale):
-        segcam.ablation_cam(split, params, scale * x, fn, execution=execution)
+        segcam.methods.ablation_cam(split, params, scale * x, fn, execution=execution)
 
     def many(scale):
         segcam.explain_batch(
-            segcam.ablation_cam, split, params, scale * images, fn, execution=execution
+            segcam.methods.ablation_cam, split, params, scale * images, fn, execution=execution
         )
 
     for run in (one, many):
@@ -286,8 +292,8 @@ def test_operations_of_a_device_are_its_share():
             execution = Execution(chunk_size=2000, mesh=mesh)
 
             def explain(params, x):
-                target = segcam.whole_image(1)
-                return segcam.ablation_cam(split, params, x, target, execution=execution)
+                target = segcam.targets.whole_image(1)
+                return segcam.methods.ablation_cam(split, params, x, target, execution=execution)
 
             cost = jax.jit(explain).lower(params, x).compile().cost_analysis()
             assert cost is not None
@@ -326,12 +332,12 @@ def batch(images=None, targets=None, at_once=1):
     images = np.stack([np.asarray(x)] * 2) if images is None else images
     targets = target if targets is None else targets
     return segcam.explain_batch(
-        segcam.grad_cam, split, params, images, targets, at_once=at_once, execution=on(2)
+        segcam.methods.grad_cam, split, params, images, targets, at_once=at_once, execution=on(2)
     )
 
 
 def test_a_batch_checks_every_target():
-    stacked = segcam.stack([a_target(0, 0), a_target(0, 0, class_index=7)])
+    stacked = segcam.targets.stack([a_target(0, 0), a_target(0, 0, class_index=7)])
     with pytest.raises(TargetError, match="class 7"):
         batch(targets=stacked)
 
@@ -350,19 +356,19 @@ def test_a_model_with_annotations_keeps_its_mesh(kind):
         return jax.lax.cond(output.sum() > -1, halved, jnp.negative, output)
 
     params, x = jnp.ones((3, 4)) / 5, jnp.arange(24.0).reshape(4, 2, 3) / 24
-    target = segcam.whole_image(1)
+    target = segcam.targets.whole_image(1)
     split = segcam.split(plain, "hidden", params, x)
-    expected = segcam.ablation_cam(split, params, x, target).map
-    expected_gradient = segcam.grad_cam(split, params, x, target).map
+    expected = segcam.methods.ablation_cam(split, params, x, target).map
+    expected_gradient = segcam.methods.grad_cam(split, params, x, target).map
     mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
         assert list(segcam.list_taps(annotated, params, x)) == ["input", "hidden"]
         split = segcam.split(annotated, "hidden", params, x)
-        found = segcam.ablation_cam(split, params, x, target).map
-        gradient = segcam.grad_cam(split, params, x, target).map
+        found = segcam.methods.ablation_cam(split, params, x, target).map
+        gradient = segcam.methods.grad_cam(split, params, x, target).map
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
-    again = segcam.ablation_cam(split, params, x, target).map
+    again = segcam.methods.ablation_cam(split, params, x, target).map
     np.testing.assert_allclose(again, expected, rtol=1e-5)
 
 
@@ -385,14 +391,14 @@ def test_values_moved_over_explicit_axes_are_refused():
 
 def test_inside_of_a_callers_shard_map_and_on_explicit_axes():
     split, params, x, target = study()
-    wanted = segcam.ablation_cam(split, params, x, target).map
+    wanted = segcam.methods.ablation_cam(split, params, x, target).map
     two = jax.devices()[:2]
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=two)
     pair = jnp.stack([x, x])
 
     def mapped(**options):
         def run(params, images):
-            return segcam.ablation_cam(split, params, images[0], target).map[None]
+            return segcam.methods.ablation_cam(split, params, images[0], target).map[None]
 
         specs = {"in_specs": (PartitionSpec(), PartitionSpec("d")), "out_specs": PartitionSpec("d")}
         return jax.jit(jax.shard_map(run, mesh=mesh, **specs, **options))(params, pair)
@@ -401,15 +407,17 @@ def test_inside_of_a_callers_shard_map_and_on_explicit_axes():
         mapped()
     np.testing.assert_allclose(mapped(check_vma=False)[1], wanted, atol=1e-5)
     explicit = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=two)
-    gradients = segcam.grad_cam(split, params, x, target).map
+    gradients = segcam.methods.grad_cam(split, params, x, target).map
     with jax.set_mesh(explicit):
         shares = jax.device_put(x, NamedSharding(explicit, PartitionSpec("d")))
         whole = jax.device_put(params, NamedSharding(explicit, PartitionSpec()))
-        found = segcam.ablation_cam(split, params, shares, target).map
-        sloped = segcam.grad_cam(split, whole, shares, target).map
-        both = segcam.explain_targets(segcam.grad_cam, split, whole, shares, [target, target]).map
+        found = segcam.methods.ablation_cam(split, params, shares, target).map
+        sloped = segcam.methods.grad_cam(split, whole, shares, target).map
+        both = segcam.explain_targets(
+            segcam.methods.grad_cam, split, whole, shares, [target, target]
+        ).map
         pair = jax.device_put(pair, NamedSharding(explicit, PartitionSpec("d")))
-        batch = segcam.explain_batch(segcam.grad_cam, split, whole, pair, target).map
+        batch = segcam.explain_batch(segcam.methods.grad_cam, split, whole, pair, target).map
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     np.testing.assert_allclose(sloped, gradients, atol=1e-5)
     np.testing.assert_allclose(both, np.stack([gradients] * 2), atol=1e-5)

@@ -187,8 +187,8 @@ def far_from_zero(recipe, ratio):
     split = segcam.split(fn, "hidden", params, x)
     mask = np.zeros(split.output.shape[:-1], bool)
     mask[:3, 2:5] = True
-    target = segcam.region(1, mask)
-    drops = segcam.ablation_cam(split, params, x, target).drops
+    target = segcam.targets.region(1, mask)
+    drops = segcam.methods.ablation_cam(split, params, x, target).drops
     offset = float(ratio * np.abs(drops).max() / mask.sum())
     return lambda params, x: fn(params, x) + offset, params, x, target
 
@@ -196,7 +196,7 @@ def far_from_zero(recipe, ratio):
 def largest_error(recipe, name, execution, ratio=1e6):
     """Of the drops, and of a map of positions that are kept alone."""
     fn, params, x, target = far_from_zero(recipe, ratio)
-    method = segcam.METHODS[name].function
+    method = segcam.methods.METHODS[name].function
     found = method(segcam.split(fn, "hidden", params, x), params, x, target, execution=execution)
     with jax.enable_x64(True):
         params, x = in_double((params, x))
@@ -246,11 +246,11 @@ def test_derivatives_do_not_depend_on_what_is_skipped(chunk):
 
     x = jnp.zeros((3, 3, 3)).at[1:, 1:].set(1.0)
     scale = jnp.ones(())
-    target = segcam.whole_image(0)
+    target = segcam.targets.whole_image(0)
     split = segcam.split(model, "hidden", scale, x)
 
     def weight(x, value, execution):
-        found = segcam.fast_ablation_cam(
+        found = segcam.methods.fast_ablation_cam(
             split, scale, x, target, ablation_value=value, execution=execution
         )
         return found.map[0, 0]
@@ -267,8 +267,8 @@ def test_closed_form_of_an_infinity_that_the_target_does_not_see():
     x = jnp.ones((4, 4, 3)).at[0, 0, 1].set(jnp.inf)
     weights = jnp.ones((3, 2))
     split = segcam.split(lambda w, x: tap(x, "hidden") @ w, "hidden", weights, x)
-    target = segcam.pixel(0, (2, 2), (4, 4))
-    found = segcam.ablation_cam(split, weights, x, target)
+    target = segcam.targets.pixel(0, (2, 2), (4, 4))
+    found = segcam.methods.ablation_cam(split, weights, x, target)
     np.testing.assert_allclose(found.scores, [2.0, 2.0, 2.0])
     np.testing.assert_allclose(found.drops, [1.0, 1.0, 1.0])
 
@@ -283,7 +283,9 @@ def test_rounding_behind_an_activation_that_multiplies():
 
     split = segcam.split(model, "hidden", params, x)
     exact, rounded = (
-        segcam.ablation_cam(split, params, x, segcam.whole_image(0), execution=each).drops
+        segcam.methods.ablation_cam(
+            split, params, x, segcam.targets.whole_image(0), execution=each
+        ).drops
         for each in (Execution(), Execution(precision="bfloat16"))
     )
     assert 1e-5 < np.abs(exact - rounded).max() / np.abs(exact).max() < 1e-2
@@ -305,8 +307,8 @@ def test_what_drowns_the_rest_leaves_the_rest_when_it_is_ablated(name, hot):
 
     def drops(params, x, execution):
         split = segcam.split(model, "hidden", params, x)
-        method = segcam.METHODS[name].function
-        return method(split, params, x, segcam.whole_image(0), execution=execution).drops
+        method = segcam.methods.METHODS[name].function
+        return method(split, params, x, segcam.targets.whole_image(0), execution=execution).drops
 
     params = jax.random.normal(keys[2], (8, 2))
     found = drops(params, x, Execution())
@@ -324,8 +326,8 @@ def test_a_dead_channel_falls_by_exactly_nothing():
     params = {**params, "deep": params["deep"].at[..., ::2].set(0)}
     split = segcam.split(skip_net, "bottleneck", params, x)
     for skip in (True, False):
-        found = segcam.ablation_cam(
-            split, params, x, segcam.whole_image(1), execution=Execution(skip_dead=skip)
+        found = segcam.methods.ablation_cam(
+            split, params, x, segcam.targets.whole_image(1), execution=Execution(skip_dead=skip)
         )
         assert not np.asarray(found.drops)[::2].any()
         assert (found.scores[::2] == found.score).all()
@@ -348,7 +350,7 @@ def test_a_target_is_differentiated_through_a_model_with_a_backward_rule_alone()
     split = segcam.split(model, "hidden", params, x)
 
     def total(scale, execution):
-        found = segcam.ablation_cam(
+        found = segcam.methods.ablation_cam(
             split, params, x, lambda y: (y * scale).sum() * scale, execution=execution
         )
         return found.drops.sum()

@@ -99,7 +99,7 @@ def test_two_processes(weights, images, alone, tmp_path):
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
     expected = worker.maps(None, None)
     split, params, x, target = worker.study()
-    fed = [segcam.ablation_cam(split, params, scale * x, target).map for scale in (1, 2)]
+    fed = [segcam.methods.ablation_cam(split, params, scale * x, target).map for scale in (1, 2)]
     for rank in range(2):
         same(dict(np.load(tmp_path / f"maps{rank}.npz")), {**expected, "fed": np.stack(fed)})
     same(written(tmp_path / "run"), written(alone))

@@ -151,18 +151,18 @@ def test_ablation_and_gradient_on_random_networks(recipe, at, size):
             random_net(recipe),
         )
         output = jax.eval_shape(fn, params, x)
-        target = segcam.region(1, a_region(output.shape[:-1], at, size))
+        target = segcam.targets.region(1, a_region(output.shape[:-1], at, size))
         split = segcam.split(fn, "hidden", params, x)
-        naive = segcam.ablation_cam(split, params, x, target, execution=segcam.NAIVE)
+        naive = segcam.methods.ablation_cam(split, params, x, target, execution=segcam.NAIVE)
         activation, _ = split.encode(params, x)
         channel = activation.shape[-1] // 2
         brute = target(split.ablated(params, x, jnp.ones(activation.shape[-1]).at[channel].set(0)))
         np.testing.assert_allclose(naive.scores[channel], brute, rtol=1e-10, atol=1e-12)
         scale = np.abs(naive.map).max() + 1e-12
-        fast = segcam.ablation_cam(split, params, x, target, execution=SWITCHES["all"])
+        fast = segcam.methods.ablation_cam(split, params, x, target, execution=SWITCHES["all"])
         np.testing.assert_allclose(fast.map / scale, naive.map / scale, atol=1e-10)
-        slow = segcam.hires_cam(split, params, x, target, execution=segcam.NAIVE)
-        quick = segcam.hires_cam(split, params, x, target)
+        slow = segcam.methods.hires_cam(split, params, x, target, execution=segcam.NAIVE)
+        quick = segcam.methods.hires_cam(split, params, x, target)
         np.testing.assert_allclose(quick.map, slow.map, rtol=1e-9, atol=1e-11)
 
 
@@ -171,8 +171,8 @@ def test_ablation_and_gradient_on_random_networks(recipe, at, size):
 def test_each_switch_alone(switch, name):
     fn, params, x = random_net(Recipe(extents=(5, 8, 1)))
     split = segcam.split(fn, "hidden", params, x)
-    method = segcam.METHODS[name].function
-    target = segcam.region(0, a_region((10, 16), (0.9, 0.0), 3))
+    method = segcam.methods.METHODS[name].function
+    target = segcam.targets.region(0, a_region((10, 16), (0.9, 0.0), 3))
     naive = method(split, params, x, target, execution=segcam.NAIVE)
     fast = method(split, params, x, target, execution=SWITCHES[switch])
     scale = np.abs(naive.map).max()
@@ -193,9 +193,9 @@ def with_what_has_no_rule(params, x):
 def test_equations_without_a_rule_are_computed_whole():
     params, x = jax.random.normal(jax.random.key(0), (2, 3)), make_input()
     split = segcam.split(with_what_has_no_rule, "hidden", params, x)
-    target = segcam.region(1, a_region((8, 12), (0.3, 0.9), 2))
+    target = segcam.targets.region(1, a_region((8, 12), (0.3, 0.9), 2))
     assert split.on_window((2, 2, 3)).fallbacks
-    for method in (segcam.ablation_cam, segcam.hires_cam):
+    for method in (segcam.methods.ablation_cam, segcam.methods.hires_cam):
         naive = method(split, params, x, target, execution=segcam.NAIVE)
         fast = method(split, params, x, target)
         np.testing.assert_allclose(fast.map, naive.map, rtol=1e-4, atol=1e-5)
@@ -209,15 +209,15 @@ def test_one_program_for_all_regions_of_a_size_class():
     @jax.jit
     def kernel(params, x, target):
         traces.append(1)
-        return segcam.grad_cam(split, params, x, target)
+        return segcam.methods.grad_cam(split, params, x, target)
 
     for row in range(0, 8, 3):
         for column in range(0, 10, 4):
             mask = np.zeros((8, 12), bool)
             mask[row : row + 2, column : column + 2] = True
-            target = segcam.region(1, mask)
+            target = segcam.targets.region(1, mask)
             fast = kernel(params, x, target)
-            slow = segcam.grad_cam(split, params, x, target, execution=segcam.NAIVE)
+            slow = segcam.methods.grad_cam(split, params, x, target, execution=segcam.NAIVE)
             np.testing.assert_allclose(fast.map, slow.map, atol=1e-5)
     assert len(traces) == 1
 
@@ -231,12 +231,12 @@ def test_a_batch_of_instances_runs_on_windows():
         mask = np.zeros((8, 12), bool)
         mask[row : row + 2, column : column + 3] = True
         masks.append(mask)
-    targets = segcam.stack([segcam.region(2, mask) for mask in masks])
+    targets = segcam.targets.stack([segcam.targets.region(2, mask) for mask in masks])
     assert targets.extent == (2, 3)
-    explain = functools.partial(segcam.ablation_cam, split, params, x)
+    explain = functools.partial(segcam.methods.ablation_cam, split, params, x)
     batched = jax.vmap(explain)(targets)
     for index, mask in enumerate(masks):
-        one = explain(segcam.region(2, mask), execution=segcam.NAIVE)
+        one = explain(segcam.targets.region(2, mask), execution=segcam.NAIVE)
         np.testing.assert_allclose(batched.scores[index], one.scores, atol=1e-4)
 
 
@@ -253,12 +253,12 @@ def test_linear_scores_in_closed_form():
     }
     x = jax.random.normal(jax.random.key(2), (5, 7, 2))
     split = segcam.split(linear_after, "hidden", params, x)
-    target = segcam.whole_image(1)
+    target = segcam.targets.whole_image(1)
     for name, options in {
         "ablation_cam": {"ablation_value": -0.5},
         "fast_ablation_cam": {"window": 2, "stride": 2, "ablation_value": 2.0},
     }.items():
-        method = segcam.METHODS[name].function
+        method = segcam.methods.METHODS[name].function
         naive = method(split, params, x, target, execution=segcam.NAIVE, **options)
         closed = method(split, params, x, target, **options)
         np.testing.assert_allclose(closed.scores, naive.scores, atol=1e-5)
@@ -271,9 +271,9 @@ def test_linearity_is_detected_not_assumed(of):
     params = {"in": jnp.ones((2, 6)), "out": jnp.ones((6, 3))}
     x = jnp.ones((5, 7, 2))
     split = segcam.split(linear_after, "hidden", params, x)
-    assert is_linear(split, segcam.whole_image(1, of=of)) == (of == "logits")
+    assert is_linear(split, segcam.targets.whole_image(1, of=of)) == (of == "logits")
     deep = segcam.split(skip_net, "bottleneck", make_params(), make_input())
-    assert not is_linear(deep, segcam.whole_image(1))
+    assert not is_linear(deep, segcam.targets.whole_image(1))
 
 
 def test_dead_channels_are_not_run():
@@ -289,12 +289,14 @@ def test_dead_channels_are_not_run():
         return score
 
     execution = Execution(chunk_size=1, closed_form=False)
-    explanation = segcam.ablation_cam(split, params, x, target, execution=execution)
+    explanation = segcam.methods.ablation_cam(split, params, x, target, execution=execution)
     jax.effects_barrier()
     assert len(seen) == 1 + 4
     assert not explanation.weights[::2].any()
     assert (explanation.scores[::2] == explanation.score).all()
-    naive = segcam.ablation_cam(split, params, x, segcam.whole_image(1), execution=segcam.NAIVE)
+    naive = segcam.methods.ablation_cam(
+        split, params, x, segcam.targets.whole_image(1), execution=segcam.NAIVE
+    )
     np.testing.assert_allclose(explanation.weights, naive.weights, atol=1e-6)
 
 

@@ -14,7 +14,7 @@ from tests.networks import make_input, make_params, skip_net
 
 def case(ndim=2):
     params, x = make_params(ndim), make_input(ndim)
-    return segcam.split(skip_net, "bottleneck", params, x), params, x, segcam.whole_image(1)
+    return segcam.split(skip_net, "bottleneck", params, x), params, x, segcam.targets.whole_image(1)
 
 
 def test_planted_concepts_are_found():
@@ -73,7 +73,9 @@ def test_negative_activations_have_an_offset():
 
     weight, x = jnp.ones((2, 3)), make_input()
     split = segcam.split(linear, "hidden", weight, x)
-    found = deep_feature_factorization(split, weight, x, segcam.whole_image(0), components=2)
+    found = deep_feature_factorization(
+        split, weight, x, segcam.targets.whole_image(0), components=2
+    )
     activation = np.asarray(x - 1.0)
     np.testing.assert_allclose(found.offset, activation.min((0, 1)), rtol=1e-5)
     assert found.error < 1e-2

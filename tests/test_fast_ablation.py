@@ -53,7 +53,7 @@ def parameters():
 def case(tap_name, class_index=1, of="probabilities"):
     params, x = parameters()
     split = segcam.split(classifier, tap_name, params, x)
-    return split, params, x, segcam.whole_image(class_index, of=of)
+    return split, params, x, segcam.targets.whole_image(class_index, of=of)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def case(tap_name, class_index=1, of="probabilities"):
 )
 def test_against_a_loop_of_whole_forwards(tap_name, window, stride, value, of, relative):
     split, params, x, target = case(tap_name, of=of)
-    found = segcam.fast_ablation_cam(
+    found = segcam.methods.fast_ablation_cam(
         *(split, params, x, target),
         window=window,
         stride=stride,
@@ -109,7 +109,7 @@ def blob_case(cell):
 
     params = jnp.asarray([[1.0, -0.5], [0.8, 0.3]])
     split = segcam.split(model, "map", params, x)
-    return split, params, jnp.asarray(x), segcam.whole_image(0, of="probabilities")
+    return split, params, jnp.asarray(x), segcam.targets.whole_image(0, of="probabilities")
 
 
 def as_the_original_counts(split, params, x, target):
@@ -129,7 +129,7 @@ def as_the_original_counts(split, params, x, target):
 @pytest.mark.parametrize("cell", [(2, 3), (0, 0), (3, 0), (4, 6)])
 def test_a_planted_blob_is_found_where_it_is_and_by_the_legacy_profile_one_cell_left(cell):
     split, params, x, target = blob_case(cell)
-    raw = segcam.fast_ablation_cam(split, params, x, target).map
+    raw = segcam.methods.fast_ablation_cam(split, params, x, target).map
     assert np.unravel_index(np.argmax(raw), SHAPE) == cell
     before = CELLS[(CELLS.index(cell) - 1) % len(CELLS)]
     original = as_the_original_counts(split, params, x, target)
@@ -148,7 +148,7 @@ def test_a_planted_blob_is_found_where_it_is_and_by_the_legacy_profile_one_cell_
 
 def test_a_map_without_a_positive_fall_is_zero_not_nan():
     split, params, x, _ = blob_case((2, 3))
-    raw = segcam.fast_ablation_cam(
+    raw = segcam.methods.fast_ablation_cam(
         split, params, x, lambda output: -output[0] - 1e3, relative=True
     ).map
     assert raw.max() < 0
@@ -162,11 +162,11 @@ def test_a_map_without_a_positive_fall_is_zero_not_nan():
 @pytest.mark.parametrize("of", ["logits", "probabilities"])
 def test_every_class_from_one_study(tap_name, of):
     split, params, x, target = case("relu" if tap_name == "pooled head" else tap_name, of=of)
-    found = segcam.explain_classes(segcam.fast_ablation_cam, split, params, x, target)
+    found = segcam.explain_classes(segcam.methods.fast_ablation_cam, split, params, x, target)
     assert found.map.shape == (CLASSES, *SHAPE)
     for index in range(CLASSES):
         chosen = dataclasses.replace(target, class_index=index)
-        single = segcam.fast_ablation_cam(split, params, x, chosen)
+        single = segcam.methods.fast_ablation_cam(split, params, x, chosen)
         np.testing.assert_allclose(found.score[index], single.score, rtol=1e-5)
         np.testing.assert_allclose(found.map[index], single.map, rtol=1e-4, atol=1e-5)
     if of == "probabilities":
@@ -174,7 +174,7 @@ def test_every_class_from_one_study(tap_name, of):
         np.testing.assert_allclose(found.map.sum(0), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [segcam.fast_ablation_cam, segcam.ablation_cam])
+@pytest.mark.parametrize("method", [segcam.methods.fast_ablation_cam, segcam.methods.ablation_cam])
 def test_all_classes_cost_what_one_costs(method):
     split, params, x, target = case("stem")
     options = {"execution": segcam.Execution(chunk_size=1000)}
@@ -187,7 +187,7 @@ def test_all_classes_cost_what_one_costs(method):
 
     flops = [cost.flops(jax.make_jaxpr(run)(x).jaxpr) for run in (one, all_classes)]
     # Ablation-CAM's map itself, weights times activation, is one product per class.
-    product = 2 * split.activation.size if method is segcam.ablation_cam else 0
+    product = 2 * split.activation.size if method is segcam.methods.ablation_cam else 0
     assert flops[0] > 2 * 3 * 3 * 4 * 4 * len(CELLS)
     assert flops[1] == flops[0] + (CLASSES - 1) * product
 
@@ -202,10 +202,10 @@ def test_regions_keep_their_window_for_all_classes():
     split = segcam.split(model, "stem", params, x, outputs="logits")
     mask = np.zeros(SHAPE, bool)
     mask[1:3, 2:4] = True
-    target = segcam.region(0, mask, of="probabilities")
-    found = segcam.explain_classes(segcam.fast_ablation_cam, split, params, x, target)
+    target = segcam.targets.region(0, mask, of="probabilities")
+    found = segcam.explain_classes(segcam.methods.fast_ablation_cam, split, params, x, target)
     for index in range(4):
-        single = segcam.fast_ablation_cam(
+        single = segcam.methods.fast_ablation_cam(
             split, params, x, dataclasses.replace(target, class_index=index)
         )
         np.testing.assert_allclose(found.map[index], single.map, atol=1e-5)
@@ -215,26 +215,30 @@ def test_true_predicted_and_chosen_classes():
     split, params, x, target = case("concat")
     logits = classifier(params, x)
     two = segcam.explain_classes(
-        segcam.ablation_cam, split, params, x, target, classes=[3, 1], relative=False
+        segcam.methods.ablation_cam, split, params, x, target, classes=[3, 1], relative=False
     )
     for place, index in enumerate((3, 1)):
-        chosen = segcam.whole_image(index, of="probabilities")
-        single = segcam.ablation_cam(split, params, x, chosen, relative=False)
+        chosen = segcam.targets.whole_image(index, of="probabilities")
+        single = segcam.methods.ablation_cam(split, params, x, chosen, relative=False)
         np.testing.assert_allclose(two.weights[place], single.weights, atol=1e-5)
 
     @jax.jit
     def of_the_predicted(x):
         top = jax.lax.top_k(classifier(params, x), 2)[1]
-        return segcam.explain_classes(segcam.grad_cam, split, params, x, target, classes=top).map
+        return segcam.explain_classes(
+            segcam.methods.grad_cam, split, params, x, target, classes=top
+        ).map
 
-    chosen = segcam.whole_image(int(logits.argmax()), of="probabilities")
-    expected = segcam.grad_cam(split, params, x, chosen).map
+    chosen = segcam.targets.whole_image(int(logits.argmax()), of="probabilities")
+    expected = segcam.methods.grad_cam(split, params, x, chosen).map
     np.testing.assert_allclose(of_the_predicted(x)[0], expected, atol=1e-5)
 
 
 def test_bad_input():
     split, params, x, target = case("concat")
-    explain = functools.partial(segcam.explain_classes, segcam.fast_ablation_cam, split, params, x)
+    explain = functools.partial(
+        segcam.explain_classes, segcam.methods.fast_ablation_cam, split, params, x
+    )
     with pytest.raises(InputError, match="takes a Target"):
         explain(lambda output: output[0])
     with pytest.raises(InputError, match=r"classes=\[\]; give one class or more"):

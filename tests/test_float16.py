@@ -29,10 +29,10 @@ def mean_probability(output):
 
 @pytest.mark.parametrize("name", ["hires_cam", "grad_cam", "grad_cam_pp", "xgrad_cam"])
 @pytest.mark.parametrize(
-    "target", [segcam.whole_image(1, of="probabilities", reduce="mean"), mean_probability]
+    "target", [segcam.targets.whole_image(1, of="probabilities", reduce="mean"), mean_probability]
 )
 def test_maps_of_a_mean_probability_are_those_of_float32(name, target):
-    method = getattr(segcam, name)
+    method = getattr(segcam.methods, name)
     exact, ours = (explained(method, dtype, target) for dtype in ("float32", "float16"))
     assert ours.map.dtype == jnp.float32
     np.testing.assert_allclose(ours.score, exact.score, rtol=1e-3)
@@ -41,7 +41,9 @@ def test_maps_of_a_mean_probability_are_those_of_float32(name, target):
 
 
 def test_sums_of_functions_are_float32():
-    found = explained(segcam.grad_cam, "float16", lambda output: (output[..., 0] + 100).sum())
+    found = explained(
+        segcam.methods.grad_cam, "float16", lambda output: (output[..., 0] + 100).sum()
+    )
     assert 4e5 < float(found.score) < 4.2e5  # float16 ends at 65,504.
 
 
@@ -69,7 +71,7 @@ def test_maps_of_a_rare_class_are_those_of_float32(name):
         return net(params, x) - jnp.asarray([0, 12, 0, 0], x.dtype)
 
     tap, options = RARE[name]
-    target = segcam.region(1, REGION, of="probabilities", reduce="mean")
+    target = segcam.targets.region(1, REGION, of="probabilities", reduce="mean")
     # Exact in float16 up to the ReLU, so that none is on the other side of it.
     given = jax.tree.map(lambda leaf: jnp.round(8 * leaf) / 8, (PARAMS, X[:20, :20]))
     maps = []
@@ -77,7 +79,7 @@ def test_maps_of_a_rare_class_are_those_of_float32(name):
         params, x = jax.tree.map(lambda leaf: leaf.astype(dtype), given)  # noqa: B023
         with jax.numpy_rank_promotion("allow"):
             split = segcam.split(rare, tap, params, x)
-        method = getattr(segcam, name.split()[0])
+        method = getattr(segcam.methods, name.split()[0])
         maps.append(np.asarray(method(split, params, x, target, **options).map))
     exact, ours = maps
     assert ours.dtype == np.float32

@@ -51,12 +51,12 @@ def explained(fn, params, x, target, **layout):
     assert jax.tree.all(
         jax.tree.map(lambda a, b: (a == b).all(), split.decode(activation, carry), fn(params, x))
     )
-    explanation = segcam.ablation_cam(split, params, x, target)
+    explanation = segcam.methods.ablation_cam(split, params, x, target)
     for channel in range(activation.shape[-1]):
         mask = jnp.ones_like(activation).at[..., channel].set(0)
         score = target(split.decode(activation * mask, carry))
         np.testing.assert_allclose(explanation.scores[channel], score, rtol=1e-5, atol=1e-5)
-    assert segcam.grad_cam(split, params, x, target).map.shape == activation.shape[:-1]
+    assert segcam.methods.grad_cam(split, params, x, target).map.shape == activation.shape[:-1]
 
 
 X = jax.random.normal(jax.random.key(0), (6, 8, 2))
@@ -70,7 +70,7 @@ def test_linen():
         def fn(params, x):
             return model.apply(params, x[None])[0]
 
-        explained(fn, variables, X, segcam.whole_image(1), batch_axis=0)
+        explained(fn, variables, X, segcam.targets.whole_image(1), batch_axis=0)
 
 
 def test_equinox():
@@ -80,14 +80,14 @@ def test_equinox():
     def fn(params, x):
         return jnp.moveaxis(eqx.combine(params, static)(jnp.moveaxis(x, -1, 0)), 0, -1)
 
-    explained(fn, params, X, segcam.whole_image(1), channel_axis=0)
+    explained(fn, params, X, segcam.targets.whole_image(1), channel_axis=0)
 
 
 def test_nnx_in_eval_mode_without_touching_the_model():
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         model = NnxNet(nnx.Rngs(0))
         fn, params = segcam.from_nnx(model)
-        explained(fn, params, X, segcam.whole_image(1))
+        explained(fn, params, X, segcam.targets.whole_image(1))
         assert not model.norm.use_running_average
         assert not model.dropout.deterministic
         again, _ = segcam.from_nnx(model)

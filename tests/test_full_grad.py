@@ -26,7 +26,7 @@ def total(found: FullGradient):
 
 def taken_apart(model, params, x, target, **options):
     split = segcam.split(model, "input", params, x)
-    found = segcam.full_gradient(split, params, x, target, **options)
+    found = segcam.methods.full_gradient(split, params, x, target, **options)
     np.testing.assert_allclose(total(found), found.score, rtol=2e-5, atol=1e-4)
     np.testing.assert_allclose(found.score, target(model(params, x)), rtol=1e-5, atol=1e-5)
     return found
@@ -55,7 +55,7 @@ def test_by_hand():
     def model(params, x):
         return dense(jax.nn.relu(dense(x, params[0])), params[1])
 
-    found = taken_apart(model, LAYERS, X, segcam.whole_image(1))
+    found = taken_apart(model, LAYERS, X, segcam.targets.whole_image(1))
     (w1, b1), (w2, b2) = jax.tree.map(np.asarray, LAYERS)
     alive = np.asarray(X) @ w1 + b1 > 0
     slope = alive * w2[:, 1]
@@ -94,7 +94,7 @@ def test_complete_for_every_activation(name):
     def model(params, x):
         return dense(activation(dense(x, params[0])), params[1])
 
-    found = taken_apart(model, LAYERS, X, segcam.whole_image(1))
+    found = taken_apart(model, LAYERS, X, segcam.targets.whole_image(1))
     if count is not None:
         assert len(found.biases) == count
 
@@ -112,7 +112,7 @@ def test_a_normalisation_is_one_bias_however_it_is_written():
         moved = (bias.reshape(1, 1, -1) - mean) / 1.7 * scale + shift
         return dense(jax.nn.relu((x @ weight) * (scale / 1.7) + moved), last)
 
-    target = segcam.whole_image(2)
+    target = segcam.targets.whole_image(2)
     first, second = (taken_apart(model, (), X, target) for model in (plain, folded))
     assert len(first.biases) == len(second.biases) == 2
     for one, other in zip(first.biases, second.biases, strict=True):
@@ -126,29 +126,29 @@ def test_zeros_on_the_way_keep_the_bias_with_its_sign():
         lambda params, x: dense(x, params[0]) - 0.0,
         lambda params, x: 2.0 - (0.0 - dense(x, params[0])),
     ):
-        taken_apart(model, LAYERS, X, segcam.whole_image(1))
+        taken_apart(model, LAYERS, X, segcam.targets.whole_image(1))
 
 
 def test_networks_and_targets():
     params, x = make_params(), make_input()
     mask = np.zeros((8, 12), bool)
     mask[2:5, 3:9] = True
-    found = taken_apart(skip_net, params, x, segcam.region(1, mask))
+    found = taken_apart(skip_net, params, x, segcam.targets.region(1, mask))
     assert len(found.biases) == 1
     assert found.rest == pytest.approx(0, abs=1e-4)
-    found = taken_apart(skip_net, params, x, segcam.region(1, mask, of="probabilities"))
+    found = taken_apart(skip_net, params, x, segcam.targets.region(1, mask, of="probabilities"))
     assert abs(found.rest) > 0.1
-    naive = taken_apart(skip_net, params, x, segcam.whole_image(1), execution=segcam.NAIVE)
-    fast = taken_apart(skip_net, params, x, segcam.whole_image(1))
+    naive = taken_apart(skip_net, params, x, segcam.targets.whole_image(1), execution=segcam.NAIVE)
+    fast = taken_apart(skip_net, params, x, segcam.targets.whole_image(1))
     np.testing.assert_allclose(naive.biases[0], fast.biases[0], atol=1e-5)
     split = segcam.split(skip_net, "bottleneck", params, x)
-    hidden = segcam.full_gradient(split, params, x, segcam.whole_image(1))
+    hidden = segcam.methods.full_gradient(split, params, x, segcam.targets.whole_image(1))
     np.testing.assert_allclose(total(hidden), hidden.score, rtol=1e-5)
 
 
 def test_flax_and_equinox_layers():
     """Flax's convolutions have a batch axis of their own, Equinox's channels first."""
-    target = segcam.whole_image(1)
+    target = segcam.targets.whole_image(1)
     norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0), use_running_average=True)
     norm.mean[...] = jnp.arange(4.0)
     conv = nnx.Conv(3, 4, (3, 3), use_bias=False, rngs=nnx.Rngs(1))
@@ -163,7 +163,7 @@ def test_flax_and_equinox_layers():
     found = taken_apart(flax, state, x, target)
     assert len(found.biases) == 2
     split = segcam.split(flax, "input", state, x)
-    assert segcam.full_grad(split, state, x, target).map.shape == (6, 7)
+    assert segcam.methods.full_grad(split, state, x, target).map.shape == (6, 7)
 
     conv = equinox.nn.Conv2d(3, 4, 3, key=KEYS[0])
     head = equinox.nn.Conv2d(4, 2, 1, key=KEYS[1])
@@ -175,14 +175,14 @@ def test_flax_and_equinox_layers():
 
     x = jnp.moveaxis(x, -1, 0)
     split = segcam.split(eqx, "input", dynamic, x, channel_axis=0)
-    found = segcam.full_gradient(split, dynamic, x, target)
+    found = segcam.methods.full_gradient(split, dynamic, x, target)
     np.testing.assert_allclose(total(found), found.score, rtol=1e-4, atol=1e-5)
     layers = [found.input, *(jnp.moveaxis(each, 0, -1) for each in found.biases)]
     expected = sum(
         jax.image.resize(jnp.abs(each).sum(-1), (6, 7), "linear", antialias=False)
         for each in layers
     )
-    explanation = segcam.full_grad(split, dynamic, x, target, rescale="none")
+    explanation = segcam.methods.full_grad(split, dynamic, x, target, rescale="none")
     np.testing.assert_allclose(explanation.map, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -192,12 +192,12 @@ def test_a_model_with_a_batch_axis():
     def batched(params, x):
         return jax.vmap(lambda one: skip_net(params, one))(x)[0]
 
-    target = segcam.whole_image(1)
+    target = segcam.targets.whole_image(1)
     split = segcam.split(batched, "input", params, x[None], batch_axis=0)
     single = segcam.split(skip_net, "input", params, x)
-    expected = segcam.full_grad(single, params, x, target).map
+    expected = segcam.methods.full_grad(single, params, x, target).map
     np.testing.assert_allclose(
-        segcam.full_grad(split, params, x[None], target).map, expected, rtol=1e-4
+        segcam.methods.full_grad(split, params, x[None], target).map, expected, rtol=1e-4
     )
 
 
@@ -238,22 +238,24 @@ def golden():
 @pytest.mark.parametrize(("rescale", "name"), [("channel", "pgc"), ("layer", "official")])
 def test_heatmap_equals_pytorch_grad_cam_and_the_authors_rescaling(golden, rescale, name):
     found, params = golden
-    x, target = found["input"], segcam.whole_image(int(found["class_index"]))
+    x, target = found["input"], segcam.targets.whole_image(int(found["class_index"]))
     np.testing.assert_allclose(classifier(params, x), found["logits"], atol=1e-5)
     taken_apart(classifier, params, x, target)
     split = segcam.split(classifier, "input", params, x)
-    explanation = segcam.full_grad(split, params, x, target, rescale=rescale)
+    explanation = segcam.methods.full_grad(split, params, x, target, rescale=rescale)
     np.testing.assert_allclose(min_max(explanation.map), found[f"{name}/heatmap"], atol=1e-5)
 
 
 def test_input_is_checked():
     split = segcam.split(skip_net, "input", make_params(), make_input())
     with pytest.raises(InputError, match="rescale='all'; choose channel, layer or none"):
-        segcam.full_grad(split, make_params(), make_input(), segcam.whole_image(1), rescale="all")
+        segcam.methods.full_grad(
+            split, make_params(), make_input(), segcam.targets.whole_image(1), rescale="all"
+        )
 
     def vector(params, x):
         return dense(jax.nn.relu(dense(x, params[0])), params[1])
 
     split = segcam.split(vector, "input", LAYERS, X[0, 0])
     with pytest.raises(InputError, match="full_grad needs positions"):
-        segcam.full_grad(split, LAYERS, X[0, 0], segcam.whole_image(1))
+        segcam.methods.full_grad(split, LAYERS, X[0, 0], segcam.targets.whole_image(1))

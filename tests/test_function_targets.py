@@ -29,7 +29,7 @@ OUTPUT = np.maximum(X, 0) @ PARAMS
 
 
 def score(target) -> float:
-    return float(segcam.grad_cam(SPLIT, PARAMS, X, target).score)
+    return float(segcam.methods.grad_cam(SPLIT, PARAMS, X, target).score)
 
 
 @pytest.fixture
@@ -87,12 +87,14 @@ def test_where_an_array_comes_from_is_no_other_program(programs):
     arrays = [(jnp.asarray(PARAMS), jnp.asarray(X)), (jnp.asarray(PARAMS), X), (PARAMS, X)]
     classes: tuple[Any, ...] = (jnp.int32(1), jnp.int32(1), np.int32(1))
     for (params, x), index in zip(arrays, classes, strict=True):
-        target = segcam.whole_image(index)
-        found = segcam.hires_cam(SPLIT, params, x, target)
+        target = segcam.targets.whole_image(index)
+        found = segcam.methods.hires_cam(SPLIT, params, x, target)
         np.testing.assert_allclose(found.score, OUTPUT[..., 1].sum(), rtol=1e-5)
     assert len(programs) == 1
     there = jax.device_put(X, jax.devices()[1])
-    assert segcam.hires_cam(SPLIT, PARAMS, there, target).map.devices() == {jax.devices()[1]}
+    assert segcam.methods.hires_cam(SPLIT, PARAMS, there, target).map.devices() == {
+        jax.devices()[1]
+    }
     assert len(programs) == 2
 
 
@@ -105,7 +107,9 @@ def test_a_derivative_rule_is_part_of_what_is_computed():
         scaled.defjvp(lambda primals, tangents: (scaled(*primals), tangents[0] * factor))
         return lambda output: scaled(output[..., 1]).sum()
 
-    maps = [segcam.grad_cam(SPLIT, PARAMS, X, with_rule(factor)).map for factor in (1.0, 3.0)]
+    maps = [
+        segcam.methods.grad_cam(SPLIT, PARAMS, X, with_rule(factor)).map for factor in (1.0, 3.0)
+    ]
     np.testing.assert_allclose(maps[1], 3 * np.asarray(maps[0]), rtol=1e-5)
 
 
@@ -121,17 +125,21 @@ def ruled(factor):
 
 
 STUDIES = {
-    "one": lambda targets: segcam.grad_cam(SPLIT, PARAMS, X, targets[0]),
-    "targets": lambda targets: segcam.explain_targets(segcam.grad_cam, SPLIT, PARAMS, X, targets),
+    "one": lambda targets: segcam.methods.grad_cam(SPLIT, PARAMS, X, targets[0]),
+    "targets": lambda targets: segcam.explain_targets(
+        segcam.methods.grad_cam, SPLIT, PARAMS, X, targets
+    ),
     "images": lambda targets: segcam.explain_batch(
-        segcam.grad_cam, SPLIT, PARAMS, np.stack([X, X]), targets[0]
+        segcam.methods.grad_cam, SPLIT, PARAMS, np.stack([X, X]), targets[0]
     ),
 }
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_rule_that_holds_a_tracer_is_of_its_trace_alone(study, programs, no_tracer_left):
-    plain = np.asarray(segcam.grad_cam(SPLIT, PARAMS, X, lambda output: output[..., 1].sum()).map)
+    plain = np.asarray(
+        segcam.methods.grad_cam(SPLIT, PARAMS, X, lambda output: output[..., 1].sum()).map
+    )
     expected = plain if study == "one" else np.stack([plain, plain])
     count = len(programs)
 
@@ -149,7 +157,7 @@ def test_a_rule_that_holds_a_tracer_is_of_its_trace_alone(study, programs, no_tr
 def test_a_model_that_holds_a_tracer_is_split_for_its_trace_alone(programs, no_tracer_left):
     def scaled(factor):
         split = segcam.split(lambda params, x: net(params * factor, x), "hidden", PARAMS, X)
-        return segcam.ablation_cam(split, PARAMS, X, segcam.whole_image(1)).score
+        return segcam.methods.ablation_cam(split, PARAMS, X, segcam.targets.whole_image(1)).score
 
     whole = OUTPUT[..., 1].sum()
     np.testing.assert_allclose(jax.jit(scaled)(3.0), 3 * whole, rtol=1e-5)
@@ -160,7 +168,7 @@ def test_a_model_that_holds_a_tracer_is_split_for_its_trace_alone(programs, no_t
 
 def test_a_function_of_traced_values_is_differentiated_and_mapped(no_tracer_left):
     def scaled(factor):
-        return segcam.grad_cam(
+        return segcam.methods.grad_cam(
             SPLIT, PARAMS, X, lambda output: (output[..., 1] * factor).sum()
         ).score
 
@@ -177,14 +185,14 @@ def test_a_batch_takes_functions_that_differ_in_their_arrays():
     lambdas = [Region(1, mask) for mask in masks]
     partial = jax.tree_util.Partial(lambda mask, out: (out[..., 1] * mask).sum(), masks)
     for targets in (lambdas, partial):
-        found = segcam.explain_batch(segcam.grad_cam, SPLIT, PARAMS, images, targets)
+        found = segcam.explain_batch(segcam.methods.grad_cam, SPLIT, PARAMS, images, targets)
         np.testing.assert_allclose(found.score, expected, rtol=1e-5)
     targets = [Region(0, masks[0]), Region(1, masks[1])]
     with pytest.raises(TargetError, match="compute different things"):
-        segcam.explain_batch(segcam.grad_cam, SPLIT, PARAMS, images, targets)
+        segcam.explain_batch(segcam.methods.grad_cam, SPLIT, PARAMS, images, targets)
     changing = Region(0, masks[0])
     for changing.category in (0, 2):
-        found = segcam.explain_batch(segcam.grad_cam, SPLIT, PARAMS, images, changing)
+        found = segcam.explain_batch(segcam.methods.grad_cam, SPLIT, PARAMS, images, changing)
         expected = (OUTPUT[..., changing.category] * masks[0]).sum()
         np.testing.assert_allclose(found.score, [expected] * 2, rtol=1e-5)
 
@@ -236,7 +244,9 @@ def explain_many(functions: range, programs: int) -> None:
     split = segcam.split(lambda p, x: segcam.tap(x, "hidden") * p, "hidden", params, x)
     for index in functions:
         factor = index * programs // 2000 + 0.5
-        found = segcam.hires_cam(split, params, x, lambda output, f=factor: output.sum() * f)
+        found = segcam.methods.hires_cam(
+            split, params, x, lambda output, f=factor: output.sum() * f
+        )
         np.testing.assert_allclose(found.score, factor * x.sum(), rtol=1e-5)
     gc.collect()
 

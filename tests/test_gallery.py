@@ -126,9 +126,9 @@ def test_a_gallery_is_made_resumed_and_grown(photos, tmp_path, capsys, monkeypat
     network = open_network(NetworkSpec.parse(OWN), OpenOptions(size=(16, 16)))
     form = image_inputs.ImageForm.of(network, "crop")
     x = image_inputs.read_sample(photos / "photo0.png", form).padded
-    target = segcam_jax.whole_image(int(np.argsort(-np.asarray(fn(params, x)))[1]))
+    target = segcam_jax.targets.whole_image(int(np.argsort(-np.asarray(fn(params, x)))[1]))
     split = segcam_jax.split(fn, "body", params, x)
-    expected = segcam_jax.grad_cam(split, params, x, target).map
+    expected = segcam_jax.methods.grad_cam(split, params, x, target).map
     np.testing.assert_allclose(arrays["grad_cam"], expected, rtol=1e-5, atol=1e-7)
 
 
@@ -198,7 +198,9 @@ def test_a_difference_of_two_classes(photos, tmp_path):
     split = segcam_jax.split(fn, "body", params, x)
     first, second = about["explained"]["index"], about["rather_than"]["index"]
     each = [
-        np.asarray(segcam_jax.grad_cam(split, params, x, segcam_jax.whole_image(k)).map)
+        np.asarray(
+            segcam_jax.methods.grad_cam(split, params, x, segcam_jax.targets.whole_image(k)).map
+        )
         for k in (first, second)
     ]
     np.testing.assert_allclose(arrays["grad_cam"], each[0] - each[1], rtol=1e-4, atol=1e-7)

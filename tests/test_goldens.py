@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 import segcam_jax as segcam
-from segcam_jax.heatmap import relu, resize
+from segcam_jax.heatmap import PROFILES, relu, resize
 from tests.goldens.network import network
 
 FOLDER = Path(__file__).parent / "goldens"
@@ -19,19 +19,19 @@ FILES = ("unet2d", "unet3d")
 LAYERS = ("bottleneck", "decoder")
 # pytorch-grad-cam's epsilon; ours is 0 by default.
 METHODS = {
-    "grad_cam": segcam.grad_cam,
-    "grad_cam_pp": functools.partial(segcam.grad_cam_pp, epsilon=1e-6),
-    "xgrad_cam": segcam.xgrad_cam,
-    "hires_cam": segcam.hires_cam,
-    "layer_cam": segcam.layer_cam,
-    "eigen_cam": segcam.eigen_cam,
-    "eigen_grad_cam": segcam.eigen_grad_cam,
-    "ablation_cam": segcam.ablation_cam,
-    "score_cam": functools.partial(segcam.score_cam, masks="pytorch_grad_cam"),
-    "fem": segcam.fem,
-    "kpca_cam": segcam.kpca_cam,
-    "shapley_cam": segcam.shapley_cam,
-    "finer_cam": functools.partial(segcam.finer_cam, comparisons=2),
+    "grad_cam": segcam.methods.grad_cam,
+    "grad_cam_pp": functools.partial(segcam.methods.grad_cam_pp, epsilon=1e-6),
+    "xgrad_cam": segcam.methods.xgrad_cam,
+    "hires_cam": segcam.methods.hires_cam,
+    "layer_cam": segcam.methods.layer_cam,
+    "eigen_cam": segcam.methods.eigen_cam,
+    "eigen_grad_cam": segcam.methods.eigen_grad_cam,
+    "ablation_cam": segcam.methods.ablation_cam,
+    "score_cam": functools.partial(segcam.methods.score_cam, masks="pytorch_grad_cam"),
+    "fem": segcam.methods.fem,
+    "kpca_cam": segcam.methods.kpca_cam,
+    "shapley_cam": segcam.methods.shapley_cam,
+    "finer_cam": functools.partial(segcam.methods.finer_cam, comparisons=2),
 }
 TARGETS = {"shapley_cam": {"of": "probabilities"}}
 EIGEN = ("eigen_cam", "eigen_grad_cam", "kpca_cam")
@@ -69,7 +69,7 @@ class Golden:
         return self["mask"].shape
 
     def target(self, **options) -> segcam.Target:
-        return segcam.region(int(self["class_index"]), jnp.asarray(self["mask"]), **options)
+        return segcam.targets.region(int(self["class_index"]), jnp.asarray(self["mask"]), **options)
 
     def explain(self, method, tap: str, target=None, **options) -> segcam.Explanation:
         split = segcam.split(network, tap, self.params, self["input"])
@@ -120,7 +120,7 @@ def test_network_equals_torch(file):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_score_and_gradient_equal_torch(file, layer):
     one = golden(file)
-    explanation = one.explain(segcam.gradient, layer)
+    explanation = one.explain(segcam.methods.gradient, layer)
     agree(explanation.score, one["score"])
     agree(explanation.attribution, one[f"{layer}/gradient"])
 
@@ -158,7 +158,7 @@ def test_volume_heatmap_differs_from_pytorch_grad_cam_in_the_resize_only(layer):
         factors = [new / old for new, old in zip(size, values.shape, strict=True)]
         return ndimage.zoom(np.asarray(values), factors)
 
-    profile = segcam.PROFILES["pytorch_grad_cam"]
+    profile = PROFILES["pytorch_grad_cam"]
     rectify, normalise, _, *rest = profile.steps
     splined = dataclasses.replace(profile, steps=(rectify, normalise, cubic, *rest))
     heatmap = segcam.heatmap(explained("unet3d", layer, "grad_cam").map, one.extent, splined)
@@ -181,7 +181,7 @@ def test_grad_cam_equals_captum(file, layer):
 def test_ablated_channels_equal_captum(file, layer):
     """Also in 3D, where pytorch-grad-cam has no Ablation-CAM."""
     one = golden(file)
-    explanation = one.explain(segcam.ablation_cam, layer, relative=False)
+    explanation = one.explain(segcam.methods.ablation_cam, layer, relative=False)
     expected = one[f"{layer}/captum/feature_ablation"]
     assert explanation.scores is not None
     agree(explanation.weights, expected)
@@ -195,7 +195,7 @@ def test_dead_channel_has_no_weight(file, layer):
     activation = golden(file)[f"{layer}/activation"]
     dead = activation.reshape(-1, activation.shape[-1]).max(axis=0) == 0
     assert dead.any()
-    explanation = golden(file).explain(segcam.ablation_cam, layer)
+    explanation = golden(file).explain(segcam.methods.ablation_cam, layer)
     agree(np.asarray(explanation.weights)[dead], np.zeros(dead.sum()), tolerance=1e-7)
 
 
@@ -203,8 +203,8 @@ def test_dead_channel_has_no_weight(file, layer):
 def test_input_gradients_equal_captum(file):
     one = golden(file)
     for method, name in (
-        (segcam.gradient, "saliency"),
-        (segcam.input_x_gradient, "input_x_gradient"),
+        (segcam.methods.gradient, "saliency"),
+        (segcam.methods.input_x_gradient, "input_x_gradient"),
     ):
         agree(one.explain(method, "input").attribution, one[f"input/captum/{name}"])
 
@@ -214,7 +214,7 @@ def test_input_gradients_equal_captum(file):
 def test_integrated_gradients_equal_captum(file, rule, steps):
     one = golden(file)
     options = {"baseline": 0.5, "rule": rule, "steps": steps}
-    explanation = one.explain(segcam.integrated_gradients, "input", **options)
+    explanation = one.explain(segcam.methods.integrated_gradients, "input", **options)
     agree(explanation.attribution, one[f"input/captum/integrated_gradients_{rule}_{steps}"])
 
 
@@ -233,14 +233,14 @@ def test_integrated_gradients_equal_captum(file, rule, steps):
 )
 def test_seg_grad_cam_equals_numpy_and_opencv(layer, of, variant, options):
     one = golden("unet2d")
-    explanation = one.explain(segcam.seg_grad_cam, layer, one.target(of=of), **options)
+    explanation = one.explain(segcam.methods.seg_grad_cam, layer, one.target(of=of), **options)
     heatmap = segcam.heatmap(explanation.map, size=one.extent, profile="seg_grad_cam")
     agree(heatmap, one[f"{layer}/seg_grad_cam/{of}/{variant}"])
 
 
 def test_area_of_the_region_cancels_in_seg_grad_cam():
     one = golden("unet2d")
-    explanation = one.explain(segcam.seg_grad_cam, "decoder", one.target(reduce="mean"))
+    explanation = one.explain(segcam.methods.seg_grad_cam, "decoder", one.target(reduce="mean"))
     heatmap = segcam.heatmap(explanation.map, size=one.extent, profile="seg_grad_cam")
     agree(heatmap, one["decoder/seg_grad_cam/logits/plain"])
 

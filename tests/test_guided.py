@@ -66,8 +66,8 @@ def explained(activation, rule="guided", **options):
         return activation(activation(x @ params["in"]) @ params["out"])
 
     split = segcam.split(model, "input", PARAMS, X)
-    target = segcam.whole_image(2)
-    return segcam.guided_backprop(split, PARAMS, X, target, rule=rule, **options), model
+    target = segcam.targets.whole_image(2)
+    return segcam.methods.guided_backprop(split, PARAMS, X, target, rule=rule, **options), model
 
 
 def by_hand(slope, cap, rule):
@@ -112,7 +112,7 @@ def test_the_rules_differ_from_the_gradient():
         return jax.nn.relu(jax.nn.relu(x @ params["in"]) @ params["out"])
 
     split = segcam.split(model, "input", PARAMS, X)
-    plain = segcam.gradient(split, PARAMS, X, segcam.whole_image(2)).attribution
+    plain = segcam.methods.gradient(split, PARAMS, X, segcam.targets.whole_image(2)).attribution
     guided, _ = explained(jax.nn.relu)
     other, _ = explained(jax.nn.relu, "deconvnet")
     for first, second in ((plain, guided.attribution), (guided.attribution, other.attribution)):
@@ -130,7 +130,9 @@ def test_smooth_activations_keep_their_gradient():
         return jax.nn.hard_swish(jax.nn.relu(x @ params["in"]) @ params["out"])
 
     split = segcam.split(model, "input", PARAMS, X)
-    found = segcam.guided_backprop(split, PARAMS, X, segcam.whole_image(2)).attribution
+    found = segcam.methods.guided_backprop(
+        split, PARAMS, X, segcam.targets.whole_image(2)
+    ).attribution
     hidden = np.asarray(X @ PARAMS["in"])
     slope = jax.grad(lambda h: jax.nn.hard_swish(h @ PARAMS["out"])[..., 2].sum())
     received = np.maximum(slope(np.maximum(hidden, 0)), 0) * (hidden > 0)
@@ -169,7 +171,7 @@ def test_the_variance_of_a_normalisation_is_no_rectifier(name):
 
     split = segcam.split(model, "input", PARAMS, X)
     with pytest.raises(InputError, match="no ReLU"):
-        segcam.guided_backprop(split, PARAMS, X, segcam.whole_image(2))
+        segcam.methods.guided_backprop(split, PARAMS, X, segcam.targets.whole_image(2))
 
 
 def test_loops_equal_the_same_layers_in_a_row():
@@ -188,8 +190,8 @@ def test_loops_equal_the_same_layers_in_a_row():
         return x
 
     found = [
-        segcam.guided_backprop(
-            segcam.split(model, "input", layers, X), layers, X, segcam.whole_image(1)
+        segcam.methods.guided_backprop(
+            segcam.split(model, "input", layers, X), layers, X, segcam.targets.whole_image(1)
         ).attribution
         for model in (straight, looped, counted)
     ]
@@ -207,15 +209,19 @@ def test_a_relu_that_cannot_be_rewritten_is_an_error():
 
     split = segcam.split(model, "input", PARAMS, X)
     with pytest.raises(InputError, match="a ReLU lies inside `shard_map`"):
-        segcam.guided_backprop(split, PARAMS, X, segcam.whole_image(2))
+        segcam.methods.guided_backprop(split, PARAMS, X, segcam.targets.whole_image(2))
 
 
 def test_rules_and_inputs_are_checked():
     split = segcam.split(lambda p, x: jax.nn.relu(x @ p["in"]), "input", PARAMS, X)
     with pytest.raises(InputError, match="rule='plain'; choose guided or deconvnet"):
-        segcam.guided_backprop(split, PARAMS, X, segcam.whole_image(2), rule="plain")
+        segcam.methods.guided_backprop(
+            split, PARAMS, X, segcam.targets.whole_image(2), rule="plain"
+        )
     with pytest.raises(InputError, match="kind='cubic'"):
-        segcam.guided_grad_cam(split, PARAMS, X, segcam.whole_image(2), kind="cubic")
+        segcam.methods.guided_grad_cam(
+            split, PARAMS, X, segcam.targets.whole_image(2), kind="cubic"
+        )
 
     def pooled(params, x):
         hidden = tap(jax.nn.relu(x @ params["in"]).mean((0, 1)), "pooled")
@@ -223,7 +229,7 @@ def test_rules_and_inputs_are_checked():
 
     split = segcam.split(pooled, "pooled", PARAMS, X)
     with pytest.raises(InputError, match="both need positions"):
-        segcam.guided_grad_cam(split, PARAMS, X, segcam.whole_image(2))
+        segcam.methods.guided_grad_cam(split, PARAMS, X, segcam.targets.whole_image(2))
 
 
 FOLDER = Path(__file__).parent / "goldens"
@@ -235,17 +241,17 @@ def golden():
         found = dict(stored)
     with np.load(FOLDER / "unet2d.npz") as stored:
         params = {k.removeprefix("params/"): stored[k] for k in stored if k.startswith("params/")}
-        target = segcam.region(int(stored["class_index"]), stored["mask"])
+        target = segcam.targets.region(int(stored["class_index"]), stored["mask"])
         return found, params, stored["input"], target
 
 
 def test_equals_pytorch_grad_cam_and_captum(golden):
     found, params, x, target = golden
     split = segcam.split(network, "input", params, x)
-    guided = segcam.guided_backprop(split, params, x, target).attribution
+    guided = segcam.methods.guided_backprop(split, params, x, target).attribution
     agree(guided, found["pgc/guided_backprop"])
     agree(guided, found["captum/guided_backprop"])
-    other = segcam.guided_backprop(split, params, x, target, rule="deconvnet").attribution
+    other = segcam.methods.guided_backprop(split, params, x, target, rule="deconvnet").attribution
     agree(other, found["captum/deconvolution"])
 
 
@@ -254,7 +260,7 @@ def test_equals_pytorch_grad_cam_and_captum(golden):
 def test_guided_grad_cam_equals_captum(golden, layer, kind):
     found, params, x, target = golden
     split = segcam.split(network, layer, params, x)
-    explanation = segcam.guided_grad_cam(split, params, x, target, kind=kind)
+    explanation = segcam.methods.guided_grad_cam(split, params, x, target, kind=kind)
     agree(explanation.attribution, found[f"{layer}/captum/guided_grad_cam_{kind}"])
     agree(explanation.map, found[f"{layer}/captum/guided_grad_cam_{kind}"].sum(-1))
     assert explanation.map.shape == x.shape[:-1]
@@ -263,7 +269,7 @@ def test_guided_grad_cam_equals_captum(golden, layer, kind):
 def test_execution_changes_nothing(golden):
     found, params, x, target = golden
     split = segcam.split(network, "input", params, x)
-    naive = segcam.guided_backprop(split, params, x, target, execution=segcam.NAIVE)
+    naive = segcam.methods.guided_backprop(split, params, x, target, execution=segcam.NAIVE)
     agree(naive.attribution, found["pgc/guided_backprop"])
-    jitted = jax.jit(lambda x: segcam.guided_backprop(split, params, x, target).map)(x)
+    jitted = jax.jit(lambda x: segcam.methods.guided_backprop(split, params, x, target).map)(x)
     agree(jitted, found["pgc/guided_backprop"].sum(-1))

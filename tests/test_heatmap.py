@@ -68,18 +68,18 @@ def test_profiles_by_hand():
         "ablation_eurocon": rectified,
         "monai": 1 - min_max(rectified),
     }
-    assert expected.keys() == segcam.PROFILES.keys()
+    assert expected.keys() == PROFILES.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(segcam.heatmap(RAW, size, name), value, atol=1e-5)
 
 
-@pytest.mark.parametrize("profile", segcam.PROFILES)
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("raw", [RAW, -jnp.abs(RAW), jnp.zeros((4, 6)), jnp.ones((4, 6))])
 def test_heatmaps_are_finite_and_in_range(profile, raw):
     heatmap = jax.jit(lambda r: segcam.heatmap(r, (8, 12), profile, smoothing=1.0))(raw)
     assert heatmap.shape == (8, 12)
     assert jnp.isfinite(heatmap).all()
-    if not segcam.PROFILES[profile].signed:
+    if not PROFILES[profile].signed:
         assert heatmap.min() >= 0
     if not raw.any():
         assert not heatmap.any()

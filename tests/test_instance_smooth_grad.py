@@ -50,7 +50,7 @@ def by_hand(params, x, mask, aggregation, channel=0):
 
 def explained(split, params, x, target, aggregation, execution=HOW, **options):
     options = {"key": KEY, "samples": SAMPLES, "sigma": SIGMA, **options}
-    return segcam.instance_smooth_grad(
+    return segcam.methods.instance_smooth_grad(
         split, params, x, target, aggregation=aggregation, execution=execution, **options
     )
 
@@ -59,7 +59,7 @@ def explained(split, params, x, target, aggregation, execution=HOW, **options):
 @pytest.mark.parametrize("aggregation", ["mean", "max"])
 def test_equals_the_definition(ndim, aggregation):
     split, params, x, mask = case(ndim)
-    target = segcam.region(CLASS, mask)
+    target = segcam.targets.region(CLASS, mask)
     expected = by_hand(params, x, mask, aggregation)
     tolerance = {"atol": 1e-6 * np.abs(expected).max(), "rtol": 0}
     found = explained(split, params, x, target, aggregation)
@@ -75,7 +75,7 @@ def test_equals_the_definition(ndim, aggregation):
 def test_noise_follows_the_chosen_channel():
     split, params, x, mask = case(2)
     x = x.at[..., 1].multiply(5)
-    target = segcam.region(CLASS, mask)
+    target = segcam.targets.region(CLASS, mask)
     for channel in (1, None):
         found = explained(split, params, x, target, "mean", channel=channel)
         expected = by_hand(params, x, mask, "mean", channel)
@@ -88,7 +88,7 @@ def test_noise_follows_the_chosen_channel():
 
 def test_parts_of_a_run_make_up_the_whole():
     split, params, x, mask = case(2)
-    target = segcam.region(CLASS, mask)
+    target = segcam.targets.region(CLASS, mask)
     whole = explained(split, params, x, target, "max")
     parts = [
         explained(split, params, x, target, "max", samples=1, first=jnp.asarray(n)).attribution
@@ -99,7 +99,7 @@ def test_parts_of_a_run_make_up_the_whole():
 
 def test_the_divisor_of_the_authors():
     split, params, x, mask = case(2)
-    target = segcam.region(CLASS, mask)
+    target = segcam.targets.region(CLASS, mask)
     ours = explained(split, params, x, target, "mean").attribution
     theirs = explained(split, params, x, target, "mean", divisor=4.0).attribution
     np.testing.assert_allclose(theirs, ours * (float(mask.sum()) / 4), rtol=1e-4, atol=1e-6)
@@ -109,9 +109,9 @@ def test_instances_vmap():
     aggregation = "max"
     split, params, x, mask = case(2)
     other = np.roll(mask, (4, 5), (0, 1))
-    targets = [segcam.region(CLASS, each) for each in (mask, other)]
+    targets = [segcam.targets.region(CLASS, each) for each in (mask, other)]
     together = jax.vmap(lambda t: explained(split, params, x, t, aggregation).attribution)(
-        segcam.stack(targets)
+        segcam.targets.stack(targets)
     )
     for target, found in zip(targets, together, strict=True):
         alone = explained(split, params, x, target, aggregation)
@@ -125,7 +125,7 @@ def test_an_input_larger_than_what_the_instance_sees():
     split = segcam.split(skip_net, "input", params, x)
     mask = np.zeros((48, 40), bool)
     mask[30:32, 9:12] = True
-    target = segcam.region(CLASS, mask)
+    target = segcam.targets.region(CLASS, mask)
     found = np.asarray(explained(split, params, x, target, "max").attribution)
     np.testing.assert_allclose(found, by_hand(params, x, mask, "max"), atol=1e-6)
     assert not found[:16].any()
@@ -135,7 +135,7 @@ def test_an_input_larger_than_what_the_instance_sees():
 
 def test_bad_input():
     split, params, x, mask = case(2)
-    target = segcam.region(CLASS, mask)
+    target = segcam.targets.region(CLASS, mask)
     for fault, message in (
         ({"channel": 2}, r"channel=2; tap 'input' has 2, 0 to 1"),
         ({"aggregation": "sum"}, "aggregation='sum'; choose mean or max"),

@@ -111,15 +111,15 @@ def test_a_batch_of_instances_is_explained_at_once():
     labels[1:3, 2:5, 3] = 2
     labels[3, 5, 6:8] = 3
     split = segcam.split(lambda weights, x: jnp.tanh(x @ weights), "input", params, x)
-    targets = segcam.instances(1, labels)
+    targets = segcam.targets.instances(1, labels)
     assert targets.extent == (2, 3, 2)
-    many = jax.vmap(lambda one: segcam.gradient(split, params, x, one))(targets)
+    many = jax.vmap(lambda one: segcam.methods.gradient(split, params, x, one))(targets)
     for label in (1, 2, 3):
-        target = segcam.region(1, labels == label, reduce="mean")
-        one = segcam.gradient(split, params, x, target)
+        target = segcam.targets.region(1, labels == label, reduce="mean")
+        one = segcam.methods.gradient(split, params, x, target)
         np.testing.assert_allclose(many.map[label - 1], one.map, atol=1e-6)
         np.testing.assert_allclose(many.score[label - 1], one.score, atol=1e-6)
-    chosen = segcam.instances(1, jnp.asarray(labels), only=(3, 1))
+    chosen = segcam.targets.instances(1, jnp.asarray(labels), only=(3, 1))
     np.testing.assert_array_equal(chosen.mask[0], labels == 3)
 
 
@@ -152,6 +152,6 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(InputError, match="steps=-1"):
         dilation_reach(np.ones((3, 3), bool), -1)
     with pytest.raises(TargetError, match="there is no instance"):
-        segcam.instances(0, np.zeros((3, 3), int))
+        segcam.targets.instances(0, np.zeros((3, 3), int))
     with pytest.raises(TargetError, match="empty"):
-        segcam.instances(0, np.ones((3, 3), int), only=[2])
+        segcam.targets.instances(0, np.ones((3, 3), int), only=[2])

@@ -30,7 +30,9 @@ def box(rows, columns):
 
 def boxes():
     corners = [(0, 0), (1, 7), (5, 3), (6, 10)]
-    return [segcam.region(1, box((r, r + 2), (c, c + 2)), reduce="mean") for r, c in corners]
+    return [
+        segcam.targets.region(1, box((r, r + 2), (c, c + 2)), reduce="mean") for r, c in corners
+    ]
 
 
 def assert_alike(found, singles):
@@ -46,13 +48,13 @@ def assert_alike(found, singles):
         )
 
 
-@pytest.mark.parametrize("method", [segcam.ablation_cam, segcam.grad_cam])
+@pytest.mark.parametrize("method", [segcam.methods.ablation_cam, segcam.methods.grad_cam])
 def test_instances_equal_single_calls(case, method):
     split, params, x = case
     targets = boxes()
     singles = [method(split, params, x, target) for target in targets]
     assert_alike(segcam.explain_targets(method, split, params, x, targets), singles)
-    stacked = segcam.explain_targets(method, split, params, x, segcam.stack(targets))
+    stacked = segcam.explain_targets(method, split, params, x, segcam.targets.stack(targets))
     assert_alike(stacked, singles)
 
 
@@ -64,15 +66,15 @@ def test_targets_of_many_kinds_come_back_in_order(case):
         return lambda output: ((output[..., 1] - output[..., 0]) * mask).sum()
 
     targets = [
-        segcam.pixel(0, (2, 3), SHAPE),
+        segcam.targets.pixel(0, (2, 3), SHAPE),
         difference(jnp.asarray(box((0, 4), (0, 4)), jnp.float32)),
-        segcam.whole_image(2, of="probabilities"),
-        segcam.pixel(2, (7, 11), SHAPE),
+        segcam.targets.whole_image(2, of="probabilities"),
+        segcam.targets.pixel(2, (7, 11), SHAPE),
         lambda output: jnp.tanh(output).mean(),
         difference(jnp.asarray(box((4, 8), (6, 9)), jnp.float32)),
     ]
-    found = segcam.explain_targets(segcam.fast_ablation_cam, split, params, x, targets)
-    singles = [segcam.fast_ablation_cam(split, params, x, target) for target in targets]
+    found = segcam.explain_targets(segcam.methods.fast_ablation_cam, split, params, x, targets)
+    singles = [segcam.methods.fast_ablation_cam(split, params, x, target) for target in targets]
     assert_alike(found, singles)
 
 
@@ -80,8 +82,12 @@ def test_options_and_a_key_are_those_of_the_method(case):
     split, params, x = case
     key = jax.random.key(3)
     options = {"samples": 2, "key": key}
-    found = segcam.explain_targets(segcam.smooth_grad, split, params, x, boxes()[:2], **options)
-    singles = [segcam.smooth_grad(split, params, x, each, **options) for each in boxes()[:2]]
+    found = segcam.explain_targets(
+        segcam.methods.smooth_grad, split, params, x, boxes()[:2], **options
+    )
+    singles = [
+        segcam.methods.smooth_grad(split, params, x, each, **options) for each in boxes()[:2]
+    ]
     assert_alike(found, singles)
 
 
@@ -90,10 +96,10 @@ def test_within_a_callers_own_jit(case):
 
     @jax.jit
     def run(x, targets):
-        return segcam.explain_targets(segcam.ablation_cam, split, params, x, targets).map
+        return segcam.explain_targets(segcam.methods.ablation_cam, split, params, x, targets).map
 
-    found = run(x, segcam.stack(boxes()))
-    singles = [segcam.ablation_cam(split, params, x, target).map for target in boxes()]
+    found = run(x, segcam.targets.stack(boxes()))
+    singles = [segcam.methods.ablation_cam(split, params, x, target).map for target in boxes()]
     np.testing.assert_allclose(found, singles, atol=1e-6)
 
 
@@ -102,7 +108,9 @@ def evaluated(case, targets):
     split, params, x = case
     with record.recording() as studies:
         jax.make_jaxpr(
-            lambda x: segcam.explain_targets(segcam.ablation_cam, split, params, x, targets).map
+            lambda x: (
+                segcam.explain_targets(segcam.methods.ablation_cam, split, params, x, targets).map
+            )
         )(x)
     return studies[-1]
 
@@ -110,11 +118,11 @@ def evaluated(case, targets):
 def test_far_apart_they_have_windows_of_their_own_and_side_by_side_they_share(case):
     far = evaluated(case, boxes()[::3])
     assert far.how.window == (2, 2)
-    near = [segcam.region(1, box((2, 4), (c, c + 2)), reduce="mean") for c in range(4, 9)]
+    near = [segcam.targets.region(1, box((2, 4), (c, c + 2)), reduce="mean") for c in range(4, 9)]
     assert evaluated(case, near).how.window == (2, 6)
     split, params, x = case
-    found = segcam.explain_targets(segcam.ablation_cam, split, params, x, near)
-    assert_alike(found, [segcam.ablation_cam(split, params, x, each) for each in near])
+    found = segcam.explain_targets(segcam.methods.ablation_cam, split, params, x, near)
+    assert_alike(found, [segcam.methods.ablation_cam(split, params, x, each) for each in near])
 
 
 def loops(jaxpr):
@@ -129,16 +137,18 @@ def loops(jaxpr):
 
 def test_what_precedes_the_tap_runs_once_for_all_gradients(case):
     split, params, x = case
-    targets = segcam.stack(boxes())
+    targets = segcam.targets.stack(boxes())
     execution = segcam.Execution(chunk_size=2)
 
     def run(x):
         return segcam.explain_targets(
-            segcam.grad_cam, split, params, x, targets, execution=execution
+            segcam.methods.grad_cam, split, params, x, targets, execution=execution
         ).map
 
     (body,) = loops(jax.make_jaxpr(run)(x).jaxpr)
-    single = jax.make_jaxpr(lambda x: segcam.grad_cam(split, params, x, boxes()[0]).map)(x).jaxpr
+    single = jax.make_jaxpr(lambda x: segcam.methods.grad_cam(split, params, x, boxes()[0]).map)(
+        x
+    ).jaxpr
     convolutions = 2 * np.prod(SHAPE) * 9 * 2 * 4 + 2 * np.prod(SHAPE) // 4 * 9 * 4 * 8
     assert cost.flops(body) <= 2 * (cost.flops(single) - convolutions)
 
@@ -147,19 +157,19 @@ def test_bad_input(case):
     split, params, x = case
 
     def run(targets):
-        return segcam.explain_targets(segcam.ablation_cam, split, params, x, targets)
+        return segcam.explain_targets(segcam.methods.ablation_cam, split, params, x, targets)
 
     with pytest.raises(InputError, match=r"targets=\[\]; give one target or more"):
         run([])
     with pytest.raises(InputError, match="a sequence of targets, or a stack of them"):
-        run(segcam.whole_image(1))
+        run(segcam.targets.whole_image(1))
     with pytest.raises(InputError, match="a sequence of targets.*not function"):
         run(lambda output: output.sum())
     with pytest.raises(TargetError, match="is not a class of the model"):
-        run([segcam.whole_image(1), segcam.whole_image(3)])
+        run([segcam.targets.whole_image(1), segcam.targets.whole_image(3)])
     with pytest.raises(TargetError, match="is not a class of the model"):
-        run(dataclasses.replace(segcam.stack(boxes()), class_index=jnp.array([0, 1, 2, 3])))
+        run(dataclasses.replace(segcam.targets.stack(boxes()), class_index=jnp.array([0, 1, 2, 3])))
     with pytest.raises(TargetError, match=r"region has shape \(4, 4\)"):
-        run([segcam.region(1, np.ones((4, 4), bool))])
+        run([segcam.targets.region(1, np.ones((4, 4), bool))])
     with pytest.raises(TargetError, match="expected one scalar"):
         run([lambda output: output])

@@ -48,7 +48,9 @@ def ablate(**settings) -> Any:
     params, x = make_params(), make_input()
     split = segcam.split(skip_net, "bottleneck", params, x)
     execution = Execution(**settings)
-    return segcam.ablation_cam(split, params, x, segcam.whole_image(1), execution=execution)
+    return segcam.methods.ablation_cam(
+        split, params, x, segcam.targets.whole_image(1), execution=execution
+    )
 
 
 @pytest.fixture
@@ -77,11 +79,15 @@ def test_chunks_are_halved_where_memory_runs_out(monkeypatch, chunks, limited):
 @pytest.mark.usefixtures("fresh")
 def test_the_end_of_halving_is_one_line(monkeypatch):
     fails_while(monkeypatch, lambda _: True)
-    for method in (segcam.ablation_cam, segcam.grad_cam, segcam.integrated_gradients):
+    for method in (
+        segcam.methods.ablation_cam,
+        segcam.methods.grad_cam,
+        segcam.methods.integrated_gradients,
+    ):
         params, x = make_params(), make_input()
         split = segcam.split(skip_net, "bottleneck", params, x)
         with pytest.raises(InputError, match="out of memory with one evaluation") as caught:
-            method(split, params, x, segcam.whole_image(1))
+            method(split, params, x, segcam.targets.whole_image(1))
         assert "\n" not in str(caught.value)
         assert caught.value.__cause__ is EXHAUSTED
 
@@ -106,7 +112,9 @@ def test_nothing_is_compiled_inside_a_callers_jit(monkeypatch):
 
     @jax.jit
     def explain(x):
-        return segcam.ablation_cam(split, params, x, segcam.whole_image(1), execution=execution)
+        return segcam.methods.ablation_cam(
+            split, params, x, segcam.targets.whole_image(1), execution=execution
+        )
 
     np.testing.assert_allclose(explain(x).map, expected.map, rtol=1e-4, atol=1e-4)
 
@@ -116,11 +124,13 @@ def test_a_study_whose_inputs_are_known_runs_inside_a_jit():
     """All inputs known, but inside of a jit: its result is a constant of the outer program."""
     params, x = make_params(), make_input()
     split = segcam.split(skip_net, "bottleneck", params, x)
-    target = segcam.whole_image(1)
+    target = segcam.targets.whole_image(1)
     for execution in (Execution(), Execution(memory_limit=10**7)):
 
         def scaled(scale, execution=execution):
-            return scale * segcam.grad_cam(split, params, x, target, execution=execution).map
+            return (
+                scale * segcam.methods.grad_cam(split, params, x, target, execution=execution).map
+            )
 
         np.testing.assert_allclose(jax.jit(scaled)(2.0), 2 * scaled(1.0), rtol=1e-4, atol=1e-5)
 
@@ -144,13 +154,15 @@ def test_temporaries_stay_under_the_limit(monkeypatch, chunks):
         return compiled[-1]
 
     monkeypatch.setattr(fitting, "temporary_bytes", temporary_bytes)
-    target = segcam.whole_image(1)
-    expected: Any = segcam.ablation_cam(split, params, x, target)
+    target = segcam.targets.whole_image(1)
+    expected: Any = segcam.methods.ablation_cam(split, params, x, target)
     used = {}
     for megabytes in (1, 2, 6):
         limit = megabytes * 10**6
         execution = Execution(memory_limit=limit, skip_dead=False)
-        explanation: Any = segcam.ablation_cam(split, params, x, target, execution=execution)
+        explanation: Any = segcam.methods.ablation_cam(
+            split, params, x, target, execution=execution
+        )
         assert compiled[-1] <= limit
         used[megabytes] = chunks[-1]
         scale = np.abs(expected.scores - expected.score).max()
@@ -160,11 +172,11 @@ def test_temporaries_stay_under_the_limit(monkeypatch, chunks):
 
 def test_gradients_keep_to_the_limit():
     split, params, x = a_unet()
-    target = segcam.whole_image(1)
-    for method in (segcam.grad_cam, segcam.integrated_gradients):
+    target = segcam.targets.whole_image(1)
+    for method in (segcam.methods.grad_cam, segcam.methods.integrated_gradients):
         assert method(split, params, x, target, execution=Execution(memory_limit=10**8))
     with pytest.raises(InputError, match="memory_limit=1000 bytes; one evaluation alone needs"):
-        segcam.grad_cam(split, params, x, target, execution=Execution(memory_limit=1000))
+        segcam.methods.grad_cam(split, params, x, target, execution=Execution(memory_limit=1000))
 
 
 def test_a_limit_that_the_estimate_allows_and_the_compiler_does_not(monkeypatch):

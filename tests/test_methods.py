@@ -14,7 +14,7 @@ from segcam_jax.methods import registry
 from tests.networks import make_input, make_params, skip_net
 
 KEY = jax.random.key(3)
-CAMS = [name for name, method in segcam.METHODS.items() if method.explains == "activation"]
+CAMS = [name for name, method in segcam.methods.METHODS.items() if method.explains == "activation"]
 OPTIONS = {
     "smooth_grad": {"key": KEY, "samples": 6},
     "instance_smooth_grad": {"key": KEY, "samples": 2, "aggregation": "max"},
@@ -28,12 +28,12 @@ def case(ndim=2, tap_name="bottleneck"):
     params, x = make_params(ndim), make_input(ndim)
     logits = skip_net(params, x)
     counts = np.bincount(np.asarray(logits.argmax(-1)).ravel())
-    target = segcam.predicted(logits, int(counts.argmax()))
+    target = segcam.targets.predicted(logits, int(counts.argmax()))
     return segcam.split(skip_net, tap_name, params, x), params, x, target
 
 
 def run(name, split, params, x, target, **options):
-    return segcam.METHODS[name].function(
+    return segcam.methods.METHODS[name].function(
         split, params, x, target, **OPTIONS.get(name, {}), **options
     )
 
@@ -56,7 +56,7 @@ def linear_case():
     mask[1:3, 2:5] = True
     activation = np.maximum(np.asarray(x) @ np.asarray(params["in"]), 0)
     split = segcam.split(linear_head, "hidden", params, x)
-    return split, params, x, segcam.region(1, mask), activation, mask
+    return split, params, x, segcam.targets.region(1, mask), activation, mask
 
 
 def test_closed_forms_of_a_linear_head():
@@ -64,7 +64,9 @@ def test_closed_forms_of_a_linear_head():
     slope = mask[..., None] * np.asarray(params["out"])[:, 1]
     score = (slope * a).sum()
     close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5)
-    maps = {name: run(name, split, params, x, target) for name in segcam.METHODS if name in CAMS}
+    maps = {
+        name: run(name, split, params, x, target) for name in segcam.methods.METHODS if name in CAMS
+    }
 
     weights = slope.mean((0, 1))
     close(maps["grad_cam"].weights, weights)
@@ -82,13 +84,15 @@ def test_closed_forms_of_a_linear_head():
     for explanation in maps.values():
         close(explanation.score, score)
 
-    absolute = segcam.grad_cam(split, params, x, target, absolute_weights=True)
+    absolute = segcam.methods.grad_cam(split, params, x, target, absolute_weights=True)
     close(absolute.weights, np.abs(weights))
-    positive = segcam.seg_grad_cam(split, params, x, target, positive_weights=True)
+    positive = segcam.methods.seg_grad_cam(split, params, x, target, positive_weights=True)
     close(positive.weights, np.maximum(weights, 0))
-    raw = segcam.ablation_cam(split, params, x, target, relative=False)
+    raw = segcam.methods.ablation_cam(split, params, x, target, relative=False)
     close(raw.weights, drops)
-    twice = segcam.fast_ablation_cam(split, params, x, target, ablation_value=2.0, relative=True)
+    twice = segcam.methods.fast_ablation_cam(
+        split, params, x, target, ablation_value=2.0, relative=True
+    )
     close(twice.map, -(slope * a).sum(-1) / abs(score))
 
 
@@ -123,7 +127,7 @@ def test_ablation_against_a_loop_of_whole_forwards(name, ndim):
 
 def test_windows_against_a_loop_of_whole_forwards():
     split, params, x, target = case()
-    explanation = segcam.fast_ablation_cam(
+    explanation = segcam.methods.fast_ablation_cam(
         split, params, x, target, window=(2, 3), stride=(2, 2), ablation_value=-1.0
     )
     total, count = np.zeros((4, 6)), np.zeros((4, 6))
@@ -140,7 +144,7 @@ def test_windows_against_a_loop_of_whole_forwards():
 @pytest.mark.parametrize(
     ("name", "ndim"),
     [
-        *((name, 2) for name in segcam.METHODS),
+        *((name, 2) for name in segcam.methods.METHODS),
         *((name, 3) for name in ("grad_cam", "ablation_cam", "instance_smooth_grad", "score_cam")),
     ],
 )
@@ -148,8 +152,10 @@ def test_every_method_under_vmap_and_jit_equals_eager(name, ndim):
     split, params, x, target = case(ndim)
     if name not in CAMS:
         split = segcam.split(skip_net, "input", params, x)
-    other = segcam.whole_image(0).mask is None and segcam.region(0, np.ones_like(target.mask))
-    targets = segcam.stack([target, other])
+    other = segcam.targets.whole_image(0).mask is None and segcam.targets.region(
+        0, np.ones_like(target.mask)
+    )
+    targets = segcam.targets.stack([target, other])
     batched = jax.jit(jax.vmap(lambda t: run(name, split, params, x, t)))(targets)
     for index, one in enumerate((target, other)):
         single = run(name, split, params, x, one)
@@ -160,16 +166,16 @@ def test_every_method_under_vmap_and_jit_equals_eager(name, ndim):
     assert single.map.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", segcam.METHODS)
+@pytest.mark.parametrize("name", segcam.methods.METHODS)
 def test_bfloat16_activations_give_float32_maps(name):
     params, x = make_params(dtype=jnp.bfloat16), make_input(dtype=jnp.bfloat16)
     split = segcam.split(skip_net, "bottleneck", params, x)
-    explanation = run(name, split, params, x, segcam.whole_image(1))
+    explanation = run(name, split, params, x, segcam.targets.whole_image(1))
     assert explanation.map.dtype == explanation.score.dtype == jnp.float32
     assert jnp.isfinite(explanation.map).all()
 
 
-@pytest.mark.parametrize("name", segcam.METHODS)
+@pytest.mark.parametrize("name", segcam.methods.METHODS)
 def test_an_empty_traced_region_gives_a_finite_map(name):
     split, params, x, target = case()
 
@@ -180,7 +186,7 @@ def test_an_empty_traced_region_gives_a_finite_map(name):
     explanation = explain(jnp.zeros_like(target.mask))
     assert jnp.isfinite(explanation.map).all()
     # Scores that are all the same are no reason for Score-CAM to prefer a channel.
-    if segcam.METHODS[name].uses_target and name != "score_cam":
+    if segcam.methods.METHODS[name].uses_target and name != "score_cam":
         assert not explanation.map.any()
 
 
@@ -233,8 +239,8 @@ def test_gradient_by_finite_differences_in_float64():
         params = make_params(dtype=jnp.float64)
         x = make_input(dtype=jnp.float64)
         split = segcam.split(skip_net, "input", params, x)
-        target = segcam.whole_image(1)
-        slope = segcam.gradient(split, params, x, target).attribution
+        target = segcam.targets.whole_image(1)
+        slope = segcam.methods.gradient(split, params, x, target).attribution
         direction = jax.random.normal(KEY, x.shape, jnp.float64)
         step = 1e-6
         scores = [target(skip_net(params, x + sign * step * direction)) for sign in (1, -1)]
@@ -246,7 +252,7 @@ def test_integrated_gradients_are_complete():
     split, params, x, target = case(tap_name="input")
     baseline = target(skip_net(params, jnp.full_like(x, 0.5)))
     for rule, steps in [("gauss_legendre", 100), ("midpoint", 200), ("left", 400)]:
-        explanation = segcam.integrated_gradients(
+        explanation = segcam.methods.integrated_gradients(
             split, params, x, target, baseline=0.5, steps=steps, rule=rule
         )
         gap = explanation.attribution.sum() - (explanation.score - baseline)
@@ -259,7 +265,7 @@ def test_integrated_gradients_at_a_hidden_tap_start_from_an_activation():
     activation, carry = split.encode(params, x)
     other, _ = split.encode(params, x[::-1])
     for baseline, start in ((None, jnp.zeros_like(activation)), (other, other)):
-        explanation = segcam.integrated_gradients(
+        explanation = segcam.methods.integrated_gradients(
             split, params, x, target, baseline=baseline, steps=100
         )
         fall = explanation.score - target(split.decode(start, carry))
@@ -269,7 +275,7 @@ def test_integrated_gradients_at_a_hidden_tap_start_from_an_activation():
         (x, "has shape"),
     ):
         with pytest.raises(InputError, match=told):
-            segcam.integrated_gradients(split, params, x, target, baseline=baseline)
+            segcam.methods.integrated_gradients(split, params, x, target, baseline=baseline)
 
 
 def test_smooth_grad_statistics():
@@ -287,16 +293,16 @@ def test_smooth_grad_statistics():
         "variance": slopes.var(0),
     }
     for statistic, value in expected.items():
-        explanation = segcam.smooth_grad(
+        explanation = segcam.methods.smooth_grad(
             split, params, x, target, key=KEY, samples=5, sigma=0.3, statistic=statistic
         )
         np.testing.assert_allclose(explanation.attribution, value, atol=1e-4 * np.abs(value).max())
-    absolute = segcam.smooth_grad(
+    absolute = segcam.methods.smooth_grad(
         split, params, x, target, key=KEY, samples=5, sigma=float(scale), sigma_unit="absolute"
     )
     np.testing.assert_allclose(absolute.attribution, expected["mean"], atol=1e-4)
-    straight = segcam.gradient(split, params, x, target)
-    still = segcam.smooth_grad(split, params, x, target, key=KEY, samples=2, sigma=0.0)
+    straight = segcam.methods.gradient(split, params, x, target)
+    still = segcam.methods.smooth_grad(split, params, x, target, key=KEY, samples=2, sigma=0.0)
     np.testing.assert_allclose(still.map, straight.map, atol=1e-5)
 
 
@@ -317,7 +323,7 @@ def test_compiled_once_for_all_inputs_targets_and_float_options():
 
     first = jax.tree_util.Partial(target)
     for value in (0.0, 0.5, 1.0):
-        segcam.ablation_cam(split, params, x + value, first, ablation_value=value)
+        segcam.methods.ablation_cam(split, params, x + value, first, ablation_value=value)
     assert len(traces) == 1
     assert len(calls) <= 3
 
@@ -329,8 +335,8 @@ def test_tiny_gradients_do_not_underflow_to_nan():
     x = jax.random.normal(KEY, (3, 4, 2))
     split = segcam.split(faint, "hidden", jnp.float32(1e-20), x)
     for epsilon in (0.0, 1e-6):
-        explanation = segcam.grad_cam_pp(
-            split, jnp.float32(1e-20), x, segcam.whole_image(1), epsilon=epsilon
+        explanation = segcam.methods.grad_cam_pp(
+            split, jnp.float32(1e-20), x, segcam.targets.whole_image(1), epsilon=epsilon
         )
         assert jnp.isfinite(explanation.map).all()
         assert (explanation.weights[1] > 0) == (epsilon == 0)
@@ -338,14 +344,18 @@ def test_tiny_gradients_do_not_underflow_to_nan():
 
 def test_options_and_targets_in_other_forms():
     split, params, x, target = case()
-    expected = segcam.fast_ablation_cam(split, params, x, target, window=(2, 2), stride=2).map
+    expected = segcam.methods.fast_ablation_cam(
+        split, params, x, target, window=(2, 2), stride=2
+    ).map
     for window in ([2, 2], np.int64(2), np.array([2, 2])[0]):
-        ours = segcam.fast_ablation_cam(split, params, x, target, window=window, stride=2).map
+        ours = segcam.methods.fast_ablation_cam(
+            split, params, x, target, window=window, stride=2
+        ).map
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
     mask = np.asarray(target.mask, np.float32)[..., None]
     partial = jax.tree_util.Partial(lambda mask, output: (mask * output).sum(), mask)
-    whole = segcam.grad_cam(split, params, x, partial)
-    plain = segcam.grad_cam(split, params, x, lambda output: (mask * output).sum())
+    whole = segcam.methods.grad_cam(split, params, x, partial)
+    plain = segcam.methods.grad_cam(split, params, x, lambda output: (mask * output).sum())
     np.testing.assert_allclose(whole.map, plain.map, rtol=1e-6)
 
 
@@ -361,46 +371,48 @@ def test_integers_are_refused():
 
 def test_ablating_with_one_changes_nothing():
     split, params, x, target = case()
-    explanation = segcam.ablation_cam(split, params, x, target, ablation_value=1.0)
+    explanation = segcam.methods.ablation_cam(split, params, x, target, ablation_value=1.0)
     np.testing.assert_allclose(explanation.weights, 0, atol=1e-6)
 
 
 def test_memory_limits():
     split, params, x, target = case()
-    unlimited = segcam.ablation_cam(split, params, x, target)
-    limited = segcam.ablation_cam(
+    unlimited = segcam.methods.ablation_cam(split, params, x, target)
+    limited = segcam.methods.ablation_cam(
         split, params, x, target, execution=segcam.Execution(memory_limit=50_000)
     )
     np.testing.assert_allclose(limited.weights, unlimited.weights, atol=1e-6)
     with pytest.raises(InputError, match="memory_limit=10 bytes; one evaluation alone needs"):
-        segcam.ablation_cam(split, params, x, target, execution=segcam.Execution(memory_limit=10))
+        segcam.methods.ablation_cam(
+            split, params, x, target, execution=segcam.Execution(memory_limit=10)
+        )
 
 
 def test_bad_arguments():
     split, params, x, target = case()
     with pytest.raises(InputError, match="expected a Split"):
-        segcam.grad_cam(skip_net, params, x, target)
+        segcam.methods.grad_cam(skip_net, params, x, target)
     with pytest.raises(TargetError, match="expected a Target or a function"):
-        segcam.grad_cam(split, params, x, 3)
+        segcam.methods.grad_cam(split, params, x, 3)
     with pytest.raises(TargetError, match="class 9 is not a class"):
-        segcam.grad_cam(split, params, x, segcam.whole_image(9))
+        segcam.methods.grad_cam(split, params, x, segcam.targets.whole_image(9))
     with pytest.raises(TargetError, match=r"region has shape \(2, 2\)"):
-        segcam.grad_cam(split, params, x, segcam.region(0, np.ones((2, 2), bool)))
+        segcam.methods.grad_cam(split, params, x, segcam.targets.region(0, np.ones((2, 2), bool)))
     with pytest.raises(TypeError, match="unexpected keyword"):
-        segcam.grad_cam(split, params, x, target, samples=3)
+        segcam.methods.grad_cam(split, params, x, target, samples=3)
     with pytest.raises(TargetError, match=r"returns an array of shape \(8, 12\); expected one"):
-        segcam.grad_cam(split, params, x, lambda output: output[..., 0])
+        segcam.methods.grad_cam(split, params, x, lambda output: output[..., 0])
     with pytest.raises(InputError, match="key=0; give a key of jax.random"):
-        segcam.smooth_grad(split, params, x, target, key=0)
+        segcam.methods.smooth_grad(split, params, x, target, key=0)
     with pytest.raises(InputError, match="give explanation.map"):
-        segcam.heatmap(segcam.grad_cam(split, params, x, target), (8, 12))
+        segcam.heatmap(segcam.methods.grad_cam(split, params, x, target), (8, 12))
     with pytest.raises(InputError, match="chunk_size=0"):
         segcam.Execution(chunk_size=0)
     with pytest.raises(InputError, match="rule='right'"):
-        segcam.integrated_gradients(split, params, x, target, rule="right")
+        segcam.methods.integrated_gradients(split, params, x, target, rule="right")
     for option in ({"samples": 0}, {"statistic": "mode"}, {"sigma_unit": "pixels"}):
         with pytest.raises(InputError, match=next(iter(option))):
-            segcam.smooth_grad(split, params, x, target, key=KEY, **option)
+            segcam.methods.smooth_grad(split, params, x, target, key=KEY, **option)
     with pytest.raises(InputError, match="unknown method 'gradcamm'; choose from grad_cam"):
         segcam.methods.find("gradcamm")
     assert segcam.methods.find("Grad-CAM").name == "grad_cam"
@@ -423,13 +435,13 @@ def test_methods_are_found_by_the_names_that_they_are_known_by(known_as, name):
 
 
 def test_no_name_or_alias_is_of_two_methods():
-    for name, method in segcam.METHODS.items():
+    for name, method in segcam.methods.METHODS.items():
         for known_as in (name, method.title, *method.aliases):
             assert registry.find(known_as) is method
 
 
 def test_titles_are_those_that_people_know():
-    titles = {name: method.title for name, method in segcam.METHODS.items()}
+    titles = {name: method.title for name, method in segcam.methods.METHODS.items()}
     assert titles["grad_cam_pp"] == "Grad-CAM++"
     assert titles["fast_ablation_cam"] == "FastAblationCAM"
     assert titles["integrated_gradients"] == "Integrated gradients"
@@ -437,15 +449,15 @@ def test_titles_are_those_that_people_know():
 
 def test_what_methods_say_of_their_maps():
     def having(field):
-        return {name for name, method in segcam.METHODS.items() if getattr(method, field)}
+        return {name for name, method in segcam.methods.METHODS.items() if getattr(method, field)}
 
-    of_input = {name for name, each in segcam.METHODS.items() if each.explains == "input"}
+    of_input = {name for name, each in segcam.methods.METHODS.items() if each.explains == "input"}
     assert having("pixelwise") == of_input | {"guided_grad_cam"}
     assert having("per_channel") == of_input - {"full_grad"}
     assert having("needs_key") == {"smooth_grad", "instance_smooth_grad"}
     assert having("contrasts") == {"finer_cam"}
     assert having("slope") == {"gradient", "smooth_grad", "instance_smooth_grad"}
-    assert segcam.METHODS.keys() - having("signed") == {"layer_cam", "grad_cam_pp"}
+    assert segcam.methods.METHODS.keys() - having("signed") == {"layer_cam", "grad_cam_pp"}
 
 
 def test_options_in_words_fit_every_method():
@@ -453,7 +465,7 @@ def test_options_in_words_fit_every_method():
         calls = registry.parse_calls(registry.find_all(names), words)
         return {call.method.name: dict(call.options) for call in calls}
 
-    having = [name for name, method in segcam.METHODS.items() if "window" in method.options]
+    having = [name for name, method in segcam.methods.METHODS.items() if "window" in method.options]
     read = parsed(["window=2x3", "recipro_cam.soft=false"], *having, "recipro_cam")
     assert read["fast_ablation_cam"] == {"window": (2, 3)}
     assert read["recipro_cam"] == {"soft": False}

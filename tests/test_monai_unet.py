@@ -100,10 +100,10 @@ def test_ablations_at_the_bottleneck_are_exact():
     x = volume((8, 12, 4), 2)
     instance = np.zeros((8, 12, 4), np.float32)
     instance[2:4, 3:6, 1:3] = 1
-    target = segcam.region(1, instance)
+    target = segcam.targets.region(1, instance)
     split = segcam.split(fn, "bottleneck", params, x)
-    naive = segcam.ablation_cam(split, params, x, target, execution=segcam.NAIVE)
-    fast = segcam.ablation_cam(split, params, x, target)
+    naive = segcam.methods.ablation_cam(split, params, x, target, execution=segcam.NAIVE)
+    fast = segcam.methods.ablation_cam(split, params, x, target)
     scale = np.abs(naive.scores).max()
     np.testing.assert_allclose(fast.scores, naive.scores, rtol=0, atol=1e-5 * scale)
     np.testing.assert_allclose(fast.map, naive.map, rtol=0, atol=1e-5 * np.abs(naive.map).max())

@@ -18,7 +18,7 @@ def case(ndim=2, **options):
     params, x = make_params(ndim), make_input(ndim)
     logits = skip_net(params, x)
     chosen = int(np.bincount(np.ravel(logits.argmax(-1))).argmax())
-    target = segcam.predicted(logits, chosen, **options)
+    target = segcam.targets.predicted(logits, chosen, **options)
     return segcam.split(skip_net, "bottleneck", params, x), params, x, target
 
 
@@ -29,10 +29,10 @@ def test_fem(ndim, deviations):
     a = np.asarray(split.encode(params, x)[0])
     space = tuple(range(ndim))
     weights = (a > a.mean(space) + deviations * a.std(space)).mean(space)
-    found = segcam.fem(split, params, x, target, deviations=deviations)
+    found = segcam.methods.fem(split, params, x, target, deviations=deviations)
     np.testing.assert_allclose(found.weights, weights, atol=1e-6)
     np.testing.assert_allclose(found.map, a @ weights, atol=1e-5)
-    assert not segcam.METHODS["fem"].uses_target
+    assert not segcam.methods.METHODS["fem"].uses_target
 
 
 @pytest.mark.parametrize("gamma", [None, 0.05])
@@ -43,19 +43,19 @@ def test_kpca_cam_equals_scikit_learn(kernel, gamma):
     rows = (rows - rows.mean(0)).astype(np.float64)
     expected = KernelPCA(1, kernel=kernel, gamma=gamma).fit_transform(rows)[:, 0]
     expected *= np.sign(expected @ rows.sum(-1))
-    found = segcam.kpca_cam(split, params, x, target, kernel=kernel, gamma=gamma)
+    found = segcam.methods.kpca_cam(split, params, x, target, kernel=kernel, gamma=gamma)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found.map.ravel() / scale, expected / scale, atol=1e-4)
     if kernel == "linear":
-        eigen = segcam.eigen_cam(split, params, x, target)
+        eigen = segcam.methods.eigen_cam(split, params, x, target)
         np.testing.assert_allclose(found.map / scale, eigen.map / scale, atol=1e-4)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_shapley_cam_of_logits_is_grad_cam(ndim):
     split, params, x, target = case(ndim)
-    plain = segcam.grad_cam(split, params, x, target)
-    found = segcam.shapley_cam(split, params, x, target)
+    plain = segcam.methods.grad_cam(split, params, x, target)
+    found = segcam.methods.shapley_cam(split, params, x, target)
     np.testing.assert_allclose(found.weights, plain.weights, rtol=1e-4, atol=1e-5)
 
 
@@ -65,9 +65,9 @@ def test_shapley_cam_of_a_quadratic_and_of_probabilities():
 
     params, x = jnp.array([[[1.0, 0.5]]]), make_input()
     split = segcam.split(squared, "hidden", params, x)
-    target = segcam.whole_image(0)
+    target = segcam.targets.whole_image(0)
     # S = sum a^2: g = 2 a, H a = 2 a, and half of that is taken away.
-    found = segcam.shapley_cam(split, params, x, target)
+    found = segcam.methods.shapley_cam(split, params, x, target)
     np.testing.assert_allclose(found.weights, [x[..., 0].mean(), 0], atol=1e-5)
 
     split, params, x, target = case(of="probabilities")
@@ -75,9 +75,9 @@ def test_shapley_cam_of_a_quadratic_and_of_probabilities():
     slope = jax.grad(lambda a: target(split.decode(a, carry)))
     curved = jax.jvp(slope, (activation,), (activation,))[1]
     expected = (slope(activation) - curved / 2).mean((0, 1))
-    found = segcam.shapley_cam(split, params, x, target)
+    found = segcam.methods.shapley_cam(split, params, x, target)
     np.testing.assert_allclose(found.weights, expected, rtol=1e-3, atol=1e-5)
-    plain = segcam.grad_cam(split, params, x, target)
+    plain = segcam.methods.grad_cam(split, params, x, target)
     assert not np.allclose(found.weights, plain.weights, rtol=1e-2)
 
 
@@ -104,15 +104,15 @@ def test_finer_cam(reduce, of, comparisons, alpha):
         return (each * mask.astype(np.float32)).sum() / (int(mask.sum()) if reduce == "mean" else 1)
 
     weights = jax.grad(contrast)(activation).mean((0, 1))
-    found = segcam.finer_cam(split, params, x, target, comparisons=comparisons, alpha=alpha)
+    found = segcam.methods.finer_cam(split, params, x, target, comparisons=comparisons, alpha=alpha)
     np.testing.assert_allclose(found.weights, weights, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.score, target(split.decode(activation, carry)), rtol=1e-5)
 
 
 def test_finer_cam_without_comparison_is_grad_cam():
     split, params, x, target = case()
-    plain = segcam.grad_cam(split, params, x, target)
-    found = segcam.finer_cam(split, params, x, target, alpha=0.0)
+    plain = segcam.methods.grad_cam(split, params, x, target)
+    found = segcam.methods.finer_cam(split, params, x, target, alpha=0.0)
     np.testing.assert_allclose(found.weights, plain.weights, rtol=1e-3, atol=1e-5)
 
 
@@ -122,19 +122,19 @@ def test_finer_cam_of_a_classifier_with_a_traced_class():
 
     params, x = jax.random.normal(jax.random.key(0), (2, 5)), make_input()
     split = segcam.split(classifier, "hidden", params, x)
-    targets = segcam.stack([segcam.whole_image(k) for k in range(5)])
-    batched = jax.vmap(lambda t: segcam.finer_cam(split, params, x, t))(targets)
+    targets = segcam.targets.stack([segcam.targets.whole_image(k) for k in range(5)])
+    batched = jax.vmap(lambda t: segcam.methods.finer_cam(split, params, x, t))(targets)
     for k in range(5):
-        one = segcam.finer_cam(split, params, x, segcam.whole_image(k))
+        one = segcam.methods.finer_cam(split, params, x, segcam.targets.whole_image(k))
         np.testing.assert_allclose(batched.map[k], one.map, atol=1e-6)
 
 
 def test_faults_in_one_line():
     split, params, x, target = case()
     for method, given, options, words in (
-        (segcam.kpca_cam, target, {"kernel": "cosine"}, "choose sigmoid, rbf or linear"),
-        (segcam.finer_cam, lambda y: y.sum(), {}, "give a Target"),
-        (segcam.finer_cam, target, {"comparisons": 0}, "comparisons=0"),
+        (segcam.methods.kpca_cam, target, {"kernel": "cosine"}, "choose sigmoid, rbf or linear"),
+        (segcam.methods.finer_cam, lambda y: y.sum(), {}, "give a Target"),
+        (segcam.methods.finer_cam, target, {"comparisons": 0}, "comparisons=0"),
     ):
         with pytest.raises(InputError, match=words):
             method(split, params, x, given, **options)
@@ -145,6 +145,6 @@ def test_faults_in_one_line():
     weight, large = jnp.ones((1, 1)), jnp.ones((80, 80, 1))
     split = segcam.split(single, "hidden", weight, large)
     with pytest.raises(InputError, match="one only"):
-        segcam.finer_cam(split, weight, large, segcam.whole_image(0))
+        segcam.methods.finer_cam(split, weight, large, segcam.targets.whole_image(0))
     with pytest.raises(InputError, match="6400 positions, more than 4096"):
-        segcam.kpca_cam(split, weight, large, segcam.whole_image(0))
+        segcam.methods.kpca_cam(split, weight, large, segcam.targets.whole_image(0))

@@ -161,12 +161,14 @@ def test_a_target_that_contradicts_what_was_declared_is_refused():
     found = segcam.split(ends_in(jax.nn.softmax), "bottleneck", params, x)
     told = segcam.split(ends_in(jax.nn.softmax), "bottleneck", params, x, outputs="probabilities")
     for outputs in (None, "probabilities"):
-        segcam.grad_cam(told, params, x, segcam.whole_image(1, **said, outputs=outputs))
-    logits = segcam.whole_image(1, **said, outputs="logits")
-    segcam.grad_cam(found, params, x, logits)  # Declared beats traced.
-    segcam.score_cam(found, params, x, logits)
+        segcam.methods.grad_cam(
+            told, params, x, segcam.targets.whole_image(1, **said, outputs=outputs)
+        )
+    logits = segcam.targets.whole_image(1, **said, outputs="logits")
+    segcam.methods.grad_cam(found, params, x, logits)  # Declared beats traced.
+    segcam.methods.score_cam(found, params, x, logits)
     with pytest.raises(TargetError, match="says outputs='logits', .* told outputs='probabilities'"):
-        segcam.grad_cam(told, params, x, logits)
+        segcam.methods.grad_cam(told, params, x, logits)
 
 
 class Net(nnx.Module):
@@ -214,52 +216,54 @@ def test_adapters_hand_on_what_was_declared(library):
 
 
 def test_predicted_pixels_of_a_sigmoid_are_those_of_its_logits():
-    np.testing.assert_array_equal(segcam.predicted_mask(LOGIT, 0), BLOB)
-    np.testing.assert_array_equal(segcam.predicted_mask(LOGIT, 0, outputs="logits"), BLOB)
-    assert int(segcam.predicted(SIGMOID, 0, outputs="probabilities").mask.sum()) == 512
-    confident = segcam.predicted(SIGMOID, 0, min_probability=0.75, outputs="probabilities")
+    np.testing.assert_array_equal(segcam.targets.predicted_mask(LOGIT, 0), BLOB)
+    np.testing.assert_array_equal(segcam.targets.predicted_mask(LOGIT, 0, outputs="logits"), BLOB)
+    assert int(segcam.targets.predicted(SIGMOID, 0, outputs="probabilities").mask.sum()) == 512
+    confident = segcam.targets.predicted(SIGMOID, 0, min_probability=0.75, outputs="probabilities")
     assert int(confident.mask.sum()) == 512
-    assert int(segcam.component(SIGMOID, 0, outputs="probabilities").mask.sum()) == 512
+    assert int(segcam.targets.component(SIGMOID, 0, outputs="probabilities").mask.sum()) == 512
 
 
 def test_predicted_pixels_of_a_softmax_are_those_of_its_logits():
-    confident = segcam.predicted_mask(BOTH, 1, min_probability=0.75, outputs="probabilities")
+    confident = segcam.targets.predicted_mask(
+        BOTH, 1, min_probability=0.75, outputs="probabilities"
+    )
     np.testing.assert_array_equal(confident, BLOB)
-    np.testing.assert_array_equal(segcam.predicted_mask(BOTH, 1), BLOB)
+    np.testing.assert_array_equal(segcam.targets.predicted_mask(BOTH, 1), BLOB)
 
 
 def test_a_doubt_is_said_where_predictions_depend_on_it():
     for values, options in ((SIGMOID, {}), (BOTH, {"class_index": 1, "min_probability": 0.6})):
         with pytest.raises(TargetError, match="may be probabilities or logits"):
-            segcam.predicted(values, **{"class_index": 0, **options})
+            segcam.targets.predicted(values, **{"class_index": 0, **options})
     both = np.where(BLOB, 1.0, 0.0)[..., None]  # 1 is more, 0 is not, as a logit or a probability.
-    np.testing.assert_array_equal(segcam.predicted_mask(both, 0), BLOB)
+    np.testing.assert_array_equal(segcam.targets.predicted_mask(both, 0), BLOB)
     small = np.where(BLOB, 0.4, -0.1)[..., None]
-    np.testing.assert_array_equal(segcam.predicted_mask(small, 0), BLOB)
-    assert segcam.predicted_mask(SIGMOID, 0, outputs="logits").all()
-    traced = jax.jit(lambda y: segcam.predicted_mask(y, 0, outputs="probabilities"))
+    np.testing.assert_array_equal(segcam.targets.predicted_mask(small, 0), BLOB)
+    assert segcam.targets.predicted_mask(SIGMOID, 0, outputs="logits").all()
+    traced = jax.jit(lambda y: segcam.targets.predicted_mask(y, 0, outputs="probabilities"))
     np.testing.assert_array_equal(traced(SIGMOID), BLOB)
 
 
 def test_values_that_contradict_the_declaration_are_an_error():
     with pytest.raises(TargetError, match="said to be probabilities, and has values from -6 to 6"):
-        segcam.predicted(LOGIT, 0, outputs="probabilities")
+        segcam.targets.predicted(LOGIT, 0, outputs="probabilities")
     with pytest.raises(TargetError, match="said to be probabilities"):
-        segcam.predicted_mask(3 * BOTH, 1, outputs="probabilities")
+        segcam.targets.predicted_mask(3 * BOTH, 1, outputs="probabilities")
     with pytest.raises(TargetError, match="choose 'logits' or 'probabilities'"):
-        segcam.predicted(LOGIT, 0, outputs="odds")  # pyright: ignore
+        segcam.targets.predicted(LOGIT, 0, outputs="odds")  # pyright: ignore
     rounded = jnp.asarray(BOTH, jnp.bfloat16) * jnp.bfloat16(1.004)
-    assert int(segcam.predicted_mask(rounded, 1, outputs="probabilities").sum()) == 512
+    assert int(segcam.targets.predicted_mask(rounded, 1, outputs="probabilities").sum()) == 512
 
 
 def test_probabilities_are_read_once():
     output, expected = jnp.asarray(BOTH), BOTH[24, 24, 1]
     for make in (
-        lambda **said: segcam.region(1, BLOB, of="probabilities", reduce="mean", **said),
-        lambda **said: segcam.pixel(1, (24, 24), BLOB.shape, of="probabilities", **said),
+        lambda **said: segcam.targets.region(1, BLOB, of="probabilities", reduce="mean", **said),
+        lambda **said: segcam.targets.pixel(1, (24, 24), BLOB.shape, of="probabilities", **said),
     ):
         np.testing.assert_allclose(make(outputs="probabilities")(output), expected, rtol=1e-6)
-    again = segcam.pixel(1, (24, 24), BLOB.shape, of="probabilities", outputs="logits")
+    again = segcam.targets.pixel(1, (24, 24), BLOB.shape, of="probabilities", outputs="logits")
     np.testing.assert_allclose(again(output), 0.73, atol=0.01)
 
 
@@ -270,11 +274,15 @@ def test_methods_tell_their_target_what_the_output_holds(activation):
     split = segcam.split(fn, "bottleneck", params, x)
     mask = np.zeros(x.shape[:-1], bool)
     mask[2:5, 3:6] = True
-    found = segcam.grad_cam(split, params, x, segcam.region(1, mask, of="probabilities"))
-    given = segcam.grad_cam(split, params, x, segcam.region(1, mask))
+    found = segcam.methods.grad_cam(
+        split, params, x, segcam.targets.region(1, mask, of="probabilities")
+    )
+    given = segcam.methods.grad_cam(split, params, x, segcam.targets.region(1, mask))
     np.testing.assert_allclose(found.score, np.asarray(fn(params, x))[mask][:, 1].sum(), rtol=1e-5)
     np.testing.assert_allclose(found.map, given.map, rtol=1e-5)
-    finer = segcam.finer_cam(split, params, x, segcam.region(1, mask, of="probabilities"))
+    finer = segcam.methods.finer_cam(
+        split, params, x, segcam.targets.region(1, mask, of="probabilities")
+    )
     np.testing.assert_allclose(finer.score, found.score, rtol=1e-5)
 
 
@@ -283,8 +291,8 @@ def test_what_is_made_of_probabilities_is_scored_as_it_is(name):
     function, x = ENDINGS[name][0], jax.random.normal(jax.random.key(0), (4, 4, 3))
     output = np.asarray(function(x))
     split = segcam.split(lambda params, x: function(x @ params), "input", jnp.eye(3), x)
-    target = segcam.region(1, np.ones(output.shape[:2]), of="probabilities", reduce="mean")
-    found = segcam.gradient(split, jnp.eye(3), x, target)
+    target = segcam.targets.region(1, np.ones(output.shape[:2]), of="probabilities", reduce="mean")
+    found = segcam.methods.gradient(split, jnp.eye(3), x, target)
     np.testing.assert_allclose(found.score, output[..., 1].mean(), rtol=1e-5)
 
 
@@ -331,7 +339,7 @@ def test_logits_are_known_by_what_makes_them(name):
 
 def test_probabilities_of_an_output_in_doubt_are_refused():
     x, params = jax.random.normal(jax.random.key(0), (4, 4, 3)), jnp.eye(3)
-    target = segcam.region(1, np.ones((4, 4)), of="probabilities", reduce="mean")
+    target = segcam.targets.region(1, np.ones((4, 4)), of="probabilities", reduce="mean")
 
     def model(params, x):
         return jax.nn.hard_sigmoid(x @ params)
@@ -339,12 +347,14 @@ def test_probabilities_of_an_output_in_doubt_are_refused():
     split = segcam.split(model, "input", params, x)
     assert split.outputs is None
     with pytest.raises(TargetError, match="say outputs='logits' or outputs='probabilities'"):
-        segcam.gradient(split, params, x, target)
+        segcam.methods.gradient(split, params, x, target)
     output = np.clip(np.asarray(x) / 6 + 0.5, 0, 1)
     said = segcam.split(model, "input", params, x, outputs="probabilities")
-    found = segcam.gradient(said, params, x, target)
+    found = segcam.methods.gradient(said, params, x, target)
     np.testing.assert_allclose(found.score, output[..., 1].mean(), rtol=1e-5)
-    plain = segcam.gradient(split, params, x, segcam.region(1, np.ones((4, 4)), reduce="mean"))
+    plain = segcam.methods.gradient(
+        split, params, x, segcam.targets.region(1, np.ones((4, 4)), reduce="mean")
+    )
     np.testing.assert_allclose(plain.score, found.score, rtol=1e-6)
 
 
@@ -352,7 +362,7 @@ def test_what_an_output_means_is_checked():
     with pytest.raises(TargetError, match="threshold 1.5; give a probability"):
         Meaning(threshold=1.5).checked()
     with pytest.raises(TargetError, match=r"2 thresholds for 3 class\(es\)"):
-        segcam.predicted_mask(np.zeros((2, 3)), 0, exclusive=False, threshold=(0.5, 0.4))
+        segcam.targets.predicted_mask(np.zeros((2, 3)), 0, exclusive=False, threshold=(0.5, 0.4))
 
 
 def test_probabilities_that_do_not_sum_to_1_are_of_no_exclusive_classes():
@@ -360,11 +370,11 @@ def test_probabilities_that_do_not_sum_to_1_are_of_no_exclusive_classes():
     heads = np.array([[[0.9, 0.8, 0.1], [0.2, 0.6, 0.3]]], np.float32)
     for outputs in (None, "probabilities"):
         with pytest.raises(TargetError, match=r"sum to 1.1 to 1.8: say exclusive=False"):
-            segcam.predicted_mask(heads, 1, outputs=outputs)
-    kept = segcam.predicted_mask(heads, 1, outputs="probabilities", exclusive=False)
+            segcam.targets.predicted_mask(heads, 1, outputs=outputs)
+    kept = segcam.targets.predicted_mask(heads, 1, outputs="probabilities", exclusive=False)
     np.testing.assert_array_equal(kept, [[True, True]])
     np.testing.assert_array_equal(
-        segcam.predicted_mask(heads, 0, outputs="logits"), [[True, False]]
+        segcam.targets.predicted_mask(heads, 0, outputs="logits"), [[True, False]]
     )
     softmax = heads / heads.sum(-1, keepdims=True)
-    np.testing.assert_array_equal(segcam.predicted_mask(softmax, 1), [[False, True]])
+    np.testing.assert_array_equal(segcam.targets.predicted_mask(softmax, 1), [[False, True]])

@@ -19,14 +19,14 @@ PARAMS, X = make_params(), make_input()
 
 def planned(target=None, params=PARAMS, **options):
     split = segcam.split(skip_net, "bottleneck", params, X)
-    target = segcam.whole_image(1) if target is None else target
+    target = segcam.targets.whole_image(1) if target is None else target
     return segcam.explain_plan(split, params, X, target, **options)
 
 
 def a_region():
     mask = np.zeros((8, 12), bool)
     mask[2:4, 3:6] = True
-    return segcam.region(1, mask)
+    return segcam.targets.region(1, mask)
 
 
 def test_operations_by_hand():
@@ -80,7 +80,7 @@ def linear_after(params, x):
 def test_closed_form():
     params, x = jnp.ones((2, 3)), X
     split = segcam.split(linear_after, "hidden", params, x)
-    plan = segcam.explain_plan(split, params, x, segcam.whole_image(1), measure=True)
+    plan = segcam.explain_plan(split, params, x, segcam.targets.whole_image(1), measure=True)
     assert plan.steps[-1].switch == "closed_form" or "closed_form" in plan.idle
     assert plan.evaluations == 1
     assert plan.masks == 3
@@ -121,7 +121,7 @@ def test_a_function_of_ones_own():
 def test_shapes_are_enough():
     split = segcam.split(skip_net, "bottleneck", PARAMS, X)
     params, x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (PARAMS, X))
-    plan = segcam.explain_plan(split, params, x, segcam.whole_image(1))
+    plan = segcam.explain_plan(split, params, x, segcam.targets.whole_image(1))
     assert plan.live is None
     assert plan.temporaries is None
     assert plan.seconds is None
@@ -159,7 +159,7 @@ def test_some_of_the_masks(local):
     split = segcam.split(skip_net, "bottleneck", PARAMS, X)
     activation, carry = split.encode(PARAMS, X)
     of = lambda each: engine.ablation_scores(  # noqa: E731
-        split, activation, carry, segcam.whole_image(1), each, Execution()
+        split, activation, carry, segcam.targets.whole_image(1), each, Execution()
     )[1]
     np.testing.assert_allclose(of(few), of(masks)[np.array([5, 2])], rtol=1e-5)
 
@@ -168,7 +168,7 @@ def test_faults_are_told():
     with pytest.raises(InputError, match="unknown method"):
         planned(method="no_cam")
     with pytest.raises(TargetError, match="class 9"):
-        planned(segcam.whole_image(9))
+        planned(segcam.targets.whole_image(9))
     with pytest.raises(InputError, match="memory_limit=10 bytes"):
         planned(execution=Execution(memory_limit=10))
 

@@ -18,18 +18,18 @@ METHODS = ["ablation_cam", "fast_ablation_cam", "grad_cam", "hires_cam", "integr
 def a_target(size=3):
     mask = np.zeros((8, 12), bool)
     mask[2 : 2 + size, 4 : 4 + size] = True
-    return segcam.region(1, mask)
+    return segcam.targets.region(1, mask)
 
 
 def explained(name, execution, target):
     params, x = make_params(), make_input()
     split = segcam.split(skip_net, "bottleneck", params, x)
-    return segcam.METHODS[name].function(split, params, x, target, execution=execution)
+    return segcam.methods.METHODS[name].function(split, params, x, target, execution=execution)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_rounds_and_stays_near(name):
-    for target in (a_target(), segcam.whole_image(1)):
+    for target in (a_target(), segcam.targets.whole_image(1)):
         exact = explained(name, Execution(), target)
         rounded = explained(name, Execution(precision="bfloat16"), target)
         for field in ("map", "score", "weights", "scores", "attribution"):
@@ -47,7 +47,7 @@ def test_a_channel_without_effect_has_no_weight_in_bfloat16(switches):
     params = {**params, "deep": params["deep"].at[..., ::2].set(0)}
     split = segcam.split(skip_net, "bottleneck", params, x)
     execution = Execution(precision="bfloat16", skip_dead=False, **switches)
-    explanation = segcam.ablation_cam(split, params, x, a_target(), execution=execution)
+    explanation = segcam.methods.ablation_cam(split, params, x, a_target(), execution=execution)
     weights = np.asarray(explanation.weights)
     assert not weights[::2].any()
     assert weights[1::2].any()
@@ -104,9 +104,9 @@ def test_a_product_of_two_values_that_vary_is_no_linear_piece(act):
     with jax.numpy_rank_promotion("allow"):
         found = products(rewritten(lambda x: chain(params, x), "bfloat16", x))
         split = segcam.split(chain, "hidden", params, x)
-        for target in (segcam.whole_image(1), a_target()):
+        for target in (segcam.targets.whole_image(1), a_target()):
             exact, rounded = (
-                segcam.hires_cam(split, params, x, target, execution=each).map
+                segcam.methods.hires_cam(split, params, x, target, execution=each).map
                 for each in (Execution(), Execution(precision="bfloat16"))
             )
             assert 1e-5 < np.abs(rounded - exact).max() / np.abs(exact).max() < 0.1
@@ -176,8 +176,8 @@ def test_a_model_that_is_bfloat16_itself():
     split = segcam.split(net_in_bfloat16, "hidden", params, x)
     for wanted in ("float32", "tf32", "bfloat16"):
         execution = Execution(precision=wanted)
-        explanation = segcam.ablation_cam(
-            split, params, x, segcam.whole_image(0), execution=execution
+        explanation = segcam.methods.ablation_cam(
+            split, params, x, segcam.targets.whole_image(0), execution=execution
         )
         assert explanation.map.dtype == jnp.float32
 

@@ -50,11 +50,11 @@ def exact(network, x, region, masks):
 def drops(network, x, region, masks_of, offset):
     offset = jnp.float32(offset)
     split = segcam.split(network, "hidden", offset, x, outputs="logits")
-    target = segcam.region(1, region)
+    target = segcam.targets.region(1, region)
     if masks_of == "channels":
-        found = segcam.ablation_cam(split, offset, x, target)
+        found = segcam.methods.ablation_cam(split, offset, x, target)
     else:
-        found = segcam.fast_ablation_cam(split, offset, x, target)
+        found = segcam.methods.fast_ablation_cam(split, offset, x, target)
     return np.asarray(found.drops, np.float64)
 
 

@@ -81,6 +81,8 @@ def test_the_lines_on_many_targets_run():
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             exec(code, names)
     assert names["found"].map.shape == (12, *names["split"].activation.shape[:-1])
-    single = segcam.ablation_cam(names["split"], names["params"], names["x"], names["clicks"][1])
+    single = segcam.methods.ablation_cam(
+        names["split"], names["params"], names["x"], names["clicks"][1]
+    )
     assert single.drops is not None
     np.testing.assert_allclose(names["found"].drops[1], single.drops, atol=1e-4)

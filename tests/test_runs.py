@@ -111,11 +111,11 @@ def test_stored_maps_are_those_of_single_calls(place, run):
         labels = output.argmax(-1)
         ranked = [k for k in np.bincount(labels.ravel(), minlength=4).argsort()[::-1] if k != 0]
         assert row["class_index"] == ranked[0]
-        target = segcam.region(row["class_index"], labels == row["class_index"])
+        target = segcam.targets.region(row["class_index"], labels == row["class_index"])
         for method in METHODS:
             for tap in ("input",) if method == "gradient" else ("hidden", "wide"):
                 split = network.split(tap, shape)
-                function = segcam.METHODS[method].function
+                function = segcam.methods.METHODS[method].function
                 found = function(split, network.params, sample.padded, target)
                 kept = stored.map(row["row"], tap, method)
                 scale = np.abs(found.map).max()
@@ -251,8 +251,8 @@ def test_a_list_says_what_is_explained_of_each_image(place, tmp_path):
     network = open_network(NetworkSpec.parse(f"{place / 'own.py'}:make"))
     sample = read_sample(images / "01.png", ImageForm.of(network, "crop"))
     split = network.split("hidden", sample.padded.shape)
-    target = segcam.region(3, np.eye(16) > 0)
-    found = segcam.grad_cam(split, network.params, sample.padded, target).map
+    target = segcam.targets.region(3, np.eye(16) > 0)
+    found = segcam.methods.grad_cam(split, network.params, sample.padded, target).map
     np.testing.assert_allclose(stored.map(1, "hidden", "grad_cam"), found, atol=1e-5)
 
 
@@ -266,10 +266,10 @@ def test_an_array_is_explained_row_by_row(place, tmp_path):
     stored = open_store(out)
     network = open_network(NetworkSpec.parse(f"{place / 'own.py'}:make"))
     split = network.split("hidden", (16, 16, 1))
-    target = segcam.region(1, np.ones((16, 16), bool))
+    target = segcam.targets.region(1, np.ones((16, 16), bool))
     for row in stored.table.iter_rows(named=True):
         names.append(row["path"].rsplit("#", 1)[-1])
-        found = segcam.grad_cam(split, network.params, pixels[row["item"]], target).map
+        found = segcam.methods.grad_cam(split, network.params, pixels[row["item"]], target).map
         np.testing.assert_allclose(stored.map(row["row"], "hidden", "grad_cam"), found, atol=1e-5)
     assert names == list("01234")
 

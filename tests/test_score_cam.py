@@ -18,7 +18,9 @@ from tests.networks import make_input, make_params, skip_net
 def case(ndim=2):
     params, x = make_params(ndim), make_input(ndim)
     logits = skip_net(params, x)
-    target = segcam.predicted(logits, int(np.bincount(np.ravel(logits.argmax(-1))).argmax()))
+    target = segcam.targets.predicted(
+        logits, int(np.bincount(np.ravel(logits.argmax(-1))).argmax())
+    )
     return segcam.split(skip_net, "bottleneck", params, x), params, x, target
 
 
@@ -57,7 +59,7 @@ def test_score_cam_against_a_loop_of_whole_forwards(ndim, kind):
         scores.append(float(target(whole(params, x * jnp.asarray(mask, x.dtype)[..., None]))))
     scores = np.array(scores)
     for per_position, area in ((True, np.asarray(target.mask).sum()), (False, 1)):
-        found = segcam.score_cam(
+        found = segcam.methods.score_cam(
             split, params, x, target, masks=kind, per_position=per_position, temperature=2.0
         )
         np.testing.assert_allclose(found.scores, scores, rtol=1e-4, atol=1e-4)
@@ -70,28 +72,32 @@ def test_score_cam_against_a_loop_of_whole_forwards(ndim, kind):
 def test_the_mean_score_is_the_same_however_the_target_reduces():
     split, params, x, target = case()
     for other in (
-        segcam.region(target.class_index, target.mask, reduce="mean"),
-        lambda output: segcam.region(target.class_index, target.mask, reduce="mean")(output),
+        segcam.targets.region(target.class_index, target.mask, reduce="mean"),
+        lambda output: segcam.targets.region(target.class_index, target.mask, reduce="mean")(
+            output
+        ),
     ):
         np.testing.assert_allclose(
-            segcam.score_cam(split, params, x, other).weights,
-            segcam.score_cam(split, params, x, target).weights,
+            segcam.methods.score_cam(split, params, x, other).weights,
+            segcam.methods.score_cam(split, params, x, target).weights,
             rtol=1e-4,
         )
     everywhere = [
-        segcam.score_cam(split, params, x, segcam.whole_image(1, reduce=reduce)).weights
+        segcam.methods.score_cam(
+            split, params, x, segcam.targets.whole_image(1, reduce=reduce)
+        ).weights
         for reduce in ("sum", "mean")
     ]
     np.testing.assert_allclose(*everywhere, rtol=1e-4)
-    saturated = segcam.score_cam(split, params, x, target, per_position=False)
-    mean = segcam.score_cam(split, params, x, target)
+    saturated = segcam.methods.score_cam(split, params, x, target, per_position=False)
+    mean = segcam.methods.score_cam(split, params, x, target)
     assert saturated.weights.max() > mean.weights.max()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3])
 def test_chunks_change_nothing(chunk_size):
     split, params, x, target = case()
-    for method in (segcam.score_cam, segcam.recipro_cam):
+    for method in (segcam.methods.score_cam, segcam.methods.recipro_cam):
         whole = method(split, params, x, target, execution=segcam.NAIVE)
         execution = segcam.Execution(chunk_size=chunk_size)
         chunked = method(split, params, x, target, execution=execution)
@@ -111,17 +117,17 @@ def test_score_cam_under_channels_first_and_at_the_input():
 
     weight = jax.random.normal(jax.random.key(0), (2, 3))
     first = jnp.moveaxis(x, -1, 0)
-    goal = segcam.whole_image(1)
+    goal = segcam.targets.whole_image(1)
     one = segcam.split(channels_first, "hidden", weight, first, channel_axis=0)
     other = segcam.split(channels_last, "hidden", weight, x)
     np.testing.assert_allclose(
-        segcam.score_cam(one, weight, first, goal).map,
-        segcam.score_cam(other, weight, x, goal).map,
+        segcam.methods.score_cam(one, weight, first, goal).map,
+        segcam.methods.score_cam(other, weight, x, goal).map,
         rtol=1e-5,
     )
     at_input = segcam.split(skip_net, "input", params, x)
     assert at_input.at_input is at_input
-    assert segcam.score_cam(at_input, params, x, target).weights.shape == (2,)
+    assert segcam.methods.score_cam(at_input, params, x, target).weights.shape == (2,)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -130,7 +136,7 @@ def test_recipro_cam_against_a_loop_of_whole_forwards(ndim, soft):
     split, params, x, target = case(ndim)
     shape = split.activation.shape[:-1]
     whole = jax.jit(skip_net)
-    found = segcam.recipro_cam(split, params, x, target, soft=soft)
+    found = segcam.methods.recipro_cam(split, params, x, target, soft=soft)
     nothing = target(whole(params, x, jnp.zeros((*shape, 1))))
     scale = abs(float(found.score))
     for position in [(0,) * ndim, tuple(n - 1 for n in shape), tuple(n // 2 for n in shape)]:
@@ -153,7 +159,7 @@ def test_recipro_cam_of_a_linear_head_is_gradient_times_activation():
 
     params, x = jnp.array([[1.0, -2.0], [0.5, 0.25]]), make_input()
     split = segcam.split(linear, "hidden", params, x)
-    found = segcam.recipro_cam(split, params, x, segcam.whole_image(1), soft=False)
+    found = segcam.methods.recipro_cam(split, params, x, segcam.targets.whole_image(1), soft=False)
     np.testing.assert_allclose(found.map, (x * params[:, 1].reshape(1, 1, 2)).sum(-1), atol=1e-3)
 
 
@@ -185,7 +191,7 @@ def test_activation_masks_of_constant_and_single_channels():
 def test_faults_in_one_line():
     split, params, x, target = case()
     with pytest.raises(InputError, match="choose torchcam or pytorch_grad_cam"):
-        segcam.score_cam(split, params, x, target, masks="paper")
+        segcam.methods.score_cam(split, params, x, target, masks="paper")
 
     def pooled(params, x):
         return segcam.tap(x.mean((0, 1)), "pooled") @ params
@@ -193,9 +199,9 @@ def test_faults_in_one_line():
     weight = jnp.ones((2, 3))
     flat = segcam.split(pooled, "pooled", weight, x)
     with pytest.raises(InputError, match="both need positions"):
-        segcam.score_cam(flat, weight, x, segcam.whole_image(0))
+        segcam.methods.score_cam(flat, weight, x, segcam.targets.whole_image(0))
     with pytest.raises(InputError, match="needs positions"):
-        segcam.recipro_cam(flat, weight, x, segcam.whole_image(0))
+        segcam.methods.recipro_cam(flat, weight, x, segcam.targets.whole_image(0))
 
     def two_inputs(params, x):
         return segcam.tap(x["a"] + x["b"], "sum") @ params
@@ -203,4 +209,4 @@ def test_faults_in_one_line():
     both = {"a": x, "b": x}
     pair = segcam.split(two_inputs, "sum", weight, both)
     with pytest.raises(InputError, match="must be one array"):
-        segcam.score_cam(pair, weight, both, segcam.whole_image(0))
+        segcam.methods.score_cam(pair, weight, both, segcam.targets.whole_image(0))

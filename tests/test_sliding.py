@@ -27,7 +27,9 @@ def pointwise(params, window):
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_values_are_those_of_monai(number):
     extents, roi, overlap = CASES[number]
-    found = segcam.sliding_window(by_ramp, ramp(roi), volume(extents), roi=roi, overlap=overlap)
+    found = segcam.engine.sliding_window(
+        by_ramp, ramp(roi), volume(extents), roi=roi, overlap=overlap
+    )
     np.testing.assert_allclose(found, GOLDEN[f"case{number}"], rtol=2e-6, atol=1e-6)
 
 
@@ -35,7 +37,7 @@ def test_a_pointwise_network_sees_no_windows():
     x, params = volume((9, 6, 7)), np.float32([[1, 2, -1], [0.5, -1, 2]])
     whole = pointwise(params, jnp.asarray(x))
     for options in ({"roi": 4}, {"roi": (4, 8, 5), "overlap": 0.6}):
-        found = segcam.sliding_window(pointwise, params, x, **options)
+        found = segcam.engine.sliding_window(pointwise, params, x, **options)
         np.testing.assert_allclose(found, whole, atol=1e-6)
 
 
@@ -46,9 +48,9 @@ def test_neither_chunks_nor_lowering_change_the_result():
     def fn(params, window):
         return convolve(window, params)
 
-    usual = segcam.sliding_window(fn, kernel, x, roi=(6, 4, 6))
+    usual = segcam.engine.sliding_window(fn, kernel, x, roi=(6, 4, 6))
     for execution in (Execution(chunk_size=4), Execution(memory_limit=30_000, lowering=False)):
-        found = segcam.sliding_window(fn, kernel, x, roi=(6, 4, 6), execution=execution)
+        found = segcam.engine.sliding_window(fn, kernel, x, roi=(6, 4, 6), execution=execution)
         np.testing.assert_allclose(found, usual, rtol=1e-6, atol=5e-6)
 
 
@@ -72,8 +74,10 @@ def test_what_does_not_fit_is_refused():
         ({"sigma": 0}, "sigma=0"),
     ):
         with pytest.raises(InputError, match=words):
-            segcam.sliding_window(pointwise, params, x, **options)
+            segcam.engine.sliding_window(pointwise, params, x, **options)
     with pytest.raises(InputError, match="the window's positions"):
-        segcam.sliding_window(lambda _, window: window.mean((0, 1)), params, x, roi=4)
+        segcam.engine.sliding_window(lambda _, window: window.mean((0, 1)), params, x, roi=4)
     with pytest.raises(InputError, match="memory_limit=8 bytes"):
-        segcam.sliding_window(pointwise, params, x, roi=4, execution=Execution(memory_limit=8))
+        segcam.engine.sliding_window(
+            pointwise, params, x, roi=4, execution=Execution(memory_limit=8)
+        )

@@ -119,9 +119,9 @@ def test_gradients_through_networks(of):
     split = segcam.split(joined, "hidden", params, x)
     mask = np.zeros((8, 12), bool)
     mask[:3, 5:9] = True
-    for target in (segcam.whole_image(1, of=of), segcam.region(2, mask, of=of)):
-        found = segcam.hires_cam(split, params, x, target)
-        true = segcam.hires_cam(split, params, x, target, execution=segcam.NAIVE)
+    for target in (segcam.targets.whole_image(1, of=of), segcam.targets.region(2, mask, of=of)):
+        found = segcam.methods.hires_cam(split, params, x, target)
+        true = segcam.methods.hires_cam(split, params, x, target, execution=segcam.NAIVE)
         scale = np.abs(true.map).max()
         np.testing.assert_allclose(found.map / scale, true.map / scale, atol=2e-6)
         np.testing.assert_allclose(found.score, true.score, rtol=1e-5)
@@ -133,9 +133,9 @@ def test_gradients_on_windows_of_random_networks(upsample):
     split = segcam.split(fn, "hidden", params, x)
     mask = np.zeros(jax.eval_shape(fn, params, x).shape[:-1], bool)
     mask[:2, 3:5] = True
-    for target in (segcam.region(1, mask), lambda y: jnp.square(y).sum()):
-        found = segcam.hires_cam(split, params, x, target)
-        true = segcam.hires_cam(split, params, x, target, execution=segcam.NAIVE)
+    for target in (segcam.targets.region(1, mask), lambda y: jnp.square(y).sum()):
+        found = segcam.methods.hires_cam(split, params, x, target)
+        true = segcam.methods.hires_cam(split, params, x, target, execution=segcam.NAIVE)
         scale = np.abs(true.map).max()
         np.testing.assert_allclose(found.map / scale, true.map / scale, atol=2e-6)
 
@@ -154,11 +154,11 @@ def test_the_way_back_leaves_out_the_skip():
 
     plain = Execution(lowering=False)
     conv, head = 2 * 96 * 9 * 12 * 4, 2 * 96 * 4 * 3
-    assert flops(segcam.whole_image(1), plain) == 2 * head + conv + conv * 8 // 12
-    assert flops(segcam.whole_image(1), segcam.NAIVE) == 2 * (head + conv)
+    assert flops(segcam.targets.whole_image(1), plain) == 2 * head + conv + conv * 8 // 12
+    assert flops(segcam.targets.whole_image(1), segcam.NAIVE) == 2 * (head + conv)
     mask = np.zeros((8, 12), bool)
     mask[2:4, 3:5] = True
-    share = flops(segcam.region(1, mask), plain) / (2 * head + conv + conv * 8 // 12)
+    share = flops(segcam.targets.region(1, mask), plain) / (2 * head + conv + conv * 8 // 12)
     assert share < 0.1
 
 
@@ -175,7 +175,7 @@ def test_forward_mode_and_hessians_through_methods():
 
     target = lambda y: jnp.tanh(y[..., 1]).sum()  # noqa: E731
     scale = jnp.asarray(1.1)
-    for method in (segcam.hires_cam, segcam.ablation_cam):
+    for method in (segcam.methods.hires_cam, segcam.methods.ablation_cam):
         ours = jax.jit(jax.jacfwd(jax.grad(total)), static_argnums=(1, 2))
         slow = jax.grad(jax.grad(lambda s, m=method: total(s, m, segcam.NAIVE)))(scale)
         np.testing.assert_allclose(ours(scale, method, Execution()), slow, rtol=1e-4)
@@ -189,6 +189,8 @@ def test_a_score_without_a_slope_is_told():
     split = segcam.split(skip_net, "bottleneck", params, x)
     for execution in (Execution(), segcam.NAIVE):
         with pytest.raises(TargetError, match="does not depend smoothly"):
-            segcam.grad_cam(split, params, x, lambda y: jnp.round(y).sum(), execution=execution)
+            segcam.methods.grad_cam(
+                split, params, x, lambda y: jnp.round(y).sum(), execution=execution
+            )
         with pytest.raises(TargetError, match="does not depend on tap"):
-            segcam.grad_cam(split, params, x, lambda y: jnp.ones(()), execution=execution)
+            segcam.methods.grad_cam(split, params, x, lambda y: jnp.ones(()), execution=execution)

@@ -274,12 +274,14 @@ def test_a_batch_is_no_example():
             segcam.split(fn, "encoder", params, x)
     split = segcam.split(skip_net, "bottleneck", params, xs[0])
     with pytest.raises(InputError, match=r"x has shape \(3, 8, 12, 2\).*it is a batch: use"):
-        segcam.grad_cam(split, params, xs, segcam.whole_image(1))
+        segcam.methods.grad_cam(split, params, xs, segcam.targets.whole_image(1))
     activation, carry = split.encode(params, xs[0])
     with pytest.raises(InputError, match="it is a batch: use `explain_batch`, or `jax.vmap`"):
         split.decode(jnp.stack([activation, activation]), carry)
-    many = jax.vmap(lambda x: segcam.grad_cam(split, params, x, segcam.whole_image(1)).map)(xs)
-    one = segcam.grad_cam(split, params, xs[1], segcam.whole_image(1)).map
+    many = jax.vmap(
+        lambda x: segcam.methods.grad_cam(split, params, x, segcam.targets.whole_image(1)).map
+    )(xs)
+    one = segcam.methods.grad_cam(split, params, xs[1], segcam.targets.whole_image(1)).map
     np.testing.assert_allclose(many[1], one, rtol=1e-5, atol=1e-6)
 
 
@@ -483,7 +485,7 @@ def test_what_is_pickled():
     split = segcam.split(skip_net, "bottleneck", params, x)
     with pytest.raises(InputError, match="does not pickle; pickle what it is made of"):
         pickle.dumps(split)
-    explanation = segcam.grad_cam(split, params, x, segcam.whole_image(1))
+    explanation = segcam.methods.grad_cam(split, params, x, segcam.targets.whole_image(1))
     again = pickle.loads(pickle.dumps(explanation))
     jax.tree.map(np.testing.assert_array_equal, again, explanation)
     assert pickle.loads(pickle.dumps(split.activation)).on_grid
@@ -526,7 +528,7 @@ def test_what_is_kept_apart_may_be_one_example(fn, x, kernel):
         output = split.decode(*split.encode(params, x))
         np.testing.assert_allclose(output, fn(params, x), rtol=1e-5, atol=1e-6)
         assert split.at_input.activation.shape == x.shape
-    explained = segcam.grad_cam(one, params, x, segcam.whole_image(1))
+    explained = segcam.methods.grad_cam(one, params, x, segcam.targets.whole_image(1))
     assert explained.map.shape == x.shape[:-1]
     with pytest.raises(InputError, match="a batch"):
         segcam.split(told, "hidden", params, x, one_example=False)

@@ -133,7 +133,7 @@ def test_the_weights_are_explained(whole_run):
     model = models.load(whole_run[0].export)
     x = jnp.asarray(classifier_config.read_images(whole_run[0])[0])
     split = segcam.split(model.fn, "features/relu", model.params, x)
-    found = segcam.grad_cam(split, model.params, x, segcam.whole_image(1))
+    found = segcam.methods.grad_cam(split, model.params, x, segcam.targets.whole_image(1))
     assert found.map.shape == (1, 1)
 
 

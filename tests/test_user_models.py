@@ -197,8 +197,8 @@ def test_layers_and_explain(images, tmp_path, capsys):
     )
     split = segcam_jax.split(fn, "body", params, x)
     for row in rows:
-        target = segcam_jax.whole_image(row["class_index"])
-        expected = segcam_jax.grad_cam(split, params, x, target).map
+        target = segcam_jax.targets.whole_image(row["class_index"])
+        expected = segcam_jax.methods.grad_cam(split, params, x, target).map
         found = np.load(tmp_path / "out" / f"image0.{row['target']}" / "grad_cam.body.npy")
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 

@@ -36,27 +36,31 @@ SMOOTH = {
 
 
 @pytest.mark.parametrize("name", FLAT)
-@pytest.mark.parametrize("method", [segcam.grad_cam, segcam.integrated_gradients])
+@pytest.mark.parametrize("method", [segcam.methods.grad_cam, segcam.methods.integrated_gradients])
 def test_flat_outputs_are_refused_by_gradients(name, method):
     with pytest.raises(TargetError, match="does not depend smoothly on tap 'hidden'"):
-        method(network(FLAT[name]), PARAMS, X, segcam.whole_image(0))
+        method(network(FLAT[name]), PARAMS, X, segcam.targets.whole_image(0))
 
 
 def test_flat_outputs_are_ablated():
     split = network(FLAT["threshold"])
-    found = segcam.ablation_cam(split, PARAMS, X, segcam.whole_image(0))
+    found = segcam.methods.ablation_cam(split, PARAMS, X, segcam.targets.whole_image(0))
     assert jnp.abs(found.map).max() > 0
 
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_others_have_a_map(name):
     assert (
-        jnp.abs(segcam.grad_cam(network(SMOOTH[name]), PARAMS, X, segcam.whole_image(0)).map).max()
+        jnp.abs(
+            segcam.methods.grad_cam(
+                network(SMOOTH[name]), PARAMS, X, segcam.targets.whole_image(0)
+            ).map
+        ).max()
         > 0
     )
 
 
-@pytest.mark.parametrize("method", [segcam.grad_cam, segcam.integrated_gradients])
+@pytest.mark.parametrize("method", [segcam.methods.grad_cam, segcam.methods.integrated_gradients])
 def test_a_score_without_the_tap_is_no_threshold(method):
     def two_heads(params, x):
         return {"a": segcam.tap(x, "hidden") @ params, "b": jnp.maximum(x, 0) @ params}
@@ -82,7 +86,7 @@ def test_a_negative_map_is_told_once_per_line():
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-@pytest.mark.parametrize("method", [segcam.layer_cam, segcam.grad_cam])
+@pytest.mark.parametrize("method", [segcam.methods.layer_cam, segcam.methods.grad_cam])
 def test_an_image_that_is_not_finite_has_no_map(method, bad):
     """The maximum keeps it to a position: the others looked like a map."""
 
@@ -92,11 +96,11 @@ def test_an_image_that_is_not_finite_has_no_map(method, bad):
 
     split = segcam.split(deep, "deep", PARAMS, X)
     images = jnp.stack([X, X.at[2, 3, 0].set(bad)])
-    whole, broken = (method(split, PARAMS, x, segcam.whole_image(1)) for x in images)
+    whole, broken = (method(split, PARAMS, x, segcam.targets.whole_image(1)) for x in images)
     assert jnp.isfinite(whole.map).all()
     assert not jnp.isfinite(broken.score)
     assert jnp.isnan(broken.map).all()
     with pytest.raises(segcam.InputError, match="NaN and infinite values in the image and the par"):
         segcam.heatmap(broken.map, (4, 5))
-    many = segcam.explain_batch(method, split, PARAMS, images, segcam.whole_image(1))
+    many = segcam.explain_batch(method, split, PARAMS, images, segcam.targets.whole_image(1))
     np.testing.assert_array_equal(jnp.isnan(many.map).all((1, 2)), [False, True])

@@ -152,7 +152,7 @@ def explainer(config: LesionStudy, model: models.LoadedModel) -> Explain:
         if x.shape not in splits:
             splits[x.shape] = segcam.split(model.fn, "input", model.params, x)
         target = target_of(mask, CLASS, "logits", tight=False)
-        explanation = segcam.instance_smooth_grad(
+        explanation = segcam.methods.instance_smooth_grad(
             splits[x.shape],
             model.params,
             jnp.asarray(x),

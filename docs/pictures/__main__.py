@@ -39,7 +39,7 @@ def planted_bias() -> dict[str, np.ndarray]:
     image = biased.image[0]
     logits = fn(params, image)
     split = segcam.split(fn, TAP, params, image)
-    target = segcam.predicted(logits, CLASS)
+    target = segcam.targets.predicted(logits, CLASS)
 
     def heatmap(method):
         raw = method(split, params, image, target).map
@@ -48,8 +48,8 @@ def planted_bias() -> dict[str, np.ndarray]:
     return {
         "image": image[..., 0],
         "prediction": np.asarray(logits.argmax(-1)),
-        "Seg-Grad-CAM": heatmap(segcam.seg_grad_cam),
-        "Ablation-CAM": heatmap(segcam.ablation_cam),
+        "Seg-Grad-CAM": heatmap(segcam.methods.seg_grad_cam),
+        "Ablation-CAM": heatmap(segcam.methods.ablation_cam),
     }
 
 
@@ -58,7 +58,7 @@ def lesion() -> dict[str, np.ndarray]:
     model = models.load("lesions")
     case = lesions.load()
     x = scans.zscore(case.image)
-    logits = segcam.sliding_window(model.fn, model.params, x, roi=96)
+    logits = segcam.engine.sliding_window(model.fn, model.params, x, roi=96)
     found = instances.find_instances(np.asarray(jax.nn.softmax(logits)[..., 1]))
     mask = found.labels == LESION
     center = [int(np.mean(axis)) for axis in np.nonzero(mask)]
@@ -66,11 +66,11 @@ def lesion() -> dict[str, np.ndarray]:
     window = tuple(slice(start, start + SIDE) for start in low)
     inside, part = x[window], mask[window]
     split = segcam.split(model.fn, "input", model.params, inside)
-    explanation = segcam.instance_smooth_grad(
+    explanation = segcam.methods.instance_smooth_grad(
         split,
         model.params,
         inside,
-        segcam.region(1, part),
+        segcam.targets.region(1, part),
         key=jax.random.key(0),
         aggregation="max",
         samples=4,

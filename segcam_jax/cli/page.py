@@ -317,8 +317,8 @@ activations with <code>segcam_jax.tap(x, "name")</code>:</p>
 <pre><code>import segcam_jax as segcam
 
 split = segcam.split(fn, "bottleneck", params, image)
-target = segcam.predicted(fn(params, image), class_index=2)
-explanation = segcam.ablation_cam(split, params, image, target)
+target = segcam.targets.predicted(fn(params, image), class_index=2)
+explanation = segcam.methods.ablation_cam(split, params, image, target)
 picture = segcam.heatmap(explanation.map, image.shape[:-1])</code></pre>
 <footer>segcam_jax {version}, written in {seconds} s by <code>segcam demo</code>. Input images are
 in <code>images/</code>, figures in <code>figures/</code>.</footer>

@@ -1,7 +1,7 @@
 """Instances: the connected components of a segmentation, numbered, measured and held to a truth.
 
-Host code on numpy arrays, in 2D and 3D. `segcam.instances(labels, class_index)` makes targets of a
-label map, stacked, so that a batch of instances `vmap`s.
+Host code on numpy arrays, in 2D and 3D. `segcam.targets.instances(labels, class_index)` makes
+targets of a label map, stacked, so that a batch of instances `vmap`s.
 """
 
 import dataclasses

@@ -39,13 +39,14 @@ def explain_batch(
     number of devices, up to rounding.
 
     Args:
-        method: for example `segcam.ablation_cam`.
+        method: for example `segcam.methods.ablation_cam`.
         split: the model, cut at the tap to explain.
         params: its parameters.
         images: examples along a new leading axis `n`, on the host; or a global array of several
             processes, whose length is a multiple of `at_once` times the images axis.
-        targets: one per image, as `segcam.stack` makes them, or a sequence of them, functions
-            `output -> scalar` too if they differ in arrays only; or a single one for all images.
+        targets: one per image, as `segcam.targets.stack` makes them, or a sequence of them,
+            functions `output -> scalar` too if they differ in arrays only; or a single one for all
+            images.
         at_once: images that a device explains together. More than one pays for gradients; an
             ablation study fills a device on its own.
         execution: how the engine runs it; does not change the result. Chunks are planned from the
@@ -83,7 +84,7 @@ class Call:
     """A method at a tap, of several that explain the same images.
 
     Attributes:
-        method: for example `segcam.grad_cam`.
+        method: for example `segcam.methods.grad_cam`.
         split: the model, cut at the tap to explain.
         options: name and value of each option of the method; no arrays.
         in_turn: one image after the other, where a single one fills a device: ablations. Others

@@ -47,13 +47,14 @@ def explain_targets(
     one backward pass per target.
 
     Args:
-        method: for example `segcam.ablation_cam`.
+        method: for example `segcam.methods.ablation_cam`.
         split: the model, cut at the tap to explain.
         params: its parameters.
         x: one example.
         targets: a sequence of targets, functions `output -> scalar` too; or a stack, as
-            `segcam.stack` and `segcam.instances` make it. Those of one kind run as one program: of
-            one `of`, `reduce` and `outputs`, or functions that differ in arrays only.
+            `segcam.targets.stack` and `segcam.targets.instances` make it. Those of one kind run as
+            one program: of one `of`, `reduce` and `outputs`, or functions that differ in arrays
+            only.
         execution: how the engine runs it; does not change the result.
         options: of the method, the same for all targets; so is a `key`.
 
@@ -70,8 +71,8 @@ def explain_targets(
         ...     return segcam.tap(jax.nn.relu(x), "hidden") @ params
         >>> params, x = jnp.ones((3, 5)), jnp.ones((2, 4, 3))
         >>> split = segcam.split(model, "hidden", params, x)
-        >>> clicks = [segcam.pixel(0, (0, column), (2, 4)) for column in range(4)]
-        >>> found = segcam.explain_targets(segcam.ablation_cam, split, params, x, clicks)
+        >>> clicks = [segcam.targets.pixel(0, (0, column), (2, 4)) for column in range(4)]
+        >>> found = segcam.explain_targets(segcam.methods.ablation_cam, split, params, x, clicks)
         >>> found.map.shape, found.drops.shape
         ((4, 2, 4), (4, 3))
     """
@@ -108,7 +109,7 @@ def explain_classes(
     A study of all classes costs what that of one does.
 
     Args:
-        method: for example `segcam.fast_ablation_cam`.
+        method: for example `segcam.methods.fast_ablation_cam`.
         split: the model, cut at the tap to explain.
         params: its parameters.
         x: one example.
@@ -130,8 +131,9 @@ def explain_classes(
         ...     return segcam.tap(jax.nn.relu(x), "hidden").mean((0, 1)) @ params
         >>> params, x = jnp.ones((3, 5)), jnp.ones((2, 4, 3))
         >>> split = segcam.split(model, "hidden", params, x)
-        >>> target = segcam.whole_image(0, of="probabilities")
-        >>> found = segcam.explain_classes(segcam.fast_ablation_cam, split, params, x, target)
+        >>> target = segcam.targets.whole_image(0, of="probabilities")
+        >>> method = segcam.methods.fast_ablation_cam
+        >>> found = segcam.explain_classes(method, split, params, x, target)
         >>> found.map.shape
         (5, 2, 4)
     """
@@ -155,8 +157,9 @@ def _groups(targets: Any, split: Split) -> list[tuple[list[int], Any]]:
         count = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(targets)}
         if not isinstance(targets, Target) or len(count) != 1 or count <= {(), (0,)}:
             raise InputError(
-                "targets: expected a sequence of targets, or a stack of them as segcam.stack "
-                f"makes it, not {'one' if isinstance(targets, Target) else type(targets).__name__}"
+                "targets: expected a sequence of targets, or a stack of them as "
+                "segcam.targets.stack makes it, not "
+                f"{'one' if isinstance(targets, Target) else type(targets).__name__}"
             )
         ((length,),) = count
         return [([*range(length)], _told(targets, split))]

@@ -125,8 +125,8 @@ def ablation_atlas(
         ...     return segcam.tap(jax.nn.relu(x), "hidden") @ params
         >>> params, x = jnp.ones((3, 5)), jnp.ones((2, 4, 3))
         >>> split = segcam.split(model, "hidden", params, x)
-        >>> kept = segcam.ablation_atlas(split, params, x)
-        >>> kept.drops(segcam.pixel(0, (1, 2), (2, 4))).tolist()
+        >>> kept = segcam.methods.ablation_atlas(split, params, x)
+        >>> kept.drops(segcam.targets.pixel(0, (1, 2), (2, 4))).tolist()
         [1.0, 1.0, 1.0]
     """
     if ablate not in get_args(Ablated):

@@ -1,1 +1,9 @@
 """Metrics: segmentation quality, faithfulness and localisation of explanations, sanity checks."""
+
+from segcam_jax.metrics import segmentation as segmentation
+from segcam_jax.metrics.approximation import (
+    ApproximationError as ApproximationError,
+    approximation_error as approximation_error,
+)
+from segcam_jax.metrics.rank import rank_correlation as rank_correlation
+from segcam_jax.metrics.saliency import region_shares as region_shares

@@ -1,9 +1,9 @@
 """What an approximate method costs in accuracy: it is run beside the exact one, on one example.
 
-from segcam_jax.metrics.approximation import approximation_error
-error = approximation_error(
-    segcam.screened_ablation_cam, segcam.ablation_cam, split, params, x, target, exact=64
-)
+from segcam_jax.methods import ablation_cam, screened_ablation_cam
+from segcam_jax.metrics import approximation_error
+
+approximation_error(screened_ablation_cam, ablation_cam, split, params, x, target, exact=64)
 """
 
 import dataclasses
