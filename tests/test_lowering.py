@@ -48,6 +48,44 @@ def test_convolutions_in_2d(strides, dilation, padding):
     compared(fn, x, w)
 
 
+def _padding_of(fn, *args):
+    lowered_jaxpr = jax.make_jaxpr(lowered(jax.make_jaxpr(fn)(*args)))(*args).jaxpr
+    (found,) = [e for e in lowered_jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
+    return tuple(found.params["padding"])
+
+
+@pytest.mark.parametrize(
+    ("extents", "kernel", "dilation", "padding"),
+    [
+        ((1, 4, 11), (3, 3), 1, ((0, 0), (0, 1))),
+        ((1, 12, 9), (2, 1), 1, ((0, 1), (0, 0))),
+        ((2, 12), (3,), 2, ((0, 1),)),
+        ((1, 9, 9), (3, 3), 1, ((0, 0), (0, 0))),  # An eighth more would be too much.
+        ((1, 11, 11), (1, 1), 1, None),  # A product: no convolution is left.
+    ],
+)
+def test_convolutions_without_padding_get_some_along_their_longest_axis(
+    extents, kernel, dilation, padding
+):
+    x = jax.random.normal(KEYS[0], (*extents, 3))
+    w = jax.random.normal(KEYS[1], (*kernel, 3, 4))
+    letters = "HW"[-len(kernel) :]
+
+    def fn(x, w):
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            (1,) * len(kernel),
+            "VALID",
+            rhs_dilation=(dilation,) * len(kernel),
+            dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        )
+
+    compared(fn, x, w)
+    if padding is not None:
+        assert _padding_of(fn, x, w) == padding
+
+
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
 def test_convolutions_of_one_position(strides):
     x = jax.random.normal(KEYS[0], (2, 7, 9, 3))
