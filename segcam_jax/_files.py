@@ -51,7 +51,7 @@ def whole_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not is_temporary(path.name))
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
     """Writes a whole file; raises as `whole_file`."""
     with whole_file(path) as temporary:
         temporary.write_bytes(data)

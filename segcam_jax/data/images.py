@@ -232,6 +232,8 @@ def pad_to_multiple(
     """
     for axis in (0, 1):
         missing = -pixels.shape[axis] % multiple
+        if not missing:
+            continue
         mode = "reflect" if pixels.shape[axis] > 1 else "edge"
         widths = [(0, missing if other == axis else 0) for other in range(pixels.ndim)]
         pixels = np.pad(pixels, widths, mode=mode)

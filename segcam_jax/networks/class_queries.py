@@ -71,10 +71,12 @@ class Prediction:
                 shares = np.exp(-np.logaddexp(0, -values))
             return cls(np.argsort(-values, kind="stable").tolist(), shares, exclusive=exclusive)
         if exclusive:  # As `meaning` has it, without a round through the device.
-            masks = output.argmax(-1)[..., None] == np.arange(output.shape[-1])
+            first = output.argmax(-1)
+            masks = first[..., None] == np.arange(output.shape[-1])
+            counts = np.bincount(first.ravel(), minlength=output.shape[-1])
         else:
             masks = np.asarray(meaning.predicted(output))
-        counts = masks.reshape(-1, masks.shape[-1]).sum(0)
+            counts = masks.reshape(-1, masks.shape[-1]).sum(0)
         background = background or find_background(labels, exclusive=meaning.exclusive)
         index = None if background is None else background.index
         last = np.arange(len(labels)) == (-1 if index is None else index)
@@ -105,10 +107,9 @@ class Prediction:
         """
         if self.masks is None:
             return None
-        if not self.exclusive:
-            return np.where(self.masks[..., class_index], class_index, -1).astype(dtype)
-        none = ~self.masks.any(-1)
-        return np.where(none, -1, self.masks.argmax(-1)).astype(dtype)
+        if self.exclusive:
+            return self.masks.argmax(-1).astype(dtype)
+        return np.where(self.masks[..., class_index], class_index, -1).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +326,7 @@ def check_possible(
     labels: Sequence[str],
 ) -> None:
     """Raises `TargetError` if the network rules a class out: a score of -inf has no explanation."""
-    values = logits[..., index] if region is None else logits[region][:, index]
+    values = logits[..., index] if region is None else logits[..., index][region]
     count = int((values == -np.inf).sum())
     if count:
         where = f" at {count} of the {values.size} explained pixels" if values.ndim else ""

@@ -150,11 +150,12 @@ class Network:
             InputError: if it is NaN or infinite; -inf is how some networks rule a class out.
             TargetError: if it is not what is said of it.
         """
-        ruled_out = (output == -np.inf).all(-1).any()
-        if ruled_out or not (np.isfinite(output) | (output == -np.inf)).all():
-            raise InputError(
-                "the network's output holds NaN or infinite values; its weights are broken"
-            )
+        if not np.isfinite(output).all():
+            out = output == -np.inf
+            if out.all(-1).any() or not (np.isfinite(output) | out).all():
+                raise InputError(
+                    "the network's output holds NaN or infinite values; its weights are broken"
+                )
         self.meaning.check_values(output)
 
     def predicted_labels(self, output: Float[np.ndarray, "*space k"]) -> Int[np.ndarray, "*space"]:

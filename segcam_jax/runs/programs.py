@@ -24,7 +24,7 @@ from segcam_jax.networks.network import Network
 from segcam_jax.runs import results
 from segcam_jax.runs.items import Item
 from segcam_jax.runs.reading import Failure, Taken
-from segcam_jax.runs.shard import Explained, Group, Loaded, Pending, Place
+from segcam_jax.runs.shard import Explained, Group, Loaded, Pending, Place, Ran
 from segcam_jax.runs.store import Block
 from segcam_jax.runs.work import Goal, StudyOptions
 from segcam_jax.taps import INPUT
@@ -204,6 +204,8 @@ class ImageKernel:
         count = np.shape(targets.class_index)[1]
         of = f" of {count} targets" if count > 1 else ""
         seen = "" if window is None else f" window {'x'.join(map(str, window[0]))}"
+        ran = Ran(tuple(places))
+        group.found.append(ran)
         for chosen, size in batches(len(able), most, devices.image_devices(self._mesh)):
             rows = np.asarray(chosen)
             images = np.stack([group.loaded[able[index]].sample.padded for index in chosen])
@@ -217,7 +219,7 @@ class ImageKernel:
                 execution=self.execution,
             )
             members = [able[index] for index in dict.fromkeys(chosen)]
-            group.found.append((places, members, found))
+            ran.batches.append((members, found))
             group.programs.append(f"{kind} {group.name} x{size}{of}{seen}")
 
     def _targets(self, group: Group, able: Sequence[int]) -> Target:
@@ -323,6 +325,7 @@ class ImageKernel:
             exclusive=meaning.exclusive,
         )
 
+    @functools.cache  # noqa: B019
     def call(self, place: Place, shape: tuple[int, ...]) -> Call:
         """What the engine is given of a place, for images of a shape `h w c`."""
         method = place.call.method

@@ -48,18 +48,20 @@ def of_group(
     }
     explained = [place for place, row in rows.items() if row["error"] is None]
     variables = [*_of_images(group, explained)]
-    taps = list(dict.fromkeys(place.tap for place in group.places))
+    places = group.places
+    taps = list(dict.fromkeys(place.tap for place in places))
     names = _files.unique_names([tap.replace("/", ".") for tap in taps])
     for tap, name in zip(taps, names, strict=True):
-        variables += _of_tap(options, group, tap, name, rows, explained)
+        there = [place for place in places if place.tap == tap]
+        variables += _of_tap(options, group, there, name, rows, explained)
     for row in rows.values():
         if row["error"] is not None:  # What overflowed has numbers that mean nothing.
             for column in [key for key in row if key.endswith((".max", ".negative"))]:
                 del row[column]
     for place in explained:
         rows[place]["program"] = "; ".join(dict.fromkeys(group.programs))
-    places = np.array([rows[place]["row"] for place in explained], np.int64)
-    blocks = [Block(group.name, places, tuple(variables))] if explained else []
+    numbers = np.array([rows[place]["row"] for place in explained], np.int64)
+    blocks = [Block(group.name, numbers, tuple(variables))] if explained else []
     if options.store_images:
         images = np.stack([loaded.sample.shown for loaded in group.loaded])
         items = np.array([item.index for item in group.members], np.int64)
@@ -112,7 +114,7 @@ def _of_images(group: Group, explained: Sequence[tuple[int, int]]) -> Iterator[V
 def _of_tap(
     options: StudyOptions,
     group: Group,
-    tap: str,
+    places: Sequence[Place],
     name: str,
     rows: Mapping[tuple[int, int], Row],
     explained: Sequence[tuple[int, int]],
@@ -120,9 +122,9 @@ def _of_tap(
     """The arrays of all methods at a tap; tells the rows what is in them."""
     stacked: dict[str, np.ndarray] = {}
     weights: dict[str, np.ndarray] = {}
-    shape = next(place.shape for place in group.places if place.tap == tap)
+    tap, shape = places[0].tap, places[0].shape
     score: np.ndarray | None = None
-    for place in (place for place in group.places if place.tap == tap):
+    for place in places:
         method = place.call.method.name
         own = {"tap": tap, "method": method}
         parts = _parts(group, place, explained)
@@ -164,18 +166,17 @@ def _parts(
     group: Group, place: Place, explained: Sequence[tuple[int, int]]
 ) -> dict[str, np.ndarray]:
     """The fields of the explanations of a place, a row for every target that was explained."""
-    found: dict[tuple[int, int], tuple[Any, int]] = {}
-    for members, explanation in group.explanations(place):
-        for position, member in enumerate(members):
-            found[member, -1] = (explanation, position)
-    fields: dict[str, list[np.ndarray]] = {}
-    for member, number in explained:
-        explanation, position = found[member, -1]
-        for field in ("map", "score", "weights", "drops", "attribution"):
-            values = getattr(explanation, field)
-            if values is not None:
-                fields.setdefault(field, []).append(values[position, number])
-    return {field: np.stack(values).astype(np.float32) for field, values in fields.items()}
+    members, found = group.explanations(place)
+    position = {member: index for index, member in enumerate(members)}
+    at = [position[member] for member, _ in explained], [number for _, number in explained]
+    parts = {}
+    for field in ("map", "score", "weights", "drops", "attribution"):
+        values = getattr(found, field)
+        if values is not None:
+            # Of one target each, all that ran are explained: nothing is copied.
+            chosen = values[:, 0] if values.shape[1] == 1 else values[at]
+            parts[field] = chosen.astype(np.float32, copy=False)
+    return parts
 
 
 def _stored(
@@ -183,12 +184,14 @@ def _stored(
 ) -> np.ndarray:
     """Values in the type that is stored; rows of those that it cannot hold say so."""
     with np.errstate(over="ignore"):
-        stored = values.astype(options.store)
-    for row, given, kept in zip(rows, values, stored, strict=True):
-        if np.isfinite(kept).all() or row["error"]:
+        stored = values.astype(options.store, copy=False)
+    held = np.isfinite(stored).reshape(len(stored), -1).all(-1)
+    for index in np.flatnonzero(~held).tolist():
+        row = rows[index]
+        if row["error"]:
             continue
         where = f"{place.call.method.name} at {place.tap}"
-        if np.isnan(given).any():
+        if np.isnan(values[index]).any():
             row["error"] = f"{where} is NaN: the network or its gradient is not finite here"
         else:
             wider = "" if options.store == "float32" else ", or store float32"
@@ -208,8 +211,9 @@ def _measure(maps: np.ndarray, name: str, group: Group, rows: Sequence[Row]) -> 
     )
     flat = maps[(slice(None), *shown)].reshape(len(maps), -1).astype(np.float64)
     total = np.abs(flat).sum(-1)
-    negative = np.where(flat < 0, -flat, 0).sum(-1)
-    shares = np.divide(negative, total, out=np.zeros_like(total), where=total > 0)
+    # What is negative is taken away twice: once as it is, once because it is missing.
+    twice = total - flat.sum(-1)
+    shares = np.divide(twice / 2, total, out=np.zeros_like(total), where=total > 0)
     for row, largest, share in zip(rows, flat.max(-1), shares, strict=True):
         row[f"{name}.max"] = float(largest)
         row[f"{name}.negative"] = float(share)

@@ -1,7 +1,7 @@
 """A shard on its way through the kernel: its images by extent, and what became of each so far."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -62,6 +62,20 @@ class Place:
     shape: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ran:
+    """Methods that ran on the same images, in batches.
+
+    Attributes:
+        places: the methods, each at a tap.
+        batches: of each batch the members of the group, and for each place what came of them, on
+            the device, with leading axes `n t`; a batch that was filled up has more than it says.
+    """
+
+    places: tuple[Place, ...]
+    batches: list[tuple[list[int], Sequence[Explanation]]] = dataclasses.field(default_factory=list)
+
+
 @dataclasses.dataclass(eq=False)
 class Group:
     """The images of one extent of a shard, and what became of them so far.
@@ -72,7 +86,7 @@ class Group:
         loaded: each as it was read.
         outputs: of the network, in batches.
         goals: for each image, what is explained of it, or why that is not.
-        found: for each place, explanations of the images that have any, in batches.
+        found: explanations of the images that have any.
         programs: names of those that ran.
     """
 
@@ -81,9 +95,7 @@ class Group:
     loaded: list[Loaded] = dataclasses.field(default_factory=list)
     outputs: list[Any] = dataclasses.field(default_factory=list)
     goals: list[list[Explained | Failure]] = dataclasses.field(default_factory=list)
-    found: list[tuple[Sequence[Place], Sequence[int], Any]] = dataclasses.field(
-        default_factory=list
-    )
+    found: list[Ran] = dataclasses.field(default_factory=list)
     programs: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -101,14 +113,20 @@ class Group:
     @property
     def places(self) -> tuple[Place, ...]:
         """The methods that ran, each at a tap."""
-        return tuple(dict.fromkeys(place for places, *_ in self.found for place in places))
+        return tuple(place for ran in self.found for place in ran.places)
 
-    def explanations(self, place: Place) -> Iterator[tuple[Sequence[int], Explanation]]:
-        """Those of a place on the host, batch by batch: which members, and leading axes `n t`."""
-        for places, members, found in self.found:
-            if place in places:
-                explanation, count = found[list(places).index(place)], len(members)
-                yield members, jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], explanation)
+    def explanations(self, place: Place) -> tuple[list[int], Explanation]:
+        """Those of a place on the host: of which members, and leading axes `n t`."""
+        ran = next(ran for ran in self.found if place in ran.places)
+        index = ran.places.index(place)
+        counts = [len(members) for members, _ in ran.batches]
+
+        def joined(*leaves: Any) -> np.ndarray:
+            parts = zip(leaves, counts, strict=True)
+            return np.concatenate([np.asarray(leaf)[:count] for leaf, count in parts])
+
+        found = jax.tree.map(joined, *(batch[index] for _, batch in ran.batches))
+        return [member for members, _ in ran.batches for member in members], found
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -131,4 +149,4 @@ class Pending:
 
     def waits_for(self) -> list[Any]:
         """Arrays that are ready when the shard is."""
-        return [found for group in self.groups.values() for *_, found in group.found]
+        return [ran.batches for group in self.groups.values() for ran in group.found]
