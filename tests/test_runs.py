@@ -272,6 +272,15 @@ def test_an_array_is_explained_row_by_row(place, tmp_path):
         found = segcam.methods.grad_cam(split, network.params, pixels[row["item"]], target).map
         np.testing.assert_allclose(stored.map(row["row"], "hidden", "grad_cam"), found, atol=1e-5)
     assert names == list("01234")
+    # Overwritten in place, an array has the metadata that it had; --verify reads the rows.
+    known = stored.table["sha256"].to_list()
+    zarr.open_array(tmp_path / "images.zarr")[3] = 1 - pixels[3]
+    for words, changed in (([], []), (["--verify"], [3])):
+        assert (
+            main(["sweep", str(tmp_path / "images.zarr"), *given, *words, "--out", str(out)]) == 0
+        )
+        found = open_store(out).table["sha256"]
+        assert [n for n, digest in enumerate(found) if digest != known[n]] == changed
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,23 @@ def test_what_is_lost_or_cut_off_is_noticed_and_made_again(tmp_path):
     assert runs.contents(tmp_path) == whole
 
 
+def test_bytes_that_changed_inside_an_object_are_noticed_when_asked(tmp_path):
+    runs.write(tmp_path)
+    digests = {file.path: f"{number}" * 64 for number, file in enumerate(runs.files(0))}
+    there = runs.contents(tmp_path)
+    with Store.create(tmp_path, runs.manifest()) as store:
+        name = next(name for name in there if "map.body/c/0" in name)
+        data = bytearray(there[name])
+        data[len(data) // 2] ^= 1
+        (tmp_path / name).write_bytes(data)
+        assert store.finished(0, runs.files(0))
+        assert not store.finished(0, runs.files(0), digest=lambda file: digests[file.path])
+        store.write(0, runs.blocks(0), runs.rows(0))
+        assert store.finished(0, runs.files(0), digest=lambda file: digests[file.path])
+        store.finish()
+    assert runs.contents(tmp_path) == there
+
+
 def test_a_finished_run_of_which_something_is_made_again_is_not_finished(tmp_path):
     runs.write(tmp_path)
     with Store.create(tmp_path, runs.manifest()) as store:

@@ -85,7 +85,8 @@ class Study:
         devices: How many devices of this machine share the images. Default: all.
         memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
         on_error: What an image that fails does: be a row with its reason, or stop the run.
-        verify: Trust finished shards by the digests of their files, not by size and time.
+        verify: Trust finished shards by the digests of their files and of what is stored, not by
+            sizes and times.
         share: K/N: only every N-th shard, from the K-th on. N processes, each with its own K, fill
             one run together.
         ray: Compute on a Ray cluster: its address, or auto (extra `ray`).

@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 import urllib.parse
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,11 @@ class Store:
         Args:
             shard: its number.
             files: of its items, in order.
-            digest: reads the SHA-256 of a file, which is compared too; None trusts path, size and
-                time.
+            digest: reads the SHA-256 of a file, which is compared too, as are the checksums of what
+                is stored; None trusts path, size and time, and the sizes of what is stored.
         """
         part = read_part(part_file(self.path, shard))
-        if part is None or part.broken(self.path) is not None:
+        if part is None or part.broken(self.path, verify=digest is not None) is not None:
             return False
         rows = {row["item"]: row for row in part.table.iter_rows(named=True)}
         for item, file in enumerate(files, shard * self.manifest.items_per_shard):
@@ -172,7 +173,9 @@ class Store:
             for place, each in enumerate(block.variables):
                 name = f"{block.group}/{node(each.name)}"
                 pieces.setdefault(name, []).append(_Piece(place, block.rows, each))
-        file, objects = part_file(self.path, shard), {}
+        file = part_file(self.path, shard)
+        sizes: dict[str, int] = {}
+        checksums: dict[str, int] = {}
         with written(self.path):
             # Another process may have finished the run since this one opened it.
             self.manifest = read_manifest(self.path / FILE)
@@ -181,11 +184,12 @@ class Store:
             file.unlink(missing_ok=True)
             for name in sorted(pieces):
                 self._encode(shard, name, pieces[name])
-                sizes = self._flush()
-                # Coordinates are written besides, with the first shard of a process.
-                objects |= {key: sizes[key] for key in sizes if key.startswith(f"{name}/")}
-            self._remove_others(shard, objects)
-            _files.write_bytes(file, Part.of(rows, objects).encode())
+                for key, size, checksum in self._flush():
+                    # Coordinates are written besides, with the first shard of a process.
+                    if key.startswith(f"{name}/"):
+                        sizes[key], checksums[key] = size, checksum
+            self._remove_others(shard, sizes)
+            _files.write_bytes(file, Part.of(rows, sizes, checksums).encode())
 
     def _has(self, shard: int, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a shard is finished, of the files that these rows are of."""
@@ -262,13 +266,13 @@ class Store:
             attributes={"name": some.name, "place": piece.place, **some.attributes},
         )
 
-    def _flush(self) -> dict[str, int]:
-        """Writes what Zarr has encoded; returns the sizes of the objects that hold values.
+    def _flush(self) -> list[tuple[str, int, int]]:
+        """Writes what Zarr has encoded; returns name, size and CRC-32 of objects with values.
 
         Raises:
             InputError: if an array of that name is there, and is another one.
         """
-        sizes = {}
+        found = []
         for name in list(self._objects):
             data, path = self._objects[name].as_numpy_array().data, self.path / name
             there = _files.read_json(path) if path.name == METADATA else None
@@ -280,9 +284,9 @@ class Store:
                     "zarr wrote it; give another folder, or --overwrite"
                 )
             if path.name != METADATA:
-                sizes[name] = len(data)
+                found.append((name, len(data), zlib.crc32(data)))
             del self._objects[name]
-        return sizes
+        return found
 
     def finish(self) -> Manifest | None:
         """Writes the manifest again, with what the run has come to, if all its shards are there.

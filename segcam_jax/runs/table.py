@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,41 +48,59 @@ class Part:
     Attributes:
         table: its rows, in order.
         objects: bytes of each object of the shard, by its name in the run's folder.
+        checksums: CRC-32 of each; runs of before 0.5 have none.
     """
 
     table: polars.DataFrame
     objects: Mapping[str, int]
+    checksums: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Iterable[Mapping[str, Any]], objects: Mapping[str, int]) -> "Part":
+    def of(
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        objects: Mapping[str, int],
+        checksums: Mapping[str, int],
+    ) -> "Part":
         """The part of rows that have the columns above, and numbers by any other name."""
         there = sorted((dict(row) for row in rows), key=lambda row: row["row"])
         maps = sorted({name for row in there for name in row} - COLUMNS.keys())
         schema = {**COLUMNS, **dict.fromkeys(maps, polars.Float64)}
         columns = {name: [row.get(name) for row in there] for name in schema}
-        return cls(polars.DataFrame(columns, schema=schema), objects)
+        return cls(polars.DataFrame(columns, schema=schema), objects, checksums)
 
     def encode(self) -> bytes:
         """The part as a file: the same bytes for equal parts."""
         stream = io.BytesIO()
-        objects = json.dumps(dict(sorted(self.objects.items())))
-        self.table.write_parquet(stream, metadata={"objects": objects})
+        about = {"objects": self.objects, "checksums": self.checksums}
+        metadata = {name: json.dumps(dict(sorted(each.items()))) for name, each in about.items()}
+        self.table.write_parquet(stream, metadata=metadata)
         return stream.getvalue()
 
     @classmethod
     def decode(cls, data: bytes) -> "Part | None":
         """The part that a file holds; None if it was cut off."""
         try:
-            objects = json.loads(polars.read_parquet_metadata(io.BytesIO(data))["objects"])
-            return cls(polars.read_parquet(io.BytesIO(data)), objects)
+            metadata = polars.read_parquet_metadata(io.BytesIO(data))
+            objects, checksums = metadata["objects"], metadata.get("checksums", "{}")
+            table = polars.read_parquet(io.BytesIO(data))
+            return cls(table, json.loads(objects), json.loads(checksums))
         except (PolarsError, PanicException, KeyError, ValueError):
             return None
 
-    def broken(self, folder: Path) -> str | None:
-        """The first object that is not there as it was written; None if all are."""
+    def broken(self, folder: Path, *, verify: bool = False) -> str | None:
+        """The first object that is not there as it was written; None if all are.
+
+        Args:
+            folder: of the run.
+            verify: read the objects and compare their checksums, not only their sizes.
+        """
         for name, size in self.objects.items():
             try:
                 if os.stat(folder / name).st_size != size:
+                    return name
+                known = self.checksums.get(name) if verify else None
+                if known is not None and zlib.crc32((folder / name).read_bytes()) != known:
                     return name
             except FileNotFoundError:
                 return name
