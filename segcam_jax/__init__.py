@@ -29,6 +29,7 @@ from segcam_jax.adapters import (
     from_function as from_function,
     from_linen as from_linen,
     from_nnx as from_nnx,
+    from_torch as from_torch,
 )
 from segcam_jax.api import explain as explain, show as show
 from segcam_jax.engine import (

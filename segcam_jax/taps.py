@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax import faults, masks
@@ -100,8 +101,8 @@ class Split:
     input: Any
     _slice: slicing.Slice = dataclasses.field(repr=False)
     _signature: Any = dataclasses.field(repr=False)
-    _channel_axis: int
-    _batch_axis: int | None
+    _places: tuple[int, ...]
+    _layout: tuple[int | None, int | None]
     _again: Callable[[Any], "Split"] = dataclasses.field(repr=False)
     outputs: Outputs | None = None
     declared: Outputs | None = None
@@ -208,8 +209,8 @@ class Split:
             INPUT,
             params,
             x,
-            channel_axis=self._channel_axis,
-            batch_axis=self._batch_axis,
+            channel_axis=self._layout[0],
+            batch_axis=self._layout[1],
             outputs=self.declared,
             one_example=self._one_example,
         )
@@ -220,9 +221,9 @@ class Split:
 
     def canonical(self, activation: Array) -> Array:
         """An activation in the layout inside the model, as `*space c`."""
-        if self._batch_axis is not None:
-            activation = jnp.squeeze(activation, self._batch_axis)
-        return jnp.moveaxis(activation, self._channel_axis, -1)
+        if self._layout[1] is not None:
+            activation = jnp.squeeze(activation, self._layout[1])
+        return jnp.transpose(activation, self._places)
 
     def native(self, activation: Array) -> Array:
         """The activation in the layout that it has inside the model."""
@@ -231,9 +232,9 @@ class Split:
                 f"the activation at tap {self.tap!r} has shape {activation.shape}; expected "
                 f"{self.activation.shape}{signatures.many(activation.shape, self.activation.shape)}"
             )
-        activation = jnp.moveaxis(activation, -1, self._channel_axis)
-        if self._batch_axis is not None:
-            activation = jnp.expand_dims(activation, self._batch_axis)
+        activation = jnp.transpose(activation, np.argsort(self._places).tolist())
+        if self._layout[1] is not None:
+            activation = jnp.expand_dims(activation, self._layout[1])
         return activation
 
 
@@ -276,7 +277,7 @@ def split(
     params: Any,
     x: Any,
     *,
-    channel_axis: int = -1,
+    channel_axis: int | None = None,
     batch_axis: int | None = None,
     outputs: Outputs | None = None,
     one_example: bool | None = None,
@@ -289,7 +290,9 @@ def split(
         params: pytree of arrays or `ShapeDtypeStruct`s; only shapes and dtypes are read.
         x: one example, likewise.
         channel_axis: the channel axis of the activation (not of the output) inside the model, after
-            `batch_axis` is taken away; 0 for models that keep channels first, as Equinox's do.
+            `batch_axis` is taken away; 0 for models that keep channels first. None: as the traced
+            program tells, the one axis that runs along no position of the input (which has its
+            channels last); the last axis where that leaves a choice.
         batch_axis: an axis of size one to take away, for models that insist on a batch.
         outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what its
             adapter was told; else `"probabilities"` where its last operations are a softmax or a
@@ -344,23 +347,19 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
             f"tap {tap_name!r} reaches no output of the model. "
             f"Taps: {layouts.listing(tap_name, variables)}"
         )
-    channel_axis, batch_axis = layout
-    if batch_axis is None and not one_example:
-        layouts.check_example(origins, traced, x, [variable], of_one=True)
-    batched = layouts.is_batched(x, batch_axis, origins)
-    if not batched and variable is traced.invars[-1]:
-        batch_axis = None  # The model adds it behind its input.
-    activation = layouts.moved(
-        variable.aval,
-        origins.of(variable),
-        layouts.order_of(variable.aval.shape, channel_axis, batch_axis, tap_name),
-        layouts.rank_of(x) - batched,
-        origins.channels,
-    )
     again = functools.partial(_cached, fn=fn, tap_name=tap_name, layout=layout, said=said)
+    if layout[1] is None and not one_example:
+        layouts.check_example(origins, traced, x, [variable], of_one=True)
+    batched = layouts.is_batched(x, layout[1], origins)
+    if not batched and variable is traced.invars[-1]:
+        layout = (layout[0], None)  # The model adds the batch behind its input.
+    made_of, rank = origins.of(variable), layouts.rank_of(x)
+    order = layouts.order_of(variable.aval.shape, layout, tap_name, made_of, rank)
+    activation = layouts.moved(variable.aval, made_of, order, rank - batched, origins.channels)
     outputs = logits.held(traced) if told is None else told
     found = (tap_name, activation, output, x, cut, signature)
-    return Split(*found, channel_axis, batch_axis, again, outputs, told, one_example)
+    places = tuple(sorted(order).index(axis) for axis in order)
+    return Split(*found, places, layout, again, outputs, told, one_example)
 
 
 _CACHE: Recent[Split] = Recent(_CACHED_SPLITS)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -66,7 +67,42 @@ def pieces(params, x):
 def test_what_is_done_to_axes():
     x, params = jnp.ones((8, 12, 2)), jnp.ones((4, 5))
     assert maps(pieces, params, x) == ["input", "back", "nearest", "linear", "up"]
-    assert maps(turned, jnp.ones(()), x) == ["input"]
+    assert maps(turned, jnp.ones(()), x) == ["input", "turned"]
+
+
+def test_channels_are_read_from_the_program_and_positions_put_in_order():
+    def inside(params, x):
+        """Rows and columns turned, channels first, in the middle, and of one."""
+        y = convolve(x, params)
+        first = tap(jnp.moveaxis(y, -1, 0), "first")
+        middle = tap(jnp.swapaxes(first, 0, 1) * 2, "middle")
+        turned = tap(jnp.transpose(middle, (2, 0, 1)), "turned")
+        one = tap(turned.sum(-1, keepdims=True), "one")
+        tokens = tap(y.reshape(-1, y.shape[-1]).T, "tokens")
+        scores = tap(jnp.stack([tokens.T @ tokens] * 3), "heads")
+        mixed = tap(jnp.einsum("hwc,hk->kwc", y, jnp.ones((len(y), 5))), "mixed")
+        return y + one.swapaxes(0, 1) + scores.sum() + mixed.sum()
+
+    x = jax.random.normal(jax.random.key(1), (8, 12, 2))
+    params = jax.random.normal(jax.random.key(2), (3, 3, 2, 4))
+    taps = segcam.list_taps(inside, params, x)
+    assert {name: struct.shape for name, struct in taps.items()} == {
+        "input": (8, 12, 2),
+        **dict.fromkeys(("first", "middle", "turned"), (8, 12, 4)),
+        "one": (12, 8, 1),  # Nothing tells which axis of one has channels: as it lies.
+        "tokens": (96, 4),
+        "heads": (96, 96, 3),
+        "mixed": (5, 12, 4),  # Two axes are of weights: as it lies.
+    }
+    want = convolve(x, params)
+    for name, factor in {"first": 1, "middle": 2, "turned": 2}.items():
+        split = segcam.split(inside, name, params, x)
+        activation, carry = split.encode(params, x)
+        np.testing.assert_allclose(activation, factor * want, rtol=1e-6)
+        np.testing.assert_array_equal(split.canonical(split.native(activation)), activation)
+        np.testing.assert_allclose(split.decode(activation, carry), inside(params, x), rtol=1e-5)
+    said = segcam.split(inside, "first", params, x, channel_axis=-1)
+    assert said.activation.shape == (4, 8, 12)
 
 
 def carried(params, x):

@@ -49,7 +49,9 @@ def bottleneck(taps: Mapping[str, jax.ShapeDtypeStruct]) -> str:
 
 def struct_of(aval: Any, made_of: axes.Axes, x: Any, channels: Iterable[int] = ()) -> TapStruct:
     """A tap's shape, channels last; an axis of one in front may be a batch."""
-    return moved(aval, made_of, range(len(aval.shape)), rank_of(x), channels)
+    rank, start = rank_of(x), int(len(aval.shape) == rank_of(x) + 2 and aval.shape[0] == 1)
+    order = _read(range(start, len(aval.shape)), aval.shape, made_of, rank)
+    return moved(aval, made_of, [*range(start), *order], rank, channels)
 
 
 def moved(
@@ -76,9 +78,22 @@ def is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:
 
 
 def order_of(
-    shape: Sequence[int], channel_axis: int, batch_axis: int | None, name: str
+    shape: Sequence[int],
+    layout: tuple[int | None, int | None],
+    name: str,
+    made_of: axes.Axes,
+    rank: int,
 ) -> list[int]:
-    """The axes of an activation, the batch left out, channels last."""
+    """The axes of an activation, the batch left out, channels last.
+
+    Args:
+        shape: of the activation inside of the model.
+        layout: its channel axis (None: as the program tells) and its batch axis, as given.
+        name: of the tap.
+        made_of: what its axes are made of.
+        rank: how many axes of positions the input has.
+    """
+    channel_axis, batch_axis = layout
     order = list(range(len(shape)))
     if batch_axis is not None and (
         not -len(shape) <= batch_axis < len(shape) or shape[order.pop(batch_axis)] != 1
@@ -86,10 +101,29 @@ def order_of(
         raise InputError(
             f"tap {name!r} has shape {shape}; expected size 1 at batch_axis={batch_axis}"
         )
+    if channel_axis is None:
+        return _read(order, shape, made_of, rank)
     if not -len(order) <= channel_axis < len(order):
         raise InputError(f"tap {name!r} has shape {shape}; no channel_axis={channel_axis}")
     order.append(order.pop(channel_axis))
     return order
+
+
+def _read(order: Iterable[int], shape: Sequence[int], made_of: axes.Axes, rank: int) -> list[int]:
+    """The axes of an activation, channels last, as the traced program tells; else as they lie.
+
+    Channels lie along the one axis that runs along no position of the input: it is made of weights,
+    or of the input's channels. Positions then lie in the order of the input's.
+    """
+    order = list(order)
+    along = {axis: next((a for a, _ in made_of[axis][:1] if 0 <= a < rank), -1) for axis in order}
+    channels = [axis for axis in order if shape[axis] != 1 and along[axis] < 0]
+    if len(channels) != 1:
+        return order
+    positions = [axis for axis in order if axis not in channels]
+    if len({along[axis] for axis in positions} - {-1}) == len(positions):
+        positions.sort(key=along.__getitem__)
+    return [*positions, *channels]
 
 
 def listing(name: str, variables: Mapping[str, Any]) -> str:
@@ -112,7 +146,10 @@ def unknown_tap(name: str, variables: Mapping[str, Any], x: Any) -> TapError:
 
 def check_axes(batch_axis: Any, channel_axis: Any) -> None:
     """Raises `InputError` for axes that are no whole numbers; there may be no batch axis."""
-    given = {"batch_axis": 0 if batch_axis is None else batch_axis, "channel_axis": channel_axis}
+    given = {
+        "batch_axis": 0 if batch_axis is None else batch_axis,
+        "channel_axis": -1 if channel_axis is None else channel_axis,
+    }
     for name, axis in given.items():
         if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
             raise InputError(

@@ -4,12 +4,14 @@
     fn, params = from_nnx(model, batch_axis=0)    # ... or `1 h w c`
     fn, params = from_linen(module, variables)    # `1 h w c`
     fn, params = from_equinox(model)              # `c h w`
+    fn, params = from_torch(module)               # `1 c h w`
     fn, params = from_function(fn, params, channel_axis=0)
 
 The model runs in eval mode, and the output of every submodule is a tap, named by its path:
 `layers/0/conv`; `layers/0/conv#2` where it is called a second time. A tap that the author has
 placed keeps its name; a submodule of that path is then `path#module`. Only calls are taps, not
-other methods, and only those that return one array of floats (Equinox: with a state).
+other methods, and only those that return one array of floats (Equinox: with a state; PyTorch:
+among other things).
 
 Images, outputs and taps are channels last and without a batch, whatever the layout inside the
 model, so that `split` is told of none.
@@ -26,3 +28,4 @@ from segcam_jax.adapters.equinox_models import from_equinox as from_equinox
 from segcam_jax.adapters.functions import from_function as from_function
 from segcam_jax.adapters.linen_models import from_linen as from_linen
 from segcam_jax.adapters.nnx_models import from_nnx as from_nnx
+from segcam_jax.adapters.torch_models import from_torch as from_torch

@@ -1,0 +1,317 @@
+"""Networks of five PyTorch packages, as they are: outputs, activations, gradients, ablations.
+
+python -m benchmarks.foreign [--only NAME ...]
+
+Each network has random weights and normalisations of random statistics, and is held to torch
+itself. *Output*, *activation* and *gradient* (of the mean of the output's last channel, at the tap)
+are the largest difference from torch in float32, relative to the largest magnitude. *Drops* are
+those of three ablated channels, against torch's own in float64, relative to the largest.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import segcam_jax as segcam
+from segcam_jax import _files
+from segcam_jax.adapters import from_torch
+from segcam_jax.extras import require
+
+OUT = Path(__file__).parent / "results" / "foreign.json"
+_ABLATED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network of a package.
+
+    Attributes:
+        package: its import name.
+        make: makes it, given the package.
+        shape: of an image, channels last.
+        tap: where it is explained.
+        output: picks the logits from what it returns.
+    """
+
+    package: str
+    make: Callable[[Any], Any]
+    shape: tuple[int, ...]
+    tap: str
+    output: str | int | None = None
+
+
+def _plain_unet(package: Any, *, deep: bool) -> Any:
+    nn = require("torch.nn", extra="bench")
+    unet = require(f"{package.__name__}.architectures.unet", extra="bench")
+    return unet.PlainConvUNet(
+        1, 4, (16, 32, 64, 128), nn.Conv3d, 3, ((1, 1, 1), 2, 2, 2), 2, 3, 2, conv_bias=True,
+        norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True}, deep_supervision=deep,
+    )  # fmt: skip
+
+
+NETWORKS: dict[str, Network] = {
+    "torchvision ResNet-18": Network(
+        "torchvision.models", lambda m: m.resnet18(), (64, 64, 3), "layer3"
+    ),
+    "torchvision MobileNetV3": Network(
+        "torchvision.models", lambda m: m.mobilenet_v3_small(), (96, 96, 3), "features/8"
+    ),
+    "torchvision DenseNet-121": Network(
+        "torchvision.models", lambda m: m.densenet121(), (64, 64, 3), "features/denseblock3"
+    ),
+    "torchvision ConvNeXt-T": Network(
+        "torchvision.models", lambda m: m.convnext_tiny(), (64, 64, 3), "features/5"
+    ),
+    "torchvision Swin-T": Network(
+        "torchvision.models", lambda m: m.swin_t(), (64, 64, 3), "features/5"
+    ),
+    "torchvision DeepLabV3 (MobileNetV3)": Network(
+        "torchvision.models.segmentation",
+        lambda m: m.deeplabv3_mobilenet_v3_large(
+            weights_backbone=None, num_classes=5, aux_loss=True
+        ),
+        (96, 96, 3),
+        "backbone/12",
+        "out",
+    ),
+    "torchvision LR-ASPP": Network(
+        "torchvision.models.segmentation",
+        lambda m: m.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=5),
+        (96, 96, 3),
+        "backbone/12",
+    ),
+    "smp U-Net (ResNet-18)": Network(
+        "segmentation_models_pytorch",
+        lambda m: m.Unet("resnet18", encoder_weights=None, classes=4),
+        (64, 64, 3),
+        "encoder/layer4",
+    ),
+    "smp U-Net++ (EfficientNet-B0)": Network(
+        "segmentation_models_pytorch",
+        lambda m: m.UnetPlusPlus("efficientnet-b0", encoder_weights=None, classes=4),
+        (64, 64, 3),
+        "encoder/_blocks/15",
+    ),
+    "smp DeepLabV3+ (ResNet-18)": Network(
+        "segmentation_models_pytorch",
+        lambda m: m.DeepLabV3Plus("resnet18", encoder_weights=None, classes=4),
+        (64, 64, 3),
+        "encoder/layer4",
+    ),
+    "smp FPN (ResNet-18)": Network(
+        "segmentation_models_pytorch",
+        lambda m: m.FPN("resnet18", encoder_weights=None, classes=4),
+        (64, 64, 3),
+        "encoder/layer4",
+    ),
+    "smp Linknet (ResNet-18)": Network(
+        "segmentation_models_pytorch",
+        lambda m: m.Linknet("resnet18", encoder_weights=None, classes=4),
+        (64, 64, 3),
+        "encoder/layer4",
+    ),
+    "smp MAnet (ResNet-18)": Network(
+        "segmentation_models_pytorch",
+        lambda m: m.MAnet("resnet18", encoder_weights=None, classes=4),
+        (64, 64, 3),
+        "encoder/layer4",
+    ),
+    "smp SegFormer (MiT-B0)": Network(
+        "segmentation_models_pytorch",
+        lambda m: m.Segformer("mit_b0", encoder_weights=None, classes=4),
+        (64, 64, 3),
+        "decoder/fuse_stage",
+    ),
+    "timm ViT-Ti/16": Network(
+        "timm",
+        lambda m: m.create_model("vit_tiny_patch16_224", img_size=64),
+        (64, 64, 3),
+        "blocks/8",
+    ),
+    "timm EfficientNet-Lite0": Network(
+        "timm", lambda m: m.create_model("efficientnet_lite0"), (64, 64, 3), "blocks/4"
+    ),
+    "timm MobileViT-XXS": Network(
+        "timm", lambda m: m.create_model("mobilevit_xxs"), (64, 64, 3), "stages/3"
+    ),
+    "timm Swin-T": Network(
+        "timm",
+        lambda m: m.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=4),
+        (64, 64, 3),
+        "layers/2",
+    ),
+    "MONAI DynUNet": Network(
+        "monai.networks.nets",
+        lambda m: m.DynUNet(
+            3, 2, 2, (3, 3, 3), (1, 2, 2), (2, 2), filters=(16, 32, 64), res_block=True
+        ),
+        (16, 16, 16, 2),
+        "bottleneck",
+    ),
+    "MONAI SwinUNETR": Network(
+        "monai.networks.nets",
+        lambda m: m.SwinUNETR(2, 2, feature_size=12),
+        (32, 32, 32, 2),
+        "encoder4",
+    ),
+    "MONAI UNETR": Network(
+        "monai.networks.nets",
+        lambda m: m.UNETR(2, 2, (32, 32, 32), 8, 96, 192, 4),
+        (32, 32, 32, 2),
+        "encoder4",
+    ),
+    "MONAI SegResNet": Network(
+        "monai.networks.nets", lambda m: m.SegResNet(), (32, 32, 32, 1), "down_layers/2"
+    ),
+    "MONAI AttentionUnet": Network(
+        "monai.networks.nets",
+        lambda m: m.AttentionUnet(3, 1, 2, (8, 16, 32), (2, 2)),
+        (16, 16, 16, 1),
+        "model/1/submodule/1/submodule",
+    ),
+    "MONAI VNet": Network(
+        "monai.networks.nets", lambda m: m.VNet(out_channels=2), (32, 32, 32, 1), "down_tr128"
+    ),
+    "nnU-Net PlainConvUNet": Network(
+        "dynamic_network_architectures",
+        lambda m: _plain_unet(m, deep=False),
+        (32, 32, 32, 1),
+        "encoder/stages/3",
+    ),
+    "nnU-Net PlainConvUNet, deep supervision": Network(
+        "dynamic_network_architectures",
+        lambda m: _plain_unet(m, deep=True),
+        (16, 16, 16, 1),
+        "encoder/stages/2",
+        0,
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Holds networks to torch, and writes the JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
+    chosen = parser.parse_args(arguments).only
+    found = _files.read_json(OUT) or {"networks": {}}
+    for name, network in NETWORKS.items():
+        if chosen and not any(each.lower() in name.lower() for each in chosen):
+            continue
+        start = time.perf_counter()
+        row = measured(network)
+        print(f"{name}: {json.dumps(row)} ({time.perf_counter() - start:.0f} s)", flush=True)
+        found["networks"][name] = row
+        _files.write_json(OUT, found)
+
+
+def measured(network: Network) -> dict[str, Any]:
+    """The differences between a network in JAX and in torch."""
+    torch = require("torch", extra="bench")
+    module = _made(network)
+    generator = np.random.default_rng(1)
+    x: Any = generator.normal(size=network.shape).astype(np.float32)
+    fn, params = from_torch(module, output=network.output)
+    taps = segcam.list_taps(fn, params, x)
+    split = segcam.split(fn, network.tap, params, x)
+    activation, carry = jax.jit(split.encode)(params, x)
+
+    def score(activation: jax.Array) -> jax.Array:
+        return split.decode(activation, carry)[..., -1].mean()
+
+    output = jax.jit(split.decode)(activation, carry)
+    gradient = jax.jit(jax.grad(score))(activation)
+    theirs = _Reference(module, network, x, torch.float32)
+    moves = activation.ndim == len(network.shape)
+    channel_axis = theirs.channel_axis(activation.shape) if moves else -1
+    exact = _Reference(copy.deepcopy(module).double(), network, x, torch.float64)
+    drops = segcam.methods.ablation_cam(split, params, x, lambda out: out[..., -1].mean()).drops
+    channels = np.argsort(-np.abs(np.asarray(drops)))[:_ABLATED]
+    true = np.array([exact.drop(int(channel), channel_axis) for channel in channels])
+    return {
+        "taps": len(taps) - 1,
+        "tap": network.tap,
+        "shape": list(activation.shape),
+        "output": _error(output, theirs.output),
+        "activation": _error(activation, np.moveaxis(theirs.activation, channel_axis, -1)),
+        "gradient": _error(gradient, np.moveaxis(theirs.gradient, channel_axis, -1)),
+        "drops": _error(np.asarray(drops)[channels], true),
+    }
+
+
+def _made(network: Network) -> Any:
+    torch = require("torch", extra="bench")
+    torch.manual_seed(0)
+    module = network.make(require(network.package, extra="bench")).eval()
+    for each in module.modules():
+        if isinstance(getattr(each, "running_mean", None), torch.Tensor):
+            each.running_mean.normal_(0, 0.1)
+            each.running_var.uniform_(0.5, 1.5)
+    return module
+
+
+class _Reference:
+    """A network in torch: what it computes at a tap, without the batch."""
+
+    def __init__(self, module: Any, network: Network, x: np.ndarray, dtype: Any):
+        torch = require("torch", extra="bench")
+        self._module, self._network = module, network
+        self._input = torch.from_numpy(np.moveaxis(x, -1, 0)[None]).to(dtype)
+        kept: list[Any] = []
+
+        def keep(_: Any, __: Any, output: Any) -> Any:
+            kept.append(output.detach().clone().requires_grad_())
+            return kept[0].clone()
+
+        output = self._run(keep)
+        output[:, -1].mean().backward()
+        self._score = float(output[:, -1].mean())
+        self.output = np.moveaxis(output.detach().numpy()[0], 0, -1)
+        self.activation = kept[0].detach().numpy()[0]
+        self.gradient = kept[0].grad.numpy()[0]
+
+    def _run(self, hook: Any) -> Any:
+        submodule = self._module.get_submodule(self._network.tap.replace("/", "."))
+        handle = submodule.register_forward_hook(hook)
+        try:
+            output = self._module(self._input)
+        finally:
+            handle.remove()
+        if self._network.output is not None:
+            output = output[self._network.output]
+        return output["out"] if isinstance(output, dict) else output
+
+    def channel_axis(self, shape: tuple[int, ...]) -> int:
+        """Where torch has the channels of an activation that is `shape`, channels last."""
+        return 0 if np.moveaxis(self.activation, 0, -1).shape == shape else -1
+
+    def drop(self, channel: int, axis: int) -> float:
+        """What the score falls by where a channel is 0."""
+        torch = require("torch", extra="bench")
+
+        def ablate(_: Any, __: Any, output: Any) -> Any:
+            output = output.clone()
+            output.select(axis if axis < 0 else axis + 1, channel).zero_()
+            return output
+
+        with torch.no_grad():
+            return self._score - float(self._run(ablate)[:, -1].mean())
+
+
+def _error(ours: Any, theirs: Any) -> float:
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"shapes differ: {ours.shape} here, {theirs.shape} in torch")
+    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""PyTorch modules as they are: torch's values, a tap at every submodule, nothing left behind."""
+
+import copy
+import importlib.util
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import segcam_jax as segcam
+from segcam_jax import InputError
+from segcam_jax.cli import main
+
+if importlib.util.find_spec("torchax") is None:  # A release of it may need the adapter's bridge.
+    pytest.skip("needs the extra torchax", allow_module_level=True)
+torch = pytest.importorskip("torch")
+nn, F = torch.nn, torch.nn.functional
+
+X = np.random.default_rng(0).normal(size=(16, 12, 3)).astype(np.float32)
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.act = nn.ReLU(inplace=True)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        return self.act(self.norm(self.conv(x)))
+
+
+class UNet(nn.Module):
+    """One level, one convolution called twice, two ways up."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.middle, self.up = Block(3, 4), Block(4, 8), Block(4 + 4 + 8, 4)
+        self.transposed = nn.ConvTranspose2d(8, 4, 2, stride=2)
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        skip = self.down(x)
+        x = self.middle(F.max_pool2d(skip, 2))
+        x = self.shared(F.gelu(self.shared(x)))
+        nearest = F.interpolate(x, scale_factor=2)
+        x = self.up(torch.cat([skip, self.transposed(x), nearest], 1))
+        return self.head(self.dropout(x))
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return UNet().eval()
+
+
+def given(x, dtype=torch.float32):
+    return torch.from_numpy(np.moveaxis(np.asarray(x), -1, 0)[None]).to(dtype)
+
+
+def back(tensor):
+    return np.moveaxis(tensor.detach().numpy()[0], 0, -1)
+
+
+def test_a_unet_is_explained_as_torch_computes_it(unet):
+    fn, params = segcam.from_torch(unet)
+    taps = segcam.list_taps(fn, params, X)
+    assert list(taps) == [
+        *("input", "down/conv", "down/norm", "down/act", "down", "middle/conv", "middle/norm"),
+        *("middle/act", "middle", "shared", "shared#2", "transposed", "up/conv", "up/norm"),
+        *("up/act", "up", "dropout", "head"),
+    ]
+    assert taps["middle"].shape == (8, 6, 8)
+    assert taps["middle"].on_grid
+    kept = {}
+
+    def keep(_, __, output):
+        kept["middle"] = output.detach().clone().requires_grad_()
+        return kept["middle"].clone()
+
+    handle = unet.middle.register_forward_hook(keep)
+    output = unet(given(X))
+    output[0, 1, 4:9, 3:7].sum().backward()
+    handle.remove()
+    split = segcam.split(fn, "middle", params, X)
+    activation, carry = split.encode(params, X)
+    np.testing.assert_allclose(split.decode(activation, carry), back(output), atol=1e-5)
+    np.testing.assert_allclose(activation, back(kept["middle"]), atol=1e-5)
+    gradient = jax.grad(lambda a: split.decode(a, carry)[4:9, 3:7, 1].sum())(activation)
+    np.testing.assert_allclose(gradient, back(kept["middle"].grad), atol=1e-5)
+
+    exact, drops = copy.deepcopy(unet).double(), []
+    before = exact(given(X, torch.float64))[0, 1, 4:9, 3:7].sum().item()
+    for channel in range(8):
+
+        def ablate(_, __, output, channel=channel):
+            return output * (torch.arange(8) != channel)[:, None, None]
+
+        handle = exact.middle.register_forward_hook(ablate)
+        drops.append(before - exact(given(X, torch.float64))[0, 1, 4:9, 3:7].sum().item())
+        handle.remove()
+    region = np.zeros((16, 12), bool)
+    region[4:9, 3:7] = True
+    target = segcam.targets.region(1, region)
+    ours = segcam.methods.ablation_cam(split, params, X, target).drops
+    np.testing.assert_allclose(ours, drops, atol=2e-6 * np.abs(drops).max())
+    one_line = segcam.explain(unet, X, tap="middle", target=target, method="ablation_cam")
+    np.testing.assert_array_equal(one_line.drops, ours)
+
+
+def test_nothing_is_left_on_a_module_nor_taken_from_a_generator():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.seen = Block(3, 2), []
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            self.seen.append(x)
+            return self.block(x) * self.calls
+
+    module = Counting()
+    module.eval().block.conv.train()
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    attributes = {each: dict(vars(each)) for each in module.modules()}
+    seed = torch.get_rng_state()
+    fn, params = segcam.from_torch(module)
+    first, second = fn(params, X), fn(params, X)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(jax.jit(fn)(params, X), first, atol=1e-6)
+    assert torch.equal(seed, torch.get_rng_state())
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert module.seen == []
+    assert module.block.conv.training
+    assert {each: dict(vars(each)) for each in module.modules()} == attributes
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    module.block.conv.weight.data.zero_()
+    np.testing.assert_array_equal(fn(params, X), first)  # `params` is what counts.
+    assert jnp.abs(fn(jax.tree.map(jnp.zeros_like, params), X)).max() == 0
+
+
+def test_changes_in_place_stay_what_they_are():
+    class Aliased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 2, 1), nn.ReLU(inplace=True)
+            self.same, self.drop = nn.Identity(), nn.Dropout(0.3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            self.act(x)  # What it returns is not used: `x` has changed.
+            return x + 2 * self.drop(self.same(x))
+
+    module = Aliased().eval()
+    fn, params = segcam.from_torch(module)
+    np.testing.assert_allclose(fn(params, X), back(module(given(X))), atol=1e-6)
+    whole = fn(params, X)
+    shares = {}
+    for name in ("conv", "act", "same", "drop"):
+        split = segcam.split(fn, name, params, X)
+        activation, carry = split.encode(params, X)
+        np.testing.assert_allclose(split.decode(activation, carry), whole, atol=1e-6)
+        shares[name] = split.decode(0 * activation, carry) / jnp.where(whole == 0, 1, whole)
+    assert jnp.abs(shares["conv"]).max() == 0
+    assert jnp.abs(shares["act"]).max() == 0
+    for name in ("same", "drop"):  # The other summand does not pass through them.
+        np.testing.assert_allclose(shares[name][whole > 0], 1 / 3, rtol=1e-5)
+    before = np.asarray(segcam.split(fn, "conv", params, X).encode(params, X)[0])
+    np.testing.assert_allclose(before, back(module.conv(given(X))), atol=1e-6)
+    assert before.min() < 0
+
+
+def test_outputs_inputs_and_arguments():
+    class Many(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.embed, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 2)
+
+        def forward(self, scale, image, form="dict"):
+            tokens = self.embed(image).flatten(2).transpose(1, 2)
+            tokens, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+            out = self.head(tokens.mean(1)) * scale
+            both = {"out": out, "aux": out + 1}
+            return {"dict": both, "list": list(both.values()), "one": {"out": out}}[form]
+
+    module = Many().eval()
+    scale = np.full((1, 1), 3, np.float32)
+    want = module(torch.tensor(scale), given(X))["out"].detach().numpy()[0]
+    named = {"image": "image", "scale": scale}
+    for options in (
+        {**named, "output": "out"},
+        {**named, "output": 0, "form": "list"},
+        {**named, "form": "one"},
+        {"call": lambda m, x: m(3, x)["out"]},
+        {"call": lambda m, x, t: m(t, x)["out"], "t": torch.tensor(scale)},
+        {**named, "output": lambda out: out["aux"] - 1},
+    ):
+        fn, params = segcam.from_torch(module, **options)
+        np.testing.assert_allclose(fn(params, X), want, atol=1e-6)
+    taps = segcam.list_taps(fn, params, X)
+    assert taps["attention"].shape == (12, 4)
+    assert not taps["attention"].on_grid
+    fn, params = segcam.from_torch(module, **named)
+    with pytest.raises(InputError, match=r"2 tensors in a dict \('out': .*; say .* output='out'"):
+        fn(params, X)
+    fn, params = segcam.from_torch(module, output="out")
+    with pytest.raises(InputError, match="needs the argument 'image'"):
+        fn(params, X)
+
+
+def test_weights_shared_halved_and_kept_loose():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False)
+            self.up.weight = self.down.weight
+            self.scale, self.steps = torch.tensor(2.0), [torch.ones(3, 1, 1), {"a": torch.eye(3)}]
+
+        def forward(self, x):
+            x = self.up(self.down(x)) * self.scale + self.steps[0] * torch.arange(12)
+            return torch.einsum("bchw,cd->bdhw", x, self.steps[1]["a"])
+
+    module = Tied().eval()
+    fn, params = segcam.from_torch(module)
+    assert list(params) == ["down.weight"]
+    np.testing.assert_allclose(fn(params, X), back(module(given(X))), rtol=1e-5, atol=1e-5)
+    half = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)).eval()
+    fn, params = segcam.from_torch(half.to(torch.bfloat16))
+    assert {str(leaf.dtype) for leaf in params.values()} == {"float32", "int32"}
+    np.testing.assert_allclose(fn(params, X), back(half.float()(given(X))), atol=1e-5)
+
+
+def test_hooks_of_the_model_run_and_those_of_others_do_not():
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.old = nn.utils.weight_norm(nn.Conv2d(4, 2, 1))
+            self.conv.register_forward_hook(self.double)
+
+        def double(self, _, __, output):
+            return 2 * output
+
+        def forward(self, x):
+            return self.old(self.conv(x))
+
+    module = Hooked().eval()
+    want = back(module(given(X)))
+    fn, params = segcam.from_torch(module)
+    np.testing.assert_allclose(fn(params, X), want, atol=1e-5)
+    kept = []
+    handle = module.conv.register_forward_hook(lambda m, i, o: kept.append(o.detach().numpy()))
+    module(given(X))
+    with pytest.warns(UserWarning, match="a hook on the submodule 'conv' .* does not run"):
+        fn, params = segcam.from_torch(module)
+    np.testing.assert_allclose(fn(params, X), want, atol=1e-5)
+    handle.remove()
+    assert len(kept) == 1
+
+
+def test_channels_last_inside_is_read_from_the_program():
+    class Windows(nn.Module):
+        """Embeds channels first, and works channels last, as windowed attention does."""
+
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = nn.Conv2d(3, 6, 2, stride=2), nn.LayerNorm(6)
+            self.mix, self.head = nn.Linear(6, 6), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            x = self.mix(self.norm(self.embed(x).permute(0, 2, 3, 1)))
+            return self.head(x.permute(0, 3, 1, 2))
+
+    module = Windows().eval()
+    fn, params = segcam.from_torch(module)
+    taps = segcam.list_taps(fn, params, X)
+    assert {name: taps[name].shape for name in ("embed", "norm", "mix", "head")} == {
+        **dict.fromkeys(("embed", "norm", "mix"), (8, 6, 6)),
+        "head": (8, 6, 2),
+    }
+    assert taps["norm"].on_grid
+    found = segcam.split(fn, "norm", params, X).encode(params, X)[0]
+    want = module.norm(module.embed(given(X)).permute(0, 2, 3, 1)).detach().numpy()[0]
+    np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+def _parallel(module):
+    carrier = nn.DataParallel.__new__(nn.DataParallel)  # Without asking for devices.
+    nn.Module.__init__(carrier)
+    carrier.module = module
+    return carrier
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_carriers_and_modes():
+    plain = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    with pytest.warns(UserWarning, match=r"in training mode.*BatchNorm2d.*call module.eval\(\)"):
+        segcam.from_torch(plain)
+    plain.eval()
+    want = back(plain(given(X)))
+    for carried in (_parallel(plain), torch.compile(plain)):
+        fn, params = segcam.from_torch(carried)
+        np.testing.assert_allclose(fn(params, X), want, atol=1e-6)
+        assert list(segcam.list_taps(fn, params, X)) == ["input", "0", "1"]
+    with pytest.raises(InputError, match="ScriptModule.*give the module that was scripted"):
+        segcam.from_torch(torch.jit.trace(plain, given(X)))
+    with pytest.raises(InputError, match="given Conv2d, expected a torch.nn.Module|given type"):
+        segcam.from_torch(nn.Conv2d)
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Unknown(nn.Module):
+    def forward(self, x):
+        return F.fractional_max_pool2d(x, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("inner", "said"),
+    [
+        (Branching, r"in the submodule '1': .*test_adapters_torch\.py, line \d+: .*concrete value"),
+        (
+            Unknown,
+            "in the submodule '1': torchax .* lacks an operator of torch .*fractional_max_pool2d",
+        ),
+    ],
+)
+def test_what_cannot_be_traced_is_one_line(inner, said):
+    fn, params = segcam.from_torch(nn.Sequential(nn.Conv2d(3, 3, 1), inner()).eval())
+    with pytest.raises(InputError, match=said) as caught:
+        segcam.list_taps(fn, params, X)
+    assert "\n" not in str(caught.value)
+
+
+FACTORY = """
+import torch
+
+def make():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.ReLU(),
+        torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(4, 2, 3, padding=1),
+    ).eval()
+"""
+
+
+def test_a_factory_of_a_module_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_torch_nets.py").write_text(FACTORY)
+    assert main(["layers", "--weights", "my_torch_nets.py:make"]) == 0
+    told = capsys.readouterr()
+    assert "112 x 112" in told.out
+    assert "multiples of 2" in told.err + told.out
