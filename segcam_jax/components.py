@@ -7,7 +7,6 @@ from typing import Any, Literal, cast
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike, Bool, Int
-from scipy import ndimage
 
 from segcam_jax.types import TargetError
 
@@ -43,6 +42,8 @@ def component_mask(
     connectivity = mask.ndim if connectivity is None else connectivity
     if not 1 <= connectivity <= mask.ndim:
         raise TargetError(f"connectivity={connectivity}; expected 1 to {mask.ndim}")
+    from scipy import ndimage  # Half a second, and few regions are components.
+
     structure = ndimage.generate_binary_structure(mask.ndim, connectivity)
     labels, count = cast(tuple[np.ndarray, int], ndimage.label(mask, structure))
     if count == 0:

@@ -14,6 +14,7 @@ from segcam_jax.engine.devices import device_mesh as device_mesh, replicate as r
 from segcam_jax.engine.execution import NAIVE as NAIVE, Execution as Execution
 from segcam_jax.engine.many_images import (
     Call as Call,
+    check_call as check_call,
     explain_batch as explain_batch,
     explain_together as explain_together,
     images_at_once as images_at_once,

@@ -162,6 +162,17 @@ def _predicted(fn, mesh, params, images):
     return devices.over_images(jax.vmap(fn, in_axes=(None, 0)), mesh)(params, images)
 
 
+def check_call(
+    call: Call, params: Any, image: Any, target: Target, *, execution: Execution = Execution()
+) -> None:
+    """Traces a method for one image and target, or their shapes, and runs nothing.
+
+    `explain_together` does not trace it again. What the method refuses is raised.
+    """
+    explain = functools.partial(_explain, call, execution=execution)
+    jax.eval_shape(explain, params, jax.eval_shape(lambda: jax.random.key(0)), image, target)
+
+
 def images_at_once(
     calls: Sequence[Call],
     params: Any,

@@ -291,9 +291,13 @@ class ImageKernel:
         Raises:
             SegcamError: if one cannot explain the network there.
         """
+        shape = tuple(shape)
+        image, target = jax.ShapeDtypeStruct(shape, np.float32), self.any_target(shape)
         for place in self.places(shape):
             try:
-                self._at_once(tuple(shape), (place,), 1)
+                engine.check_call(
+                    self.call(place, shape), self._params, image, target, execution=self.execution
+                )
             except SegcamError as error:
                 name = place.call.method.name
                 raise type(error)(f"{name} at tap {place.tap!r}: {error}") from None
@@ -344,8 +348,8 @@ class ImageKernel:
         )
 
     def _images_at_once(self, group: Group, places: tuple[Place, ...], targets: Target) -> int:
-        if self.options.batch is not None:
-            return self.options.batch
+        if self.options.batch is not None or np.shape(targets.class_index)[0] == 1:
+            return self.options.batch or 1
         shape = group.loaded[0].sample.padded.shape
         return self._at_once(shape, places, np.shape(targets.class_index)[1])
 
