@@ -13,7 +13,8 @@ Or part by part: name activations with `tap`, cut the model with `split`, choose
     picture = segcam.heatmap(explanation.map, x.shape[:-1])
 
 What is explained stands in `segcam.targets`, how in `segcam.methods`; `segcam.metrics` measures,
-`segcam.models` has networks with their weights, and `segcam.runs` opens what a command has stored.
+`segcam.models` has networks with their weights, `segcam.volumes` explains instances in scans, and
+`segcam.runs` opens what a command has stored.
 
 Conventions: channels last. One example per call; batching is `jax.vmap`. Images are float32 in
 [0, 1] before the model's own normalisation. Logits are `h w k`, maps `h w` (3D: `d h w`), float32,
@@ -59,7 +60,12 @@ from segcam_jax.types import (
 )
 
 if TYPE_CHECKING:
-    from segcam_jax import metrics as metrics, models as models, runs as runs
+    from segcam_jax import (
+        metrics as metrics,
+        models as models,
+        runs as runs,
+        volumes as volumes,
+    )
 else:
     from segcam_jax import _names
 

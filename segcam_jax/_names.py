@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 _PACKAGE = "segcam_jax"
-_MODULES = ("metrics", "models", "runs")
+_MODULES = ("metrics", "models", "runs", "volumes")
 _METHODS = """
 METHODS Atlas ablation_atlas ablation_cam deep_feature_factorization eigen_cam eigen_grad_cam
 fast_ablation_cam fem finer_cam full_grad full_gradient grad_cam grad_cam_pp gradient

@@ -138,7 +138,7 @@ TOP = """
 NAIVE Execution Explanation InputError SegcamError Split TapError Target TargetError bottleneck
 device_mesh explain explain_batch explain_classes explain_plan explain_targets from_equinox
 from_function from_linen from_nnx from_torch heatmap list_taps metrics methods models runs show split
-tap targets
+tap targets volumes
 """.split()
 
 

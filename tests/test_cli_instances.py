@@ -4,6 +4,9 @@ import csv
 import errno
 import functools
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -12,11 +15,12 @@ import nibabel
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
 from segcam_jax import Execution, InputError, cli
-from segcam_jax.data import scans
+from segcam_jax.data import nifti, scans
 from segcam_jax.data.instances import measured
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.methods import METHODS
@@ -24,8 +28,8 @@ from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
-from segcam_jax.sweep import instances as sweep, store
-from segcam_jax.sweep.instance_plan import COLUMNS
+from segcam_jax.reports import instances as report
+from segcam_jax.runs import instance_studies, open_scans
 from segcam_jax.volumes import (
     SegmentOptions,
     crop_around,
@@ -140,7 +144,7 @@ def table(path):
 
 def test_a_run_writes_maps_a_table_and_figures(explained, case):
     rows = table(explained / "instances.csv")
-    assert list(rows[0]) == list(COLUMNS)
+    assert list(rows[0]) == list(report.COLUMNS)
     groups = {row["instance"]: row["group"] for row in rows}
     assert groups == {"1": "FP", "2": "TP", "3": "FN"}
     assert [row["modality"] for row in rows[:3]] == ["flair", "t1", "all"]
@@ -216,11 +220,23 @@ def test_values_are_those_of_the_library(explained, case):
         assert not values.any()
 
 
-def test_a_killed_run_goes_on_and_loses_no_finished_instance(
+def content(out):
+    """All bytes of the store, and of what does not tell the time."""
+    files = [path for path in out.rglob("*") if path.is_file() and path != out / "manifest.json"]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are empty."""
+    monkeypatch.setattr(report, "instance_portrait", lambda *given, **more: Figure())
+
+
+def test_an_interrupted_run_goes_on_and_loses_no_finished_step(
     explained, case, tmp_path, monkeypatch, capsys
 ):
     out, done = tmp_path / "out", []
-    explain = instance_maps.explain_instance
+    explain = instance_studies.explain_instance
 
     def killed(*given, **more):
         if len(done) == 3:  # the first instance by two methods, the second by one
@@ -228,34 +244,134 @@ def test_a_killed_run_goes_on_and_loses_no_finished_instance(
         done.append(given)
         return explain(*given, **more)
 
-    monkeypatch.setattr(instance_maps, "explain_instance", killed)
+    monkeypatch.setattr(instance_studies, "explain_instance", killed)
     assert run(*arguments(case, out)) == 130
     assert "goes on from here" in capsys.readouterr().err
-    first = out / "patient" / "instance-001" / "record.json"
-    assert first.is_file()
-    assert not (out / "patient" / "instance-002" / "record.json").exists()
-    stamps = {path: path.stat().st_mtime_ns for path in (first, out / "patient" / "record.json")}
-    # Not explained again, but for the second instance, of which a map was there.
+    assert len(open_scans(out).table.unique("step")) == 4  # the segmentation is one
+    assert not (out / "manifest.json").exists()
     count = []
     monkeypatch.setattr(
-        instance_maps,
+        instance_studies,
         "explain_instance",
         lambda *given, **more: count.append(0) or explain(*given, **more),
     )
-    monkeypatch.setattr(sweep.portraits, "draw_all", lambda *given: None)
     assert run(*arguments(case, out)) == 0
-    assert len(count) == 4
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert (out / "instances.csv").read_bytes() == (explained / "instances.csv").read_bytes()
+    assert len(count) == 3
+    assert content(out) == content(explained)
     # Another run does not mix with it.
     assert run(*arguments(case, out), "--option", "sigma=0.1") == 2
     assert "holds another run" in capsys.readouterr().err
-    claimed = json.loads((out / store.CLAIM).read_text())["files"]
-    assert "patient/instance-003/grad_cam.bottleneck.all.nii.gz" in claimed
+    assert content(out) == content(explained)
 
 
-def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, monkeypatch, capsys):
-    """A broken second scan ends the run; when it is mended, the first is not segmented again."""
+# Counts the files that are put in place, and dies before one of them is.
+DYING = """
+import os, sys
+from pathlib import Path
+from segcam_jax import _files, cli
+left, write = int(sys.argv[1]), _files.write_bytes
+def dying(path, data):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(9)
+    write(path, data)
+_files.write_bytes = dying
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def killed_at(place, case, out):
+    """Runs the command until it has written so many files; returns how it ended."""
+    line = [sys.executable, "-c", DYING, place, *arguments(case, out)]
+    done = subprocess.run([*map(str, line)], check=False, capture_output=True, timeout=300)
+    return done.returncode
+
+
+def test_a_killed_run_ends_with_the_same_bytes(explained, case, tmp_path):
+    out = tmp_path / "out"
+    assert killed_at(15, case, out) == 9
+    assert run(*arguments(case, out)) == 0
+    assert content(out) == content(explained)
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_ends_with_the_same_bytes(explained, case, tmp_path):
+    out = tmp_path / "out"
+    ends = [killed_at(n, case, out) for n in np.random.default_rng(0).integers(1, 16, 10)]
+    assert ends.count(9) > 2
+    assert run(*arguments(case, out)) == 0
+    assert content(out) == content(explained)
+
+
+def test_a_scan_is_opened_once_to_compute_and_once_to_draw(case, tmp_path, monkeypatch, undrawn):
+    opened, read = [], nifti.read_volume
+    monkeypatch.setattr(nifti, "read_volume", lambda path: opened.append(path.name) or read(path))
+    assert run(*arguments(case, tmp_path / "out")) == 0
+    counts = [opened.count(f"{name}.nii.gz") for name in ("flair", "t1")]
+    assert counts == [2, 2]
+    opened.clear()
+    assert run(*arguments(case, tmp_path / "out")) == 0
+    assert set(opened) == {"truth.nii.gz"}  # What its values are is asked before all else.
+
+
+def test_figures_on_another_scale_are_drawn_again_and_maps_stay(case, tmp_path, explained, undrawn):
+    out = shutil.copytree(explained, tmp_path / "out")
+    record = out / "patient" / "instance-001" / "record.json"
+    record.write_text(record.read_text().replace('"limits": {', '"limits": {"another": 1,'))
+    folder, other = record.parent, record.parents[1] / "instance-002"
+    before = {path: path.stat().st_mtime_ns for path in (*folder.iterdir(), *other.iterdir())}
+    assert run(*arguments(case, out)) == 0
+    changed = [path.name for path in before if path.stat().st_mtime_ns != before[path]]
+    assert sorted(changed) == ["grad_cam.bottleneck.png", "instance_smooth_grad.png", "record.json"]
+    assert "another" not in record.read_text()
+
+
+def test_an_instance_that_fails_is_a_row_and_the_others_are_explained(
+    case, tmp_path, monkeypatch, capsys, undrawn
+):
+    explain, out = instance_studies.explain_instance, tmp_path / "out"
+
+    def failing(split, params, crop, method, *given, **more):
+        if method == "grad_cam" and crop.mask[0].any():  # the instance at the border
+            raise InputError("it overflowed")
+        return explain(split, params, crop, method, *given, **more)
+
+    monkeypatch.setattr(instance_studies, "explain_instance", failing)
+    assert run(*arguments(case, out)) == 3
+    assert "patient: instance 1 failed: it overflowed" in capsys.readouterr().err
+    rows = table(out / "instances.csv")
+    assert [row["method"] for row in rows if row["instance"] == "1"] == ["instance_smooth_grad"] * 2
+    assert [row["method"] for row in rows if row["instance"] == "2"][-1] == "grad_cam"
+    assert run("show", out) == 0
+    assert "it overflowed" in capsys.readouterr().out
+    assert run(*arguments(case, tmp_path / "stopped"), "--on-error", "stop") == 2
+    assert "it overflowed" in capsys.readouterr().err
+
+
+def test_a_stored_run_is_exported_as_it_was_written(explained, tmp_path, capsys, undrawn):
+    out = tmp_path / "out"
+    assert run("export", explained / "run.zarr", "--out", out) == 0
+    written, exported = content(explained), content(out)
+    names = {name for name in written if not name.startswith("run.zarr")}
+    assert set(exported) == names
+    for name in (each for each in names if not each.endswith(".png")):
+        assert exported[name] == written[name]
+    assert run("export", explained, "--out", out) == 2
+    assert "already holds 'instances.csv'" in capsys.readouterr().err
+    assert run("show", explained, "--item", 0) == 2
+    assert "is a run of scans" in capsys.readouterr().err
+
+
+def test_a_run_of_an_older_version_is_one_line(case, tmp_path, capsys):
+    old = {"key": "1", "version": "0.4.0", "files": ["patient/record.json"]}
+    (tmp_path / ".segcam-run.json").write_text(json.dumps(old))
+    assert run(*arguments(case, tmp_path)) == 2
+    assert "holds another run by segcam_jax 0.4.0, and" in capsys.readouterr().err
+
+
+def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, capsys, undrawn):
+    """A broken second scan fails; when it is mended, the first is not segmented again."""
     for name in ("flair", "t1"):
         for patient in ("a", "b"):
             (tmp_path / patient).mkdir(exist_ok=True)
@@ -266,24 +382,27 @@ def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, monkeyp
     files = [tmp_path / p / f"{n}.nii.gz" for p in ("a", "b") for n in ("flair", "t1")]
     out = tmp_path / "out"
     given = ("instances", *files, *command("instances", case, out)[3:], "--option", "samples=6")
-    monkeypatch.setattr(sweep.portraits, "draw_all", lambda *given: None)
-    assert run(*given) == 2
+    assert run(*given, "--on-error", "stop") == 2
     assert "t1.nii.gz" in capsys.readouterr().err
+    part = out / "run.zarr" / "items" / "00000.parquet"
+    stamp = part.stat().st_mtime_ns
+    assert run(*given) == 3
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "b failed: " in said
+    assert "tells why 1 failed" in said
+    assert {row["scan"] for row in table(out / "instances.csv")} == {"a"}
     first = out / "a" / "record.json"
-    stamp = first.stat().st_mtime_ns
+    written = first.stat().st_mtime_ns
     broken.write_bytes(data)
     (out / "a" / "figure.png").write_bytes(b"somebody else's")
     assert run(*given) == 0
-    assert first.stat().st_mtime_ns == stamp
+    assert (part.stat().st_mtime_ns, first.stat().st_mtime_ns) == (stamp, written)
     assert (out / "a" / "figure.png").exists()
     rows = table(out / "instances.csv")
     assert {row["scan"] for row in rows} == {"a", "b"}
     assert {row["group"] for row in rows} == {""}
 
-    # Other contents in the same file, in which nothing is found: its instances go, and all figures,
-    # which share a scale of colours.
-    figure = out / "a" / "instance-001" / "instance_smooth_grad.png"
-    figure.write_bytes(b"on a scale of both scans")
+    # Other contents in the same file, in which nothing is found: its instances go.
     volume = nibabel.load(case / "t1.nii.gz")
     for name in ("flair", "t1"):
         save(tmp_path / "b" / f"{name}.nii.gz", np.zeros(SHAPE, np.float32), volume.affine)
@@ -293,9 +412,8 @@ def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, monkeyp
     assert "b: its files have changed; it is done again" in said
     assert said.replace("\n", " ").count("all voxels are 0; the network sees nothing in it") == 2
     assert {row["scan"] for row in table(out / "instances.csv")} == {"a"}
-    assert first.stat().st_mtime_ns == stamp
-    assert not figure.exists()
-    assert not (out / "b" / "instance-001" / "record.json").exists()
+    assert (part.stat().st_mtime_ns, first.stat().st_mtime_ns) == (stamp, written)
+    assert not (out / "b" / "instance-001").exists()
 
 
 def test_another_scan_of_the_same_name_does_not_replace_what_is_there(

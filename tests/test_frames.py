@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.figure import Figure
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from segcam_jax import InputError, cli, models
@@ -18,7 +19,7 @@ from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
-from segcam_jax.sweep import portraits
+from segcam_jax.reports import instances as report
 from segcam_jax.volumes import SegmentOptions, segmentation
 from segcam_jax.volumes.scan_inputs import frame_notes
 
@@ -187,7 +188,7 @@ def truths(folder, codes=STORAGES):
 
 
 def test_all_storages_give_the_same_instances_and_maps(storages, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(portraits, "draw_all", lambda *arguments: None)
+    monkeypatch.setattr(report, "instance_portrait", lambda *given, **more: Figure())
     out = tmp_path / "out"
     line = command("instances", storages, out, *truths(storages))
     assert run(*line, "--method", "gradient") == 0

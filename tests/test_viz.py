@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 
 from segcam_jax import viz
 from segcam_jax.data.instances import Instance
-from segcam_jax.sweep import portraits
+from segcam_jax.reports import instances as portraits
 from segcam_jax.types import InputError
 from segcam_jax.viz import colour
 from segcam_jax.viz.canvas import flow, text_width, wrap

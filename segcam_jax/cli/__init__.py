@@ -174,11 +174,11 @@ def _run(given: list[str]) -> int:
         case commands.Instances():
             from segcam_jax.cli.instances import instances
 
-            instances(command, ["segcam", *given])
+            return instances(command, ["segcam", *given])
         case commands.Context():
             from segcam_jax.cli.context import context
 
-            context(command, ["segcam", *given])
+            return context(command, ["segcam", *given])
         case commands.Evaluate():
             from segcam_jax.cli.evaluate import evaluate
 

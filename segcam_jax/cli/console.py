@@ -22,6 +22,8 @@ from segcam_jax.types import counted
 if TYPE_CHECKING:
     from segcam_jax.runs.pipeline import Progress
 
+# The exit code of a run that is finished, and of which something could not be explained.
+WITH_FAILURES = 3
 # Wide enough for every table of ours, where no terminal says otherwise.
 _PIPE_WIDTH = 200
 _NAME_WIDTH = 60

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-import segcam_jax
 from segcam_jax import _files, viz
-from segcam_jax.cli import commands, console, page_volume
+from segcam_jax.cli import commands, page_volume
+from segcam_jax.cli.instances import computed, reported
 from segcam_jax.data import nifti
 from segcam_jax.data.lesions import FLAIR_ONLY, LESION, MODALITIES, T1_ONLY
 from segcam_jax.data.samples.lesions import BundledCase, load
@@ -20,9 +20,10 @@ from segcam_jax.data.volume import Volume, canonical
 from segcam_jax.extras import require
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
+from segcam_jax.reports.instances import files_of, name_of
+from segcam_jax.runs.instance_studies import MapStudy
+from segcam_jax.runs.scans import ScanRun
 from segcam_jax.sweep import store
-from segcam_jax.sweep.instance_plan import make_plan, name_of
-from segcam_jax.sweep.instances import run_instances
 from segcam_jax.types import InputError
 from segcam_jax.viz.planted import marked_slices
 from segcam_jax.volumes import SaliencyOptions, SegmentOptions, scan_inputs, segmentation
@@ -60,17 +61,12 @@ def demo(command: commands.Demo, line: Sequence[str]) -> None:
         ),
         network,
     )
-    plan = make_plan(
-        network,
-        scan_inputs.make_cases([files], segmenting),
-        MODALITIES,
-        segmenting,
-        SaliencyOptions(methods=(METHOD,), options=(f"samples={SAMPLES}",)),
-        version=segcam_jax.__version__,
-    )
-    records = run_instances(
-        plan, out / RESULTS, command=line, progress=console.progress, report=console.note
-    )
+    saliency = SaliencyOptions(methods=(METHOD,), options=(f"samples={SAMPLES}",))
+    study = MapStudy.of(network, segmenting, saliency, MODALITIES)
+    cases = tuple(scan_inputs.make_cases([files], segmenting))
+    run = ScanRun(network, cases, MODALITIES, segmenting, study)
+    stored = computed(run, out / RESULTS, files_of(study.pairs), stop_on_error=True)
+    records = reported(stored, out / RESULTS, line)
     viz.save(_overview(case), out / OVERVIEW)
     facts = page_volume.Facts(
         records=records,

@@ -1,9 +1,9 @@
 """`segcam instances`: saliency of every instance in volumes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import segcam_jax
 from segcam_jax import _files, methods
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of, names_in
@@ -15,8 +15,12 @@ from segcam_jax.extras import require
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
-from segcam_jax.sweep.instance_plan import TABLE, make_plan
-from segcam_jax.sweep.instances import run_instances
+from segcam_jax.reports.instances import TABLE, InstanceReport, files_of
+from segcam_jax.reports.scans import Record, check_free, remove
+from segcam_jax.runs.instance_studies import MapStudy
+from segcam_jax.runs.scans import ScanRun
+from segcam_jax.runs.stored_run import STORE
+from segcam_jax.runs.stored_scans import StoredScans
 from segcam_jax.types import InputError, counted, shortened
 from segcam_jax.volumes import SaliencyOptions, SegmentOptions, scan_inputs, segmentation
 from segcam_jax.volumes.scan_inputs import VolumeCase, frame_notes
@@ -24,31 +28,73 @@ from segcam_jax.volumes.scan_inputs import VolumeCase, frame_notes
 _SHOWN = 40  # rows of the table on the terminal
 
 
-def instances(command: Instances, line: Sequence[str]) -> None:
-    """Segments, explains and draws; then tells what came out."""
+def instances(command: Instances, line: Sequence[str]) -> int:
+    """Segments, explains and draws; tells what came out, and returns the exit code."""
     execution = Execution(memory_limit=bytes_of(command.memory_limit))
     network, segmenting, cases, modalities = opened(command)
     if said := network.explained_as(command.of):
         console.note(said)
-    plan = make_plan(
-        network,
-        cases,
-        modalities,
-        segmenting,
-        _saliency(command, modalities),
-        groups=groups_of(command),
-        version=segcam_jax.__version__,
-    )
-    records = run_instances(
-        plan,
+    saliency = _saliency(command, modalities)
+    study = MapStudy.of(network, segmenting, saliency, modalities, groups_of(command))
+    run = ScanRun(network, tuple(cases), modalities, segmenting, study, execution)
+    stored = computed(
+        run,
         command.out,
-        command=line,
-        progress=console.progress,
+        files_of(study.pairs),
         overwrite=command.overwrite,
-        execution=execution,
+        stop_on_error=command.on_error == "stop",
+    )
+    records = reported(stored, command.out, line)
+    _summarise(records, command, len(cases))
+    return exit_code(stored)
+
+
+def computed(
+    run: ScanRun,
+    out: Path,
+    files: Sequence[str],
+    *,
+    overwrite: bool = False,
+    stop_on_error: bool = False,
+) -> StoredScans:
+    """A run over scans in a folder, computed as far as it was not.
+
+    Args:
+        run: what to do.
+        out: the folder.
+        files: that will be written there, beside those of the scans.
+        overwrite: replace another run there.
+        stop_on_error: stop at the first failure.
+
+    Raises:
+        SegcamError: as `ScanRun.run`, or if other people's files are in the way.
+    """
+    old = check_free(out, [case.name for case in run.cases], files, overwrite=overwrite)
+    stored = run.run(
+        out / STORE,
+        overwrite=overwrite,
+        stop_on_error=stop_on_error,
+        bars=console.progress,
         report=console.note,
     )
-    _summarise(records, command, len(cases))
+    remove(out, old)
+    return stored
+
+
+def reported(stored: StoredScans, out: Path, line: Sequence[str]) -> list[Record]:
+    """Writes the files of a run, and returns what was measured of each instance."""
+    report = InstanceReport(stored, out)
+    with console.progress("drawing", report.count) as advance:
+        report.write(advance, line)
+    return report.records
+
+
+def exit_code(stored: StoredScans) -> int:
+    """0, or another where something failed."""
+    failed = stored.table["error"].drop_nulls()
+    if len(failed):
+        console.note(f"`segcam show {stored.path}` tells why {len(failed)} failed")
+    return console.WITH_FAILURES if len(failed) else 0
 
 
 def opened(

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars
 
@@ -12,10 +12,14 @@ from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console
 from segcam_jax.cli.arguments import names_in
 from segcam_jax.reports import images
-from segcam_jax.reports.export import TABLE, export as export_run, row_names
+from segcam_jax.reports.context import ContextReport
+from segcam_jax.reports.export import TABLE, What, export as export_run, row_names
 from segcam_jax.reports.figures import Look
+from segcam_jax.reports.instances import InstanceReport
+from segcam_jax.reports.scans import check_free
 from segcam_jax.reports.words import percent, short
 from segcam_jax.runs import StoredRun, open_store
+from segcam_jax.runs.stored_scans import StoredScans, found_in, kind_of, open_scans
 from segcam_jax.runs.table import MAX, NEGATIVE, failure
 from segcam_jax.types import InputError, counted, nearest_first, shortened
 
@@ -33,6 +37,14 @@ def show(command: commands.Show) -> None:
         raise InputError("give one of --item and --best or --worst")
     if command.out is not None:
         _files.check_writable(command.out)
+    if kind_of(command.run) != "images":
+        if command.item is not None or ordered or command.out is not None:
+            raise InputError(
+                f"{str(command.run)!r} is a run of scans, of which `segcam show` prints a summary; "
+                "`segcam export` writes its maps, figures and tables"
+            )
+        _summarise_scans(open_scans(command.run))
+        return
     run = open_store(command.run)
     if command.item is not None:
         _show_item(run, _item(run, command.item), command.out, look)
@@ -52,6 +64,9 @@ def show(command: commands.Show) -> None:
 def export(command: commands.Export) -> None:
     """Writes the files of a run."""
     look = Look(command.profile, command.colormap, command.smoothing)
+    if kind_of(command.run) != "images":
+        _export_scans(command)
+        return
     run = open_store(command.run)
     items = None
     if command.items:
@@ -102,6 +117,48 @@ def _summarise(run: StoredRun) -> None:
         console.table(None, ("failed", "because"), [(shortened(n), reason) for n, reason in rows])
         if len(first) > _TOLD:
             print(f"... and {len(first) - _TOLD} more; segcam export --what csv lists all")
+
+
+def _summarise_scans(run: StoredScans) -> None:
+    """Prints how far a run of scans is, what was found in them, and what failed."""
+    manifest, table = run.manifest, run.table
+    there = {item for item, row in run.scans.items() if row["error"] is None}
+    done = "finished" if manifest.finished else f"{len(run.scans)} begun; the same command goes on"
+    found = sum(len(found_in(table, item)) for item in there)
+    studied = table.filter(polars.col("score").is_not_null()).unique(["item", "instance"])
+    facts = [
+        ("scans", f"{manifest.source.items} ({done})"),
+        ("instances", f"{found} found, {len(studied)} studied by `segcam {manifest.kind}`"),
+        ("network", f"{manifest.network.title} ({manifest.network.model})"),
+        ("made by", f"segcam_jax {manifest.version}"),
+    ]
+    console.facts(str(run.path), facts)
+    failed = table.filter(polars.col("error").is_not_null())
+    if len(failed):
+        lines = [
+            (shortened(row["scan"]), row["instance"] or "", row["error"])
+            for row in failed.head(_MOST_ROWS).iter_rows(named=True)
+        ]
+        console.table(None, ("failed", "instance", "because"), lines)
+        if len(failed) > _MOST_ROWS:
+            print(f"... and {len(failed) - _MOST_ROWS} more")
+
+
+def _export_scans(command: commands.Export) -> None:
+    """Writes the volumes, figures and tables of a run of scans."""
+    if command.items or set(command.what) != set(get_args(What)):
+        raise InputError(
+            f"{str(command.run)!r} is a run of scans, which is exported whole; leave out --items "
+            "and --what"
+        )
+    run = open_scans(command.run)
+    of_instances = run.manifest.kind == "instances"
+    report = InstanceReport(run, command.out) if of_instances else ContextReport(run, command.out)
+    scans = [row["scan"] for row in run.scans.values()]
+    check_free(command.out, scans, report.files(), overwrite=command.overwrite)
+    with console.progress("exporting", report.count) as advance:
+        report.write(advance)
+    print(f"volumes, figures and tables of {counted(len(scans), 'scan')}: {command.out}")
 
 
 def _counts(values: polars.Series) -> str:

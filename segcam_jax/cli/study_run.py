@@ -28,8 +28,6 @@ from segcam_jax.runs.table import FOLDER
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError
 
-# Finished, and some images could not be explained.
-WITH_FAILURES = 3
 _FILES = (*SUFFIXES, ".csv", ".zarr")
 
 
@@ -226,4 +224,4 @@ def check_whole(command: Study, store: Store) -> Finished | None:
 def exit_code(done: Progress, finished: Finished | None) -> int:
     """0, or another where images failed: of the run, or while it is not finished of this share."""
     failures = done.failures if finished is None else finished.failures
-    return WITH_FAILURES if failures else 0
+    return console.WITH_FAILURES if failures else 0

@@ -72,6 +72,8 @@ class Volumetric:
         roi: Extents of the network's window, one number or three.
         overlap: Of neighbouring windows, as a share of a window.
         memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
+        on_error: What a scan or an instance that fails does: be a row with its reason, or stop the
+            run.
         out: Folder of the results. A run that was interrupted there is resumed.
         overwrite: Replace another run in that folder; other people's files stay.
     """
@@ -107,6 +109,7 @@ class Volumetric:
     roi: Extents = (96,)
     overlap: float = 0.25
     memory_limit: Annotated[str | None, optional("BYTES")] = None
+    on_error: Literal["row", "stop"] = "row"
     out: Path = Path("segcam-volumes")
     overwrite: bool = False
 

@@ -232,7 +232,9 @@ def _pixels(run: StoredRun, about: dict[str, Any]) -> Float[np.ndarray, "h w c"]
     stored = run.image(about["item"])
     if stored is not None:
         return stored
-    sample = read_sample(Path(about["path"]), run.manifest.network.images)
+    form = run.manifest.network.images
+    assert form is not None  # Runs of scans are opened otherwise.
+    sample = read_sample(Path(about["path"]), form)
     if sample.sha256 != about["sha256"]:
         raise InputError(f"{about['path']!r} is not the file that was explained (SHA-256)")
     return sample.shown

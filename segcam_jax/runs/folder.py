@@ -20,7 +20,7 @@ from segcam_jax.runs.manifest import FILE, Manifest, read_manifest
 from segcam_jax.types import FileError, InputError
 
 METADATA = "zarr.json"
-_GROUP = re.compile(r"[0-9]+(x[0-9]+)+")
+_GROUP = re.compile(r"[0-9]+(x[0-9]+)*")
 
 
 def open_folder(

@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import msgspec
@@ -20,6 +20,7 @@ from segcam_jax.types import InputError, shortened
 
 FILE = "manifest.json"
 FORMAT = 1
+Kind = Literal["images", "instances", "context"]
 _PACKAGES = (
     *("segcam-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "matplotlib"),
     *("polars", "zarr"),
@@ -40,7 +41,7 @@ class NetworkRecord:
         classifies: whether it classifies whole images.
         background: the class that is explained only when asked for.
         meaning: of its output.
-        images: in which form it takes images.
+        images: in which form it takes images; None of volumes.
     """
 
     given: str
@@ -52,11 +53,14 @@ class NetworkRecord:
     classifies: bool
     background: Background | None
     meaning: Meaning
-    images: ImageForm
+    images: ImageForm | None
 
     @classmethod
-    def of(cls, network: Network, fit: Fit) -> "NetworkRecord":
-        """What there is to say of a network of images, which are brought to its size by `fit`."""
+    def of(cls, network: Network, fit: Fit | None) -> "NetworkRecord":
+        """What there is to say of a network of images, which are brought to its size by `fit`.
+
+        Of a network of volumes, None.
+        """
         return cls(
             given=network.spec.words,
             absolute=str(network.path.resolve()),
@@ -67,7 +71,7 @@ class NetworkRecord:
             classifies=network.classifies,
             background=network.background,
             meaning=network.meaning,
-            images=ImageForm.of(network, fit),
+            images=None if fit is None else ImageForm.of(network, fit),
         )
 
 
@@ -120,6 +124,7 @@ class Manifest:
         versions: of Python and of the packages that results depend on.
         finished: None until all shards are there.
         figures: how a command draws figures of the run, by its own words; no part of the run.
+        kind: what it is of.
     """
 
     format: int = FORMAT
@@ -133,6 +138,7 @@ class Manifest:
     versions: Mapping[str, str]
     finished: Finished | None = None
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    kind: Kind = "images"
 
     @classmethod
     def of(
@@ -143,6 +149,7 @@ class Manifest:
         *,
         items_per_shard: int,
         targets: int,
+        kind: Kind = "images",
     ) -> "Manifest":
         """The manifest of a run by this version of the library."""
         values = {
@@ -152,6 +159,7 @@ class Manifest:
             "source": source,
             "items_per_shard": items_per_shard,
             "targets": targets,
+            "kind": kind,
         }
         key = _files.key_of(_facts(msgspec.to_builtins(values)))
         return cls(key=key, versions=versions(), **values)
@@ -234,14 +242,17 @@ def weights_record(network: Network) -> dict[str, Any]:
 def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
     """All that determines a run, by what it is called; what is told first comes first."""
     network, source = values["network"], values["source"]
+    kind = values["kind"]
+    items = "images" if kind == "images" else "scans"
     told = ("labels", "classifies", "background", "meaning", "images")
     return {
         "the version of segcam_jax": values["version"],
+        **({} if kind == "images" else {"what it is of": kind}),
         **{f"the option {name!r}": each for name, each in values["options"].items()},
         "the digest of the weights": network["sha256"],
         **{f"the network's {name!r}": network[name] for name in told},
-        "the number of images": source["items"],
-        "the digest of the images": source["digest"],
+        f"the number of {items}": source["items"],
+        f"the digest of the {items}": source["digest"],
         "the number of images of a shard": values["items_per_shard"],
         "the number of targets of an image": values["targets"],
     }

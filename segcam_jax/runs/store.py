@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars
 import zarr
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
@@ -34,7 +33,7 @@ from segcam_jax.runs import table
 from segcam_jax.runs.folder import METADATA, open_folder, remove_other_groups, written
 from segcam_jax.runs.items import ImageFile
 from segcam_jax.runs.manifest import FILE, Finished, Manifest, read_manifest
-from segcam_jax.runs.table import Part, part_file, read_part
+from segcam_jax.runs.table import Part, group_of, part_file, read_part
 from segcam_jax.types import InputError
 
 _CHUNK = 4 * 2**20  # bytes of an inner chunk, before compression
@@ -191,6 +190,63 @@ class Store:
             self._remove_others(shard, sizes)
             _files.write_bytes(file, Part.of(rows, sizes, checksums).encode())
 
+    def part(self, shard: int) -> Part | None:
+        """What there is of a shard that is computed in steps; None if nothing, or it is broken."""
+        part = read_part(part_file(self.path, shard))
+        return None if part is None or part.broken(self.path) is not None else part
+
+    def add(
+        self,
+        shard: int,
+        part: Part | None,
+        variables: Sequence[Variable],
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        last: bool,
+    ) -> Part:
+        """Adds a step to a shard: arrays of its own, and rows to its part of the table.
+
+        Steps that are added one by one, by processes that die in between, leave the same bytes.
+
+        Args:
+            shard: its number.
+            part: what is there of it; None: it is begun anew.
+            variables: arrays, each written whole: they have no axis that other shards share.
+            rows: of the table, which are numbered on.
+            last: whether no step is left.
+
+        Returns:
+            What there is of it now.
+
+        Raises:
+            FileError: if something cannot be written; the step is then not there.
+        """
+        group, file = group_of(shard), part_file(self.path, shard)
+        sizes = {} if part is None else dict(part.objects)
+        checksums = {} if part is None else dict(part.checksums)
+        known = [] if part is None else part.table.to_dicts()
+        added = [{**row, "row": number} for number, row in enumerate(rows, len(known))]
+        with written(self.path):
+            if self.manifest.finished is not None:
+                self._write_manifest(None)
+            if part is None:
+                file.unlink(missing_ok=True)
+                if (self.path / group).exists():
+                    shutil.rmtree(self.path / group)
+                self._lengths = {key: n for key, n in self._lengths.items() if key[0] != group}
+            for each in variables:
+                count = len(each.values)
+                piece = _Piece(0, np.arange(count), each)
+                name = f"{group}/{node(each.name)}"
+                self._made(name, piece, count, count)[:] = each.values
+                for key, size, checksum in self._flush():
+                    sizes[key], checksums[key] = size, checksum
+            columns = table.TABLES[self.manifest.kind]
+            made = Part.of([*known, *added], sizes, checksums, columns)
+            made = dataclasses.replace(made, unfinished=not last)
+            _files.write_bytes(file, made.encode())
+        return made
+
     def _has(self, shard: int, rows: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a shard is finished, of the files that these rows are of."""
         items = {row["item"]: row for row in rows}.values()
@@ -301,15 +357,12 @@ class Store:
         groups: set[str] = set()
         for shard in range(self.shards):
             part = read_part(part_file(self.path, shard))
-            if part is None:
+            if part is None or part.unfinished:
                 return None
-            there = part.table.filter(polars.col("error").is_null())
             groups |= {name.partition("/")[0] for name in part.objects}
-            maps += sum(c.count() for c in there.iter_columns() if c.name.endswith(table.MAX))
+            count, names = part.count()
+            maps, programs = maps + count, programs | names
             failures += part.table["error"].count()
-            programs |= {
-                p for names in part.table["program"].drop_nulls() for p in names.split("; ")
-            }
         found = Finished(
             items=self.manifest.source.items,
             explanations=maps,

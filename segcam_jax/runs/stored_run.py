@@ -63,6 +63,8 @@ class StoredRun:
 
     def __init__(self, path: Path, names: Mapping[int, str] | None = None):
         self.path, self.manifest = path, read_manifest(path / FILE)
+        if self.manifest.kind != "images":
+            raise InputError(f"{str(path)!r} is a run of scans; `open_scans` opens it")
         self._names = names
         self._arrays: dict[str, zarr.Array | None] = {}
         self._whole: set[int] = set()

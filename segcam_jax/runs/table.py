@@ -40,6 +40,55 @@ COLUMNS: Mapping[str, Any] = {
     "error": polars.String,
 }
 
+# Of scans: a row for the scan, one for each instance, and some for what each step found of one.
+SCAN_COLUMNS: Mapping[str, Any] = {
+    "row": polars.Int64,
+    "item": polars.Int64,
+    "step": polars.Int64,
+    "scan": polars.String,
+    "path": polars.String,
+    "files": polars.List(polars.String),
+    "truth": polars.String,
+    "stamp": polars.String,
+    "sha256": polars.String,
+    "notes": polars.List(polars.String),
+    "error": polars.String,
+    "instance": polars.Int64,
+    "group": polars.String,
+    "voxels": polars.Int64,
+    "volume_mm3": polars.Float64,
+    "box": polars.List(polars.Int64),
+    "touches_border": polars.Boolean,
+    "iou": polars.Float64,
+    "mean_probability": polars.Float64,
+}
+INSTANCE_COLUMNS: Mapping[str, Any] = {
+    **SCAN_COLUMNS,
+    "method": polars.String,
+    "tap": polars.String,
+    "modality": polars.String,
+    "crop": polars.List(polars.Int64),
+    "score": polars.Float64,
+    **{
+        name: polars.Float64
+        for peak in ("peak_positive", "peak_negative")
+        for name in (peak, f"{peak}_distance_mm")
+    },
+    "mean_inside": polars.Float64,
+}
+CONTEXT_COLUMNS: Mapping[str, Any] = {
+    **SCAN_COLUMNS,
+    "full_score": polars.Float64,
+    "full_detected": polars.Boolean,
+    "dilations": polars.Int64,
+    "distance_mm": polars.Float64,
+    "reach_mm": polars.Float64,
+    "score": polars.Float64,
+    "detected": polars.Boolean,
+}
+# By what a run is of, as its manifest says it.
+TABLES = {"images": COLUMNS, "instances": INSTANCE_COLUMNS, "context": CONTEXT_COLUMNS}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
@@ -49,11 +98,13 @@ class Part:
         table: its rows, in order.
         objects: bytes of each object of the shard, by its name in the run's folder.
         checksums: CRC-32 of each; runs of before 0.5 have none.
+        unfinished: whether steps of the shard are left.
     """
 
     table: polars.DataFrame
     objects: Mapping[str, int]
     checksums: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    unfinished: bool = False
 
     @classmethod
     def of(
@@ -61,11 +112,12 @@ class Part:
         rows: Iterable[Mapping[str, Any]],
         objects: Mapping[str, int],
         checksums: Mapping[str, int],
+        known: Mapping[str, Any] = COLUMNS,
     ) -> "Part":
-        """The part of rows that have the columns above, and numbers by any other name."""
+        """The part of rows that have the known columns, and numbers by any other name."""
         there = sorted((dict(row) for row in rows), key=lambda row: row["row"])
-        maps = sorted({name for row in there for name in row} - COLUMNS.keys())
-        schema = {**COLUMNS, **dict.fromkeys(maps, polars.Float64)}
+        maps = sorted({name for row in there for name in row} - known.keys())
+        schema = {**known, **dict.fromkeys(maps, polars.Float64)}
         columns = {name: [row.get(name) for row in there] for name in schema}
         return cls(polars.DataFrame(columns, schema=schema), objects, checksums)
 
@@ -74,6 +126,8 @@ class Part:
         stream = io.BytesIO()
         about = {"objects": self.objects, "checksums": self.checksums}
         metadata = {name: json.dumps(dict(sorted(each.items()))) for name, each in about.items()}
+        if self.unfinished:
+            metadata["unfinished"] = "1"
         self.table.write_parquet(stream, metadata=metadata)
         return stream.getvalue()
 
@@ -84,9 +138,19 @@ class Part:
             metadata = polars.read_parquet_metadata(io.BytesIO(data))
             objects, checksums = metadata["objects"], metadata.get("checksums", "{}")
             table = polars.read_parquet(io.BytesIO(data))
-            return cls(table, json.loads(objects), json.loads(checksums))
+            unfinished = "unfinished" in metadata
+            return cls(table, json.loads(objects), json.loads(checksums), unfinished)
         except (PolarsError, PanicException, KeyError, ValueError):
             return None
+
+    def count(self) -> tuple[int, set[str]]:
+        """How many explanations it has, and which programs made them."""
+        there = self.table.filter(polars.col("error").is_null())
+        if "step" in there.columns:
+            return there["score"].count(), set()
+        maps = sum(c.count() for c in there.iter_columns() if c.name.endswith(MAX))
+        names = self.table["program"].drop_nulls()
+        return maps, {program for each in names for program in each.split("; ")}
 
     def broken(self, folder: Path, *, verify: bool = False) -> str | None:
         """The first object that is not there as it was written; None if all are.
@@ -116,6 +180,11 @@ def failure(row: Mapping[str, Any]) -> str:
 def part_file(folder: Path, shard: int) -> Path:
     """The file of a shard's part in a run's folder."""
     return folder / FOLDER / f"{shard:05d}.parquet"
+
+
+def group_of(shard: int) -> str:
+    """Where the arrays are that a shard shares with no other."""
+    return f"{shard:05d}"
 
 
 def read_part(path: Path) -> Part | None:

@@ -1,0 +1,174 @@
+"""The files and figures of a run of `segcam context`.
+
+OUT/SCAN/instance-001/record.json   the curve of an instance
+OUT/context.csv                     a row per dilation, as in the source
+OUT/context-instances.csv           a row per instance and dilation
+OUT/scores.png, detections.png
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segcam_jax import _files, viz
+from segcam_jax.data.instances import Instance
+from segcam_jax.reports.scans import (
+    RECORD,
+    Advance,
+    StoredScan,
+    folder_of,
+    is_current,
+    remove_others,
+    values_of,
+    write_manifest,
+)
+from segcam_jax.reports.tables import as_csv
+from segcam_jax.runs.stored_scans import StoredScans
+from segcam_jax.viz.context import context_detections, context_scores
+from segcam_jax.volumes import ContextCurve, context_table
+
+TABLE, INSTANCES = "context.csv", "context-instances.csv"
+FIGURES = ("scores.png", "detections.png")
+FILES = (TABLE, INSTANCES, *FIGURES)
+NO_COLUMNS = ("distance_mm", "average_score", "std_dev", "n_predictions", "dilations", "reach_mm")
+_COLUMNS = ("scan", "instance", "group", "voxels", "volume_mm3", "full_score", "full_detected")
+_CURVE = ("dilations", "distance_mm", "reach_mm", "score", "detected")
+
+
+class ContextReport:
+    """The files of a run.
+
+    Args:
+        run: of `segcam context`.
+        out: their folder.
+    """
+
+    def __init__(self, run: StoredScans, out: Path):
+        self._run, self._out = run, out
+        self._rows: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        self._instances: dict[tuple[int, int], Instance] = {}
+        for item, instance, row in run.results():
+            self._rows.setdefault((item, instance.label), []).append(row)
+            self._instances[item, instance.label] = instance
+
+    def files(self) -> tuple[str, ...]:
+        """Those that are not of a scan."""
+        return FILES
+
+    @property
+    def count(self) -> int:
+        """How many scans there are to write."""
+        return sum(row["error"] is None for row in self._run.scans.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the table, one per dilation; none if no instance was found."""
+        return context_table([_curve(rows) for rows in self._rows.values()])
+
+    def write(self, advance: Advance, command: Sequence[str] = ()) -> None:
+        """Writes what is not there yet, or not current.
+
+        Args:
+            advance: is called with the number of scans done, and their names.
+            command: the command line, for the manifest.
+
+        Raises:
+            InputError: if a scan has changed, or cannot be read.
+            FileError: if something cannot be written.
+        """
+        run, out = self._run, self._out
+        whole = {row["scan"] for row in run.scans.values() if row["error"] is None}
+        kept = {folder_of(rows[0]["scan"], label) for (_, label), rows in self._rows.items()}
+        remove_others(out, [row["scan"] for row in run.scans.values()], kept | whole)
+        files = [TABLE, INSTANCES]
+        for item, row in run.scans.items():
+            if row["error"] is None:
+                scan = StoredScan(run, item)
+                files += [*scan.write_found(out)["files"], f"{scan.name}/{RECORD}"]
+                files += self._write_records(item)
+                advance(1, scan.name)
+        rows = self.rows()
+        columns = list(rows[0]) if rows else NO_COLUMNS
+        _files.write_bytes(out / TABLE, as_csv(columns, [list(row.values()) for row in rows]))
+        long = [
+            [row[name] for name in (*_COLUMNS, *_CURVE)]
+            for each in self._rows.values()
+            for row in each
+        ]
+        _files.write_bytes(out / INSTANCES, as_csv((*_COLUMNS, *_CURVE), long))
+        if rows:
+            _draw([_curve(rows) for rows in self._rows.values()], out)
+            files += FIGURES
+        else:
+            for name in FIGURES:
+                (out / name).unlink(missing_ok=True)
+        if run.manifest.finished is not None:
+            write_manifest(out, run, command, self._facts(files))
+
+    def _write_records(self, item: int) -> list[str]:
+        """Writes the curves of a scan's instances; returns the names of their files."""
+        names = []
+        for (number, label), rows in self._rows.items():
+            if number != item:
+                continue
+            first, instance = rows[0], self._instances[item, label]
+            folder = folder_of(first["scan"], label)
+            about = {**values_of(instance), "scan": first["scan"], "instance": label}
+            curve = {name: [row[name] for row in rows] for name in _CURVE}
+            full = {name: first[name] for name in ("full_score", "full_detected")}
+            record = {
+                "run": self._run.manifest.key,
+                "instance": {**about, "volume_mm3": instance.volume},
+                "curve": {**curve, **full},
+                "files": [],
+            }
+            if not is_current(self._out, folder, record):
+                _files.write_json(self._out / folder / RECORD, record)
+            names.append(f"{folder}/{RECORD}")
+        return names
+
+    def _facts(self, files: Sequence[str]) -> dict[str, Any]:
+        """What the manifest says of the files."""
+        return {
+            "distance_mm": "dilations times the smallest extent of a voxel",
+            "reach_mm": "the largest Euclidean distance of a voxel that is kept from the instance",
+            "scans": [row["scan"] for row in self._run.scans.values()],
+            "files": list(files),
+        }
+
+
+def _curve(rows: Sequence[dict[str, Any]]) -> ContextCurve:
+    """The curve of an instance, of its rows."""
+    parts = {name: np.array([row[name] for row in rows]) for name in _CURVE}
+    return ContextCurve(
+        parts["dilations"],
+        parts["distance_mm"],
+        parts["reach_mm"],
+        parts["score"],
+        parts["detected"],
+        rows[0]["full_score"],
+        rows[0]["full_detected"],
+    )
+
+
+def _draw(curves: Sequence[ContextCurve], out: Path) -> None:
+    distance, reach = curves[0].distance, np.stack([each.reach for each in curves])
+    figures = (
+        context_scores(
+            distance,
+            np.stack([each.scores for each in curves]),
+            full=np.array([each.full_score for each in curves]),
+            reach=reach,
+            title="Probability inside instances against their context",
+        ),
+        context_detections(
+            distance,
+            np.stack([each.detected for each in curves]),
+            full=np.array([each.full_detected for each in curves]),
+            reach=reach,
+            title="Detected instances against their context",
+        ),
+    )
+    for figure, name in zip(figures, FIGURES, strict=True):
+        viz.save(figure, out / name)

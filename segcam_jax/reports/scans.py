@@ -1,0 +1,241 @@
+"""The files of a run over scans, from its store and the scans, each of which is opened once.
+
+OUT/SCAN/probability.nii.gz, instances.nii.gz   what the network finds; the label map
+OUT/SCAN/missed.nii.gz                          what it misses of a ground truth, numbered on
+OUT/SCAN/network-*.nii.gz                       the same on the network's voxels, if others
+OUT/SCAN/record.json                            what the files beside it are of; written last
+OUT/SCAN/instance-001/...                       what the report has of an instance, its record last
+OUT/manifest.json                               all files are there; written last of all
+
+A folder is current if its record says what it would say now, and the files that it names are there.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import json
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import segcam_jax
+from segcam_jax import _files
+from segcam_jax.data import nifti
+from segcam_jax.data.scans import ScanFiles
+from segcam_jax.runs.manifest import FILE
+from segcam_jax.runs.scan_files import digest_of, stamp_of
+from segcam_jax.runs.stored_run import STORE
+from segcam_jax.runs.stored_scans import (
+    MISSED,
+    PREDICTED,
+    PROBABILITY,
+    StoredScans,
+    found_in,
+    open_scans,
+)
+from segcam_jax.types import InputError
+from segcam_jax.volumes import ScanInput, ScanOptions, Segmented, read_input
+
+RECORD = "record.json"
+# What versions before 0.5 wrote first.
+_OLD_CLAIM = ".segcam-run.json"
+Advance = Callable[[int, str], None]
+Record = dict[str, Any]
+
+
+class StoredScan:
+    """A scan of a run, with what was found in it, read when it is asked for.
+
+    Args:
+        run: the run.
+        item: number of the scan.
+    """
+
+    def __init__(self, run: StoredScans, item: int):
+        self.run, self.item, self.row = run, item, run.scans[item]
+        self.name = self.row["scan"]
+
+    @functools.cached_property
+    def given(self) -> ScanInput:
+        """Its volumes.
+
+        Raises:
+            InputError: if they cannot be read, or have changed since.
+        """
+        files = ScanFiles(self.name, tuple(map(Path, self.row["files"])), None)
+        truth = None if self.row["truth"] is None else Path(self.row["truth"])
+        every = dataclasses.replace(files, truth=truth)
+        if stamp_of(every) != self.row["stamp"] and digest_of(every) != self.row["sha256"]:
+            raise InputError(f"the files of scan {self.name!r} have changed since it was explained")
+        names = [field.name for field in dataclasses.fields(ScanOptions)]
+        said = {name: self.run.manifest.options[name] for name in names}
+        return read_input(files, msgspec.convert(said, ScanOptions), self.run.modalities)
+
+    @functools.cached_property
+    def found(self) -> Segmented:
+        """What the network found in it."""
+        return self.run.segmented(self.item)
+
+    def write(self, path: Path, values: np.ndarray) -> None:
+        """Writes values of the network's grid as a volume on the grid of the scan's first file."""
+        scan, nearest = self.given.scan, values.dtype.kind != "f"
+        nifti.write_map(path, scan.restored(values, nearest=nearest), like=scan.file)
+
+    def write_found(self, folder: Path) -> Record:
+        """Writes what the network found, where it is not there; returns the record of that."""
+        maps = {PROBABILITY: "probability", PREDICTED: "instances"}
+        maps |= {} if self.row["truth"] is None else {MISSED: "missed"}
+        own = self.run.manifest.options["match_spacing"]
+        files = [f"{self.name}/{name}.nii.gz" for name in maps.values()]
+        files += [f"{self.name}/network-{name}.nii.gz" for name in maps.values() if own]
+        record = {
+            "run": self.run.manifest.key,
+            "scan": self.name,
+            "inputs": self.row["files"],
+            "truth": self.row["truth"],
+            "sha256": self.row["sha256"],
+            "notes": self.row["notes"],
+            "instances": [values_of(each) for each in found_in(self.run.table, self.item).values()],
+            "files": files,
+        }
+        if is_current(folder, self.name, record):
+            return record
+        for array, name in maps.items():
+            values = self.run.array(self.item, array)
+            assert values is not None
+            self.write(folder / self.name / f"{name}.nii.gz", values)
+            if own:
+                path = folder / self.name / f"network-{name}.nii.gz"
+                nifti.write_map(path, values, like=self.given.scan.grid)
+        _files.write_json(folder / self.name / RECORD, record)
+        return record
+
+
+def values_of(instance: Any) -> Record:
+    """An instance as JSON holds it."""
+    values = dataclasses.asdict(instance)
+    return {**values, "iou": None if np.isnan(instance.iou) else instance.iou}
+
+
+def folder_of(scan: str, instance: int) -> str:
+    """An instance's folder."""
+    return f"{scan}/instance-{instance:03d}"
+
+
+def is_current(folder: Path, name: str, record: Record, *, but: Sequence[str] = ()) -> bool:
+    """Whether the files of a record are there as it says, whatever it says under some words."""
+    there, now = _files.read_json(folder / name / RECORD), json.loads(json.dumps(record))
+    if not isinstance(there, dict) or _without(there, but) != _without(now, but):
+        return False
+    return all(_is_whole(folder / file) for file in record["files"])
+
+
+def _without(record: Record, words: Sequence[str]) -> Record:
+    return {word: value for word, value in record.items() if word not in words}
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there and holds anything: all are put in place whole, none is empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def check_free(
+    out: Path, scans: Iterable[str], files: Sequence[str], *, overwrite: bool
+) -> list[str]:
+    """Checks that nobody else's files are in the way, where no run is there yet.
+
+    Args:
+        out: the folder.
+        scans: names of the scans.
+        files: that are written beside their folders.
+        overwrite: take the folder of another run, and write over other files.
+
+    Returns:
+        The files of the run that is to be replaced.
+
+    Raises:
+        InputError: if some are; if it is a file.
+    """
+    _files.check_folder(out)
+    old = _files.read_json(out / _OLD_CLAIM)
+    if overwrite:
+        found = [*old.get("files", ()), _OLD_CLAIM] if isinstance(old, dict) else []
+        with contextlib.suppress(InputError):
+            names = [row["scan"] for row in open_scans(out).scans.values()]
+            found += [file for files in _records(out, names).values() for file in files]
+        return found
+    if (out / STORE / FILE).exists():
+        return []
+    if isinstance(old, dict):
+        version, now = old.get("version", "0.1.0"), segcam_jax.__version__
+        raise InputError(
+            f"output {str(out)!r} holds another run by segcam_jax {version}, and {now} does not go "
+            "on with it; give another folder, or --overwrite"
+        )
+    names = (f"{scan}/{name}" for scan in scans for name in ("probability.nii.gz", RECORD))
+    there = [name for name in (*files, FILE, *names) if (out / name).exists()]
+    if there:
+        raise InputError(
+            f"output {str(out)!r} already holds {there[0]!r}; give another folder, or --overwrite"
+        )
+    return []
+
+
+def _records(out: Path, scans: Iterable[str]) -> dict[str, list[str]]:
+    """The files that records name, and the records themselves, by their folders."""
+    found = {}
+    for scan in scans:
+        for path in [*(out / scan).glob("instance-*/" + RECORD), out / scan / RECORD]:
+            name, there = path.parent.relative_to(out).as_posix(), _files.read_json(path)
+            if isinstance(there, dict):
+                found[name] = [*there.get("files", ()), f"{name}/{RECORD}"]
+    return found
+
+
+def remove_others(out: Path, scans: Iterable[str], kept: Container[str]) -> None:
+    """Removes the files of the records of some scans, but for those in the folders to keep."""
+    for name, files in _records(out, scans).items():
+        if name not in kept:
+            remove(out, files)
+
+
+def remove(out: Path, files: Iterable[str]) -> None:
+    """Removes files of a run, and their folders where nobody else's files keep them."""
+    inside, files = out.resolve(), list(files)
+    for file in files:
+        target = out / file
+        if target.parent.resolve().is_relative_to(inside) and not target.is_dir():
+            target.unlink(missing_ok=True)
+    for folder in {(out / file).parent for file in files} - {out}:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def write_manifest(
+    out: Path, run: StoredScans, command: Sequence[str], more: Mapping[str, Any]
+) -> None:
+    """Says that all files are there, and what made them."""
+    manifest = run.manifest
+    network = manifest.network
+    values = {
+        manifest.kind: 1,
+        "key": manifest.key,
+        "version": manifest.version,
+        "command": list(command),
+        "versions": dict(manifest.versions),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "weights": {
+            "given": network.given,
+            "absolute": network.absolute,
+            "sha256": network.sha256,
+            "model": network.model,
+            "outputs": network.meaning.to_json(),
+        },
+        "options": dict(manifest.options),
+        **more,
+    }
+    _files.write_json(out / FILE, values)

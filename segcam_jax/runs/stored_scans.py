@@ -1,0 +1,175 @@
+"""A run over scans as it is read: its table, what was found in each scan, maps of instances."""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+import zarr
+
+from segcam_jax import _files
+from segcam_jax.data.instances import Instance, Instances
+from segcam_jax.runs.folder import METADATA
+from segcam_jax.runs.manifest import FILE, Kind, read_manifest
+from segcam_jax.runs.store import node
+from segcam_jax.runs.stored_run import STORE
+from segcam_jax.runs.table import FOLDER, TABLES, Part, group_of
+from segcam_jax.types import InputError
+from segcam_jax.volumes import Segmented
+from segcam_jax.volumes.crops import Box
+
+PROBABILITY, PREDICTED, MISSED = "probability", "instances", "missed"
+
+
+def open_scans(path: str | os.PathLike) -> "StoredScans":
+    """Opens a run of `segcam instances` or `segcam context`, finished or not.
+
+    Args:
+        path: its folder, or the one that holds it as `run.zarr`.
+
+    Raises:
+        InputError: if it is none, or another version's.
+    """
+    path = Path(path)
+    if (path / STORE / FILE).is_file():
+        path = path / STORE
+    if not (path / FILE).is_file():
+        raise InputError(f"{str(path)!r} is no run: it holds no {FILE}")
+    return StoredScans(path)
+
+
+def kind_of(path: str | os.PathLike) -> Kind:
+    """What a stored run is of; images where there is no run."""
+    files = (Path(path) / STORE / FILE, Path(path) / FILE)
+    there = next((file for file in files if file.is_file()), None)
+    return "images" if there is None else read_manifest(there).kind
+
+
+class StoredScans:
+    """A stored run over scans, read.
+
+    Attributes:
+        path: its folder.
+        manifest: what made it.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.manifest = path, read_manifest(path / FILE)
+        if self.manifest.kind == "images":
+            raise InputError(f"{str(path)!r} is a run of images; `open_store` opens it")
+
+    @functools.cached_property
+    def table(self) -> polars.DataFrame:
+        """All rows that are there, in order: `runs.table` says which columns they have."""
+        tables = []
+        for file in _files.whole_files(self.path / FOLDER, "*.parquet"):
+            data = _files.read_if_there(file)
+            part = None if data is None else Part.decode(data)
+            if data is not None and part is None:
+                raise InputError(f"{str(file)!r} is cut off; the same command computes it again")
+            if part is not None and (lost := part.broken(self.path)):
+                raise InputError(
+                    f"{str(self.path / lost)!r} was lost or cut off; the same command computes it "
+                    "again"
+                )
+            tables += [] if part is None else [part.table]
+        if not tables:
+            return polars.DataFrame(schema=dict(TABLES[self.manifest.kind]))
+        return polars.concat(tables).sort("item", "row")
+
+    @functools.cached_property
+    def scans(self) -> Mapping[int, dict[str, Any]]:
+        """The row of each scan, by its number."""
+        return {row["item"]: row for row in scan_rows(self.table)}
+
+    def results(self) -> Iterator[tuple[int, Instance, dict[str, Any]]]:
+        """What was computed of instances: the scan's number, the instance, the row."""
+        known = {item: found_in(self.table, item) for item in self.scans}
+        there = self.table.filter(polars.col("score").is_not_null())
+        for row in there.iter_rows(named=True):
+            yield row["item"], known[row["item"]][row["instance"]], row
+
+    def segmented(self, item: int) -> Segmented:
+        """What the network found in a scan."""
+        return segmented_of(
+            found_in(self.table, item).values(), lambda name: self.array(item, name)
+        )
+
+    def map(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The map of a row, at the voxels of its crop (`crop_of`)."""
+        name = map_name(row["instance"], row["method"], row["tap"])
+        found = _there(self.array(row["item"], name))
+        names = self.modalities
+        return found[..., names.index(row["modality"])] if row["modality"] in names else found
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the scans' volumes are called."""
+        return tuple(self.manifest.options["modalities"])
+
+    def array(self, item: int, name: str) -> np.ndarray | None:
+        """An array of a scan; None if there is none."""
+        key = f"{group_of(item)}/{node(name)}"
+        if not (self.path / key / METADATA).is_file():
+            return None
+        return np.asarray(zarr.open_array(self.path, path=key, mode="r")[:])
+
+
+def segmented_of(
+    instances: Iterable[Instance], array: Callable[[str], np.ndarray | None]
+) -> Segmented:
+    """What was found in a scan, of its instances and its arrays by their names."""
+    sides: dict[bool, list[Instance]] = {True: [], False: []}
+    for each in instances:
+        sides[each.group == "FN"].append(each)
+    missed = array(MISSED)
+    return Segmented(
+        _there(array(PROBABILITY)),
+        Instances(_there(array(PREDICTED)), tuple(sides[False])),
+        None if missed is None else Instances(missed, tuple(sides[True])),
+    )
+
+
+def map_name(instance: int, method: str, tap: str) -> str:
+    """The name of an array of maps."""
+    return f"map.{instance:03d}.{method}.{tap}"
+
+
+def scan_rows(table: polars.DataFrame) -> list[dict[str, Any]]:
+    """The rows that tell of scans as a whole."""
+    return table.filter(polars.col("instance").is_null()).to_dicts()
+
+
+def found_in(table: polars.DataFrame, item: int) -> dict[int, Instance]:
+    """The instances of a scan by their labels, from the rows that tell of one as a whole."""
+    rows = table.filter(
+        polars.col("item") == item, polars.col("instance").is_not_null(), polars.col("step") == 0
+    )
+    return {row["instance"]: instance_of(row) for row in rows.iter_rows(named=True)}
+
+
+def instance_of(row: Mapping[str, Any]) -> Instance:
+    """The instance of a row."""
+    iou = float("nan") if row["iou"] is None else row["iou"]
+    return Instance(
+        row["instance"],
+        row["group"],
+        row["voxels"],
+        row["volume_mm3"],
+        box_of(row["box"]),
+        row["touches_border"],
+        iou,
+    )
+
+
+def box_of(ends: list[int]) -> Box:
+    """A box of the ends that a row has of it."""
+    return tuple(zip(ends[::2], ends[1::2], strict=True))
+
+
+def _there(found: np.ndarray | None) -> np.ndarray:
+    assert found is not None  # The table names all objects of a scan, and they are there.
+    return found
