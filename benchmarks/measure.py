@@ -14,7 +14,7 @@ from benchmarks.studies import Study
 # Results that are repeated in float64, by the axes of space: XLA takes seconds for one in 3D.
 SAMPLE = {2: 8, 3: 4}
 MOST_TURNS = 5
-LEAST_TURNS = 2
+LEAST_TURNS = 1
 # Of a row's seconds, what one turn may take: compilation and warm-up are paid as well.
 _TURN_SHARE = 0.2
 # From here on all results are computed: a projection would save too little.
@@ -41,7 +41,9 @@ class Pace:
         fitting = int(seconds * rate / flops_each)
         if fitting >= _NEARLY_ALL * study.total and row.most is None:
             return study.total
-        fitting = max(row.step, fitting // row.step * row.step)
+        if fitting >= row.step or row.least is None:
+            fitting = max(row.step, fitting // row.step * row.step)
+        fitting = max(fitting, row.least or 1)
         return fitting if row.most is None else min(fitting, row.most)
 
 
@@ -61,11 +63,11 @@ class Reference:
 
 
 def reference(study: Study, brute_force: Row) -> Reference:
-    """Repeats the first results of a study in float64, by a row that runs the whole network.
+    """Repeats the first results of a study in float64, by a row that saves nothing.
 
     Args:
         study: the study.
-        brute_force: runs the whole network for each result.
+        brute_force: runs all that follows the tap for each result.
     """
     with study.in_float64() as exact:
         ready = brute_force.ready(exact, min(SAMPLE[exact.x.ndim - 1], exact.total))

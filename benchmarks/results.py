@@ -63,10 +63,17 @@ def _git(*arguments: str) -> str:
 
 
 def is_finished(record: dict[str, Any] | None, made_from: dict[str, Any]) -> bool:
-    """Whether a workload or curve is complete, from the same code and with the same options."""
+    """Whether a workload or curve is complete, of the same code, options, machine and versions."""
     if not record or not record.get("complete"):
         return False
-    return all(record.get(key) == made_from[key] for key in ("code", "size", "full"))
+    if any(record.get(key) != made_from[key] for key in ("code", "size", "full")):
+        return False
+    return _lasting(record["environment"]) == _lasting(made_from["environment"])
+
+
+def _lasting(environment: dict[str, Any]) -> dict[str, Any]:
+    """What of an environment is the same in the next run on the same machine."""
+    return {key: value for key, value in environment.items() if key != "load"}
 
 
 def _plain(value: Any) -> Any:

@@ -48,6 +48,7 @@ class Row:
         group: `"peer"`, `"jax"` or `"engine"`; rows of a group run at like rates.
         weight: of the workload's budget, against the other rows.
         step: results come in multiples of it, a batch of the row's own.
+        least: results that it computes at least, where a whole batch would take too long.
         most: results that it computes at most, where its rate is far from that of other rows; None
             leaves it to the budget.
     """
@@ -56,6 +57,7 @@ class Row:
     group: str
     weight: float = 1
     step: int = 1
+    least: int | None = None
     most: int | None = None
 
     @property

@@ -89,6 +89,7 @@ class SmoothGradRow(EngineRow):
     """`segcam_jax.methods.instance_smooth_grad`, compiled, by the engine's settings."""
 
     step: int = 1
+    least: int | None = None
 
     @property
     def whole(self) -> bool:

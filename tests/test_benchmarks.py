@@ -139,6 +139,8 @@ def test_rows_agree_with_brute_force_in_float64(key):
     assert reference.values.dtype == np.float64
     count = len(reference.values)
     assert count == min(measure.SAMPLE[base.x.ndim - 1], base.total)
+    sparing = measure.reference(base, jax_rows.brute_force()).values
+    np.testing.assert_allclose(sparing, reference.values, rtol=0, atol=1e-9)
     every = list(jax_rows.executions())
     for (name, execution), bound in zip((every[0], every[-1]), (1e-3, 1e-5), strict=True):
         row = jax_rows.EngineRow(name=name, execution=execution)
@@ -176,6 +178,8 @@ def test_the_pace_sets_how_much_is_measured():
     assert pace.count(row, 1.0, base, 0.01) == 32
     assert pace.count(row, 1.0, base, 7.0) == 1024
     assert pace.count(row, 0.0, base, 0.01) == 1024
+    assert pace.count(dataclasses.replace(row, least=2), 1.0, base, 0.01) == 2
+    assert pace.count(dataclasses.replace(row, least=2), 1.0, base, 0.2) == 20
     assert pace.count(dataclasses.replace(row, most=64), 1.0, base, 7.0) == 64
 
 
@@ -203,6 +207,26 @@ def test_rows_take_turns():
     assert rows[0].record["turns"] == measure.LEAST_TURNS
     assert not rows[0].record["projected"]
     assert rows[0].record["error"] == 0
+
+
+def test_a_budget_deals_out_what_is_left(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(run.time, "perf_counter", lambda: clock[0])
+    left = run.Budget(60.0, {"a": 1, "b": 1, "c": 1})
+    assert left.seconds("a") == 20
+    clock[0] = 10.0
+    left.set_aside(30.0)
+    assert left.seconds("b") == 10
+    clock[0] = 31.0
+    assert left.seconds("c") == 0
+
+
+def test_what_is_written_by_hand_and_the_engine_come_first():
+    names = (PGC, "segcam_jax, + windows", ENGINE, NAIVE_MAP)
+    groups = ("peer", "engine", "engine", "engine")
+    rows = [Row(name=n, group=g) for n, g in zip(names, groups, strict=True)]
+    ranked = sorted(rows, key=lambda row: run._rank(row, ENGINE))
+    assert [row.name for row in ranked] == [NAIVE_MAP, ENGINE, PGC, "segcam_jax, + windows"]
 
 
 # The command
@@ -276,8 +300,12 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path, no_torch, one_engine_row, m
 
 
 def test_a_row_that_fails_does_not_end_the_run(tmp_path, no_torch, one_engine_row, monkeypatch):
+    ready = jax_rows.EngineRow.ready
+
     def broken(self, study, count):
-        raise RuntimeError("out of\nluck")
+        if self.name == ENGINE:
+            raise RuntimeError("out of\nluck")
+        return ready(self, study, count)
 
     monkeypatch.setattr(jax_rows.EngineRow, "ready", broken)
     record = run.run(options(tmp_path / "cpu.json"), ["P1"])["workloads"]["P1"]
