@@ -41,6 +41,7 @@ STAGES = (
     "nearest",
     "linear",
     "take",
+    "reflected",
     "pixel_shuffle",
     "attention",
     "squeeze",
@@ -99,7 +100,7 @@ class Drawn:
             y = jax.nn.softmax(y, -1)
         return y + params
 
-    def _conv(self, name, x, width, *, kernel=3, stride=1, dilation=1, groups=1):
+    def _conv(self, name, x, width, *, kernel=3, stride=1, dilation=1, groups=1, padding="SAME"):
         rank = x.ndim - 1
         weight = self.weights(name, *(kernel,) * rank, x.shape[-1] // groups, width)
         bias = self.weights(f"{name} bias", 1, width)[0] * 0.3
@@ -108,7 +109,7 @@ class Drawn:
             x[None],
             jnp.asarray(weight, x.dtype),
             (stride,) * rank,
-            "SAME",
+            padding,
             rhs_dilation=(dilation,) * rank,
             dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
             feature_group_count=groups,
@@ -179,6 +180,11 @@ class Drawn:
         for axis in range(x.ndim - 1):
             x = jnp.take(x, np.arange(2 * x.shape[axis]) // 2, axis)
         return x
+
+    def _reflected(self, name, x, skip):
+        mode = "reflect" if min(x.shape[:-1]) > 1 else "edge"
+        padded = jnp.pad(x, [(1, 1)] * (x.ndim - 1) + [(0, 0)], mode=mode)
+        return self._conv(name, padded, WIDTH, padding="VALID")
 
     def _pixel_shuffle(self, name, x, skip):
         rank, space = x.ndim - 1, x.shape[:-1]

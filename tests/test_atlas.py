@@ -47,6 +47,17 @@ def test_targets_read_off_equal_their_studies(case, ablate):
         assert (found.weights is None) == (true.weights is None)
 
 
+def test_devices_share_the_ablations_of_an_atlas(case):
+    alone = segcam.methods.ablation_atlas(*case)
+    mesh = segcam.device_mesh(3)
+    dealt = segcam.methods.ablation_atlas(*case, execution=segcam.Execution(mesh=mesh))
+    assert len(dealt.changes.sharding.device_set) == 3
+    np.testing.assert_array_equal(dealt.rows, alone.rows)
+    np.testing.assert_allclose(dealt.changes, alone.changes, rtol=1e-5, atol=1e-6)
+    target = TARGETS["region"]
+    np.testing.assert_allclose(dealt.drops(target), alone.drops(target), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_blocks_are_exact_for_regions_made_of_them(case, dtype):
     kept = segcam.methods.ablation_atlas(*case, block=2, dtype=dtype)

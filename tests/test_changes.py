@@ -263,6 +263,51 @@ def test_indices_that_are_known_while_tracing_say_what_is_read():
         assert [span and span.size for span in change.changed[out]] == [8, 8, None]
 
 
+PADDINGS = {
+    **{
+        mode: lambda x, mode=mode: jnp.pad(x, ((2, 1), (1, 3), (0, 0)), mode=mode)
+        for mode in ("reflect", "symmetric", "edge", "wrap")
+    },
+    "roll": lambda x: jnp.roll(x, (2, -3), (0, 1)),
+    "by hand": lambda x: jnp.concatenate([x[:, 2:0:-1], x, x[:, -1:].repeat(2, 1)], 1),
+}
+
+
+@pytest.mark.parametrize("kind", PADDINGS)
+def test_what_is_padded_by_parts_of_itself_says_what_it_reads(kind):
+    """Windows backwards and forwards are those of a convolution, but where they go round."""
+
+    def fn(params, x):
+        hidden = tap(jax.nn.relu(convolve(x, params["down"])), "hidden")
+        return convolve(PADDINGS[kind](hidden), params["up"])
+
+    x = make_input()
+    keys = jax.random.split(jax.random.key(0), 2)
+    shapes = {"down": (3, 3, 2, 4), "up": (3, 3, 4, 3)}
+    params = {
+        name: jax.random.normal(key, shape)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    split = segcam.split(fn, "hidden", params, x)
+    mask = np.zeros(split.output.shape[:-1], bool)
+    mask[4:6, 5:7] = True
+    target = segcam.targets.region(1, mask)
+    plan = split.changes.plan((2, 2, 3))
+    assert plan.fallbacks == ()
+    reads = plan.windows[plan.jaxpr.invars[0]]
+    goes_round = kind in ("wrap", "roll")
+    assert [span and span.size for span in reads] == [*[None if goes_round else 4] * 2, None]
+    one = tuple(Span(at, np.arange(n), 1) for at, n in enumerate(split.activation.shape[:2]))
+    (out,) = split.changes.jaxpr.outvars
+    reached = changes.plan(split.changes.jaxpr, (*one, None)).changed[out]
+    assert goes_round or None not in reached[:2]
+    methods = (segcam.methods.ablation_cam, segcam.methods.fast_ablation_cam)
+    given = (split, params, x, target)
+    for method in methods if kind in ("reflect", "by hand") else ():
+        fast, naive = (method(*given, execution=how).drops for how in (Execution(), segcam.NAIVE))
+        np.testing.assert_allclose(fast, naive, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_a_network_that_upsamples_by_taking_equals_brute_force():
     split, params, x = upsampled(NEAREST["take"])

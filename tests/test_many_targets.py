@@ -58,6 +58,23 @@ def test_instances_equal_single_calls(case, method):
     assert_alike(stacked, singles)
 
 
+def test_devices_share_the_ablations_of_all_targets(case):
+    """In windows of their own, and in one that two of them share."""
+    split, params, x = case
+    execution = segcam.Execution(mesh=segcam.device_mesh(8), chunk_size=1)
+    for targets in (boxes(), boxes()[:1] * 2):
+        given = (segcam.methods.ablation_cam, split, params, x, targets)
+        alone, dealt = (
+            segcam.explain_targets(*given),
+            segcam.explain_targets(*given, execution=execution),
+        )
+        assert len(dealt.map.sharding.device_set) == 8
+        for field in ("map", "score", "weights", "drops"):
+            found, expected = getattr(dealt, field), getattr(alone, field)
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, atol=1e-5 * scale, err_msg=field)
+
+
 @pytest.mark.slow
 def test_targets_of_many_kinds_come_back_in_order(case):
     split, params, x = case

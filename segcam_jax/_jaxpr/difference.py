@@ -90,14 +90,22 @@ def difference(jaxpr: Any) -> Difference:
     changes, outputs = traced.outvars[:count], traced.outvars[count:]
     cut = slicing.cut(dataclasses.replace(traced, outvars=changes), traced.invars[0], also=outputs)
 
+    flat, consts = slicing.opened(cut.decode_jaxpr)
+
     def known(first, *others):
         nothing = jnp.zeros(change.shape, change.dtype)
         found = cut.encode(nothing, first, *others)[1:]
         at = len(found) - count
-        return [*found[at:], *found[:at]]
+        return [*found[at:], *found[:at], *consts]
 
+    evaluated = graph.function_of(flat)
     return Difference(
-        known, count, cut.decode_jaxpr, cut.decode, tuple(form.subtracted), form.is_linear
+        known,
+        count,
+        flat,
+        lambda *inputs: evaluated((), *inputs),
+        tuple(form.subtracted),
+        form.is_linear,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from segcam_jax._jaxpr import constants, graph
+from segcam_jax._jaxpr import constants, graph, moves
 from segcam_jax._jaxpr.graph import Equation, Graph, Var, is_variable, subgraph_function
 
 
@@ -58,9 +58,16 @@ def _dtypes(jaxpr: Any) -> list[Any]:
 
 
 def opened(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A jaxpr without calls that mean no more than their body, and its further inputs' values."""
+    """A jaxpr without calls that mean no more than their body, and its further inputs' values.
+
+    What is joined of parts of one value is gathered from it.
+    """
     structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
-    flat, _ = graph.trace(lambda *inputs: graph.evaluate(jaxpr, (), inputs), "", *structs)
+
+    def run(*inputs):
+        return graph.evaluate(jaxpr, (), inputs, moves.Gathering())
+
+    flat, _ = graph.trace(run, "", *structs)
     equations = constants.as_literals(flat.equations, flat.constvars, flat.consts)
     inputs = [*flat.invars, *flat.constvars]
     return subgraph_function(inputs, equations, flat.outvars)[0], flat.consts

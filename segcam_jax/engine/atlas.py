@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from segcam_jax._jaxpr import difference
-from segcam_jax.engine import fall, memory
+from segcam_jax.engine import devices, fall, memory
 from segcam_jax.engine.compiled import checked_target
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.fitting import kept
@@ -52,6 +52,8 @@ def output_changes(
     """
     _check_size(split, len(masks), block, dtype, execution)
     shared = (params, x)
+    if execution.mesh is not None:
+        shared = devices.replicate(shared, execution.mesh)
     activation, output, live, drowning = kept(_unchanged, (split, masks, execution), shared)(
         *shared
     )
@@ -61,7 +63,7 @@ def output_changes(
         if not len(chosen):
             continue
         filled = chosen[np.minimum(np.arange(-(-len(chosen) // _ROWS) * _ROWS), len(chosen) - 1)]
-        given = (params, x, jnp.asarray(filled, jnp.int32))
+        given = (*shared, jnp.asarray(filled, jnp.int32))
         static = (split, masks, block, dtype, subtract, execution)
         change, scale = kept(_changes, static, given)(*given)
         rows.append(chosen)
@@ -142,6 +144,12 @@ def _unchanged(split, masks, execution, params, x):
 
 
 def _changes(split, masks, block, dtype, subtract, execution, params, x, rows):
+    options = (split, masks, block, dtype, subtract, execution)
+    run = functools.partial(_dealt_changes, *options)
+    return devices.on_mesh(run, execution.mesh)(params, x, rows)
+
+
+def _dealt_changes(split, masks, block, dtype, subtract, execution, params, x, rows):
     activation, carry = encode(split, params, x, execution)
     summed = functools.partial(_summed, block=block)
     by_change = None
@@ -162,10 +170,11 @@ def _changes(split, masks, block, dtype, subtract, execution, params, x, rows):
         scale = jnp.where(largest > 0, largest, 1)
         return (change / scale).astype(dtype), scale
 
-    chunk = 1
+    dealt, chunk = devices.share(len(rows), execution.mesh), 1
     if by_change is not None:
-        chunk = memory.chunk(execution, len(rows), by_change.live_bytes)
-    return jax.lax.map(stored, rows, batch_size=chunk)
+        chunk = memory.chunk(execution, len(dealt), by_change.live_bytes)
+    found = jax.lax.map(jax.vmap(stored), rows[dealt.rows(chunk)[0]])
+    return [dealt.gathered(each.reshape(-1, *each.shape[2:])) for each in found]
 
 
 def _summed(output: Float[Array, "*space k"], block: int) -> Float[Array, "*blocks k"]:

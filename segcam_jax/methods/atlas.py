@@ -110,7 +110,7 @@ def ablation_atlas(
         block: output positions are summed over blocks of this extent along every axis.
         dtype: of what is kept: `"float32"`, `"float16"` (each ablation's largest change to 3
             digits) or `"bfloat16"`.
-        execution: how the engine runs it, on one device; `memory_limit` bounds the atlas too.
+        execution: how the engine runs it; `memory_limit` bounds the atlas too.
 
     Returns:
         An `Atlas`: `atlas.explain(target)`, `atlas.drops(target)`.
