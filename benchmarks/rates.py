@@ -1,5 +1,6 @@
 """The best rate that a 3x3 convolution reaches here: what a sweep's rate is a share of."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +21,9 @@ _BATCHES = {"cpu": (1, 2, 8), "other": (1, 8, 64)}
 _REPEATS = 3
 
 
+@functools.cache
 def convolution_rates(size: Size, threads: int | None) -> dict[str, Any]:
-    """Sweeps shapes and batches.
+    """Sweeps shapes and batches, once in a process.
 
     Returns:
         Under `"jax"`, `"jax bfloat16"` (not on a CPU) and `"torch"` (where it is installed), the

@@ -151,9 +151,8 @@ def _workload(
 ) -> Iterator[dict[str, Any]]:
     base = study(workload, options.size)
     record: dict[str, Any] = {"complete": False, "total": base.total, "rows": []}
-    if workload.key == "P2":
-        say("P2: convolution rates")
-        record["rates"] = rates.convolution_rates(options.size, options.threads)
+    say(f"{workload.key}: convolution rates")
+    record["rates"] = rates.convolution_rates(options.size, options.threads)
     pace = measure.Pace({})
     lines = _lines(base, options.threads, pace)
     record["engine"] = _defaults(lines)

@@ -40,7 +40,11 @@ def overview(found: dict[str, Any]) -> str:
                 continue
             rounded = name.removeprefix(f"{ENGINE}, ") if name in _ROUNDED else None
             cells = [_named(library), _named(by_hand), _time(engine)]
-            cells += [_times(library, engine), _times(by_hand, engine), _bound(found, engine)]
+            cells += [
+                _times(library, engine),
+                _times(by_hand, engine),
+                _bound(record, found, engine),
+            ]
             cells += [_error(each) for each in (library, by_hand, engine)]
             title = record["title"] + (f" ({rounded})" if rounded else "")
             lines.append(_line(key, title, *cells))
@@ -92,10 +96,11 @@ def _named(row: dict[str, Any] | None) -> str:
     return _NONE if row is None else f"{row['name']}: {_time(row)}"
 
 
-def _bound(found: dict[str, Any], row: dict[str, Any]) -> str:
+def _bound(record: dict[str, Any], found: dict[str, Any], row: dict[str, Any]) -> str:
     """Its operations at the best rate of any convolution, and which share of that it reaches."""
     kind = "jax bfloat16" if row["name"].endswith("bfloat16") else "jax"
-    rates = found["workloads"].get("P2", {}).get("rates", {}).get(kind)
+    measured = record.get("rates") or found["workloads"].get("P2", {}).get("rates", {})
+    rates = measured.get(kind)
     if rates is None or not row["flops_each"]:
         return _NONE
     seconds = row["flops_each"] * row["total"] / rates["best"]
