@@ -1,6 +1,7 @@
 """The command line, in process: what it writes, and one line and exit code 2 for every fault."""
 
 import csv
+import importlib
 import json
 import os
 import re
@@ -200,7 +201,7 @@ def test_words_of_an_older_version(tmp_path, weights, image, fault, capsys):
     err = capsys.readouterr().err
     for said in ("--class-index is now --class", "--classes is now", "--class top:1 ... top:N"):
         assert said in err
-    known = commands.option_names("explain")
+    known = commands.COMMANDS["explain"].several
     for words, new in (
         ("--top 2 -- --top", "--class top:1 top:2 -- --top"),
         ("--legacy x --samples 3 --sigma=0.1", "--legacy x --option samples=3 --option sigma=0.1"),
@@ -209,8 +210,10 @@ def test_words_of_an_older_version(tmp_path, weights, image, fault, capsys):
     ):
         assert old_words.renewed(words.split(), known)[0] == new.split()
     # A command that has the word has it still, and one without the new word refuses the old one.
-    assert old_words.renewed(["--steps", "3"], commands.option_names("context"))[0][0] == "--steps"
-    assert old_words.renewed(["--top", "3"], commands.option_names("convert"))[0][0] == "--top"
+    assert (
+        old_words.renewed(["--steps", "3"], commands.COMMANDS["context"].several)[0][0] == "--steps"
+    )
+    assert old_words.renewed(["--top", "3"], commands.COMMANDS["convert"].several)[0][0] == "--top"
     with pytest.raises(InputError, match="--model is gone"):
         old_words.renewed(["--model", "unet", "--weights", "x"], known)
 
@@ -521,6 +524,12 @@ def test_help_says_what_is_there(capsys):
     assert "file.py:factory" in capsys.readouterr().out
 
 
+def test_every_command_runs_a_function_that_is_there():
+    for command in commands.COMMANDS.values():
+        module, name = command.runs.split(":")
+        assert callable(getattr(importlib.import_module(f"segcam_jax.cli.{module}"), name))
+
+
 def test_unknown_commands_and_options(fault):
     assert "unknown command 'explian'; choose from explain" in fault("explian")
     assert "Unrecognized options: --bogus" in fault("methods", "--bogus")
@@ -575,8 +584,18 @@ def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch, wei
 
 
 def test_repeated_lists_are_gathered():
-    merged = cli.merged_lists(["a.png", "--tap", "x", "--out", "o", "--tap=y", "z", "--seed", "1"])
-    assert merged == ["a.png", "--out", "o", "--seed", "1", "--tap", "x", "y", "z"]
+    several = commands.COMMANDS["explain"].several
+    words = ["a.png", "--tap", "x", "--out", "o", "--tap=y", "z", "--range", "-1", "2"]
+    gathered = commands.gathered(words, several)
+    assert gathered == ["a.png", "--out", "o", "--range", "-1", "2", "--tap", "x", "y", "z"]
+    assert several["--class"]
+    assert not several["--size"]
+
+
+def test_one_value_is_given_once(fault):
+    """The last one counted, without a word."""
+    for words in (("--seed", 1, "--seed", 2), ("--size", 16, "--size", 32), ("--out=a", "--out=b")):
+        assert f"{words[0].partition('=')[0]} was given twice" in fault("explain", "a.png", *words)
 
 
 def test_a_process_ends_with_one_line_and_code_2(tmp_path):

@@ -1,14 +1,16 @@
-"""The commands as dataclasses: `tyro` makes options and help texts of them."""
+"""The commands: what each is told, of which `tyro` makes options and help texts, and runs."""
 
 import contextlib
 import dataclasses
 import difflib
+import functools
+import importlib
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 
@@ -228,53 +230,112 @@ class Convert:
     overwrite: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        about: what it does, in a line.
+        options: what it is told.
+        runs: the module below `segcam_jax.cli` and its function, which are imported when it runs:
+            each command's own imports are heavy. It takes the options, and returns the exit code or
+            None for 0.
+        takes_line: whether it takes the words of the command line too.
+    """
+
+    about: str
+    options: type
+    runs: str
+    takes_line: bool = False
+
+    @functools.cached_property
+    def several(self) -> dict[str, bool]:
+        """The options with their dashes, and whether each gathers the values of all its uses."""
+        found = {}
+        for field, hint in get_type_hints(self.options, include_extras=True).items():
+            said = getattr(hint, "__metadata__", ())
+            names = [each.name for each in said if getattr(each, "name", None)]
+            if tyro.conf.Positional not in said:
+                word = f"--{(names or [field])[-1].replace('_', '-')}"
+                inside = get_args(get_args(hint)[0] if said else hint)
+                found[word] = inside[1:] == (...,) and inside[0] not in (int, float)
+        return found
+
+    def run(self, options: Any, line: Sequence[str]) -> int:
+        """Runs it; returns the exit code."""
+        module, _, name = self.runs.partition(":")
+        function = getattr(importlib.import_module(f"segcam_jax.cli.{module}"), name)
+        return (function(options, line) if self.takes_line else function(options)) or 0
+
+
 COMMANDS = {
-    "demo": Demo,
-    "explain": Explain,
-    "sweep": Sweep,
-    "show": Show,
-    "export": Export,
-    "gallery": Gallery,
-    "embed": Embed,
-    "layers": Layers,
-    "methods": Methods,
-    "instances": Instances,
-    "context": Context,
-    "evaluate": Evaluate,
-    "convert": Convert,
+    "demo": Command(
+        "show what the library does, on networks and images that it ships",
+        Demo,
+        "demo:demo",
+        takes_line=True,
+    ),
+    "explain": Command(
+        "explain what a network says of images: maps, figures, a table", Explain, "explain:explain"
+    ),
+    "sweep": Command(
+        "explain many images into a store that a killed run goes on with", Sweep, "sweep:sweep"
+    ),
+    "show": Command(
+        "look at a stored run: its table, its images, the best and the worst", Show, "stores:show"
+    ),
+    "export": Command("write a stored run as PNG, .npy and CSV files", Export, "stores:export"),
+    "gallery": Command(
+        "compare models, layers and methods on photographs, in one figure each",
+        Gallery,
+        "gallery:gallery",
+        takes_line=True,
+    ),
+    "embed": Command(
+        "map a folder of images by a layer's activations: PCA and t-SNE", Embed, "embed:embed"
+    ),
+    "layers": Command("list the taps of a network with their shapes", Layers, "listing:layers"),
+    "methods": Command("list the methods and the heatmap profiles", Methods, "listing:methods"),
+    "instances": Command(
+        "explain every instance in volumes: NIfTI maps, a table, figures",
+        Instances,
+        "instances:instances",
+        takes_line=True,
+    ),
+    "context": Command(
+        "measure how much of its surroundings an instance in a volume needs",
+        Context,
+        "context:context",
+        takes_line=True,
+    ),
+    "evaluate": Command(
+        "measure segmentation quality and the planted bias", Evaluate, "evaluate:evaluate"
+    ),
+    "convert": Command(
+        "convert a network's weights of PyTorch, Keras or MONAI", Convert, "convert:convert"
+    ),
 }
 
 
-def parse(
-    name: str, arguments: Sequence[str]
-) -> (
-    Demo
-    | Explain
-    | Sweep
-    | Show
-    | Export
-    | Gallery
-    | Embed
-    | Layers
-    | Methods
-    | Evaluate
-    | Convert
-    | Instances
-    | Context
-):
+def parse(command: Command, name: str, arguments: Sequence[str]) -> Any:
     """Reads the options of a command.
+
+    Args:
+        command: it.
+        name: what it is called.
+        arguments: today's words.
 
     Raises:
         InputError: if they are wrong; tyro's message without its frame.
     """
-    _check_options(name, arguments)
+    _check_options(name, command.several, arguments)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                COMMANDS[name],
+                command.options,
                 prog=f"segcam {name}",
-                args=list(arguments),
+                args=gathered(arguments, command.several),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
@@ -287,25 +348,46 @@ def parse(
     raise InputError(" ".join(text.split()) or f"wrong options; see segcam {name} --help")
 
 
-def option_names(name: str) -> list[str]:
-    """The options of a command, with their dashes."""
-    known = []
-    for field, hint in get_type_hints(COMMANDS[name], include_extras=True).items():
-        said = getattr(hint, "__metadata__", ())
-        names = [each.name for each in said if getattr(each, "name", None)]
-        if tyro.conf.Positional not in said:
-            known.append(f"--{(names or [field])[-1].replace('_', '-')}")
-    return known
+def _check_options(name: str, several: Mapping[str, bool], arguments: Sequence[str]) -> None:
+    """Raises `InputError` for options that a command lacks, and for one value given twice."""
+    given = [
+        (word.partition("=")[0], word.partition("=")[0].replace("_", "-"))
+        for word in itertools.takewhile(lambda word: word != "--", arguments)
+        if word.startswith("--")
+    ]
+    for word, option in given:
+        if option not in (*several, "--help"):
+            near = difflib.get_close_matches(option, several, 2) or ["--help"]
+            raise InputError(f"Unrecognized options: {word}; `segcam {name}` has {', '.join(near)}")
+        if not several.get(option) and [each for _, each in given].count(option) > 1:
+            raise InputError(f"{option} was given twice; give it once")
 
 
-def _check_options(name: str, arguments: Sequence[str]) -> None:
-    """Raises `InputError` for options that a command does not have; tells those that it has."""
-    known = option_names(name)
-    for word in itertools.takewhile(lambda word: word != "--", arguments):
-        option = word.partition("=")[0].replace("_", "-")
-        if not option.startswith("--") or option in (*known, "--help"):
-            continue
-        near = difflib.get_close_matches(option, known, 2) or ["--help"]
-        raise InputError(
-            f"Unrecognized options: {word.partition('=')[0]}; `segcam {name}` has {', '.join(near)}"
-        )
+def gathered(arguments: Sequence[str], several: Mapping[str, bool]) -> list[str]:
+    """Puts together the values of options that were given more than once.
+
+    `--tap a --tap b` then means `--tap a b`, where otherwise the last one alone would count.
+
+    Args:
+        arguments: what follows the command's name.
+        several: whether an option takes several values.
+    """
+    rest: list[str] = []
+    lists: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for position, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if argument == "--":
+            rest += arguments[position:]
+            break
+        if several.get(option):
+            current = lists.setdefault(option, [])
+            current += [value] if equals else []
+        elif argument.startswith("-") or current is None:
+            current = None
+            rest.append(argument)
+        else:
+            current.append(argument)
+    found = [word for option, words in lists.items() for word in (option, *words)]
+    split = rest.index("--") if "--" in rest else len(rest)
+    return [*rest[:split], *found, *rest[split:]]

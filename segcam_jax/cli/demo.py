@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from segcam_jax import _files, viz
-from segcam_jax.cli import commands, console, page
+from segcam_jax.cli import commands, console, demo_volume, page
 from segcam_jax.data.samples import load as load_samples
 from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSample
 from segcam_jax.networks.network import Network
@@ -74,8 +74,11 @@ class Shown:
         return batch.heatmaps(few, self.samples.image.shape[1:3], "segcam_jax")[n]
 
 
-def demo(command: commands.Demo) -> None:
+def demo(command: commands.Demo, line: Sequence[str]) -> None:
     """Writes the page and its figures."""
+    if command.volume:
+        demo_volume.demo(command, line)
+        return
     start = time.perf_counter()
     folder = command.out or Path("segcam-demo")
     store.RunFolder(folder, _files.key_of("demo"), FILES)

@@ -78,7 +78,7 @@ def _times(numbers: Iterable[int]) -> str:
     return " x ".join(map(str, numbers))
 
 
-def methods() -> None:
+def methods(_: commands.Methods) -> None:
     """Prints the registry of methods with their options, and the profiles."""
     rows = [
         (each.name, each.explains, each.cost, each.paper, each.notes) for each in METHODS.values()
