@@ -47,6 +47,12 @@ def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
     return near + [choice for choice in choices if choice not in near]
 
 
+def near(name: str, choices: Iterable[str], most: int = 4) -> str:
+    """The end of a message about an unknown name: the choices that look like it, if any does."""
+    found = difflib.get_close_matches(name, list(choices), most, cutoff=0.6)
+    return f"; the nearest are {', '.join(found)}" if found else ""
+
+
 def wide(x: Array) -> Array:
     """At least float32: activations may be bfloat16, results are not."""
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x

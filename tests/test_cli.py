@@ -505,7 +505,7 @@ def test_bad_manifests(tmp_path, weights, image, fault):
     assert "does not exist" in fault(*again, out)
     manifest = manifest_of(out)
     for change, said in (
-        ({"figures": {"smoothing": "much"}}, "`$.smoothing`"),
+        ({"figures": {"smoothing": "much"}}, "has 'much' for --smoothing, which takes a number"),
         ({"figures": {"profile": "captm"}}, "unknown profile 'captm'"),
         ({"options": {"sed": 1}}, "unknown key 'sed'"),
     ):

@@ -32,7 +32,8 @@ def files(tmp_path_factory):
 @pytest.fixture
 def explain(files, tmp_path):
     def line(*arguments, command="explain"):
-        start = (command, files / "photo.npy", "--weights", MODEL, "--size", 16)
+        start = (command, files / "photo.npy", "--weights", MODEL)
+        start += () if "--size" in arguments else ("--size", 16)
         end = ("--out", tmp_path / "out") if "--out" not in arguments else ()
         return cli.main([str(each) for each in (*start, *arguments, *end)])
 

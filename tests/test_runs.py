@@ -310,8 +310,16 @@ def test_what_was_given_wrongly_is_one_line(place, tmp_path, capsys, words, said
 def test_files_of_options_are_checked(place, tmp_path, capsys):
     config, images = tmp_path / "study.toml", str(place / "images")
     for words, said in (
-        ("taps = ['hidden']", "the nearest are tap"),
-        ("seed = 'one'", "`seed`"),
+        ("taps = ['hidden']", "has the unknown key 'taps'; the nearest are tap"),
+        ("nonsense = 1", "has the unknown key 'nonsense'\n"),
+        ("seed = 'one'", "has 'one' for --seed, which takes a whole number"),
+        (
+            "store = 'float8'\nsedd = 1\nmask-threshold = 'a'",
+            "has 'float8' for --store, which takes float32 or float16; it has the unknown key "
+            "'sedd'; the nearest are seed; it has 'a' for --mask-threshold, which takes a number",
+        ),
+        ("size = ['a']", "has ['a'] for --size, which takes a list, each of it a whole number"),
+        ("batch = 3", "study.toml': --batch was given 3; give a power of two"),
         ("model = 'unet'\nweights = 'x'", "says 'weights' twice"),
         ("seed = ", "is no TOML"),
     ):

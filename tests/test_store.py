@@ -410,12 +410,13 @@ def test_overwriting_leaves_the_files_of_others(tmp_path):
         (lambda m: m | {"source": m["source"] | {"itms": 1}}, "has the unknown key 'source.itms'"),
         (
             lambda m: m | {"source": m["source"] | {"items": "5"}},
-            r"`int`, got `str` - at `\$.source",
+            "has '5' for 'source.items', which takes a whole number",
         ),
+        (lambda m: m | {"targets": 1.5, "seed": 1}, "'targets', which .* number; it has the unkn"),
         (lambda m: m | {"format": 2}, "of form 2, which another version"),
         (
             lambda m: {k: v for k, v in m.items() if k != "network"},
-            "missing required field `network`",
+            "lacks the key 'network'",
         ),
         (lambda m: [], "is not that of a run"),
     ],

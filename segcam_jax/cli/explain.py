@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 import polars
 
 from segcam_jax.cli import console, study_run
@@ -14,12 +13,12 @@ from segcam_jax.reports import display, images
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.folder import ReportFolder
 from segcam_jax.reports.words import percent, short
-from segcam_jax.runs import StoredRun
+from segcam_jax.runs import StoredRun, schema
 from segcam_jax.runs.job import OpenJob
 from segcam_jax.runs.manifest import FILE
 from segcam_jax.runs.stored_run import STORE
 from segcam_jax.runs.table import MAX, NEGATIVE, failure
-from segcam_jax.types import InputError, counted, shortened
+from segcam_jax.types import counted, shortened
 
 METHODS = ("grad_cam", "ablation_cam")
 _LOOK = tuple(field.name for field in dataclasses.fields(Look))
@@ -66,10 +65,8 @@ def _look(command: Explain, config: Config) -> Look:
     words = {name: config.words[name] for name in _LOOK if name in config.words}
     given = {name: getattr(command, name) for name in _LOOK}
     words |= {name: value for name, value in given.items() if value is not None}
-    try:
-        return msgspec.convert(words, Look)
-    except msgspec.ValidationError as error:
-        raise InputError(str(error.__cause__ or f"{config.file}: {error}")) from None
+    origin = repr(str(config.file)) if config.file else "the command line"
+    return schema.read(words, Look, origin, words={})
 
 
 def _folder(command: Explain, opened: OpenJob, look: Look) -> ReportFolder:

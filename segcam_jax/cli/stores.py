@@ -21,7 +21,7 @@ from segcam_jax.reports.words import percent, short
 from segcam_jax.runs import StoredRun, open_store
 from segcam_jax.runs.stored_scans import StoredScans, found_in, kind_of, open_scans
 from segcam_jax.runs.table import MAX, NEGATIVE, failure
-from segcam_jax.types import InputError, counted, nearest_first, shortened
+from segcam_jax.types import InputError, counted, near, shortened
 
 _MOST_ROWS = 50
 _TOLD = 8
@@ -272,5 +272,6 @@ def _item(run: StoredRun, words: str) -> int:
     if found:
         several = ", ".join(f"{item} ({paths[item]})" for item in sorted(found)[:4])
         raise InputError(f"{words!r} may be several images: {several}; give the path of one")
-    near = ", ".join(nearest_first(words, run.names.values())[:4]) or "none yet"
-    raise InputError(f"no image {words!r} in {str(run.path)!r}; the nearest are {near}")
+    there = f"; it has {counted(len(paths), 'image')} so far, named by number, name or file"
+    close = near(words, run.names.values()) or there
+    raise InputError(f"no image {words!r} in {str(run.path)!r}{close}")

@@ -31,7 +31,7 @@ from segcam_jax.reports.figures import (
 from segcam_jax.runs import StoredRun
 from segcam_jax.runs.manifest import NetworkRecord
 from segcam_jax.taps import INPUT
-from segcam_jax.types import InputError, counted, nearest_first, shortened
+from segcam_jax.types import InputError, counted, near, shortened
 from segcam_jax.viz.gallery import Row, gallery
 
 Pair = tuple[str, str]
@@ -155,8 +155,10 @@ def best(run: StoredRun, column: str, count: int, *, worst: bool = False) -> lis
     numbers = [name for name, kind in found.schema.items() if kind.is_numeric()]
     if column not in numbers:
         said = "holds no numbers" if column in found.columns else "is unknown"
-        near = ", ".join(nearest_first(column, numbers)[:4])
-        raise InputError(f"column {column!r} {said}; the nearest are {near}")
+        all_of = ", ".join(numbers)
+        raise InputError(
+            f"column {column!r} {said}{near(column, numbers) or f'; those of numbers are {all_of}'}"
+        )
     found = found.filter(polars.col(column).is_not_null())
     return found.sort([column, "row"], descending=[not worst, False])["row"].head(count).to_list()
 

@@ -16,6 +16,7 @@ from segcam_jax import _files
 from segcam_jax.networks.image_inputs import Fit, ImageForm
 from segcam_jax.networks.network import Background, Network
 from segcam_jax.outputs import Meaning
+from segcam_jax.runs import schema
 from segcam_jax.types import InputError, shortened
 
 FILE = "manifest.json"
@@ -202,13 +203,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{origin} is of form {values['format']!r}, which another version of segcam_jax "
             f"wrote; this one reads form {FORMAT}"
         )
-    try:
-        manifest = msgspec.convert(values, Manifest)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{origin}: {str(error)[:1].lower()}{str(error)[1:]}") from None
-    if unknown := _unknown(values, msgspec.to_builtins(manifest)):
-        raise InputError(f"{origin} has the unknown key {unknown!r}")
-    return manifest
+    return schema.read(values, Manifest, origin)
 
 
 def versions() -> dict[str, str]:
@@ -256,15 +251,3 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
         "the number of images of a shard": values["items_per_shard"],
         "the number of targets of an image": values["targets"],
     }
-
-
-def _unknown(given: Any, known: Any, path: str = "") -> str:
-    """The first key of nested values that was not taken over; empty if there is none."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for key, value in given.items():
-            here = f"{path}.{key}" if path else key
-            if key not in known:
-                return here
-            if found := _unknown(value, known[key], here):
-                return found
-    return ""

@@ -5,8 +5,6 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import msgspec
-
 from segcam_jax.engine.execution import Precision
 from segcam_jax.methods import MethodCall, find_all, parse_calls
 from segcam_jax.networks.class_queries import ClassQuery, parse_queries
@@ -14,7 +12,8 @@ from segcam_jax.networks.image_inputs import Fit
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.regions import Region
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
-from segcam_jax.types import InputError, Outputs, nearest_first
+from segcam_jax.runs import schema
+from segcam_jax.types import InputError, Outputs
 
 # What a person types, and the field of `StudyOptions`.
 _WORDS = {"tap": "taps", "method": "methods", "option": "options", "class": "classes"}
@@ -87,11 +86,11 @@ class StudyOptions:
         for name in ("shard", "batch"):
             given = getattr(self, name)
             if given is not None and given < 1:
-                raise InputError(f"{name} is {given}; give at least 1")
+                raise InputError(f"--{name} was given {given}; give at least 1")
         if self.batch is not None and self.batch & (self.batch - 1):
-            raise InputError(f"batch is {self.batch}; give a power of two")
+            raise InputError(f"--batch was given {self.batch}; give a power of two")
         if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; give a number from 0 to below 2^32")
+            raise InputError(f"--seed was given {self.seed}; give a number from 0 to below 2^32")
         if self.threshold and self.min_probability is not None:
             raise InputError("give one of --threshold and --min-probability")
 
@@ -181,7 +180,7 @@ class StudyOptions:
     @classmethod
     def _several(cls, field: str) -> bool:
         """Whether a field takes several values."""
-        return isinstance(getattr(cls, field), tuple)
+        return isinstance(getattr(cls, field, None), tuple)
 
     @classmethod
     def of_words(cls, words: Mapping[str, Any], origin: str) -> "StudyOptions":
@@ -199,30 +198,16 @@ class StudyOptions:
         for word, value in words.items():
             plain = word.replace("-", "_")
             plain = plain if plain in known else _RENAMED.get(plain, plain)
-            if plain not in known:
-                near = ", ".join(nearest_first(plain, known)[:4])
-                raise InputError(f"{origin} has the unknown key {word!r}; the nearest are {near}")
-            field = _WORDS.get(plain, plain)
-            if field in given:
+            if plain in given:
                 raise InputError(f"{origin} says {plain!r} twice, once as {word!r}; leave one out")
-            one = isinstance(value, (str, int, float)) and cls._several(field)
-            given[field] = [value] if one else value
-        try:
-            return msgspec.convert(given, cls)
-        except msgspec.ValidationError as error:
-            raise InputError(f"{origin}: {_in_words(str(error))}") from None
+            one = isinstance(value, (str, int, float)) and cls._several(_WORDS.get(plain, plain))
+            given[plain] = [value] if one else value
+        return schema.read(given, cls, origin, words=_FIELDS)
 
 
 def parse_classes(words: Sequence[str]) -> tuple[ClassQuery, ...]:
     """Queries of classes; `predicted` is the class predicted first."""
     return parse_queries(classes=["top:1" if word == "predicted" else word for word in words])
-
-
-def _in_words(error: str) -> str:
-    """What msgspec says of a value, with the word of the command line."""
-    for field, word in _FIELDS.items():
-        error = error.replace(f"`$.{field}", f"`$.{word}")
-    return error.replace("`$.", "`")
 
 
 @dataclasses.dataclass(frozen=True)
