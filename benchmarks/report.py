@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agreement, fast_ablation, plots, sweeps, tables
+from benchmarks import agreement, fast_ablation, foreign, plots, sweeps, tables, torch_speed
 from benchmarks.workloads import Suite
 from segcam_jax.methods import METHODS
 
@@ -122,6 +122,8 @@ TABLES = {
     "fast_ablation": fast_ablation.table,
     "agreement": agreement.table,
     "sweeps": sweeps.table,
+    "foreign": foreign.table,
+    "torch_speed": torch_speed.table,
     "first_page": lambda: tables.first_page(tables.load("cpu")),
     "benchmarks_cpu": lambda: _overview("cpu"),
     "benchmarks_gpu": lambda: _overview("gpu"),

@@ -28,6 +28,7 @@ from segcam_jax import methods as methods, targets as targets
 from segcam_jax.adapters import (
     from_equinox as from_equinox,
     from_function as from_function,
+    from_keras as from_keras,
     from_linen as from_linen,
     from_nnx as from_nnx,
     from_torch as from_torch,

@@ -35,8 +35,8 @@ def explain(
     function of its own where more is to be said.
 
     Args:
-        model: an NNX, Equinox or PyTorch module, `(linen.Module, variables)`, or `(fn, params)`
-            with `fn(params, x) -> output`.
+        model: an NNX, Equinox, PyTorch or Keras model, `(linen.Module, variables)`, or `(fn,
+            params)` with `fn(params, x) -> output`.
         x: one example, channels last, as the model takes it, in floating point.
         method: by a name that it is known by (`"Grad-CAM"`, `"ablation_cam"`), or a function of the
             library.
@@ -46,7 +46,7 @@ def explain(
             segmentation network the sum of its logits over the pixels predicted as it. A `Target`,
             or a function `output -> scalar`. None: a classifier's most probable class.
         batch_axis: 0 for a module that insists on a batch. None: as the adapters have it, by which
-            those of Linen and PyTorch do.
+            all but those of NNX and Equinox do.
         outputs: what the model returns, `"logits"` or `"probabilities"`; None: found out.
         options: of the method, `execution` and `key` among them.
 

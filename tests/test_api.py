@@ -137,8 +137,8 @@ def test_show_draws_the_sign_where_most_of_a_map_speaks_against(image):
 TOP = """
 NAIVE Execution Explanation InputError SegcamError Split TapError Target TargetError bottleneck
 device_mesh explain explain_batch explain_classes explain_plan explain_targets from_equinox
-from_function from_linen from_nnx from_torch heatmap list_taps metrics methods models runs show
-split tap targets volumes
+from_function from_keras from_linen from_nnx from_torch heatmap list_taps metrics methods models
+runs show split tap targets volumes
 """.split()
 
 

@@ -5,6 +5,7 @@
     fn, params = from_linen(module, variables)    # `1 h w c`
     fn, params = from_equinox(model)              # `c h w`
     fn, params = from_torch(module)               # `1 c h w`
+    fn, params = from_keras(model)                # `1 h w c`
     fn, params = from_function(fn, params, channel_axis=0)
 
 The model runs in eval mode, and the output of every submodule is a tap, named by its path:
@@ -26,6 +27,7 @@ Their libraries are imported when an adapter runs, so that `import segcam_jax` s
 from segcam_jax.adapters.detect import FORMS as FORMS, adapted as adapted, is_model as is_model
 from segcam_jax.adapters.equinox_models import from_equinox as from_equinox
 from segcam_jax.adapters.functions import from_function as from_function
+from segcam_jax.adapters.keras_models import from_keras as from_keras
 from segcam_jax.adapters.linen_models import from_linen as from_linen
 from segcam_jax.adapters.nnx_models import from_nnx as from_nnx
 from segcam_jax.adapters.torch_models import from_torch as from_torch

@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from segcam_jax.adapters.equinox_models import from_equinox
+from segcam_jax.adapters.keras_models import from_keras
 from segcam_jax.adapters.linen_models import from_linen
 from segcam_jax.adapters.nnx_models import from_nnx
 from segcam_jax.adapters.torch_models import from_torch
 from segcam_jax.types import InputError
 
 FORMS = (
-    "an nnx.Module, a torch.nn.Module, an equinox.Module, (equinox.Module, State), (linen.Module, "
-    "variables) or (fn, params)"
+    "an nnx.Module, a torch.nn.Module, a keras.Model, an equinox.Module, (equinox.Module, State), "
+    "(linen.Module, variables) or (fn, params)"
 )
 
 
@@ -21,8 +22,8 @@ def adapted(made: Any, *, batch: bool | None = None) -> tuple[Callable, Any]:
 
     Args:
         made: one of `FORMS`.
-        batch: whether a model of Flax or PyTorch is given a batch of one; None: those of Linen and
-            PyTorch are. Models of Equinox are given one example, and plain functions are taken as
+        batch: whether a model of Flax, PyTorch or Keras is given a batch of one; None: all but
+            NNX's are. Models of Equinox are given one example, and plain functions are taken as
             they are.
 
     Raises:
@@ -37,6 +38,8 @@ def adapted(made: Any, *, batch: bool | None = None) -> tuple[Callable, Any]:
         return from_nnx(one, batch_axis=0 if batch else None)
     if alone and _is(one, "torch.nn", "Module"):
         return from_torch(one, batch_axis=None if batch is False else 0)
+    if alone and _is(one, "keras", "Layer"):
+        return from_keras(one, batch_axis=None if batch is False else 0)
     if _is(one, "flax.linen", "Module") and isinstance(other, Mapping):
         return from_linen(one, other, batch_axis=None if batch is False else 0)
     if _is(one, "equinox", "Module") and (alone or _is(other, "equinox.nn", "State")):
@@ -48,7 +51,7 @@ def adapted(made: Any, *, batch: bool | None = None) -> tuple[Callable, Any]:
 
 def is_model(made: Any) -> bool:
     """Whether `adapted` takes it, without a call."""
-    if _is(made, "torch.nn", "Module"):
+    if _is(made, "torch.nn", "Module") or _is(made, "keras", "Layer"):
         return True
     try:
         adapted(made)
