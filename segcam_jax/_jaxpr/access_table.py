@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from segcam_jax._jaxpr import constants, kinds
+from segcam_jax._jaxpr import constants, factors, kinds
 from segcam_jax._jaxpr.access import Access, Read, shapes
 from segcam_jax._jaxpr.constants import Known
 from segcam_jax._jaxpr.graph import Equation
@@ -92,7 +92,7 @@ def _reshape(equation: Equation) -> Access | None:
     if equation.params.get("dimensions") is not None or 0 in old:
         return None
     reads, rigid = [], set()
-    for left, right in groups(old, new):
+    for left, right in factors.groups(old, new):
         source, target = (
             [axis for axis in axes if n[axis] != 1] for axes, n in ((left, old), (right, new))
         )
@@ -104,27 +104,6 @@ def _reshape(equation: Equation) -> Access | None:
             reads.append(Read(source[0], target[0], row, 0, row, per, per))
             rigid.update(target[1:])
     return Access((tuple(reads),), rigid=frozenset(rigid))
-
-
-def groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Runs of axes of a reshape's operand and of its output that hold the same elements."""
-    found: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        left, right = [], []
-        while not (left or right) or math.prod(old[a] for a in left) != math.prod(
-            new[a] for a in right
-        ):
-            if j == len(new) or (
-                i < len(old) and math.prod(old[a] for a in left) <= math.prod(new[a] for a in right)
-            ):
-                left.append(i)
-                i += 1
-            else:
-                right.append(j)
-                j += 1
-        found.append((left, right))
-    return found
 
 
 def _pad(equation: Equation) -> Access:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import access_table, graph, kinds, spans
+from segcam_jax._jaxpr import factors, graph, kinds, spans
 from segcam_jax._jaxpr.access import Access, Read
 from segcam_jax._jaxpr.graph import Equation, Rewrite
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
@@ -201,7 +201,7 @@ def _reshaped(step: Step, value: Windowed, places: Places) -> Array:
     assert step.access is not None
     (wanted,), new = step.needs, step.equation.params["new_sizes"]
     array = spans.narrow(value, wanted, places)
-    groups = access_table.groups(value.shape, new)
+    groups = factors.groups(value.shape, new)
     array = array.reshape([math.prod(array.shape[axis] for axis in left) for left, _ in groups])
     for read in step.access.reads[0]:
         have, source = step.window[read.out], wanted[read.axis]
