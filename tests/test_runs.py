@@ -220,6 +220,38 @@ def test_a_killed_explain_goes_on_to_the_same_bytes(place, tmp_path):
     assert (out / "00" / "montage.png").stat().st_mtime_ns == drawn
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "kills"), [("sweep", 50), ("explain", 10)])
+def test_kills_at_random_moments_change_no_byte(place, tmp_path, command, kills):
+    """The same command goes on after each, and leaves no temporary file."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    given = [sys.executable, "-m", "segcam_jax", command, str(place / "images")]
+    given += ["--weights", f"{place / 'own.py'}:make", "--method", "grad_cam", "--shard", "2"]
+    given += ["--out"]
+
+    def start(folder):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([*given, str(folder)], **quiet)
+
+    assert start(whole).wait() == 3
+    expected, begun = files_of(whole), time.monotonic()
+    shutil.rmtree(whole)
+    assert start(whole).wait() == 3  # Its programs are compiled, as those of what is killed.
+    seconds = time.monotonic() - begun
+    moments = np.random.default_rng(0)
+    while kills:
+        child = start(out)
+        try:
+            assert child.wait(moments.uniform(0.2, 1) * seconds) == 3
+            assert files_of(out) == expected
+            shutil.rmtree(out)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            kills -= child.wait() == -signal.SIGKILL
+    assert start(out).wait() == 3
+    assert files_of(out) == expected
+
+
 def test_options_come_from_a_file_or_a_manifest(place, run, tmp_path):
     config = tmp_path / "study.toml"
     # `model` is what an older version wrote.

@@ -4,7 +4,7 @@
                       shard k:   explain        (on the device while the host looks at k+1)
                       shard k-1: collect, write (in the writer's thread)
 
-One more may wait for the writer. No others are held, however many there are.
+A shard waits for the one before it to be written: results of two are held, however many there are.
 """
 
 import contextlib
@@ -191,7 +191,7 @@ class _Writer:
 
     def __init__(self, work: Callable[..., None]):
         self._work = work
-        self._queue: queue.Queue[tuple | None] = queue.Queue(maxsize=1)
+        self._queue: queue.Queue[tuple | None] = queue.Queue()
         self._error: BaseException | None = None
         self._ends = False
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
@@ -209,7 +209,8 @@ class _Writer:
             self._check()
 
     def put(self, entry: tuple) -> None:
-        """Waits until the thread has taken the entry before."""
+        """Waits until the entry before is stored."""
+        self._queue.join()
         self._check()
         self._queue.put(entry)
 
@@ -219,9 +220,10 @@ class _Writer:
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
-            if self._error is not None or self._ends:
-                continue
             try:
-                self._work(*entry)
+                if self._error is None and not self._ends:
+                    self._work(*entry)
             except BaseException as error:  # Told to the thread that waits.
                 self._error = error
+            entry = None  # What it holds is not needed while the next is computed.
+            self._queue.task_done()
