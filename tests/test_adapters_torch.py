@@ -2,12 +2,14 @@
 
 import copy
 import importlib.util
+import re
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import segcam_jax as segcam
 from segcam_jax import InputError
@@ -365,3 +367,43 @@ def test_a_factory_of_a_module_on_the_command_line(tmp_path, monkeypatch, capsys
     told = capsys.readouterr()
     assert "112 x 112" in told.out
     assert "multiples of 2" in told.err + told.out
+
+
+def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more_torch_nets.py").write_text(FACTORY)
+    torch.manual_seed(7)
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Upsample(scale_factor=2))
+    other.append(nn.Conv2d(4, 2, 3))
+    state = {f"model.{name}": tensor for name, tensor in other.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "trained.ckpt")
+    torch.save({"0.weight": torch.zeros(4, 1, 3, 3), "9.bias": torch.zeros(2)}, "wrong.pth")
+    torch.save(other, "whole.pth")
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save("grey.png")
+    line = ["explain", "grey.png", "--weights", "more_torch_nets.py:make", "--method", "grad_cam"]
+    line += ["--class", "1", "--region", "all", "--no-figures", "--tap", "1"]
+    assert main([*line, "--checkpoint", "trained.ckpt", "--out", "out"]) == 0
+    assert "names in trained.ckpt begin with 'model.'" in capsys.readouterr().err
+    run = segcam.runs.open_store("out/run.zarr")
+    module = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2)),
+        nn.Conv2d(4, 2, 3, padding=1),
+    ).eval()
+    module.load_state_dict(other.state_dict())
+    image = np.full((32, 32, 3), 90 / 255, np.float32)
+    found = segcam.explain(module, image, tap="1", target=segcam.targets.whole_image(1))
+    np.testing.assert_allclose(run.map(0, "1", "grad_cam"), found.map, rtol=1e-5, atol=1e-7)
+    for name, said in {
+        "wrong.pth": r"it lacks 0.bias, 3.bias, 3.weight; it has besides 9.bias; it has in other "
+        r"shapes 0.weight \(4, 1, 3, 3\) for \(4, 3, 3, 3\)",
+        "whole.pth": "could run code when read",
+        "absent.pt": "does not exist",
+    }.items():
+        assert main([*line, "--checkpoint", name, "--out", "other"]) == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert re.search(said, told), told
+        assert not (tmp_path / "other").exists()
+    (tmp_path / "jax_net.py").write_text("make = lambda: ((lambda p, x: x * p), 1.0)")
+    line[3] = "jax_net.py:make"
+    assert main([*line, "--checkpoint", "trained.ckpt", "--out", "other"]) == 2
+    assert "--checkpoint is for a factory of a torch.nn.Module" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def adapted(made: Any, *, batch: bool | None = None) -> tuple[Callable, Any]:
         one, other = made
     if alone and _is(one, "flax.nnx", "Module"):
         return from_nnx(one, batch_axis=0 if batch else None)
-    if alone and _is(one, "torch.nn", "Module"):
+    if alone and is_torch(one):
         return from_torch(one, batch_axis=None if batch is False else 0)
     if alone and _is(one, "keras", "Layer"):
         return from_keras(one, batch_axis=None if batch is False else 0)
@@ -49,9 +49,14 @@ def adapted(made: Any, *, batch: bool | None = None) -> tuple[Callable, Any]:
     raise InputError(f"{_described(made)} is no model; expected {FORMS}")
 
 
+def is_torch(made: Any) -> bool:
+    """Whether it is a PyTorch module."""
+    return _is(made, "torch.nn", "Module")
+
+
 def is_model(made: Any) -> bool:
     """Whether `adapted` takes it, without a call."""
-    if _is(made, "torch.nn", "Module") or _is(made, "keras", "Layer"):
+    if is_torch(made) or _is(made, "keras", "Layer"):
         return True
     try:
         adapted(made)

@@ -166,6 +166,7 @@ def _network(command: Volumetric, modalities: int) -> Network:
         channels=command.channels or (modalities or None if users else None),
         ndims=(scan_inputs.AXES,),
         said=Said(command.outputs, command.multi_label),
+        checkpoint=command.checkpoint,
     )
     network = open_network(spec, options)
     if said := network.note if users else network.exclusive_doubt():

@@ -60,6 +60,8 @@ class Study:
             sigmoid. Pixels are predicted as each class whose probability lies above --threshold.
         threshold: With --multi-label, or one class alone: one number, or one per class; 0.5 if
             nothing is given.
+        checkpoint: A file of weights (.pth, .pt, .ckpt, .safetensors) for a PyTorch module that a
+            factory makes.
         labels: A file with the name of one class a line. Default: those of the weights, or
             ImageNet's for 1000 classes.
         size: Height and width that images are brought to, or one number for both. Default: 299 for
@@ -106,6 +108,7 @@ class Study:
     outputs: MaybeOutputs = None
     multi_label: bool = False
     threshold: Thresholds = ()
+    checkpoint: MaybeFile = None
     labels: MaybeFile = None
     size: Size = ()
     fit: MaybeFit = None

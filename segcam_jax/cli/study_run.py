@@ -98,8 +98,9 @@ def _values(command: Study) -> dict[str, Any]:
             )
     for name in ("tap", "method"):
         values[name] = names_in(values[name])
-    if command.labels is not None:
-        values["labels"] = str(command.labels.resolve())
+    for name in ("checkpoint", "labels"):
+        if (file := getattr(command, name)) is not None:
+            values[name] = str(file.resolve())
     kind, _, file = (command.region or "").partition(":")
     if kind.strip().lower() == "mask" and file:
         values["region"] = f"mask:{Path(file).resolve()}"

@@ -35,6 +35,7 @@ class Volumetric:
             channels, then those of the next scan.
         weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`), the
             bundled `lesions`, or a model of your own (module.path:factory or file.py:factory).
+        checkpoint: As in `segcam explain`.
         channels: A model of your own: modalities that it takes. Default: as many as --prefixes or
             --modalities names, or what it takes, 1 to 4.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
@@ -80,6 +81,7 @@ class Volumetric:
 
     volumes: Volumes = ()
     weights: MaybeName = None
+    checkpoint: MaybeFile = None
     channels: MaybeCount = None
     data: MaybeFile = None
     prefixes: Names = ()

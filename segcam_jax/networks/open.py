@@ -66,7 +66,7 @@ def _free_name(spec: NetworkSpec, taken: Sequence[str]) -> str:
 
 def _built_in(spec: NetworkSpec, options: OpenOptions) -> Network:
     """A network of this library, with the weights of a file or random ones."""
-    for option in ("channels", "normalisation"):
+    for option in ("channels", "normalisation", "checkpoint"):
         if getattr(options, option) is not None:
             raise InputError(
                 f"--{option} is for models of your own (module:factory); {spec.words!r} knows its "

@@ -154,6 +154,7 @@ class OpenOptions:
         seed: of random weights.
         ndims: what will do, the first first: 2 for networks of images, 3 for those of volumes.
         said: what is said of its output.
+        checkpoint: state dict that is loaded into a user's own PyTorch module.
     """
 
     size: tuple[int, ...] | None = None
@@ -165,6 +166,7 @@ class OpenOptions:
     seed: int = 0
     ndims: tuple[int, ...] = (2,)
     said: Said = Said()
+    checkpoint: Path | None = None
 
     @classmethod
     def parse(
@@ -177,6 +179,7 @@ class OpenOptions:
         channels: int | None = None,
         seed: int = 0,
         said: Said = Said(),
+        checkpoint: str | Path | None = None,
     ) -> "OpenOptions":
         """Reads what a command line says of a network of images.
 
@@ -188,6 +191,7 @@ class OpenOptions:
             channels: as the attribute.
             seed: likewise.
             said: likewise.
+            checkpoint: likewise.
 
         Raises:
             InputError: if numbers are too many or out of range, or the file cannot be read.
@@ -212,6 +216,7 @@ class OpenOptions:
             normalisation=None if normalisation is None else Normalisation.parse(normalisation),
             seed=seed,
             said=said,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
         )
         if labels is None:
             return options

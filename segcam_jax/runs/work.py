@@ -37,6 +37,7 @@ class StudyOptions:
         outputs: what the network's output holds; None: what is known of it.
         multi_label: the classes do not exclude each other.
         threshold: where they do not, the probability above which they are predicted.
+        checkpoint: file of weights for a user's own PyTorch module.
         labels: file of the classes' names.
         size: height and width that images are brought to, or one number for both.
         fit: how they are.
@@ -64,6 +65,7 @@ class StudyOptions:
     outputs: Outputs | None = None
     multi_label: bool = False
     threshold: tuple[float, ...] = ()
+    checkpoint: str | None = None
     labels: str | None = None
     size: tuple[int, ...] = ()
     fit: Fit = "crop"
@@ -126,6 +128,7 @@ class StudyOptions:
             channels=self.channels,
             seed=self.seed,
             said=Said(self.outputs, self.multi_label, self.threshold),
+            checkpoint=self.checkpoint,
         )
 
     @property

@@ -11,16 +11,16 @@ import numpy as np
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a weights file, by its suffix.
 
     Args:
-        path: `.safetensors`; `.pth`, `.pt` or `.bin` of PyTorch: a state dict, or a checkpoint that
-            holds one (extra `torch`); `.h5` or `.hdf5` of Keras: a model, or weights by layer
-            (extra `keras`).
+        path: `.safetensors`; `.pth`, `.pt`, `.ckpt` or `.bin` of PyTorch: a state dict, or a
+            checkpoint that holds one (extra `torch`); `.h5` or `.hdf5` of Keras: a model, or
+            weights by layer (extra `keras`).
 
     Returns:
         name -> tensor, in the file's order. PyTorch's names lose `module.`, which data parallel
@@ -152,6 +152,7 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".safetensors": _safetensors,
     ".pth": _torch,
     ".pt": _torch,
+    ".ckpt": _torch,
     ".bin": _torch,
     ".h5": _keras,
     ".hdf5": _keras,
