@@ -383,7 +383,7 @@ def test_foreign_files_are_not_overwritten(tmp_path, weights, image, fault):
             r"sigma was given 'nan'",
         ),
         (("--smoothing", "-1"), r"smoothing is -1"),
-        (("--seed", "-1"), r"seed is -1"),
+        (("--seed", "-1"), r"--seed was given -1; give a number from 0"),
         (("--config", "none.json"), r"'none.json' does not exist"),
     ],
 )

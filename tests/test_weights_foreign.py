@@ -167,8 +167,8 @@ def test_words_in_a_keras_file_are_no_weights(tmp_path):
 
 
 def test_files_of_no_kind(tmp_path):
-    with pytest.raises(InputError, match="suffix '.ckpt'; expected one of .safetensors, .pth"):
-        foreign.read(tmp_path / "net.ckpt")
+    with pytest.raises(InputError, match="suffix '.npz'; expected one of .safetensors, .pth"):
+        foreign.read(tmp_path / "net.npz")
     with pytest.raises(InputError, match="does not exist"):
         foreign.read(tmp_path / "net.safetensors")
     safetensors.numpy.save_file({}, tmp_path / "empty.safetensors")

@@ -19,6 +19,8 @@ from typing import Any
 
 from segcam_jax import _files, faults
 from segcam_jax.adapters import FORMS, is_model
+from segcam_jax.adapters.detect import is_torch
+from segcam_jax.adapters.torch_checkpoints import load_checkpoint
 from segcam_jax.types import InputError, nearest_first
 
 _TOLD = 6
@@ -78,6 +80,23 @@ def make(words: str) -> Made:
         raise InputError(f"{words} returned {_described(model)}; expected {FORMS}")
     file = Path(getattr(module, "__file__", None) or left)
     return Made(words, model, file, _source_digest(file))
+
+
+def load(made: Made, checkpoint: Path | None) -> str:
+    """Loads a checkpoint into a PyTorch module; says what its names lost for that.
+
+    Raises:
+        InputError: if the model is of another library, or the checkpoint of another network.
+    """
+    if checkpoint is None:
+        return ""
+    if not is_torch(made.model):
+        raise InputError(
+            f"--checkpoint is for a factory of a torch.nn.Module; {made.words} makes {made.name}, "
+            "whose weights the factory loads"
+        )
+    lost = load_checkpoint(made.model, checkpoint)
+    return "".join(f"; names in {checkpoint.name} begin with {prefix!r}" for prefix in lost)
 
 
 def _on_path(folder: Path) -> None:

@@ -8,7 +8,6 @@ segmentation network can halve. Convolutions must go along the axes of what is g
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,8 +18,6 @@ from jaxtyping import Array, Float
 from segcam_jax import faults, models
 from segcam_jax.adapters import adapted, program
 from segcam_jax.adapters.calls import ArgumentError
-from segcam_jax.adapters.detect import is_torch
-from segcam_jax.adapters.torch_models import load_checkpoint
 from segcam_jax.networks import user_code
 from segcam_jax.networks.network import USUAL_SIDE, USUAL_VOLUME, Network
 from segcam_jax.networks.spec import (
@@ -167,7 +164,7 @@ def open_user_model(spec: NetworkSpec, options: OpenOptions = OpenOptions()) -> 
     """
     size, normalisation = options.size, options.normalisation or NO_NORMALISATION
     made = user_code.make(spec.words)
-    lost = _load(made, options.checkpoint)
+    lost = user_code.load(made, options.checkpoint)
     fit = _fit(made, size, options.channels, options.ndims)
     count, moments = fit.shape[-1], normalisation.moments
     normalisation.check(count)
@@ -186,19 +183,6 @@ def open_user_model(spec: NetworkSpec, options: OpenOptions = OpenOptions()) -> 
     meaning, about_outputs = _meaning(fit, options.said)
     note = f"{_note(made, fit, brought, multiple, normalisation)}; {about_outputs}{lost}"
     return Network(spec, made.file, digest, loaded, meaning, size=brought, note=note)
-
-
-def _load(made: Made, checkpoint: Path | None) -> str:
-    """Loads a checkpoint into a PyTorch module; says what its names lost for that."""
-    if checkpoint is None:
-        return ""
-    if not is_torch(made.model):
-        raise InputError(
-            f"--checkpoint is for a factory of a torch.nn.Module; {made.words} makes {made.name}, "
-            "whose weights the factory loads"
-        )
-    lost = load_checkpoint(made.model, checkpoint)
-    return "".join(f"; names in {checkpoint.name} begin with {prefix!r}" for prefix in lost)
 
 
 def _meaning(fit: _Fit, said: Said) -> tuple[Meaning, str]:
