@@ -1,7 +1,6 @@
 """Writes tables and plots from the registry and from `benchmarks/results/`.
 
-segcam evaluate --weights texture-mnist-biased --json benchmarks/results/bias_biased.json
-segcam evaluate --weights texture-mnist-unbiased --json benchmarks/results/bias_unbiased.json
+python -m benchmarks.planted_bias
 python -m train.lesions_study
 python -m benchmarks.fast_ablation && python -m benchmarks.agreement
 python -m benchmarks.sweeps

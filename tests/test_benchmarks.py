@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import segcam_jax as segcam
 from benchmarks import (
@@ -15,6 +16,7 @@ from benchmarks import (
     cost,
     jax_rows,
     measure,
+    planted_bias,
     report,
     results,
     run,
@@ -25,9 +27,11 @@ from benchmarks.peers import rows as peers
 from benchmarks.rows import Ready, Row
 from benchmarks.studies import CLASS, FirstChannels, model_of, study
 from benchmarks.workloads import ENGINE, JAX_LOOP, NAIVE_MAP, PGC, WORKLOADS, chosen
-from segcam_jax import InputError
+from segcam_jax import InputError, models
+from segcam_jax.data import samples
 from segcam_jax.engine import NAIVE, Execution
 from segcam_jax.masks import ChannelMasks
+from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 
 
 @pytest.fixture(autouse=True)
@@ -462,3 +466,22 @@ def test_threads_are_limited():
         assert timing.limit_threads(1) == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_the_planted_bias_is_measured_of_both_places(tmp_path):
+    """Shares of each heatmap add up to one; samples without the class are left out."""
+    path = tmp_path / "digits.safetensors"
+    model = UNet(UNetConfig(classes=11, depth=1, width=4), rngs=nnx.Rngs(0))
+    save_unet(path, model, {"classes": [*map(str, range(10)), "background"]})
+    loaded = models.load(path)
+    logits = np.asarray(loaded.fn(loaded.params, samples.load().biased.image[0]))
+    seen = int(np.bincount(logits.argmax(-1).ravel()).argmax())
+    names = ("grad_cam", "layer_cam")
+    found = planted_bias.measure(str(path), class_index=seen, methods=names, samples=3)["bias"]
+    places = [(row["method"], row["tap"]) for row in found["rows"]]
+    assert places == [(name, tap) for tap in planted_bias.TAPS for name in names]
+    assert found["samples"] + found["left_out"] == 3
+    rows = [row for row in found["rows"] if row["samples"]]
+    assert rows
+    for row in rows:
+        assert sum(row[key] for key in ("biased", "unbiased", "digit")) == pytest.approx(1)

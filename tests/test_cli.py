@@ -84,7 +84,7 @@ def test_version_and_help(capsys):
     assert capsys.readouterr().out == f"segcam {segcam_jax.__version__}\n"
     assert run("--help") == run() == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("demo", "explain", "layers", "methods", "evaluate"))
+    assert all(name in out for name in ("demo", "explain", "layers", "methods", "gallery"))
     assert run("explain", "--help") == 0
     assert "--config results/manifest.json" in capsys.readouterr().out
 
@@ -537,40 +537,9 @@ def test_unknown_commands_and_options(fault):
     assert fault("methods", "--bogus").count("Unrecognized") == 1
     assert "Unrecognized options: --images; `segcam explain`" in fault("explain", "--images=a.png")
     assert "has --tap" in fault("explain", "--taps", "first")
-    assert "unknown data set" in fault("evaluate", "--weights", "x", "--dataset", "mnist")
-    assert "no share" in fault("evaluate", "--weights", "x", "--profile", "raw")
-
-
-def test_evaluate_needs_a_network_of_the_data_set(fault, weights):
-    assert "11 classes" in fault("evaluate", "--weights", weights)
-
-
-@pytest.mark.slow
-def test_evaluate_reports_quality_and_bias(tmp_path, capsys):
-    path = tmp_path / "digits.safetensors"
-    model = UNet(UNetConfig(classes=11, depth=1, width=4), rngs=nnx.Rngs(0))
-    names = [*map(str, range(10)), "background"]
-    save_unet(path, model, {"classes": names})
-    loaded = segcam_jax.models.load(path)
-    from segcam_jax.data.samples import load
-
-    logits = np.asarray(loaded.fn(loaded.params, load().biased.image[0]))
-    seen = int(np.bincount(logits.argmax(-1).ravel()).argmax())
-    report = tmp_path / "report.json"
-    arguments = ("--samples", 4, "--bias-samples", 3, "--method", "grad_cam", "layer_cam")
-    line = ("evaluate", "--weights", path, *arguments, "--class-index", seen, "--json", report)
-    assert run(*line) == 0
-    written = json.loads(report.read_text())
-    assert set(written["quality"]["classes"]) == set(names)
-    rows = written["bias"]["rows"]
-    assert [(row["method"], row["tap"]) for row in rows] == [
-        (method, tap) for tap in ("bottleneck", "decoder1") for method in ("grad_cam", "layer_cam")
-    ]
-    for row in rows:
-        if row["samples"]:
-            assert sum(row[key] for key in ("biased", "unbiased", "digit")) == pytest.approx(1)
-    assert written["bias"]["samples"] + written["bias"]["left_out"] == 3
-    assert "left out because no pixel was predicted" in capsys.readouterr().out
+    assert "`segcam demo` measures the planted bias, and `python -m train.quality" in fault(
+        "evaluate"
+    )
 
 
 def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch, weights):

@@ -171,14 +171,15 @@ def test_of_probabilities_of_such_a_class_is_its_sigmoid(tmp_path):
 
 
 def test_a_gallery_shows_the_predicted_share_of_each_class(tmp_path, capsys):
-    line = ("gallery", tmp_path / "grey.npy", "--models", f"{FILE}:nested", "--layers", "hidden")
-    line += ("--methods", "grad_cam", "--multi-label", "--out", tmp_path / "gallery")
-    assert run(*line, "--top", 2) == 0
-    told = json.loads((tmp_path / "gallery" / "gallery.json").read_text())["maps"]
-    found = {each["explained"]["index"]: each["explained"]["share"] for each in told}
+    line = ("gallery", tmp_path / "grey.npy", "--weights", f"{FILE}:nested", "--tap", "hidden")
+    line += ("--method", "grad_cam", "--multi-label", "--out", tmp_path / "gallery")
+    assert run(*line, "--class", "top:1", "top:2") == 0
+    index = json.loads((tmp_path / "gallery" / "gallery.json").read_text())
+    found = {each["class_index"]: each["share"] for each in index["maps"]}
     assert found == pytest.approx({0: WHOLE / ALL, 1: CORE / ALL}, abs=1e-6)
-    assert told[0]["outputs"] == {"holds": "logits", "exclusive": False, "threshold": 0.5}
-    assert run(*line, "--top", 3, "--overwrite") == 2
+    (network,) = index["networks"].values()
+    assert network["outputs"] == {"holds": "logits", "exclusive": False, "threshold": 0.5}
+    assert run(*line, "--class", "top:1", "top:3", "--overwrite") == 3
     assert "top:3: only 2 class(es) are predicted here" in capsys.readouterr().err
 
 

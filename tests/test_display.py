@@ -1,17 +1,15 @@
 """What figures of commands show of maps that ReLU would hide, and of zero maps."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 
 import segcam_jax
-from segcam_jax import cli
+from segcam_jax import cli, viz
 from segcam_jax.heatmap import hidden_share, over_image
 from segcam_jax.reports import display
 from segcam_jax.reports.display import Display
-from segcam_jax.sweep import plates
 from tests import own_networks
 from tests.explained import rows_of
 
@@ -46,7 +44,7 @@ def drawn(monkeypatch):
         said[path.name] = " ".join(" ".join(words).split())
         path.write_bytes(b"a figure")
 
-    monkeypatch.setattr(plates.viz, "save", keep)
+    monkeypatch.setattr(viz, "save", keep)
     return said
 
 
@@ -187,15 +185,17 @@ def test_explain_draws_and_records_it(image, tmp_path, drawn, capsys, network):
 
 def test_a_gallery_draws_and_lists_it(image, tmp_path, drawn):
     out = tmp_path / "out"
-    line = ("gallery", image, "--models", f"{OWN}:falling", "--layers", "hidden", "--out", out)
-    assert run(*line, "--methods", "grad_cam", "eigen_cam") == 0
-    index = json.loads((out / "gallery.json").read_text())
-    assert index["signed_figures"] == index["figures"]
-    assert index["maps"][0]["relu_hides"]["grad_cam"] == 1
+    line = ("gallery", image, "--weights", f"{OWN}:falling", "--tap", "hidden", "--out", out)
+    assert run(*line, "--outputs", "logits", "--method", "grad_cam", "eigen_cam") == 0
     (words,) = drawn.values()
     assert "100 % negative" in words
     assert "Explained: logits, summed over the outlined pixels." in words
     assert "drawn with their sign" in words
+    (kept,) = out.rglob("*.npz")
+    with np.load(kept) as stored:
+        assert stored["grad_cam"].max() < 0  # The file stays raw.
+    (row,) = rows_of(out / "own_networks-falling.zarr")
+    assert row["grad_cam.hidden.negative"] == 1
 
 
 def test_a_class_that_the_network_rules_out(image, tmp_path, capsys):
@@ -212,13 +212,8 @@ def test_a_class_that_the_network_rules_out(image, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["explain", "gallery"])
 def test_a_class_that_a_classifier_rules_out(image, tmp_path, capsys, command):
-    network, tap, method = {
-        "explain": ("--weights", "--tap", "--method"),
-        "gallery": ("--models", "--layers", "--methods"),
-    }[command]
-    line = (command, image, network, f"{OWN}:ruling_out_images", "--size", 16, tap, "hidden")
-    line = (*line, method, "grad_cam", "--out", tmp_path / command)
-    option, code = {"explain": ("--class", 3), "gallery": ("--classes", 2)}[command]
-    assert run(*line, option, 2) == code
+    line = (command, image, "--weights", f"{OWN}:ruling_out_images", "--size", 16)
+    line = (*line, "--tap", "hidden", "--method", "grad_cam", "--out", tmp_path / command)
+    assert run(*line, "--class", 2) == 3
     assert "the network rules" in capsys.readouterr().err
     assert run(*line, "--overwrite") == 0  # Class 1, of which nothing is wrong.

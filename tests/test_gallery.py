@@ -1,27 +1,37 @@
-"""`segcam gallery`: what it names, computes, draws, resumes, and refuses."""
+"""`segcam gallery`: what it computes, draws, resumes, grows by, and refuses."""
 
 import json
+import os
 import re
-import types
-from typing import Any
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import segcam_jax
-from segcam_jax import cli
+from segcam_jax import cli, viz
+from segcam_jax.methods import ablation_cam, grad_cam
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
-from segcam_jax.networks import image_inputs
+from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.network import Background
-from segcam_jax.networks.open import open_network, open_networks
+from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
-from segcam_jax.reports import words as words_module
-from segcam_jax.sweep import maps, plates
-from segcam_jax.types import InputError
-from tests import own_networks
+from segcam_jax.outputs import Meaning
+from segcam_jax.reports import comparison, words as words_module
+from segcam_jax.reports.comparison import Line
+from segcam_jax.runs import open_store
+from segcam_jax.targets import Difference, whole_image
+from tests import own_networks, stored_runs
+from tests.stored_runs import contents
 
 OWN = f"{own_networks.__file__}:classifier"
+STEM = "own_networks-classifier"
 NAMES = ["cat", "dog", "background"]
 
 
@@ -33,7 +43,7 @@ def _plain(monkeypatch):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
-    for number, size in enumerate([(20, 16), (16, 16)]):
+    for number, size in enumerate([(20, 16), (16, 16), (16, 16)]):
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"photo{number}.png")
     return folder
@@ -55,7 +65,9 @@ def run(*arguments):
 
 
 def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """All files of people's, by name: not those of the runs."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if not path.parts[0].endswith(".zarr"))
 
 
 @pytest.fixture
@@ -73,160 +85,234 @@ def fault(capsys, tmp_path):
     return check
 
 
-def test_a_gallery_is_made_resumed_and_grown(photos, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures of one pixel, each with what it is marked with; the words of each, by its name."""
+    said = {}
+
+    def keep(figure, path, mark=None):
+        texts = [text.get_text() for text in figure.texts]
+        said["/".join(path.parts[-3:])] = " ".join(" ".join(texts).split())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        info = PngInfo()
+        info.add_text("segcam_jax", mark or "")
+        Image.new("L", (1, 1)).save(path, pnginfo=info)
+
+    monkeypatch.setattr(viz, "save", keep)
+    return said
+
+
+def test_a_gallery_is_made_resumed_and_grown(photos, tmp_path, capsys, drawn, monkeypatch):
     out = tmp_path / "out"
-    ending = ("--models", OWN, "--size", 16, "--layers", "first,last", "--top", 2, "--out", out)
-    line = ("gallery", photos / "photo0.png", *ending, "--methods", "grad_cam", "gradient")
-    original, calls = maps._computed, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    monkeypatch.setattr(maps, "_computed", interrupted)
-    assert run(*line) == 130
-    assert run(*line) == 0
-    assert len(calls) == 7  # Two targets at two layers and at the input, one of them twice.
-    said = capsys.readouterr()
-    assert "finished and stay as they are" in said.err
-    assert "7 figure(s) of 1 image(s)" in said.out
-    base = "photo0/own_networks-classifier"
-    one = [
-        f"{base}/{aim}.{layer}.{end}"
-        for aim in ("predicted", "top2")
-        for layer, ends in {
-            "all-layers": ("png",),
-            "first": ("npz", "png"),
-            "input": ("npz",),
-            "last": ("npz", "png"),
-        }.items()
-        for end in ends
-    ]
-    extra = [".segcam-ledger.json", "gallery.json", f"{base}/targets.png"]
-    assert files(out) == sorted([*one, *extra])
-
-    before = {path: path.stat().st_mtime_ns for path in (out / "photo0").rglob("*.*")}
-    grown = ("gallery", photos, *ending, "--methods", "grad_cam", "gradient")
-    assert run(*grown) == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(calls) == 13
-    index = json.loads((out / "gallery.json").read_text())
-    assert len(index["maps"]) == 12
-    assert len(index["figures"]) == 14
-    told = index["maps"][0]
-    assert told["predicted"][0]["index"] == told["explained"]["index"]
-    assert told["extent"] == [16, 16]
-
-    assert run(*grown, "--profile", "pytorch_grad_cam") == 2
-    assert "which shows something else" in capsys.readouterr().err
-    _, arrays = maps.load_maps(out / base / "top2.last.npz")
+    ending = ("--weights", OWN, "--size", 16, "--tap", "body", "--class", "top:1", "top:2")
+    ending = (*ending, "--method", "grad_cam", "gradient", "--shard", 1, "--out", out)
+    assert run("gallery", photos / "photo1.png", *ending) == 0
+    assert "3 figures of 1 image" in capsys.readouterr().out
+    base = f"photo1/{STEM}"
+    one = [f"{base}/{goal}.body.{end}" for goal in ("predicted", "top2") for end in ("npz", "png")]
+    assert files(out) == sorted([*one, f"{base}/targets.png", "gallery.json"])
+    assert set(drawn) == {
+        f"{base}/{name}.png" for name in ("predicted.body", "top2.body", "targets")
+    }
     fn, params = segcam_jax.from_nnx(own_networks.classifier(), batch_axis=0)
     network = open_network(NetworkSpec.parse(OWN), OpenOptions(size=(16, 16)))
-    form = image_inputs.ImageForm.of(network, "crop")
-    x = image_inputs.read_sample(photos / "photo0.png", form).padded
-    target = segcam_jax.targets.whole_image(int(np.argsort(-np.asarray(fn(params, x)))[1]))
+    x = read_sample(photos / "photo1.png", ImageForm.of(network, "crop")).padded
+    order = np.argsort(-np.asarray(fn(params, x)))
     split = segcam_jax.split(fn, "body", params, x)
-    expected = segcam_jax.methods.grad_cam(split, params, x, target).map
-    np.testing.assert_allclose(arrays["grad_cam"], expected, rtol=1e-5, atol=1e-7)
+    for goal, index in (("predicted", order[0]), ("top2", order[1])):
+        with np.load(out / base / f"{goal}.body.npz") as arrays:
+            expected = grad_cam(split, params, x, whole_image(int(index)))
+            np.testing.assert_allclose(arrays["grad_cam"], expected.map, rtol=1e-5, atol=1e-7)
+            assert arrays["gradient"].shape == (16, 16)
+
+    drawn.clear()
+    part = (out / f"{STEM}.zarr/items/00000.parquet").stat().st_mtime_ns
+    # The folder lists photo0 first; what the gallery has stays where it is, and as it is.
+    assert run("gallery", photos, *ending) == 0
+    assert (out / f"{STEM}.zarr/items/00000.parquet").stat().st_mtime_ns == part
+    assert {name.split("/")[0] for name in drawn} == {"photo0", "photo2"}
+    assert len(files(out)) == 16
+    grown = open_store(out / f"{STEM}.zarr")
+    stems = [os.path.basename(path) for path in grown.table["path"].unique(maintain_order=True)]
+    assert stems == ["photo1.png", "photo0.png", "photo2.png"]
+    index = json.loads((out / "gallery.json").read_text())
+    assert (len(index["maps"]), len(index["figures"]), index["failures"]) == (6, 9, [])
+    assert index["maps"][0]["score"] == pytest.approx(float(fn(params, x)[order[0]]), rel=1e-5)
+
+    drawn.clear()
+    capsys.readouterr()
+    assert run("gallery", photos / "photo2.png", *ending) == 0  # Others stay in it.
+    assert "3 images finished before" in capsys.readouterr().err
+    assert not drawn
+    assert run("gallery", photos, *ending, "--profile", "pytorch_grad_cam") == 0
+    assert len(drawn) == 9
+    assert run("gallery", photos, *ending, "--of", "probabilities") == 2
+    assert "the option 'of' is" in capsys.readouterr().err
 
 
-def test_networks_of_both_kinds_are_compared(photos, unet, tmp_path, capsys):
+def test_a_grown_run_is_that_of_all_images(photos, tmp_path):
+    """In arrays, table and figures; of the images as they came."""
+    ending = ("--weights", OWN, "--size", 16, "--tap", "body", "--method", "grad_cam")
+    ending = (*ending, "--shard", 2, "--no-figures", "--out")
+    first, others = photos / "photo1.png", [photos / "photo0.png", photos / "photo2.png"]
+    assert run("gallery", first, *ending, tmp_path / "grown") == 0
+    assert run("gallery", *others, *ending, tmp_path / "grown") == 0
+    assert run("gallery", first, *others, *ending, tmp_path / "whole") == 0
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+
+
+def test_networks_of_both_kinds_are_compared(photos, unet, tmp_path, drawn, capsys):
     out = tmp_path / "out"
     names = tmp_path / "names.txt"
     names.write_text("\n".join(["a", "b", "c", "d"]))
-    line = ("gallery", photos / "photo1.png", "--models", unet, OWN, "--layers", "last")
-    line = (*line, "--methods", "grad_cam", "--out", out)
+    line = ("gallery", photos / "photo1.png", "--weights", unet, OWN, "--tap", "last")
+    line = (*line, "--method", "grad_cam", "--out", out)
     assert run(*line, "--size", 16) == 0
-    assert "pixels" in (out / "gallery.json").read_text()
-    assert (out / "photo1/predicted.models.png").is_file()
-    _, arrays = maps.load_maps(out / "photo1/tiny/predicted.last.npz")
-    assert arrays["region"].shape == (16, 16)
-    assert arrays["region"].any()
+    words = drawn["out/photo1/predicted.models.png"]
+    assert "photo1: 2 networks the last layer of each; outlined: the explained pixels" in words
+    assert "of the pixels) decoder1, 16 x 16" in words
+    assert f"{STEM} predicted class 1 (26 %) body, 4 x 4" in words
+    assert "Explained: logits, summed over the outlined pixels." in words
+    with np.load(out / "photo1/tiny/predicted.decoder1.npz") as arrays:
+        region = open_store(out / "tiny.zarr").region(0)
+        assert region is not None
+        assert np.array_equal(arrays["region"], region)
+        assert arrays["region"].any()
     assert run(*line, "--labels", names, "--overwrite") == 2
     assert "has 4 label(s) for 3 class(es)" in capsys.readouterr().err
-    with pytest.raises(InputError, match="was given twice"):
-        open_networks([unet, unet])
+
+
+def test_a_broken_image_is_told_and_the_gallery_goes_on(photos, tmp_path, drawn, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a", "b"):
+        (images / f"{name}.png").write_bytes((photos / "photo1.png").read_bytes())
+    line = ("gallery", images, "--weights", OWN, "--size", 16, "--tap", "body")
+    line = (*line, "--method", "grad_cam", "--out", tmp_path / "out")
+    (images / "a.png").write_bytes((photos / "photo1.png").read_bytes()[:300])
+    assert run(*line) == 3
+    said = capsys.readouterr()
+    assert said.err.count("a.png' is a corrupt image") == 1
+    assert "1 figure of 1 image" in said.out
+    index = json.loads((tmp_path / "out/gallery.json").read_text())
+    assert [each["image"].endswith("a.png") for each in index["failures"]] == [True]
+    # What fails now has no figures any more.
+    (images / "a.png").write_bytes((photos / "photo1.png").read_bytes())
+    (images / "b.png").write_bytes(b"no image")
+    assert run(*line) == 3
+    assert files(tmp_path / "out") == sorted(
+        [f"a/{STEM}/predicted.body.npz", f"a/{STEM}/predicted.body.png", "gallery.json"]
+    )
+    assert run(*line, "--on-error", "stop", "--overwrite") == 2
+
+
+def test_a_difference_of_two_classes(photos, tmp_path, drawn):
+    """By gradients and by ablations, beside a class by itself."""
+    out = tmp_path / "out"
+    line = ("gallery", photos / "photo1.png", "--weights", OWN, "--size", 16, "--tap", "body")
+    line = (*line, "--method", "grad_cam", "ablation_cam", "--out", out)
+    assert run(*line, "--class", "top:1", "top:1 rather than top:2") == 0
+    run_ = open_store(out / f"{STEM}.zarr")
+    one, both = run_.table.to_dicts()
+    assert (one["target"], both["target"]) == ("predicted", "predicted-not-top2")
+    assert (one["rather_than"], both["class"]) == (None, one["class"])
+    fn, params = segcam_jax.from_nnx(own_networks.classifier(), batch_axis=0)
+    x = np.asarray(Image.open(photos / "photo1.png"), np.float32) / 255
+    split = segcam_jax.split(fn, "body", params, x)
+    logits = np.asarray(fn(params, x))
+    order = np.argsort(-logits)
+    assert both["score"] == pytest.approx(logits[order[0]] - logits[order[1]], rel=1e-4)
+    first, second = (
+        np.asarray(grad_cam(split, params, x, whole_image(int(k))).map) for k in order[:2]
+    )
+    np.testing.assert_allclose(
+        run_.map(1, "body", "grad_cam"), first - second, rtol=1e-4, atol=1e-7
+    )
+    np.testing.assert_allclose(run_.map(0, "body", "grad_cam"), first, rtol=1e-4, atol=1e-7)
+    target = Difference(*(whole_image(int(k)) for k in order[:2]))
+    expected = ablation_cam(split, params, x, target).map
+    np.testing.assert_allclose(run_.map(1, "body", "ablation_cam"), expected, rtol=1e-4, atol=1e-6)
+    words = drawn[f"photo1/{STEM}/predicted-not-top2.body.png"]
+    assert f"why class {order[0]} (" in words
+    assert f"rather than class {order[1]}" in words
+    assert "Explained: difference of logits." in words
+    assert "Explained: logits and difference of logits." in drawn[f"photo1/{STEM}/targets.png"]
+
+
+def test_old_words_mean_the_new_ones(photos, tmp_path, drawn, capsys):
+    out = tmp_path / "out"
+    line = ("gallery", photos / "photo1.png", f"--models={OWN}", "--size", 16, "--layers", "body")
+    line = (*line, "--methods", "grad_cam", "--top", 2, "--difference", 0, 1, "--out", out)
+    assert run(*line) == 0
+    said = capsys.readouterr().err
+    for old, new in {"--models": "--weights", "--layers": "--tap", "--methods": "--method"}.items():
+        assert f"{old} is now {new}" in said
+    targets = open_store(out / f"{STEM}.zarr").table["target"].to_list()
+    assert targets == ["predicted", "top2", "0-not-1"]
 
 
 @pytest.mark.parametrize(
     ("background", "told"),
     [
-        (Background(0, assumed=True), "net, class 0 taken for background; "),
+        (Background(0, assumed=True), "net, background taken for background; "),
         (Background(0, assumed=False), "net; "),
         (None, "net; "),
     ],
 )
-def test_a_background_that_nobody_named_is_told(background, told):
+def test_a_background_that_nobody_named_is_told(tmp_path, background, told):
     """Figures said "predicted class 2" where class 0 was predicted at most pixels."""
-    network = types.SimpleNamespace(title="net", labels=["0", "1", "2"], background=background)
-    shown: Any = types.SimpleNamespace(
-        picture=types.SimpleNamespace(name="a.png"), network=network, tap="conv", word="conv"
+    images = stored_runs.photos(tmp_path / "images")
+    made = stored_runs.manifest(
+        {"method": ["grad_cam", "ablation_cam", stored_runs.WINDOWS, "gradient"]},
+        net=stored_runs.network(background=background),
     )
-    two = {"index": 2, "label": "2", "share": 0.3}
-    about = {"predicted": [two], "explained": two, "rather_than": None, "shape": [4, 4]}
-    about["shares_are"] = "of the pixels"
-    title, subtitle = plates._titles(plates.Plate("a.png", "", ((shown,),)), [about])
-    assert title == "a.png: predicted class 2 (30 % of the pixels)"
-    assert subtitle.startswith(told)
+    stored_runs.write(tmp_path / "run.zarr", images=images, made=made)
+    run_ = open_store(tmp_path / "run.zarr")
+    assert comparison.layers(run_, 1) == ["body"]
+    line = Line(run_, 1, "body")
+    assert [method for method, _ in line.pairs] == made.options["method"]
+    figure = comparison.comparison([line, Line(run_, 0, "body")], "targets")
+    title, subtitle = (text.get_text() for text in figure.texts[1:3])
+    assert title == "image0: 2 targets, predicted cat"
+    assert subtitle.replace("\n", " ").startswith(f"{told}body, 4 x 4; outlined")
 
 
 def test_only_one_of_exclusive_classes_is_predicted():
     """ "explained b (56 %), predicted a (70 %)" of two heads that both find their class."""
-    first, second = ({"index": k, "label": "ab"[k], "share": 0.7 - 0.14 * k} for k in (0, 1))
-    about = {"predicted": [first], "explained": second, "rather_than": None}
-    for kind, best in (("probabilities", "most probable"), ("of the pixels", "largest")):
-        about["shares_are"] = kind
+    about = {"class": "b", "share": 0.56, "predicted": "a", "predicted_share": 0.7}
+    about["rather_than"] = None
+    for classifies, best, of in (
+        (True, "most probable", ""),
+        (False, "largest", " of the pixels"),
+    ):
         for exclusive, word in ((True, "predicted"), (False, best)):
-            about["exclusive"] = exclusive
-            assert f", {word} a (70 %" in words_module.in_words(about)
-
-
-def test_a_difference_of_two_classes(photos, tmp_path):
-    out = tmp_path / "out"
-    line = ("gallery", photos / "photo1.png", "--models", OWN, "--size", 16, "--layers", "last")
-    line = (*line, "--methods", "grad_cam", "--difference", "top:1", "top:2", "--out", out)
-    assert run(*line) == 0
-    (file,) = out.rglob("*.npz")
-    about, arrays = maps.load_maps(file)
-    assert about["rather_than"]["index"] == about["predicted"][1]["index"]
-    assert about["score_is"] == "difference of logits"
-    assert "rather than" in words_module.in_words(about)
-    fn, params = segcam_jax.from_nnx(own_networks.classifier(), batch_axis=0)
-    x = np.asarray(Image.open(photos / "photo1.png"), np.float32) / 255
-    split = segcam_jax.split(fn, "body", params, x)
-    first, second = about["explained"]["index"], about["rather_than"]["index"]
-    each = [
-        np.asarray(
-            segcam_jax.methods.grad_cam(split, params, x, segcam_jax.targets.whole_image(k)).map
-        )
-        for k in (first, second)
-    ]
-    np.testing.assert_allclose(arrays["grad_cam"], each[0] - each[1], rtol=1e-4, atol=1e-7)
+            network = stored_runs.network(
+                classifies=classifies, meaning=Meaning("logits", exclusive=exclusive)
+            )
+            said = words_module.in_words(about, network)
+            assert said == f"explained b (56 %{of}), {word} a (70 %{of})"
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((), r"no model was given"),
-        (("--models", "resnet50"), r"'resnet50' has no trained weights here; .* random:resnet50"),
-        (("--models", "random:resnet5"), r"unknown model 'resnet5' after .* choose from resnet50"),
-        (("--models", OWN, "--layers", "frist"), r"unknown layer 'frist' .* are first, "),
-        (("--models", OWN, "--layers", "conv:1"), r"does not number its convolutions"),
-        (("--models", OWN, "--layers", "head"), r"shape \(4,\) and no positions"),
-        (("--models", OWN, "--layers", ","), r"no layer was given"),
-        (("--models", OWN, "--methods", "gradcm"), r"unknown method 'gradcm'; choose from grad_ca"),
-        (("--models", OWN, "--classes", "4"), r"class '4' is not a class of the model; it has 4"),
-        (("--models", OWN, "--classes", "top:9"), r"give top:1 to top:4"),
-        (("--models", OWN, "--difference", "1", "1"), r"does not differ from itself"),
-        (("--models", OWN, "--labels", "LABELS"), r"has 1 label\(s\) for 4 class\(es\)"),
-        (("--models", OWN, "--size", "4"), r"size 4; give"),
-        (("--models", OWN, "--seed", "-1"), r"`seed` is -1"),
-        (("--models", OWN, "--profile", "capt"), r"unknown profile 'capt'; choose from captum"),
+        ((), r"no network was given"),
+        (("--weights", "resnet50"), r"'resnet50' has no trained weights here; .* random:resnet50"),
+        (("--weights", "random:resnet5"), r"unknown model 'resnet5' after .* choose from resnet50"),
+        (("--weights", OWN, "--tap", "frist"), r"unknown layer 'frist' .* are first, "),
+        (("--weights", OWN, "--tap", "conv:1"), r"does not number its convolutions"),
+        (("--weights", OWN, "--tap", "head"), r"shape \(4,\) and no positions"),
+        (("--weights", OWN, "--method", "gradcm"), r"unknown method 'gradcm'; choose from grad_ca"),
+        (("--weights", OWN, "--class", "4"), r"class '4' is not a class of the model; it has 4"),
+        (("--weights", OWN, "--class", "top:9"), r"give top:1 to top:4"),
+        (("--weights", OWN, "--class", "1 rather than 1"), r"does not differ from itself"),
+        (("--weights", OWN, "--labels", "LABELS"), r"has 1 label\(s\) for 4 class\(es\)"),
+        (("--weights", OWN, "--size", "4"), r"size 4; give"),
+        (("--weights", OWN, "--seed", "-1"), r"--seed was given -1"),
+        (("--weights", OWN, "--profile", "capt"), r"unknown profile 'capt'; choose from captum"),
         (
-            ("--models", OWN, "--methods", "finer_cam", "--difference", "0", "1"),
-            r"finer_cam compares classes by itself",
+            ("--weights", OWN, "--method", "finer_cam", "--class", "0 rather than 1"),
+            r"finer_cam compares classes by itself; explain one class, not '0 rather than 1'",
         ),
     ],
 )
@@ -239,16 +325,18 @@ def test_faults_are_one_line(photos, tmp_path, fault, arguments, complaint):
     assert re.search(complaint, line), line
 
 
-def test_faults_of_images(photos, tmp_path, fault):
-    line = ("--models", OWN, "--size", 16)
+def test_faults_of_images_and_folders(photos, tmp_path, fault, capsys):
+    line = ("--weights", OWN, "--size", 16, "--tap", "body", "--method", "grad_cam")
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no images were given" in fault(*line)
     assert "holds no images" in fault(empty, *line)
     assert "does not exist" in fault(tmp_path / "nowhere.png", *line)
-    cut = tmp_path / "cut.png"
-    cut.write_bytes((photos / "photo0.png").read_bytes()[:300])
-    assert "cut.png' is a corrupt image" in fault(photos, cut, *line)
+    # Of an older version, or somebody else's.
+    (empty / "gallery.json").write_text("{}")
+    assert run("gallery", photos, *line, "--out", empty) == 2
+    assert "already holds 'gallery.json'" in capsys.readouterr().err
+    assert sorted(empty.iterdir()) == [empty / "gallery.json"]
 
 
 @pytest.mark.parametrize(
@@ -256,3 +344,64 @@ def test_faults_of_images(photos, tmp_path, fault):
 )
 def test_shares_in_words(share, words):
     assert words_module.percent(share) == words
+
+
+def killed(line, out, ready, delay=0.0):
+    """Kills the command a moment after something is there; returns whether it was still at work."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "segcam_jax", *map(str, line), str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 180
+    while not (out / ready).exists() and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(delay)
+    child.send_signal(signal.SIGKILL)
+    return child.wait() == -signal.SIGKILL
+
+
+@pytest.fixture
+def place(photos, tmp_path, monkeypatch):
+    """A folder with networks of one's own, and a gallery of two of them, in two shards."""
+    # A network is known by the user's modules, of the current folder too: not by these tests.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_bytes(Path(own_networks.__file__).read_bytes())
+
+    def line(*images, taps=("hidden",)):
+        given = ["gallery", *images, "--weights", "own.py:falling", "own.py:bright", "--tap", *taps]
+        return [*given, "--method", "grad_cam", "--shard", 1, "--out"]
+
+    return line
+
+
+def test_a_killed_gallery_goes_on_to_the_same_bytes(photos, place, tmp_path):
+    """Killed while it draws the first network; the same command ends with the same folder."""
+    line = place(photos / "photo1.png", photos / "photo2.png")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert run(*line, whole) == 0
+    first = "photo1/own-falling/predicted.hidden.png"
+    assert killed(line, out, first)
+    assert not (out / "gallery.json").exists()
+    drawn = (out / first).stat().st_mtime_ns
+    (out / "photo2/own-falling").mkdir(parents=True, exist_ok=True)
+    (out / "photo2/own-falling/.0badcafe.targets.png").write_bytes(b"half")
+    assert run(*line, out) == 0
+    assert contents(out) == contents(whole)
+    assert (out / first).stat().st_mtime_ns == drawn
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments(photos, place, tmp_path):
+    line = place(photos, taps=("hidden", "input"))
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    start = time.monotonic()
+    command = [sys.executable, "-m", "segcam_jax", *map(str, line), str(whole)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    lasts = time.monotonic() - start
+    draw = np.random.default_rng(0)
+    assert sum(killed(line, out, "", draw.uniform(0.3, 1) * lasts) for _ in range(10)) > 3
+    assert run(*line, out) == 0
+    assert contents(out) == contents(whole)
+    assert not [name for name in contents(out) if os.path.basename(name).startswith(".")]

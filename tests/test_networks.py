@@ -80,7 +80,11 @@ def test_what_a_network_says():
     with pytest.raises(TargetError, match="only 2 class"):
         ClassChoice.parse("top:3").resolve(seen, NAMES)
     with pytest.raises(TargetError, match="'cat' is predicted at no pixel; predicted are dog"):
-        ClassQuery("cat", ClassChoice("cat")).resolve(seen, NAMES)
+        seen.region(0, NAMES)
+    assert ClassQuery.parse("dog rather than top:2").words == "dog rather than top:2"
+    assert ClassQuery.parse("background rather than dog").resolve(seen, NAMES) == (2, 1)
+    with pytest.raises(TargetError, match="top:1 and dog are both 'dog' here"):
+        ClassQuery.parse("top:1 rather than dog").resolve(seen, NAMES)
 
 
 def test_a_class_has_several_names():
@@ -95,13 +99,17 @@ def test_a_class_has_several_names():
 @pytest.mark.parametrize("words", ["top:0", "top:x", "top:", "top:-1"])
 def test_a_rank_is_a_number_from_1(words):
     with pytest.raises(InputError, match=r"give top:1, top:2"):
-        parse_queries(classes=[words])
+        parse_queries([words])
 
 
 def test_targets_have_names_for_files():
-    made = parse_queries(classes=["top:1", "Egyptian cat", "a/b", "a b"], difference=["x", "y"])
+    words = ["top:1", "Egyptian cat", "a/b", "a b", "x rather than y", "predicted"]
+    made = parse_queries(words)
     names = [query.name for query in made]
     assert names == ["predicted", "Egyptian-cat", "a-b", "a-b-2", "x-not-y"]
+    assert [query.words for query in made] == words[:5]
+    assert [choice.words for choice in made[4].choices] == ["x", "y"]
+    assert [query.words for query in parse_queries()] == ["top:1"]
 
 
 @pytest.mark.parametrize("fit", ["crop", "stretch"])

@@ -13,10 +13,11 @@ from flax import nnx
 
 pytest.importorskip("grain")
 
-from segcam_jax.data.texture_mnist import CLASSES
+from segcam_jax import models
+from segcam_jax.data.texture_mnist import CLASSES, TextureMnist, TextureMnistConfig
 from segcam_jax.models.unet import load_unet
 from segcam_jax.types import InputError
-from train import running, steps, texture_mnist
+from train import quality, running, steps, texture_mnist
 from train.texture_mnist import TrainConfig
 
 TINY: dict[str, Any] = {
@@ -68,6 +69,26 @@ def test_a_run_writes_all_that_it_promises(whole_run):
     assert metadata["input_range"] == [0, 1]
     assert metadata["scores"] == metrics["scores"]
     assert metadata["training"]["steps"] == 4
+
+
+def test_the_quality_of_weights_is_measured(whole_run, tmp_path, capsys):
+    """By the scores of a training, on the same samples."""
+    config, _ = whole_run
+    file = tmp_path / "quality.json"
+    asked = quality.QualityConfig(str(config.export), samples=6, json=file)
+    found = quality.measure(asked)
+    assert json.loads(file.read_text()) == found
+    model = models.load(str(config.export))
+    data = TextureMnistConfig(
+        split="test", samples=6, bias=(texture_mnist.PLANTED,), exclude_bias_textures=True,
+        digit_rounding=config.digit_rounding,
+    )  # fmt: skip
+    held_out = TextureMnist(data).batch(range(6))
+    one_by_one = [np.asarray(model.fn(model.params, x)).argmax(-1) for x in held_out.image]
+    assert found["accuracy"] == pytest.approx(float(np.mean(one_by_one == held_out.label)))
+    assert f"pixel accuracy {found['accuracy']:.4f}" in capsys.readouterr().out
+    with pytest.raises(InputError, match="samples is 0"):
+        quality.QualityConfig("x", samples=0)
 
 
 @pytest.mark.slow

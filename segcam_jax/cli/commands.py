@@ -23,8 +23,12 @@ from segcam_jax.cli.arguments import (
     Size,
     optional,
 )
-from segcam_jax.cli.comparing import Embed as Embed, Gallery as Gallery
-from segcam_jax.cli.study import Explain as Explain, Sweep as Sweep
+from segcam_jax.cli.study import (
+    Embed as Embed,
+    Explain as Explain,
+    Gallery as Gallery,
+    Sweep as Sweep,
+)
 from segcam_jax.cli.volumetric import Context as Context, Instances as Instances
 from segcam_jax.types import InputError
 
@@ -62,41 +66,6 @@ class Layers:
 @dataclasses.dataclass(frozen=True)
 class Methods:
     """List the methods and the heatmap profiles."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Measure segmentation quality, and where saliency falls when a bias was planted.
-
-    For example: segcam evaluate --weights texture-mnist-biased --json biased.json
-
-    Quality needs the extra `train`, which generates held-out samples. The bias table is over
-    samples that the package ships: each shows a 2 with one texture in one half of the background.
-
-    Attributes:
-        weights: Bundled weights by name, or a .safetensors file.
-        dataset: The data set.
-        samples: Generated samples for the quality.
-        bias_samples: Bundled samples for the bias table, at most 200.
-        class_index: Number or name of the biased class.
-        method: Methods of the bias table. Default: CAMs of one gradient, one
-            component, or exact ablations.
-        tap: Taps of the bias table. Default: the bottleneck and decoder1.
-        profile: How raw maps become heatmaps; one without negative values.
-        devices: How many devices share the images of the bias table.
-        json: Also write everything to this file.
-    """
-
-    weights: str
-    dataset: str = "texture_mnist"
-    samples: int = 200
-    bias_samples: int = 200
-    class_index: str = "2"
-    method: Names = ()
-    tap: Names = ()
-    profile: str = "segcam_jax"
-    devices: int = 1
-    json: MaybeFile = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,14 +255,11 @@ COMMANDS = {
     ),
     "export": Command("write a stored run as PNG, .npy and CSV files", Export, "stores:export"),
     "gallery": Command(
-        "compare models, layers and methods on photographs, in one figure each",
+        "compare networks, layers and methods on photographs, in one figure each",
         Gallery,
         "gallery:gallery",
-        takes_line=True,
     ),
-    "embed": Command(
-        "map a folder of images by a layer's activations: PCA and t-SNE", Embed, "embed:embed"
-    ),
+    "embed": Command("map images by a layer's activations: PCA and t-SNE", Embed, "embed:embed"),
     "layers": Command("list the taps of a network with their shapes", Layers, "listing:layers"),
     "methods": Command("list the methods and the heatmap profiles", Methods, "listing:methods"),
     "instances": Command(
@@ -307,9 +273,6 @@ COMMANDS = {
         Context,
         "context:context",
         takes_line=True,
-    ),
-    "evaluate": Command(
-        "measure segmentation quality and the planted bias", Evaluate, "evaluate:evaluate"
     ),
     "convert": Command(
         "convert a network's weights of PyTorch, Keras or MONAI", Convert, "convert:convert"

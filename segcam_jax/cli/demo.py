@@ -28,7 +28,7 @@ TITLES = {BIASED: "biased network", UNBIASED: "unbiased network"}
 TAPS = ("encoder4", "bottleneck", "decoder1")
 DIGITS = (3, 5, 8)
 BIASED_CLASS = 2
-# The page must be there within seconds; `segcam evaluate` takes all 200 samples.
+# The page must be there within seconds; `benchmarks/planted_bias.py` takes all 200 samples.
 STUDY_SAMPLES = 13
 CHUNK = 8  # with three digits, two full chunks
 _FEWEST_PIXELS = 60

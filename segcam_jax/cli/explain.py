@@ -8,30 +8,30 @@ import polars
 
 from segcam_jax.cli import console, study_run
 from segcam_jax.cli.study import Explain
-from segcam_jax.cli.study_run import Config
 from segcam_jax.reports import display, images
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.folder import ReportFolder
-from segcam_jax.reports.words import percent, short
-from segcam_jax.runs import StoredRun, schema
+from segcam_jax.reports.words import explained, percent, short
+from segcam_jax.runs import StoredRun
 from segcam_jax.runs.job import OpenJob
 from segcam_jax.runs.manifest import FILE
 from segcam_jax.runs.stored_run import STORE
-from segcam_jax.runs.table import MAX, NEGATIVE, failure
+from segcam_jax.runs.table import MAX, NEGATIVE
 from segcam_jax.types import counted, shortened
 
 METHODS = ("grad_cam", "ablation_cam")
-_LOOK = tuple(field.name for field in dataclasses.fields(Look))
-_MOST_LINES, _MOST_NOTES = 60, 8
+_MOST_LINES = 60
 
 
 def explain(command: Explain) -> int:
     """Explains images, and draws what was found; returns the exit code."""
     config = study_run.read_config(command.config)
-    look = _look(command, config)
-    words = {word: value for word, value in config.words.items() if word not in _LOOK}
+    look = study_run.look_of(command, config)
+    words = study_run.words_without_look(config)
     # Figures are drawn of the run alone.
-    options = dataclasses.replace(study_run.options_of(command, words, METHODS), store_images=True)
+    options = dataclasses.replace(
+        study_run.options_of(command, {"method": METHODS, **words}), store_images=True
+    )
     opened = study_run.open_run(command, config, options, command.out / STORE)
     if command.dry_run:
         study_run.tell_cost(opened)
@@ -42,14 +42,13 @@ def explain(command: Explain) -> int:
     opened.check()
     before = folder.files_there() if command.overwrite else [command.out / FILE]
     numbers = study_run.numbers_of(command, opened)
-    size, count = opened.items_per_shard, len(opened.items)
-    mine = [n for k in numbers for n in range(k * size, min(k * size + size, count))]
+    mine = study_run.items_of(opened, numbers)
     with opened.create(beside=folder.folders()) as store:
         folder.remove(before)
         done = study_run.compute(command, opened, store, numbers)
         finished = study_run.check_whole(command, store)
         run = folder.open_run()
-        _tell_images(run, mine)
+        study_run.tell_images([run], [opened.items[n].path for n in mine])
         with console.progress("drawing", _targets(run, mine)) as advance:
             folder.update(run, mine, advance)
         # A process looks at the files of others after it has written its own: one sees all.
@@ -58,15 +57,6 @@ def explain(command: Explain) -> int:
         console.note(f"{counted(done.before, 'image')} finished before")
     _summarise(folder.open_run(), command, look, complete=complete)
     return study_run.exit_code(done, finished)
-
-
-def _look(command: Explain, config: Config) -> Look:
-    """How maps are drawn: as a file says, and the command, which counts more."""
-    words = {name: config.words[name] for name in _LOOK if name in config.words}
-    given = {name: getattr(command, name) for name in _LOOK}
-    words |= {name: value for name, value in given.items() if value is not None}
-    origin = repr(str(config.file)) if config.file else "the command line"
-    return schema.read(words, Look, origin, words={})
 
 
 def _folder(command: Explain, opened: OpenJob, look: Look) -> ReportFolder:
@@ -88,33 +78,6 @@ def _targets(run: StoredRun, items: Sequence[int]) -> int:
     """How many results there are of some images."""
     there = run.table.filter(polars.col("error").is_null(), polars.col("item").is_in(items))
     return len(there)
-
-
-def _tell_images(run: StoredRun, items: Sequence[int]) -> None:
-    """Says what was done to images before they were explained, and which failed."""
-    table = run.table.filter(polars.col("item").is_in(items))
-    notes: dict[str, None] = {}
-    failures: dict[str, None] = {}
-    for about in table.iter_rows(named=True):
-        if about["error"] is not None:
-            failures[failure(about)] = None
-        for note in (about["notes"] or "").split("; "):
-            if note:
-                notes[f"{about['path']}: {note}"] = None
-        if about["padded"] != about["extent"]:
-            notes[f"{about['path']}: {_padded(about)}"] = None
-    for found in (notes, failures):
-        for line in list(found)[:_MOST_NOTES]:
-            console.note(line)
-        if len(found) > _MOST_NOTES:
-            console.note(f"... and {len(found) - _MOST_NOTES} more; items.csv lists all")
-
-
-def _padded(about: Mapping[str, Any]) -> str:
-    small, large = (about[name].replace("x", " x ") for name in ("extent", "padded"))
-    return (
-        f"{small} was mirrored at the bottom and right to {large} for the network, and cropped back"
-    )
 
 
 def _summarise(run: StoredRun, command: Explain, look: Look, *, complete: bool) -> None:
@@ -148,7 +111,7 @@ def _lines(run: StoredRun, about: Mapping[str, Any], look: Look) -> list[tuple[o
     """A line for each map of a row."""
     name = shortened(run.names[about["item"]])
     classifies = run.manifest.network.classifies
-    seen = _predicted(about) if classifies else (shortened(about["class"]), about["pixels"])
+    seen = _predicted(about) if classifies else (explained(about), about["pixels"])
     return [
         (
             name,
@@ -170,7 +133,7 @@ def _predicted(about: Mapping[str, Any]) -> tuple[str, str, str]:
     return (
         short(about["predicted"]),
         percent(about["predicted_share"]),
-        f"{short(about['class'])}{other}",
+        f"{explained(about)}{other}",
     )
 
 

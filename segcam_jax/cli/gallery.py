@@ -1,102 +1,131 @@
-"""`segcam gallery`: images x models x layers x methods, drawn side by side."""
+"""`segcam gallery`: a run for each of several networks, and figures that compare them."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import segcam_jax
-from segcam_jax import _files, methods
-from segcam_jax.cli import commands, console
+from segcam_jax.cli import console, study_run
 from segcam_jax.cli.arguments import names_in
-from segcam_jax.networks import image_inputs
-from segcam_jax.networks.class_queries import parse_queries
-from segcam_jax.networks.open import open_networks
-from segcam_jax.networks.spec import OpenOptions, Said
-from segcam_jax.reports import display, words
-from segcam_jax.sweep import gallery as sweep_gallery, maps, plates
-from segcam_jax.sweep.gallery import Gallery, GalleryOptions
-from segcam_jax.sweep.ledger import Ledger
-from segcam_jax.types import InputError, shortened
-from segcam_jax.viz.colour import scale_of
+from segcam_jax.cli.study import Gallery
+from segcam_jax.cli.study_run import Config
+from segcam_jax.networks.open import name_of
+from segcam_jax.reports import words
+from segcam_jax.reports.gallery import INDEX, GalleryFolder, Plate, failed_rows, zero_maps
+from segcam_jax.runs import StoredRun
+from segcam_jax.runs.job import OpenJob
+from segcam_jax.runs.pipeline import Progress
+from segcam_jax.types import InputError, counted, shortened
+
+METHODS = ("grad_cam", "grad_cam_pp", "eigen_cam", "xgrad_cam")
+TAPS = ("first", "middle", "last")
+_MOST_LINES = 60
 
 
-def gallery(command: commands.Gallery, line: Sequence[str]) -> None:
-    """Computes the maps that are not there yet, and draws the figures that are not."""
-    made = _planned(command)
-    ledger = Ledger(command.out, made.files(), overwrite=command.overwrite)
-    pending = len(ledger.pending())
-    if pending < len(made.files()):
-        console.note(f"{len(made.files()) - pending} file(s) are finished and stay as they are")
-    with console.progress("gallery", pending) as advance:
-        maps.compute(made, ledger, advance, done=lambda: plates.draw_ready(made, ledger, advance))
-    _summarise(maps.write_index(made, command.out, line), made, command.out)
+def gallery(command: Gallery) -> int:
+    """Explains images by several networks, and draws what was found; returns the exit code."""
+    config = study_run.read_config(command.config)
+    look = study_run.look_of(command, config)
+    opened = _open(command, config)
+    if command.dry_run:
+        for name, each in opened.items():
+            print(name)
+            study_run.tell_cost(each)
+        return 0
+    images = {name: [item.path for item in each.items] for name, each in opened.items()}
+    folder = GalleryFolder(command.out, images, look, figures=not command.no_figures)
+    if not command.overwrite:
+        folder.check_free()
+    for each in opened.values():
+        each.check()
+    done, code = Progress(), 0
+    mine: dict[str, None] = {}
+    for each in opened.values():
+        numbers = study_run.numbers_of(command, each)
+        mine |= dict.fromkeys(each.items[n].path for n in study_run.items_of(each, numbers))
+        with each.create(beside=folder.folders()) as store:
+            found = study_run.compute(command, each, store, numbers)
+            finished = study_run.check_whole(command, store)
+            _draw(folder, list(mine))
+        done = done.and_then(found, found.seconds, 1)
+        code = max(code, study_run.exit_code(found, finished))
+    runs = folder.open_runs()
+    study_run.tell_images(list(runs.values()), list(mine))
+    if done.before:
+        console.note(f"{counted(done.before, 'image')} finished before")
+    every = list(dict.fromkeys(path for paths in images.values() for path in paths))
+    plates = folder.plates(runs, every)
+    _summarise(command, runs, plates, complete=folder.finish(plates, runs))
+    return code
 
 
-def _planned(command: commands.Gallery) -> Gallery:
-    _files.check_folder(command.out)
-    chosen = _options(command)
-    queries = parse_queries(top=command.top, classes=command.classes, difference=command.difference)
-    files = image_inputs.expanded(command.images, console.note)
-    opening = OpenOptions.parse(
-        size=() if command.size is None else (command.size,),
-        range=command.range,
-        labels=command.labels,
-        seed=command.seed,
-        said=Said(command.outputs, command.multi_label, command.threshold),
-    )
-    networks = open_networks(names_in(command.models), opening)
-    for network in networks:
-        if network.random:
-            console.note(f"{network.name} has random weights: what it predicts means nothing")
-        if network.note:
-            console.note(network.note)
-    return sweep_gallery.make_gallery(
-        files, networks, queries, chosen, version=segcam_jax.__version__, report=console.note
-    )
+def _open(command: Gallery, config: Config) -> dict[str, OpenJob]:
+    """The networks with their images, by the networks' names.
 
-
-def _options(command: commands.Gallery) -> GalleryOptions:
-    layers, names = names_in(command.layers), names_in(command.methods)
-    if not layers:
-        raise InputError("no layer was given; add --layers, for example first,middle,last")
-    display.check(command.profile)
-    scale_of([np.zeros((1, 1))], colormap=command.colormap)
-    if not 0 <= command.seed < 2**32:
-        raise InputError(f"`seed` is {command.seed}; give a number from 0 to below 2^32")
-    return GalleryOptions(
-        layers=layers,
-        methods=tuple(each.name for each in methods.find_all(names)),
-        of=command.of,
-        fit=command.fit,
-        profile=command.profile,
-        colormap=command.colormap,
-        seed=command.seed,
-    )
-
-
-def _summarise(told: Sequence[Mapping[str, Any]], made: Gallery, out: Path) -> None:
-    rows = {}
-    for about in told:
-        predicted = about["predicted"][:1]
-        explained = about["explained"]
-        rather = about["rather_than"]
-        what = words.short(explained["label"])
-        rows[about["image"], about["model"], what, rather and rather["label"]] = (
-            shortened(about["image"]),
-            shortened(about["model"]),
-            words.short(predicted[0]["label"]) if predicted else "nothing",
-            words.percent(predicted[0]["share"]) if predicted else "",
-            f"{what} rather than {words.short(rather['label'])}" if rather else what,
-            words.percent(explained["share"]),
+    Raises:
+        SegcamError: if something that was given is wrong.
+    """
+    words = study_run.words_without_look(config)
+    given = words.pop("weights", ())
+    named = names_in(command.weights or ((given,) if isinstance(given, str) else given))
+    if not named:
+        raise InputError("no network was given; add --weights with a name or a file")
+    report = functools.cache(console.note)  # What all networks have in common is told once.
+    one = dataclasses.replace(command, weights=())
+    defaults = {"method": METHODS, "tap": TAPS, **words}
+    opened: dict[str, OpenJob] = {}
+    for weights in named:
+        options = study_run.options_of(one, {**defaults, "weights": weights})
+        options = dataclasses.replace(options, store_images=True)
+        name = name_of(options.network, list(opened))
+        out, taken = command.out / f"{name}.zarr", list(opened)
+        each = study_run.open_run(
+            command, config, options, out, grows=True, taken=taken, report=report
         )
-    columns = ("image", "model", "predicted", "share", "explained", "share ")
-    console.table(None, columns, list(rows.values()))
-    for about in told:
-        for name, why in about["zero"].items():
-            console.note(f"{about['file']}: {name}: {why}")
-    print(
-        f"{len(made.plates)} figure(s) of {len({row[0] for row in rows})} image(s) are in {out}; "
-        f"{maps.INDEX} lists them"
-    )
+        opened[name] = each
+    return opened
+
+
+def _draw(folder: GalleryFolder, images: Sequence[str]) -> None:
+    """Draws what the runs that are there have of some images."""
+    plates = folder.plates(folder.open_runs(), images)
+    with console.progress("drawing", len(plates)) as advance:
+        folder.update(plates, images, advance)
+
+
+def _summarise(
+    command: Gallery, runs: Mapping[str, StoredRun], plates: Sequence[Plate], *, complete: bool
+) -> None:
+    """Prints a line for each image, network and class, and where everything is."""
+    rows = [row for run in runs.values() for row in _lines(run)]
+    if rows:
+        columns = ("image", "network", "predicted", "share", "explained", "share ")
+        console.table(None, columns, rows[:_MOST_LINES])
+    if len(rows) > _MOST_LINES:
+        print(f"... and {len(rows) - _MOST_LINES} more; {INDEX} lists all")
+    for plate in plates:
+        for method, why in zero_maps(plate.lines[0]).items() if plate.maps else ():
+            console.note(f"{plate.maps}: {method}: {why}")
+    images = {row["path"] for run in runs.values() for row in _explained(run)}
+    count = 0 if command.no_figures else len(plates)
+    after = f"{INDEX} lists them" if complete else "other shares have images left"
+    print(f"{counted(count, 'figure')} of {counted(len(images), 'image')}: {command.out}; {after}")
+
+
+def _explained(run: StoredRun) -> list[dict[str, Any]]:
+    failed = {row["row"] for row in failed_rows(run)}
+    return [row for row in run.table.to_dicts() if row["row"] not in failed]
+
+
+def _lines(run: StoredRun) -> list[tuple[str, ...]]:
+    return [
+        (
+            shortened(run.names[about["item"]]),
+            shortened(run.manifest.network.title),
+            "nothing" if about["predicted"] is None else words.short(about["predicted"]),
+            "" if about["predicted"] is None else words.percent(about["predicted_share"]),
+            words.explained(about),
+            words.percent(about["share"]),
+        )
+        for about in _explained(run)
+    ]

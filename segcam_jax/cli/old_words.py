@@ -8,6 +8,7 @@ from segcam_jax.types import InputError
 _RENAMED = {
     "--class-index": "--class",
     "--classes": "--class",
+    "--difference": "--class",
     "--layers": "--tap",
     "--methods": "--method",
     "--model": "--weights",
@@ -16,9 +17,13 @@ _RENAMED = {
 }
 # Options of methods, each given by --option now.
 _OF_METHODS = ("--window", "--stride", "--samples", "--sigma", "--steps", "--aggregation")
-_TOP = "--top"
+_TOP, _DIFFERENCE = "--top", "--difference"
 _TWICE = {"--weights", "--model"}
-_GONE = {"plan": "`segcam plan` is now `segcam explain ... --dry-run`"}
+_GONE = {
+    "plan": "`segcam plan` is now `segcam explain ... --dry-run`",
+    "evaluate": "`segcam evaluate` is gone: `segcam demo` measures the planted bias, and "
+    "`python -m train.quality --weights NAME`, in the repository, how well a network segments",
+}
 
 
 def check_command(name: str) -> None:
@@ -56,6 +61,10 @@ def renewed(arguments: Sequence[str], known: Collection[str]) -> tuple[list[str]
             number = value if equals else next(given, "")
             told["--top N is now --class top:1 ... top:N"] = None
             found += [new, *_ranks(number)]
+        elif word == _DIFFERENCE:
+            first, second = next(given, ""), next(given, "")
+            told['--difference A B is now --class "A rather than B"'] = None
+            found += [new, f"{first} rather than {second}"]
         elif new == "--option":
             told[f"{word} is now --option {_plain(word)}=VALUE"] = None
             number = value if equals else next(given, "")

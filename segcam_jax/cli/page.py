@@ -274,8 +274,8 @@ digit.</figcaption></figure>
 <h2>Measured</h2>
 <p>A few pictures prove nothing, so the saliency of {samples} biased images{left_out} was divided by
 place: the striped half of the background, its other half, and the digit. Shares are per area; a map
-without preference gives each place a third. The full study, on 200 images, is
-<code>segcam evaluate --weights texture-mnist-biased</code>.</p>
+without preference gives each place a third. The full study, on 200 images, is in
+<code>docs/planted-bias.md</code>.</p>
 <figure><a href="figures/bias.png"><img src="figures/bias.png"
  alt="Saliency per area on the biased tile, the unbiased tile and the digit, by method"></a>
 <figcaption>Biased network against unbiased network, for every method at {taps} taps. The longer

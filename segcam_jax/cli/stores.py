@@ -17,7 +17,7 @@ from segcam_jax.reports.export import TABLE, What, export as export_run, row_nam
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.instances import InstanceReport
 from segcam_jax.reports.scans import check_free
-from segcam_jax.reports.words import percent, short
+from segcam_jax.reports.words import explained, percent, short
 from segcam_jax.runs import StoredRun, open_store
 from segcam_jax.runs.stored_scans import StoredScans, found_in, kind_of, open_scans
 from segcam_jax.runs.table import MAX, NEGATIVE, failure
@@ -104,9 +104,9 @@ def _summarise(run: StoredRun) -> None:
         ("network", f"{manifest.network.title} ({manifest.network.model})"),
         ("maps", "; ".join(f"{tap}: {', '.join(run.methods(tap))}" for tap in run.taps) or "none"),
         ("extents", _counts(there.unique("item", maintain_order=True)["extent"])),
-        ("classes", _counts(there["class"].map_elements(short, polars.String))),
+        ("classes", _counts(there["class"].drop_nulls().map_elements(short, polars.String))),
     ]
-    if len(there):
+    if there["score"].count():
         low, middle, high = (there["score"].quantile(q) for q in (0.0, 0.5, 1.0))
         facts.append(("score", f"{low:.4g} to {high:.4g}, median {middle:.4g}"))
     facts.append(("made by", f"segcam_jax {manifest.version}"))
@@ -202,7 +202,7 @@ def _lines(run: StoredRun, row: dict[str, Any]) -> list[tuple[object, ...]]:
     """A line of a table for each map of a row."""
     start = (
         row["target"],
-        f"{short(row['class'])} ({percent(row['share'])})",
+        f"{explained(row)} ({percent(row['share'])})",
         _number(row["score"]),
     )
     return [
@@ -230,7 +230,7 @@ def _show_ordered(run: StoredRun, command: commands.Show, look: Look) -> None:
         lines = []
         for about in map(run.row, rows):
             name, share = shortened(run.names[about["item"]]), percent(about["share"])
-            lines.append((name, short(about["class"]), share, _number(about[column])))
+            lines.append((name, explained(about), share, _number(about[column])))
         console.table(f"{word} {column}", ("image", "class", "share", column), lines)
         if command.out is not None:
             both = command.best is not None and command.worst is not None

@@ -27,29 +27,59 @@ MaybeReduce = Annotated[Literal["sum", "mean"] | None, optional("{sum,mean}")]
 MaybePrecision = Annotated[
     Literal["float32", "tf32", "bfloat16"] | None, optional("{float32,tf32,bfloat16}")
 ]
+MaybePool = Annotated[Literal["mean", "max"] | None, optional("{mean,max}")]
 MaybeStored = Annotated[Literal["float32", "float16"] | None, optional("{float32,float16}")]
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
-    """What is explained of which images, and how a run computes it.
+class Opening:
+    """Which network, where in it, and how it is given images.
 
     Attributes:
-        images: Image files (PNG, JPEG, TIFF, ... or .npy arrays in [0, 1]), folders, one .csv with
-            the columns image and class, region or mask, or one .zarr array of images.
         weights: Bundled or installed weights by name (`texture-mnist-unbiased`,
             `texture-mnist-biased`, `efficientnet-lite0-imagenet`), a .safetensors file,
             random:NAME, or a model of your own (module.path:factory or file.py:factory): a function
             without arguments that returns an NNX or Equinox module, a Linen module and its
             variables, or fn and params.
+        checkpoint: A file of weights (.pth, .pt, .ckpt, .safetensors) for a PyTorch module that a
+            factory makes.
         tap: Where to explain: taps (`segcam layers` lists them), first, middle, last, conv:N, or
             all. Default: the bottleneck, of a classifier the last block. Methods of the input
             always use the input.
+        size: Height and width that images are brought to, or one number for both. Default: 299 for
+            Inception, 224 for other classifiers; segmentation networks take images as they are.
+        fit: crop the middle of an image, or stretch all of it, to that size. Default: crop.
+        range: Values of the image files that become 0 and 1. Default: 8 bits are divided by 255,
+            16 bits by the range of the bits that they use, and floats must lie in [0, 1].
+        channels: A model of your own: channels of its images. Default: what it takes, 3 or 1.
+        normalisation: A model of your own: what is done to an image in [0, 1] first: none (floats
+            of any range are taken as they are), imagenet, symmetric, efficientnet_lite, or
+            MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
+        seed: Of all random numbers. Default: 0.
+    """
+
+    weights: MaybeName = None
+    checkpoint: MaybeFile = None
+    tap: Names = ()
+    size: Size = ()
+    fit: MaybeFit = None
+    range: Range = ()
+    channels: MaybeCount = None
+    normalisation: MaybeName = None
+    seed: MaybeCount = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Explaining:
+    """What is explained of each image.
+
+    Attributes:
         method: Methods by name (`segcam methods` lists them). Default: grad_cam.
         option: Options of methods: window=2, or fast_ablation_cam.window=2 for one of them
             (`segcam methods` lists them).
         classes: Classes by name, number or rank (top:2), or predicted; each is explained by itself.
-            The first of pixels is the most frequent class but the background. Default: predicted.
+            Or what speaks for one and against another: "tabby rather than tiger cat". The first of
+            pixels is the most frequent class but the background. Default: predicted.
         region: The explained pixels: predicted, all, largest, smallest, component:K, at:ROW,COL,
             pixel:ROW,COL, mask:FILE or mask:FILE=VALUE, in coordinates of the image as displayed.
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
@@ -60,24 +90,37 @@ class Study:
             sigmoid. Pixels are predicted as each class whose probability lies above --threshold.
         threshold: With --multi-label, or one class alone: one number, or one per class; 0.5 if
             nothing is given.
-        checkpoint: A file of weights (.pth, .pt, .ckpt, .safetensors) for a PyTorch module that a
-            factory makes.
         labels: A file with the name of one class a line. Default: those of the weights, or
             ImageNet's for 1000 classes.
-        size: Height and width that images are brought to, or one number for both. Default: 299 for
-            Inception, 224 for other classifiers; segmentation networks take images as they are.
-        fit: crop the middle of an image, or stretch all of it, to that size. Default: crop.
-        range: Values of the image files that become 0 and 1. Default: 8 bits are divided by 255,
-            16 bits by the range of the bits that they use, and floats must lie in [0, 1].
-        channels: A model of your own: channels of its images. Default: what it takes, 3 or 1.
-        normalisation: A model of your own: what is done to an image in [0, 1] first: none (floats
-            of any range are taken as they are), imagenet, symmetric, efficientnet_lite, or
-            MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
         of: What is explained. Default: logits.
         reduce: How the region's pixels are reduced to one score. Default: sum.
         precision: Of convolutions and products after the tap; float32, the default, is exact.
-        seed: Of all random numbers. Default: 0.
         store: Type of the stored maps. Default: float32.
+    """
+
+    method: Names = ()
+    option: Options = ()
+    classes: Classes = ()
+    region: MaybeWords = None
+    min_probability: MaybeNumber = None
+    mask_threshold: MaybeNumber = None
+    outputs: MaybeOutputs = None
+    multi_label: bool = False
+    threshold: Thresholds = ()
+    labels: MaybeFile = None
+    of: MaybeOf = None
+    reduce: MaybeReduce = None
+    precision: MaybePrecision = None
+    store: MaybeStored = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """Which images, and how a run computes them.
+
+    Attributes:
+        images: Image files (PNG, JPEG, TIFF, ... or .npy arrays in [0, 1]), folders, one .csv with
+            the columns image and class, region or mask, or one .zarr array of images.
         shard: Items that are computed and stored together. Default: 64, fewer of large images.
         batch: Images at once, a power of two. Default: as many as serve.
         config: Options from a .toml file or a run's manifest.json, by the same names; those given
@@ -97,29 +140,6 @@ class Study:
     """
 
     images: Images = ()
-    weights: MaybeName = None
-    tap: Names = ()
-    method: Names = ()
-    option: Options = ()
-    classes: Classes = ()
-    region: MaybeWords = None
-    min_probability: MaybeNumber = None
-    mask_threshold: MaybeNumber = None
-    outputs: MaybeOutputs = None
-    multi_label: bool = False
-    threshold: Thresholds = ()
-    checkpoint: MaybeFile = None
-    labels: MaybeFile = None
-    size: Size = ()
-    fit: MaybeFit = None
-    range: Range = ()
-    channels: MaybeCount = None
-    normalisation: MaybeName = None
-    of: MaybeOf = None
-    reduce: MaybeReduce = None
-    precision: MaybePrecision = None
-    seed: MaybeCount = None
-    store: MaybeStored = None
     shard: MaybeCount = None
     batch: MaybeCount = None
     config: MaybeFile = None
@@ -133,6 +153,11 @@ class Study:
     ray: Annotated[str | None, optional("ADDRESS")] = None
     workers: int = 1
     dry_run: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Study(Running, Explaining, Opening):
+    """What is explained of which images, and how a run computes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +183,27 @@ class Sweep(Study):
 
 
 @dataclasses.dataclass(frozen=True)
-class Explain(Study):
+class Drawn(Study):
+    """A study whose maps are drawn.
+
+    Attributes:
+        profile: How raw maps become heatmaps (`segcam methods` lists profiles). Default:
+            segcam_jax, or signed where ReLU would hide more than half of a map.
+        smoothing: Standard deviation, in pixels, of a Gaussian on the heatmaps. Default: 0.
+        colormap: A matplotlib colour table, for example jet.
+        no_figures: Write no PNG; `segcam export` draws them later.
+        devices: How many devices of this machine share the images.
+    """
+
+    profile: MaybeName = None
+    smoothing: MaybeNumber = None
+    colormap: MaybeName = None
+    no_figures: bool = False
+    devices: MaybeCount = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Explain(Drawn):
     """Explain what a network says of images: maps, figures, a table, a manifest.
 
     For example:
@@ -180,18 +225,72 @@ class Explain(Study):
 
     Attributes:
         method: Methods by name (`segcam methods` lists them). Default: grad_cam ablation_cam.
-        profile: How raw maps become heatmaps (`segcam methods` lists profiles). Default:
-            segcam_jax, or signed where ReLU would hide more than half of a map.
-        smoothing: Standard deviation, in pixels, of a Gaussian on the heatmaps. Default: 0.
-        colormap: A matplotlib colour table, for example jet.
-        no_figures: Write no PNG; `segcam export` draws them later.
         out: Folder of the results. A run that was interrupted there goes on.
-        devices: How many devices of this machine share the images.
     """
 
-    profile: MaybeName = None
-    smoothing: MaybeNumber = None
-    colormap: MaybeName = None
-    no_figures: bool = False
     out: Path = Path("segcam-out")
-    devices: MaybeCount = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery(Drawn):
+    """Compare networks, layers and methods on images: the input beside one map per method.
+
+    For example:
+
+      segcam gallery cat.jpg dog.jpg --weights efficientnet-lite0-imagenet --out gallery
+
+      segcam gallery photos --weights resnet50.safetensors densenet121.safetensors
+      --tap conv:1 middle last --method grad_cam ablation_cam --class top:1 top:2
+
+      segcam gallery cat.jpg --weights resnet50.safetensors --class "tabby rather than Egyptian cat"
+
+    Every network gets one figure per image and layer, and one with its layers below each other;
+    several networks, or several classes, are compared in a figure of their own. Raw maps lie beside
+    the figures, the run of each network (NETWORK.zarr, which `segcam show` takes) beside the
+    images' folders, and gallery.json lists all of it. A gallery that was interrupted goes on, and
+    one grows by further images in the same folder; what is there stays. Images that fail are told
+    with their reason; the gallery goes on (exit code 3 at its end).
+
+    Attributes:
+        weights: Networks, each as in `segcam explain`: names, files, models of your own
+            (file.py:factory), or random:NAME (random:resnet50) for random weights.
+        tap: Where to explain: first, middle and last are outputs of the network's blocks, the
+            middle of a segmentation network its bottleneck; conv:N is the N-th convolution, from 1;
+            or taps (`segcam layers` lists them), or all. Default: first middle last.
+        method: Methods by name (`segcam methods` lists them). Default: grad_cam grad_cam_pp
+            eigen_cam xgrad_cam.
+        shard: Images that are computed and stored together. Default: 8.
+        out: Folder of the gallery.
+    """
+
+    weights: Names = ()  # pyright: ignore[reportIncompatibleVariableOverride] - several of them.
+    shard: MaybeCount = 8
+    out: Path = Path("segcam-gallery")
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed(Running, Opening):
+    """Map images by what a layer says of them: PCA and t-SNE, as figures and CSV.
+
+    For example: segcam embed photos --weights efficientnet-lite0-imagenet --tap middle last
+
+    An image's activation is pooled over its positions; images that the layer takes for alike lie
+    close together. Images in a sub-folder get that folder's colour. The pooled activations are kept
+    as a run (run.zarr): one that was interrupted goes on, other projections are drawn of it.
+    Images that fail are told with their reason, and left out (exit code 3).
+
+    Attributes:
+        tap: Where to look: first, middle, last, conv:N, or taps (`segcam layers` lists them).
+            Default: last.
+        pool: How positions are pooled. Default: mean.
+        projection: pca, tsne (needs the extra `embed`), or both.
+        perplexity: t-SNE: how many neighbours an image has, about. Default: 30, or a third of the
+            number of images if that is less.
+        seed: Of t-SNE, and of random weights. Default: 0.
+        out: Folder of the figures.
+    """
+
+    pool: MaybePool = None
+    projection: Names = ("pca", "tsne")
+    perplexity: MaybeNumber = None
+    out: Path = Path("segcam-embedding")

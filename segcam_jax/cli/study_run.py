@@ -4,30 +4,35 @@ import dataclasses
 import functools
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import polars
 
 from segcam_jax import _files
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of, names_in
-from segcam_jax.cli.study import Study
+from segcam_jax.cli.study import Drawn, Running
 from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.image_inputs import SUFFIXES
+from segcam_jax.reports.figures import Look
 from segcam_jax.reports.words import about_background
-from segcam_jax.runs import cost, open_store, sharing
+from segcam_jax.runs import StoredRun, cost, open_store, schema, sharing
 from segcam_jax.runs.items import file_now
 from segcam_jax.runs.job import Job, JobWorker, OpenJob
 from segcam_jax.runs.manifest import FILE, Finished, Manifest, read_manifest
 from segcam_jax.runs.pipeline import Progress
 from segcam_jax.runs.store import Store
 from segcam_jax.runs.stored_run import STORE
-from segcam_jax.runs.table import FOLDER
+from segcam_jax.runs.table import FOLDER, failure
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError
 
+Options = TypeVar("Options", bound=StudyOptions)
+_LOOK = tuple(field.name for field in dataclasses.fields(Look))
+_MOST_NOTES = 8
 _FILES = (*SUFFIXES, ".csv", ".zarr")
 
 
@@ -64,51 +69,87 @@ def read_config(path: Path | None) -> Config:
     return Config({**manifest.options, **manifest.figures}, manifest, file)
 
 
-def options_of(command: Study, words: Mapping[str, Any], methods: Sequence[str]) -> StudyOptions:
+def options_of(
+    command: Running, words: Mapping[str, Any], kind: type[Options] = StudyOptions
+) -> Options:
     """The options of a command.
 
     Args:
         command: what was given; it counts more than a file.
-        words: of its file.
-        methods: where neither names any.
+        words: of its file, and its own defaults.
+        kind: which options those are.
 
     Raises:
         InputError: if a word is unknown, or a value is none of its kind.
     """
     given = {
         name.replace("classes", "class"): value
-        for name, value in _values(command).items()
+        for name, value in _values(command, kind).items()
         if value is not None and value is not False and value != ()
     }
     origin = f"{str(command.config)!r}" if command.config else "the command line"
-    return StudyOptions.of_words({"method": methods, **words, **given}, origin)
+    return kind.of_words({**words, **given}, origin)
 
 
-def _values(command: Study) -> dict[str, Any]:
+def _values(command: Running, kind: type[StudyOptions]) -> dict[str, Any]:
     """What a command line says of the study, files by their full names."""
-    fields = {field.name for field in dataclasses.fields(StudyOptions)}
+    fields = {field.name for field in dataclasses.fields(kind)}
     known = fields | {"tap", "method", "option", "classes"}
     values = {name: value for name, value in vars(command).items() if name in known}
-    for name in ("tap", "method", "classes"):
+    for name in {"tap", "method", "classes"} & values.keys():
         option = f"--{name.replace('classes', 'class')}"
         files = [word for word in values[name] if Path(word).suffix.lower() in _FILES]
         if files:
             raise InputError(
                 f"{option} was given {files[0]!r}, a file; name images before the options"
             )
-    for name in ("tap", "method"):
+    for name in {"tap", "method"} & values.keys():
         values[name] = names_in(values[name])
-    for name in ("checkpoint", "labels"):
-        if (file := getattr(command, name)) is not None:
-            values[name] = str(file.resolve())
-    kind, _, file = (command.region or "").partition(":")
-    if kind.strip().lower() == "mask" and file:
+    for name in {"checkpoint", "labels"} & values.keys():
+        if values[name] is not None:
+            values[name] = str(values[name].resolve())
+    word, _, file = (values.get("region") or "").partition(":")
+    if word.strip().lower() == "mask" and file:
         values["region"] = f"mask:{Path(file).resolve()}"
     return values
 
 
-def open_run(command: Study, config: Config, options: StudyOptions, out: Path) -> OpenJob:
+def look_of(command: Drawn, config: Config) -> Look:
+    """How maps are drawn: as a file says, and the command, which counts more."""
+    words = {name: config.words[name] for name in _LOOK if name in config.words}
+    given = {name: getattr(command, name) for name in _LOOK}
+    words |= {name: value for name, value in given.items() if value is not None}
+    origin = repr(str(config.file)) if config.file else "the command line"
+    return schema.read(words, Look, origin, words={})
+
+
+def words_without_look(config: Config) -> dict[str, Any]:
+    """What a file says of the study."""
+    return {word: value for word, value in config.words.items() if word not in _LOOK}
+
+
+def open_run(
+    command: Running,
+    config: Config,
+    options: StudyOptions,
+    out: Path,
+    *,
+    kind: type[Job] = Job,
+    grows: bool = False,
+    taken: Sequence[str] = (),
+    report: Callable[[str], None] = console.note,
+) -> OpenJob:
     """Opens the network and lists the images; nothing is written.
+
+    Args:
+        command: what was given.
+        config: its file.
+        options: of both.
+        out: the store.
+        kind: what is computed.
+        grows: as in `Job`.
+        taken: as in `Job`.
+        report: is told what is to know of the images, the network and its classes.
 
     Raises:
         SegcamError: if something that was given is wrong.
@@ -130,7 +171,7 @@ def open_run(command: Study, config: Config, options: StudyOptions, out: Path) -
         local_mesh(command.devices)
     repeated = None if command.images else config.manifest
     images = command.images if repeated is None else tuple(map(Path, repeated.source.words))
-    job = Job(
+    job = kind(
         options,
         images,
         out,
@@ -139,11 +180,13 @@ def open_run(command: Study, config: Config, options: StudyOptions, out: Path) -
         command.overwrite,
         command.on_error == "stop",
         command.verify,
+        grows,
+        tuple(taken),
     )
-    opened = job.open(console.note)
+    opened = job.open(report)
     if repeated is not None and config.file is not None:
         _check_repeated(opened, repeated, config.file)
-    _tell(opened)
+    _tell(opened, report)
     return opened
 
 
@@ -167,17 +210,19 @@ def _check_repeated(opened: OpenJob, manifest: Manifest, file: Path) -> None:
                     raise InputError(f"{item.path!r} is not the file of {str(file)!r} (SHA-256)")
 
 
-def _tell(opened: OpenJob) -> None:
+def _tell(opened: OpenJob, report: Callable[[str], None]) -> None:
     """Says once what is to know of a network and its classes."""
     network, options = opened.network, opened.options
     if network.note:
-        console.note(network.note)
+        report(network.note)
     if network.random:
-        console.note(f"{network.name} has random weights: its maps mean nothing")
+        report(f"{network.name} has random weights: its maps mean nothing")
+    if not options.methods:
+        return
     if said := network.explained_as(options.of):
-        console.note(said)
+        report(said)
     if said := about_background(network, options.queries, "--class"):
-        console.note(said)
+        report(f"{network.name}: {said}")
 
 
 def tell_cost(opened: OpenJob) -> None:
@@ -186,12 +231,18 @@ def tell_cost(opened: OpenJob) -> None:
     print(cost.summary(opened))
 
 
-def numbers_of(command: Study, opened: OpenJob) -> Sequence[int]:
+def numbers_of(command: Running, opened: OpenJob) -> Sequence[int]:
     """The shards that this process is to compute."""
     return sharing.numbers_of(sharing.parse_share(command.share), opened.shards)
 
 
-def compute(command: Study, opened: OpenJob, store: Store, numbers: Sequence[int]) -> Progress:
+def items_of(opened: OpenJob, numbers: Sequence[int]) -> list[int]:
+    """The images of shards."""
+    size, count = opened.items_per_shard, len(opened.items)
+    return [n for k in numbers for n in range(k * size, min(k * size + size, count))]
+
+
+def compute(command: Running, opened: OpenJob, store: Store, numbers: Sequence[int]) -> Progress:
     """Computes shards, and shows how far it is."""
     size, count = opened.items_per_shard, len(opened.items)
     items = sum(min(size, count - number * size) for number in numbers)
@@ -206,7 +257,37 @@ def compute(command: Study, opened: OpenJob, store: Store, numbers: Sequence[int
         return total
 
 
-def check_whole(command: Study, store: Store) -> Finished | None:
+def tell_images(runs: Sequence[StoredRun], images: Sequence[str]) -> None:
+    """Says what was done to images before they were explained, and which failed."""
+    tables = [run.table.filter(polars.col("path").is_in(images)) for run in runs]
+    notes: dict[str, None] = {}
+    failures: dict[str, None] = {}
+    rows = [(run, row) for run, table in zip(runs, tables, strict=True) for row in table.to_dicts()]
+    for run, about in rows:
+        if about["error"] is not None:
+            # An image that cannot be read fails for all networks.
+            network = f"{run.manifest.network.title}: " if len(runs) > 1 and about["sha256"] else ""
+            failures[network + failure(about)] = None
+        for note in (about["notes"] or "").split("; "):
+            if note:
+                notes[f"{about['path']}: {note}"] = None
+        if about["padded"] != about["extent"]:
+            notes[f"{about['path']}: {_padded(about)}"] = None
+    for found in (notes, failures):
+        for line in list(found)[:_MOST_NOTES]:
+            console.note(line)
+        if len(found) > _MOST_NOTES:
+            console.note(f"... and {len(found) - _MOST_NOTES} more; the table lists all")
+
+
+def _padded(about: Mapping[str, Any]) -> str:
+    small, large = (about[name].replace("x", " x ") for name in ("extent", "padded"))
+    return (
+        f"{small} was mirrored at the bottom and right to {large} for the network, and cropped back"
+    )
+
+
+def check_whole(command: Running, store: Store) -> Finished | None:
     """What a run has come to; None where other processes have shards to compute.
 
     Raises:

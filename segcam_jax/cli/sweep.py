@@ -15,7 +15,7 @@ def sweep(command: Sweep) -> int:
     """Explains many images; returns the exit code."""
     config = study_run.read_config(command.config)
     words = config.words if config.manifest is None else config.manifest.options
-    options = study_run.options_of(command, words, METHODS)
+    options = study_run.options_of(command, {"method": METHODS, **words})
     opened = study_run.open_run(command, config, options, command.out)
     if command.dry_run:
         study_run.tell_cost(opened)

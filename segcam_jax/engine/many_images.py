@@ -17,7 +17,7 @@ from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.fitting import kept
 from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.taps import Split
-from segcam_jax.targets import Target, stack
+from segcam_jax.targets import Difference, Target, stack
 from segcam_jax.types import Explanation, InputError, TargetError
 
 
@@ -110,7 +110,7 @@ def explain_together(
     calls: Sequence[Call],
     params: Any,
     images: Any,
-    targets: Target,
+    targets: Target | Difference,
     *,
     key: Any = None,
     window: tuple[tuple[int, ...], Any] | None = None,
@@ -126,7 +126,8 @@ def explain_together(
         calls: the methods, each at a tap of the same model.
         params: the parameters.
         images: `n` examples along a leading axis.
-        targets: a stack of stacks: leading axes `n t`, without windows of their own.
+        targets: a stack of stacks: leading axes `n t`, without windows of their own; or the
+            difference of two such stacks, which is explained without a window.
         key: what methods with random numbers get, the same for every image.
         window: extents, the same for all images, and the `n` corners of windows that hold the
             regions of all targets of an image; ablations compute no more of the output. None: all.

@@ -9,7 +9,6 @@ are predicted.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from segcam_jax import _files
 from segcam_jax.networks.network import Background, find_background
 from segcam_jax.outputs import Meaning
-from segcam_jax.targets import Difference, Of, Target
 from segcam_jax.types import InputError, TargetError, nearest_first
 
-_TOP = "top:"
+_TOP, _PREDICTED = "top:", "predicted"
+_RATHER_THAN = " rather than "
 _TOLD = 5
 _NEAREST = 12
 
@@ -126,11 +125,12 @@ class ClassChoice:
 
     @classmethod
     def parse(cls, words: str) -> "ClassChoice":
-        """Reads a name, a number, or a rank: `top:1` is the most probable class.
+        """Reads a name, a number, or a rank: `top:1` is the most probable class, as is `predicted`.
 
         Raises:
             InputError: if the rank is no number from 1.
         """
+        words = f"{_TOP}1" if words == _PREDICTED else words
         if not words.startswith(_TOP):
             return cls(words)
         rank = words.removeprefix(_TOP)
@@ -179,51 +179,6 @@ class ClassChoice:
         return index
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ResolvedClass:
-    """A query, for one image.
-
-    Attributes:
-        first: the explained class.
-        second: the class that it is compared with.
-        region: the explained pixels; None for a classifier.
-    """
-
-    first: int
-    second: int | None
-    region: Bool[np.ndarray, "h w"] | None
-
-    def target(
-        self, of: Of, padded: tuple[int, ...], meaning: Meaning = Meaning()
-    ) -> Target | Difference:
-        """The score to explain, for an output of `padded` positions and a meaning."""
-        mask = None
-        if self.region is not None:
-            sizes = zip(self.region.shape, padded, strict=True)
-            mask = np.pad(self.region, [(0, large - small) for small, large in sizes])
-        # An array, so that one program serves all classes.
-        index: Any = np.asarray(self.first, np.int32)
-        one = Target(index, mask, of, outputs=meaning.outputs, exclusive=meaning.exclusive)
-        if self.second is None:
-            return one
-        other: Any = np.asarray(self.second, np.int32)
-        return Difference(one, dataclasses.replace(one, class_index=other))
-
-    def summary(self, prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
-        """What JSON can hold of what is explained in an image, and of what is predicted there."""
-
-        def said(k: int) -> dict[str, Any]:
-            return {"index": k, "label": labels[k], "share": round(float(prediction.shares[k]), 6)}
-
-        return {
-            "predicted": [said(k) for k in prediction.order[:_TOLD]],
-            "explained": said(self.first),
-            "rather_than": None if self.second is None else said(self.second),
-            "shares_are": "probabilities" if prediction.masks is None else "of the pixels",
-            "exclusive": prediction.exclusive,
-        }
-
-
 @dataclasses.dataclass(frozen=True)
 class ClassQuery:
     """What is explained.
@@ -238,6 +193,27 @@ class ClassQuery:
     first: ClassChoice
     second: ClassChoice | None = None
 
+    @classmethod
+    def parse(cls, words: str) -> "ClassQuery":
+        """Reads a class, as `ClassChoice.parse` does, or `A rather than B`.
+
+        Raises:
+            InputError: as `ClassChoice.parse`, or if a class is compared with itself.
+        """
+        first, rather, second = (part.strip() for part in words.partition(_RATHER_THAN))
+        choice = ClassChoice.parse(first)
+        if not rather:
+            return cls(choice.slug, choice)
+        other = ClassChoice.parse(second)
+        if choice == other:
+            raise InputError(f"class {first!r} does not differ from itself; give two")
+        return cls(_files.file_name(f"{choice.slug}-not-{other.slug}"), choice, other)
+
+    @property
+    def words(self) -> str:
+        """As the user said it."""
+        return _RATHER_THAN.join(choice.words for choice in self.choices)
+
     @property
     def choices(self) -> tuple[ClassChoice, ...]:
         """The class, and the one that it is compared with, if there is one."""
@@ -248,47 +224,26 @@ class ClassQuery:
         for choice in self.choices:
             choice.check(labels)
 
-    def resolve(self, prediction: Prediction, labels: Sequence[str]) -> ResolvedClass:
-        """What the query means for an image: the class over the pixels predicted as it.
+    def resolve(self, prediction: Prediction, labels: Sequence[str]) -> tuple[int, int | None]:
+        """The classes that the query means for an image: the explained one, and the other.
 
         Raises:
-            TargetError: if the network predicts the class at no pixel, or too few classes.
+            TargetError: if too few classes are predicted, or both are one.
         """
         first, *others = (choice.resolve(prediction, labels) for choice in self.choices)
-        second = others[0] if others else None
-        if second == first:
+        if first in others:
             both = " and ".join(choice.words for choice in self.choices)
             raise TargetError(f"{both} are both {labels[first]!r} here")
-        if prediction.masks is None:
-            return ResolvedClass(first, second, None)
-        return ResolvedClass(first, second, prediction.region(first, labels))
+        return first, others[0] if others else None
 
 
-def parse_queries(
-    *, top: int = 1, classes: Sequence[str] = (), difference: Sequence[str] | None = None
-) -> tuple[ClassQuery, ...]:
-    """Reads what is explained of every image.
-
-    Args:
-        top: how many of the most probable classes, where no others are named.
-        classes: classes by name, number or rank (`top:2`).
-        difference: two of them.
+def parse_queries(words: Sequence[str] = ()) -> tuple[ClassQuery, ...]:
+    """Reads what is explained of every image, each by itself; none: the class predicted first.
 
     Raises:
-        InputError: if `top` is less than 1, or a class is compared with itself.
+        InputError: as `ClassQuery.parse`.
     """
-    if top < 1:
-        raise InputError(f"top is {top}; give at least 1")
-    if difference is not None and difference[0] == difference[1]:
-        raise InputError(f"class {difference[0]!r} does not differ from itself; give two")
-    words = list(dict.fromkeys(classes))
-    if not words and (difference is None or top > 1):
-        words = [f"{_TOP}{rank}" for rank in range(1, top + 1)]
-    found = [ClassQuery(choice.slug, choice) for choice in map(ClassChoice.parse, words)]
-    if difference is not None:
-        first, second = map(ClassChoice.parse, difference)
-        name = _files.file_name(f"{first.slug}-not-{second.slug}")
-        found.append(ClassQuery(name, first, second))
+    found = [*dict.fromkeys(map(ClassQuery.parse, words or (_PREDICTED,)))]
     names = _files.unique_names([query.name for query in found])
     return tuple(dataclasses.replace(q, name=name) for q, name in zip(found, names, strict=True))
 

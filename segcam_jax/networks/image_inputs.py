@@ -1,7 +1,6 @@
-"""Image files for a network: found in folders, read, brought to size, padded."""
+"""Image files for a network: read, brought to size, padded."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,50 +10,10 @@ from PIL import Image
 
 from segcam_jax.data import images
 from segcam_jax.networks.network import Network
-from segcam_jax.types import InputError, TargetError
+from segcam_jax.types import TargetError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp")
 Fit = Literal["crop", "stretch"]
-Report = Callable[[str], None]
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder and in the folders inside, in order of their names.
-
-    Hidden files and folders are left out.
-
-    Raises:
-        InputError: if it is no folder, cannot be read, or holds no image.
-    """
-    if not folder.exists():
-        raise InputError(f"folder {str(folder)!r} does not exist")
-    if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is a file; give a folder of images")
-    try:
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    except OSError as error:
-        raise InputError(f"{str(folder)!r} cannot be read: {error.strerror or error}") from None
-    found = [path for path in found if path.is_file() and not _hidden(path.relative_to(folder))]
-    if not found:
-        raise InputError(f"folder {str(folder)!r} holds no images ({', '.join(SUFFIXES)})")
-    return found
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def expanded(paths: Sequence[Path], report: Report = lambda line: None) -> list[Path]:
-    """The files given, those in the folders given, each once."""
-    if not paths:
-        raise InputError("no images were given; name at least one file before the options")
-    found: dict[Path, Path] = {}
-    for path in paths:
-        for file in images_in(path) if path.is_dir() else [path]:
-            if file.resolve() in found:
-                report(f"{file}: given more than once, taken once")
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
 
 
 def fitted(
@@ -179,13 +138,6 @@ class Sample:
     def cropped(self, output: Float[np.ndarray, "*space k"]) -> Float[np.ndarray, "*space k"]:
         """An output of the network without the padding; a classifier's has none."""
         return output if output.ndim == 1 else output[: self.extent[0], : self.extent[1]]
-
-    def check_same(self, sha256: str) -> None:
-        """Raises `InputError` if the file was another one before."""
-        if self.sha256 != sha256:
-            raise InputError(
-                f"{str(self.path)!r} was changed while the run went on; start it again"
-            )
 
 
 def read_sample(path: Path, form: ImageForm) -> Sample:

@@ -32,32 +32,15 @@ def open_network(
     """
     network = open_user_model(spec, options) if spec.kind == "user" else _built_in(spec, options)
     as_stored = spec.kind == "user" and options.normalisation == NO_NORMALISATION
-    name, reading = _free_name(spec, taken), Reading(options.range, as_stored=as_stored)
+    name, reading = name_of(spec, taken), Reading(options.range, as_stored=as_stored)
     network = dataclasses.replace(network, name=name, reading=reading)
     if network.classifies and options.said.threshold:
         raise InputError(f"{name} classifies whole images; leave out --threshold")
     return dataclasses.replace(network, labels=_labels(network, options))
 
 
-def open_networks(given: Sequence[str], options: OpenOptions = OpenOptions()) -> list[Network]:
-    """Opens several networks.
-
-    Raises:
-        InputError: as `open_network`, or if none is given, or one twice.
-    """
-    if not given:
-        raise InputError("no model was given; add --models with a name or a file")
-    doubled = [word for word in given if given.count(word) > 1]
-    if doubled:
-        raise InputError(f"model {doubled[0]!r} was given twice")
-    networks: list[Network] = []
-    for words in given:
-        taken = [each.name for each in networks]
-        networks.append(open_network(NetworkSpec.parse(words), options, taken=taken))
-    return networks
-
-
-def _free_name(spec: NetworkSpec, taken: Sequence[str]) -> str:
+def name_of(spec: NetworkSpec, taken: Sequence[str] = ()) -> str:
+    """The name of a network for files and tables, which none of others is."""
     stem = Path(spec.words.removeprefix(RANDOM)).name.removesuffix(".safetensors")
     if spec.kind == "user":
         stem = stem.replace(".py:", "-").replace(":", "-")

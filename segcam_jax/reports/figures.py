@@ -66,6 +66,7 @@ class Subject:
         class_index: of the explained class.
         of: what the score is of: logits or probabilities.
         reduce: how the score is made of the region: sum or mean.
+        rather_than: label of the class that it is compared with; empty: none.
         legend: names of the classes, as `legend` has them.
         background: the class drawn in neutral grey.
         region: the explained pixels; None of a classifier.
@@ -82,6 +83,7 @@ class Subject:
     class_index: int
     of: str
     reduce: str = "sum"
+    rather_than: str = ""
     legend: Sequence[str] = ()
     background: int | None = None
     region: Bool[np.ndarray, "h w"] | None = None
@@ -101,7 +103,8 @@ class Subject:
     @property
     def score(self) -> str:
         """What is explained: the target, its region and its units."""
-        by = f"{words.short(self.label)} by {self.network}"
+        less = f" less that of {words.short(self.rather_than)}" if self.rather_than else ""
+        by = f"{words.short(self.label)}{less} by {self.network}"
         if self.region is None or self.prediction is None:
             one = {"logits": "logit", "probabilities": "probability"}[self.of]
             return f"Explained: the {one} of {by}"

@@ -178,13 +178,14 @@ def subject_of(run: StoredRun, row: int) -> Subject:
         chosen = chosen if (prediction[region] == about["class_index"]).all() else ""
     return Subject(
         name=run.names[about["item"]],
-        said=_said(about, network) if network.classifies else words.short(about["class"]),
+        said=_said(about, network),
         pixels=_pixels(run, about),
         padded=extent_of(about["padded"]),
         network=network.title,
         label=about["class"],
+        rather_than=about["rather_than"] or "",
         class_index=about["class_index"],
-        of=_units(run),
+        of=units(run),
         reduce=options.get("reduce", "sum"),
         legend=legend(network.labels, network.background),
         background=None if network.background is None else network.background.index,
@@ -201,28 +202,19 @@ def extent_of(words: str) -> tuple[int, int]:
 
 
 def _said(about: dict[str, Any], network: NetworkRecord) -> str:
-    """What a classifier predicts, and what is explained."""
-
-    def said(name: str, share: float | None) -> str:
-        return words.short(name) + ("" if share is None else f" ({words.percent(share)})")
-
-    explained = said(about["class"], about["share"])
-    if about["predicted"] in (None, about["class"]):
-        return f"predicted {explained}"
-    # Where classes do not exclude each other, others are predicted, too.
-    word = "predicted" if network.meaning.excludes(len(network.labels)) else "most probable"
-    return f"explained {explained}, {word} {said(about['predicted'], about['predicted_share'])}"
+    """What is explained, and what a classifier predicts."""
+    return words.in_words(about, network) if network.classifies else words.explained(about)
 
 
 def _score(run: StoredRun) -> str:
     """What is explained in all rows, in units of the output."""
     if run.manifest.network.classifies:
-        return f"Explained: {_units(run)}."
+        return f"Explained: {units(run)}."
     how = {"sum": "summed", "mean": "averaged"}[run.manifest.options.get("reduce", "sum")]
-    return f"Explained: {_units(run)}, {how} over the outlined pixels."
+    return f"Explained: {units(run)}, {how} over the outlined pixels."
 
 
-def _units(run: StoredRun) -> str:
+def units(run: StoredRun) -> str:
     """What scores are of: logits or probabilities."""
     if run.manifest.network.meaning.outputs == "probabilities":
         return "probabilities"
@@ -285,7 +277,7 @@ def _of_layer(every: Sequence[Pair], column: str | None) -> list[Pair]:
 def _page_row(run: StoredRun, row: int, shown: Sequence[Display | None], column: str | None) -> Row:
     about, subject = run.row(row), subject_of(run, row)
     network = run.manifest.network
-    detail = [_said(about, network) if network.classifies else words.short(about["class"])]
+    detail = [_said(about, network)]
     if column is not None:
         detail.append(f"{column}: {about[column]:.4g}")
     return Row(

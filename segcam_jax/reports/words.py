@@ -1,24 +1,13 @@
 """What figures, tables and notes say of classes and shares."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segcam_jax.networks.class_queries import ClassChoice, ClassQuery, Prediction
+from segcam_jax.networks.class_queries import ClassQuery
 from segcam_jax.networks.network import Network
+from segcam_jax.runs.manifest import NetworkRecord
 from segcam_jax.types import shortened
-
-
-def how_chosen(choice: ClassChoice, prediction: Prediction) -> str:
-    """How a class was found, for records: asked for, or by its rank among those predicted."""
-    if choice.rank is None:
-        return "asked for"
-    number = choice.rank + 1
-    if prediction.masks is None:
-        return "most probable" if number == 1 else f"number {number} in order of probability"
-    but = "" if prediction.background is None else ", the background left out"
-    which = "largest predicted" if number == 1 else f"number {number} in order of predicted pixels"
-    return f"{which}{but}"
 
 
 def about_background(network: Network, queries: Sequence[ClassQuery], option: str) -> str:
@@ -41,22 +30,29 @@ def about_background(network: Network, queries: Sequence[ClassQuery], option: st
     return f"{which}: the largest other class is explained; {option} {name} explains the background"
 
 
-def in_words(about: dict[str, Any]) -> str:
-    """What a figure says of a `ResolvedClass.summary`."""
+def explained(about: Mapping[str, Any]) -> str:
+    """What a row of a run's table explains: a class, or one rather than another."""
+    rather = about["rather_than"]
+    return short(about["class"]) + (f" rather than {short(rather)}" if rather else "")
 
-    def said(entry: dict[str, Any]) -> str:
-        pixels = "" if about["shares_are"] == "probabilities" else " of the pixels"
-        return f"{short(entry['label'])} ({percent(entry['share'])}{pixels})"
 
-    predicted = about["predicted"][:1]
-    if about["rather_than"] is not None:
-        return f"why {said(about['explained'])} rather than {said(about['rather_than'])}"
-    if predicted and predicted[0]["index"] == about["explained"]["index"]:
-        return f"predicted {said(about['explained'])}"
-    best = "most probable" if about["shares_are"] == "probabilities" else "largest"
-    word = "predicted" if about.get("exclusive", True) else best  # Others are predicted, too.
-    seen = f", {word} {said(predicted[0])}" if predicted else ""
-    return f"explained {said(about['explained'])}{seen}"
+def in_words(about: Mapping[str, Any], network: NetworkRecord) -> str:
+    """What a network predicts for a row of a run's table, and what of it is explained."""
+    of = "" if network.classifies else " of the pixels"
+
+    def said(name: str, share: float | None) -> str:
+        return short(name) + ("" if share is None else f" ({percent(share)}{of})")
+
+    this = said(about["class"], about["share"])
+    if about["rather_than"]:
+        return f"why {this} rather than {short(about['rather_than'])}"
+    if about["predicted"] in (None, about["class"]):
+        word = "explained" if about["predicted"] is None else "predicted"
+        return f"{word} {this}"
+    # Where classes do not exclude each other, others are predicted, too.
+    word = "most probable" if network.classifies else "largest"
+    word = "predicted" if network.meaning.excludes(len(network.labels)) else word
+    return f"explained {this}, {word} {said(about['predicted'], about['predicted_share'])}"
 
 
 def short(label: str) -> str:

@@ -7,6 +7,7 @@ no locks, those stay.
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -24,7 +25,12 @@ _GROUP = re.compile(r"[0-9]+(x[0-9]+)*")
 
 
 def open_folder(
-    path: Path, manifest: Manifest, *, overwrite: bool, beside: Iterable[Path] = ()
+    path: Path,
+    manifest: Manifest,
+    *,
+    overwrite: bool = False,
+    grows: bool = False,
+    beside: Iterable[Path] = (),
 ) -> tuple[int, Manifest]:
     """Makes the folder of a run, or finds out that it is that of the same run, and locks it.
 
@@ -32,6 +38,8 @@ def open_folder(
         path: the folder.
         manifest: what makes the run; written where there is none.
         overwrite: remove a run that is there, this one too; other files stay.
+        grows: a run that differs in its images alone becomes this one; what it has of the same
+            images, at the same places, stays.
         beside: folders where the run's processes write too: half-written files go there as well.
 
     Returns:
@@ -39,7 +47,7 @@ def open_folder(
 
     Raises:
         InputError: if it is a file, no run, or another run, and says how that differs; nothing is
-            touched then. If it is to be overwritten while a process writes it.
+            touched then. If it is to be overwritten, or to grow, while a process writes it.
         FileError: if it cannot be written.
     """
     _files.check_folder(path)
@@ -48,7 +56,7 @@ def open_folder(
         folder = os.open(path, os.O_RDONLY)
     try:
         with written(path):
-            return folder, _entered(path, folder, manifest, overwrite, beside)
+            return folder, _entered(path, folder, manifest, overwrite, grows, beside)
     except BaseException:
         os.close(folder)
         raise
@@ -66,7 +74,12 @@ def written(path: Path) -> Iterator[None]:
 
 
 def _entered(
-    path: Path, folder: int, manifest: Manifest, overwrite: bool, beside: Iterable[Path]
+    path: Path,
+    folder: int,
+    manifest: Manifest,
+    overwrite: bool,
+    grows: bool,
+    beside: Iterable[Path],
 ) -> Manifest:
     file = path / FILE
     while (alone := _lock(folder)) is False and not file.exists():
@@ -77,11 +90,16 @@ def _entered(
     others = [name for name in os.listdir(path) if not _files.is_temporary(name)]
     if found is None and others:
         raise InputError(f"output {str(path)!r} holds {min(others)!r} and is no run; give another")
-    if found is not None and overwrite:
+    grows = grows and found is not None and found.is_of_other_images(manifest)
+    other = grows and found is not None and found.difference(manifest) != ""
+    if found is not None and (overwrite or other):
         if alone is False:
             raise InputError(f"output {str(path)!r} is being written by another process")
-        _clear(path)
+        if overwrite:
+            _clear(path)
         found = None
+    if grows and alone is not False and not overwrite:
+        _resize(path, manifest)
     if found is not None and (said := found.difference(manifest)):
         raise InputError(
             f"output {str(path)!r} holds another run: {said}; give another folder, or --overwrite"
@@ -96,6 +114,26 @@ def _entered(
     if alone:
         _lock_as(folder, "LOCK_SH")
     return found or manifest
+
+
+def _resize(path: Path, manifest: Manifest) -> None:
+    """Makes a run's arrays as long as a manifest says, and removes parts that are beyond."""
+    lengths = {"row": manifest.source.items * manifest.targets, "item": manifest.source.items}
+    shards = -(-manifest.source.items // manifest.items_per_shard)
+    for part in (path / table.FOLDER).glob("*.parquet"):
+        if part.stem.isdigit() and int(part.stem) >= shards:
+            part.unlink()
+    for file in path.glob(f"*/*/{METADATA}"):
+        about = _files.read_json(file) or {}
+        if "place" not in about.get("attributes", {}):  # A coordinate.
+            continue
+        length = lengths[about["dimension_names"][0]]
+        if about["shape"][0] != length:
+            about["shape"][0] = length
+            _files.write_bytes(file, json.dumps(about, indent=2).encode())
+        for place in (file.parent / "c").glob("*"):
+            if place.name.isdigit() and int(place.name) >= shards:
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def _clear(path: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from segcam_jax import _files
 from segcam_jax.data import zarr_rows
+from segcam_jax.networks.class_queries import parse_queries
 from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.networks.regions import Region
-from segcam_jax.runs.work import Goal, StudyOptions, parse_classes
+from segcam_jax.runs.work import Goal, StudyOptions
 from segcam_jax.types import InputError
 
 _COLUMNS = ("image", "class", "region", "mask")
@@ -88,7 +89,7 @@ class Items(Sequence[Item]):
             where: the pixels of images that do not say so themselves.
         """
         goals = [
-            [path, *((goal.query.first.words, goal.region.words) for goal in each)]
+            [path, *((goal.query.words, goal.region.words) for goal in each)]
             for path, each in self.goals.items()
         ]
         regions = (where, *(goal.region for goal in self.every_goal))
@@ -226,7 +227,7 @@ def _goals(row: Mapping[str, str | None], folder: str, options: StudyOptions) ->
     elif words := row.get("region"):
         region = options.region_of(at_full_path(words, folder))
     word = row.get("class")
-    for query in parse_classes([word]) if word else options.queries:
+    for query in parse_queries([word]) if word else options.queries:
         yield Goal(query, region)
 
 

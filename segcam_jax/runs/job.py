@@ -21,6 +21,7 @@ from segcam_jax.runs.programs import ImageKernel
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.shard import Loaded
 from segcam_jax.runs.store import Store
+from segcam_jax.runs.table import known_paths
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError, SegcamError
 
@@ -45,6 +46,8 @@ class Job:
         overwrite: replace another run in the store's place.
         stop_on_error: stop at the first item that fails.
         verify: trust finished shards by digests of their files.
+        grows: a run that is there goes on with its own images, and then with others.
+        taken: names that the network must not have.
     """
 
     options: StudyOptions
@@ -55,6 +58,8 @@ class Job:
     overwrite: bool = False
     stop_on_error: bool = False
     verify: bool = False
+    grows: bool = False
+    taken: tuple[str, ...] = ()
 
     def open(self, report: Callable[[str], None] = lambda line: None) -> "OpenJob":
         """Opens the network and lists the images; nothing is written.
@@ -64,9 +69,36 @@ class Job:
         """
         options = self.options.checked()
         items = list_items(self.images, options, report)
-        network = open_network(options.network, options.opening)
+        job = dataclasses.replace(self, grows=self.grows and _can_grow(self.out, items, options))
+        if job.grows and not self.overwrite:
+            job, items = _grown(job, items, options)
+        network = open_network(options.network, options.opening, taken=self.taken)
         options.check(network, items.every_goal)
-        return OpenJob(self, options, items, network)
+        return self.kind()(job, options, items, network)
+
+    @staticmethod
+    def kind() -> "type[OpenJob]":
+        """What it is when it is open."""
+        return OpenJob
+
+
+def _can_grow(out: Path, items: Items, options: StudyOptions) -> bool:
+    """Whether the images of a run are files, of all of which the same is explained."""
+    there = read_manifest(out / FILE).source.words if (out / FILE).is_file() else ()
+    lists = any(word.lower().endswith((".csv", ".zarr")) for word in there)
+    return not lists and items.rows is None and not items.goals and options.where.kind != "mask"
+
+
+def _grown(job: Job, items: Items, options: StudyOptions) -> tuple[Job, Items]:
+    """The images that a run has results of, in their order, and then the others."""
+    file = job.out / FILE
+    source = read_manifest(file).source if file.is_file() else None
+    if source is None or source.digest == items.digest(options.where):
+        return job, items
+    known = filter(os.path.exists, known_paths(job.out))
+    images = dict.fromkeys([*map(Path, source.words), *job.images])
+    paths = list(dict.fromkeys([*known, *items.paths]))
+    return dataclasses.replace(job, images=tuple(images)), dataclasses.replace(items, paths=paths)
 
 
 class OpenJob:
@@ -78,6 +110,8 @@ class OpenJob:
         items: the images.
         network: the network.
     """
+
+    kernel_of: type[ImageKernel] = ImageKernel
 
     def __init__(self, job: Job, options: StudyOptions, items: Items, network: Network):
         self.job, self.options, self.items, self.network = job, options, items, network
@@ -93,7 +127,7 @@ class OpenJob:
         count = jax.local_device_count() if given is None else given
         mesh = local_mesh(count, images=count)
         execution = Execution(mesh=mesh, memory_limit=self.job.memory_limit)
-        return ImageKernel(self.network, self.options, self.targets, execution)
+        return self.kernel_of(self.network, self.options, self.targets, execution)
 
     @functools.cached_property
     def first(self) -> Loaded | None:
@@ -192,7 +226,10 @@ class OpenJob:
             items_per_shard=self.items_per_shard,
             targets=self.targets,
         )
-        return Store.create(self.job.out, manifest, overwrite=self.job.overwrite, beside=beside)
+        job = self.job
+        return Store.create(
+            job.out, manifest, overwrite=job.overwrite, grows=job.grows, beside=beside
+        )
 
     def compute(
         self,

@@ -174,6 +174,10 @@ class Manifest:
                 return f"{name} is {shortened(there)} there, and {shortened(here)} here"
         return ""
 
+    def is_of_other_images(self, other: "Manifest") -> bool:
+        """Whether another run differs from this one in its images alone."""
+        return not self.difference(dataclasses.replace(other, source=self.source))
+
     def encode(self) -> bytes:
         """The manifest as JSON."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"

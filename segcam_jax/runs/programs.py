@@ -24,15 +24,16 @@ from segcam_jax.networks.network import Network
 from segcam_jax.runs import results
 from segcam_jax.runs.items import Item
 from segcam_jax.runs.reading import Failure, Taken
-from segcam_jax.runs.shard import Explained, Group, Loaded, Pending, Place, Ran
+from segcam_jax.runs.shard import Asked, Explained, Group, Loaded, Pending, Place, Ran
 from segcam_jax.runs.store import Block
 from segcam_jax.runs.work import Goal, StudyOptions
 from segcam_jax.taps import INPUT
-from segcam_jax.targets import Target
-from segcam_jax.types import SegcamError
+from segcam_jax.targets import Difference, Target
+from segcam_jax.types import SegcamError, counted
 
 # A study of ablations fills a device with one image; a few keep it from waiting for the host.
 _MOST_IN_TURN = 8
+Targets = Target | Difference
 
 
 class ImageKernel:
@@ -144,12 +145,13 @@ class ImageKernel:
     ) -> Explained:
         labels = self.network.labels
         only = prediction.masks is not None and len(labels) == 1
-        index = 0 if only else goal.query.first.resolve(prediction, labels)
+        index, second = (0, None) if only else goal.query.resolve(prediction, labels)
         region = None
         if prediction.masks is not None:
             region = self._region(goal, index, sample, output, prediction)
-        check_possible(output, index, region, labels)
-        return Explained(goal, index, region, prediction)
+        for each in (index,) if second is None else (index, second):
+            check_possible(output, each, region, labels)
+        return Explained(goal, index, second, region, prediction)
 
     def _region(
         self,
@@ -171,29 +173,29 @@ class ImageKernel:
         )
 
     def _explain(self, group: Group) -> None:
-        able = [
-            index
-            for index, goals in enumerate(group.goals)
-            if any(isinstance(goal, Explained) for goal in goals)
-        ]
-        if not able:
-            return
-        targets = self._targets(group, able)
+        """Starts all methods: classes by themselves, and those that are compared with another."""
+        for compared in (False, True):
+            asked = [(index, _numbers(goals, compared)) for index, goals in enumerate(group.goals)]
+            asked = [(index, numbers) for index, numbers in asked if numbers]
+            if asked:
+                self._explain_targets(group, asked, self._targets(group, asked))
+
+    def _explain_targets(self, group: Group, asked: Sequence[Asked], targets: Targets) -> None:
         places = self.places(group.loaded[0].sample.padded.shape)
         together = [place for place in places if not place.call.method.ablates]
         in_turn = [place for place in places if place.call.method.ablates]
         if together:
             most = self._images_at_once(group, tuple(together), targets)
-            self._run(group, able, together, targets, most, None)
+            self._run(group, asked, together, targets, most, None)
         if in_turn:
-            self._run(group, able, in_turn, targets, _MOST_IN_TURN, self._window(targets))
+            self._run(group, asked, in_turn, targets, _MOST_IN_TURN, self._window(targets))
 
     def _run(
         self,
         group: Group,
-        able: Sequence[int],
+        asked: Sequence[Asked],
         places: Sequence[Place],
-        targets: Target,
+        targets: Targets,
         most: int,
         window: tuple[tuple[int, ...], Int[np.ndarray, "n rank"]] | None,
     ) -> None:
@@ -201,14 +203,15 @@ class ImageKernel:
         shape = group.loaded[0].sample.padded.shape
         calls = [self.call(place, shape) for place in places]
         kind = "gradients" if window is None and not calls[0].in_turn else "ablations"
-        count = np.shape(targets.class_index)[1]
-        of = f" of {count} targets" if count > 1 else ""
+        _, count = _shape(targets)
+        of = f" of {counted(count, 'target')}" if count > 1 else ""
+        of = f" of {counted(count, 'difference')}" if isinstance(targets, Difference) else of
         seen = "" if window is None else f" window {'x'.join(map(str, window[0]))}"
         ran = Ran(tuple(places))
         group.found.append(ran)
-        for chosen, size in batches(len(able), most, devices.image_devices(self._mesh)):
+        for chosen, size in batches(len(asked), most, devices.image_devices(self._mesh)):
             rows = np.asarray(chosen)
-            images = np.stack([group.loaded[able[index]].sample.padded for index in chosen])
+            images = np.stack([group.loaded[asked[index][0]].sample.padded for index in chosen])
             found = engine.explain_together(
                 calls,
                 self._params,
@@ -218,24 +221,17 @@ class ImageKernel:
                 window=None if window is None else (window[0], window[1][rows]),
                 execution=self.execution,
             )
-            members = [able[index] for index in dict.fromkeys(chosen)]
-            ran.batches.append((members, found))
+            ran.batches.append(([asked[n] for n in dict.fromkeys(chosen)], found))
             group.programs.append(f"{kind} {group.name} x{size}{of}{seen}")
 
-    def _targets(self, group: Group, able: Sequence[int]) -> Target:
+    def _targets(self, group: Group, asked: Sequence[Asked]) -> Targets:
         """For each image its targets, as many as the image with the most has; some stand twice."""
-        count = max(len(group.goals[index]) for index in able)
+        count = max(len(numbers) for _, numbers in asked)
         count = 1 << (count - 1).bit_length()  # A few counts only: each is a program.
-        several = [
-            [goal for goal in group.goals[index] if isinstance(goal, Explained)] for index in able
-        ]
-        filled = [
-            [
-                goal if isinstance(goal, Explained) else good[0]
-                for goal in [*group.goals[index], *good[:1] * count][:count]
-            ]
-            for index, good in zip(able, several, strict=True)
-        ]
+        filled = []
+        for index, numbers in asked:
+            goals = [each for n in numbers if isinstance(each := group.goals[index][n], Explained)]
+            filled.append([*goals, *goals[:1] * count][:count])
         classes = np.array([[goal.class_index for goal in row] for row in filled], np.int32)
         mask = None
         if filled[0][0].region is not None:
@@ -246,7 +242,7 @@ class ImageKernel:
         meaning, options = self.network.meaning, self.options
         # An array per image and target, so that one program serves all classes.
         index: Any = classes
-        return Target(
+        targets = Target(
             index,
             mask,
             options.of,
@@ -254,11 +250,15 @@ class ImageKernel:
             outputs=meaning.outputs,
             exclusive=meaning.exclusive,
         )
+        if filled[0][0].second is None:
+            return targets
+        other: Any = np.array([[goal.second for goal in row] for row in filled], np.int32)
+        return Difference(targets, dataclasses.replace(targets, class_index=other))
 
     @staticmethod
-    def _window(targets: Target) -> tuple[tuple[int, ...], Int[np.ndarray, "n rank"]] | None:
+    def _window(targets: Targets) -> tuple[tuple[int, ...], Int[np.ndarray, "n rank"]] | None:
         """One size of windows for all images, a square of a few sizes, and the corner of each."""
-        if targets.mask is None:
+        if isinstance(targets, Difference) or targets.mask is None:
             return None
         regions = np.logical_or.reduce(targets.mask, axis=1)
         extents = regions.shape[1:]
@@ -347,11 +347,12 @@ class ImageKernel:
             execution=self.execution,
         )
 
-    def _images_at_once(self, group: Group, places: tuple[Place, ...], targets: Target) -> int:
-        if self.options.batch is not None or np.shape(targets.class_index)[0] == 1:
+    def _images_at_once(self, group: Group, places: tuple[Place, ...], targets: Targets) -> int:
+        images, count = _shape(targets)
+        if self.options.batch is not None or images == 1:
             return self.options.batch or 1
         shape = group.loaded[0].sample.padded.shape
-        return self._at_once(shape, places, np.shape(targets.class_index)[1])
+        return self._at_once(shape, places, count)
 
     @property
     def _most_predicted(self) -> int:
@@ -360,6 +361,20 @@ class ImageKernel:
     @property
     def _mesh(self) -> Any:
         return self.execution.mesh
+
+
+def _numbers(goals: Sequence[Explained | Failure], compared: bool) -> list[int]:
+    """The targets of an image that are explained, by themselves or compared with another class."""
+    return [
+        number
+        for number, goal in enumerate(goals)
+        if isinstance(goal, Explained) and (goal.second is not None) == compared
+    ]
+
+
+def _shape(targets: Targets) -> tuple[int, ...]:
+    """Of how many images they are, and how many of each."""
+    return np.shape((targets.first if isinstance(targets, Difference) else targets).class_index)
 
 
 def batches(count: int, most: int, multiple: int = 1) -> Iterator[tuple[list[int], int]]:

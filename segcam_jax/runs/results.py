@@ -70,27 +70,33 @@ def of_group(
     return blocks, list(rows.values())
 
 
-def _row(network: Network, targets: int, group: Group, member: int, number: int) -> Row:
+def file_of_row(group: Group, member: int, row: int | None = None) -> Row:
+    """What a row says of its image; `row` is its number, None that of the item."""
     item, loaded = group.members[member], group.loaded[member]
-    goal = group.goals[member][number]
-    row = {
-        "row": item.index * targets + number,
+    return {
+        "row": item.index if row is None else row,
         "item": item.index,
         **dataclasses.asdict(loaded.file),
         "sha256": loaded.sample.sha256,
         "extent": group.name,
         "padded": f"{group.padded[0]}x{group.padded[1]}",
         "notes": "; ".join(loaded.sample.notes) or None,
-        "error": goal.reason if isinstance(goal, Failure) else None,
     }
+
+
+def _row(network: Network, targets: int, group: Group, member: int, number: int) -> Row:
+    goal = group.goals[member][number]
+    row = file_of_row(group, member, group.members[member].index * targets + number)
+    row["error"] = goal.reason if isinstance(goal, Failure) else None
     if isinstance(goal, Explained):
         prediction = goal.prediction
         first = prediction.order[0] if prediction.order else None
         row |= {
             "target": goal.goal.query.name,
-            "chosen": goal.goal.query.first.words,
+            "chosen": goal.goal.query.words,
             "class_index": goal.class_index,
             "class": network.labels[goal.class_index],
+            "rather_than": None if goal.second is None else network.labels[goal.second],
             "share": float(prediction.shares[goal.class_index]),
             "predicted": None if first is None else network.labels[first],
             "predicted_share": None if first is None else float(prediction.shares[first]),
@@ -166,16 +172,27 @@ def _parts(
     group: Group, place: Place, explained: Sequence[tuple[int, int]]
 ) -> dict[str, np.ndarray]:
     """The fields of the explanations of a place, a row for every target that was explained."""
-    members, found = group.explanations(place)
-    position = {member: index for index, member in enumerate(members)}
-    at = [position[member] for member, _ in explained], [number for _, number in explained]
-    parts = {}
-    for field in ("map", "score", "weights", "drops", "attribution"):
-        values = getattr(found, field)
-        if values is not None:
+    parts: dict[str, np.ndarray] = {}
+    pieces = list(group.explanations(place))
+    for asked, found in pieces:
+        there = {
+            (member, number): (index, position)
+            for index, (member, numbers) in enumerate(asked)
+            for position, number in enumerate(numbers)
+        }
+        rows = [row for row, each in enumerate(explained) if each in there]
+        at = tuple(zip(*(there[explained[row]] for row in rows), strict=True))
+        for field in ("map", "score", "weights", "drops", "attribution"):
+            values = getattr(found, field)
+            if values is None:
+                continue
             # Of one target each, all that ran are explained: nothing is copied.
             chosen = values[:, 0] if values.shape[1] == 1 else values[at]
-            parts[field] = chosen.astype(np.float32, copy=False)
+            if len(pieces) == 1:
+                parts[field] = chosen.astype(np.float32, copy=False)
+                continue
+            shape = (len(explained), *chosen.shape[1:])
+            parts.setdefault(field, np.empty(shape, np.float32))[rows] = chosen
     return parts
 
 

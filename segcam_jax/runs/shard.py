@@ -1,7 +1,7 @@
 """A shard on its way through the kernel: its images by extent, and what became of each so far."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,9 @@ from segcam_jax.runs.items import ImageFile, Item
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.work import Goal
 from segcam_jax.types import Explanation, SegcamError
+
+# An image of a group, and those of its targets that are explained at once.
+Asked = tuple[int, Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,12 +40,14 @@ class Explained:
     Attributes:
         goal: what was asked for.
         class_index: the class.
+        second: the class that it is compared with; None: none.
         region: its pixels; None for a classifier.
         prediction: what the network predicts.
     """
 
     goal: Goal
     class_index: int
+    second: int | None
     region: Bool[np.ndarray, "h w"] | None
     prediction: Prediction
 
@@ -69,11 +74,12 @@ class Ran:
     Attributes:
         places: the methods, each at a tap.
         batches: of each batch the members of the group, and for each place what came of them, on
-            the device, with leading axes `n t`; a batch that was filled up has more than it says.
+            the device, with leading axes `n t`; a batch that was filled up has more than it says. A
+            kernel without methods has no places, and what it computes of each member.
     """
 
     places: tuple[Place, ...]
-    batches: list[tuple[list[int], Sequence[Explanation]]] = dataclasses.field(default_factory=list)
+    batches: list[tuple[list[Asked], Sequence[Any]]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(eq=False)
@@ -113,20 +119,20 @@ class Group:
     @property
     def places(self) -> tuple[Place, ...]:
         """The methods that ran, each at a tap."""
-        return tuple(place for ran in self.found for place in ran.places)
+        return tuple(dict.fromkeys(place for ran in self.found for place in ran.places))
 
-    def explanations(self, place: Place) -> tuple[list[int], Explanation]:
-        """Those of a place on the host: of which members, and leading axes `n t`."""
-        ran = next(ran for ran in self.found if place in ran.places)
-        index = ran.places.index(place)
-        counts = [len(members) for members, _ in ran.batches]
+    def explanations(self, place: Place) -> Iterator[tuple[list[Asked], Explanation]]:
+        """Those of a place on the host: of what, and leading axes `n t`."""
+        for ran in (ran for ran in self.found if place in ran.places):
+            index = ran.places.index(place)
+            counts = [len(asked) for asked, _ in ran.batches]
 
-        def joined(*leaves: Any) -> np.ndarray:
-            parts = zip(leaves, counts, strict=True)
-            return np.concatenate([np.asarray(leaf)[:count] for leaf, count in parts])
+            def joined(*leaves: Any, counts: Sequence[int] = counts) -> np.ndarray:
+                parts = zip(leaves, counts, strict=True)
+                return np.concatenate([np.asarray(leaf)[:count] for leaf, count in parts])
 
-        found = jax.tree.map(joined, *(batch[index] for _, batch in ran.batches))
-        return [member for members, _ in ran.batches for member in members], found
+            found = jax.tree.map(joined, *(batch[index] for _, batch in ran.batches))
+            yield [each for asked, _ in ran.batches for each in asked], found
 
     @property
     def padded(self) -> tuple[int, int]:

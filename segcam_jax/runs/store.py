@@ -109,13 +109,16 @@ class Store:
         manifest: Manifest,
         *,
         overwrite: bool = False,
+        grows: bool = False,
         beside: Iterable[Path] = (),
     ) -> "Store":
         """Makes the folder of a run, or opens that of the same run to go on with it.
 
         Arguments and errors are those of `folder.open_folder`.
         """
-        folder, found = open_folder(Path(path), manifest, overwrite=overwrite, beside=beside)
+        folder, found = open_folder(
+            Path(path), manifest, overwrite=overwrite, grows=grows, beside=beside
+        )
         return cls(Path(path), found, folder)
 
     @property
@@ -148,7 +151,7 @@ class Store:
                 return False
             if digest is not None and row["sha256"] and row["sha256"] != digest(file):
                 return False
-        return True
+        return len(rows) == len(files)  # A run that grows has fewer before.
 
     def write(self, shard: int, blocks: Sequence[Block], rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes a shard: its arrays, and last its part of the table.

@@ -85,10 +85,9 @@ class StoredRun:
     @functools.cached_property
     def table(self) -> polars.DataFrame:
         """All rows that are there, in order: `table.COLUMNS`, and two numbers for each map."""
+        every = polars.DataFrame(schema=dict(COLUMNS))  # Of an earlier version, some are missing.
         tables = [part.table for part in self._parts.values()]
-        if not tables:
-            return polars.DataFrame(schema=dict(COLUMNS))
-        return polars.concat(tables, how="diagonal").sort("row")
+        return polars.concat([every, *tables], how="diagonal").sort("row")
 
     @functools.cached_property
     def names(self) -> Mapping[int, str]:
@@ -202,6 +201,34 @@ class StoredRun:
         about = next((row for row in rows if row["extent"] is not None), None)
         return None if about is None else self._at(item, about, "image")
 
+    def of_items(self, name: str) -> dict[int, np.ndarray]:
+        """Values of an array that is by item, of all items that have results.
+
+        Args:
+            name: of the variable.
+
+        Raises:
+            InputError: if a file was lost.
+        """
+        found: dict[int, np.ndarray] = {}
+        there = self.table.filter(polars.col("error").is_null())
+        for (group,), rows in there.group_by("extent", maintain_order=True):
+            array = self._array(str(group), node(name))
+            if array is None:
+                continue
+            for shard in (rows["item"] // self.manifest.items_per_shard).unique():
+                self._check_whole(shard)
+            values = np.asarray(array[:])
+            found |= {item: values[item] for item in rows["item"]}
+        return dict(sorted(found.items()))
+
+    def _check_whole(self, shard: int) -> None:
+        if shard not in self._whole and (lost := self._parts[shard].broken(self.path)):
+            raise InputError(
+                f"{str(self.path / lost)!r} was lost or cut off; the same command computes it again"
+            )
+        self._whole.add(shard)
+
     def _of_method(self, row: int, kind: str, tap: str, method: str) -> np.ndarray | None:
         names = self.methods(tap)
         if method not in names:
@@ -237,12 +264,7 @@ class StoredRun:
         array = self._array(about["extent"], node(name))
         if array is None:
             return None
-        shard = about["item"] // self.manifest.items_per_shard
-        if shard not in self._whole and (lost := self._parts[shard].broken(self.path)):
-            raise InputError(
-                f"{str(self.path / lost)!r} was lost or cut off; the same command computes it again"
-            )
-        self._whole.add(shard)
+        self._check_whole(about["item"] // self.manifest.items_per_shard)
         return np.asarray(array[(place, *index)])
 
     def _array(self, group: str, name: str) -> zarr.Array | None:

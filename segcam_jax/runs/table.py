@@ -29,6 +29,7 @@ COLUMNS: Mapping[str, Any] = {
     "target": polars.String,
     "class_index": polars.Int64,
     "class": polars.String,
+    "rather_than": polars.String,
     "share": polars.Float64,
     "chosen": polars.String,
     "predicted": polars.String,
@@ -175,6 +176,13 @@ def failure(row: Mapping[str, Any]) -> str:
     """Why a row has no results, with its image's file."""
     path, reason = str(row["path"]), str(row["error"])
     return reason if path in reason else f"{path!r}: {reason}"
+
+
+def known_paths(folder: Path) -> list[str]:
+    """The images that a run has rows of, in order."""
+    files = _files.whole_files(folder / FOLDER, "*.parquet")
+    parts = filter(None, map(read_part, files))
+    return list(dict.fromkeys(path for part in parts for path in part.table["path"]))
 
 
 def part_file(folder: Path, shard: int) -> Path:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from segcam_jax.engine.execution import Precision
 from segcam_jax.methods import MethodCall, find_all, parse_calls
@@ -32,8 +32,8 @@ class StudyOptions:
             bottleneck, of a classifier the last block. Methods of the input use the input.
         methods: by name.
         options: of the methods, as `parse_calls` reads them.
-        classes: by name, number or rank (`top:2`), each explained by itself; `predicted` is
-            `top:1`, as is none.
+        classes: by name, number or rank (`top:2`), each explained by itself, or `A rather than B`;
+            `predicted` is `top:1`, as is none.
         outputs: what the network's output holds; None: what is known of it.
         multi_label: the classes do not exclude each other.
         threshold: where they do not, the probability above which they are predicted.
@@ -56,6 +56,9 @@ class StudyOptions:
         shard: items of a shard; None: 64, fewer of large images.
         batch: images at once; None: as many as serve, see `engine.images_at_once`.
     """
+
+    # Words that a file cannot have.
+    UNUSED: ClassVar[frozenset[str]] = frozenset()
 
     weights: str | None = None
     taps: tuple[str, ...] = ()
@@ -99,7 +102,7 @@ class StudyOptions:
     @functools.cached_property
     def queries(self) -> tuple[ClassQuery, ...]:
         """What is explained of an image that does not say so itself."""
-        return parse_classes(self.classes)
+        return parse_queries(self.classes)
 
     @functools.cached_property
     def where(self) -> Region:
@@ -136,7 +139,7 @@ class StudyOptions:
         """Which network."""
         return NetworkSpec.parse(self.weights)
 
-    def checked(self) -> "StudyOptions":
+    def checked(self) -> Self:
         """Itself, all of it parsed, methods by the names of the registry.
 
         Raises:
@@ -154,12 +157,21 @@ class StudyOptions:
             goals: what is explained of images that say so themselves.
 
         Raises:
-            InputError: if pixels are chosen of a classifier.
+            InputError: if pixels are chosen of a classifier, or a method compares classes by itself
+                and a class is to be explained rather than another.
             TargetError: if it has no such class.
         """
         own = tuple(goals)
-        for query in dict.fromkeys((*self.queries, *(goal.query for goal in own))):
+        queries = dict.fromkeys((*self.queries, *(goal.query for goal in own)))
+        for query in queries:
             query.check(network.labels)
+        contrasting = [call.method.name for call in self.calls if call.method.contrasts]
+        compared = [query.words for query in queries if query.second is not None]
+        if contrasting and compared:
+            raise InputError(
+                f"{contrasting[0]} compares classes by itself; explain one class, not "
+                f"{compared[0]!r}"
+            )
         if not network.classifies:
             return
         kinds = {self.where.kind, *(goal.region.kind for goal in own)}
@@ -186,7 +198,7 @@ class StudyOptions:
         return isinstance(getattr(cls, field, None), tuple)
 
     @classmethod
-    def of_words(cls, words: Mapping[str, Any], origin: str) -> "StudyOptions":
+    def of_words(cls, words: Mapping[str, Any], origin: str) -> Self:
         """Reads what `to_words` or a person wrote.
 
         Args:
@@ -203,14 +215,11 @@ class StudyOptions:
             plain = plain if plain in known else _RENAMED.get(plain, plain)
             if plain in given:
                 raise InputError(f"{origin} says {plain!r} twice, once as {word!r}; leave one out")
+            if _WORDS.get(plain, plain) in cls.UNUSED:
+                raise InputError(f"{origin} has the key {word!r}, which says nothing here")
             one = isinstance(value, (str, int, float)) and cls._several(_WORDS.get(plain, plain))
             given[plain] = [value] if one else value
         return schema.read(given, cls, origin, words=_FIELDS)
-
-
-def parse_classes(words: Sequence[str]) -> tuple[ClassQuery, ...]:
-    """Queries of classes; `predicted` is the class predicted first."""
-    return parse_queries(classes=["top:1" if word == "predicted" else word for word in words])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,21 +1,28 @@
-"""Images as points: the pooled activations of a layer, and their projections to the plane."""
+"""Images as points: the stored pooled activations of a layer, projected to the plane.
+
+OUT/run.zarr                      the run
+OUT/LAYER.csv, LAYER.npy          points of the images, and their activations
+OUT/LAYER.pca.png, LAYER.tsne.png
+"""
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+import polars
+from jaxtyping import Float
 
-from segcam_jax.engine import compiled_function
+from segcam_jax import _files, viz
 from segcam_jax.extras import require
-from segcam_jax.networks.network import Network
-from segcam_jax.taps import Split
+from segcam_jax.reports.figures import drawable
+from segcam_jax.runs import StoredRun
+from segcam_jax.runs.pooling import THUMBNAIL, pool_names
 from segcam_jax.types import InputError
+from segcam_jax.viz.scatter import scatter
 
-Pool = Literal["mean", "max"]
+_KNOWN_AS = {"pca": "PCA", "tsne": "t-SNE"}
 FEWEST, FEWEST_TSNE = 3, 5
 _USUAL_PERPLEXITY = 30.0
 # Before t-SNE, whose neighbourhoods need no more.
@@ -39,30 +46,79 @@ class Projection:
     note: str
 
 
-def pooled(
-    network: Network, taps: Sequence[str], padded: Float[np.ndarray, "h w c"], pool: Pool
-) -> dict[str, Float[np.ndarray, "c"]]:
-    """The activations of one image, pooled over positions: tap -> one number per channel."""
-    splits = tuple(network.split(tap, padded.shape) for tap in taps)
-    values = _pooled(network.params, padded, splits=splits, pool=pool)
-    found = {tap: np.asarray(each, np.float32) for tap, each in zip(taps, values, strict=True)}
-    for tap, each in found.items():
-        if not np.isfinite(each).all():
-            raise InputError(
-                f"the activation at {tap} holds NaN or infinite values; the weights are broken"
-            )
-    return found
+@dataclasses.dataclass(frozen=True, eq=False)
+class Points:
+    """The images of a run that have results, in order.
+
+    Attributes:
+        names: of each, in tables.
+        groups: the sub-folder of each; empty where it lies in none.
+        thumbnails: small images.
+        values: by layer, a row per image.
+    """
+
+    names: Sequence[str]
+    groups: Sequence[str]
+    thumbnails: Sequence[Float[np.ndarray, "h w c"]]
+    values: Mapping[str, Float[np.ndarray, "n c"]]
+
+    @classmethod
+    def of(cls, run: StoredRun, taps: Sequence[str], folders: Sequence[Path]) -> "Points":
+        """Reads them.
+
+        Args:
+            run: of pooled activations.
+            taps: all its layers.
+            folders: that images were found in: names are relative to them, and their sub-folders
+                are the groups.
+        """
+        there = run.table.filter(polars.col("error").is_null())
+        places = [_place(Path(path), folders) for path in there["path"]]
+        names = pool_names(taps)
+        return cls(
+            [place.as_posix() for place in places],
+            [place.parts[0] if len(place.parts) > 1 else "" for place in places],
+            [drawable(each) for each in run.of_items(THUMBNAIL).values()],
+            {tap: np.stack([*run.of_items(names[tap]).values()]) for tap in taps},
+        )
 
 
-@compiled_function
-def _pooled(params: Any, x: ArrayLike, *, splits: tuple[Split, ...], pool: Pool) -> list[Array]:
-    """All taps in one program, so that they share the pass."""
-    reduce: Callable = jnp.mean if pool == "mean" else jnp.max
-    found = []
-    for split in splits:
-        activation, _ = split.encode(params, x)
-        found.append(reduce(activation, axis=tuple(range(activation.ndim - 1))))
-    return found
+def _place(path: Path, folders: Sequence[Path]) -> Path:
+    """An image relative to the first folder that it lies in."""
+    inside = [folder for folder in folders if path.is_relative_to(folder)]
+    return path.relative_to(inside[0]) if inside else Path(path.name)
+
+
+def write_layer(
+    points: Points, tap: str, projected: Mapping[str, Projection], base: Path, words: Sequence[str]
+) -> None:
+    """Writes the table, the activations and the figures of a layer.
+
+    Args:
+        points: the images.
+        tap: the layer.
+        projected: by kind, `pca` or `tsne`.
+        base: the files without their endings.
+        words: what the images, the network and the layer are called.
+    """
+    columns: dict[str, Sequence[str]] = {"image": points.names, "group": points.groups}
+    for kind, each in projected.items():
+        for axis in (0, 1):
+            columns[f"{kind}_{axis + 1}"] = [f"{value:.6g}" for value in each.points[:, axis]]
+    table = polars.DataFrame(columns).write_csv()
+    _files.write_bytes(base.with_name(f"{base.name}.csv"), table.encode())
+    _files.write_array(base.with_name(f"{base.name}.npy"), points.values[tap])
+    images, network, layer = words
+    for kind, each in projected.items():
+        figure = scatter(
+            each.points,
+            points.thumbnails,
+            [group or "(no sub-folder)" for group in points.groups],
+            title=f"{images}: {_KNOWN_AS[kind]} of {network}",
+            subtitle=f"{layer}, {points.values[tap].shape[1]} channels; {each.note}",
+            axes=each.axes,
+        )
+        viz.save(figure, base.with_name(f"{base.name}.{kind}.png"))
 
 
 def check_count(count: int, projections: Sequence[str], perplexity: float | None) -> None:
