@@ -9,6 +9,7 @@ All instances of a run share one symmetric scale of colours per method, which is
 are explained.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ class InstanceReport:
         """What was measured of every instance that is explained."""
         return [record for _, _, record in self._explained]
 
-    @property
+    @functools.cached_property
     def _explained(self) -> list[tuple[int, Instance, Record]]:
         """The number of its scan, an instance, and its record."""
         found: dict[tuple[int, int], tuple[int, Instance, Record]] = {}
@@ -238,13 +239,12 @@ class InstanceReport:
 
     def _maps(self, scan: StoredScan, instance: Instance) -> dict[tuple[str, str, str], np.ndarray]:
         """The maps of an instance as volumes on the network's grid."""
-        extents = scan.given.scan.grid.shape
+        extents, rows = scan.given.scan.grid.shape, self._run.rows_of(scan.item, instance.label)
         return {
             (row["method"], row["tap"], row["modality"]): put_back(
                 self._run.map(row), box_of(row["crop"]), extents
             )
-            for item, each, row in self._run.results()
-            if (item, each.label) == (scan.item, instance.label)
+            for row in rows
         }
 
     def _method(self, pair: Pair) -> str:

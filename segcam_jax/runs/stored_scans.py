@@ -92,6 +92,11 @@ class StoredScans:
         for row in there.iter_rows(named=True):
             yield row["item"], known[row["item"]][row["instance"]], row
 
+    def rows_of(self, item: int, instance: int) -> list[dict[str, Any]]:
+        """The rows of what was computed of one instance."""
+        of_instance = (polars.col("item") == item) & (polars.col("instance") == instance)
+        return self.table.filter(of_instance, polars.col("score").is_not_null()).to_dicts()
+
     def segmented(self, item: int) -> Segmented:
         """What the network found in a scan."""
         return segmented_of(
