@@ -395,8 +395,8 @@ def test_bad_options(tmp_path, weights, image, fault, arguments, complaint):
     assert not out.exists()
 
 
-def test_what_an_image_has_not_is_told_of_it(tmp_path, weights, image, capsys):
-    """Each of these is a row without results, with its reason."""
+def test_what_an_image_has_not_is_told_of_it(tmp_path, weights, image, capsys, fault):
+    """Each is a row without results, with its reason; what needs no output, a plan says."""
     found = predicted_class(weights, image)
     for number, (arguments, complaint) in enumerate(
         [
@@ -411,6 +411,10 @@ def test_what_an_image_has_not_is_told_of_it(tmp_path, weights, image, capsys):
         np.save(tmp_path / "empty.npy", np.zeros((16, 12), bool))
         np.save(tmp_path / "turned.npy", np.ones((12, 16), bool))
         line = ("explain", image, "--weights", weights, "--method", "grad_cam", *arguments)
+        if arguments[1].startswith(("pixel", "at", "mask")):
+            said = fault(*line, "--dry-run", "--out", tmp_path / "none")
+            assert re.search(complaint, said)
+            assert said.startswith(f"segcam: error: {image!r}: ")
         assert run(*line, "--out", tmp_path / f"{number}") == 3
         assert re.search(complaint, capsys.readouterr().err)
         assert files_of(tmp_path / f"{number}") == ["items.csv", "manifest.json"]

@@ -163,10 +163,12 @@ def test_a_shard_of_changed_files_is_made_again(place, run, tmp_path):
 
 def test_shares_make_the_store_of_one_process(place, run, tmp_path):
     out = tmp_path / "run.zarr"
-    for share in ("2/3", "1/3", "3/3"):
+    # The broken image, item 4, is of the second shard; the last share finishes the run. A share
+    # that runs again, with nothing to compute, says the same.
+    for share, code in (("2/3", 3), ("2/3", 3), ("1/3", 0), ("1/3", 0), ("3/3", 3)):
         given = ["sweep", str(place / "images"), "--weights", f"{place / 'own.py'}:make"]
         given += ["--tap", "all", "--method", *METHODS, "--shard", "4", "--share", share]
-        assert main([*given, "--out", str(out)]) in (0, 3)
+        assert main([*given, "--out", str(out)]) == code
     assert files_of(out) == files_of(run)
 
 

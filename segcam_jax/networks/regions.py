@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from segcam_jax import targets
-from segcam_jax.components import component_mask
+from segcam_jax import components, targets
 from segcam_jax.data import images
 from segcam_jax.networks import image_inputs
 from segcam_jax.outputs import Meaning
@@ -108,15 +107,10 @@ class Region:
             return np.ones(extent, bool)
         if self.kind == "mask":
             return self._of_file(file_extent, extent, fit)
-        at = None
-        if self.kind in ("at", "pixel"):
-            at = self.value
-            if file_extent != extent:
-                at = image_inputs.fitted_position(at, file_extent, extent, fit)
-            # Outside of the image is a clearer complaint than a class that is not predicted.
-            pixel = _mask_of(targets.pixel(class_index, at, extent))
-            if self.kind == "pixel":
-                return pixel
+        # Outside of the image is a clearer complaint than a class that is not predicted.
+        at = self._position(file_extent, extent, fit) if self.kind in ("at", "pixel") else None
+        if at is not None and self.kind == "pixel":
+            return _mask_of(targets.pixel(class_index, at, extent))
         exclusive = meaning.excludes(output.shape[-1])
         narrowed = exclusive or self.min_probability is not None
         predicted = targets.predicted(
@@ -130,7 +124,28 @@ class Region:
         if self.kind == "predicted":
             return _mask_of(predicted)
         which: Any = {"component": self.value, "at": "largest"}.get(self.kind, self.kind)
-        return np.asarray(component_mask(_mask_of(predicted), which, at=at))
+        return np.asarray(components.component_mask(_mask_of(predicted), which, at=at))
+
+    def check(
+        self, extent: tuple[int, int], file_extent: tuple[int, int], fit: image_inputs.Fit
+    ) -> None:
+        """Checks what can be checked of an image without the network's output.
+
+        Arguments and errors are those of `resolve`; `extent` is that of the output.
+        """
+        if self.kind == "mask":
+            self._of_file(file_extent, extent, fit)
+        elif self.kind in ("at", "pixel"):
+            self._position(file_extent, extent, fit)
+
+    def _position(
+        self, file_extent: tuple[int, int], extent: tuple[int, int], fit: image_inputs.Fit
+    ) -> tuple[int, int]:
+        """The row and column of `at` and `pixel`, on the network's output."""
+        if file_extent == extent:
+            components.check_position(self.value, extent)
+            return self.value
+        return image_inputs.fitted_position(self.value, file_extent, extent, fit)
 
     def _of_file(
         self, file_extent: tuple[int, int], extent: tuple[int, int], fit: image_inputs.Fit

@@ -17,10 +17,12 @@ def plans(job: OpenJob) -> list[Plan]:
     """The plan of each method at each tap, for an image of the first one's size.
 
     Raises:
-        SegcamError: if none can be read, or a method cannot explain the network there.
+        SegcamError: if none can be read, a region is none of theirs, or a method cannot explain the
+            network there.
     """
     if job.first is None:
         raise InputError(f"none of the first images can be read: {job.reason()}")
+    job.check_regions()
     shape = job.first.sample.padded.shape
     image, kernel = jax.ShapeDtypeStruct(shape, np.float32), job.kernel
     target = kernel.any_target(shape)

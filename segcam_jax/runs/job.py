@@ -21,7 +21,7 @@ from segcam_jax.runs.programs import ImageKernel
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.shard import Loaded
 from segcam_jax.runs.store import Store
-from segcam_jax.runs.table import known_paths
+from segcam_jax.runs.table import failure, known_paths
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError, SegcamError
 
@@ -154,6 +154,22 @@ class OpenJob:
         self.kernel.check(self.first.sample.padded.shape)
         self.kernel.check_output(self.first.sample)
 
+    def check_regions(self) -> None:
+        """Looks at a few images: what a run would say of their regions before it explains them.
+
+        Raises:
+            SegcamError: if a position lies outside of an image, or a mask is not of its extents.
+        """
+        for index, loaded in self._some.items():
+            item, sample = self.items[index], loaded.sample
+            regions = [goal.region for goal in item.goals] or [self.options.where]
+            try:
+                for region in regions:
+                    region.check(sample.extent, sample.file_extent, self.options.fit)
+            except SegcamError as error:
+                reason = failure({"path": item.path, "error": error})
+                raise type(error)(reason) from None
+
     @functools.cached_property
     def items_per_shard(self) -> int:
         """Items of a shard: 64, fewer where images are large or have many targets.
@@ -165,9 +181,7 @@ class OpenJob:
         there = self.job.out / FILE
         if there.is_file() and not self.job.overwrite:
             return read_manifest(there).items_per_shard
-        count = len(self.items)
-        some = [self.first, *(self._ahead(index) for index in {count // 2, count - 1})]
-        images = [each.sample.padded for each in some if isinstance(each, Loaded)]
+        images = [each.sample.padded for each in self._some.values()]
         sizes = [
             image.nbytes + self.targets * _TARGET_BYTES * image[..., 0].size for image in images
         ]
@@ -190,6 +204,15 @@ class OpenJob:
             return Loaded(read_sample(Path(item.path), self.form), file)
         except SegcamError as error:
             return Failure.of(error, file)
+
+    @property
+    def _some(self) -> dict[int, Loaded]:
+        """The first image that can be read, one in the middle and the last, by their places."""
+        if self.first is None:
+            return {}
+        count = len(self.items)
+        found = {index: self._ahead(index) for index in (*self._known, count // 2, count - 1)}
+        return {index: each for index, each in found.items() if isinstance(each, Loaded)}
 
     def _ahead(self, index: int) -> Loaded | Failure:
         if index not in self._known:

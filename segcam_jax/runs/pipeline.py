@@ -59,7 +59,7 @@ class Progress:
     Attributes:
         items: done or failed in this run.
         before: items of shards that were finished before.
-        failures: rows that have an error, of this run.
+        failures: rows that have an error, those of shards that were finished before among them.
         busy: seconds that the device had work.
         seconds: since the start.
     """
@@ -130,11 +130,13 @@ def run_shards(
     def todo() -> Iterator[tuple[int, Item]]:
         for number, shard in shards:
             members = [items[index] for index in shard]
-            if store.finished(number, [file_now(item) for item in members], digest=digest):
-                clock.progress.before += len(members)
-                report(clock.now())
-            else:
+            part = store.finished(number, [file_now(item) for item in members], digest=digest)
+            if part is None:
                 yield from ((number, item) for item in members)
+            else:
+                clock.progress.before += len(members)
+                clock.progress.failures += part.failures
+                report(clock.now())
 
     def store_shard(number: int, count: int, pending: OnShard) -> None:
         jax.block_until_ready(pending.waits_for())

@@ -132,8 +132,8 @@ class Store:
         files: Sequence[ImageFile],
         *,
         digest: Callable[[ImageFile], str] | None = None,
-    ) -> bool:
-        """Whether a shard is there as it was written, and of the files as they are now.
+    ) -> Part | None:
+        """The part of a shard there as it was written, of the files as they are now; else None.
 
         Args:
             shard: its number.
@@ -143,15 +143,15 @@ class Store:
         """
         part = read_part(part_file(self.path, shard))
         if part is None or part.broken(self.path, verify=digest is not None) is not None:
-            return False
+            return None
         rows = {row["item"]: row for row in part.table.iter_rows(named=True)}
         for item, file in enumerate(files, shard * self.manifest.items_per_shard):
             row, facts = rows.get(item), (file.path, file.size, file.mtime_ns)
             if row is None or (row["path"], row["size"], row["mtime_ns"]) != facts:
-                return False
+                return None
             if digest is not None and row["sha256"] and row["sha256"] != digest(file):
-                return False
-        return len(rows) == len(files)  # A run that grows has fewer before.
+                return None
+        return part if len(rows) == len(files) else None  # A run that grows has fewer before.
 
     def write(self, shard: int, blocks: Sequence[Block], rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes a shard: its arrays, and last its part of the table.
@@ -255,7 +255,7 @@ class Store:
         items = {row["item"]: row for row in rows}.values()
         files = [ImageFile(row["path"], row["size"], row["mtime_ns"]) for row in items]
         digests = {row["path"]: row.get("sha256") or "" for row in items}
-        return self.finished(shard, files, digest=lambda file: digests[file.path])
+        return self.finished(shard, files, digest=lambda file: digests[file.path]) is not None
 
     def _remove_others(self, shard: int, objects: Iterable[str]) -> None:
         """Removes the objects that a shard has on disk, except for these."""
@@ -365,7 +365,7 @@ class Store:
             groups |= {name.partition("/")[0] for name in part.objects}
             count, names = part.count()
             maps, programs = maps + count, programs | names
-            failures += part.table["error"].count()
+            failures += part.failures
         found = Finished(
             items=self.manifest.source.items,
             explanations=maps,

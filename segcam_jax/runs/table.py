@@ -144,6 +144,11 @@ class Part:
         except (PolarsError, PanicException, KeyError, ValueError):
             return None
 
+    @property
+    def failures(self) -> int:
+        """How many of its rows have an error."""
+        return self.table["error"].count()
+
     def count(self) -> tuple[int, set[str]]:
         """How many explanations it has, and which programs made them."""
         there = self.table.filter(polars.col("error").is_null())
