@@ -149,7 +149,7 @@ def test_figures_say_whether_the_explained_pixels_are_predicted_so(image, tmp_pa
     line = (*line, "--method", "grad_cam", "--reduce", "mean", "--of", "probabilities")
     line = (*line, "--outputs", "logits")
     assert run(*line, "--region", "pixel:3,5", "--out", tmp_path / "out") == 0
-    said = "the mean of the probabilities of class 0 by own_networks-falling over 1 pixel(s) "
+    said = "the mean of the probabilities of class 0 by own_networks-falling over 1 pixel "
     for words in drawn.values():
         assert said + "(pixel:3,5), 0 of which are predicted as it" in words
 
@@ -164,7 +164,7 @@ def test_explain_draws_and_records_it(image, tmp_path, drawn, capsys, network):
     table = " ".join(capsys.readouterr().out.split())
     figure, montage = drawn["grad_cam.hidden.png"], drawn["montage.png"]
     assert "Explained: the sum of the logits of class 1 by " in figure
-    assert "over the 64 pixel(s) predicted as it" in figure
+    assert "over the 64 pixels predicted as it" in figure
     assert "Grad-CAM at hidden" in figure
     if network == "falling":
         assert row["grad_cam.hidden.negative"] == 1

@@ -107,11 +107,11 @@ def test_the_panels_of_one_map_show_what_is_stored(folder):
     assert "image4: cat, Grad-CAM at body" in said
     region = stored.region(8)
     # By hand: the prediction is class 1 everywhere, the explained class of the first target.
-    assert f"over the {region.sum()} pixel(s) predicted as it" in said
+    assert f"over the {region.sum()} pixels predicted as it" in said
     maps = {image.get_array().shape[:2] for axes in figure.axes for image in axes.images}
     assert (2, 3) in maps  # The raw map.
     other = words_of(images.map_figure(stored, 9, ("grad_cam", "body")))
-    assert f"over {stored.region(9).sum()} pixel(s), 0 of which are predicted as it" in other
+    assert f"over {stored.region(9).sum()} pixels, 0 of which are predicted as it" in other
 
 
 def test_a_classifier_has_its_input_and_overlay(tmp_path):

@@ -18,7 +18,7 @@ from segcam_jax.networks.network import Background
 from segcam_jax.reports import words
 from segcam_jax.reports.display import AUTO, Display, check, in_words
 from segcam_jax.taps import INPUT
-from segcam_jax.types import InputError, shortened
+from segcam_jax.types import InputError, counted, shortened
 from segcam_jax.viz.colour import scale_of
 from segcam_jax.viz.draw import ZERO
 from segcam_jax.viz.gallery import Row, gallery
@@ -111,10 +111,10 @@ class Subject:
         count = int(self.region.sum())
         inside = int((self.prediction[self.region] == self.class_index).sum())
         if self.chosen == "predicted":
-            where = f"over the {count} pixel(s) predicted as it"
+            where = f"over the {counted(count, 'pixel')} predicted as it"
         else:
             how = f" ({self.chosen})" if self.chosen else ""
-            where = f"over {count} pixel(s){how}, {inside} of which are predicted as it"
+            where = f"over {counted(count, 'pixel')}{how}, {inside} of which are predicted as it"
         return f"Explained: the {self.reduce} of the {self.of} of {by} {where}"
 
 
