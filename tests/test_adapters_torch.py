@@ -116,6 +116,10 @@ def test_a_unet_is_explained_as_torch_computes_it(unet):
     np.testing.assert_array_equal(one_line.drops, ours)
 
 
+def copied_dicts(module):
+    return {k: dict(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
+
+
 def test_nothing_is_left_on_a_module_nor_taken_from_a_generator():
     class Counting(nn.Module):
         def __init__(self):
@@ -131,7 +135,7 @@ def test_nothing_is_left_on_a_module_nor_taken_from_a_generator():
     module = Counting()
     module.eval().block.conv.train()
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    attributes = {each: dict(vars(each)) for each in module.modules()}
+    attributes = {each: copied_dicts(each) for each in module.modules()}
     seed = torch.get_rng_state()
     fn, params = segcam.from_torch(module)
     first, second = fn(params, X), fn(params, X)
@@ -141,12 +145,105 @@ def test_nothing_is_left_on_a_module_nor_taken_from_a_generator():
     assert torch.backends.mha.get_fastpath_enabled()
     assert module.seen == []
     assert module.block.conv.training
-    assert {each: dict(vars(each)) for each in module.modules()} == attributes
+    assert {each: copied_dicts(each) for each in module.modules()} == attributes
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     module.block.conv.weight.data.zero_()
     np.testing.assert_array_equal(fn(params, X), first)  # `params` is what counts.
     assert jnp.abs(fn(jax.tree.map(jnp.zeros_like, params), X)).max() == 0
+
+
+def test_random_numbers_are_the_same_in_every_call_and_nobody_elses():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x) + torch.rand(1)
+
+    fn, params = segcam.from_torch(Noisy().eval())
+    state, numbers = torch.get_rng_state(), torchax_numbers()
+    first = fn(params, X)
+    assert jnp.abs(first - X).max() > 0.1
+    np.testing.assert_allclose(jax.jit(fn)(params, X), first, atol=1e-6)
+    np.testing.assert_array_equal(fn(params, X), first)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torchax_numbers() == numbers
+
+
+def torchax_numbers():
+    import torchax
+
+    return jax.random.key_data(torchax.default_env().prng_key).tolist()
+
+
+class Writing(nn.Module):
+    """Writes by `write(z)`, which may return what is read with z."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write = write
+
+    def forward(self, x):
+        z = x.clone()
+        other = self.write(z)
+        return z if other is None else z + other
+
+
+SAFE = {
+    "slice": lambda z: z[:, 1:3].mul_(2).sum(),
+    "whole": lambda z: z.mul_(2).flatten()[:5].sum(),
+    "fresh": lambda z: (z.permute(0, 2, 3, 1) * 1).add_(1).sum(),
+    "dead": lambda z: (z * 2).flatten(1).relu_().sum(),
+    "setitem": lambda z: z.__setitem__((slice(None), 0), 3.0),
+}
+LOST = {
+    "chunk": lambda z: z.chunk(2, 1)[0].add_(1).sum(),
+    "view": lambda z: z.view(1, 3, -1).zero_().sum(),
+    "item of a view": lambda z: z.transpose(1, 2).__setitem__(0, 0.0),
+    "select": lambda z: z[:, 0].zero_().sum(),
+    "transpose": lambda z: z.transpose(1, 2).mul_(3).sum(),
+    "read": lambda z: [z.permute(0, 2, 3, 1), z.__setitem__((slice(None), 1), 5.0)][0].sum(),
+    "relu": lambda z: F.relu(z.flatten(), inplace=True).sum(),
+}
+
+
+@pytest.mark.parametrize("write", SAFE.values(), ids=SAFE)
+def test_writes_in_place_that_are_followed(write):
+    module = Writing(write).eval()
+    fn, params = segcam.from_torch(module)
+    np.testing.assert_allclose(fn(params, X), back(module(given(X))), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("write", LOST.values(), ids=LOST)
+def test_writes_into_views_are_right_or_refused(write):
+    module = Writing(write).eval()
+    fn, params = segcam.from_torch(module)
+    with pytest.raises(InputError, match=r"in the module: .*write it out of place"):
+        fn(params, X)
+
+
+def test_equal_modules_share_their_splits():
+    torch.manual_seed(0)
+    first, second = segcam.from_torch(UNet().eval())[0], segcam.from_torch(UNet().eval())[0]
+    assert first == second
+    assert hash(first) == hash(second)
+    other = UNet().eval()
+    other.shared.stride = (2, 2)
+    assert segcam.from_torch(other)[0] != first
+    twin = copy.deepcopy(first)
+    params = segcam.from_torch(UNet().eval())[1]
+    np.testing.assert_array_equal(twin(params, X), first(params, X))
+    with torch.inference_mode():
+        np.testing.assert_array_equal(first(params, X), twin(params, X))
+    with pytest.raises(InputError, match="the parameters lack 'down.conv.weight'"):
+        first({}, X)
+
+
+def test_integers_that_do_not_fit_are_refused():
+    module = nn.Conv2d(3, 2, 1)
+    module.register_buffer("large", torch.tensor([2**40]))
+    with pytest.raises(InputError, match="'large' holds integers that int32 cannot"):
+        segcam.from_torch(module)
+    with pytest.raises(InputError, match="weights are loaded, dense"):
+        segcam.from_torch(nn.LazyConv2d(2, 1))
 
 
 def test_changes_in_place_stay_what_they_are():
@@ -214,6 +311,12 @@ def test_outputs_inputs_and_arguments():
     fn, params = segcam.from_torch(module, **named)
     with pytest.raises(InputError, match=r"2 tensors in a dict \('out': .*; say .* output='out'"):
         fn(params, X)
+    for key, there in (("mask", r"\['out', 'aux'\]"), (5, "")):
+        fn, params = segcam.from_torch(module, **named, output=key)
+        with pytest.raises(InputError, match=f"output={key!r}: .* a dict; choose from {there}"):
+            fn(params, X)
+    with pytest.raises(InputError, match="dtype uint8.*x / 255"):
+        fn(params, np.zeros((16, 12, 3), np.uint8))
     fn, params = segcam.from_torch(module, output="out")
     with pytest.raises(InputError, match="needs the argument 'image'"):
         fn(params, X)
@@ -375,10 +478,12 @@ def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsy
     torch.manual_seed(7)
     other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Upsample(scale_factor=2))
     other.append(nn.Conv2d(4, 2, 3))
-    state = {f"model.{name}": tensor for name, tensor in other.state_dict().items()}
+    state = {"loss.weight": torch.ones(2)}  # Of a loss beside the network.
+    state |= {f"model.{name}": tensor for name, tensor in other.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "trained.ckpt")
     torch.save({"0.weight": torch.zeros(4, 1, 3, 3), "9.bias": torch.zeros(2)}, "wrong.pth")
     torch.save(other, "whole.pth")
+    torch.save({"model": other.state_dict(), "ema": other.state_dict()}, "two.pth")
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save("grey.png")
     line = ["explain", "grey.png", "--weights", "more_torch_nets.py:make", "--method", "grad_cam"]
     line += ["--class", "1", "--region", "all", "--no-figures", "--tap", "1"]
@@ -396,6 +501,7 @@ def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsy
     for name, said in {
         "wrong.pth": r"it lacks 0.bias, 3.bias, 3.weight; it has besides 9.bias; it has in other "
         r"shapes 0.weight \(4, 1, 3, 3\) for \(4, 3, 3, 3\)",
+        "two.pth": "holds 2 state dicts, 'model' and 'ema'; save the one that is meant",
         "whole.pth": "could run code when read",
         "absent.pt": "does not exist",
     }.items():

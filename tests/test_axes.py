@@ -89,7 +89,7 @@ def test_channels_are_read_from_the_program_and_positions_put_in_order():
     assert {name: struct.shape for name, struct in taps.items()} == {
         "input": (8, 12, 2),
         **dict.fromkeys(("first", "middle", "turned"), (8, 12, 4)),
-        "one": (12, 8, 1),  # Nothing tells which axis of one has channels: as it lies.
+        "one": (8, 12, 1),
         "tokens": (96, 4),
         "heads": (96, 96, 3),
         "mixed": (5, 12, 4),  # Two axes are of weights: as it lies.
@@ -103,6 +103,23 @@ def test_channels_are_read_from_the_program_and_positions_put_in_order():
         np.testing.assert_allclose(split.decode(activation, carry), inside(params, x), rtol=1e-5)
     said = segcam.split(inside, "first", params, x, channel_axis=-1)
     assert said.activation.shape == (4, 8, 12)
+
+
+def test_one_channel_stays_last():
+    """An input without channels, and scores of learned queries."""
+
+    def of_grey(params, x):
+        return tap(convolve(x[..., None], params), "conv")
+
+    def scored(params, x):
+        queries, weights = params
+        read = jax.nn.softmax(queries @ x.T) @ x
+        return tap(read @ weights, "scores")
+
+    x, kernel = jnp.ones((8, 12)), jnp.ones((3, 3, 1, 1))
+    assert segcam.split(of_grey, "conv", kernel, x).activation.shape == (8, 12, 1)
+    params = (jnp.ones((5, 6)), jnp.ones((6, 1)))
+    assert segcam.split(scored, "scores", params, jnp.ones((20, 6))).activation.shape == (5, 1)
 
 
 def carried(params, x):

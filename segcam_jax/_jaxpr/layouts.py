@@ -113,11 +113,13 @@ def _read(order: Iterable[int], shape: Sequence[int], made_of: axes.Axes, rank: 
     """The axes of an activation, channels last, as the traced program tells; else as they lie.
 
     Channels lie along the one axis that runs along no position of the input: it is made of weights,
-    or of the input's channels. Positions then lie in the order of the input's.
+    or of the input's channels. Axes of one are none, but the last. Positions then lie in the order
+    of the input's.
     """
     order = list(order)
     along = {axis: next((a for a, _ in made_of[axis][:1] if 0 <= a < rank), -1) for axis in order}
-    channels = [axis for axis in order if shape[axis] != 1 and along[axis] < 0]
+    several = [axis for axis in order if shape[axis] != 1 or axis == order[-1]]
+    channels = [axis for axis in several if along[axis] < 0]
     if len(channels) != 1:
         return order
     positions = [axis for axis in order if axis not in channels]

@@ -19,7 +19,8 @@ model, so that `split` is told of none.
 
 The user's model and its class stay as they are: what runs is a copy of the model's structure, made
 when `fn` is traced, in which each submodule is of a subclass of its class that names what its call
-returns. (Linen's own `intercept_methods` does without.)
+returns. (Linen's own `intercept_methods` does without; submodules of a copied PyTorch module get
+another `forward`, and Keras's layers another `call` for the time of a trace.)
 
 Their libraries are imported when an adapter runs, so that `import segcam_jax` stays light.
 """

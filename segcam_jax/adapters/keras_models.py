@@ -51,9 +51,9 @@ def from_keras(
     """Turns a Keras 3 model into `fn(params, x) -> output` and its variables, in inference mode.
 
     Functional, sequential and subclassed models, or a layer alone; every layer's output is a tap by
-    its name, `block/conv` of a layer in another one, and `#2` where a layer is called again. The
-    model and its variables stay as they are: for the time of a trace its layers name what they
-    return, and nothing is assigned.
+    its name, `block/conv` of a layer in another one, and `#2` where a layer is called again. Its
+    variables stay as they are; for the time of a trace, its layers are the user's own with a `call`
+    that names what it returns, which goes again afterwards.
 
     Args:
         model: called as `model(x, training=False, **arguments)`, and built.
@@ -120,16 +120,18 @@ def _layers(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 @contextlib.contextmanager
 def _marked(model: Any) -> Iterator[None]:
     """Lets the layers of a model name what they return."""
-    changed = {}
+    changed: dict[int, tuple[Any, Any]] = {}
     try:
         for path, layer in _layers(model):
             if layer is not model and id(layer) not in changed:
-                changed[id(layer)] = layer
+                changed[id(layer)] = layer, vars(layer).get("call")
                 object.__setattr__(layer, "call", _naming(layer.call, path))
         yield
     finally:
-        for layer in changed.values():
+        for layer, own in changed.values():
             object.__delattr__(layer, "call")
+            if own is not None:
+                object.__setattr__(layer, "call", own)
 
 
 def _naming(call: Callable, path: str) -> Callable:

@@ -1,11 +1,12 @@
 """Weights of a file for a PyTorch module."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segcam_jax.adapters.torch_models import unwrapped
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
 from segcam_jax.weights import foreign
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _TOLD = 4
 
 
-def load_checkpoint(module: "torch.nn.Module", path: str | Path) -> list[str]:
+def load_checkpoint(module: "torch.nn.Module", path: str | Path) -> str:
     """Loads a state dict into a module, all of it; no code in the file runs.
 
     Args:
@@ -24,25 +25,18 @@ def load_checkpoint(module: "torch.nn.Module", path: str | Path) -> list[str]:
         path: what `weights.foreign.read` takes: a state dict, or a checkpoint that holds one.
 
     Returns:
-        The prefix that the file's names lost for it (`["model."]` of Lightning), if any.
+        The prefix that the file's names lost for it (`"model."` of Lightning); empty if none.
 
     Raises:
         InputError: if the file cannot be read, or is of another network; lists what differs.
     """
     torch = require("torch", extra="torchax")
-    tensors, wanted = foreign.read(path), module.state_dict()
-    lost, found = [], tensors
-    while len(heads := {name.partition(".")[0] for name in found}) == 1 and not any(
-        name in wanted for name in found
-    ):
-        head = f"{heads.pop()}."
-        if not all(name.startswith(head) for name in found):
-            break
-        lost.append(head)
-        found = {name.removeprefix(head): tensor for name, tensor in found.items()}
-    counts = {name for name in wanted if name.endswith("num_batches_tracked")}
+    module = unwrapped(module)
+    wanted = {name: t for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}
+    prefix, found = _without_prefix(foreign.read(path), needed)
     told = {
-        "lacks": sorted(wanted.keys() - found.keys() - counts),
+        "lacks": sorted(needed - found.keys()),
         "has besides": sorted(found.keys() - wanted.keys()),
         "has in other shapes": [
             f"{name} {tuple(tensor.shape)} for {tuple(wanted[name].shape)}"
@@ -56,8 +50,23 @@ def load_checkpoint(module: "torch.nn.Module", path: str | Path) -> list[str]:
             f"checkpoint {str(path)!r} is not of this {type(module).__name__}: it {what}"
         )
     state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in found.items()}
-    module.load_state_dict({**{name: wanted[name] for name in counts}, **state})
-    return ["".join(lost)] if lost else []
+    module.load_state_dict({**module.state_dict(), **state})
+    return prefix
+
+
+def _without_prefix(
+    tensors: Mapping[str, np.ndarray], needed: Collection[str]
+) -> tuple[str, Mapping[str, np.ndarray]]:
+    """The tensors under the prefix that holds all that is needed, and the prefix.
+
+    Beside a network, a checkpoint may hold weights of a loss under names of their own.
+    """
+    one = max(needed, key=len, default="")
+    for prefix in (name.removesuffix(one) for name in tensors if name.endswith(f".{one}")):
+        if all(prefix + name in tensors for name in needed):
+            found = {name: each for name, each in tensors.items() if name.startswith(prefix)}
+            return prefix, {name.removeprefix(prefix): each for name, each in found.items()}
+    return "", tensors
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,12 +1,10 @@
 """PyTorch modules: torch's operators run on JAX, by torchax."""
 
-import contextlib
 import copy
 import dataclasses
 import functools
-import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,13 +13,13 @@ import numpy as np
 
 from segcam_jax import faults
 from segcam_jax.adapters import calls
+from segcam_jax.adapters.torch_runtime import EXTRA, load_torchax, on_jax
 from segcam_jax.extras import require
 from segcam_jax.types import InputError, Outputs
 
 if TYPE_CHECKING:
     import torch
 
-_EXTRA = "torchax"
 # Modules that only carry another one, and where they hold it.
 _CARRIERS = {
     "OptimizedModule": "_orig_mod",
@@ -29,33 +27,49 @@ _CARRIERS = {
     "DistributedDataParallel": "module",
 }
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_REGISTERED = ("_parameters", "_buffers", "_modules", *_HOOKS)
+_QUANTISED = ("torch.ao.nn", "torch.nn.quantized", "torch.nn.intrinsic.quantized")
 _HALF = ("torch.float16", "torch.bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Torch(calls.Adapted):
     image: str | None = None
-    constants: Mapping[int, jax.Array] = dataclasses.field(default_factory=dict)
+    constants: tuple[jax.Array, ...] = ()
 
     def run(self, params: Any, x: Any) -> Any:
         import torch
 
-        torchax = _torchax()
-        env = torchax.default_env()
+        with torch.inference_mode(False):
+            return self._run(params, x)
+
+    def _run(self, params: Any, x: Any) -> Any:
+        from torch.utils import _pytree as pytree
+
+        if any(leaf.dtype == np.uint8 for leaf in jax.tree.leaves(x)):
+            raise InputError(
+                "x has dtype uint8, and the module computes in floating point; give floats in the "
+                "range that it was trained on: x / 255 for [0, 1]"
+            )
+        if missing := [name for name in self.names if name not in params]:
+            raise InputError(f"the parameters lack {missing[0]!r}; give those of from_torch")
+        env = load_torchax().default_env()
         # Every call has a copy of its own: modules may keep what they compute in attributes.
-        named = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        registered = _registered(self.model)
         tensors = {
-            id(tensor): env.j2t_iso(jnp.asarray(params[name])) for name, tensor in named.items()
+            id(tensor): env.j2t_iso(jnp.asarray(params[name]))
+            for name, tensor in registered.items()
         }
-        constants = {key: env.j2t_iso(value) for key, value in self.constants.items()}
-        module = _copied(self.model, {**tensors, **constants})
+        loose = zip(_loose_tensors(self.model), self.constants, strict=True)
+        tensors |= {id(tensor): env.j2t_iso(value) for tensor, value in loose}
+        module = _copied(self.model, tensors)
         for path, submodule in module.named_modules():
             if path:
                 forward = _marking(submodule.forward, path.replace(".", "/"), env)
                 object.__setattr__(submodule, "forward", forward)
         arguments = jax.tree.map(functools.partial(_given, env), dict(self.arguments))
         inputs = env.j2t_iso(x)
-        with env, torch.device("jax"), _quietly(), _operators(torchax):
+        with on_jax() as watch:
             if self.call is not None:
                 output = self.call(module, inputs, **arguments)
             elif self.image is not None:
@@ -63,8 +77,20 @@ class _Torch(calls.Adapted):
             else:
                 calls.check_arguments(type(module).forward, (module, inputs), arguments)
                 output = module(inputs, **arguments)
+            watch.check(pytree.tree_leaves(output))
             output = env.t2j_iso(output)
         return output if self.output is not None else _only(output)
+
+    def same_model(self, other: Any) -> bool:
+        """Whether the modules are of one structure; what cannot be compared is not."""
+        mine, theirs = (list(each.model.named_modules()) for each in (self, other))
+        return (
+            not self.constants
+            and not other.constants
+            and [(path, type(each)) for path, each in mine]
+            == [(path, type(each)) for path, each in theirs]
+            and all(_plain(a) == _plain(b) for (_, a), (_, b) in zip(mine, theirs, strict=True))
+        )
 
 
 def from_torch(
@@ -84,15 +110,17 @@ def from_torch(
     torchax runs torch's operators on JAX, so that the module needs no change and no torch at run
     time but for its tracing: images, outputs and taps are `h w c` (`d h w c`), as everywhere here,
     while the module is given `1 c h w`. Every submodule's output is a tap, by its path:
-    `encoder/layer4/0/conv1`, and `#2` where it is called again. Of a submodule that returns several
-    things, the one tensor among them is.
+    `encoder/layer4/0/conv1`, and `#2` where it is called again; of a submodule that returns several
+    things, the one tensor among them.
 
     The module and its class stay as they are, in training mode too; what runs is a copy of its
     structure. Hooks of the module's own (weight norm, spectral norm, bound methods) run with it,
     those that others left on it do not, of which a warning tells. Where a submodule changes its
     input in place, as `ReLU(inplace=True)` does, the tap before it is the value before the change:
     torch's own hooks, which keep the tensor, show the value after it. Weights of half precision are
-    computed with in float32. Random numbers of torch and JAX are not consumed.
+    computed with in float32. Random numbers of torch and JAX are not consumed: a module that draws
+    some in eval mode gets the same in every call. What torchax cannot follow, a write into a view
+    of a tensor that is read again, is refused.
 
     Args:
         module: called as `module(x, **arguments)`.
@@ -110,16 +138,17 @@ def from_torch(
 
     Returns:
         `(fn, params)`: `fn` is pure and hashable; `params` is a dict of the module's parameters and
-        buffers by their names in `state_dict`, as float32 and int32.
+        buffers by their names in `state_dict`, of JAX's widths (int64 as int32).
 
     Raises:
-        InputError: if `module` is no module, or compiled by `torch.jit`; by `fn` if it returns
-            several tensors and `output` is not said, or uses an operator that torchax lacks.
+        InputError: if `module` is no module, compiled by `torch.jit`, or quantised, or a number in
+            it does not fit; by `fn` if it returns several tensors and `output` is not said, or
+            uses an operator that torchax lacks.
         MissingExtraError: if torch or torchax is not installed.
     """
-    torch = require("torch", extra=_EXTRA)
-    _torchax()
-    module = _unwrapped(module)
+    torch = require("torch", extra=EXTRA)
+    load_torchax()
+    module = unwrapped(module)
     if not isinstance(module, torch.nn.Module):
         raise InputError(
             f"from_torch was given {type(module).__name__}, expected a torch.nn.Module"
@@ -129,19 +158,19 @@ def from_torch(
             "from_torch was given a torch.jit.ScriptModule, whose code is no longer Python; give "
             "the module that was scripted or traced, with its state dict loaded"
         )
+    if any(type(each).__module__.startswith(_QUANTISED) for each in module.modules()):
+        raise InputError("from_torch was given a quantised module; give the one in floating point")
     _tell_mode(module)
-    params = {name: _array(tensor) for name, tensor in module.named_parameters()}
-    params |= {name: _array(tensor) for name, tensor in module.named_buffers()}
-    shells = {
+    registered, loose = _registered(module), _loose_tensors(module)
+    params = {name: _array(tensor, name) for name, tensor in registered.items()}
+    constants = tuple(_array(tensor, "a tensor that the module keeps") for tensor in loose)
+    shells: dict[int, Any] = {
         id(tensor): torch.nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
-        for tensor in (*module.parameters(), *module.buffers())
+        for tensor in registered.values()
     }
-    loose = [tensor for tensor in _loose_tensors(module) if id(tensor) not in shells]
     shells |= {id(tensor): torch.empty_like(tensor, device="meta") for tensor in loose}
-    constants = {id(shells[id(tensor)]): _array(tensor) for tensor in loose}
-    _tell_hooks(module)
-    skeleton = _copied(module, shells).eval()
-    picks = operator.itemgetter(output) if isinstance(output, (str, int)) else output
+    skeleton = _copied(module, shells, tell=True).eval()
+    picks = _Picked(output) if isinstance(output, (str, int)) else output
     return _Torch(
         skeleton,
         tuple(params),
@@ -157,54 +186,33 @@ def from_torch(
     ), params
 
 
-@functools.cache
-def _torchax() -> Any:
-    """torchax, also where its release is older than torch's.
-
-    Its release 0.0.13 asks for overloads of named tensors, which torch 2.13 has no more.
-    """
-    torch = require("torch", extra=_EXTRA)
-    packet: Any = torch._ops.OpOverloadPacket
-    plain = packet.__getattr__
-
-    def tolerant(self: Any, key: str) -> Any:
-        try:
-            return plain(self, key)
-        except AttributeError:
-            if key.startswith("__"):
-                raise
-            return object()
-
-    packet.__getattr__ = tolerant
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torchax = require("torchax", extra=_EXTRA)
-        torchax.default_env()
-    except (AttributeError, ImportError, RuntimeError) as error:
-        raise InputError(
-            f"torchax does not work with torch {torch.__version__} ({faults.words_of(error)}); "
-            f'run: pip install "segcam-jax[{_EXTRA}]"'
-        ) from error
-    finally:
-        packet.__getattr__ = plain
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return torchax
-
-
-def _unwrapped(module: Any) -> Any:
+def unwrapped(module: Any) -> Any:
     """The module that one of torch's own carries, compiled or parallel."""
     while type(module).__module__.startswith("torch.") and type(module).__name__ in _CARRIERS:
         module = getattr(module, _CARRIERS[type(module).__name__])
     return module
 
 
-def _array(tensor: Any) -> jax.Array:
-    """A tensor of torch for JAX: halves as float32, other numbers as JAX keeps them."""
-    tensor = tensor.detach().cpu()
-    if str(tensor.dtype) in _HALF:
-        tensor = tensor.float()
-    array = tensor.numpy()
-    return jnp.array(array, jax.dtypes.canonicalize_dtype(array.dtype))
+def _array(tensor: Any, name: str) -> jax.Array:
+    """A tensor of torch for JAX: halves as float32, other numbers as JAX keeps them.
+
+    Raises:
+        InputError: if it is no array of numbers, or one is too large for JAX's integers.
+    """
+    try:
+        tensor = tensor.detach().cpu()
+        array = (tensor.float() if str(tensor.dtype) in _HALF else tensor).numpy()
+    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+        raise InputError(
+            f"{name!r} is no array of numbers ({faults.words_of(error)}); give a module whose "
+            "weights are loaded, dense and not quantised"
+        ) from error
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if array.dtype.kind in "iu" and array.size and not np.array_equal(array, array.astype(dtype)):
+        raise InputError(
+            f"{name!r} holds integers that {dtype} cannot; set jax_enable_x64 to keep them"
+        )
+    return jnp.array(array, dtype)
 
 
 def _given(env: Any, value: Any) -> Any:
@@ -212,30 +220,43 @@ def _given(env: Any, value: Any) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
-        value = _array(value)
+        value = _array(value, "an argument")
     return env.j2t_iso(jnp.asarray(value)) if isinstance(value, (jax.Array, np.ndarray)) else value
 
 
-def _copied(module: Any, tensors: Mapping[int, Any]) -> Any:
+def _registered(module: Any) -> dict[str, Any]:
+    """Parameters and buffers by name, those of two names by the first."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _copied(module: Any, tensors: Mapping[int, Any], *, tell: bool = False) -> Any:
     """A copy of a module's structure with other tensors in it.
 
     Args:
         module: it.
         tensors: by the `id` of a tensor in it, what the copy has there. Hooks are copied if they
             are the module's own.
+        tell: whether to warn of those that are not.
     """
     memo: dict[int, Any] = dict(tensors)
+    owned = {id(each) for each in module.modules()}
     hooks = []
-    for submodule in module.modules():
+    for path, submodule in module.named_modules():
         for name in _HOOKS:
             there = getattr(submodule, name)
-            memo[id(there)] = type(there)()
-            hooks.append((there, memo[id(there)]))
+            fresh = memo[id(there)] = type(there)()
+            own = {key: hook for key, hook in there.items() if _is_own(hook, owned)}
+            hooks.append((own, fresh))
+            if tell and len(own) < len(there):
+                foreign = next(hook for key, hook in there.items() if key not in own)
+                warnings.warn(
+                    f"a hook on the submodule {path!r} ({_name_of(foreign)}) does not run: it is "
+                    "no part of the module; what a model computes belongs into its forward",
+                    stacklevel=3,
+                )
     copied = copy.deepcopy(module, memo)
-    owned = {id(each) for each in module.modules()}
-    for there, fresh in hooks:
-        kept = {key: hook for key, hook in there.items() if _is_own(hook, owned)}
-        fresh.update(copy.deepcopy(kept, memo))
+    for own, fresh in hooks:
+        fresh.update(copy.deepcopy(own, memo))
     return copied
 
 
@@ -246,17 +267,10 @@ def _is_own(hook: Any, modules: set[int]) -> bool:
     return id(owner) in modules or type(owner).__module__.startswith("torch.nn.utils.")
 
 
-def _tell_hooks(module: Any) -> None:
-    owned = {id(each) for each in module.modules()}
-    for path, submodule in module.named_modules():
-        for name in _HOOKS[:2]:
-            foreign = [h for h in getattr(submodule, name).values() if not _is_own(h, owned)]
-            if foreign:
-                warnings.warn(
-                    f"a hook on the submodule {path!r} ({_name_of(foreign[0])}) does not run: it "
-                    "is no part of the module; what a model computes belongs into its forward",
-                    stacklevel=3,
-                )
+def _plain(module: Any) -> dict[str, Any]:
+    """What a module is besides its tensors and submodules; hooks are told apart."""
+    kept = {name: each for name, each in vars(module).items() if name not in _REGISTERED[:3]}
+    return {name: dict(each) if name in _HOOKS else each for name, each in kept.items()}
 
 
 def _name_of(hook: Any) -> str:
@@ -275,28 +289,31 @@ def _tell_mode(module: Any) -> None:
         )
 
 
-def _loose_tensors(module: Any) -> Iterator[Any]:
+def _loose_tensors(module: Any) -> list[Any]:
     """Tensors that modules keep as plain attributes, alone or in lists, tuples and dicts."""
     import torch
 
-    registered = {"_parameters", "_buffers", "_modules", *_HOOKS}
+    found: dict[int, Any] = {}
+    known = set(map(id, _registered(module).values()))
     for submodule in module.modules():
-        values = [value for name, value in vars(submodule).items() if name not in registered]
+        values = [each for name, each in vars(submodule).items() if name not in _REGISTERED]
         while values:
             value = values.pop()
-            if isinstance(value, torch.Tensor):
-                yield value
+            if isinstance(value, torch.Tensor) and id(value) not in known:
+                found[id(value)] = value
             elif isinstance(value, (list, tuple)):
                 values.extend(value)
             elif isinstance(value, Mapping):
                 values.extend(value.values())
+    return list(found.values())
 
 
 def _marking(forward: Callable, path: str, env: Any) -> Callable:
     """A submodule's forward that names what it returns."""
 
     def marked(*args: Any, **kwargs: Any) -> Any:
-        before = {id(each): each.jax() for each in args if hasattr(each, "_elem")}
+        given = (*args, *kwargs.values())
+        before = {id(each): each.jax() for each in given if hasattr(each, "_elem")}
         with calls.within(path):
             output = forward(*args, **kwargs)
         return _named(output, path, before, env)
@@ -314,6 +331,7 @@ def _named(output: Any, path: str, before: Mapping[int, Any], env: Any) -> Any:
         env: of torchax.
     """
     import torch
+    from torch.utils import _pytree as pytree
 
     if isinstance(output, torch.Tensor):
         array = output.jax()
@@ -322,13 +340,29 @@ def _named(output: Any, path: str, before: Mapping[int, Any], env: Any) -> Any:
             output._elem = named  # Changed in place: whoever holds the tensor holds the change.
             return output
         return output if named is array else env.j2t_iso(named)
-    if type(output) in (tuple, list):
-        tensors = [place for place, each in enumerate(output) if isinstance(each, torch.Tensor)]
-        if len(tensors) == 1:
-            parts = list(output)
-            parts[tensors[0]] = _named(parts[tensors[0]], path, before, env)
-            return type(output)(parts)
+    parts, tree = pytree.tree_flatten(output)
+    tensors = [place for place, each in enumerate(parts) if isinstance(each, torch.Tensor)]
+    if len(tensors) == 1:
+        parts[tensors[0]] = _named(parts[tensors[0]], path, before, env)
+        return pytree.tree_unflatten(parts, tree)
     return output
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picked:
+    """Picks the output of a key or number; raises `InputError` if there is none."""
+
+    key: str | int
+
+    def __call__(self, output: Any) -> Any:
+        try:
+            return output[self.key]
+        except (KeyError, IndexError, TypeError):
+            there = list(output) if isinstance(output, Mapping) else f"0 to {len(output) - 1}"
+            raise InputError(
+                f"output={self.key!r}: the module returns a {type(output).__name__}; choose from "
+                f"{there}"
+            ) from None
 
 
 def _only(output: Any) -> Any:
@@ -348,40 +382,3 @@ def _only(output: Any) -> Any:
         f"the module returns {len(leaves)} tensors in a {type(output).__name__} ({shapes}); say "
         f"which to explain: output={keys[0] if keys else 0!r}"
     )
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Runs torch's modules on JAX, as they are written, by torch's rules and JAX's widths.
-
-    Fused attention takes tensors of torch alone. Shapes and dtypes promote as in torch, however
-    strict JAX is set to be. Sizes and indices are int64 in torch and int32 in JAX, of which nothing
-    is to tell.
-    """
-    import torch
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            warnings.catch_warnings(),
-            jax.numpy_rank_promotion("allow"),
-            jax.numpy_dtype_promotion("standard"),
-        ):
-            warnings.filterwarnings("ignore", message="Explicitly requested dtype")
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextlib.contextmanager
-def _operators(torchax: Any) -> Iterator[None]:
-    """An operator that torchax lacks is told in one line."""
-    try:
-        yield
-    except torchax.tensor.OperatorNotFound as error:
-        where = next(iter(getattr(error, "__notes__", ())), "in the module")
-        raise InputError(
-            f"{where}: torchax {torchax.__version__} lacks an operator of torch ({error}); write "
-            "it by others, or define it by torchax.default_env().override_op_definition"
-        ) from error

@@ -95,8 +95,8 @@ def load(made: Made, checkpoint: Path | None) -> str:
             f"--checkpoint is for a factory of a torch.nn.Module; {made.words} makes {made.name}, "
             "whose weights the factory loads"
         )
-    lost = load_checkpoint(made.model, checkpoint)
-    return "".join(f"; names in {checkpoint.name} begin with {prefix!r}" for prefix in lost)
+    prefix = load_checkpoint(made.model, checkpoint)
+    return f"; names in {checkpoint.name} begin with {prefix!r}" if prefix else ""
 
 
 def _on_path(folder: Path) -> None:

@@ -100,6 +100,12 @@ def _state(loaded: Any) -> Mapping[str, Any] | None:
     if any(hasattr(value, "is_floating_point") for value in loaded.values()):
         return loaded
     inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)]
+    several = [key for key, value in loaded.items() if isinstance(value, Mapping) and _state(value)]
+    if len(several) > 1:
+        names = " and ".join(repr(key) for key in several)
+        raise InputError(
+            f"the checkpoint holds {len(several)} state dicts, {names}; save the one that is meant"
+        )
     return _state(inner[0]) if inner else None
 
 
