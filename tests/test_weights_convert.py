@@ -73,9 +73,9 @@ def test_faults_in_one_line(source, tmp_path, capsys):
     out = tmp_path / "net.safetensors"
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     (tmp_path / "broken.safetensors").write_bytes(source.read_bytes()[:100_000])
-    (tmp_path / "net.ckpt").write_bytes(b"")
+    (tmp_path / "net.npz").write_bytes(b"")
     faults = {
-        ("net.ckpt", "resnet18"): "suffix '.ckpt'; expected one of",
+        ("net.npz", "resnet18"): "suffix '.npz'; expected one of",
         ("missing.pth", "resnet18"): "does not exist",
         ("broken.safetensors", "resnet18"): "cannot be read",
         (source, "resnet20"): "unknown model 'resnet20'; choose from resnet",
@@ -98,7 +98,7 @@ def test_faults_in_one_line(source, tmp_path, capsys):
     assert "exists; choose another file, or give --overwrite" in capsys.readouterr().err
     assert out.read_bytes() == b"mine"
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"labels.txt", "broken.safetensors", "net.ckpt", "net.safetensors"}
+    assert left == {"labels.txt", "broken.safetensors", "net.npz", "net.safetensors"}
     assert run("convert", source, "--model", "resnet18", "--out", out, "--overwrite") == 0
 
 
