@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from segcam_jax.types import InputError, Outputs, TargetError, wide
+from segcam_jax.types import InputError, Outputs, TargetError, counted, wide
 
 CHOICES: tuple[str, ...] = get_args(Outputs)
 THRESHOLD = 0.5
@@ -79,7 +79,9 @@ class Meaning:
         if not ((given >= 0) & (given < 1)).all():
             raise TargetError(f"threshold {self.threshold}; give a probability, 0 to below 1")
         if np.ndim(self.threshold) and classes not in (None, given.size):
-            raise TargetError(f"{given.size} thresholds for {classes} class(es); give one for each")
+            raise TargetError(
+                f"{given.size} thresholds for {counted(classes, 'class')}; give one for each"
+            )
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -378,7 +378,7 @@ def _trace(
         raise faults.refused(fn, params, x, error) from error
     if traced.duplicates:
         names = ", ".join(repr(name) for name in sorted(traced.duplicates))
-        raise TapError(f"tap name(s) {names} given more than once; names must be unique")
+        raise TapError(f"tap name {names} given more than once; names must be unique")
     origins = axes.follow(traced, len(jax.tree.leaves(x)))
     layouts.check_numbers(traced, x)
     if not one_example:

@@ -90,7 +90,7 @@ class Explanation:
 
 def counted(number: int, noun: str) -> str:
     """So many of a thing, as `1 map`, `2 maps` and `2 classes`."""
-    end = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    end = "" if number == 1 else "es" if noun.endswith(("s", "ch")) else "s"
     return f"{number} {noun}{end}"
 
 

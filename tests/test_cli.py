@@ -372,7 +372,7 @@ def test_foreign_files_are_not_overwritten(tmp_path, weights, image, fault):
         (("--region", "largst"), r"unknown region 'largst'; choose from largest"),
         (("--region", "pixel:3"), r"not of the form pixel:ROW,COL"),
         (("--region", "component:x"), r"'x' is no number"),
-        (("--min-probability", "2"), r"min probability 2"),
+        (("--min-probability", "2"), r"--min-probability was given 2.0; give"),
         (("--region", "all", "--min-probability", "0.5"), r"narrows predicted pixels"),
         (("--colormap", "jett"), r"colormap 'jett' is unknown; .* jet"),
         (("--method", "fast_ablation_cam", "--option", "window=9"), r"window .* does not fit"),
@@ -382,7 +382,7 @@ def test_foreign_files_are_not_overwritten(tmp_path, weights, image, fault):
             ("--method", "smooth_grad", "--option", "sigma=nan"),
             r"sigma was given 'nan'",
         ),
-        (("--smoothing", "-1"), r"smoothing is -1"),
+        (("--smoothing", "-1"), r"--smoothing was given -1.0; give"),
         (("--seed", "-1"), r"--seed was given -1; give a number from 0"),
         (("--config", "none.json"), r"'none.json' does not exist"),
     ],
@@ -438,7 +438,7 @@ def test_bad_files(tmp_path, weights, image, fault):
     assert "corrupt" in fault("explain", corrupt, *ending)
     four = tmp_path / "four.npy"
     np.save(four, np.zeros((8, 8, 4)))
-    assert "4 channel(s), the network expects 1" in fault("explain", four, *ending)
+    assert "4 channels, the network expects 1" in fault("explain", four, *ending)
     np.save(four, np.full((8, 8), np.nan))
     assert "NaN" in fault("explain", four, *ending)
     assert not out.exists()
@@ -476,7 +476,7 @@ def test_bad_weights(tmp_path, weights, image, fault):
     tensors["head/kernel"] = tensors["head/kernel"][..., :1]
     store.save(broken, tensors, metadata)
     message = fault("explain", image, "--weights", broken, *ending)
-    assert "2 mismatch(es)" in message
+    assert "2 mismatches:" in message
     assert "head/bias" in message
     assert "head/kernel" in message
     tensors, metadata = store.load(weights)

@@ -460,7 +460,7 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(case, tmp_path, monk
 def test_an_empty_prediction_is_said(case, tmp_path, capsys):
     empty = command("instances", case, tmp_path / "a", "--min-volume", 1e6)
     assert run(*empty) == 0
-    assert "no instance was found in 1 scan(s)" in capsys.readouterr().out
+    assert "no instance was found in 1 scan;" in capsys.readouterr().out
     assert table(tmp_path / "a" / "instances.csv") == []
     assert (tmp_path / "a" / "instances.csv").read_text().startswith("scan,instance,group")
     assert (tmp_path / "a" / "manifest.json").is_file()
@@ -475,7 +475,7 @@ def test_context_writes_tables_and_figures_and_resumes(case, tmp_path, capsys):
     truth = ("--truth", case / "truth.nii.gz", "--group", "tp", "fp", "--max-voxels", 200)
     given = command("context", case, out, *truth, "--steps", 3)
     assert run(*given) == 0
-    assert "2 instance(s), 3 dilations" in capsys.readouterr().out
+    assert "2 instances, 3 dilations" in capsys.readouterr().out
     rows = table(out / "context.csv")
     assert [row["distance_mm"] for row in rows] == ["1", "2", "3"]
     assert list(rows[0])[-1] == "score_2"
@@ -524,7 +524,7 @@ def test_broken_volumes_are_one_line_each(case, tmp_path, fault):
     assert "is 4D" in with_second(save(tmp_path / "time.nii", np.stack([values] * 3, -1)))
     holes = values.copy()
     holes[3, 3, 3] = np.nan
-    assert "1 voxel(s) that are NaN" in with_second(save(tmp_path / "holes.nii", holes))
+    assert "is NaN or infinite in 1 voxel;" in with_second(save(tmp_path / "holes.nii", holes))
     cut = tmp_path / "cut.nii.gz"
     cut.write_bytes(flair.read_bytes()[:-900])
     assert "truncated" in with_second(cut)
@@ -570,7 +570,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
         (("--group", "TP"), "needs a ground truth"),
         (("--truth", case / "truth.nii.gz", "--group", "TN"), "group 'TN' is unknown"),
         (("--memory-limit", "lots"), "500MB, 2GiB"),
-        (("--modalities", "a", "A"), "2 different name(s)"),
+        (("--modalities", "a", "A"), "2 different names"),
     ):
         assert words in fault(*good, *more)
     odd = command("instances", case, out, roi=(13,))

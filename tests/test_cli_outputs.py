@@ -132,7 +132,7 @@ def test_a_doubt_and_a_contradiction_end_in_a_line(tmp_path, capsys):
         ("bright_undeclared", (), "may be probabilities or logits"),
         ("bright", ("--outputs", "probabilities"), "is said to be probabilities, and has values"),
         ("banded", ("--threshold", "0.4"), "--threshold is for classes that do not exclude"),
-        ("nested_sigmoid", ("--threshold", "0.4", "0.5"), "2 thresholds for 3 class(es)"),
+        ("nested_sigmoid", ("--threshold", "0.4", "0.5"), "2 thresholds for 3 classes"),
         ("bright", ("--threshold", "0.4", "--min-probability", "0.5"), "give one of --threshold"),
         ("classifier", ("--threshold", "0.4", "--multi-label"), "leave out --threshold"),
     ):
@@ -180,7 +180,7 @@ def test_a_gallery_shows_the_predicted_share_of_each_class(tmp_path, capsys):
     (network,) = index["networks"].values()
     assert network["outputs"] == {"holds": "logits", "exclusive": False, "threshold": 0.5}
     assert run(*line, "--class", "top:1", "top:3", "--overwrite") == 3
-    assert "top:3: only 2 class(es) are predicted here" in capsys.readouterr().err
+    assert "top:3: the network predicts only 2 classes here" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -308,7 +308,7 @@ def test_operations_of_a_device_are_its_share():
     [
         (lambda: segcam.device_mesh(9), "9 devices.*there are 8"),
         (lambda: segcam.device_mesh(0), "0 device"),
-        (lambda: segcam.device_mesh(8, images=3), "images=3 does not divide the 8"),
+        (lambda: segcam.device_mesh(8, images=3), "images=3 does not divide the 8 devices"),
         (lambda: segcam.device_mesh(8, images=0), "images=0"),
         (lambda: Execution(mesh=8), "mesh is int.*device_mesh"),
         (

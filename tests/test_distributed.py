@@ -111,7 +111,7 @@ def test_two_processes(weights, images, alone, tmp_path):
 def test_shares_fill_one_folder_in_any_order(weights, images, alone, tmp_path, capsys):
     out, line = tmp_path / "run", ("--no-figures",)
     assert worker.explain(weights, images, out, *line, "--share", "2/2", "--devices", "2") == 0
-    assert "2 image(s) are left" in capsys.readouterr().out
+    assert "2 images left" in capsys.readouterr().out
     assert not (out / "manifest.json").exists()
     assert {path.name for path in out.iterdir()} == {"run.zarr", "two"}
     assert worker.explain(weights, images, out, *line, "--share", "1/2") == 0

@@ -160,7 +160,7 @@ def test_neighbours_stay_neighbours():
         (("--tap", "bodi"), r"unknown layer 'bodi' .* are body"),
         (("--perplexity", "5"), r"perplexity 5 does not fit 5 images"),
         (("--seed", "-1"), r"--seed was given -1"),
-        (("--size", "4"), r"size 4; give"),
+        (("--size", "4"), r"--size was given 4; give"),
     ],
 )
 def test_faults_are_one_line(folder, fault, arguments, complaint):
@@ -172,7 +172,7 @@ def test_faults_are_one_line(folder, fault, arguments, complaint):
 def test_faults_of_folders(folder, tmp_path, fault, capsys):
     line = ("--weights", OWN, "--size", 16)
     assert "does not exist" in fault(tmp_path / "none", *line)
-    assert "1 image(s) make no map" in fault(folder / "x.png", *line)
+    assert "1 image cannot make a map" in fault(folder / "x.png", *line)
     few = tmp_path / "few"
     few.mkdir()
     assert "holds no images" in fault(few, *line)
@@ -180,12 +180,12 @@ def test_faults_of_folders(folder, tmp_path, fault, capsys):
         content = (folder / "x.png").read_bytes()
         (few / f"{number}.png").write_bytes(content)
         if number == 1:
-            assert "2 image(s) make no map; give at least 3" in fault(few, *line)
+            assert "2 images cannot make a map; give at least 3" in fault(few, *line)
     assert "t-SNE of 4 images says nothing" in fault(few, *line)
     assert "says the same of all images" in fault(few, *line, "--projection", "pca")
     (few / "3.png").write_bytes(content[:200])
     (few / "2.png").write_bytes(content[:200])
-    assert "2 image(s) make no map; give at least 3" in fault(few, *line, "--projection", "pca")
+    assert "2 images cannot make a map; give at least 3" in fault(few, *line, "--projection", "pca")
     assert (
         fault(few, *line, "--projection", "pca", "--on-error", "stop").count("corrupt image") == 1
     )

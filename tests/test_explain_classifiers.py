@@ -111,7 +111,7 @@ def test_evaluations_are_told_before(explain, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--labels", "FOLDER/few.txt"), r"few.txt.*has 2 label\(s\) for 4 class\(es\)"),
+        (("--labels", "FOLDER/few.txt"), r"few.txt.*has 2 labels for 4 classes"),
         (("--labels", "FOLDER/none.txt"), r"none.txt' cannot be read"),
         (("--class", "9"), r"class '9' is not a class of the model; it has 4, 0 to 3"),
         (("--class", "catt", "--labels", "FOLDER/names.txt"), r"class 'catt' .*: t.*cat"),
@@ -123,8 +123,8 @@ def test_evaluations_are_told_before(explain, capsys):
         (("--reduce", "mean"), r"classifies whole images"),
         (("--tap", "head"), r"tap 'head' has shape \(4,\) and no positions"),
         (("--tap", "conv:1"), r"does not number its convolutions"),
-        (("--size", "8"), r"size 8; give a height and a width"),
-        (("--size", "16", "16", "16"), r"size 16 16 16; give"),
+        (("--size", "8"), r"--size was given 8; give a height and a width"),
+        (("--size", "16", "16", "16"), r"--size was given 16 16 16; give"),
         (("--memory-limit", "1 foot"), r"--memory-limit was given '1 foot'"),
         (("--devices", "0"), r"0 devices were asked for; give at least 1"),
         (("--option", "windw=3"), r"has no option 'windw'; there are .*ablation_value"),

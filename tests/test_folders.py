@@ -71,7 +71,7 @@ def test_what_is_no_image_is_passed_over(root):
     (root / "readme").write_text("a")
     images = read_folders(root)
     assert len(images) == 4
-    assert images.notes == ("passed over 2 file(s) that are no images of a class (.csv, readme)",)
+    assert images.notes == ("passed over 2 files, no images of a class (.csv, readme)",)
 
 
 def test_an_image_that_does_not_decode(root):

@@ -111,7 +111,7 @@ def test_arrays(tmp_path):
         (np.array([["a"]]), "real numbers"),
         (np.zeros((2, 2, 2, 2)), "shape"),
         (np.zeros((0, 3)), "shape"),
-        (np.zeros((4, 4, 2)), r"2 channel\(s\), the network expects 1"),
+        (np.zeros((4, 4, 2)), r"2 channels, the network expects 1"),
     ],
 )
 def test_bad_arrays(tmp_path, values, complaint):

@@ -59,5 +59,5 @@ def test_files_that_do_not_name_classes(tmp_path, file, data, message):
 
 def test_one_label_each():
     labels.check_labels(["a", "b"], 2, "labels.txt")
-    with pytest.raises(InputError, match=r"labels.txt has 2 label\(s\) for 3 class\(es\)"):
+    with pytest.raises(InputError, match=r"labels.txt has 2 labels for 3 classes"):
         labels.check_labels(["a", "b"], 3, "labels.txt")

@@ -167,7 +167,7 @@ def test_a_checkpoint_becomes_a_file_of_ours(tmp_path, capsys, monkeypatch):
     labels.write_text("background\nlesion\n")
     assert run("convert", source, "--model", "monai-unet", "--out", out) == 0
     said = capsys.readouterr()
-    assert "3D, channels 4-6-10, strides 2-2, 1 residual unit(s)" in said.out
+    assert "3D, channels 4-6-10, strides 2-2, 1 residual unit," in said.out
     assert "strides 2-2 (else give --strides)" in said.out
     assert "what is assumed" in said.err
     assert models.load(out).config.strides == (2, 2)
@@ -226,7 +226,7 @@ def test_all_problems_of_a_checkpoint_in_one_message():
     with pytest.raises(InputError) as caught:
         models.from_tensors(state, "monai-unet", bias=True)
     for part in (
-        "4 mismatch(es)",
+        "4 mismatches",
         "1 unknown to the table: model.3.weight",
         "1 without a place in the model: model.2.adn.A.weight",
         "model.2.conv.bias (5,) -> decoder/1/up/conv/bias (2,)",

@@ -74,7 +74,7 @@ def test_what_a_network_says():
     seen = Prediction.of(pixels, NAMES)
     assert seen.order == [1, 2]  # The background comes last, however frequent.
     assert ClassChoice.parse("top:1").resolve(seen, NAMES) == 1
-    with pytest.raises(TargetError, match=r"top:2: after 1 class\(es\) only the background, class"):
+    with pytest.raises(TargetError, match=r"top:2: after 1 class only the background, class"):
         ClassChoice.parse("top:2").resolve(seen, NAMES)
     assert ClassChoice.parse("background").resolve(seen, NAMES) == 2
     with pytest.raises(TargetError, match="only 2 class"):

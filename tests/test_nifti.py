@@ -317,7 +317,7 @@ def broken_files(folder):
         "cut.nii": "truncated",
         "header.nii": "truncated",
         "words.nii": "truncated or damaged",
-        "holes.nii": r"3 voxel\(s\) that are NaN",
+        "holes.nii": r"is NaN or infinite in 3 voxels",
         "time.nii.gz": r"is 4D \(6 x 5 x 4 x 7\)",
         "flat.nii": "expected three",
         "waves.nii": "expected real numbers",

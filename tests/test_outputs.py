@@ -361,7 +361,7 @@ def test_probabilities_of_an_output_in_doubt_are_refused():
 def test_what_an_output_means_is_checked():
     with pytest.raises(TargetError, match="threshold 1.5; give a probability"):
         Meaning(threshold=1.5).checked()
-    with pytest.raises(TargetError, match=r"2 thresholds for 3 class\(es\)"):
+    with pytest.raises(TargetError, match=r"2 thresholds for 3 classes"):
         segcam.targets.predicted_mask(np.zeros((2, 3)), 0, exclusive=False, threshold=(0.5, 0.4))
 
 

@@ -96,8 +96,9 @@ def test_an_item_by_number_name_or_file(folder, drawn, capsys, words):
     assert set(drawn) == {"item.top1.png", "item.top2.png"}
     said = words_of(drawn["item.top2.png"])
     assert "image3: dog; each map on its own scale" in said
-    assert "n/a" in said  # Gradients have no map at the body.
+    assert "no map" in said  # Gradients have no map at the body.
     assert "Gradient, clipped" in said
+    assert "the 1 % of the pixels with the strongest values have the colour of the next" in said
 
 
 def test_the_panels_of_one_map_show_what_is_stored(folder):
@@ -160,7 +161,7 @@ def test_rows_of_other_layers_are_shown_and_exported(tmp_path, drawn, capsys):
     # Each extent has three maps that the other has not.
     stored = open_store(folder)
     assert len(images.pairs(stored, range(10))) == 7
-    assert words_of(drawn["page.png"]).count("n/a") == 8 * 3
+    assert words_of(drawn["page.png"]).count("no map") == 8 * 3
     assert len(images.pairs(stored, [8, 9])) == 4
     out = tmp_path / "files"
     assert run("export", folder, "--out", out, "--items", "3-4", "--what", "npy") == 0

@@ -72,7 +72,7 @@ def test_what_is_ignored_is_no_lesion():
     assert sizes(truth) == [12, 1]
     np.testing.assert_array_equal(truth.ignored, marked == 255)
     marked[0] = -1
-    with pytest.raises(InputError, match=r"negative values in 30 voxel.*--ignore-label=-1"):
+    with pytest.raises(InputError, match=r"negative values in 30 voxels,.*--ignore-label=-1"):
         read_truth(marked)
     assert sizes(read_truth(marked, TruthOptions(ignore=-1))) == [12, 1]
 
@@ -82,7 +82,7 @@ def test_probabilities_are_refused_or_thresholded():
     chances = np.zeros((6, 5, 4), np.float32)
     chances[1:4] = 0.1
     chances[2:4, 1:4, 1:3] = 0.8
-    with pytest.raises(InputError, match=r"60 value.s. that are no integers, from 0.1 to 0.8"):
+    with pytest.raises(InputError, match=r"60 values besides integers, from 0.1 to 0.8"):
         read_truth(chances)
     assert sizes(read_truth(chances, TruthOptions(threshold=0.5))) == [12]
     signed = np.array([[-2.5, 0, 3], [0, 0, 1.5]])

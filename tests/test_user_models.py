@@ -288,7 +288,7 @@ def test_a_module_of_another_ones_name_is_still_found(tmp_path, monkeypatch):
 
 def test_small_models_work_at_their_size():
     assert opened("small_only", size=(16, 16)).size == (16, 16)
-    with pytest.raises(InputError, match="size 3; give"):
+    with pytest.raises(InputError, match="--size was given 3; give"):
         OpenOptions.parse(size=(3,))
 
 

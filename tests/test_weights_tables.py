@@ -54,7 +54,7 @@ def test_all_problems_in_one_message():
     with pytest.raises(InputError) as caught:
         converted(tensors, TABLE, EXPECTED, "net.pth")
     assert str(caught.value) == (
-        "weights of 'net.pth' do not fit the model, 4 mismatch(es): "
+        "weights of 'net.pth' do not fit the model, 4 mismatches: "
         "1 unknown to the table: layer2.x.conv.weight; "
         "1 without a place in the model: bn2.weight -> norm2/scale; "
         "1 of another shape, after the change of layout: fc.weight (3, 4) -> head/kernel (3, 2); "

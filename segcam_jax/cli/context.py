@@ -10,6 +10,7 @@ from segcam_jax.engine import Execution
 from segcam_jax.reports.context import FILES, TABLE, ContextReport
 from segcam_jax.runs.instance_studies import ContextStudy
 from segcam_jax.runs.scans import ScanRun
+from segcam_jax.types import counted
 
 
 def context(command: Context, line: Sequence[str]) -> int:
@@ -32,11 +33,14 @@ def context(command: Context, line: Sequence[str]) -> int:
     if not rows:
         chosen = [f" of {', '.join(groups_of(command))}"] if command.group else []
         chosen += [f" of at most {command.max_voxels} voxels"] if command.max_voxels else []
-        words = f"no instance{''.join(chosen)} was found in {len(cases)} scan(s)"
+        words = f"no instance{''.join(chosen)} was found in {counted(len(cases), 'scan')}"
         print(f"{words}; {command.out / TABLE} is empty")
         return exit_code(stored)
     columns = ("distance_mm", "average_score", "std_dev", "n_predictions", "reach_mm")
     console.table(None, columns, [[f"{row[name]:.4g}" for name in columns] for row in rows])
     count = len(rows[0]) - len(columns) - 1
-    print(f"{count} instance(s), {len(rows)} dilations; tables and figures are in {command.out}")
+    print(
+        f"{counted(count, 'instance')}, {counted(len(rows), 'dilation')}; "
+        f"tables and figures are in {command.out}"
+    )
     return exit_code(stored)

@@ -7,7 +7,7 @@ import jax
 from segcam_jax.cli import commands, console
 from segcam_jax.data.frames import AXES, Frame
 from segcam_jax.data.labels import read_labels
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 
 def convert(command: commands.Convert) -> None:
@@ -71,5 +71,5 @@ def _shape(config: Any) -> str:
     strides = "-".join(str(each).strip("()") for each in config.strides)
     return (
         f"{config.ndim}D, channels {channels}, strides {strides}, "
-        f"{config.num_res_units} residual unit(s), {config.norm} norm"
+        f"{counted(config.num_res_units, 'residual unit')}, {config.norm} norm"
     )

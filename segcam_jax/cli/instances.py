@@ -227,7 +227,10 @@ def _saliency(command: Instances, modalities: Sequence[str]) -> SaliencyOptions:
 def _summarise(records: Sequence[dict[str, Any]], command: Instances, scans: int) -> None:
     if not records:
         chosen = f" of {', '.join(groups_of(command))}" if command.group else ""
-        print(f"no instance{chosen} was found in {scans} scan(s); {command.out / TABLE} is empty")
+        print(
+            f"no instance{chosen} was found in {counted(scans, 'scan')}; "
+            f"{command.out / TABLE} is empty"
+        )
         return
     rows = [
         (
@@ -250,7 +253,7 @@ def _summarise(records: Sequence[dict[str, Any]], command: Instances, scans: int
     columns = ("scan", "instance", "group", "mm³", "method", "modality", "peak", "lowest")
     columns += ("mean inside", "peak at mm")
     console.table(None, columns, rows[:_SHOWN])
-    more = f"; {TABLE} has {len(rows) - _SHOWN} more row(s)" if len(rows) > _SHOWN else ""
+    more = f"; {TABLE} has {counted(len(rows) - _SHOWN, 'more row')}" if len(rows) > _SHOWN else ""
     print(
         f"{counted(len(rows), 'map')} of {counted(len(records), 'instance')} in "
         f"{counted(scans, 'scan')}: "

@@ -54,7 +54,9 @@ def layers(command: commands.Layers) -> None:
 def _size(command: commands.Layers) -> tuple[int, ...]:
     """The numbers that were given, if any; how many there must be, the network says."""
     if len(command.size) > 3 or any(n < 1 for n in command.size):
-        raise InputError(f"size {command.size}; give a height and a width of at least 1")
+        raise InputError(
+            f"--size was given {_times(command.size)}; give a height and a width of at least 1"
+        )
     return command.size
 
 
@@ -66,7 +68,9 @@ def _fitting(size: tuple[int, ...], multiples: tuple[int, ...]) -> tuple[int, ..
     """
     ndim = len(multiples)
     if len(size) not in (1, ndim):
-        raise InputError(f"size {_times(size)}; the network is {ndim}D: give one number, or {ndim}")
+        raise InputError(
+            f"--size was given {_times(size)}; the network is {ndim}D: give one number, or {ndim}"
+        )
     asked = size * ndim if len(size) == 1 else size
     extents = tuple(-(-n // each) * each for n, each in zip(asked, multiples, strict=True))
     if extents != asked:

@@ -22,7 +22,7 @@ from PIL import Image
 from segcam_jax.data import labelled
 from segcam_jax.data.images import read_image
 from segcam_jax.data.labelled import LabelledImages
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 # Pillow opens these kinds too, but nobody means them by images.
 _DOCUMENTS = {".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".h5", ".hdf"}
@@ -114,7 +114,7 @@ def _files(
             found.append(_File(path, name, label, image.pixels.shape[:2], image.sha256))
     if others:
         kinds = ", ".join(sorted({path.suffix or path.name for path in others}))
-        notes.append(f"passed over {len(others)} file(s) that are no images of a class ({kinds})")
+        notes.append(f"passed over {counted(len(others), 'file')}, no images of a class ({kinds})")
     return found, tuple(notes)
 
 

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segcam_jax import _files
 from segcam_jax.data import nifti, tiff, zarr_rows
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 # ITU-R BT.601, as Pillow's mode "L".
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
@@ -52,8 +52,8 @@ class Reading:
     def __post_init__(self):
         if self.range is not None and not -np.inf < self.range[0] < self.range[1] < np.inf:
             raise InputError(
-                f"range {self.range[0]:g} {self.range[1]:g}; give the value that becomes 0 and a "
-                "larger one that becomes 1"
+                f"--range was given {self.range[0]:g} {self.range[1]:g}; give the value "
+                "that becomes 0 and a larger one that becomes 1"
             )
 
 
@@ -355,8 +355,8 @@ def _check_values(array: np.ndarray, name: str, reading: Reading) -> None:
     if not finite.all():
         first = np.argwhere(~finite)[0]
         raise InputError(
-            f"{name!r} has {int((~finite).sum())} value(s) that are NaN or infinite, the first at "
-            f"row {first[0]}, column {first[1]}"
+            f"{name!r} is NaN or infinite in {counted(int((~finite).sum()), 'value')}, the first "
+            f"at row {first[0]}, column {first[1]}"
         )
     low, high = float(array.min()), float(array.max())
     if (low < 0 or high > 1) and not reading.as_stored:
@@ -378,7 +378,7 @@ def _to_channels(array: np.ndarray, channels: int, name: str) -> tuple[np.ndarra
         # A weighted sum of ones may round to slightly more than one.
         grey = np.minimum(array @ _LUMINANCE[:, None], 1)
         return grey, ["RGB was converted to luminance"]
-    raise InputError(f"{name!r} has {given} channel(s), the network expects {channels}")
+    raise InputError(f"{name!r} has {counted(given, 'channel')}, the network expects {channels}")
 
 
 def _one_line(error: BaseException) -> str:

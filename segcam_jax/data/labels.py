@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 _IMAGENET = Path(__file__).with_name("imagenet.txt")
 IMAGENET_CLASSES = 1000
@@ -67,7 +67,8 @@ def check_labels(labels: list[str], classes: int, origin: str) -> None:
     """
     if len(labels) != classes:
         raise InputError(
-            f"{origin} has {len(labels)} label(s) for {classes} class(es); give one each"
+            f"{origin} has {counted(len(labels), 'label')} for {counted(classes, 'class')}; "
+            "give one each"
         )
 
 

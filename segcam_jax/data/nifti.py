@@ -25,7 +25,7 @@ from segcam_jax.data.volume import (
     spacing_of,
 )
 from segcam_jax.extras import require
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
 SUFFIXES = NIFTI + NRRD
@@ -244,7 +244,7 @@ def _finite(values: np.ndarray, path: Path) -> np.ndarray:
     broken = int(values.size - np.count_nonzero(np.isfinite(values)))
     if broken:
         raise InputError(
-            f"{str(path)!r} holds {broken} voxel(s) that are NaN or infinite; set them to 0, or "
+            f"{str(path)!r} is NaN or infinite in {counted(broken, 'voxel')}; set them to 0, or "
             "to what the network was trained with"
         )
     return values

@@ -31,7 +31,7 @@ from segcam_jax import _files
 from segcam_jax.data import labelled, tfrecord
 from segcam_jax.data.labelled import LabelledImages
 from segcam_jax.extras import require
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 SHAPE = {"height": 224, "width": 224, "depth": 3}
 _FLOAT32 = 1  # TensorFlow's number of the type
@@ -197,7 +197,9 @@ def _decoded(data: bytes) -> _Example:
 
 def _single(values: Any, name: str, kind: str) -> Any:
     if len(values) != 1:
-        raise InputError(f"has {len(values)} {kind} value(s) in feature {name!r}, expected one")
+        raise InputError(
+            f"has {counted(len(values), f'{kind} value')} in feature {name!r}, expected one"
+        )
     return values[0]
 
 

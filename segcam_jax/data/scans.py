@@ -18,7 +18,7 @@ from segcam_jax.data.volume import (
     same_grid,
     turn_to,
 )
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,8 +133,8 @@ def read_scan(
     names = tuple(modalities) if modalities else modality_names(paths)
     if len(names) != len(paths) or len(set(names)) != len(names):
         raise InputError(
-            f"{len(paths)} volume(s), but modalities {list(names)}; give one name each, all "
-            "different"
+            f"{counted(len(paths), 'volume')}, but modalities {list(names)}; give one name each, "
+            "all different"
         )
     check_different(paths)
     volumes = [nifti.read_volume(path) for path in paths]

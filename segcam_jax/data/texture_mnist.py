@@ -34,7 +34,7 @@ from segcam_jax.data.texture_mnist_config import (
     TextureMnistConfig as TextureMnistConfig,
 )
 from segcam_jax.data.textures import texture_set
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import InputError, counted, nearest_first
 
 BACKGROUND = 10
 CLASSES = (*(str(digit) for digit in range(10)), "background")
@@ -267,8 +267,8 @@ class TextureMnist:
                     self._check_name(name)
         if len(self._allowed()) < 1 + self.config.distinct_textures:
             raise InputError(
-                f"{len(self._allowed())} texture(s) are left for unbiased draws; add textures, or "
-                "set `exclude_bias_textures` to False"
+                f"unbiased draws have {counted(len(self._allowed()), 'texture')} left; add "
+                "textures, or set `exclude_bias_textures` to False"
             )
 
     def _check_name(self, name: str) -> None:

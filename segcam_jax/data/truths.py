@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from segcam_jax.data.instances import Instances, label_instances, measured
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 Meaning = Literal["instances", "classes"]
 # Largest values of integer types, by custom "unknown" where they stand beside small labels.
@@ -138,9 +138,9 @@ def _parts(
     if fractions.any():
         found = values[fractions]
         raise InputError(
-            f"the truth holds {found.size} value(s) that are no integers, from {found.min():.4g} "
-            f"to {found.max():.4g}; if they are probabilities, say what is inside with a threshold "
-            "(--truth-threshold 0.5)"
+            f"the truth holds {counted(found.size, 'value')} besides integers, from "
+            f"{found.min():.4g} to {found.max():.4g}; if they are probabilities, say what is "
+            "inside with a threshold (--truth-threshold 0.5)"
         )
     labels = np.where(ignored, 0, labels)
     if labels.size and labels.max() > _LARGEST:
@@ -152,9 +152,9 @@ def _parts(
     if (found < 0).any():
         count, least = int((labels < 0).sum()), int(found[0])
         raise InputError(
-            f"the truth holds negative values in {count} voxel(s), the least is {least}; if it "
-            f"means unknown, add --ignore-label={least}, or say what is inside with a threshold "
-            "(--truth-threshold 0)"
+            f"the truth holds negative values in {counted(count, 'voxel')}, the least is {least}; "
+            f"if it means unknown, add --ignore-label={least}, or say what is inside with a "
+            "threshold (--truth-threshold 0)"
         )
     positive = found[found > 0].tolist()
     unknown = _unknown(positive)

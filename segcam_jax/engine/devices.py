@@ -24,7 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from segcam_jax._jaxpr import graph
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 IMAGES, ABLATIONS = "images", "ablations"
 Device = Any
@@ -49,7 +49,9 @@ def device_mesh(devices: int | Sequence[Device] | None = None, *, images: int = 
     if devices is None or isinstance(devices, int):
         devices = _first(jax.devices(), devices)
     if images < 1 or len(devices) % images or not devices:
-        raise InputError(f"images={images} does not divide the {len(devices)} device(s) of a mesh")
+        raise InputError(
+            f"images={images} does not divide the {counted(len(devices), 'device')} of a mesh"
+        )
     shape = (images, len(devices) // images)
     return jax.make_mesh(shape, (IMAGES, ABLATIONS), (AxisType.Auto,) * 2, devices=devices)
 

@@ -18,7 +18,7 @@ from segcam_jax.engine.fitting import kept
 from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.taps import Split
 from segcam_jax.targets import Difference, Target, stack
-from segcam_jax.types import Explanation, InputError, TargetError
+from segcam_jax.types import Explanation, InputError, TargetError, counted
 
 
 def explain_batch(
@@ -290,8 +290,8 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
     lengths = {np.shape(leaf)[:1] for leaf in leaves}
     if lengths != {(count,)}:
         raise InputError(
-            f"{count} image(s), but targets with leading axes {sorted(lengths)}; give one target "
-            "per image, or a single one for all"
+            f"{counted(count, 'image')}, but targets with leading axes {sorted(lengths)}; give one "
+            "target per image, or a single one for all"
         )
     if hasattr(targets, "check") and all(_is_known(leaf) for leaf in leaves):
         host = jax.tree.map(np.asarray, targets)

@@ -148,7 +148,7 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
     closed, jaxpr = graph.closed(plain, split.activation)
     if [variable.aval.shape for variable in jaxpr.outvars] != [()]:
         shapes = [tuple(variable.aval.shape) for variable in jaxpr.outvars]
-        raise TargetError(f"the target returns shape(s) {shapes}; expected one scalar")
+        raise TargetError(f"the target returns arrays of the shapes {shapes}; expected one scalar")
     return Scoring(
         split.activation,
         plain,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import InputError, counted, nearest_first
 
 # mean and standard deviation of each channel of an image in [0, 1]
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] = {
@@ -88,8 +88,8 @@ def check_image(shape: tuple[int, ...], config, name: str, smallest: int) -> Non
     """
     if len(shape) not in (3, 4) or shape[-1] != config.in_channels:
         raise InputError(
-            f"{name} was given shape {shape}; it expects height, width and {config.in_channels} "
-            "channel(s), after an optional batch dimension"
+            f"{name} was given shape {shape}; it expects height, width and "
+            f"{counted(config.in_channels, 'channel')}, after an optional batch dimension"
         )
     if min(shape[-3:-1]) < smallest:
         raise InputError(

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from segcam_jax import _files
 from segcam_jax.networks.network import Background, find_background
 from segcam_jax.outputs import Meaning
-from segcam_jax.types import InputError, TargetError, nearest_first
+from segcam_jax.types import InputError, TargetError, counted, nearest_first
 
 _TOP, _PREDICTED = "top:", "predicted"
 _RATHER_THAN = " rather than "
@@ -168,10 +168,14 @@ class ClassChoice:
             return find_class(self.words, labels)
         if self.rank >= len(prediction.order):
             count = len(prediction.order)
-            raise TargetError(f"{self.words}: only {count} class(es) are predicted here")
+            raise TargetError(
+                f"{self.words}: the network predicts only {counted(count, 'class')} here"
+            )
         index = prediction.order[self.rank]
         if index == prediction.background:
-            only = f"{self.words}: after {self.rank} class(es) only" if self.rank else "only"
+            only = (
+                f"{self.words}: after {counted(self.rank, 'class')} only" if self.rank else "only"
+            )
             raise TargetError(
                 f"{only} the background, class {labels[index]!r}, is predicted here, which is "
                 "explained only when asked for; name a class"

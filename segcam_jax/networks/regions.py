@@ -69,13 +69,15 @@ class Region:
         if bool(colon) != (":" in form) or (kind == "mask" and not value):
             raise InputError(f"region {words!r} is not of the form {form}")
         if min_probability is not None and not 0 <= min_probability < 1:
-            raise InputError(f"min probability {min_probability}; give a number from 0 to below 1")
+            raise InputError(
+                f"--min-probability was given {min_probability}; give a number from 0 to below 1"
+            )
         if min_probability is not None and kind not in _OF_PREDICTION:
             raise InputError(
-                f"a min probability narrows predicted pixels; region {kind!r} has none"
+                f"--min-probability narrows predicted pixels; region {kind!r} has none"
             )
         if mask_threshold is not None and kind != "mask":
-            raise InputError(f"a mask threshold needs the region mask:FILE, not {words!r}")
+            raise InputError(f"--mask-threshold needs the region mask:FILE, not {words!r}")
         return cls(words, kind, _value(words, kind, value), min_probability, mask_threshold)
 
     def resolve(

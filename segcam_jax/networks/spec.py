@@ -12,7 +12,7 @@ from segcam_jax.data.labels import read_labels
 from segcam_jax.models.layers import NORMALISATIONS
 from segcam_jax.networks import user_code
 from segcam_jax.outputs import THRESHOLD, Meaning
-from segcam_jax.types import InputError, Outputs, nearest_first
+from segcam_jax.types import InputError, Outputs, counted, nearest_first
 
 RANDOM = "random:"
 _SMALLEST = 16
@@ -131,7 +131,9 @@ class Normalisation:
     def check(self, channels: int) -> None:
         """Raises `InputError` if its numbers are not for so many channels."""
         if self.moments and any(len(each) not in (1, channels) for each in self.moments):
-            raise InputError(f"normalisation {self.words!r} is not for {channels} channel(s)")
+            raise InputError(
+                f"normalisation {self.words!r} is not for {counted(channels, 'channel')}"
+            )
 
 
 NO_NORMALISATION = Normalisation("none", None)
@@ -199,16 +201,16 @@ class OpenOptions:
         if size and (len(size) > 2 or min(size) < _SMALLEST):
             words = " ".join(map(str, size))
             raise InputError(
-                f"size {words}; give a height and a width (or one number for both) of at least "
-                f"{_SMALLEST} pixels"
+                f"--size was given {words}; give a height and a width (or one number for both) of "
+                f"at least {_SMALLEST} pixels"
             )
         if len(range) not in (0, 2):
             given = " ".join(f"{value:g}" for value in range)
             raise InputError(
-                f"range {given}; give the value that becomes 0 and that which becomes 1"
+                f"--range was given {given}; give the value that becomes 0 and that which becomes 1"
             )
         if channels is not None and channels < 1:
-            raise InputError(f"`channels` is {channels}; give at least 1")
+            raise InputError(f"--channels was given {channels}; give at least 1")
         options = cls(
             size=(size[0], size[-1]) if size else None,
             channels=channels,

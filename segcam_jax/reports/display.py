@@ -25,6 +25,8 @@ AUTO = "auto"
 PROFILE, SIGNED = "segcam_jax", "signed"
 # Half, beyond rounding: maps that sum to 0 stay as they are.
 _DOMINANT = 0.501
+# The share of pixels that is not clipped in maps of single pixels.
+CLIP = 0.99
 
 
 # One program for all maps of a resolution, where the steps one by one are twenty small ones.
@@ -166,6 +168,22 @@ def why_zero(
 
 def in_words(shown: Iterable[Display], *, chosen: str, signed: bool) -> str:
     """What a figure of several maps says of how they are drawn."""
+    shown = tuple(shown)
+    clipping = about_clipping(each.method for each in shown)
+    return _profiles_in_words(shown, chosen=chosen, signed=signed) + clipping
+
+
+def about_clipping(methods: Iterable[str]) -> str:
+    """What `clipped` means above a map, as a sentence to follow others; empty if none is."""
+    if not any(METHODS[method].pixelwise for method in methods):
+        return ""
+    return (
+        f" Clipped: the {100 * (1 - CLIP):.0f} % of the pixels with the strongest values have the "
+        "colour of the next strongest, for a few pixels would leave all others dark."
+    )
+
+
+def _profiles_in_words(shown: Iterable[Display], *, chosen: str, signed: bool) -> str:
     by_profile: dict[str, dict[str, None]] = {}
     most = 0.0
     for each in shown:

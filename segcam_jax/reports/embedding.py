@@ -19,7 +19,7 @@ from segcam_jax.extras import require
 from segcam_jax.reports.figures import drawable
 from segcam_jax.runs import StoredRun
 from segcam_jax.runs.pooling import THUMBNAIL, pool_names
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 from segcam_jax.viz.scatter import scatter
 
 _KNOWN_AS = {"pca": "PCA", "tsne": "t-SNE"}
@@ -128,7 +128,7 @@ def check_count(count: int, projections: Sequence[str], perplexity: float | None
         InputError: if there are too few, or the perplexity asks for more.
     """
     if count < FEWEST:
-        raise InputError(f"{count} image(s) make no map; give at least {FEWEST}")
+        raise InputError(f"{counted(count, 'image')} cannot make a map; give at least {FEWEST}")
     if "tsne" not in projections:
         return
     if count < FEWEST_TSNE:

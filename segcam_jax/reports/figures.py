@@ -16,7 +16,7 @@ from segcam_jax.heatmap import over_image
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.network import Background
 from segcam_jax.reports import words
-from segcam_jax.reports.display import AUTO, Display, check, in_words
+from segcam_jax.reports.display import AUTO, CLIP, Display, about_clipping, check, in_words
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, counted, shortened
 from segcam_jax.viz.colour import scale_of
@@ -24,8 +24,6 @@ from segcam_jax.viz.draw import ZERO
 from segcam_jax.viz.gallery import Row, gallery
 
 Displays = Mapping[tuple[str, str], Display]
-# The share of pixels that is not clipped in maps of single pixels.
-_CLIP = 0.99
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,9 @@ class Look:
         check(self.profile)
         scale_of([np.zeros((1, 1))], colormap=self.colormap)
         if not 0 <= self.smoothing < np.inf:
-            raise InputError(f"smoothing is {self.smoothing}; give a number of pixels from 0")
+            raise InputError(
+                f"--smoothing was given {self.smoothing}; give a number of pixels from 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ def clipped(method: str, heat: np.ndarray) -> np.ndarray:
     """Maps of single pixels are clipped: a few pixels would leave all others dark."""
     if not METHODS[method].pixelwise:
         return heat
-    limit = np.quantile(np.abs(heat), _CLIP)
+    limit = np.quantile(np.abs(heat), CLIP)
     return np.clip(heat, -limit, limit) if limit > 0 else heat
 
 
@@ -168,7 +168,7 @@ def of_map(
             [heading(method)],
             title=subject.title,
             subtitle=f"{subject.network}{at}",
-            caption=caption,
+            caption=caption + about_clipping([method]),
             colormap=look.colormap,
         )
     return viz.six_panels(

@@ -155,7 +155,7 @@ def _check_threshold(options: StudyOptions, masks: bool) -> None:
     """Raises `InputError` if masks have a threshold, and there are none."""
     if options.mask_threshold is not None and not masks:
         raise InputError(
-            "a mask threshold needs masks: the region mask:FILE, or a list with a column mask"
+            "--mask-threshold needs masks: the region mask:FILE, or a list with a column mask"
         )
 
 

@@ -34,7 +34,7 @@ from segcam_jax.runs.stored_scans import (
     segmented_of,
 )
 from segcam_jax.runs.table import Part
-from segcam_jax.types import InputError, SegcamError
+from segcam_jax.types import InputError, SegcamError, counted
 from segcam_jax.volumes import ScanInput, Segmented, SegmentOptions, read_input, segment
 from segcam_jax.volumes.scan_inputs import VolumeCase
 
@@ -163,7 +163,7 @@ class ScanRun:
                 return Failure.of(error)
             for note in (*read.given.notes, *found.notes):
                 report(note)
-            advance(1, f"{name}: {counted(found.instances())}")
+            advance(1, f"{name}: {instances_in_words(found.instances())}")
         return dataclasses.replace(read, found=found)
 
     def about(self, number: int) -> Row:
@@ -273,7 +273,7 @@ class ScanRun:
         )
 
 
-def counted(instances: Sequence[Instance]) -> str:
+def instances_in_words(instances: Sequence[Instance]) -> str:
     """How many instances there are, and of which groups."""
     if not instances:
         return "no instance was found"
@@ -281,7 +281,7 @@ def counted(instances: Sequence[Instance]) -> str:
     # The two that only some runs know are told where there are any.
     groups = [f"{n} {group}" for group, n in counts.items() if n or group in ("TP", "FP", "FN")]
     known = f" ({', '.join(groups)})" if instances[0].group else ""
-    return f"{len(instances)} instance(s){known}"
+    return f"{counted(len(instances), 'instance')}{known}"
 
 
 class ScanKernel:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 Shape = tuple[int, ...]
 AnyArray = np.ndarray | jax.Array  # what figures take; they compute with numpy
@@ -26,7 +26,7 @@ def _numbers(value, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise InputError(
-            f"{name} holds {count} value(s) that are NaN or infinite; all must be finite"
+            f"{name} is NaN or infinite in {counted(count, 'value')}; all must be finite"
         )
     return array
 
@@ -126,7 +126,7 @@ def check_class(index: int | None, names: ClassNames | None) -> None:
     if index < 0:
         raise InputError(f"class_index is {index}, expected 0 or more")
     if names is not None and not isinstance(names, Mapping) and index >= len(names):
-        raise InputError(f"class_index is {index}, class_names holds {len(names)} name(s)")
+        raise InputError(f"class_index is {index}, class_names holds {counted(len(names), 'name')}")
 
 
 def check_share(value: float, name: str) -> float:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 from segcam_jax.viz.canvas import (
     LARGE,
     MARGIN,
@@ -48,7 +48,7 @@ class Row:
 
     Attributes:
         image: `h w`, `h w 1` or `h w 3`, in [0, 1].
-        maps: one heatmap per column, at the resolution of the image; None says "n/a".
+        maps: one heatmap per column, at the resolution of the image; None says "no map".
         label: what the row shows, for example a layer; left of the image.
         detail: what else there is to say of it, smaller; lines are kept.
         region: boolean mask of the target's pixels, outlined.
@@ -128,7 +128,7 @@ def gallery(
         for column, values in enumerate(row.maps, 1):
             axes = canvas.axes(*grid.cell(number, column))
             if values is None:
-                blank(axes, "n/a")
+                blank(axes, "no map")
                 continue
             words = row.notes[column - 1]
             show_overlay(
@@ -144,7 +144,9 @@ def _checked(number: int, row: Row, columns: int) -> _Checked:
     picture = as_image(row.image, f"the image of {name}")
     shape = picture.shape[:2]
     if len(row.maps) != columns:
-        raise InputError(f"{name} has {len(row.maps)} map(s) for {columns} column(s)")
+        raise InputError(
+            f"{name} has {counted(len(row.maps), 'map')} for {counted(columns, 'column')}"
+        )
     maps: list[np.ndarray | None] = []
     for values in row.maps:
         if values is None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 from segcam_jax.viz.canvas import (
     FAINT,
     LARGE,
@@ -93,7 +93,9 @@ def instance_portrait(
         InputError: if the limit is not positive, or there is no map.
     """
     if not (np.isfinite(limit) and limit > 0) or not portrait.maps:
-        raise InputError(f"limit={limit} with {len(portrait.maps)} map(s); both must be positive")
+        raise InputError(
+            f"limit={limit} with {counted(len(portrait.maps), 'map')}; both must be positive"
+        )
     scale = scale_of([np.zeros((1, 1))], signed=True, value_range=(-limit, limit), alpha=1.0)
     chance = scale_of([np.zeros((1, 1))], signed=False, value_range=(0, 1))
     names = ["where", *portrait.images, "prediction", *portrait.maps]

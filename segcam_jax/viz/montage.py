@@ -151,7 +151,7 @@ def montage(
     Args:
         image: (h, w), (h, w, 1) or (h, w, 3), in [0, 1].
         maps: heatmaps at image resolution, by (row label, column label), or nested row by row. A
-            cell without a map (no key, or None) says "n/a".
+            cell without a map (no key, or None) says "no map".
         rows: labels from top to bottom, for example the methods.
         columns: labels from left to right, for example the taps.
         region: boolean mask of the target's pixels, outlined in every cell.
@@ -200,7 +200,7 @@ def montage(
         for j in range(len(columns)):
             axes = canvas.axes(*grid.cell(i, j))
             if (i, j) not in cells:
-                blank(axes, "n/a")
+                blank(axes, "no map")
                 continue
             words = (notes or {}).get((rows[i], columns[j]), "")
             show_overlay(axes, base, cells[i, j], scale, region=mask, zero=words or ZERO)

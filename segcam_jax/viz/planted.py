@@ -8,7 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 from segcam_jax.viz.canvas import GAP, LARGE, MARGIN, NORMAL, Canvas, heading
 from segcam_jax.viz.draw import OUTLINE_SHADOW, edges, legend, legend_height, show
 
@@ -35,7 +35,10 @@ def marked_slices(
         InputError: if there is no image or no slice.
     """
     if not images or not cuts:
-        raise InputError(f"{len(images)} image(s), {len(cuts)} slice(s); give at least one each")
+        raise InputError(
+            f"{counted(len(images), 'image')}, {counted(len(cuts), 'slice')}; give at least one "
+            "each"
+        )
     across, up, _ = next(iter(images.values())).shape
     tall = WIDE * up / across
     columns = [(name, marked) for name in images for marked in (False, True)]

@@ -16,7 +16,7 @@ from segcam_jax.data.scans import Scan, ScanFiles
 from segcam_jax.data.truths import TruthOptions, check_values
 from segcam_jax.data.volume import Volume, orientation
 from segcam_jax.networks.network import Network
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 Normalise = Literal["zscore", "none"]
 AXES = 3
@@ -109,11 +109,14 @@ def scan_files(
         raise InputError("--prefixes and --truth-prefix go with --data")
     if len(volumes) % channels:
         raise InputError(
-            f"{len(volumes)} volume(s) were given; the network takes {channels} modalities a scan"
+            f"{counted(len(volumes), 'volume')} given; the network takes {channels} modalities a "
+            "scan"
         )
     groups = [tuple(volumes[at : at + channels]) for at in range(0, len(volumes), channels)]
     if truth and len(truth) != len(groups):
-        raise InputError(f"--truth names {len(truth)} file(s) for {len(groups)} scan(s)")
+        raise InputError(
+            f"--truth names {counted(len(truth), 'file')} for {counted(len(groups), 'scan')}"
+        )
     labels = [*truth] or [None] * len(groups)
     # Named by their folders, unless several lie in one.
     folders = [group[0].resolve().parent for group in groups]
@@ -160,7 +163,8 @@ def modalities_of(
     expected = len(files[0].files)
     if len(names) != expected or len({name.casefold() for name in names}) != expected:
         raise InputError(
-            f"modalities {list(names)}; give {expected} different name(s) with --modalities"
+            f"modalities {list(names)}; give {counted(expected, 'different name')} with "
+            "--modalities"
         )
     return names
 

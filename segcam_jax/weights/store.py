@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from segcam_jax import _files
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 from segcam_jax.weights.tables import listed
 
 
@@ -103,6 +103,6 @@ def check_fit(
     ]
     if problems:
         raise InputError(
-            f"weights of {source!r} do not fit the model, {len(problems)} mismatch(es): "
+            f"weights of {source!r} do not fit the model, {counted(len(problems), 'mismatch')}: "
             + listed(problems, "; ")
         )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 
 def _conv(tensor: np.ndarray) -> np.ndarray:
@@ -176,4 +176,7 @@ def listed(names: Sequence[str], separator: str = ", ") -> str:
 def _message(problems: Mapping[str, list[str]], origin: str) -> str:
     total = sum(map(len, problems.values()))
     parts = [f"{len(names)} {what}: {listed(names)}" for what, names in problems.items() if names]
-    return f"weights of {origin!r} do not fit the model, {total} mismatch(es): {'; '.join(parts)}"
+    return (
+        f"weights of {origin!r} do not fit the model, {counted(total, 'mismatch')}: "
+        f"{'; '.join(parts)}"
+    )

@@ -8,7 +8,7 @@ from segcam_jax.models import layers
 from segcam_jax.models.monai_unet.blocks import Level, Up
 from segcam_jax.models.monai_unet.config import MonaiUNetConfig
 from segcam_jax.taps import tap
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 
 class MonaiUNet(nnx.Module):
@@ -88,8 +88,8 @@ class MonaiUNet(nnx.Module):
         if len(shape) not in (config.ndim + 1, config.ndim + 2) or shape[-1] != config.in_channels:
             raise InputError(
                 f"MONAI's U-Net was given shape {shape}; it expects {config.ndim} spatial "
-                f"dimensions and {config.in_channels} channel(s) last, after an optional batch "
-                "dimension"
+                f"dimensions and {counted(config.in_channels, 'channel')} last, after an optional "
+                "batch dimension"
             )
         space = shape[-1 - config.ndim : -1]
         if any(extent % n for extent, n in zip(space, config.multiples, strict=True)):

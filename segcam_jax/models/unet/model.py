@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segcam_jax.taps import tap
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,8 @@ class UNet(nnx.Module):
         if len(shape) not in (config.ndim + 1, config.ndim + 2) or shape[-1] != config.in_channels:
             raise InputError(
                 f"the U-Net was given shape {shape}; it expects {config.ndim} spatial dimensions "
-                f"and {config.in_channels} channel(s) last, after an optional batch dimension"
+                f"and {counted(config.in_channels, 'channel')} last, after an optional batch "
+                "dimension"
             )
         space = shape[-1 - config.ndim : -1]
         if any(extent % config.multiple for extent in space):
