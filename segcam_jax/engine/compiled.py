@@ -1,4 +1,4 @@
-"""The one place that jits: a method becomes a single compiled kernel."""
+"""A method becomes one compiled kernel: a program that `fitting` jits and keeps."""
 
 import dataclasses
 import functools

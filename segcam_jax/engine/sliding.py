@@ -6,7 +6,6 @@ are those of MONAI's `SlidingWindowInferer(mode="gaussian")`.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from segcam_jax._jaxpr import cost, graph, lowering
 from segcam_jax.engine import memory
+from segcam_jax.engine.compiled import compiled_function
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.scoring import lowers
 from segcam_jax.types import InputError, wide
@@ -131,11 +131,11 @@ def sliding_window(
     mass = np.zeros(tiles.padded, np.float32)
     for start in starts:
         mass[tuple(slice(s, s + r) for s, r in zip(start, tiles.roi, strict=True))] += weights
-    return _blended(fn, tiles, execution, params, volume, starts, weights, mass)
+    return _blended(params, volume, starts, weights, mass, fn=fn, tiles=tiles, execution=execution)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _blended(fn, tiles: Tiling, execution: Execution, params, volume, starts, weights, mass):
+@compiled_function
+def _blended(params, volume, starts, weights, mass, *, fn, tiles: Tiling, execution: Execution):
     window = jax.ShapeDtypeStruct((*tiles.roi, volume.shape[-1]), volume.dtype)
     forward, bytes_each, classes = window_function(fn, params, window, execution)
     volume = jnp.pad(volume, (*tiles.padding, (0, 0)))
