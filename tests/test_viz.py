@@ -375,7 +375,7 @@ HALF: Any = (1.5, 0)
     ("call", "message"),
     [
         (lambda: viz.overlay(RGB, NAN), r"heatmap is NaN or infinite in 1 value;"),
-        (lambda: viz.overlay(np.full(SHAPE, np.inf), HEATMAP), "image is NaN or infinite in 240 values"),
+        (lambda: viz.overlay(np.full(SHAPE, np.inf), HEATMAP), "image is NaN or infinite in 240"),
         (lambda: viz.overlay(RGB * 255, HEATMAP), "divide by 255"),
         (lambda: viz.overlay(RGB - 0.5, HEATMAP), r"expected \[0, 1\]$"),
         (lambda: viz.overlay(np.zeros((4, 4, 2)), HEATMAP), r"\(4, 4, 2\), expected \(h, w\)"),
@@ -400,7 +400,10 @@ HALF: Any = (1.5, 0)
         (lambda: viz.four_panels(RGB, None, LABELS, HEATMAP, pixel=HALF), "row, column"),
         (lambda: viz.montage(RGB, {("a", "x"): HEATMAP}, rows=["a"], columns=["c"]), "has key"),
         (lambda: viz.montage(RGB, {}, rows=["a"], columns=["c"]), "holds no map"),
-        (lambda: viz.montage(RGB, [[NAN]], rows=["a"], columns=["c"]), "map of 'a' at 'c' is NaN or infinite in 1 value;"),
+        (
+            lambda: viz.montage(RGB, [[NAN]], rows=["a"], columns=["c"]),
+            "'c' is NaN or infinite in 1 ",
+        ),
         (lambda: viz.montage(RGB, [[HEATMAP]], rows="a", columns=["c"]), "list of distinct"),
         (lambda: viz.montage(RGB, [], rows=[], columns=["c"]), "list of distinct"),
         (lambda: viz.bias_table([]), "rows is empty"),
