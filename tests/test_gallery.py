@@ -272,8 +272,8 @@ def test_a_background_that_nobody_named_is_told(tmp_path, background, told):
     line = Line(run_, 1, "body")
     assert [method for method, _ in line.pairs] == made.options["method"]
     figure = comparison.comparison([line, Line(run_, 0, "body")], "targets")
-    title, subtitle = (text.get_text() for text in figure.texts[1:3])
-    assert title == "image0: 2 targets, predicted cat"
+    texts = [text.get_text() for text in figure.texts]
+    subtitle = texts[texts.index("image0: 2 targets, predicted cat") + 1]
     assert subtitle.replace("\n", " ").startswith(f"{told}body, 4 x 4; outlined")
 
 

@@ -98,7 +98,7 @@ def test_an_item_by_number_name_or_file(folder, drawn, capsys, words):
     assert "image3: dog; each map on its own scale" in said
     assert "no map" in said  # Gradients have no map at the body.
     assert "Gradient, clipped" in said
-    assert "the 1 % of the pixels with the strongest values have the colour of the next" in said
+    assert "the strongest 1 % of the pixels share one" in said
 
 
 def test_the_panels_of_one_map_show_what_is_stored(folder):

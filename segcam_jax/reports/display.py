@@ -177,10 +177,7 @@ def about_clipping(methods: Iterable[str]) -> str:
     """What `clipped` means above a map, as a sentence to follow others; empty if none is."""
     if not any(METHODS[method].pixelwise for method in methods):
         return ""
-    return (
-        f" Clipped: the {100 * (1 - CLIP):.0f} % of the pixels with the strongest values have the "
-        "colour of the next strongest, for a few pixels would leave all others dark."
-    )
+    return f" Clipped: the strongest {100 * (1 - CLIP):.0f} % of the pixels share one colour."
 
 
 def _profiles_in_words(shown: Iterable[Display], *, chosen: str, signed: bool) -> str:
