@@ -195,36 +195,21 @@ def _whole(study: Study, module: Any, image: Any) -> Callable[[int], np.ndarray]
 
 def _library(study: Study, module: Any, image: Any) -> Callable[[int], np.ndarray]:
     torch = require("torch", extra="bench")
-    library = require("pytorch_grad_cam", extra="bench")
-    layers = require("pytorch_grad_cam.ablation_layer", extra="bench")
+    # It imports torch.
+    from benchmarks.peers.explainers import first_channels
 
-    class First(layers.AblationLayer):
-        """Ablates the first channels; the library scores the others as unchanged."""
-
-        count = 0
-
-        def activations_to_be_ablated(self, activations, ratio_channels_to_ablate=1.0):
-            super().activations_to_be_ablated(activations, ratio_channels_to_ablate)
-            self.indices = self.indices[: self.count]
-            return self.indices
-
-    class Recording(library.AblationCAM):
-        """Keeps the weights, which the library does not return."""
-
-        def get_cam_weights(self, *arguments, **options):
-            self.weights = super().get_cam_weights(*arguments, **options)
-            return self.weights
+    first, recording = first_channels()
 
     def target(output: Any) -> Any:
         return _score(study, output[None])[0]
 
     def run(count: int) -> np.ndarray:
-        layer = First()
+        layer = first()
         layer.count = count
         with torch.no_grad():
             score = float(target(module(image)[0]))
         submodule = module.get_submodule(study.network.tap.replace("/", "."))
-        with Recording(module, [submodule], ablation_layer=layer, batch_size=study.batch) as cam:
+        with recording(module, [submodule], ablation_layer=layer, batch_size=study.batch) as cam:
             cam(input_tensor=image, targets=[target])
             return score * np.asarray(cam.weights[0, :count], np.float64)
 

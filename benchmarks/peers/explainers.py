@@ -91,10 +91,11 @@ def whole_forward(peer: Peer) -> Callable[[int], Any]:
     return run
 
 
-def grad_cam_library(peer: Peer) -> Callable[[int], np.ndarray]:
-    """pytorch-grad-cam: `AblationCAM` for channels, `GradCAM` in a loop for instances."""
-    if peer.study.workload.what == "instances":
-        return _grad_cam_loop(peer)
+def first_channels() -> tuple[type, type]:
+    """pytorch-grad-cam's `AblationLayer` with a `count`, and an `AblationCAM` that keeps `weights`.
+
+    The layer ablates the first `count` channels; the library scores the others as unchanged.
+    """
     library = extras.require("pytorch_grad_cam", extra="bench")
     layers = extras.require("pytorch_grad_cam.ablation_layer", extra="bench")
 
@@ -115,14 +116,22 @@ def grad_cam_library(peer: Peer) -> Callable[[int], np.ndarray]:
             self.weights = super().get_cam_weights(*arguments, **options)
             return self.weights
 
+    return First, Recording
+
+
+def grad_cam_library(peer: Peer) -> Callable[[int], np.ndarray]:
+    """pytorch-grad-cam: `AblationCAM` for channels, `GradCAM` in a loop for instances."""
+    if peer.study.workload.what == "instances":
+        return _grad_cam_loop(peer)
+    first, recording = first_channels()
     target = _library_target(peer, 0)
 
     def run(count: int) -> np.ndarray:
-        layer = First()
+        layer = first()
         layer.count = count
         with torch.no_grad():
             score = float(target(peer.model(peer.x)[0]))
-        with Recording(peer.model, [peer.model.tapped], ablation_layer=layer) as cam:
+        with recording(peer.model, [peer.model.tapped], ablation_layer=layer) as cam:
             cam(input_tensor=peer.x, targets=[target])
             return score * np.asarray(cam.weights[0, :count], np.float64)
 
