@@ -72,4 +72,4 @@ else:
 
     __getattr__, __dir__ = _names.find, _names.directory
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
