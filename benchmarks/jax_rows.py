@@ -157,6 +157,8 @@ class EngineRow(Row):
         """Compiles the study of the first results."""
         function, *arguments = self._program(study, count)
         call, facts = compiled(function, *arguments)
+        if self.execution.skip_dead and study.workload.what != "instances":
+            facts["live"] = _live(study)
         once = jax.jit(lambda params, x: encode(study.split, params, x, self.execution))
         return Ready(
             lambda: np.asarray(call(*arguments)),
@@ -187,6 +189,21 @@ class EngineRow(Row):
             return ablation_drops(split, activation, carry, target, masks, execution)[1]
 
         return drops, study.params, study.x, study.target
+
+
+def _live(study: Study) -> int:
+    """How many of all ablations change the activation; the engine skips the others."""
+    masks = study.masks(study.total)
+
+    def count(params, x):
+        activation, _ = study.split.encode(params, x)
+        changes = jax.lax.map(
+            lambda index: (ablate(activation, masks(index)) != activation).any(),
+            jnp.arange(study.total),
+        )
+        return changes.sum()
+
+    return int(jax.jit(count)(study.params, study.x))
 
 
 def brute_force() -> EngineRow:

@@ -97,13 +97,16 @@ def _named(row: dict[str, Any] | None) -> str:
 
 
 def _bound(record: dict[str, Any], found: dict[str, Any], row: dict[str, Any]) -> str:
-    """Its operations at the best rate of any convolution, and which share of that it reaches."""
+    """Its operations at the best rate of any convolution, and which share of that it reaches.
+
+    Ablations of what is zero already are not run, and not counted.
+    """
     kind = "jax bfloat16" if row["name"].endswith("bfloat16") else "jax"
     measured = record.get("rates") or found["workloads"].get("P2", {}).get("rates", {})
     rates = measured.get(kind)
     if rates is None or not row["flops_each"]:
         return _NONE
-    seconds = row["flops_each"] * row["total"] / rates["best"]
+    seconds = row["flops_each"] * row.get("live", row["total"]) / rates["best"]
     return f"{_figure(seconds)} s ({seconds / row['total_seconds']:.0%})"
 
 
