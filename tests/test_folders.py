@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcam_jax.data import labelled
-from segcam_jax.data.folders import read_folders
 from segcam_jax.types import InputError
+from train.data import labelled
+from train.data.image_folders import read_folders
 
 
 def save(path, seed=0, shape=(6, 5, 3)):

@@ -12,12 +12,12 @@ from flax import nnx
 from scipy import ndimage
 
 from segcam_jax import models
-from segcam_jax.data import lesions
 from segcam_jax.data.instances import measured
-from segcam_jax.data.lesions import FLAIR_ONLY, LESION, T1_ONLY, LesionCases, LesionConfig
-from segcam_jax.data.template import Template, make_template, mni152, read_template
 from segcam_jax.models.monai_unet import monai_unet
 from segcam_jax.types import InputError
+from train.data import lesions
+from train.data.brain_template import Template, make_template, mni152, read_template
+from train.data.lesions import FLAIR_ONLY, LESION, T1_ONLY, LesionCases, LesionConfig
 from train.products import as_products
 
 SIDE = 32

@@ -6,8 +6,8 @@ import pytest
 
 from segcam_jax import models, viz
 from segcam_jax.cli import main, page_volume
-from segcam_jax.data.lesions import FLAIR_ONLY, LESION, T1_ONLY
 from segcam_jax.data.samples import lesions as samples
+from segcam_jax.data.samples.lesions import FLAIR_ONLY, LESION, T1_ONLY
 from segcam_jax.types import InputError
 from segcam_jax.viz.planted import marked_slices
 from segcam_jax.weights import store

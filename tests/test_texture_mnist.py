@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcam_jax.data import digits, samples, textures
-from segcam_jax.data.texture_mnist import (
+from segcam_jax.data import samples
+from segcam_jax.types import InputError
+from train.data import digits, textures
+from train.data.texture_mnist import (
     BACKGROUND,
     Bias,
     Jitter,
@@ -17,7 +19,6 @@ from segcam_jax.data.texture_mnist import (
     TextureMnistConfig,
     one_hot,
 )
-from segcam_jax.types import InputError
 
 STRIPES = "stripes_diagonal"
 PLANTED = Bias(2, background_texture=STRIPES)
@@ -445,3 +446,18 @@ def test_bundled_samples_that_are_cut_off(tmp_path):
     path.write_bytes(samples.PATH.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be read"):
         samples.load(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("import segcam_jax.data.texture_mnist", "train.data.texture_mnist"),
+        ("from segcam_jax.data.texture_mnist_config import Bias", "train.data.texture_mnist"),
+        ("from segcam_jax.data import polen", "train.data.pollen23e"),
+    ],
+)
+def test_what_was_in_the_package_says_where_it_is(code, place):
+    with pytest.raises(ImportError, match=f"is now {place}, .*pip install -e"):
+        exec(code)
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec("from segcam_jax.data import nothing")

@@ -7,9 +7,9 @@ from tests.tfrecords import framed, record
 
 pytest.importorskip("google_crc32c")
 
-from segcam_jax.data import tfrecord
-from segcam_jax.data.polen import read_tfrecords
 from segcam_jax.types import InputError
+from train.data import tfrecord
+from train.data.pollen23e import read_tfrecords
 
 
 def image(seed, shape=(3, 4, 3)):

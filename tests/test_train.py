@@ -14,10 +14,10 @@ from flax import nnx
 pytest.importorskip("grain")
 
 from segcam_jax import models
-from segcam_jax.data.texture_mnist import CLASSES, TextureMnist, TextureMnistConfig
 from segcam_jax.models.unet import load_unet
 from segcam_jax.types import InputError
 from train import quality, running, steps, texture_mnist
+from train.data.texture_mnist import CLASSES, TextureMnist, TextureMnistConfig
 from train.texture_mnist import TrainConfig
 
 TINY: dict[str, Any] = {

@@ -21,12 +21,12 @@ pytest.importorskip("grain")
 pytest.importorskip("google_crc32c")
 
 from segcam_jax import models
-from segcam_jax.data import tfrecord
 from segcam_jax.models import stored
 from segcam_jax.types import InputError
 from train import classifier, classifier_config, classifier_model, classifier_run, running
 from train.classifier import ClassifierConfig
 from train.classifier_report import class_rows, confusion_figure, scores
+from train.data import tfrecord
 
 SIZE = 32
 COUNTS = {"dark": 7, "bright": 8, "striped $1": 9}

@@ -51,7 +51,6 @@ from jaxtyping import Int
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segcam_jax import _files, models
-from segcam_jax.data.labelled import LabelledImages
 from segcam_jax.metrics import segmentation
 from segcam_jax.models import stored
 from train import classifier_report as report, running
@@ -69,6 +68,7 @@ from train.classifier_run import (
     log_probabilities,
     prepare as prepare,
 )
+from train.data.labelled import LabelledImages
 
 _NO_EFFECT = ("out", "export", "only", "data", "start")
 _PREDICTIONS = ("image", "fold", "class", "predicted", "probability", "cross_entropy")

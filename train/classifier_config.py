@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from segcam_jax.data.folders import read_folders
-from segcam_jax.data.labelled import LabelledImages
-from segcam_jax.data.polen import read_tfrecords
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
+from train.data.image_folders import read_folders
+from train.data.labelled import LabelledImages
+from train.data.pollen23e import read_tfrecords
 
 _KEPT_BYTES = 1 << 30  # images up to this size are read once and kept
 # What random numbers are for; each purpose has its own stream, so that none disturbs another.

@@ -12,9 +12,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from segcam_jax.data.labelled import LabelledImages
 from train.classifier_config import ClassifierConfig, folds_of, read_images
 from train.classifier_model import make_model, parts
+from train.data.labelled import LabelledImages
 
 _CHUNK = 32  # images that are evaluated at once
 

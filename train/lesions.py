@@ -3,7 +3,7 @@
     python -m train.lesions --out runs/lesions
 
 Cases are made of nilearn's MNI152 brain (`--template ch2bet.nii.gz` takes another) at 2 mm, see
-`segcam_jax.data.lesions`: two modalities, of which FLAIR carries the information. The network is
+`train.data.lesions`: two modalities, of which FLAIR carries the information. The network is
 MONAI's U-Net with channels 16 to 128, half a million parameters; it sees whole volumes, z-scored in
 the brain, and every case once.
 
@@ -38,13 +38,13 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 
 from segcam_jax.data.frames import Frame
 from segcam_jax.data.instances import find_instances, matched, measured
-from segcam_jax.data.lesions import CLASSES, MODALITIES, LesionCases
 from segcam_jax.data.scans import zscore
-from segcam_jax.data.template import Template
 from segcam_jax.data.volume import orientation
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet
 from train import running, steps
+from train.data.brain_template import Template
+from train.data.lesions import CLASSES, MODALITIES, LesionCases
 from train.lesions_config import (
     LesionTraining as LesionTraining,
     batches,

@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from segcam_jax.data.lesions import LesionCases, LesionConfig
 from segcam_jax.data.scans import zscore
-from segcam_jax.data.template import Template, mni152, read_template
 from segcam_jax.extras import require
 from segcam_jax.models.monai_unet import MonaiUNetConfig
 from segcam_jax.types import InputError
+from train.data.brain_template import Template, mni152, read_template
+from train.data.lesions import LesionCases, LesionConfig
 
 Loss = Literal["dice_cross_entropy", "normalised_dice_focal"]
 

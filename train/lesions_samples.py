@@ -14,10 +14,10 @@ from pathlib import Path
 import tyro
 
 from segcam_jax import _files
-from segcam_jax.data.lesions import LesionCases, LesionConfig
 from segcam_jax.data.samples import lesions
-from segcam_jax.data.template import mni152
 from segcam_jax.types import InputError
+from train.data.brain_template import mni152
+from train.data.lesions import LesionCases, LesionConfig
 
 INDEX = 12
 

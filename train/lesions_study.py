@@ -35,7 +35,15 @@ from scipy import ndimage
 import segcam_jax as segcam
 from segcam_jax import _files, models
 from segcam_jax.data.instances import Instance, Instances, find_instances, matched, measured
-from segcam_jax.data.lesions import (
+from segcam_jax.data.scans import zscore
+from segcam_jax.data.volume import spacing_of
+from segcam_jax.engine.sliding import sliding_window
+from segcam_jax.types import InputError
+from segcam_jax.volumes import measure
+from segcam_jax.volumes.instance_maps import target_of
+from train import running
+from train.data.brain_template import Template, mni152, read_template
+from train.data.lesions import (
     FLAIR_ONLY,
     MODALITIES,
     T1_ONLY,
@@ -43,14 +51,6 @@ from segcam_jax.data.lesions import (
     LesionCases,
     LesionConfig,
 )
-from segcam_jax.data.scans import zscore
-from segcam_jax.data.template import Template, mni152, read_template
-from segcam_jax.data.volume import spacing_of
-from segcam_jax.engine.sliding import sliding_window
-from segcam_jax.types import InputError
-from segcam_jax.volumes import measure
-from segcam_jax.volumes.instance_maps import target_of
-from train import running
 from train.lesions import dice
 from train.lesions_summary import GROUPS, summary
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from segcam_jax.data.lesions import MODALITIES
+from train.data.lesions import MODALITIES
 
 GROUPS = ("TP", "FP", "FN")
 

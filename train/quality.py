@@ -17,9 +17,9 @@ import rich
 from rich.table import Table
 
 from segcam_jax import models
-from segcam_jax.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMnistConfig
 from segcam_jax.types import InputError
 from train import running
+from train.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMnistConfig
 from train.texture_mnist import evaluate
 
 _CHUNK = 50  # images at once

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from segcam_jax.data.texture_mnist import (
+from segcam_jax.metrics import segmentation
+from train.data.texture_mnist import (
     BACKGROUND,
     CLASSES,
     Layout,
@@ -15,7 +16,6 @@ from segcam_jax.data.texture_mnist import (
     TextureMnistConfig,
     TextureMnistSample,
 )
-from segcam_jax.metrics import segmentation
 
 
 def measure_shortcut(

@@ -49,15 +49,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segcam_jax.data.texture_mnist import (
-    CLASSES,
-    TextureMnist,
-    TextureMnistSample,
-)
 from segcam_jax.metrics import segmentation
 from segcam_jax.models.unet import UNet, UNetConfig, load_unet, save_unet
 from segcam_jax.types import InputError
 from train import running, steps
+from train.data.texture_mnist import (
+    CLASSES,
+    TextureMnist,
+    TextureMnistSample,
+)
 from train.shortcut import measure_shortcut
 from train.texture_mnist_config import (
     PLANTED as PLANTED,

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from segcam_jax.data.texture_mnist import (
+from segcam_jax.extras import require
+from segcam_jax.types import InputError
+from train.data.texture_mnist import (
     Bias,
     Jitter,
     TextureMnist,
     TextureMnistConfig,
     TextureMnistSample,
 )
-from segcam_jax.extras import require
-from segcam_jax.types import InputError
 
 PLANTED = Bias(2, background_texture="stripes_diagonal", background_probability=1.0)
 

@@ -13,7 +13,7 @@ import tyro
 
 from segcam_jax import _files
 from segcam_jax.data import samples
-from segcam_jax.data.texture_mnist import TextureMnist
+from train.data.texture_mnist import TextureMnist
 from train.texture_mnist_config import PLANTED, TrainConfig, dataset_config
 
 BIASED_SAMPLES = 200

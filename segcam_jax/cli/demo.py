@@ -14,8 +14,12 @@ from jaxtyping import Bool, Float, Int
 
 from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console, demo_volume, page
-from segcam_jax.data.samples import load as load_samples
-from segcam_jax.data.texture_mnist import BACKGROUND, CLASSES, TextureMnistSample
+from segcam_jax.data.samples import (
+    BACKGROUND,
+    CLASSES,
+    TextureMnistSample,
+    load as load_samples,
+)
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec

@@ -12,8 +12,14 @@ from segcam_jax import _files, viz
 from segcam_jax.cli import commands, page_volume
 from segcam_jax.cli.instances import computed, reported
 from segcam_jax.data import nifti
-from segcam_jax.data.lesions import FLAIR_ONLY, LESION, MODALITIES, T1_ONLY
-from segcam_jax.data.samples.lesions import BundledCase, load
+from segcam_jax.data.samples.lesions import (
+    FLAIR_ONLY,
+    LESION,
+    MODALITIES,
+    T1_ONLY,
+    BundledCase,
+    load,
+)
 from segcam_jax.data.scans import ScanFiles
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.data.volume import Volume, canonical

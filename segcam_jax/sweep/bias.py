@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
-from segcam_jax.data.texture_mnist import TextureMnistSample
+from segcam_jax.data.samples import TextureMnistSample
 from segcam_jax.heatmap import find_profile
 from segcam_jax.metrics.saliency import region_shares
 from segcam_jax.networks.network import Network

@@ -17,6 +17,10 @@ from jaxtyping import Float, Int
 from segcam_jax.types import InputError
 
 PATH = Path(__file__).with_name("lesions.npz")
+MODALITIES = ("flair", "t1")
+CLASSES = ("background", "lesion")
+# What is planted: a lesion, and what is none, dark in T1 alone or bright in FLAIR alone.
+LESION, T1_ONLY, FLAIR_ONLY = 1, 2, 3
 _LEVELS = 255
 
 
@@ -27,7 +31,8 @@ class BundledCase:
     Attributes:
         image: FLAIR and T1, positive in the brain, 0 outside.
         lesions: number of the lesion that a voxel belongs to, from 1; else 0.
-        kind: what is planted at a voxel, see `segcam_jax.data.lesions`; 0 for nothing.
+        kind: what is planted at a voxel, `LESION`, `T1_ONLY` or `FLAIR_ONLY`; 0 for
+            nothing.
         affine: voxel indices -> mm.
     """
 

@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segcam_jax import _files
-from segcam_jax.data import labelled, tfrecord
-from segcam_jax.data.labelled import LabelledImages
 from segcam_jax.extras import require
 from segcam_jax.types import InputError, counted
+from train.data import labelled, tfrecord
+from train.data.labelled import LabelledImages
 
 SHAPE = {"height": 224, "width": 224, "depth": 3}
 _FLOAT32 = 1  # TensorFlow's number of the type

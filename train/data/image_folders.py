@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from segcam_jax.data import labelled
 from segcam_jax.data.images import read_image
-from segcam_jax.data.labelled import LabelledImages
 from segcam_jax.types import InputError, counted
+from train.data import labelled
+from train.data.labelled import LabelledImages
 
 # Pillow opens these kinds too, but nobody means them by images.
 _DOCUMENTS = {".pdf", ".ps", ".eps", ".mpg", ".mpeg", ".h5", ".hdf"}

@@ -26,18 +26,21 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from segcam_jax.data import digits as digit_masks
-from segcam_jax.data.texture_mnist_config import (
+from segcam_jax.data.samples import (
+    BACKGROUND as BACKGROUND,
+    CLASSES as CLASSES,
+    TextureMnistSample as TextureMnistSample,
+)
+from segcam_jax.types import InputError, counted, nearest_first
+from train.data import digits as digit_masks
+from train.data.texture_mnist_config import (
     SAMPLES,
     Bias as Bias,
     Jitter as Jitter,
     TextureMnistConfig as TextureMnistConfig,
 )
-from segcam_jax.data.textures import texture_set
-from segcam_jax.types import InputError, counted, nearest_first
+from train.data.textures import texture_set
 
-BACKGROUND = 10
-CLASSES = (*(str(digit) for digit in range(10)), "background")
 # What random numbers are for; each purpose has its own stream, so that none disturbs another.
 _ORDER, _TEXTURES, _BIAS, _JITTER = range(4)
 
@@ -64,31 +67,6 @@ class Layout:
     foreground: Crop
     tiles: tuple[Crop, ...]
     is_biased: bool = False
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TextureMnistSample:
-    """One sample, or a batch of them with `n` in front of every shape.
-
-    Attributes:
-        image: greys in [0, 1].
-        label: 0..9 on the digit, 10 on the background.
-        digit: the digit.
-        digit_with_infill: the digit's pixels.
-        background: all other pixels.
-        biased_tile: the background tiles (digit included) that hold the digit's bias texture, if
-            the sample is biased; else nothing.
-        is_biased: whether a bias drew the textures.
-    """
-
-    image: Float[np.ndarray, "*n h w 1"]
-    label: Int[np.ndarray, "*n h w"]
-    digit: Int[np.ndarray, "*n"]
-    digit_with_infill: Bool[np.ndarray, "*n h w"]
-    background: Bool[np.ndarray, "*n h w"]
-    biased_tile: Bool[np.ndarray, "*n h w"]
-    is_biased: Bool[np.ndarray, "*n"]
 
 
 def one_hot(label: Int[np.ndarray, "*n h w"]) -> Float[np.ndarray, "*n h w 11"]:

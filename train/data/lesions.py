@@ -31,12 +31,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-from segcam_jax.data.template import Template
+from segcam_jax.data.samples.lesions import (
+    CLASSES as CLASSES,
+    FLAIR_ONLY as FLAIR_ONLY,
+    LESION as LESION,
+    MODALITIES as MODALITIES,
+    T1_ONLY as T1_ONLY,
+)
 from segcam_jax.types import InputError
+from train.data.brain_template import Template
 
-MODALITIES = ("flair", "t1")
-CLASSES = ("background", "lesion")
-LESION, T1_ONLY, FLAIR_ONLY = 1, 2, 3
 # Cases of a split, if the configuration names no number.
 CASES = {"train": 10_000, "test": 100}
 # What random numbers are for; each purpose has its own stream, so that none disturbs another.
