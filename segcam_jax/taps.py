@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from segcam_jax import faults, masks
+from segcam_jax import _print, faults, masks
 from segcam_jax._jaxpr import (
     axes,
     context,
@@ -107,6 +107,21 @@ class Split:
     outputs: Outputs | None = None
     declared: Outputs | None = None
     _one_example: bool = dataclasses.field(default=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Where the model is cut, and the arrays on both sides."""
+        arrays = jax.tree.map(_print.described, (self.input, self.output))
+        found, made = (
+            leaves[0] if len(leaves := jax.tree.leaves(each)) == 1 else each for each in arrays
+        )
+        held = "" if self.outputs is None else f", {self.outputs}"
+        lines = {
+            "input": found,
+            "activation": _print.described(self.activation),
+            "output": f"{made}{held}",
+        }
+        rows = [(f"  {name}", str(value)) for name, value in lines.items()]
+        return f"Split at {self.tap!r}\n{_print.table(rows)}"
 
     def __reduce__(self):
         raise InputError(
@@ -238,9 +253,30 @@ class Split:
         return activation
 
 
-def list_taps(
-    fn: Callable, params: Any, x: Any, *, one_example: bool | None = None
-) -> dict[str, TapStruct]:
+class Taps(dict[str, TapStruct]):
+    """Taps by name, in order of evaluation; prints as a table."""
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [
+            (
+                name,
+                _print.extents(struct.shape),
+                str(struct.dtype),
+                "" if struct.on_grid else "no map",
+            )
+            for name, struct in self.items()
+        ]
+        return [("tap", "activation", "dtype", ""), *rows]
+
+    def __repr__(self) -> str:
+        """One line for each tap: its name, the activation's extents, whether it can be drawn."""
+        return _print.table(self._rows())
+
+    def _repr_html_(self) -> str:
+        return _print.html_table(self._rows())
+
+
+def list_taps(fn: Callable, params: Any, x: Any, *, one_example: bool | None = None) -> Taps:
     """Lists the taps of a model in order of evaluation, without running it.
 
     Args:
@@ -265,10 +301,11 @@ def list_taps(
     traced, _, origins = _trace(fn, signature, said)
     if layouts.has_batch_axis(fn) and not said:  # Else `split` may be told of one.
         layouts.check_example(origins, traced, x, of_one=True)
-    return {
+    found = {
         name: layouts.struct_of(variable.aval, origins.of(variable), x, origins.channels)
         for name, variable in _variables(traced, x).items()
     }
+    return Taps(found)
 
 
 def split(

@@ -28,7 +28,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from segcam_jax import components
+from segcam_jax import _print, components
 from segcam_jax.components import Which, component_mask as component_mask
 from segcam_jax.outputs import (
     Meaning,
@@ -84,6 +84,16 @@ class Target:
     corner: Any = None
     outputs: Outputs | None = None
     exclusive: bool = True
+
+    def __repr__(self) -> str:
+        """The class, what is read of it, and where."""
+        classes, of = _print.described(self.class_index), self.of
+        if self.outputs not in (None, of):
+            of = f"{of} of {self.outputs}"
+        where = (
+            "all positions" if self.mask is None else f"the region {_print.described(self.mask)}"
+        )
+        return f"Target(class {classes}, {self.reduce} of {of} over {where})"
 
     def cropped(self) -> "Target":
         """The same score as a function of the output's window at `corner`, of size `extent`."""

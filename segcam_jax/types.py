@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from segcam_jax import _print
+
 Outputs = Literal["logits", "probabilities"]
 
 
@@ -86,6 +88,13 @@ class Explanation:
     drops: Float[Array, "m"] | None = None
     attribution: Float[Array, "*space c"] | None = None
     exact: Bool[Array, "c"] | None = None
+
+    def __repr__(self) -> str:
+        """The score, and extents and range of all else, in at most six lines."""
+        shown = ["map", "weights", "attribution", "exact"]
+        shown.insert(2, "scores" if self.drops is None else "drops")
+        found = {name: getattr(self, name) for name in shown}
+        return _print.fields(f"Explanation, score {_print.described(self.score)}", found)
 
 
 def counted(number: int, noun: str) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-from segcam_jax.types import InputError
+from segcam_jax import _print
+from segcam_jax.types import InputError, counted
 
 Group = Literal["", "TP", "WEAK", "FP", "IGNORED", "FN"]
 # With a truth, in the order of tables and figures.
@@ -65,6 +66,18 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.instances)
+
+    def __repr__(self) -> str:
+        """How many, in which volume, by group, and the sizes of the smallest and the largest."""
+        title = f"{counted(len(self), 'instance')} in {_print.extents(self.labels.shape)}"
+        if not self.instances:
+            return title
+        sizes = [instance.voxels for instance in self.instances]
+        groups = {group: sum(each.group == group for each in self.instances) for group in GROUPS}
+        by_group = ", ".join(f"{count} {group}" for group, count in groups.items() if count)
+        low, high = min(sizes), max(sizes)
+        size = f"{counted(low, 'voxel')} each" if low == high else f"{low} to {high} voxels"
+        return ": ".join(filter(None, (title, "; ".join(filter(None, (by_group, size))))))
 
     def mask(self, label: int) -> Bool[np.ndarray, "*space"]:
         """Where an instance is."""

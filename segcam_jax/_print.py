@@ -1,0 +1,71 @@
+"""How results print in a shell and in a notebook: what a person asks of them, in a few lines."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def extents(shape: Sequence[int]) -> str:
+    """A shape, as `40 x 32`; of a single number `scalar`."""
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def described(value: Any) -> str:
+    """An array in a few words: its extents and range, or its value.
+
+    Of what is traced, and of mere shapes, extents and dtype; of anything else, as of the axes in a
+    `jax.vmap`, its own representation.
+    """
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or dtype is None:
+        return repr(value)
+    concrete = isinstance(value, (np.ndarray, np.generic, jax.Array))
+    if isinstance(value, jax.core.Tracer) or not concrete or not _is_here(value):
+        return f"{extents(shape)} {dtype}"
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return f"{array.item():.4g}" if array.dtype.kind == "f" else str(array.item())
+    if array.dtype == bool:
+        return f"{extents(shape)}, {np.count_nonzero(array)} of {array.size} true"
+    wide = array.astype(np.float64)
+    if not array.size or np.isnan(wide).all():
+        return f"{extents(shape)}, all NaN" if array.size else extents(shape)
+    lost = int(np.isnan(wide).sum())
+    nan = f", {lost} NaN" if lost else ""
+    low, high = f"{np.nanmin(wide):.4g}", f"{np.nanmax(wide):.4g}"
+    span = f"all {low}" if low == high else f"{low} to {high}"
+    return f"{extents(shape)}, {span}{nan}"
+
+
+def _is_here(value: Any) -> bool:
+    """Whether this process holds all of an array, which is not donated."""
+    if not isinstance(value, jax.Array):
+        return True
+    return value.is_fully_addressable and not value.is_deleted()
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells in columns, left-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """The same for a notebook; the first row is the head."""
+    head, *body = rows
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in body]
+    return "<table><tr>" + "</tr><tr>".join([cells, *lines]) + "</tr></table>"
+
+
+def fields(title: str, found: Mapping[str, Any]) -> str:
+    """A title, and below it one line for each field that is not None."""
+    rows = [(f"  {name}", described(value)) for name, value in found.items() if value is not None]
+    return "\n".join([title, table(rows)]) if rows else title
