@@ -54,12 +54,19 @@ class Reference:
     values: np.ndarray
 
     def errors(self, values: np.ndarray) -> dict[str, Any]:
-        """The largest error over the results that both have, relative to the largest result."""
+        """The largest error over the results that both have, and what it is relative to.
+
+        Returns:
+            `error`, relative to the largest of the results compared; `largest` of all results that
+            the row computed, in units of that one, so that `error / largest` is relative to the
+            largest of the study; and how many were `compared`.
+        """
         count = min(len(values), len(self.values))
-        ours, exact = np.asarray(values[:count], float), self.values[:count]
-        largest = float(np.abs(exact).max())
-        error = float(np.abs(ours - exact).max())
-        return {"error": error / largest if largest > 0 else error, "compared": count}
+        ours, exact = np.asarray(values, float), self.values[:count]
+        unit = float(np.abs(exact).max()) or 1.0
+        error = float(np.abs(ours[:count] - exact).max())
+        largest = float(np.abs(ours).max())
+        return {"error": error / unit, "largest": largest / unit, "compared": count}
 
 
 def reference(study: Study, brute_force: Row) -> Reference:

@@ -45,7 +45,7 @@ def overview(found: dict[str, Any]) -> str:
                 _times(by_hand, engine),
                 _bound(record, found, engine),
             ]
-            cells += [_error(each) for each in (library, by_hand, engine)]
+            cells += [_error(each, record) for each in (library, by_hand, engine)]
             title = record["title"] + (f" ({rounded})" if rounded else "")
             lines.append(_line(key, title, *cells))
     return "\n".join(lines) if len(lines) > 2 else _NOTHING
@@ -64,7 +64,7 @@ def first_page(found: dict[str, Any]) -> str:
         library, by_hand = _fastest(record, (PGC,)), _fastest(record, BY_HAND)
         cells.append([f"{key}: {record['title']}"])
         cells[-1] += [_times(library, engine), _times(by_hand, engine)]
-        errors.append([_error(by_hand), _error(engine)])
+        errors.append([_error(by_hand, record), _error(engine, record)])
     heads = ["study", "times faster than pytorch-grad-cam", "than the best by hand"]
     if errors and not any(_NONE in pair for pair in errors):
         heads += ["error by hand", "of segcam_jax"]
@@ -149,11 +149,11 @@ def _workload_rows(record: dict[str, Any]) -> str:
         elif row["status"] == "same program":
             lines.append(_line(row["name"], f"the same program as “{row['same_as']}”", *[""] * 7))
         else:
-            lines.append(_line(*_row_cells(row)))
+            lines.append(_line(*_row_cells(row, record)))
     return "\n".join(lines)
 
 
-def _row_cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _row_cells(row: dict[str, Any], record: dict[str, Any]) -> tuple[str, ...]:
     low, high = row["total_spread"]
     name = row["name"] + (f" ({row['setting']})" if "setting" in row else "")
     measured = f"{row['count']} of {row['total']}" + (", projected" if row["projected"] else "")
@@ -168,7 +168,7 @@ def _row_cells(row: dict[str, Any]) -> tuple[str, ...]:
         _NONE if rate is None else _figure(rate / 1e9),
         _NONE if compiled is None else _figure(compiled),
         _figure(row["peak_bytes"] / 1e6) if "peak_bytes" in row else _NONE,
-        _error(row),
+        _error(row, record),
     )
 
 
@@ -244,9 +244,12 @@ def _time(row: dict[str, Any] | None) -> str:
     return f"~{total} s ({row['count']} of {row['total']})" if row["projected"] else f"{total} s"
 
 
-def _error(row: dict[str, Any] | None) -> str:
-    """Against float64, relative to the largest result."""
-    return f"{row['error']:.0e}" if row is not None and "error" in row else _NONE
+def _error(row: dict[str, Any] | None, record: dict[str, Any]) -> str:
+    """Against float64, relative to the largest result that the engine found in the study."""
+    if row is None or "error" not in row:
+        return _NONE
+    engine = row_of(record, record["engine"]) or {}
+    return f"{row['error'] / max(1.0, engine.get('largest', 1.0)):.0e}"
 
 
 def _figure(value: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def extents(shape: Sequence[int]) -> str:
@@ -23,7 +24,7 @@ def described(value: Any) -> str:
     if shape is None or dtype is None:
         return repr(value)
     concrete = isinstance(value, (np.ndarray, np.generic, jax.Array))
-    if isinstance(value, jax.core.Tracer) or not concrete or not _is_here(value):
+    if isinstance(value, Tracer) or not concrete or not _is_here(value):
         return f"{extents(shape)} {dtype}"
     array = np.asarray(value)
     if array.ndim == 0:

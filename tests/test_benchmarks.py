@@ -229,8 +229,10 @@ def test_what_is_written_by_hand_and_the_engine_come_first():
     names = (PGC, "segcam_jax, + windows", ENGINE, NAIVE_MAP)
     groups = ("peer", "engine", "engine", "engine")
     rows = [Row(name=n, group=g) for n, g in zip(names, groups, strict=True)]
-    ranked = sorted(rows, key=lambda row: run._rank(row, ENGINE))
-    assert [row.name for row in ranked] == [NAIVE_MAP, ENGINE, PGC, "segcam_jax, + windows"]
+    first, last = [NAIVE_MAP, ENGINE], [PGC, "segcam_jax, + windows"]
+    for in_3d, order in ((False, first), (True, first[::-1])):
+        ranked = sorted(rows, key=lambda row: run._rank(row, ENGINE, in_3d))
+        assert [row.name for row in ranked] == order + last
 
 
 # The command
@@ -377,6 +379,8 @@ def test_the_tables_say_what_is_projected_and_what_bounds_it():
 def test_the_first_page_shows_errors_once_all_are_measured():
     found = {"workloads": {"P1": a_record()}}
     assert tables.first_page(found).splitlines()[2] == "| P1: t | 102x | 10x | 1e-05 | 1e-07 |"
+    found["workloads"]["P1"]["rows"][2]["largest"] = 10.0  # Of the study, not of the few compared.
+    assert tables.first_page(found).splitlines()[2] == "| P1: t | 102x | 10x | 1e-06 | 1e-08 |"
     del found["workloads"]["P1"]["rows"][2]["error"]
     assert tables.first_page(found).splitlines()[2] == "| P1: t | 102x | 10x |"
 
