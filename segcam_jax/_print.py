@@ -20,9 +20,12 @@ def described(value: Any) -> str:
     Of what is traced, and of mere shapes, extents and dtype; of anything else, as of the axes in a
     `jax.vmap`, its own representation.
     """
+    if isinstance(value, str):
+        return value
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is None or dtype is None:
-        return repr(value)
+        leaves = jax.tree.leaves(value)
+        return repr(value if leaves == [value] else jax.tree.map(described, value))
     concrete = isinstance(value, (np.ndarray, np.generic, jax.Array))
     if isinstance(value, Tracer) or not concrete or not _is_here(value):
         return f"{extents(shape)} {dtype}"
@@ -70,3 +73,10 @@ def fields(title: str, found: Mapping[str, Any]) -> str:
     """A title, and below it one line for each field that is not None."""
     rows = [(f"  {name}", described(value)) for name, value in found.items() if value is not None]
     return "\n".join([title, table(rows)]) if rows else title
+
+
+def target(score: Any) -> str:
+    """What a `segcam_jax.targets.Target` reads of the output, and where."""
+    of = score.of if score.outputs in (None, score.of) else f"{score.of} of {score.outputs}"
+    where = "all positions" if score.mask is None else f"the region {described(score.mask)}"
+    return f"Target(class {described(score.class_index)}, {score.reduce} of {of} over {where})"

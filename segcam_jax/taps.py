@@ -52,7 +52,7 @@ from segcam_jax._jaxpr import (
     slicing,
     windows,
 )
-from segcam_jax._jaxpr.layouts import TapStruct, bottleneck as bottleneck, is_map as is_map
+from segcam_jax._jaxpr.layouts import Taps, TapStruct, bottleneck as bottleneck, is_map as is_map
 from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.outputs import declared
 from segcam_jax.types import InputError, Outputs, SegcamError, TapError
@@ -110,18 +110,9 @@ class Split:
 
     def __repr__(self) -> str:
         """Where the model is cut, and the arrays on both sides."""
-        arrays = jax.tree.map(_print.described, (self.input, self.output))
-        found, made = (
-            leaves[0] if len(leaves := jax.tree.leaves(each)) == 1 else each for each in arrays
-        )
-        held = "" if self.outputs is None else f", {self.outputs}"
-        lines = {
-            "input": found,
-            "activation": _print.described(self.activation),
-            "output": f"{made}{held}",
-        }
-        rows = [(f"  {name}", str(value)) for name, value in lines.items()]
-        return f"Split at {self.tap!r}\n{_print.table(rows)}"
+        output = ", ".join(filter(None, (_print.described(self.output), self.outputs)))
+        found = {"input": self.input, "activation": self.activation, "output": output}
+        return _print.fields(f"Split at {self.tap!r}", found)
 
     def __reduce__(self):
         raise InputError(
@@ -251,29 +242,6 @@ class Split:
         if self._layout[1] is not None:
             activation = jnp.expand_dims(activation, self._layout[1])
         return activation
-
-
-class Taps(dict[str, TapStruct]):
-    """Taps by name, in order of evaluation; prints as a table."""
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        rows = [
-            (
-                name,
-                _print.extents(struct.shape),
-                str(struct.dtype),
-                "" if struct.on_grid else "no map",
-            )
-            for name, struct in self.items()
-        ]
-        return [("tap", "activation", "dtype", ""), *rows]
-
-    def __repr__(self) -> str:
-        """One line for each tap: its name, the activation's extents, whether it can be drawn."""
-        return _print.table(self._rows())
-
-    def _repr_html_(self) -> str:
-        return _print.html_table(self._rows())
 
 
 def list_taps(fn: Callable, params: Any, x: Any, *, one_example: bool | None = None) -> Taps:

@@ -85,15 +85,7 @@ class Target:
     outputs: Outputs | None = None
     exclusive: bool = True
 
-    def __repr__(self) -> str:
-        """The class, what is read of it, and where."""
-        classes, of = _print.described(self.class_index), self.of
-        if self.outputs not in (None, of):
-            of = f"{of} of {self.outputs}"
-        where = (
-            "all positions" if self.mask is None else f"the region {_print.described(self.mask)}"
-        )
-        return f"Target(class {classes}, {self.reduce} of {of} over {where})"
+    __repr__ = _print.target
 
     def cropped(self) -> "Target":
         """The same score as a function of the output's window at `corner`, of size `extent`."""

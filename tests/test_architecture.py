@@ -9,6 +9,7 @@ import segcam_jax
 
 ROOT = Path(segcam_jax.__file__).parent
 FLOORS = {
+    "_print": 0,
     "types": 0,
     "_files": 1,
     "_names": 1,
@@ -40,6 +41,7 @@ FLOORS = {
 }
 # Within a floor, which other rooms a room may use.
 NEIGHBOURS = {
+    "types": {"_print"},
     "taps": {"_jaxpr", "faults", "masks", "outputs"},
     "targets": {"components", "outputs"},
     "masks": set(),

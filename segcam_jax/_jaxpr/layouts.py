@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segcam_jax import _print
 from segcam_jax._jaxpr import axes, graph
 from segcam_jax.types import InputError, TapError, nearest_first
 
@@ -24,6 +25,29 @@ class TapStruct(jax.ShapeDtypeStruct):
     def __init__(self, shape: tuple[int, ...], dtype: Any, *, on_grid: bool):
         super().__init__(shape, dtype)
         self.on_grid = on_grid
+
+
+class Taps(dict[str, TapStruct]):
+    """Taps by name, in order of evaluation; prints as a table."""
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [
+            (
+                name,
+                _print.extents(struct.shape),
+                str(struct.dtype),
+                "" if struct.on_grid else "no map",
+            )
+            for name, struct in self.items()
+        ]
+        return [("tap", "activation", "dtype", ""), *rows]
+
+    def __repr__(self) -> str:
+        """One line for each tap: its name, the activation's extents, whether it can be drawn."""
+        return _print.table(self._rows())
+
+    def _repr_html_(self) -> str:
+        return _print.html_table(self._rows())
 
 
 def is_map(struct: jax.ShapeDtypeStruct) -> bool:
