@@ -85,7 +85,8 @@ class Target:
     outputs: Outputs | None = None
     exclusive: bool = True
 
-    __repr__ = _print.target
+    def __repr__(self) -> str:
+        return _print.target(self)
 
     def cropped(self) -> "Target":
         """The same score as a function of the output's window at `corner`, of size `extent`."""
@@ -119,10 +120,8 @@ class Target:
             raise TargetError(f"reduce={self.reduce!r}; choose 'sum' or 'mean'")
         self._meaning.checked()
         if not hasattr(output, "shape"):
-            raise TargetError(
-                "the model returns more than one array; wrap it so that it returns logits, "
-                "or give a target function of your own"
-            )
+            several = "the model returns more than one array"
+            raise TargetError(f"{several}; wrap it so that it returns logits, or give a function")
         check_class(self.class_index, output.shape[-1])
         positions = output.shape[:-1]
         region = positions if self.mask is None else np.shape(self.mask)
@@ -132,11 +131,10 @@ class Target:
             raise TargetError(
                 f"the target's region has shape {region}; the output has positions {positions}"
             )
-        if self.mask is None or isinstance(self.mask, Tracer):
-            return
-        if self.reduce == "mean":
+        known = self.mask is not None and not isinstance(self.mask, Tracer)
+        if known and self.reduce == "mean":
             _check_weights(self.class_index, self.mask)
-        if self.extent is None or isinstance(self.corner, Tracer):
+        if not known or self.extent is None or isinstance(self.corner, Tracer):
             return
         mask, corner = np.asarray(self.mask), np.asarray(self.corner)
         if corner.ndim == 1:
