@@ -5,6 +5,7 @@ python -m benchmarks.planted_bias
 
 import dataclasses
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import jax
 import segcam_jax
 from segcam_jax import _files
 from segcam_jax.data.samples import BUNDLED_SAMPLES, load
-from segcam_jax.networks.open import open_network
-from segcam_jax.networks.spec import NetworkSpec
+from segcam_jax.reports.planted_bias import bias_rows, places_of
+from segcam_jax.runs.job import Job
 from segcam_jax.runs.manifest import device, versions, weights_record
-from segcam_jax.sweep.bias import bias_study
+from segcam_jax.runs.work import StudyOptions
+from segcam_jax.types import TargetError
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = {"biased": "texture-mnist-biased", "unbiased": "texture-mnist-unbiased"}
@@ -27,7 +29,8 @@ METHODS = (
     *("grad_cam", "hires_cam", "grad_cam_pp", "xgrad_cam", "layer_cam"),
     *("ablation_cam", "fast_ablation_cam", "eigen_cam", "eigen_grad_cam"),
 )
-TAPS = ("bottleneck", "decoder1")
+TAPS = ("encoder4", "bottleneck", "decoder1")
+_PROFILE = "segcam_jax"
 
 
 def measure(
@@ -35,6 +38,7 @@ def measure(
     *,
     class_index: int = BIASED_CLASS,
     methods: Sequence[str] = METHODS,
+    taps: Sequence[str] = TAPS,
     samples: int = BUNDLED_SAMPLES,
 ) -> dict[str, Any]:
     """The study of a network, as JSON holds it.
@@ -43,28 +47,43 @@ def measure(
         weights: its name, or a file.
         class_index: the biased class.
         methods: names of methods.
+        taps: names of taps.
         samples: how many of the bundled ones.
     """
-    network = open_network(NetworkSpec.parse(weights))
     some = jax.tree.map(lambda leaf: leaf[:samples], load().biased)
-    study = bias_study(network, some, class_index=class_index, methods=methods, taps=TAPS)
-    rows = [
-        {key: _number(value) for key, value in dataclasses.asdict(row).items()}
-        for row in study.rows
+    options = StudyOptions(
+        weights=weights, taps=tuple(taps), methods=tuple(methods), classes=(f"{class_index}",)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for index, image in enumerate(some.image):
+            _files.write_array(place / "images" / f"{index:03}.npy", image)
+        job = Job(options, (place / "images",), place / "run.zarr", devices=1).open()
+        run = job.run()
+        there = run.table["row"].filter(run.table["error"].is_null())
+        if not len(there):
+            raise TargetError(
+                f"class {class_index} is predicted nowhere in {samples} samples; these weights "
+                "cannot be studied for it"
+            )
+        places = dict(enumerate(places_of(some)))
+        rows = bias_rows(run, {row: places[row] for row in there}, profile=_PROFILE)
+    numbers = [
+        {key: _number(value) for key, value in dataclasses.asdict(row).items()} for row in rows
     ]
     return {
         "dataset": "texture_mnist",
         "versions": versions(),
         "device": device(),
         "segcam_jax": segcam_jax.__version__,
-        "weights": weights_record(network),
+        "weights": weights_record(job.network),
         "bias": {
             "class_index": class_index,
-            "profile": study.profile,
+            "profile": _PROFILE,
             "target": "sum of logits over the pixels predicted as the class",
-            "samples": study.samples,
-            "left_out": study.left_out,
-            "rows": rows,
+            "samples": len(there),
+            "left_out": samples - len(there),
+            "rows": numbers,
         },
     }
 

@@ -57,6 +57,20 @@ def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
         temporary.write_bytes(data)
 
 
+def keep_bytes(path: str | Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Writes a whole file, unless it is there and the same: its time then stays.
+
+    Raises:
+        InputError: if another file of that name is there and stays, or one cannot be read.
+        FileError: as `whole_file`.
+    """
+    there = read_if_there(path)
+    if there is not None and there != data and not overwrite:
+        raise InputError(f"{str(path)!r} is there and another; give another folder, or --overwrite")
+    if there != data:
+        write_bytes(path, data)
+
+
 def write_array(path: str | Path, array: np.ndarray) -> None:
     """Writes a `.npy` file; raises as `whole_file`."""
     with whole_file(path) as temporary, temporary.open("wb") as stream:
@@ -88,6 +102,26 @@ def check_folder(path: Path) -> None:
     """Raises `InputError` if the folder of a command's output is a file."""
     if path.exists() and not path.is_dir():
         raise InputError(f"output {str(path)!r} is a file; give a folder")
+
+
+def check_free(folder: Path, names: Iterable[str], said: str = "") -> None:
+    """Checks that nobody else's files are where a command's output will be.
+
+    Args:
+        folder: of the output.
+        names: of files and folders in it that the command writes.
+        said: what one that is there is not, for the message.
+
+    Raises:
+        InputError: if one is there, or the folder is a file.
+    """
+    check_folder(folder)
+    taken = next((name for name in names if (folder / name).exists()), None)
+    if taken is not None:
+        raise InputError(
+            f"output {str(folder)!r} already holds {taken!r}{said}; give another folder, or "
+            "--overwrite"
+        )
 
 
 def not_written(path: Path, error: OSError) -> FileError:

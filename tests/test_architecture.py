@@ -35,7 +35,6 @@ FLOORS = {
     "runs": 7,
     "api": 9,
     "reports": 8,
-    "sweep": 9,
     "cli": 10,
     "__main__": 11,
 }

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import segcam_jax as segcam
-from segcam_jax import Execution, InputError, TargetError
+from segcam_jax import Execution, InputError, TargetError, engine
 from segcam_jax.engine import devices
 from tests.networks import make_input, make_params, skip_net
 
@@ -215,19 +215,20 @@ def test_a_batch_that_is_dealt_already_and_inside_a_jit():
     close(jax.jit(explain)(images), expected)
 
 
-def test_a_sweep_is_dealt():
-    from segcam_jax.sweep import batch as sweep_batch
-
+def test_images_explained_together_are_dealt():
+    """Gradients of all images at once, ablations in turn; each with its own class and region."""
     split, params, x, _ = study()
-    images = np.stack([np.asarray(x) * scale for scale in (1, -1, 0.5, 2, 3)])
-    masks = np.stack([np.asarray(a_target(k, 2 * k).mask) for k in range(5)])
-    options = (("grad_cam", ()), ("ablation_cam", ()), ("gradient", ()))
+    images = np.stack([np.asarray(x) * scale for scale in (1, -1, 0.5)])
+    masks = np.stack([np.asarray(a_target(k, 2 * k).mask) for k in range(3)])
+    targets = segcam.targets.Target(np.array([[0], [1], [2]], np.int32), masks[:, None])
+    calls = [
+        engine.Call(segcam.methods.grad_cam, split),
+        engine.Call(segcam.methods.ablation_cam, split, in_turn=True),
+    ]
 
     def maps(mesh):
-        classes = np.array([0, 1, 2, 0, 1])
-        return sweep_batch.batch_maps(
-            split, params, images, classes, masks, options, chunk=4, mesh=mesh
-        )
+        execution = Execution(mesh=mesh)
+        return engine.explain_together(calls, params, images, targets, execution=execution)
 
     close(maps(segcam.device_mesh(6, images=3)), maps(None))
 

@@ -239,18 +239,6 @@ def test_a_difference_of_two_classes(photos, tmp_path, drawn):
     assert "Explained: logits and difference of logits." in drawn[f"photo1/{STEM}/targets.png"]
 
 
-def test_old_words_mean_the_new_ones(photos, tmp_path, drawn, capsys):
-    out = tmp_path / "out"
-    line = ("gallery", photos / "photo1.png", f"--models={OWN}", "--size", 16, "--layers", "body")
-    line = (*line, "--methods", "grad_cam", "--top", 2, "--difference", 0, 1, "--out", out)
-    assert run(*line) == 0
-    said = capsys.readouterr().err
-    for old, new in {"--models": "--weights", "--layers": "--tap", "--methods": "--method"}.items():
-        assert f"{old} is now {new}" in said
-    targets = open_store(out / f"{STEM}.zarr").table["target"].to_list()
-    assert targets == ["predicted", "top2", "0-not-1"]
-
-
 @pytest.mark.parametrize(
     ("background", "told"),
     [

@@ -95,7 +95,7 @@ def test_an_item_by_number_name_or_file(folder, drawn, capsys, words):
     assert "gradient at input 7 50 %" in said  # The largest value, made up: the row's number.
     assert set(drawn) == {"item.top1.png", "item.top2.png"}
     said = words_of(drawn["item.top2.png"])
-    assert "image3: dog; each map on its own scale" in said
+    assert "image3: dog by net; each map on its own scale" in said
     assert "no map" in said  # Gradients have no map at the body.
     assert "Gradient, clipped" in said
     assert "the strongest 1 % of the pixels share one" in said

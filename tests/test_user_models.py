@@ -314,8 +314,6 @@ def test_options_of_ones_own_models_alone(fault, tmp_path):
     bundled = ("explain", tmp_path / "x.png", "--weights", "texture-mnist-biased")
     assert "is for models of your own" in fault(*bundled, "--normalisation", "none", *end)
     assert "is for models of your own" in fault(*bundled, "--channels", 1, *end)
-    both = (*bundled, "--model", "tests.own_networks:classifier", *end)
-    assert "--model is gone: --weights says which network" in fault(*both)
     assert "two networks" in fault("layers", f"{FILE}:classifier", "--weights", "x")
 
 
@@ -415,8 +413,6 @@ def test_volumes_are_explained_by_ones_own_network(tmp_path, capsys, fault):
     assert "needs one of volumes" in fault("instances", *files, "--weights", f"{FILE}:segmenter")
     assert "takes multiples of 2 x 2 x 2" in fault("context", *files, *model[:2], "--roi", 7)
     assert "--roi and --channels" in fault("context", *files, *model[:2], "--channels", 3)
-    only = ("--weights", f"{FILE}:volumes_of_eight")
-    assert "leave --model out" in fault("instances", *files, *only, "--model", "lesions")
     assert "for models of your own" in fault(
         "instances", *files, "--weights", "lesions", "--channels", 2
     )

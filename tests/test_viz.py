@@ -320,7 +320,7 @@ def test_bias_table_takes_dataclasses_and_says_what_is_missing():
     rows[1] = dataclasses.replace(rows[1], biased=np.nan, unbiased=np.nan, digit=np.nan)
     words = texts(viz.bias_table(rows))
     assert words.count("n/a") == 3
-    expected = {"grad_cam", "tap: encoder4", "weights: biased", "biased tile", "digit"}
+    expected = {"grad_cam", "tap: encoder4", "weights: biased", "striped half", "digit"}
     assert expected <= set(words)
     assert "a map without preference" in words
     assert "a map without preference" not in texts(viz.bias_table(rows, uniform=None))

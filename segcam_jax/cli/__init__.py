@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 
 import segcam_jax
 from segcam_jax.cli import cache, console
-from segcam_jax.cli.old_words import check_command, renewed
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
 _HELP = """usage: segcam COMMAND [options]
@@ -96,14 +95,10 @@ def _run(given: list[str]) -> int:
         print(_HELP.format(commands="\n".join(rows)))
         return 0
     name = given[0]
-    check_command(name)
     if name not in commands.COMMANDS:
         choices = ", ".join(nearest_first(name, commands.COMMANDS))
         raise InputError(f"unknown command {name!r}; choose from {choices}")
     command = commands.COMMANDS[name]
-    words, told = renewed(given[1:], command.several)
-    for line in told:
-        console.note(line)
-    options = commands.parse(command, name, words)
+    options = commands.parse(command, name, given[1:])
     cache.enable()
     return command.run(options, ["segcam", *given])

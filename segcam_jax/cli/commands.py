@@ -145,14 +145,17 @@ class Demo:
     For example: segcam demo --out demo --open
 
     Attributes:
-        volume: Show a 3D network and its lesions instead of images (extra `nifti`; under a minute).
-        out: Folder of the page and its figures. Default: segcam-demo, or segcam-demo-volume.
+        volume: Show a 3D network and its lesions instead of images (extra `nifti`), in a section of
+            the same page.
+        out: Folder of the page, its runs and figures. A demo that was interrupted there goes on.
         open: Open the page in a browser.
+        overwrite: Replace the runs of another demo.
     """
 
     volume: bool = False
-    out: Annotated[Path | None, optional("FOLDER")] = None
+    out: Path = Path("segcam-demo")
     open: bool = False
+    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,11 +240,24 @@ class Command:
         return (function(options, line) if self.takes_line else function(options)) or 0
 
 
+# Words of versions before 0.5, and what a command that lacks them has in their place.
+_RENAMED = {
+    "--class-index": "--class",
+    "--classes": "--class",
+    "--top": "--class",
+    "--difference": "--class",
+    "--layers": "--tap",
+    "--model": "--weights",
+    "--models": "--weights",
+    "--repeat": "--config",
+    **dict.fromkeys(("--window", "--stride", "--samples", "--sigma", "--aggregation"), "--option"),
+}
+
 COMMANDS = {
     "demo": Command(
         "show what the library does, on networks and images that it ships",
         Demo,
-        "demo:demo",
+        "demo.page:demo",
         takes_line=True,
     ),
     "explain": Command(
@@ -286,7 +302,7 @@ def parse(command: Command, name: str, arguments: Sequence[str]) -> Any:
     Args:
         command: it.
         name: what it is called.
-        arguments: today's words.
+        arguments: what follows its name.
 
     Raises:
         InputError: if they are wrong; tyro's message without its frame.
@@ -320,7 +336,8 @@ def _check_options(name: str, several: Mapping[str, bool], arguments: Sequence[s
     ]
     for word, option in given:
         if option not in (*several, "--help"):
-            near = difflib.get_close_matches(option, several, 2) or ["--help"]
+            now = [new for new in (_RENAMED.get(option),) if new in several]
+            near = now or difflib.get_close_matches(option, several, 2) or ["--help"]
             raise InputError(f"Unrecognized options: {word}; `segcam {name}` has {', '.join(near)}")
         if not several.get(option) and [each for _, each in given].count(option) > 1:
             raise InputError(f"{option} was given twice; give it once")

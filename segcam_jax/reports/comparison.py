@@ -33,11 +33,13 @@ class Line:
         run: of the network.
         row: its number.
         tap: the layer.
+        methods: those that are shown; empty: all.
     """
 
     run: StoredRun
     row: int
     tap: str
+    methods: tuple[str, ...] = ()
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -45,6 +47,7 @@ class Line:
         order = self.run.manifest.options["method"]
         there = pairs(self.run, [self.row])
         found = {pair for pair in there if pair[1] == self.tap or _of_input(pair[0])}
+        found = {pair for pair in found if not self.methods or pair[0] in self.methods}
         return tuple(sorted(found, key=lambda pair: order.index(pair[0])))
 
     @property
@@ -142,7 +145,9 @@ def _titles(lines: Sequence[Line], kind: Kind, subject: Subject) -> tuple[str, s
     regions = not all(line.run.manifest.network.classifies for line in lines)
     outlined = "; outlined: the explained pixels" if regions else ""
     if kind == "models":
-        return f"{name}: {len(lines)} networks", f"the last layer of each{outlined}"
+        places = {each.place for each in lines}
+        at = places.pop() if len(places) == 1 else "the last layer of each"
+        return f"{name}: {len(lines)} networks", f"{at}{outlined}"
     if kind == "targets":
         first = about["predicted"]
         predicted = f", predicted {words.short(first)}" if first else ""

@@ -6,7 +6,7 @@ OUT/context-instances.csv           a row per instance and dilation
 OUT/scores.png, detections.png
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from segcam_jax.data.instances import Instance
 from segcam_jax.reports.scans import (
     RECORD,
     Advance,
+    Record,
+    ScanReport,
     StoredScan,
     folder_of,
     is_current,
-    remove_others,
     values_of,
-    write_manifest,
 )
 from segcam_jax.reports.tables import as_csv
 from segcam_jax.runs.stored_scans import StoredScans
@@ -37,7 +37,7 @@ _COLUMNS = ("scan", "instance", "group", "voxels", "volume_mm3", "full_score", "
 _CURVE = ("dilations", "distance_mm", "reach_mm", "score", "detected")
 
 
-class ContextReport:
+class ContextReport(ScanReport):
     """The files of a run.
 
     Args:
@@ -46,7 +46,7 @@ class ContextReport:
     """
 
     def __init__(self, run: StoredScans, out: Path):
-        self._run, self._out = run, out
+        super().__init__(run, out)
         self._rows: dict[tuple[int, int], list[dict[str, Any]]] = {}
         self._instances: dict[tuple[int, int], Instance] = {}
         for item, instance, row in run.results():
@@ -66,53 +66,29 @@ class ContextReport:
         """The rows of the table, one per dilation; none if no instance was found."""
         return context_table([_curve(rows) for rows in self._rows.values()])
 
-    def write(self, advance: Advance, command: Sequence[str] = ()) -> None:
-        """Writes what is not there yet, or not current.
+    def _folders(self) -> Iterable[str]:
+        return (folder_of(rows[0]["scan"], label) for (_, label), rows in self._rows.items())
 
-        Args:
-            advance: is called with the number of scans done, and their names.
-            command: the command line, for the manifest.
-
-        Raises:
-            InputError: if a scan has changed, or cannot be read.
-            FileError: if something cannot be written.
-        """
-        run, out = self._run, self._out
-        whole = {row["scan"] for row in run.scans.values() if row["error"] is None}
-        kept = {folder_of(rows[0]["scan"], label) for (_, label), rows in self._rows.items()}
-        remove_others(out, [row["scan"] for row in run.scans.values()], kept | whole)
-        files = [TABLE, INSTANCES]
-        for item, row in run.scans.items():
-            if row["error"] is None:
-                scan = StoredScan(run, item)
-                files += [*scan.write_found(out)["files"], f"{scan.name}/{RECORD}"]
-                files += self._write_records(item)
-                advance(1, scan.name)
-        rows = self.rows()
+    def _write_together(self, advance: Advance) -> list[str]:
+        rows, out = self.rows(), self._out
         columns = list(rows[0]) if rows else NO_COLUMNS
         _files.write_bytes(out / TABLE, as_csv(columns, [list(row.values()) for row in rows]))
-        long = [
-            [row[name] for name in (*_COLUMNS, *_CURVE)]
-            for each in self._rows.values()
-            for row in each
-        ]
-        _files.write_bytes(out / INSTANCES, as_csv((*_COLUMNS, *_CURVE), long))
+        names = (*_COLUMNS, *_CURVE)
+        long = [[row[name] for name in names] for each in self._rows.values() for row in each]
+        _files.write_bytes(out / INSTANCES, as_csv(names, long))
         if rows:
             _draw([_curve(rows) for rows in self._rows.values()], out)
-            files += FIGURES
-        else:
-            for name in FIGURES:
-                (out / name).unlink(missing_ok=True)
-        if run.manifest.finished is not None:
-            write_manifest(out, run, command, self._facts(files))
+            return list(FILES)
+        for name in FIGURES:
+            (out / name).unlink(missing_ok=True)
+        return [TABLE, INSTANCES]
 
-    def _write_records(self, item: int) -> list[str]:
-        """Writes the curves of a scan's instances; returns the names of their files."""
+    def _write_instances(self, scan: StoredScan, advance: Advance) -> list[str]:
         names = []
         for (number, label), rows in self._rows.items():
-            if number != item:
+            if number != scan.item:
                 continue
-            first, instance = rows[0], self._instances[item, label]
+            first, instance = rows[0], self._instances[number, label]
             folder = folder_of(first["scan"], label)
             about = {**values_of(instance), "scan": first["scan"], "instance": label}
             curve = {name: [row[name] for row in rows] for name in _CURVE}
@@ -126,15 +102,14 @@ class ContextReport:
             if not is_current(self._out, folder, record):
                 _files.write_json(self._out / folder / RECORD, record)
             names.append(f"{folder}/{RECORD}")
+        advance(1, scan.name)
         return names
 
-    def _facts(self, files: Sequence[str]) -> dict[str, Any]:
-        """What the manifest says of the files."""
+    def _facts(self) -> Record:
         return {
             "distance_mm": "dilations times the smallest extent of a voxel",
             "reach_mm": "the largest Euclidean distance of a voxel that is kept from the instance",
             "scans": [row["scan"] for row in self._run.scans.values()],
-            "files": list(files),
         }
 
 

@@ -72,6 +72,7 @@ class Subject:
         region: the explained pixels; None of a classifier.
         chosen: how the region was chosen; empty where that is not known.
         prediction: predicted class of each pixel, -1 where there is none; None of a classifier.
+        truth: true class of each pixel, where it is known.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Subject:
     region: Bool[np.ndarray, "h w"] | None = None
     chosen: str = ""
     prediction: Int[np.ndarray, "h w"] | None = None
+    truth: Int[np.ndarray, "h w"] | None = None
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -173,7 +175,7 @@ def of_map(
         )
     return viz.six_panels(
         drawable(subject.pixels),
-        None,
+        subject.truth,
         subject.prediction,
         # The raw map covers the padding too.
         over_image(raw, subject.extent, subject.padded),
@@ -203,7 +205,7 @@ def of_all(subject: Subject, shown: Displays, look: Look, *, signed: bool) -> Fi
         columns=list(dict.fromkeys(tap for _, tap in names)),
         region=subject.region,
         colormap=look.colormap,
-        title=f"{subject.title}; each map on its own scale",
+        title=f"{subject.title} by {subject.network}; each map on its own scale",
         caption=f"{subject.score}. {how}",
         notes={pair: each.note for pair, each in names.items()},
     )

@@ -10,7 +10,7 @@ are explained.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from segcam_jax.reports.scans import (
     RECORD,
     Advance,
     Record,
+    ScanReport,
     StoredScan,
     folder_of,
     is_current,
-    remove_others,
     values_of,
-    write_manifest,
 )
 from segcam_jax.reports.tables import as_csv
 from segcam_jax.runs.instance_studies import ALL
@@ -71,7 +70,7 @@ _AROUND = 12.0
 _TAIL = 0.0005
 
 
-class InstanceReport:
+class InstanceReport(ScanReport):
     """The files of a run.
 
     Args:
@@ -80,7 +79,7 @@ class InstanceReport:
     """
 
     def __init__(self, run: StoredScans, out: Path):
-        self._run, self._out = run, out
+        super().__init__(run, out)
         options = dict(run.manifest.options)
         names = SaliencyOptions.__dataclass_fields__
         self._options = msgspec.convert({name: options[name] for name in names}, SaliencyOptions)
@@ -134,50 +133,39 @@ class InstanceReport:
             for one in each["modalities"]
         }
 
-    def write(self, advance: Advance, command: Sequence[str] = ()) -> None:
-        """Writes what is not there yet, or not current.
+    def _folders(self) -> Iterable[str]:
+        scans = self._run.scans
+        return (folder_of(scans[item]["scan"], each.label) for item, each, _ in self._explained)
 
-        Args:
-            advance: is called with the number of figures done, and their names.
-            command: the command line, for the manifest.
+    @functools.cached_property
+    def _limits(self) -> dict[Pair, float]:
+        """The end of the colour scale of each method at a tap."""
+        return {pair: _limit(self.records, pair) for pair in self.pairs}
 
-        Raises:
-            InputError: if a scan has changed, or cannot be read.
-            FileError: if something cannot be written.
-        """
-        run, out = self._run, self._out
-        explained = self._explained
-        limits = {pair: _limit([r for *_, r in explained], pair) for pair in self.pairs}
-        names = {item: row["scan"] for item, row in run.scans.items()}
-        kept = {folder_of(names[item], each.label) for item, each, _ in explained}
-        whole = {row["scan"] for row in run.scans.values() if row["error"] is None}
-        remove_others(out, names.values(), kept | whole)
-        write_table(self.records, out)
-        files = files_of(self.pairs)
-        for item, row in run.scans.items():
-            if row["error"] is not None:
-                continue
-            scan = StoredScan(run, item)
-            files += [*scan.write_found(out)["files"], f"{scan.name}/{RECORD}"]
-            for number, instance, record in explained:
-                if number == item:
-                    files += self._write_instance(scan, instance, record, limits, advance)
+    def _write_instances(self, scan: StoredScan, advance: Advance) -> list[str]:
+        files = []
+        for number, instance, record in self._explained:
+            if number == scan.item:
+                files += self._write_instance(scan, instance, record, advance)
+        return files
+
+    def _write_together(self, advance: Advance) -> list[str]:
+        write_table(self.records, self._out)
+        files = [TABLE]
         for pair in self.pairs:
             file = f"peaks.{name_of(*pair)}.png"
-            if explained:
+            if self._explained:
                 title = f"Peaks of {self._method(pair)}"
-                found = _peaks(explained, pair)
+                found = _peaks(self._explained, pair)
                 figure = peak_table(found, label=f"peak ({self._label(pair)})", title=title)
-                viz.save(figure, out / file)
+                viz.save(figure, self._out / file)
+                files.append(file)
             else:
-                (out / file).unlink(missing_ok=True)
-                files.remove(file)
-            advance(1, file if explained else "")
-        if run.manifest.finished is not None:
-            write_manifest(out, run, command, self._facts(files))
+                (self._out / file).unlink(missing_ok=True)
+            advance(1, file if self._explained else "")
+        return files
 
-    def _facts(self, files: Sequence[str]) -> dict[str, Any]:
-        """What the manifest says of the files."""
+    def _facts(self) -> Record:
         run = self._run
         scans = []
         for item, row in run.scans.items():
@@ -195,7 +183,6 @@ class InstanceReport:
             ),
             "about_boxes": "boxes and windows of records count voxels along the network's axes",
             "scans": scans,
-            "files": list(files),
         }
 
     def _write_instance(
@@ -203,11 +190,10 @@ class InstanceReport:
         scan: StoredScan,
         instance: Instance,
         record: Record,
-        limits: Mapping[Pair, float],
         advance: Advance,
     ) -> list[str]:
         """Writes the maps and figures of an instance that are not current; returns their names."""
-        out, folder = self._out, folder_of(scan.name, instance.label)
+        out, folder, limits = self._out, folder_of(scan.name, instance.label), self._limits
         figures = {pair: f"{folder}/{name_of(*pair)}.png" for pair in _pairs_of(record)}
         files = self._map_files(record)
         full = {

@@ -10,6 +10,7 @@ OUT/manifest.json                               all files are there; written las
 A folder is current if its record says what it would say now, and the files that it names are there.
 """
 
+import abc
 import contextlib
 import dataclasses
 import datetime
@@ -113,6 +114,68 @@ class StoredScan:
                 nifti.write_map(path, values, like=self.given.scan.grid)
         _files.write_json(folder / self.name / RECORD, record)
         return record
+
+
+class ScanReport(abc.ABC):
+    """The files of a run over scans; a study of instances says which it has besides.
+
+    Args:
+        run: the run.
+        out: their folder.
+    """
+
+    def __init__(self, run: StoredScans, out: Path):
+        self._run, self._out = run, out
+
+    @abc.abstractmethod
+    def files(self) -> Sequence[str]:
+        """Those that are not of a scan."""
+
+    @property
+    @abc.abstractmethod
+    def count(self) -> int:
+        """How much progress `write` tells."""
+
+    @abc.abstractmethod
+    def _folders(self) -> Iterable[str]:
+        """Those of instances."""
+
+    @abc.abstractmethod
+    def _write_instances(self, scan: StoredScan, advance: Advance) -> list[str]:
+        """Writes what the instances of a scan have and is not current; names all of it."""
+
+    @abc.abstractmethod
+    def _write_together(self, advance: Advance) -> list[str]:
+        """Writes what all instances have together; names it."""
+
+    @abc.abstractmethod
+    def _facts(self) -> Record:
+        """What the manifest says of the files."""
+
+    def write(self, advance: Advance, command: Sequence[str] = ()) -> None:
+        """Writes what is not there yet, or not current.
+
+        Args:
+            advance: is called with the progress since the last call, and what is there.
+            command: the command line, for the manifest.
+
+        Raises:
+            InputError: if a scan has changed, or cannot be read.
+            FileError: if something cannot be written.
+        """
+        run, out = self._run, self._out
+        whole = {row["scan"] for row in run.scans.values() if row["error"] is None}
+        scans = [row["scan"] for row in run.scans.values()]
+        remove_others(out, scans, whole.union(self._folders()))
+        files = []
+        for item, row in run.scans.items():
+            if row["error"] is None:
+                scan = StoredScan(run, item)
+                files += [*scan.write_found(out)["files"], f"{scan.name}/{RECORD}"]
+                files += self._write_instances(scan, advance)
+        files = [*self._write_together(advance), *files]
+        if run.manifest.finished is not None:
+            write_manifest(out, run, command, {**self._facts(), "files": files})
 
 
 def values_of(instance: Any) -> Record:

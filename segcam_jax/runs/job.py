@@ -21,6 +21,7 @@ from segcam_jax.runs.programs import ImageKernel
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.shard import Loaded
 from segcam_jax.runs.store import Store
+from segcam_jax.runs.stored_run import StoredRun, open_store
 from segcam_jax.runs.table import failure, known_paths
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError, SegcamError
@@ -274,6 +275,13 @@ class OpenJob:
             digest=self.digest_of if self.job.verify else None,
             report=report,
         )
+
+    def run(self, report: Callable[[Progress], None] = lambda progress: None) -> StoredRun:
+        """Computes all that is not there, and opens the run; raises as `create` and `compute`."""
+        with self.create() as store:
+            self.compute(store, range(self.shards), report)
+            store.finish()
+        return open_store(self.job.out)
 
 
 class JobWorker:

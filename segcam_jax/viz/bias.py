@@ -27,7 +27,7 @@ from segcam_jax.viz.canvas import (
     wrap,
 )
 
-PLACES = {"biased": "biased tile", "unbiased": "unbiased tile", "digit": "digit"}
+PLACES = {"biased": "striped half", "unbiased": "other half", "digit": "digit"}
 KEYS = ("method", "tap", "weights", *PLACES)
 # Distinct in hue, in lightness and, with the shapes, without any colour.
 WEIGHT_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -162,7 +162,7 @@ def bias_table(
 
     One block per tap, one line per method, one column per place; in each, a dot per weight set. The
     line between the dots is the difference: a method that reveals the bias has a long one in the
-    column "biased tile".
+    column "striped half".
 
     Args:
         rows: mappings or dataclasses with `method`, `tap`, `weights` (names; drawn in the order of

@@ -107,26 +107,25 @@ def context_curve(
     padded = np.pad(mask, tiles.padding)
     target = region(class_index, padded)
     assert target.extent is not None
-    starts, own = _windows(tiles, padded)
     corner = np.asarray(target.corner, np.int32)
     inside = tuple(slice(c, c + e) for c, e in zip(corner, target.extent, strict=True))
-    scores, detected = _curve(
-        params,
+    around = _Surroundings(
         np.pad(np.asarray(x, np.float32), (*tiles.padding, (0, 0))),
         np.pad(reach, tiles.padding, constant_values=steps + 1),
         padded[inside],
         corner,
-        starts,
-        own,
-        tiles.weights(),
+    )
+    scores, highest = _curve(
+        params,
+        around,
+        _windows(tiles, padded),
         jnp.int32(class_index),
-        jnp.float32(threshold),
         fn=fn,
-        sizes=(tiles.roi, target.extent, steps),
+        steps=steps,
         meaning=meaning,
         execution=execution,
     )
-    scores, detected = np.asarray(scores, np.float64), np.asarray(detected)
+    scores, detected = np.asarray(scores, np.float64), np.asarray(highest) > np.float32(threshold)
     dilations = np.arange(1, steps + 1)
     return ContextCurve(
         dilations,
@@ -139,16 +138,65 @@ def context_curve(
     )
 
 
-def _windows(tiles: Tiling, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The windows that the instance lies in, their number filled up to a power of two."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Surroundings:
+    """An instance in its volume, which is padded to whole windows.
+
+    Attributes:
+        volume: the input.
+        reach: how many dilations it takes to reach each voxel.
+        mask: the instance, in its own box.
+        corner: where that begins.
+    """
+
+    volume: Float[Array | np.ndarray, "*space c"]
+    reach: Int[Array | np.ndarray, "*space"]
+    mask: Bool[Array | np.ndarray, "*box"]
+    corner: Int[Array | np.ndarray, "rank"]
+
+    def masked(self, start: Array, roi: tuple[int, ...], dilation: Array) -> Array:
+        """The input in a window, 0 where so many dilations do not reach."""
+        shape = (*roi, self.volume.shape[-1])
+        cut = jax.lax.dynamic_slice(self.volume, [*start, jnp.zeros_like(start[0])], shape)
+        near = jax.lax.dynamic_slice(self.reach, start, roi) <= dilation
+        return jnp.where(near[..., None], cut, 0)
+
+    def inside(self, values: Array, start: Array) -> Array:
+        """What of a window's values lies in the instance's box; 0 where nothing does."""
+        extent = self.mask.shape
+        rest = values.ndim - len(extent)
+        beyond = jnp.pad(values, [*((size, size) for size in extent), *[(0, 0)] * rest])
+        at = [*(self.corner - start + jnp.asarray(extent, self.corner.dtype))]
+        at += [jnp.zeros((), self.corner.dtype)] * rest
+        return jax.lax.dynamic_slice(beyond, at, (*extent, *values.shape[len(extent) :]))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Windows:
+    """The windows that an instance lies in, their number filled up to a power of two.
+
+    Attributes:
+        starts: of each.
+        own: whether it is no filling.
+        weights: of a window's voxels where windows overlap.
+    """
+
+    starts: Int[Array | np.ndarray, "n rank"]
+    own: Bool[Array | np.ndarray, "n"]
+    weights: Float[Array | np.ndarray, "*roi"]
+
+
+def _windows(tiles: Tiling, mask: np.ndarray) -> _Windows:
     (place,) = ndimage.find_objects(mask.astype(np.int8))
     low = np.array([along.start for along in place])
     high = np.array([along.stop for along in place])
     starts = tiles.starts()
     touching = starts[((starts < high) & (starts + np.array(tiles.roi) > low)).all(1)]
     count = 1 << (len(touching) - 1).bit_length()
-    own = np.arange(count) < len(touching)
-    return touching[np.minimum(np.arange(count), len(touching) - 1)], own
+    filled = touching[np.minimum(np.arange(count), len(touching) - 1)]
+    return _Windows(filled, np.arange(count) < len(touching), tiles.weights())
 
 
 def _farthest(
@@ -165,62 +213,47 @@ def _farthest(
 
 @compiled_function
 def _curve(
-    params,
-    volume,
-    reach,
-    mask,
-    corner,
-    starts,
-    own,
-    weights,
-    class_index,
-    threshold,
+    params: Any,
+    around: _Surroundings,
+    windows: _Windows,
+    class_index: Array,
     *,
     fn: Callable,
-    sizes: tuple[tuple[int, ...], tuple[int, ...], int],
+    steps: int,
     meaning: Meaning,
     execution: Execution,
 ) -> tuple[Array, Array]:
-    """Score and detection for each dilation, and last with all of the input."""
-    roi, extent, steps = sizes
-    window = jax.ShapeDtypeStruct((*roi, volume.shape[-1]), volume.dtype)
+    """Mean and highest probability of each dilation, and last those with all of the input."""
+    roi, mask = windows.weights.shape, jnp.asarray(around.mask)
+    window = jax.ShapeDtypeStruct((*roi, around.volume.shape[-1]), around.volume.dtype)
     forward, bytes_each, classes = window_function(fn, params, window, execution)
     count = steps + 1
     chunk = memory.chunk(execution, count, bytes_each)
 
-    def piece(values, start):
-        """What of a window's values lies in the instance's window; 0 where nothing does."""
-        widths = [(size, size) for size in extent]
-        beyond = jnp.pad(values, [*widths, *[(0, 0)] * (values.ndim - len(extent))])
-        at = [*(corner - start + jnp.asarray(extent, corner.dtype))]
-        at += [jnp.zeros((), corner.dtype)] * (values.ndim - len(extent))
-        return jax.lax.dynamic_slice(beyond, at, (*extent, *values.shape[len(extent) :]))
-
-    def output(dilation):
-        def add(total, found):
+    def output(dilation: Array) -> Array:
+        def add(total: tuple[Array, Array], found: tuple[Array, Array]):
             start, is_own = found
-            cut = jax.lax.dynamic_slice(volume, [*start, jnp.zeros_like(start[0])], window.shape)
-            near = jax.lax.dynamic_slice(reach, start, roi) <= dilation
-            found = wide(forward(params, jnp.where(near[..., None], cut, 0)))
-            weight = jnp.where(is_own, weights, 0)
+            values = wide(forward(params, around.masked(start, roi, dilation)))
+            weight = jnp.where(is_own, windows.weights, 0)
             return (
-                total[0] + piece(found * weight[..., None], start),
-                total[1] + piece(weight, start),
+                total[0] + around.inside(values * weight[..., None], start),
+                total[1] + around.inside(weight, start),
             ), None
 
-        zeros = (jnp.zeros((*extent, classes)), jnp.zeros(extent))
-        (total, mass), _ = jax.lax.scan(add, zeros, (starts, own))
+        zeros = (jnp.zeros((*mask.shape, classes)), jnp.zeros(mask.shape))
+        (total, mass), _ = jax.lax.scan(add, zeros, (windows.starts, windows.own))
         return total / jnp.where(mass > 0, mass, 1)[..., None]
 
-    def score(dilation):
+    def score(dilation: Array) -> tuple[Array, Array]:
         probability = class_probability(output(dilation), class_index, meaning=meaning)
-        mean = jnp.where(mask, probability, 0).sum() / mask.sum(dtype=probability.dtype)
-        return mean, (mask & (probability > threshold)).any()
+        inside = jnp.where(mask, probability, 0)
+        return inside.sum() / mask.sum(dtype=probability.dtype), inside.max()
 
     filled = -(-count // chunk) * chunk
-    dilations = jnp.minimum(jnp.arange(1, filled + 1, dtype=reach.dtype), count)
+    dilations = jnp.minimum(jnp.arange(1, filled + 1, dtype=around.reach.dtype), count)
     found = jax.lax.map(jax.vmap(score), dilations.reshape(-1, chunk))
-    return tuple(each.reshape(-1)[:count] for each in found)
+    mean, highest = (each.reshape(-1)[:count] for each in found)
+    return mean, highest
 
 
 def context_table(curves: Sequence[ContextCurve]) -> list[dict[str, float]]:

@@ -1,0 +1,1 @@
+"""`segcam demo`: runs of bundled networks, images and a scan, and a page that shows them."""

@@ -1,1 +1,0 @@
-"""Many explanations: planned, checked before anything is written, run, stored, resumed."""
