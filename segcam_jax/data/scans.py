@@ -1,12 +1,14 @@
 """Scans: one patient's volumes, a modality each, as one array; by file, or found in a folder."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from segcam_jax import _files
 from segcam_jax.data import nifti
 from segcam_jax.data.frames import Frame
 from segcam_jax.data.volume import (
@@ -102,6 +104,30 @@ class ScanFiles:
     name: str
     files: tuple[Path, ...]
     truth: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (*self.files, *((self.truth,) if self.truth else ()))
+
+    def stamp(self) -> str:
+        """Size and time of each file as they are now; `-` where there is none."""
+        found = []
+        for path in self.paths:
+            try:
+                about = os.stat(path)
+                found.append(f"{about.st_size}:{about.st_mtime_ns}")
+            except OSError:
+                found.append("-")
+        return " ".join(found)
+
+    def digest(self) -> str:
+        """Of the contents of the files.
+
+        Raises:
+            InputError: if one cannot be read.
+        """
+        return _files.key_of([_files.sha256_of(path) for path in self.paths])
 
 
 def read_scan(

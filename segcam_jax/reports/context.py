@@ -20,11 +20,11 @@ from segcam_jax.reports.scans import (
     Record,
     ScanReport,
     StoredScan,
+    as_csv,
     folder_of,
     is_current,
     values_of,
 )
-from segcam_jax.reports.tables import as_csv
 from segcam_jax.runs.stored_scans import StoredScans
 from segcam_jax.viz.context import context_detections, context_scores
 from segcam_jax.volumes import ContextCurve, context_table

@@ -30,7 +30,6 @@ from segcam_jax.runs import StoredRun, open_store
 from segcam_jax.runs.manifest import FILE
 from segcam_jax.runs.stored_run import names_of
 from segcam_jax.runs.table import MAX, NEGATIVE
-from segcam_jax.types import InputError
 
 INDEX = "gallery.json"
 _VERSION = 2
@@ -120,16 +119,10 @@ class GalleryFolder:
         Raises:
             InputError: if some are; if the folder is a file.
         """
-        _files.check_folder(self.path)
         new = [name for name in self._images if not (self.store(name) / FILE).exists()]
         wanted = [f"{image}/{network}" for network in new for image in self._names.values()]
         wanted += [INDEX] if not list(self.path.glob(f"*.zarr/{FILE}")) else []
-        for name in wanted:
-            if (self.path / name).exists():
-                raise InputError(
-                    f"output {str(self.path)!r} already holds {name!r}, which is no part of a "
-                    "gallery of this version; give another folder, or --overwrite"
-                )
+        _files.check_free(self.path, wanted, ", which is no part of a gallery of this version")
 
     # ---- what there is to draw
 

@@ -28,11 +28,11 @@ from segcam_jax.reports.scans import (
     Record,
     ScanReport,
     StoredScan,
+    as_csv,
     folder_of,
     is_current,
     values_of,
 )
-from segcam_jax.reports.tables import as_csv
 from segcam_jax.runs.instance_studies import ALL
 from segcam_jax.runs.stored_scans import StoredScans, box_of
 from segcam_jax.taps import INPUT

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
@@ -101,7 +102,7 @@ def _densities(
         _, density = region_shares(heatmap(raw, places.shape[1:], profile), places)
         return density
 
-    return jax.vmap(of_one)(raw, places)
+    return jax.vmap(of_one)(jnp.asarray(raw), jnp.asarray(places))
 
 
 def _row(method: str, tap: str, weights: str, shares: Float[np.ndarray, "n 3"]) -> BiasRow:

@@ -12,9 +12,11 @@ A folder is current if its record says what it would say now, and the files that
 
 import abc
 import contextlib
+import csv
 import dataclasses
 import datetime
 import functools
+import io
 import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +30,6 @@ from segcam_jax import _files
 from segcam_jax.data import nifti
 from segcam_jax.data.scans import ScanFiles
 from segcam_jax.runs.manifest import FILE
-from segcam_jax.runs.scan_files import digest_of, stamp_of
 from segcam_jax.runs.stored_run import STORE
 from segcam_jax.runs.stored_scans import (
     MISSED,
@@ -70,7 +71,7 @@ class StoredScan:
         files = ScanFiles(self.name, tuple(map(Path, self.row["files"])), None)
         truth = None if self.row["truth"] is None else Path(self.row["truth"])
         every = dataclasses.replace(files, truth=truth)
-        if stamp_of(every) != self.row["stamp"] and digest_of(every) != self.row["sha256"]:
+        if every.stamp() != self.row["stamp"] and every.digest() != self.row["sha256"]:
             raise InputError(f"the files of scan {self.name!r} have changed since it was explained")
         names = [field.name for field in dataclasses.fields(ScanOptions)]
         said = {name: self.run.manifest.options[name] for name in names}
@@ -240,11 +241,7 @@ def check_free(
             "on with it; give another folder, or --overwrite"
         )
     names = (f"{scan}/{name}" for scan in scans for name in ("probability.nii.gz", RECORD))
-    there = [name for name in (*files, FILE, *names) if (out / name).exists()]
-    if there:
-        raise InputError(
-            f"output {str(out)!r} already holds {there[0]!r}; give another folder, or --overwrite"
-        )
+    _files.check_free(out, (*files, FILE, *names))
     return []
 
 
@@ -302,3 +299,19 @@ def write_manifest(
         **more,
     }
     _files.write_json(out / FILE, values)
+
+
+def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    """A table as CSV; numbers with six significant digits, NaN as nothing."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (float, np.floating)):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    return value

@@ -21,7 +21,6 @@ from segcam_jax.engine import Execution
 from segcam_jax.networks.network import Network
 from segcam_jax.runs.manifest import FILE, Kind, Manifest, NetworkRecord, Source
 from segcam_jax.runs.reading import Failure
-from segcam_jax.runs.scan_files import digest_of, paths_of, stamp_of
 from segcam_jax.runs.steps import Step, run_steps
 from segcam_jax.runs.store import Store, Variable
 from segcam_jax.runs.stored_scans import (
@@ -143,7 +142,7 @@ class ScanRun:
         """Reads a scan."""
         files = self.cases[number].files
         try:
-            stamp, digest = stamp_of(files), digest_of(files)
+            stamp, digest = files.stamp(), files.digest()
             return LoadedScan(read_input(files, self.segmenting, self.modalities), stamp, digest)
         except SegcamError as error:
             return Failure.of(error)
@@ -169,14 +168,15 @@ class ScanRun:
     def about(self, number: int) -> Row:
         """What every row says of its scan."""
         case = self.cases[number]
-        files, truth = paths_of(case.files)
+        files = [os.path.abspath(path) for path in case.files.files]
+        truth = case.files.truth
         return {
             "item": number,
             "scan": case.name,
             "path": files[0],
             "files": files,
-            "truth": truth,
-            "stamp": stamp_of(case.files),
+            "truth": None if truth is None else os.path.abspath(truth),
+            "stamp": case.files.stamp(),
         }
 
     def run(
@@ -256,7 +256,7 @@ class ScanRun:
         names = ("files", "truth", "stamp")
         if all(row[name] == about[name] for name in names):
             return True
-        return row["sha256"] is not None and row["sha256"] == digest_of(self.cases[number].files)
+        return row["sha256"] is not None and row["sha256"] == self.cases[number].files.digest()
 
     def _check_place(self, number: int, part: Part, out: Path) -> None:
         """Raises `InputError` if another scan of the same name would be lost."""

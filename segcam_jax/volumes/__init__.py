@@ -23,9 +23,9 @@ from segcam_jax.volumes.instance_maps import (
     InstanceMap as InstanceMap,
     SaliencyOptions as SaliencyOptions,
     explain_instance as explain_instance,
+    measure as measure,
     scale_of as scale_of,
 )
-from segcam_jax.volumes.peaks import measure as measure
 from segcam_jax.volumes.scan_inputs import (
     ScanInput as ScanInput,
     ScanOptions as ScanOptions,

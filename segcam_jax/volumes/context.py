@@ -240,8 +240,9 @@ def _curve(
                 total[1] + around.inside(weight, start),
             ), None
 
+        every = jnp.asarray(windows.starts), jnp.asarray(windows.own)
         zeros = (jnp.zeros((*mask.shape, classes)), jnp.zeros(mask.shape))
-        (total, mass), _ = jax.lax.scan(add, zeros, (windows.starts, windows.own))
+        (total, mass), _ = jax.lax.scan(add, zeros, every)
         return total / jnp.where(mass > 0, mass, 1)[..., None]
 
     def score(dilation: Array) -> tuple[Array, Array]:

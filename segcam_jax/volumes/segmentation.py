@@ -192,7 +192,7 @@ def segment(
 
 
 @compiled_function
-def class_probability(output: Any, class_index: int, *, meaning: Meaning) -> Any:
+def class_probability(output: Any, class_index: int | jax.Array, *, meaning: Meaning) -> Any:
     """The probability of a class at every position of an output."""
     shares = meaning.probabilities(output)
     return jax.lax.dynamic_index_in_dim(shares, class_index, -1, keepdims=False)

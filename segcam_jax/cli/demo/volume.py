@@ -194,15 +194,22 @@ def _cells(record: Record) -> list[str]:
         for name in NAMES
         for peak in ("peak_positive", "peak_negative")
     ]
-    group = GROUPS.get(about["group"], about["group"])
-    seen = (f"{about['instance']}", group, f"{about['voxels']}", f"{about['mean_probability']:.2f}")
+    seen = (
+        f"{about['instance']}",
+        _group(about),
+        f"{about['voxels']}",
+        f"{about['mean_probability']:.2f}",
+    )
     return [*seen, *peaks]
+
+
+def _group(about: Record) -> str:
+    return GROUPS.get(about["group"]) or about["group"]
 
 
 def _words(record: Record) -> str:
     about = record["instance"]
-    group = GROUPS.get(about["group"], about["group"])
-    return f"Instance {about['instance']}, {about['voxels']} voxels: {group}."
+    return f"Instance {about['instance']}, {about['voxels']} voxels: {_group(about)}."
 
 
 def _figure_of(record: Record) -> str:
