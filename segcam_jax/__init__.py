@@ -68,8 +68,19 @@ if TYPE_CHECKING:
         volumes as volumes,
     )
 else:
-    from segcam_jax import _names
+    import importlib as _importlib
 
-    __getattr__, __dir__ = _names.find, _names.directory
+    _LATER = ("metrics", "models", "runs", "volumes")  # They import Flax, zarr and polars.
+
+    def __getattr__(name):
+        if name in _LATER:
+            return _importlib.import_module(f"{__name__}.{name}")
+        there = [each.__name__ for each in (methods, targets) if hasattr(each, name)]
+        said = f"; it is {there[0]}.{name}" if there else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{said}")
+
+    def __dir__():
+        return sorted({*globals(), *_LATER})
+
 
 __version__ = "0.6.0"

@@ -151,25 +151,18 @@ def test_the_top_of_the_package_is_short():
         _ = segcam.grad_kam  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_names_of_old_work_and_warn_once_each():
+def test_names_that_are_not_at_the_top_are_told():
+    with pytest.raises(AttributeError, match="'predicted'; it is segcam_jax.targets.predicted"):
+        _ = segcam.predicted  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_import_is_light():
     code = """
-import sys, warnings
+import sys
 import segcam_jax as segcam
 heavy = {"flax", "zarr", "polars", "msgspec", "matplotlib", "PIL", "tyro"} & sys.modules.keys()
 assert not heavy, heavy
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
-    from segcam_jax import predicted, sliding_window
-    assert predicted is segcam.targets.predicted
-    for name in segcam._names._MOVED:
-        first, second = getattr(segcam, name), getattr(segcam, name)
-        assert first is second is not None
-    assert segcam.ablation_cam is segcam.methods.ablation_cam
-said = [str(each.message) for each in told]
-assert len(said) == len(set(said)) == len(segcam._names._MOVED)
-assert {each.category for each in told} == {FutureWarning}
-assert said[0].startswith("segcam_jax.predicted is now segcam_jax.targets.predicted (`from seg")
-assert {each.filename for each in told} == {"<string>"}
+assert {"metrics", "models", "runs", "volumes"} <= set(dir(segcam))
 assert segcam.runs.open_store and segcam.metrics.region_shares and segcam.models.load
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

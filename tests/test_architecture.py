@@ -12,7 +12,6 @@ FLOORS = {
     "_print": 0,
     "types": 0,
     "_files": 1,
-    "_names": 1,
     "extras": 1,
     "faults": 1,
     "_jaxpr": 1,

