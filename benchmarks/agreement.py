@@ -22,7 +22,7 @@ import numpy as np
 import segcam_jax as segcam
 from benchmarks import peers, timing
 from benchmarks.fast_ablation import photograph
-from segcam_jax import _files
+from segcam_jax import files
 from segcam_jax.models import from_tensors
 
 OUT = Path(__file__).parent / "results" / "agreement.json"
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     found = {"environment": timing.environment(), "rows": list(measured())}
-    _files.write_bytes(options.out, json.dumps(found, indent=1).encode())
+    files.write_bytes(options.out, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from PIL import Image
 
 import segcam_jax as segcam
 from benchmarks import timing
-from segcam_jax import _files
+from segcam_jax import files
 from segcam_jax.extras import require
+from segcam_jax.models import randomised
 from segcam_jax.models.densenet import densenet
-from segcam_jax.models.randomised import randomised
 
 OUT = Path(__file__).parent / "results" / "fast_ablation.json"
 TAPS = ("block1", "block2", "block3", "block4", "features/relu")
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     found = {"environment": timing.environment(), "rows": measured(options.repeats)}
-    _files.write_bytes(options.out, json.dumps(found, indent=1).encode())
+    files.write_bytes(options.out, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import segcam_jax as segcam
-from segcam_jax import _files
+from segcam_jax import files
 from segcam_jax.adapters import from_torch
 from segcam_jax.extras import require
 
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     chosen = parser.parse_args(arguments).only
-    found = _files.read_json(OUT) or {"networks": {}}
+    found = files.read_json(OUT) or {"networks": {}}
     for name, network in NETWORKS.items():
         if chosen and not any(each.lower() in name.lower() for each in chosen):
             continue
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row = measured(network)
         print(f"{name}: {json.dumps(row)} ({time.perf_counter() - start:.0f} s)", flush=True)
         found["networks"][name] = row
-        _files.write_json(OUT, found)
+        files.write_json(OUT, found)
 
 
 def measured(network: Network) -> dict[str, Any]:
@@ -327,7 +327,7 @@ def _error(ours: Any, theirs: Any) -> float:
 
 def table() -> str:
     """The networks as a table."""
-    found = (_files.read_json(OUT) or {"networks": {}})["networks"]
+    found = (files.read_json(OUT) or {"networks": {}})["networks"]
     columns = ("output", "activation", "gradient", "torch's gradient", "drops")
     lines = [f"| network | taps | tap | {' | '.join(columns)} |", "|---" * (3 + len(columns)) + "|"]
     for name, row in found.items():

@@ -13,12 +13,10 @@ from typing import Any
 import jax
 
 import segcam_jax
-from segcam_jax import _files
+from segcam_jax import files
 from segcam_jax.data.samples import BUNDLED_SAMPLES, load
 from segcam_jax.reports.planted_bias import bias_rows, places_of
-from segcam_jax.runs.job import Job
-from segcam_jax.runs.manifest import device, versions, weights_record
-from segcam_jax.runs.work import StudyOptions
+from segcam_jax.runs import Job, StudyOptions, device, versions, weights_record
 from segcam_jax.types import TargetError
 
 RESULTS = Path(__file__).parent / "results"
@@ -95,4 +93,4 @@ def _number(value: Any) -> Any:
 
 if __name__ == "__main__":
     for name, weights in WEIGHTS.items():
-        _files.write_json(RESULTS / f"bias_{name}.json", measure(weights))
+        files.write_json(RESULTS / f"bias_{name}.json", measure(weights))

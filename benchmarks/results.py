@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.workloads import Size, Suite
-from segcam_jax import _files
+from segcam_jax import files
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -25,7 +25,7 @@ def path_of(suite: Suite, size: Size) -> Path:
 
 def load(path: Path) -> dict[str, Any]:
     """What was measured so far."""
-    return _files.read_json(path) or {"workloads": {}, "curves": {}}
+    return files.read_json(path) or {"workloads": {}, "curves": {}}
 
 
 def save(path: Path, results: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ def save(path: Path, results: dict[str, Any]) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    _files.write_json(path, _plain(results))
+    files.write_json(path, _plain(results))
 
 
 def code() -> str:

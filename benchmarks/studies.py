@@ -14,9 +14,9 @@ from jaxtyping import Array
 import segcam_jax as segcam
 from benchmarks.workloads import Network, Size, Workload
 from segcam_jax.masks import ChannelMasks, Masks, WindowMasks
+from segcam_jax.models import randomised
 from segcam_jax.models.densenet import densenet
 from segcam_jax.models.monai_unet import MonaiUNet, monai_unet
-from segcam_jax.models.randomised import randomised
 from segcam_jax.models.resnet import resnet
 from segcam_jax.models.unet import UNet, UNetConfig
 

@@ -22,11 +22,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import results, timing
-from segcam_jax import _files, engine
+from segcam_jax import engine, files
 from segcam_jax.data import samples
 from segcam_jax.extras import require
-from segcam_jax.runs.job import Job, OpenJob
-from segcam_jax.runs.work import StudyOptions
+from segcam_jax.runs import Job, OpenJob, StudyOptions
 
 OUT = Path(__file__).parent / "results" / "sweeps.json"
 _TURNS = 3
@@ -259,7 +258,7 @@ def table() -> str:
         "| sweep | images/s | its programs alone | share | programs | pytorch-grad-cam | times |",
         "|---|---|---|---|---|---|---|",
     ]
-    for key, each in (_files.read_json(OUT) or {}).items():
+    for key, each in (files.read_json(OUT) or {}).items():
         count = each["images"]
         rates = [count / each[name] for name in ("seconds", "memory_seconds")]
         loop = "-"
@@ -286,12 +285,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    found = _files.read_json(given.out) or {}
+    found = files.read_json(given.out) or {}
     for key in given.only:
         record = measured(key, given.size)
         made = {"size": given.size, "commit": results.commit(), "code": results.code()}
         found[key] = {**made, "environment": timing.environment(), **record}
-        _files.write_json(given.out, found)
+        files.write_json(given.out, found)
         print(json.dumps(record, indent=1))
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import segcam_jax as segcam
 from benchmarks import foreign, results, timing
 from benchmarks.foreign import Network
-from segcam_jax import _files
+from segcam_jax import files
 from segcam_jax.adapters import from_torch
 from segcam_jax.extras import require
 
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures studies, and writes the JSON after each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", default=list(STUDIES), choices=list(STUDIES))
-    found = _files.read_json(OUT) or {}
+    found = files.read_json(OUT) or {}
     for name in parser.parse_args(arguments).only:
         found[name] = {
             **measured(STUDIES[name]),
@@ -222,7 +222,7 @@ def _error(ours: np.ndarray, exact: np.ndarray) -> float:
 
 def table() -> str:
     """The studies as a table."""
-    found = _files.read_json(OUT) or {}
+    found = files.read_json(OUT) or {}
     lines = [
         "| study | | seconds | times faster | error |",
         "|---|---|---|---|---|",

@@ -12,6 +12,7 @@ FLOORS = {
     "_print": 0,
     "types": 0,
     "_files": 1,
+    "files": 1,
     "extras": 1,
     "faults": 1,
     "_jaxpr": 1,
@@ -40,6 +41,7 @@ FLOORS = {
 # Within a floor, which other rooms a room may use.
 NEIGHBOURS = {
     "types": {"_print"},
+    "files": {"_files"},
     "taps": {"_jaxpr", "faults", "masks", "outputs"},
     "targets": {"components", "outputs"},
     "masks": set(),
@@ -71,6 +73,13 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+# Rooms whose modules are their face; those of others are what their `__init__` names.
+OPEN_ROOMS = {"data", "networks", "reports"}
+BESIDE = sorted(
+    path for folder in ("train", "benchmarks") for path in (ROOT.parent / folder).rglob("*.py")
+)
+
+
 def test_every_room_has_a_floor():
     assert {room(path) for path in FILES} <= FLOORS.keys()
 
@@ -97,6 +106,37 @@ def test_private_and_framework_imports_stay_in_their_rooms(path):
             assert room(path) == "_jaxpr", f"{path}: {name}"
         if name.split(".")[0] == "flax":
             assert room(path) in FLAX_ROOMS, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=lambda path: str(path.relative_to(ROOT.parent)))
+def test_what_stands_beside_the_package_uses_its_faces(path):
+    """A room's `__init__`, a room of one file, a network's folder: nothing private or inside."""
+    assert "sys.path" not in path.read_text()
+    for name in imports(path):
+        if not name.startswith("segcam_jax."):
+            continue
+        *module, last = name.split(".")
+        assert not any(part.startswith("_") for part in (*module, last)), name
+        inside = Path(*module[1:], last)
+        if is_module(inside) and len(inside.parts) > 1:
+            # A module given by its room is one if the room says so.
+            face = ROOT / inside.parent / "__init__.py"
+            assert inside.parts[0] in OPEN_ROOMS or last in imported_names(face), name
+        assert is_face(Path(*module[1:])), name
+
+
+def is_face(module: Path) -> bool:
+    """Whether a module of the package, relative to it, may be imported from."""
+    is_folder = (ROOT / module / "__init__.py").is_file()
+    return is_folder or len(module.parts) == 1 or module.parts[0] in OPEN_ROOMS
+
+
+def is_module(module: Path) -> bool:
+    return (ROOT / module).with_suffix(".py").is_file() or (ROOT / module).is_dir()
+
+
+def imported_names(path: Path) -> set[str]:
+    return {name.rsplit(".", 1)[1] for name in imports(path) if "." in name}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -461,3 +461,12 @@ def test_what_was_in_the_package_says_where_it_is(code, place):
         exec(code)
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         exec("from segcam_jax.data import nothing")
+
+
+@pytest.mark.parametrize("field", ["rotation", "scale", "shear", "shift"])
+def test_bounds_of_a_jitter(field):
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"`Jitter.{field}` is {value}"):
+            Jitter(**{field: value})
+    with pytest.raises(InputError, match="below 1"):
+        Jitter(scale=1.0)

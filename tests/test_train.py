@@ -1,7 +1,10 @@
 import dataclasses
 import json
 import os
+import re
+import runpy
 import signal
+import sys
 from typing import Any
 
 import jax
@@ -16,9 +19,10 @@ pytest.importorskip("grain")
 from segcam_jax import models
 from segcam_jax.models.unet import load_unet
 from segcam_jax.types import InputError
-from train import quality, running, steps, texture_mnist
+from train import loop, steps, texture_mnist
 from train.data.texture_mnist import CLASSES, TextureMnist, TextureMnistConfig
-from train.texture_mnist import TrainConfig
+from train.texture_mnist import TrainConfig, quality, task
+from train.texture_mnist.data import PLANTED, dataset_config
 
 TINY: dict[str, Any] = {
     "steps": 4,
@@ -80,57 +84,56 @@ def test_the_quality_of_weights_is_measured(whole_run, tmp_path, capsys):
     assert json.loads(file.read_text()) == found
     model = models.load(str(config.export))
     data = TextureMnistConfig(
-        split="test", samples=6, bias=(texture_mnist.PLANTED,), exclude_bias_textures=True,
+        split="test", samples=6, bias=(PLANTED,), exclude_bias_textures=True,
         digit_rounding=config.digit_rounding,
     )  # fmt: skip
     held_out = TextureMnist(data).batch(range(6))
     one_by_one = [np.asarray(model.fn(model.params, x)).argmax(-1) for x in held_out.image]
     assert found["accuracy"] == pytest.approx(float(np.mean(one_by_one == held_out.label)))
     assert f"pixel accuracy {found['accuracy']:.4f}" in capsys.readouterr().out
-    with pytest.raises(InputError, match="samples is 0"):
-        quality.QualityConfig("x", samples=0)
+    with pytest.raises(InputError, match="`samples` is 0"):
+        quality.measure(quality.QualityConfig("x", samples=0))
 
 
 @pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_weights(whole_run, tmp_path, monkeypatch):
     config = dataclasses.replace(whole_run[0], out=tmp_path / "run", export=None)
-    batches = texture_mnist.batches
+    batches = loop.batches
 
-    def interrupted(config, *, start):
-        for step, batch in enumerate(batches(config, start=start), start=start + 1):
+    def interrupted(source, *, start, **options):
+        for step, batch in enumerate(batches(source, start=start, **options), start=start + 1):
             if step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch
 
-    monkeypatch.setattr(texture_mnist, "batches", interrupted)
+    monkeypatch.setattr(loop, "batches", interrupted)
     assert texture_mnist.train(config) is None
-    monkeypatch.setattr(texture_mnist, "batches", batches)
+    monkeypatch.setattr(loop, "batches", batches)
     assert texture_mnist.train(config) == whole_run[1]
     assert_same_weights(config, whole_run[0])
 
 
 def test_a_killed_run_resumes_to_the_same_weights(whole_run, tmp_path, monkeypatch):
     config = dataclasses.replace(whole_run[0], out=tmp_path / "run", export=None)
-    save = running.Checkpoints.save
+    save = loop.Checkpoints.save
 
     # The best is saved just before the last: what a kill between the two leaves behind.
-    def killed(self, name, step, state, history):
-        if (name, step) == ("last", 4):
+    def killed(self, name, state, history):
+        if (name, int(state.step)) == ("last", 4):
             raise KeyboardInterrupt
-        save(self, name, step, state, history)
+        save(self, name, state, history)
 
-    monkeypatch.setattr(running.Checkpoints, "save", killed)
+    monkeypatch.setattr(loop.Checkpoints, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         texture_mnist.train(config)
-    monkeypatch.setattr(running.Checkpoints, "save", save)
+    monkeypatch.setattr(loop.Checkpoints, "save", save)
     assert texture_mnist.train(config) == whole_run[1]
     assert_same_weights(config, whole_run[0])
 
 
 def assert_same_weights(config, other):
-    found, expected = (weights(c.out / "weights.safetensors")[0] for c in (config, other))
-    for one, two in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, two)
+    found, expected = (c.out / "weights.safetensors" for c in (config, other))
+    assert found.read_bytes() == expected.read_bytes()
 
 
 def test_the_folder_of_another_configuration_is_refused(whole_run):
@@ -140,50 +143,80 @@ def test_the_folder_of_another_configuration_is_refused(whole_run):
 
 
 def test_train_step_is_pure_and_updates_batch_statistics():
-    config = TrainConfig(**TINY)
-    model, optimizer = texture_mnist.make_model(config), optax.sgd(0.1)
-    model.train()
-    graph, state = nnx.split(model)[0], steps.initial_state(model, optimizer)
+    training = task.prepare(TrainConfig(**TINY))
+    network, optimizer = training.network, optax.sgd(0.1)
+    state = network.start(optimizer)
     before = jax.tree.map(np.asarray, state)
-    batch = next(texture_mnist.batches(config, start=0))
-    arguments = (state, jnp.asarray(batch.image), jnp.asarray(batch.label))
-    compiled = jax.jit(steps.train_step, static_argnames=("graph", "optimizer", "loss"))
-    after = compiled(*arguments, graph=graph, optimizer=optimizer, loss=texture_mnist.cross_entropy)
+    image, label = next(training.batches(0))
+    static = {"graph": network.graph, "trained": network.trained, "optimizer": optimizer}
+    compiled = jax.jit(steps.train_step, static_argnames=(*static, "loss"))
+    after = compiled(
+        state, jnp.asarray(image), jnp.asarray(label), **static, loss=task.cross_entropy
+    )
     for one, two in zip(*map(jax.tree.leaves, (before, state)), strict=True):
         np.testing.assert_array_equal(one, two)
-    for part in ("params", "statistics"):
+    for part in ("params", "rest"):
         leaves = (jax.tree.leaves(getattr(s, part)) for s in (state, after))
         assert any(not np.array_equal(one, two) for one, two in zip(*leaves, strict=True))
     assert int(after.step) == 1
 
 
 def test_batches_are_a_function_of_the_step():
-    config = TrainConfig(**TINY)
-    everything = list(texture_mnist.batches(config, start=0))
+    training = task.prepare(TrainConfig(**TINY))
+    everything = list(training.batches(0))
     assert len(everything) == 4
-    rest = list(texture_mnist.batches(config, start=3))
-    np.testing.assert_array_equal(rest[0].image, everything[3].image)
-    assert not np.array_equal(everything[2].image, everything[3].image)
+    rest = list(training.batches(3))
+    np.testing.assert_array_equal(rest[0][0], everything[3][0])
+    assert not np.array_equal(everything[2][0], everything[3][0])
 
 
 def test_the_variants_differ_in_the_bias_alone():
-    biased = texture_mnist.dataset_config(TrainConfig(variant="biased"), "test")
-    plain = texture_mnist.dataset_config(TrainConfig(variant="unbiased"), "test")
+    biased = dataset_config(TrainConfig(variant="biased"), "test")
+    plain = dataset_config(TrainConfig(variant="unbiased"), "test")
     assert dataclasses.replace(biased, bias=()) == plain
-    assert biased.bias == (texture_mnist.PLANTED,)
+    assert biased.bias == (PLANTED,)
 
 
 def test_a_run_can_start_from_weights(whole_run):
     config = dataclasses.replace(whole_run[0], start=whole_run[0].export, seed=5)
-    found = jax.tree.leaves(nnx.state(texture_mnist.make_model(config)))
+    found = jax.tree.leaves(nnx.state(task.make_model(config)))
     for one, two in zip(found, weights(config.start)[0], strict=True):
         np.testing.assert_array_equal(one, two)
     with pytest.raises(InputError, match="width=2"):
-        texture_mnist.make_model(dataclasses.replace(config, width=3))
+        task.make_model(dataclasses.replace(config, width=3))
 
 
-@pytest.mark.parametrize("field", ["steps", "batch", "evaluate_every", "learning_rate"])
-def test_bad_settings(field):
-    settings: dict[str, Any] = {field: 0}
-    with pytest.raises(InputError, match=f"`{field}` is 0"):
-        TrainConfig(**settings)
+BAD = [
+    *((field, 0) for field in ("steps", "batch", "evaluate_every", "learning_rate", "width")),
+    *(("learning_rate", value) for value in (float("nan"), float("inf"), -1.0)),
+    *(("jitter", value) for value in (float("nan"), float("inf"), -1.0)),
+    *(("depth", value) for value in (0, 7, 9)),
+    *((field, -1) for field in ("seed", "workers")),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD)
+def test_bad_settings_are_refused_before_a_folder_is_made(field, value, tmp_path):
+    settings: dict[str, Any] = {"out": tmp_path / "run", field: value}
+    with pytest.raises(InputError, match=f"`{field}` is {value}; "):
+        texture_mnist.train(TrainConfig(**settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for module, arguments in {
+        "train.texture_mnist": ("--learning-rate", "nan"),
+        "train.quality": ("--weights", "texture-mnist-biased", "--samples", "0"),
+        "train.lesions": ("--spacing", "inf"),
+        "train.lesions_study": ("--sigma", "nan"),
+        "train.lesions_samples": ("--index", "-1"),
+        "train.classifier": ("--data", "x", "--width", "0"),
+        "train.classifier_samples": ("digits", str(tmp_path)),
+    }.items():
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module(module, run_name="__main__")
+        assert stop.value.code == 2
+        assert re.fullmatch(r"error: .* is .*\n", capsys.readouterr().err), module
+    assert not list(tmp_path.iterdir())

@@ -130,6 +130,22 @@ def test_weights_that_do_not_fit_list_every_mismatch(tmp_path):
         assert part in str(caught.value)
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    from segcam_jax.weights import store
+
+    tensors = {"b": np.arange(5.0), "a": np.ones((2, 3), np.float32), "number": np.float32(2)}
+    about = {name: {"é": name} for name in "abcdefghij"}
+    paths = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    for path, metadata in zip(paths, (about, dict(reversed(about.items()))), strict=True):
+        store.save(path, tensors, metadata)
+        found, told = store.load(path)
+        assert told == about
+        assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    store.save(paths[0], tensors, {})
+    assert store.load(paths[0])[1] == {}
+
+
 def test_weights_files_that_are_none(tmp_path):
     path = tmp_path / "unet.safetensors"
     save_unet(path, UNet(SMALL, rngs=nnx.Rngs(0)))

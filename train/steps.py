@@ -1,15 +1,18 @@
-"""A step of training: Adam on an NNX network with BatchNorm, as a pure function of its state."""
+"""A step of training: a network in training, its state, the optimizers."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
+
+Head = Callable[[Array], Array]
 
 
 @jax.tree_util.register_dataclass
@@ -19,37 +22,92 @@ class TrainState:
 
     Attributes:
         step: steps done.
-        params: the network's trained parameters.
-        statistics: its BatchNorm statistics.
-        optimizer_state: Adam's moments and count.
+        params: what is trained.
+        rest: what is not: BatchNorm statistics, and frozen parameters.
+        optimizer_state: the optimizer's moments and counts.
         loss_sum: sum of the losses since the last evaluation.
     """
 
     step: Int[Array, ""]
     params: Any
-    statistics: Any
+    rest: Any
     optimizer_state: Any
     loss_sum: Float[Array, ""]
+
+
+class Network:
+    """An NNX network in training: graphs of its two modes, and its tensors as they start.
+
+    Args:
+        model: the network.
+        trained: which tensors are trained, a filter of NNX.
+        frozen: whether it stays in evaluation mode, so that BatchNorm keeps its statistics.
+    """
+
+    def __init__(self, model: nnx.Module, trained: Any = nnx.Param, *, frozen: bool = False):
+        self.trained = trained
+        model.eval()
+        self.eval_graph, self.params, self.rest = nnx.split(model, trained, ...)
+        if not frozen:
+            model.train()
+        self.graph = nnx.split(model, trained, ...)[0]
+
+    def start(self, optimizer: optax.GradientTransformation) -> TrainState:
+        """The state before the first step: a copy, since a step gives its buffers away."""
+        params, rest = jax.tree.map(jnp.copy, (self.params, self.rest))
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, rest, optimizer.init(params), jnp.zeros(()))
+
+    def check_input(self, shape: tuple[int, ...]) -> None:
+        """Lets the network check an example's shape, without computing anything."""
+        x = jax.ShapeDtypeStruct((1, *shape), np.float32)
+        jax.eval_shape(
+            lambda p, r, x: nnx.merge(self.eval_graph, p, r)(x), self.params, self.rest, x
+        )
+
+    def model(self, state: TrainState) -> nnx.Module:
+        """The network of a state, in evaluation mode."""
+        return nnx.merge(self.eval_graph, state.params, state.rest, copy=True)
+
+    def outputs(
+        self, state: TrainState, images: Any, members: Sequence[int], head: Head, chunk: int
+    ) -> np.ndarray:
+        """What `head` makes of the logits of images, in evaluation mode, in chunks of one shape.
+
+        Args:
+            state: of the network.
+            images: by index.
+            members: which of them.
+            head: from logits with a batch dimension; a function that lasts.
+            chunk: images at once.
+        """
+        chunk, last = min(chunk, len(members)), len(members) - 1
+        found = []
+        for first in range(0, len(members), chunk):
+            part = [images[members[min(n, last)]] for n in range(first, first + chunk)]
+            x = jnp.asarray(np.stack(part))
+            found.append(_outputs(state.params, state.rest, x, graph=self.eval_graph, head=head))
+        return np.concatenate(found)[: len(members)]
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "head"))
+def _outputs(params, rest, x, *, graph, head):
+    return head(nnx.merge(graph, params, rest, copy=True)(x))
 
 
 # Cached: an optimizer is compiled into the step, and equals only itself.
 @functools.lru_cache
 def adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """Adam with warm-up and cosine decay; equal settings give the same object."""
+    """Adam with a warm-up of a twentieth of the steps and cosine decay to zero."""
     warm_up, end = max(1, steps // 20), max(2, steps)
     return optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up, end))
 
 
-def initial_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    _, params, statistics = nnx.split(model, nnx.Param, ...)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        statistics=statistics,
-        optimizer_state=optimizer.init(params),
-        loss_sum=jnp.zeros(()),
-    )
+@functools.lru_cache
+def sgd(learning_rate: float, momentum: float, steps: int | None) -> optax.GradientTransformation:
+    """SGD at a constant rate or, with steps, at one that falls to zero along a cosine."""
+    rate = optax.cosine_decay_schedule(learning_rate, steps) if steps else learning_rate
+    return optax.sgd(rate, momentum=momentum or None)
 
 
 def train_step(
@@ -58,6 +116,7 @@ def train_step(
     label: Int[Array, "n *space"],
     *,
     graph: Any,
+    trained: Any,
     optimizer: optax.GradientTransformation,
     loss: Callable[[Array, Array], Array],
 ) -> TrainState:
@@ -66,9 +125,10 @@ def train_step(
     Args:
         state: before the step.
         image: as the network is given it.
-        label: a class per position.
-        graph: the network's NNX graph definition, in training mode.
-        optimizer: what `initial_state` was given.
+        label: a class per position, or per image.
+        graph: the network's NNX graph definition, as it is trained.
+        trained: which tensors are trained, as `Network` has it.
+        optimizer: of the state.
         loss: of logits and labels.
 
     Returns:
@@ -77,20 +137,22 @@ def train_step(
 
     def value_of(params):
         # A copy, so that BatchNorm writes to variables of this trace; they are returned.
-        model = nnx.merge(graph, params, state.statistics, copy=True)
-        return loss(model(image), label), nnx.split(model, nnx.Param, ...)[2]
+        model = nnx.merge(graph, params, state.rest, copy=True)
+        return loss(model(image), label), nnx.split(model, trained, ...)[2]
 
-    (value, statistics), gradient = jax.value_and_grad(value_of, has_aux=True)(state.params)
+    (value, rest), gradient = jax.value_and_grad(value_of, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
     return TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
-        statistics=statistics,
+        rest=rest,
         optimizer_state=optimizer_state,
         loss_sum=state.loss_sum + value,
     )
 
 
 compiled_step = jax.jit(
-    train_step, static_argnames=("graph", "optimizer", "loss"), donate_argnames="state"
+    train_step,
+    static_argnames=("graph", "trained", "optimizer", "loss"),
+    donate_argnames="state",
 )

@@ -1,45 +1,6 @@
-"""Writes the TextureMNIST samples that the package ships.
+"""`python -m train.texture_mnist_samples` runs `train.texture_mnist.samples`."""
 
-    python -m train.texture_mnist_samples
-
-Expected result: `segcam_jax/data/samples/texture_mnist.npz` below 1.2 MB, the same bytes each time.
-Cost: seconds.
-"""
-
-import dataclasses
-from pathlib import Path
-
-import tyro
-
-from segcam_jax import _files
-from segcam_jax.data import samples
-from train.data.texture_mnist import TextureMnist
-from train.texture_mnist_config import PLANTED, TrainConfig, dataset_config
-
-BIASED_SAMPLES = 200
-
-
-def make_samples() -> samples.BundledSamples:
-    """One held-out unbiased sample of each digit, and 200 held-out biased ones of digit 2."""
-    plain = dataset_config(TrainConfig(variant="unbiased"), "test")
-    planted = dataclasses.replace(
-        dataset_config(TrainConfig(variant="biased"), "test"), samples=10 * BIASED_SAMPLES
-    )
-    return samples.BundledSamples(
-        unbiased=TextureMnist(plain).batch(range(10)),
-        biased=TextureMnist(planted).batch(range(PLANTED.digit, 10 * BIASED_SAMPLES, 10)),
-    )
-
-
-def main(out: Path = samples.PATH) -> None:
-    """Writes the samples under a temporary name, then renames.
-
-    Args:
-        out: the file to write.
-    """
-    with _files.whole_file(out) as temporary:
-        samples.save(temporary, make_samples())
-
+from train.texture_mnist.samples import main
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    main()

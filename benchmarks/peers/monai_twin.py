@@ -10,8 +10,7 @@ from torch import nn
 from benchmarks.peers.twins import Twin, kernel_of
 from segcam_jax import extras
 from segcam_jax.models import stored
-from segcam_jax.models.monai_unet import MonaiUNetConfig
-from segcam_jax.models.monai_unet.weights import monai_table
+from segcam_jax.models.monai_unet import MonaiUNetConfig, monai_table
 
 
 class MonaiTwin(Twin):

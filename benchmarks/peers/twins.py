@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.workloads import Network
-from segcam_jax.models.densenet import DenseNetConfig
-from segcam_jax.models.densenet.model import BLOCKS as DENSE_BLOCKS
+from segcam_jax.models.densenet import BLOCKS as DENSE_BLOCKS, DenseNetConfig
 from segcam_jax.models.resnet import BLOCKS, ResNetConfig
 from segcam_jax.models.unet import UNetConfig
 

@@ -8,12 +8,14 @@ from typing import Any
 from segcam_jax.adapters import from_nnx
 from segcam_jax.models import stored as stored
 from segcam_jax.models.convolutions import convolution_tap as convolution_tap
+from segcam_jax.models.layers import Keys as Keys
 from segcam_jax.models.randomised import randomised as randomised
 from segcam_jax.models.unet import load_unet
 from segcam_jax.models.zoo import (
     CLASSIFIERS as CLASSIFIERS,
     NETWORKS as NETWORKS,
     SEGMENTERS as SEGMENTERS,
+    Network as Network,
     classifier as classifier,
     convert as convert,
     efficientnet_lite0_imagenet as efficientnet_lite0_imagenet,

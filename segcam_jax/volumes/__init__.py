@@ -25,6 +25,7 @@ from segcam_jax.volumes.instance_maps import (
     explain_instance as explain_instance,
     measure as measure,
     scale_of as scale_of,
+    target_of as target_of,
 )
 from segcam_jax.volumes.scan_inputs import (
     ScanInput as ScanInput,

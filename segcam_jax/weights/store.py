@@ -12,9 +12,13 @@ from segcam_jax import _files
 from segcam_jax.types import InputError, counted
 from segcam_jax.weights.tables import listed
 
+_LENGTH, _METADATA = 8, "__metadata__"  # bytes of the header's length, and of what it is a multiple
+
 
 def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping) -> None:
     """Writes tensors and metadata to a `.safetensors` file under a temporary name, then renames.
+
+    The same tensors and metadata give the same bytes.
 
     Args:
         path: the file to write; its folder is made.
@@ -27,7 +31,17 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping)
     texts = {key: json.dumps(value) for key, value in metadata.items()}
     # Not `ascontiguousarray`, which makes a vector of a number.
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    _files.write_bytes(path, safetensors.numpy.save(arrays, metadata=texts))
+    _files.write_bytes(path, _in_order(safetensors.numpy.save(arrays, metadata=texts)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The bytes of a file with its metadata sorted; safetensors writes them in a random order."""
+    end = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
+    header = json.loads(data[_LENGTH:end])
+    header[_METADATA] = dict(sorted(header[_METADATA].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _LENGTH)
+    return len(text).to_bytes(_LENGTH, "little") + text + data[end:]
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy import ndimage
 
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
@@ -203,34 +204,20 @@ def resized(
             coordinates in [-1, 1] to centred input coordinates; None maps them to themselves.
     """
     if matrices is None:
-        rows = _interpolation(digits.shape[1], size)
-        columns = _interpolation(digits.shape[2], size)
-        return rows @ digits.astype(np.float32) @ columns.T >= 0.5
+        matrices = np.broadcast_to(np.eye(2, 3), (len(digits), 2, 3))
     return np.stack([_warped(*pair, size) for pair in zip(digits, matrices, strict=True)])
-
-
-def _interpolation(source: int, size: int) -> Float[np.ndarray, "size source"]:
-    position = (np.arange(size) + 0.5) * source / size - 0.5
-    distance = np.abs(position[:, None] - np.arange(source)[None, :])
-    return np.maximum(0, 1 - distance).astype(np.float32)
 
 
 def _warped(
     digit: np.ndarray, matrix: Float[np.ndarray, "2 3"], size: int
 ) -> Bool[np.ndarray, "size size"]:
-    height, width = digit.shape
-    # A border of zeros makes "outside is 0" plain indexing.
-    padded = np.zeros((height + 2, width + 2), np.float32)
-    padded[1:-1, 1:-1] = digit
-    centred = (np.arange(size) + 0.5) * 2 / size - 1
-    y, x = centred[:, None], centred[None, :]
-    row = (matrix[0, 0] * y + matrix[0, 1] * x + matrix[0, 2] + 1) * height / 2 + 0.5
-    column = (matrix[1, 0] * y + matrix[1, 1] * x + matrix[1, 2] + 1) * width / 2 + 0.5
-    row, column = np.clip(row, 0, height + 1), np.clip(column, 0, width + 1)
-    top = np.minimum(row.astype(np.intp), height)
-    left = np.minimum(column.astype(np.intp), width)
-    down, right = row - top, column - left
-    flat, index, stride = padded.ravel(), top * (width + 2) + left, width + 2
-    above = flat[index] * (1 - right) + flat[index + 1] * right
-    below = flat[index + stride] * (1 - right) + flat[index + stride + 1] * right
-    return above * (1 - down) + below * down >= 0.5
+    half = np.array(digit.shape) / 2
+    turn, shift = matrix[:, :2], matrix[:, 2]
+    # From indices to indices; index i of n is the centred coordinate (2 i + 1) / n - 1.
+    step = half[:, None] * turn * (2 / size)
+    start = half * (turn.sum(axis=1) * (1 / size - 1) + shift + 1) - 0.5
+    greys = digit.astype(np.float64)
+    found = ndimage.affine_transform(
+        greys, step, start, (size, size), order=1, mode="grid-constant"
+    )
+    return found >= 0.5

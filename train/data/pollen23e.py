@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segcam_jax import _files
 from segcam_jax.extras import require
+from segcam_jax.files import digest_of
 from segcam_jax.types import InputError, counted
 from train.data import labelled, tfrecord
 from train.data.labelled import LabelledImages
@@ -171,7 +171,7 @@ def _examples(
                     example.filename,
                     (height, width),
                     float(example.pixels.max()),
-                    _files.digest_of(data),
+                    digest_of(data),
                 )
             )
     return kept, tuple(notes)

@@ -1,6 +1,7 @@
 """What determines a TextureMNIST: plain values, checked when they are made."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from segcam_jax.types import InputError
@@ -59,6 +60,13 @@ class Jitter:
     scale: float = 0.1
     shear: float = 0.15
     shift: float = 0.06
+
+    def __post_init__(self):
+        for name, bound in dataclasses.asdict(self).items():
+            if not 0 <= bound < math.inf:
+                raise InputError(f"`Jitter.{name}` is {bound}; give a number of at least 0")
+        if self.scale >= 1:
+            raise InputError(f"`Jitter.scale` is {self.scale}; give a share below 1")
 
 
 @dataclasses.dataclass(frozen=True)

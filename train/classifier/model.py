@@ -8,13 +8,13 @@ import numpy as np
 from flax import nnx
 
 from segcam_jax import models
-from segcam_jax.models import layers, stored
-from segcam_jax.models.zoo import Network
+from segcam_jax.models import Keys, Network, stored
 from segcam_jax.types import InputError, nearest_first
-from train.classifier_config import ClassifierConfig
+from train.classifier.config import ClassifierConfig
 
 # What is made anew for other classes, and what `freeze` leaves to be trained.
 HEAD = ("hidden", "head")
+HEAD_PARAMETERS = nnx.All(nnx.Param, lambda path, value: path[0] in HEAD)
 _OPTIONS = ("hidden", "growth", "width", "normalisation")
 
 
@@ -35,7 +35,7 @@ def make_model(
     start = None if config.start is None else _opened(config.start, name)
     shape = model_config(config, len(class_names), start[0].config if start else None)
     _check_extents(family, shape, extents)
-    model = family.model(shape, rngs=layers.Keys(config.seed))
+    model = family.model(shape, rngs=Keys(config.seed))
     if start is not None:
         _fill(model, *start, class_names)
     return name, model
@@ -74,18 +74,6 @@ def _named(config: ClassifierConfig) -> tuple[str, dict[str, Any]]:
         choices = ", ".join(nearest_first(config.model, models.CLASSIFIERS))
         raise InputError(f"unknown model {config.model!r}; choose from {choices}")
     return models.CLASSIFIERS[config.model]
-
-
-def parts(model: nnx.Module, *, freeze: bool) -> tuple[Any, Any, Any]:
-    """A network's graph, what is trained of it, and everything else."""
-    graph, trained, rest = nnx.split(
-        model, nnx.All(nnx.Param, _is_head) if freeze else nnx.Param, ...
-    )
-    return graph, trained, rest
-
-
-def _is_head(path: tuple, value: Any) -> bool:
-    return path[0] in HEAD
 
 
 def _options(config: ClassifierConfig, family: Network) -> dict[str, Any]:

@@ -1,0 +1,10 @@
+"""Files that are written whole or not at all, and their digests, for scripts beside the package."""
+
+from segcam_jax._files import (
+    digest_of as digest_of,
+    read_json as read_json,
+    sha256_of as sha256_of,
+    whole_file as whole_file,
+    write_bytes as write_bytes,
+    write_json as write_json,
+)

@@ -1,0 +1,81 @@
+"""Writes folders of real images on which a classifier is trained in minutes.
+
+    python -m train.classifier_samples digits runs/digits        # 1,797 digits, ten classes
+    python -m train.classifier_samples textures runs/textures    # 192 crops, three classes
+
+`digits` are scikit-learn's handwritten digits of 8x8. `textures` are 64x64 crops of scikit-image's
+brick, gravel and grass; they do not overlap, so that no fold holds a pixel of another.
+Needs the extra `train`. Cost: seconds.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from segcam_jax.extras import require
+from segcam_jax.types import InputError
+from train import command
+
+CROP = 64
+
+
+def digits() -> Iterator[tuple[str, np.ndarray]]:
+    """Class and greys of each digit."""
+    bunch = require("sklearn.datasets", extra="train").load_digits()
+    for label, image in zip(bunch.target, bunch.images, strict=True):
+        yield str(label), np.round(image * (255 / 16)).astype(np.uint8)
+
+
+def textures() -> Iterator[tuple[str, np.ndarray]]:
+    """Class and greys of each crop."""
+    data = require("skimage.data", extra="train")
+    for name in ("brick", "grass", "gravel"):
+        whole = getattr(data, name)()
+        for top in range(0, whole.shape[0] - CROP + 1, CROP):
+            for left in range(0, whole.shape[1] - CROP + 1, CROP):
+                yield name, whole[top : top + CROP, left : left + CROP]
+
+
+def write(kind: Literal["digits", "textures"], out: Path) -> int:
+    """Writes `out/CLASS/NUMBER.png` and returns the number of files.
+
+    Raises:
+        InputError: if the folder is there already.
+    """
+    if out.exists():
+        raise InputError(f"{str(out)!r} is there already; give another folder, or remove it")
+    images = {"digits": digits, "textures": textures}[kind]()
+    counts: dict[str, int] = {}
+    for name, image in images:
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        counts[name] = counts.get(name, 0) + 1
+        Image.fromarray(image).save(folder / f"{counts[name]}.png")
+    return sum(counts.values())
+
+
+def _command(
+    kind: Annotated[Literal["digits", "textures"], tyro.conf.Positional],
+    out: Annotated[Path, tyro.conf.Positional],
+) -> None:
+    """Writes a folder of images.
+
+    Args:
+        kind: which images.
+        out: the folder to make.
+    """
+    print(f"{write(kind, out)} images written to {out}")
+
+
+def main() -> None:
+    """The command line."""
+    with command.faults_in_one_line():
+        tyro.cli(_command, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What every script of training has in common on the command line: options, folders, faults."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from segcam_jax.types import InputError
+from train import reports
+
+_FAULT, _INTERRUPTED = 2, 130
+_MOST_SEED = 2**32
+
+
+def run(work: Callable[[Any], Any], config: Any, description: str | None) -> Any:
+    """Runs what a script is for on its command line's options.
+
+    Ends the process with 2 and one line where something given is at fault, and with 130 where
+    `work` was asked to stop and returns None.
+
+    Args:
+        work: what is done with the options.
+        config: their type.
+        description: of the script.
+    """
+    with faults_in_one_line():
+        done = work(tyro.cli(config, description=description))
+    if done is None:
+        raise SystemExit(_INTERRUPTED)
+    return done
+
+
+@contextlib.contextmanager
+def faults_in_one_line() -> Iterator[None]:
+    """Ends the process with 2 and one line where something given is at fault."""
+    try:
+        yield
+    except (InputError, ImportError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(_FAULT) from None
+
+
+def check_at_least(config: Any, least: int, *fields: str) -> None:
+    """Raises `InputError`, naming the setting, if one is a smaller number; None passes."""
+    for field in fields:
+        value = getattr(config, field)
+        if value is not None and value < least:
+            raise InputError(f"`{field}` is {value}; give at least {least}")
+
+
+def check_positive(config: Any, *fields: str) -> None:
+    """Raises `InputError`, naming the setting, if one is no finite number above 0."""
+    for field in fields:
+        value = getattr(config, field)
+        if not 0 < value < math.inf:
+            raise InputError(f"`{field}` is {value}; give a number above 0")
+
+
+def check_seed(seed: int) -> None:
+    """Raises `InputError` if a seed is none."""
+    if not 0 <= seed < _MOST_SEED:
+        raise InputError(f"`seed` is {seed}; give a number from 0 to below 2^32")
+
+
+def claim_folder(folder: Path, config: Any, without: Collection[str], **others: Any) -> None:
+    """Makes the folder of a run, or checks that the run in it had the same configuration.
+
+    Args:
+        folder: of the run.
+        config: its settings.
+        without: settings that may differ in a run that is resumed.
+        others: what else must be the same, in place of settings or besides.
+
+    Raises:
+        InputError: if the folder holds a run of another configuration; names the fields.
+    """
+    path = folder / "config.json"
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}
+    # What checkpoints hold; those of version 0.5 cannot be gone on with.
+    settings |= {**others, "checkpoints": 2}
+    settings = json.loads(json.dumps(settings, default=str))
+    if not path.is_file():
+        reports.write_json(path, settings)
+        return
+    before = json.loads(path.read_text())
+    changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+    if changed:
+        raise InputError(
+            f"{str(folder)!r} holds a run with another {', '.join(changed)}; repeat its "
+            "configuration to resume it, or give another --out"
+        )

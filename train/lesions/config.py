@@ -1,0 +1,65 @@
+"""The settings of a training on planted lesions."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from segcam_jax.types import InputError
+from train import command
+
+Loss = Literal["dice_cross_entropy", "normalised_dice_focal"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionTraining:
+    """A training run.
+
+    Attributes:
+        out: folder of the run; a run that is there is resumed.
+        export: where else to write the weights.
+        template: a skull-stripped T1, for example Colin27's; None takes nilearn's MNI152.
+        spacing: edge of a voxel, mm.
+        steps: optimiser steps.
+        batch: cases a step.
+        learning_rate: its peak, after a warm-up of a twentieth of the steps; cosine to zero.
+        loss: soft Dice plus cross-entropy, or normalised Dice plus focal, as IES.
+        seed: of weights and data.
+        channels: of each level of the network.
+        strides: of each level but the deepest.
+        evaluate_every: steps between evaluations, each with a checkpoint.
+        evaluate_cases: held-out cases of these evaluations.
+        score_cases: held-out cases of the final scores, others than those of the evaluations.
+        threshold: a probability above it is a lesion.
+        workers: processes that make cases; 0 makes them in a thread.
+    """
+
+    out: Path = Path("runs/lesions")
+    export: Path | None = None
+    template: Path | None = None
+    spacing: float = 2.0
+    steps: int = 1500
+    batch: int = 2
+    learning_rate: float = 3e-3
+    loss: Loss = "dice_cross_entropy"
+    seed: int = 0
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    strides: tuple[int, ...] = (2, 2, 2)
+    evaluate_every: int = 150
+    evaluate_cases: int = 8
+    score_cases: int = 40
+    threshold: float = 0.5
+    workers: int = 0
+
+    def check(self) -> None:
+        """Checks the settings; not when they are made, where tyro would draw a box around it.
+
+        Raises:
+            InputError: naming the setting.
+        """
+        counts = ("steps", "batch", "evaluate_every", "evaluate_cases", "score_cases")
+        command.check_at_least(self, 1, *counts)
+        command.check_at_least(self, 0, "workers")
+        command.check_positive(self, "learning_rate", "spacing")
+        command.check_seed(self.seed)
+        if not 0 < self.threshold < 1:
+            raise InputError(f"`threshold` is {self.threshold}; give a probability")

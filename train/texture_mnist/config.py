@@ -1,0 +1,77 @@
+"""The settings of a TextureMNIST training."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from segcam_jax.types import InputError
+from train import command
+
+_TILE = 64  # height and width of an image
+_MOST_HALVINGS = 6
+_MOST_JITTER = 5.0  # beyond, digits shrink to nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        variant: whether digit 2 is biased.
+        out: folder of the run; a run that is there is resumed.
+        export: where else to write the weights.
+        steps: optimiser steps.
+        batch: images a step.
+        learning_rate: its peak, after a warm-up of a twentieth of the steps; cosine to zero.
+        seed: of weights and data.
+        depth: poolings of the U-Net.
+        width: channels of its first level.
+        jitter: how far training digits are rotated, scaled, sheared and shifted at random, as a
+            share of `Jitter()`.
+        digit_rounding: see `TextureMnistConfig`.
+        start: weights to start from; None for random ones.
+        evaluate_every: steps between evaluations, each with a checkpoint.
+        evaluate_samples: held-out samples of these evaluations.
+        score_samples: held-out samples of the final scores.
+        digits: folder of digits; None for scikit-learn's.
+        textures: folder of textures; None for the built-in ones.
+        workers: processes that render batches; 0 renders in a thread.
+    """
+
+    variant: Literal["unbiased", "biased"] = "unbiased"
+    out: Path = Path("runs/texture_mnist")
+    export: Path | None = None
+    steps: int = 3500
+    batch: int = 20
+    learning_rate: float = 3e-3
+    seed: int = 0
+    depth: int = 4
+    width: int = 12
+    jitter: float = 0.6
+    digit_rounding: Literal["before", "after"] = "after"
+    start: Path | None = None
+    evaluate_every: int = 500
+    evaluate_samples: int = 200
+    score_samples: int = 1000
+    digits: str | None = None
+    textures: str | None = None
+    workers: int = 0
+
+    def check(self) -> None:
+        """Checks the settings; not when they are made, where tyro would draw a box around it.
+
+        Raises:
+            InputError: naming the setting.
+        """
+        counts = ("steps", "batch", "evaluate_every", "evaluate_samples", "score_samples")
+        command.check_at_least(self, 1, *counts, "depth", "width")
+        command.check_at_least(self, 0, "workers")
+        command.check_positive(self, "learning_rate")
+        command.check_seed(self.seed)
+        if self.depth > _MOST_HALVINGS:
+            raise InputError(
+                f"`depth` is {self.depth}; images of {_TILE} x {_TILE} are halved 1 to "
+                f"{_MOST_HALVINGS} times"
+            )
+        if not 0 <= self.jitter <= _MOST_JITTER:
+            raise InputError(f"`jitter` is {self.jitter}; give a share from 0 to {_MOST_JITTER:g}")
