@@ -55,7 +55,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for index, image in enumerate(some.image):
-            _files.write_array(place / "images" / f"{index:03}.npy", image)
+            files.write_array(place / "images" / f"{index:03}.npy", image)
         job = Job(options, (place / "images",), place / "run.zarr", devices=1).open()
         run = job.run()
         there = run.table["row"].filter(run.table["error"].is_null())

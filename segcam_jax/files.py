@@ -5,6 +5,7 @@ from segcam_jax._files import (
     read_json as read_json,
     sha256_of as sha256_of,
     whole_file as whole_file,
+    write_array as write_array,
     write_bytes as write_bytes,
     write_json as write_json,
 )
