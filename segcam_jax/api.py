@@ -101,7 +101,7 @@ def show(
         InputError: if the map or the image is not 2D.
     """
     from segcam_jax.reports import display
-    from segcam_jax.viz.overlay import overlay
+    from segcam_jax.viz import overlay
 
     raw = np.asarray(explanation.map)
     extent = tuple(np.shape(image)[:2])

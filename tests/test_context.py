@@ -10,9 +10,10 @@ import segcam_jax as segcam
 from segcam_jax import Execution, InputError
 from segcam_jax.data.instances import structure
 from segcam_jax.reports.scans import as_csv
-from segcam_jax.viz import context as figures
+from segcam_jax.viz import plots as figures
 from segcam_jax.viz.files import to_array
 from segcam_jax.volumes import context_curve, context_table
+from tests.drawn import prose_of
 from tests.networks import convolve
 
 SHAPE, ROI, STEPS = (11, 9, 7), (8, 9, 4), 4
@@ -110,11 +111,11 @@ def test_figures_show_all_instances(studied):
 def test_figures_say_what_their_distance_is(studied):
     found = studied.detected[None]
     drawn = figures.context_detections(studied.distance, found, reach=studied.reach[None])
-    words = " ".join(text.get_text() for text in drawn.texts)
+    words = prose_of(drawn)
     assert "dilations x smallest voxel extent (mm)" in words
     assert f"reaches 4 to {studied.reach[-1]:.3g} mm" in words
     exact = figures.context_detections(studied.distance, found, reach=studied.distance[None])
-    assert not any("reaches" in text.get_text() for text in exact.texts)
+    assert "reaches" not in prose_of(exact)
 
 
 def test_what_makes_no_sense_is_refused():

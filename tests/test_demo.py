@@ -15,7 +15,7 @@ from segcam_jax.data.samples.lesions import FLAIR_ONLY, LESION, T1_ONLY
 from segcam_jax.reports.planted_bias import BiasRow, bias_rows
 from segcam_jax.runs import open_store
 from segcam_jax.types import InputError
-from segcam_jax.viz.planted import marked_slices
+from segcam_jax.viz.slices import marked_slices
 from segcam_jax.weights import store
 from tests import stored_runs
 

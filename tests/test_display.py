@@ -11,6 +11,7 @@ from segcam_jax.heatmap import hidden_share, over_image
 from segcam_jax.reports import display
 from segcam_jax.reports.display import Display
 from tests import own_networks
+from tests.drawn import prose_of
 from tests.explained import rows_of
 
 # What was drawn as one bright dot of importance 1.
@@ -39,9 +40,7 @@ def drawn(monkeypatch):
     said = {}
 
     def keep(figure, path, mark=None):
-        words = [text.get_text() for text in figure.texts]
-        words += [text.get_text() for axes in figure.axes for text in axes.texts]
-        said[path.name] = " ".join(" ".join(words).split())
+        said[path.name] = prose_of(figure)
         path.write_bytes(b"a figure")
 
     monkeypatch.setattr(viz, "save", keep)

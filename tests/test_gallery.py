@@ -28,6 +28,7 @@ from segcam_jax.reports.comparison import Line
 from segcam_jax.runs import open_store
 from segcam_jax.targets import Difference, whole_image
 from tests import own_networks, stored_runs
+from tests.drawn import prose_of
 from tests.stored_runs import contents
 
 OWN = f"{own_networks.__file__}:classifier"
@@ -91,8 +92,7 @@ def drawn(monkeypatch):
     said = {}
 
     def keep(figure, path, mark=None):
-        texts = [text.get_text() for text in figure.texts]
-        said["/".join(path.parts[-3:])] = " ".join(" ".join(texts).split())
+        said["/".join(path.parts[-3:])] = prose_of(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
         info = PngInfo()
         info.add_text("segcam_jax", mark or "")

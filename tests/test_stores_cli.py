@@ -2,7 +2,6 @@
 
 import csv
 
-import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -10,6 +9,7 @@ from segcam_jax import cli
 from segcam_jax.reports import images
 from segcam_jax.runs import open_store
 from tests import stored_runs as runs
+from tests.drawn import prose_of
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +48,6 @@ def printed(capsys):
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-def words_of(figure: matplotlib.figure.Figure) -> str:
-    said = [text.get_text() for text in figure.texts]
-    said += [text.get_text() for axes in figure.axes for text in axes.texts]
-    return " ".join(" ".join(said).split())
-
-
 def test_a_summary_tells_what_is_there_and_what_failed(folder, capsys):
     assert run("show", folder) == 0
     said = printed(capsys)
@@ -76,7 +70,7 @@ def test_a_run_that_is_not_finished_says_how_far_it_is(tmp_path, capsys):
 def test_the_first_results_are_drawn(folder, drawn, capsys):
     assert run("show", folder, "--out", folder.parent / "first.png", "--count", 3) == 0
     assert "the first 3 results" in capsys.readouterr().out
-    said = words_of(drawn["first.png"])
+    said = prose_of(drawn["first.png"])
     assert said.count("image0") == 2  # Two targets.
     assert said.count("image1") == 1
     assert "Grad-CAM, body" in said
@@ -94,7 +88,7 @@ def test_an_item_by_number_name_or_file(folder, drawn, capsys, words):
     assert "top1 cat (25 %)" in said
     assert "gradient at input 7 50 %" in said  # The largest value, made up: the row's number.
     assert set(drawn) == {"item.top1.png", "item.top2.png"}
-    said = words_of(drawn["item.top2.png"])
+    said = prose_of(drawn["item.top2.png"])
     assert "image3: dog by net; each map on its own scale" in said
     assert "no map" in said  # Gradients have no map at the body.
     assert "Gradient, clipped" in said
@@ -104,14 +98,14 @@ def test_an_item_by_number_name_or_file(folder, drawn, capsys, words):
 def test_the_panels_of_one_map_show_what_is_stored(folder):
     stored = open_store(folder)
     figure = images.map_figure(stored, 8, ("grad_cam", "body"))
-    said = words_of(figure)
+    said = prose_of(figure)
     assert "image4: cat, Grad-CAM at body" in said
     region = stored.region(8)
     # By hand: the prediction is class 1 everywhere, the explained class of the first target.
     assert f"over the {region.sum()} pixels predicted as it" in said
     maps = {image.get_array().shape[:2] for axes in figure.axes for image in axes.images}
     assert (2, 3) in maps  # The raw map.
-    other = words_of(images.map_figure(stored, 9, ("grad_cam", "body")))
+    other = prose_of(images.map_figure(stored, 9, ("grad_cam", "body")))
     assert f"over {stored.region(9).sum()} pixels, 0 of which are predicted as it" in other
 
 
@@ -126,18 +120,18 @@ def test_a_classifier_has_its_input_and_overlay(tmp_path):
         ]  # fmt: skip
         store.write(0, blocks, runs.rows(0, photos))
     stored = open_store(tmp_path / "run.zarr")
-    said = words_of(images.map_figure(stored, 1, ("grad_cam", "body")))
+    said = prose_of(images.map_figure(stored, 1, ("grad_cam", "body")))
     assert "image0: explained dog (25 %), predicted cat" in said
     assert "Explained: the logit of dog by net" in said
     assert "at body, 4 x 4" in said
-    assert "image0: predicted cat (25 %)" in words_of(images.row_figure(stored, 0))
+    assert "image0: predicted cat (25 %)" in prose_of(images.row_figure(stored, 0))
 
 
 def test_best_and_worst_by_a_column(folder, drawn, capsys):
     line = ("show", folder, "--best", "gradient.input.max", "--worst", "score", "--count", 2)
     assert run(*line, "--out", folder.parent / "both.png") == 0
     assert set(drawn) == {"both.largest.png", "both.smallest.png"}
-    said = words_of(drawn["both.largest.png"])
+    said = prose_of(drawn["both.largest.png"])
     assert "the 2 results of largest gradient.input.max" in said
     assert "gradient.input.max: 9" in said
     assert "gradient.input.max: 8" in said
@@ -154,14 +148,14 @@ def test_rows_of_other_layers_are_shown_and_exported(tmp_path, drawn, capsys):
     said = printed(capsys)
     assert "grad_cam at neck 8 50 %" in said
     assert "body" not in said
-    assert "neck" in words_of(drawn["item.top1.png"])
-    assert "body" not in words_of(drawn["item.top1.png"])
+    assert "neck" in prose_of(drawn["item.top1.png"])
+    assert "body" not in prose_of(drawn["item.top1.png"])
     line = ("show", folder, "--worst", "class_index", "--count", 8, "--out", tmp_path / "page.png")
     assert run(*line) == 0
     # Each extent has three maps that the other has not.
     stored = open_store(folder)
     assert len(images.pairs(stored, range(10))) == 7
-    assert words_of(drawn["page.png"]).count("no map") == 8 * 3
+    assert prose_of(drawn["page.png"]).count("no map") == 8 * 3
     assert len(images.pairs(stored, [8, 9])) == 4
     out = tmp_path / "files"
     assert run("export", folder, "--out", out, "--items", "3-4", "--what", "npy") == 0

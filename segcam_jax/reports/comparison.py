@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from segcam_jax import viz
 from segcam_jax.methods import METHODS
 from segcam_jax.reports import words
 from segcam_jax.reports.display import Display, in_words, is_signed
-from segcam_jax.reports.figures import Look, Subject, clipped, drawable, heading
+from segcam_jax.reports.figures import Look, Subject, drawable, drawn, heading
 from segcam_jax.reports.images import Pair, displays, pairs, subject_of, units
 from segcam_jax.runs import StoredRun
 from segcam_jax.runs.table import NEGATIVE
 from segcam_jax.types import shortened
-from segcam_jax.viz.gallery import Row, gallery
 
 Kind = Literal["layer", "layers", "targets", "models"]
 
@@ -89,7 +89,7 @@ def comparison(lines: Sequence[Line], kind: Kind, look: Look = Look()) -> Figure
     """
     methods = list(dict.fromkeys(method for line in lines for method, _ in line.pairs))
     signed = is_signed(look.profile, (each for line in lines for each in line.hidden))
-    rows: list[Row] = []
+    rows: list[viz.Row] = []
     subjects: list[Subject] = []
     shown: list[Display] = []
     for line in lines:
@@ -99,26 +99,19 @@ def comparison(lines: Sequence[Line], kind: Kind, look: Look = Look()) -> Figure
         rows.append(_row(line, kind, subjects[-1], [by_method.get(method) for method in methods]))
         shown += found.values()
     title, subtitle = _titles(lines, kind, subjects[0])
-    return gallery(
+    return viz.gallery(
         rows,
         [heading(method) for method in methods],
+        style=look.style,
         title=title,
         subtitle=subtitle,
         caption=f"{_score(lines)} {in_words(shown, chosen=look.profile, signed=signed)}",
-        colormap=look.colormap,
     )
 
 
-def _row(line: Line, kind: Kind, subject: Subject, shown: Sequence[Display | None]) -> Row:
+def _row(line: Line, kind: Kind, subject: Subject, shown: Sequence[Display | None]) -> viz.Row:
     label, detail = _label(line, kind)
-    return Row(
-        drawable(subject.pixels),
-        [None if each is None else clipped(each.method, each.heat) for each in shown],
-        label,
-        detail,
-        subject.region,
-        ["" if each is None else each.note for each in shown],
-    )
+    return viz.Row(drawable(subject.pixels), drawn(shown), label, detail, subject.region)
 
 
 def _label(line: Line, kind: Kind) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from segcam_jax.reports.scans import (
     values_of,
 )
 from segcam_jax.runs.stored_scans import StoredScans
-from segcam_jax.viz.context import context_detections, context_scores
+from segcam_jax.viz.plots import context_detections, context_scores
 from segcam_jax.volumes import ContextCurve, context_table
 
 TABLE, INSTANCES = "context.csv", "context-instances.csv"

@@ -20,7 +20,7 @@ from segcam_jax.reports.figures import drawable
 from segcam_jax.runs import StoredRun
 from segcam_jax.runs.pooling import THUMBNAIL, pool_names
 from segcam_jax.types import InputError, counted
-from segcam_jax.viz.scatter import scatter
+from segcam_jax.viz.points import scatter
 
 _KNOWN_AS = {"pca": "PCA", "tsne": "t-SNE"}
 FEWEST, FEWEST_TSNE = 3, 5

@@ -19,9 +19,6 @@ from segcam_jax.reports import words
 from segcam_jax.reports.display import AUTO, CLIP, Display, about_clipping, check, in_words
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, counted, shortened
-from segcam_jax.viz.colour import scale_of
-from segcam_jax.viz.draw import ZERO
-from segcam_jax.viz.gallery import Row, gallery
 
 Displays = Mapping[tuple[str, str], Display]
 
@@ -45,11 +42,16 @@ class Look:
 
     def __post_init__(self):
         check(self.profile)
-        scale_of([np.zeros((1, 1))], colormap=self.colormap)
+        self.style.scale([np.zeros((1, 1))])
         if not 0 <= self.smoothing < np.inf:
             raise InputError(
                 f"--smoothing was given {self.smoothing}; give a number of pixels from 0"
             )
+
+    @property
+    def style(self) -> viz.Style:
+        """The colours of maps."""
+        return viz.Style(self.colormap)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,6 +144,14 @@ def clipped(method: str, heat: np.ndarray) -> np.ndarray:
     return np.clip(heat, -limit, limit) if limit > 0 else heat
 
 
+def drawn(shown: Sequence[Display | None]) -> list[viz.Noted | None]:
+    """Maps as a row of a figure shows them, each with its note; None where there is none."""
+    return [
+        None if each is None else viz.Noted(clipped(each.method, each.heat), each.note)
+        for each in shown
+    ]
+
+
 def drawable(pixels: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
     """The image with one or three channels in [0, 1]; the mean of others, and of others' range."""
     pixels = pixels if pixels.shape[-1] in (1, 3) else pixels.mean(-1, keepdims=True)
@@ -165,30 +175,25 @@ def of_map(
     caption = f"{subject.score}. {shown.caption(words.short(subject.label), look.profile)}"
     if subject.prediction is None:
         at = "" if tap == INPUT else f" at {tap}, {' x '.join(map(str, raw.shape))}"
-        return gallery(
-            [Row(drawable(subject.pixels), [clipped(method, shown.heat)], notes=[shown.zero])],
+        heat = viz.Noted(clipped(method, shown.heat), shown.zero)
+        return viz.gallery(
+            [viz.Row(drawable(subject.pixels), [heat])],
             [heading(method)],
+            style=look.style,
             title=subject.title,
             subtitle=f"{subject.network}{at}",
             caption=caption + about_clipping([method]),
-            colormap=look.colormap,
         )
+    classes = viz.Classes(subject.legend, subject.class_index, subject.background, ignored=None)
+    pixels = drawable(subject.pixels)
     return viz.six_panels(
-        drawable(subject.pixels),
-        subject.truth,
-        subject.prediction,
+        viz.Segmented(pixels, subject.prediction, subject.truth, subject.region, classes),
         # The raw map covers the padding too.
         over_image(raw, subject.extent, subject.padded),
-        shown.heat,
-        region=subject.region,
-        class_names=subject.legend,
-        class_index=subject.class_index,
-        background=subject.background,
-        ignored=None,
-        colormap=look.colormap,
+        viz.Noted(shown.heat, shown.zero),
+        style=look.style,
         title=f"{subject.title}, {METHODS[method].title} at {tap}",
         caption=caption,
-        zero=shown.zero or ZERO,
     )
 
 
@@ -197,17 +202,16 @@ def of_all(subject: Subject, shown: Displays, look: Look, *, signed: bool) -> Fi
     how = in_words(shown.values(), chosen=look.profile, signed=signed)
     if subject.prediction is None:
         return _layers(subject, shown, look, how)
-    names = {(heading(method), tap): each for (method, tap), each in shown.items()}
     return viz.montage(
         drawable(subject.pixels),
-        {pair: own_scale(clipped(each.method, each.heat)) for pair, each in names.items()},
-        rows=list(dict.fromkeys(method for method, _ in names)),
-        columns=list(dict.fromkeys(tap for _, tap in names)),
+        {
+            (heading(method), tap): viz.Noted(own_scale(clipped(method, each.heat)), each.note)
+            for (method, tap), each in shown.items()
+        },
         region=subject.region,
-        colormap=look.colormap,
+        style=look.style,
         title=f"{subject.title} by {subject.network}; each map on its own scale",
         caption=f"{subject.score}. {how}",
-        notes={pair: each.note for pair, each in names.items()},
     )
 
 
@@ -219,16 +223,14 @@ def _layers(subject: Subject, shown: Displays, look: Look, how: str) -> Figure:
     rows = []
     for layer in layers:
         found = [shown.get((method, layer), shown.get((method, INPUT))) for method in methods]
-        drawn = [None if each is None else clipped(each.method, each.heat) for each in found]
-        notes = ["" if each is None else each.note for each in found]
         label = layer if len(layers) > 1 else ""
-        rows.append(Row(drawable(subject.pixels), drawn, label, notes=notes))
+        rows.append(viz.Row(drawable(subject.pixels), drawn(found), label))
     at = f" at {layers[0]}" if len(layers) == 1 else ""
-    return gallery(
+    return viz.gallery(
         rows,
         [heading(method) for method in methods],
+        style=look.style,
         title=subject.title,
         subtitle=f"{subject.network}{at}",
         caption=f"{subject.score}. {how}",
-        colormap=look.colormap,
     )

@@ -14,6 +14,7 @@ import polars
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from segcam_jax import viz
 from segcam_jax.heatmap import hidden_share, over_image
 from segcam_jax.networks.image_inputs import read_sample
 from segcam_jax.reports import words
@@ -21,8 +22,8 @@ from segcam_jax.reports.display import Display, display, in_words, is_signed
 from segcam_jax.reports.figures import (
     Look,
     Subject,
-    clipped,
     drawable,
+    drawn,
     heading,
     legend,
     of_all,
@@ -32,7 +33,6 @@ from segcam_jax.runs import StoredRun
 from segcam_jax.runs.manifest import NetworkRecord
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, counted, near, shortened
-from segcam_jax.viz.gallery import Row, gallery
 
 Pair = tuple[str, str]
 # More panels side by side are too small to be seen.
@@ -126,7 +126,7 @@ def page(
     if signed:
         shown = [displays(run, row, chosen, look, signed=True)[0] for row in rows]
     taps = list(dict.fromkeys(tap for _, tap in chosen))
-    drawn = [
+    lines = [
         _page_row(run, row, [each.get(pair) for pair in chosen], column)
         for row, each in zip(rows, shown, strict=True)
     ]
@@ -135,13 +135,13 @@ def page(
     how = in_words((d for each in shown for d in each.values()), chosen=look.profile, signed=signed)
     left = [tap for tap in dict.fromkeys(tap for _, tap in every) if tap not in taps]
     besides = f" Not shown: maps at {', '.join(left)}." if left else ""
-    return gallery(
-        drawn,
+    return viz.gallery(
+        lines,
         [heading(m) + (f", {tap}" if len(taps) > 1 else "") for m, tap in chosen],
+        style=look.style,
         title=title or f"{shortened(run.path.name)}: {counted(len(rows), 'result')}",
         subtitle=f"{run.manifest.network.title}, {at}{outlined}",
         caption=f"{_score(run)} {how}{besides}",
-        colormap=look.colormap,
     )
 
 
@@ -274,17 +274,13 @@ def _of_layer(every: Sequence[Pair], column: str | None) -> list[Pair]:
     return [pair for pair in every if pair[1] == tap][:_WIDEST]
 
 
-def _page_row(run: StoredRun, row: int, shown: Sequence[Display | None], column: str | None) -> Row:
+def _page_row(
+    run: StoredRun, row: int, shown: Sequence[Display | None], column: str | None
+) -> viz.Row:
     about, subject = run.row(row), subject_of(run, row)
     network = run.manifest.network
     detail = [_said(about, network)]
     if column is not None:
         detail.append(f"{column}: {about[column]:.4g}")
-    return Row(
-        drawable(subject.pixels),
-        [None if each is None else clipped(each.method, each.heat) for each in shown],
-        shortened(subject.name),
-        "\n".join(detail),
-        subject.region,
-        ["" if each is None else each.note for each in shown],
-    )
+    pixels, name = drawable(subject.pixels), shortened(subject.name)
+    return viz.Row(pixels, drawn(shown), name, "\n".join(detail), subject.region)

@@ -37,7 +37,8 @@ from segcam_jax.runs.instance_studies import ALL
 from segcam_jax.runs.stored_scans import StoredScans, box_of
 from segcam_jax.taps import INPUT
 from segcam_jax.types import shortened
-from segcam_jax.viz.instances import Portrait, instance_portrait, peak_table, peak_words
+from segcam_jax.viz.plots import peak_table, peak_words
+from segcam_jax.viz.slices import Portrait, instance_portrait
 from segcam_jax.volumes import SaliencyOptions, put_back
 from segcam_jax.volumes.scan_inputs import slug
 

@@ -7,10 +7,11 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from segcam_jax import _files
 from segcam_jax.types import InputError
-from segcam_jax.viz.canvas import DPI, any_letters
+from segcam_jax.viz.style import DPI, drawing
 
 _MARK = "segcam_jax"
 
@@ -37,9 +38,16 @@ def save(figure: Figure, path: str | Path, *, dpi: float = DPI, mark: str | None
     kinds = sorted(figure.canvas.get_supported_filetypes())
     if kind not in kinds:
         raise InputError(f"figure file {str(path)!r} has no known suffix; use one of {kinds}")
-    with _files.whole_file(path) as temporary, any_letters():
-        metadata = None if mark is None else {_MARK: mark}
-        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
+    with _files.whole_file(path) as temporary, drawing():
+        if kind == "png":
+            # As `savefig` has it, which would lay the figure out again before it draws.
+            about = PngInfo()
+            if mark is not None:
+                about.add_text(_MARK, mark)
+            pixels = Image.fromarray(to_array(figure, dpi=dpi))
+            pixels.save(temporary, "PNG", dpi=(dpi, dpi), pnginfo=about)
+        else:
+            figure.savefig(temporary, format=kind, dpi=dpi)
     return path
 
 
@@ -58,7 +66,7 @@ def to_array(figure: Figure, *, dpi: float = DPI) -> UInt8[np.ndarray, "h w 3"]:
     try:
         figure.set_dpi(dpi)
         agg = FigureCanvasAgg(figure)
-        with any_letters():
+        with drawing():
             agg.draw()
         return np.array(agg.buffer_rgba())[..., :3]
     finally:

@@ -1,286 +1,277 @@
-"""The figures of two papers: six panels (Ablation-CAM for segmentation), four (Seg-Grad-CAM)."""
+"""What is drawn into one pair of axes: pictures, maps, outlines, marks, words, a colour bar."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
-from matplotlib.figure import Figure
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.patches import Patch
 
-from segcam_jax.types import InputError
-from segcam_jax.viz.canvas import (
-    GAP,
-    LARGE,
-    MARGIN,
-    NORMAL,
-    SMALL,
-    Canvas,
-    heading,
-    panel_size,
-    text_height,
-    wrap_caption,
-)
-from segcam_jax.viz.checks import (
-    AnyArray,
-    ClassNames,
-    as_image,
-    as_labels,
-    as_map,
-    as_point,
-    as_region,
-    check_class,
-)
-from segcam_jax.viz.colour import ALPHA, Scale, grey, label_colours, scale_of
-from segcam_jax.viz.draw import (
-    BAR_HEIGHT,
-    TITLE_HEIGHT,
-    ZERO,
-    blank,
-    colour_bar,
-    legend,
-    legend_entries,
-    legend_height,
-    mark_pixel,
-    show,
-    show_map,
-    show_overlay,
-)
+from segcam_jax.viz.checks import AnyArray, ClassNames, as_map, check_class, class_name
+from segcam_jax.viz.colour import GREY_RANGE, class_colour, grey, label_colours
+from segcam_jax.viz.style import FAINT, INK, SMALL, Scale, number, wrap
 
-NARROWEST = 1.6  # inches: room for a panel's title
+# An outline is a bright line on a dark one, so that it stands out from any colour.
+OUTLINE, OUTLINE_SHADOW = "#7CFF4F", "#101010"
+ZERO = "zero map"
+LONGEST_NAME = 32  # characters of a class name
+_BAR = 0.09  # inches: the thickness of a colour bar
+_LONGEST_BAR = 2.8  # inches
+
+
+def picture(
+    axes: Axes,
+    rgb: Float[np.ndarray, "h w 3"],
+    *,
+    smooth: bool = True,
+    over: tuple[int, int] | None = None,
+) -> None:
+    """Draws a picture into axes; pixel (i, j) lies at x = j, y = i.
+
+    Args:
+        axes: where to draw.
+        rgb: in [0, 1].
+        smooth: whether to resample as for photographs; False keeps hard pixel edges.
+        over: extents (h, w) of the image that it covers, where it has a resolution of its own.
+    """
+    height, width = over or rgb.shape[:2]
+    axes.imshow(
+        np.clip(rgb, 0, 1),
+        interpolation="antialiased" if smooth else "nearest",
+        aspect="auto",
+        origin="upper",
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+    )
+
+
+def edges(region: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "edges 2 2"]:
+    """The pixel edges that separate a region from the rest, as segments ((x, y), (x, y)).
+
+    The image's border counts as outside, so that a region that touches it is closed there.
+    """
+    padded = np.pad(region, 1)
+    across = padded[1:, 1:-1] != padded[:-1, 1:-1]  # edge above row i
+    along = padded[1:-1, 1:] != padded[1:-1, :-1]  # edge left of column j
+    i, j = np.nonzero(across)
+    horizontal = np.stack([np.stack([j, i], -1), np.stack([j + 1, i], -1)], 1)
+    i, j = np.nonzero(along)
+    vertical = np.stack([np.stack([j, i], -1), np.stack([j, i + 1], -1)], 1)
+    return np.concatenate([horizontal, vertical]) - 0.5
+
+
+def outline(axes: Axes, region: Bool[np.ndarray, "h w"] | None, colour: str = OUTLINE) -> None:
+    """Draws the exact outline of a region; nothing for None or an empty region."""
+    if region is None or not region.any():
+        return
+    segments = list(edges(region))
+    for each, width in ((OUTLINE_SHADOW, 2.0), (colour, 0.9)):
+        look = {"capstyle": "projecting", "clip_on": False, "label": "region", "zorder": 3}
+        lines = LineCollection(segments, colors=each, linewidths=width, **look)
+        axes.add_collection(lines, autolim=False)
+
+
+def mark_pixel(axes: Axes, pixel: tuple[int, ...]) -> None:
+    """Marks a pixel (row, column) with a ring around a dot."""
+    row, column = pixel
+    for colour, width in ((OUTLINE_SHADOW, 3.2), (OUTLINE, 1.6)):
+        ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": colour}
+        axes.plot(
+            column, row, "o", markersize=9, markeredgewidth=width, clip_on=False, zorder=4, **ring
+        )
+    axes.plot(column, row, ".", color=OUTLINE, markersize=3, clip_on=False, zorder=4)
+
+
+def note(axes: Axes, words: str, width: float, *, boxed: bool = False) -> None:
+    """Writes a remark in the middle of axes of `width` inches, in as many lines as it needs."""
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.5}
+    axes.text(
+        0.5,
+        0.5,
+        wrap(words, width - 0.2, lines=5),
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color=INK if boxed else FAINT,
+        bbox=box if boxed else None,
+        zorder=5,
+    )
+
+
+def tag(axes: Axes, words: str, width: float) -> None:
+    """Writes a few small words into the lower left corner of the axes; nothing for none."""
+    if words:
+        axes.text(
+            0.03,
+            0.03,
+            wrap(words, width - 0.1, SMALL),
+            transform=axes.transAxes,
+            fontsize=SMALL,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+            zorder=5,
+        )
+
+
+def beside(
+    axes: Axes,
+    words: str,
+    side: Literal["left", "below"],
+    point: tuple[float, float] | None = None,
+    **look: Any,
+) -> None:
+    """Writes words left of axes or below them, or of a point of their picture (x, y)."""
+    left = side == "left"
+    middle = (0, 0.5) if left else (0.5, 0)
+    axes.annotate(
+        words,
+        middle if point is None else point,
+        (-4, 0) if left else (0, -3),
+        xycoords="data" if point else "axes fraction",
+        textcoords="offset points",
+        ha="right" if left else "center",
+        va="center" if left else "top",
+        **look,
+    )
+
+
+def blank(axes: Axes, words: str, width: float) -> None:
+    """An empty panel that says why."""
+    axes.set_facecolor("#f4f4f4")
+    note(axes, words, width)
+
+
+def colour_bar(
+    axes: Sequence[Axes], scale: Scale, label: str, width: float, *, opaque: bool = False
+) -> Axes:
+    """Draws the bar of a scale below axes.
+
+    Args:
+        axes: the panels that it is of, in one row or in several.
+        scale: its ends are told, and its middle.
+        label: what the values are.
+        width: of the axes together, in inches.
+        opaque: the colours alone; False: as they look over middle grey.
+    """
+    values = np.linspace(scale.low, scale.high, 256)
+    middle = np.full((256, 3), sum(GREY_RANGE) / 2)
+    pixels = scale.colours(values) if opaque else scale.blend(middle, values)
+    length = min(width, _LONGEST_BAR)
+    figure = axes[0].figure
+    bar = figure.colorbar(
+        # From 0 to 1, whatever the values are: some are too small for an axis.
+        ScalarMappable(Normalize(0, 1), ListedColormap(np.clip(pixels, 0, 1))),
+        ax=list(axes),
+        location="bottom",
+        shrink=length / width,
+        aspect=length / _BAR,
+        pad=0.0,
+        fraction=0.1,  # of the panels' height, which holds the bar
+    )
+    ends = (scale.low, (scale.low + scale.high) / 2, scale.high)
+    bar.set_ticks([0, 0.5, 1], labels=[number(value) for value in ends])
+    for word, side in zip(bar.ax.get_xticklabels(), ("left", "center", "right"), strict=True):
+        word.set_ha(side)
+    bar.ax.tick_params(length=0, pad=2)
+    bar.outline.set(linewidth=0.6, edgecolor=FAINT)
+    bar.set_label(wrap(label, length, SMALL, lines=4), fontsize=SMALL, labelpad=1)
+    return bar.ax
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Noted:
+    """A map with a few words.
+
+    Attributes:
+        values: finite numbers at image resolution; signed or not.
+        note: in the map's corner; in the middle of one that is zero.
+    """
+
+    values: Float[AnyArray, "h w"]
+    note: str = ""
+
+
+AnyMap = Float[AnyArray, "h w"] | Noted
+
+
+def noted(given: AnyMap, name: str, shape: tuple[int, ...]) -> Noted:
+    """A map as numpy has it, of the image's shape, with what is said of it."""
+    given = given if isinstance(given, Noted) else Noted(given)
+    return Noted(as_map(given.values, name, shape=shape), given.note)
+
+
+def overlaid(
+    axes: Axes,
+    image: Float[np.ndarray, "h w 3"],
+    heatmap: Noted,
+    scale: Scale,
+    region: Bool[np.ndarray, "h w"] | None,
+    width: float,
+) -> None:
+    """Draws a checked map over its image in grey, in a panel of `width` inches."""
+    picture(axes, scale.blend(grey(image), heatmap.values))
+    outline(axes, region)
+    if heatmap.values.any():
+        tag(axes, heatmap.note, width)
+    else:
+        note(axes, heatmap.note or ZERO, width, boxed=True)
+
+
+def importance(scale: Scale) -> str:
+    """What the values of a map over an image are."""
+    return "importance; negative: against it" if scale.signed else "importance"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Classes:
-    """What the labels of both label maps mean."""
+class Classes:
+    """What the numbers of class maps mean.
 
-    names: ClassNames | None
-    explained: int | None
-    background: int | None
-    ignored: int | None
+    Attributes:
+        names: by class index; a sequence or a mapping.
+        explained: the explained class, which the legend says.
+        background: the class drawn in neutral grey; None if there is none.
+        ignored: the label of pixels that do not count, drawn white, as are negative ones.
+
+    Raises:
+        InputError: if the explained class has no name among those given.
+    """
+
+    names: ClassNames | None = None
+    explained: int | None = None
+    background: int | None = 0
+    ignored: int | None = 255
 
     def __post_init__(self):
         check_class(self.explained, self.names)
 
+    def colours(self, labels: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
+        """A map of classes as a picture."""
+        return label_colours(labels, background=self.background, ignored=self.ignored)
 
-class _Case:
-    """One explained image, checked: what both figures show."""
+    def legend(self, labels: Iterable[Int[np.ndarray, "h w"]]) -> list[Patch]:
+        """An entry for every class present or explained, in order of index."""
+        present = {int(index) for values in labels for index in np.unique(values)}
+        if self.explained is not None:
+            present.add(self.explained)
+        entries: dict[str, Patch] = {}
+        for index in sorted(present, key=lambda k: (self._hidden(k), k == self.background, k)):
+            words = self._name(index)
+            colour = class_colour(index, background=self.background, ignored=self.ignored)
+            words = words if len(words) <= LONGEST_NAME else f"{words[: LONGEST_NAME - 1]}…"
+            words = f"{words} (explained)" if index == self.explained else words
+            entry = Patch(facecolor=colour, edgecolor=FAINT, linewidth=0.6, label=words)
+            # All negative numbers are one entry.
+            entries.setdefault(words if self._hidden(index) else f"{index}", entry)
+        return list(entries.values())
 
-    def __init__(self, image, truth, prediction, heatmap, region, classes: _Classes):
-        self.picture = as_image(image)
-        self.shape = self.picture.shape[:2]
-        self.truth = None if truth is None else as_labels(truth, self.shape, "truth")
-        self.prediction = as_labels(prediction, self.shape, "prediction")
-        self.values = as_map(heatmap, shape=self.shape)
-        self.region = None if region is None else as_region(region, self.shape)
-        self.classes = classes
-        present = [labels for labels in (self.truth, self.prediction) if labels is not None]
-        self.entries = legend_entries(
-            present,
-            names=classes.names,
-            explained=classes.explained,
-            background=classes.background,
-            ignored=classes.ignored,
-        )
+    def _hidden(self, index: int) -> bool:
+        return index < 0 or index == self.ignored
 
-    def show_labels(self, axes: Axes, labels: np.ndarray | None) -> None:
-        """Draws a label map, or says that there is none."""
-        if labels is None:
-            blank(axes, "no ground truth")
-            return
-        known = {"background": self.classes.background, "ignored": self.classes.ignored}
-        show(axes, label_colours(labels, **known), smooth=False)
-
-    def show_overlay(self, axes: Axes, scale: Scale, zero: str = ZERO) -> None:
-        """Draws the heatmap over the image, the region outlined."""
-        show_overlay(axes, grey(self.picture), self.values, scale, region=self.region, zero=zero)
-
-
-class _Strip:
-    """Where the panels of a figure lie: columns of slots, an image centred in each."""
-
-    def __init__(self, shape: tuple[int, ...], columns: int):
-        self.image = panel_size(shape)
-        self.slot = max(self.image[0], NARROWEST)
-        self.width = columns * self.slot + (columns - 1) * GAP + 2 * MARGIN
-
-    def left(self, column: int) -> float:
-        """The left end of a slot."""
-        return MARGIN + column * (self.slot + GAP)
-
-    def room(self, column: int) -> float:
-        """The width from the left end of a slot to the right margin."""
-        return self.width - MARGIN - self.left(column)
-
-    def panel(self, canvas: Canvas, column: int, y: float, title: str) -> Axes:
-        """Axes below their title; `y` is the title's top."""
-        canvas.text(self.left(column) + self.slot / 2, y, title, size=NORMAL, across="center")
-        x = self.left(column) + (self.slot - self.image[0]) / 2
-        return canvas.axes(x, y + TITLE_HEIGHT, *self.image)
-
-
-def six_panels(
-    image: Float[AnyArray, "h w *c"],
-    truth: Int[AnyArray, "h w"] | None,
-    prediction: Int[AnyArray, "h w"],
-    raw_map: Float[AnyArray, "u v"],
-    heatmap: Float[AnyArray, "h w"],
-    *,
-    region: Bool[AnyArray, "h w"] | None = None,
-    class_names: ClassNames | None = None,
-    class_index: int | None = None,
-    background: int | None = 0,
-    ignored: int | None = 255,
-    colormap: str | Colormap | None = None,
-    alpha: float = ALPHA,
-    fade: bool = True,
-    title: str | None = None,
-    caption: str | None = None,
-    zero: str = ZERO,
-) -> Figure:
-    """Draws an explanation from input to overlay, in the six panels of the Eurocon paper.
-
-    (a) input, (b) ground truth, (c) prediction, (d) raw map, (e) heatmap, (f) overlay.
-
-    Args:
-        image: (h, w), (h, w, 1) or (h, w, 3), in [0, 1].
-        truth: class of each pixel; None if there is no ground truth.
-        prediction: class of each pixel.
-        raw_map: the map at the resolution (u, v) of the activation, drawn as it is, pixel by pixel;
-            in diverging colours if it has negative values.
-        heatmap: the map at image resolution, resized and smoothed.
-        region: boolean mask of the target's pixels, outlined in (f).
-        class_names: names by class index; a sequence or a mapping.
-        class_index: the explained class; its name is bold in the legend.
-        background: the class drawn in neutral grey; None if there is none.
-        ignored: the label of pixels that do not count, drawn white, as are negative ones.
-        colormap: as in `overlay`, for (d), (e) and (f).
-        alpha: as in `overlay`.
-        fade: as in `overlay`.
-        title: a line above the panels.
-        caption: words below the panels.
-        zero: what is said of a map that is zero.
-
-    Raises:
-        InputError: if an input does not have the form above.
-
-    References:
-        Panels: "Ablation studies in activation maps for explainable semantic segmentation in
-        Industry 4.0", IEEE Eurocon 2023.
-    """
-    classes = _Classes(class_names, class_index, background, ignored)
-    case = _Case(image, truth, prediction, heatmap, region, classes)
-    raw = as_map(raw_map, "raw_map")
-    raw_scale = scale_of([raw], colormap=colormap)
-    scale = scale_of([case.values], colormap=colormap, alpha=alpha, fade=fade)
-
-    strip = _Strip(case.shape, 3)
-    words, above = heading(title, strip.room(0))
-    first = MARGIN / 2 + above
-    key = first + TITLE_HEIGHT + strip.image[1] + 0.06
-    second = key + legend_height(case.entries, strip.room(1)) + 0.08
-    bars = second + TITLE_HEIGHT + strip.image[1] + 0.08
-    told = wrap_caption(caption, strip.room(0))
-    beneath = bars + BAR_HEIGHT + 0.02
-    canvas = Canvas(strip.width, beneath + text_height(told, SMALL) + MARGIN / 2)
-    canvas.text(strip.left(0), beneath, told, size=SMALL)
-    canvas.text(canvas.width / 2, MARGIN / 2, words, size=LARGE, across="center")
-
-    show(strip.panel(canvas, 0, first, "(a) input"), case.picture)
-    case.show_labels(strip.panel(canvas, 1, first, "(b) ground truth"), case.truth)
-    case.show_labels(strip.panel(canvas, 2, first, "(c) prediction"), case.prediction)
-    legend(canvas, strip.left(1), key, strip.room(1), case.entries)
-    size = f"{raw.shape[0]} by {raw.shape[1]}"
-    raw_axes = strip.panel(canvas, 0, second, f"(d) raw map, {size}")
-    show_map(raw_axes, raw, raw_scale, smooth=False, zero=zero)
-    heat_axes = strip.panel(canvas, 1, second, "(e) heatmap")
-    show_map(heat_axes, case.values, scale, smooth=True, zero=zero)
-    outlined = "" if case.region is None else ", region outlined"
-    case.show_overlay(strip.panel(canvas, 2, second, f"(f) overlay{outlined}"), scale, zero)
-    against = "; negative: against it" if scale.signed else ""
-    colour_bar(canvas, strip.left(0), bars, strip.slot, raw_scale, "raw value", opaque=True)
-    colour_bar(canvas, strip.left(1), bars, strip.slot, scale, "heatmap" + against, opaque=True)
-    colour_bar(canvas, strip.left(2), bars, strip.slot, scale, "importance" + against)
-    return canvas.figure
-
-
-def four_panels(
-    image: Float[AnyArray, "h w *c"],
-    truth: Int[AnyArray, "h w"] | None,
-    prediction: Int[AnyArray, "h w"],
-    heatmap: Float[AnyArray, "h w"],
-    *,
-    region: Bool[AnyArray, "h w"] | None = None,
-    pixel: tuple[int, int] | None = None,
-    class_names: ClassNames | None = None,
-    class_index: int | None = None,
-    background: int | None = 0,
-    ignored: int | None = 255,
-    colormap: str | Colormap | None = None,
-    signed: bool | None = None,
-    alpha: float = ALPHA,
-    fade: bool = True,
-    value_range: tuple[float, float] | None = None,
-    title: str | None = None,
-) -> Figure:
-    """Draws the four panels of Seg-Grad-CAM: input, overlay, ground truth, prediction.
-
-    Args:
-        image: (h, w), (h, w, 1) or (h, w, 3), in [0, 1].
-        truth: class of each pixel; None if there is no ground truth.
-        prediction: class of each pixel.
-        heatmap: finite numbers at image resolution.
-        region: boolean mask of the region of interest, outlined in the overlay.
-        pixel: (row, column) of the explained pixel, ringed in the overlay; instead of or beside
-            `region`, one of which is needed.
-        class_names: names by class index; a sequence or a mapping.
-        class_index: the explained class; its name is bold in the legend.
-        background: the class drawn in neutral grey; None if there is none.
-        ignored: the label of pixels that do not count, drawn white, as are negative ones.
-        colormap: as in `overlay`.
-        signed: as in `overlay`.
-        alpha: as in `overlay`.
-        fade: as in `overlay`.
-        value_range: as in `overlay`.
-        title: a line above the panels.
-
-    Raises:
-        InputError: if an input does not have the form above.
-
-    References:
-        Panels: Vinogradova, Dibrov, Myers, "Towards interpretable semantic segmentation via
-        gradient-weighted class activation mapping", AAAI 2020.
-    """
-    if region is None and pixel is None:
-        raise InputError("four_panels was given neither region nor pixel; give what is explained")
-    classes = _Classes(class_names, class_index, background, ignored)
-    case = _Case(image, truth, prediction, heatmap, region, classes)
-    point = None if pixel is None else as_point(pixel, case.shape)
-    scale = scale_of(
-        [case.values],
-        colormap=colormap,
-        signed=signed,
-        value_range=value_range,
-        alpha=alpha,
-        fade=fade,
-    )
-
-    strip = _Strip(case.shape, 4)
-    words, above = heading(title, strip.room(0))
-    top = MARGIN / 2 + above
-    below = top + TITLE_HEIGHT + strip.image[1] + 0.08
-    beneath = max(BAR_HEIGHT, legend_height(case.entries, strip.room(2)))
-    canvas = Canvas(strip.width, below + beneath + MARGIN / 2)
-    canvas.text(canvas.width / 2, MARGIN / 2, words, size=LARGE, across="center")
-
-    show(strip.panel(canvas, 0, top, "(a) input"), case.picture)
-    marked = "region outlined" if point is None else f"pixel {point}"
-    over = strip.panel(canvas, 1, top, f"(b) overlay, {marked}")
-    case.show_overlay(over, scale)
-    if point is not None:
-        mark_pixel(over, point)
-    case.show_labels(strip.panel(canvas, 2, top, "(c) ground truth"), case.truth)
-    case.show_labels(strip.panel(canvas, 3, top, "(d) prediction"), case.prediction)
-    colour_bar(canvas, strip.left(1), below, strip.slot, scale, "importance")
-    legend(canvas, strip.left(2), below - 0.02, strip.room(2), case.entries)
-    return canvas.figure
+    def _name(self, index: int) -> str:
+        if self._hidden(index):
+            return "ignored" if index == self.ignored else "not predicted"
+        named = self.names is not None and class_name(index, self.names) != f"class {index}"
+        return class_name(index, self.names) if named or index != self.background else "background"

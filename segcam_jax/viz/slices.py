@@ -1,30 +1,60 @@
-"""A heatmap in a volume: three orthogonal slices through a point."""
+"""Figures of volumes: three slices through a point, an instance in a scan, marked regions."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 
-from segcam_jax.types import InputError
-from segcam_jax.viz.canvas import (
-    FAINT,
-    GAP,
-    LARGE,
-    MARGIN,
-    NORMAL,
-    PANEL,
-    SMALL,
-    Canvas,
-    heading,
-)
+from segcam_jax.types import InputError, counted
 from segcam_jax.viz.checks import AnyArray, as_map, as_point, as_region, as_volume
-from segcam_jax.viz.colour import ALPHA, grey, scale_of
-from segcam_jax.viz.draw import BAR_HEIGHT, TITLE_HEIGHT, colour_bar, show_overlay
+from segcam_jax.viz.colour import grey
+from segcam_jax.viz.layout import Words, finished, fit, new_figure, panels
+from segcam_jax.viz.panels import (
+    OUTLINE,
+    OUTLINE_SHADOW,
+    ZERO,
+    beside,
+    colour_bar,
+    note,
+    outline,
+    picture,
+)
+from segcam_jax.viz.style import FAINT, SMALL, SOFT, Style, drawing, wrap
 
-AXES = "dhw"
-NARROWEST, THINNEST = 1.0, 0.25  # inches: the width of a slot, the side of a panel
-RULE = 0.18  # inches: for the name of an axis
+_LONGEST = 2.4  # inches: the longest side of a volume
+_NARROWEST = 1.0  # inches: the width of a slice with its words
+_SIDE, _MARKED = 1.5, 1.9  # inches: a panel of an instance, of a marked slice
+_DIMMED = 0.6  # the brightness of an image under colours, so that pale ones show
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Where a volume is cut, and what its voxels measure.
+
+    Attributes:
+        center: voxel (d, h, w) that all slices contain; None takes the most important one, of the
+            region if given.
+        spacing: voxel size along (d, h, w), any unit.
+    """
+
+    center: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def sizes(self) -> np.ndarray:
+        """The spacing, checked."""
+        sizes = np.asarray(self.spacing, dtype=float)
+        if sizes.shape != (3,) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
+            raise InputError(
+                f"spacing is {self.spacing!r}, expected three positive lengths (d, h, w)"
+            )
+        return sizes
 
 
 def _peak(values: np.ndarray, region: np.ndarray | None) -> tuple[int, ...]:
@@ -37,31 +67,21 @@ def _peak(values: np.ndarray, region: np.ndarray | None) -> tuple[int, ...]:
     return tuple(int(at) for at in np.unravel_index(np.argmax(size), values.shape))
 
 
-def _crosshair(axes: Axes, row: int, column: int) -> None:
+def _crosshair(axes: Axes, row: int, column: int, shape: tuple[int, ...]) -> None:
     """Shows where the two other slices pass."""
-    for draw, at in ((axes.axhline, row), (axes.axvline, column)):
-        draw(at, color="white", linewidth=0.7, linestyle=(0, (4, 4)), alpha=0.8, zorder=2)
+    line = {"color": "white", "linewidth": 0.7, "linestyle": (0, (4, 4)), "alpha": 0.8}
+    axes.plot((-0.5, shape[1] - 0.5), (row, row), zorder=2, **line)
+    axes.plot((column, column), (-0.5, shape[0] - 0.5), zorder=2, **line)
 
 
-def _spacing(spacing: tuple[float, float, float]) -> np.ndarray:
-    sizes = np.asarray(spacing, dtype=float)
-    if sizes.shape != (3,) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise InputError(f"spacing is {spacing!r}, expected three positive lengths (d, h, w)")
-    return sizes
-
-
+@drawing()
 def slices(
     volume: Float[AnyArray, "d h w *c"],
     heatmap: Float[AnyArray, "d h w"],
     *,
-    center: tuple[int, int, int] | None = None,
     region: Bool[AnyArray, "d h w"] | None = None,
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    colormap: str | Colormap | None = None,
-    signed: bool | None = None,
-    alpha: float = ALPHA,
-    fade: bool = True,
-    value_range: tuple[float, float] | None = None,
+    cut: Cut = Cut(),
+    style: Style = Style(),
     title: str | None = None,
 ) -> Figure:
     """Draws three orthogonal slices of a volume through one voxel, the heatmap over each.
@@ -71,15 +91,9 @@ def slices(
     Args:
         volume: (d, h, w) or (d, h, w, 1), in [0, 1].
         heatmap: finite numbers at the volume's resolution.
-        center: voxel (d, h, w) that all slices contain; None takes the most important one, of the
-            region if given.
         region: boolean mask of the target's voxels, outlined.
-        spacing: voxel size along (d, h, w), any unit.
-        colormap: as in `overlay`.
-        signed: as in `overlay`.
-        alpha: as in `overlay`.
-        fade: as in `overlay`.
-        value_range: as in `overlay`.
+        cut: where slices lie, and the size of voxels.
+        style: how the map is coloured.
         title: a line above the slices.
 
     Raises:
@@ -88,51 +102,228 @@ def slices(
     body = as_volume(volume)
     values = as_map(heatmap, shape=body.shape, rank=3)
     mask = None if region is None else as_region(region, body.shape)
-    at = _peak(values, mask) if center is None else as_point(center, body.shape, "center")
-    scale = scale_of(
-        [values],
-        colormap=colormap,
-        signed=signed,
-        value_range=value_range,
-        alpha=alpha,
-        fade=fade,
-    )
-    lengths = _spacing(spacing) * body.shape
-    sides = np.maximum(lengths * PANEL / lengths.max(), THINNEST)
+    given = cut.center
+    at = _peak(values, mask) if given is None else as_point(given, body.shape, "center")
+    scale = style.scale([values])
+    sizes = cut.sizes()
+    lengths = sizes * body.shape * _LONGEST / (sizes * body.shape).max()
     # The axes that each slice keeps: down, across.
     kept = [(1, 2), (0, 2), (0, 1)]
-    slots = [max(sides[across], NARROWEST) for _, across in kept]
-    tallest = max(sides[down] for down, _ in kept)
+    widths = [max(lengths[across], _NARROWEST) for _, across in kept]
+    tallest = max(_NARROWEST, *(lengths[down] for down, _ in kept))
+    figure = new_figure(sum(widths) + 0.6, tallest + 1.2)
+    drawn = figure.subplots(1, 3, gridspec_kw={"width_ratios": widths})
+    for axis, (axes, (down, across)) in enumerate(zip(drawn, kept, strict=True)):
+        shape = (body.shape[down], body.shape[across])
+        fit(axes, shape, tallest / widths[axis], tall=sizes[down] / sizes[across], top=True)
+        sliced = values.take(at[axis], axis)
+        base = grey(_rgb(body.take(at[axis], axis)))
+        picture(axes, scale.blend(base, sliced))
+        outline(axes, None if mask is None else mask.take(at[axis], axis))
+        if not values.any():
+            note(axes, ZERO, widths[axis], boxed=True)
+        _crosshair(axes, at[down], at[across], shape)
+        axes.set_title(f"{'dhw'[axis]} = {at[axis]}")
+        _directions(axes, "dhw"[down], "dhw"[across], shape)
+    colour_bar(list(drawn), scale, "importance", sum(widths))
+    return finished(figure, Words(title))
 
-    width = sum(slots) + 3 * RULE + 2 * GAP + 2 * MARGIN
-    words, above = heading(title, width - 2 * MARGIN)
-    top = MARGIN / 2 + above
-    panels = top + TITLE_HEIGHT
-    bar = panels + tallest + RULE + 0.06
-    canvas = Canvas(width, bar + BAR_HEIGHT + MARGIN / 2)
-    canvas.text(width / 2, MARGIN / 2, words, size=LARGE, across="center")
-    x = MARGIN
-    for axis, ((down, across), slot) in enumerate(zip(kept, slots, strict=True)):
-        left, middle = x + RULE, x + RULE + slot / 2
-        start = left + (slot - sides[across]) / 2
-        canvas.text(middle, top, f"{AXES[axis]} = {at[axis]}", size=NORMAL, across="center")
-        axes = canvas.axes(start, panels, sides[across], sides[down])
-        cut = np.repeat(body.take(at[axis], axis)[..., None], 3, axis=-1)
-        show_overlay(
-            axes,
-            grey(cut),
-            values.take(at[axis], axis),
-            scale,
-            region=None if mask is None else mask.take(at[axis], axis),
-            remark=not values.any(),
+
+def _directions(axes: Axes, down: str, across: str, shape: tuple[int, int]) -> None:
+    """Names the axes of a slice beside it."""
+    words = {"fontsize": SMALL, "color": FAINT}
+    beside(axes, f"{across} →", "below", (shape[1] / 2 - 0.5, shape[0] - 0.5), **words)
+    beside(axes, f"{down}\n↓", "left", (-0.5, shape[0] / 2 - 0.5), **words)
+
+
+class _Plane(NamedTuple):
+    """A slice of a volume whose axes run to the right, the front and the top."""
+
+    name: str
+    axis: int  # that is cut
+    across: int  # the axis that runs to the right
+    along: int  # the axis that runs upwards
+
+
+_PLANES = (_Plane("axial", 2, 0, 1), _Plane("coronal", 1, 0, 2), _Plane("sagittal", 0, 1, 2))
+_ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Portrait:
+    """One instance as it is drawn; all volumes have axes to the right, the front and the top.
+
+    Attributes:
+        images: modality -> volume in [0, 1].
+        probability: what the network predicts, in [0, 1].
+        mask: the instance.
+        maps: name -> (map, the modality that it is painted over).
+        remarks: name of a map -> two short lines below its column.
+        center: the voxel that all slices contain.
+        spacing: size of a voxel in mm along each axis.
+        extent: side in mm of the cube that is shown enlarged.
+    """
+
+    images: Mapping[str, Float[np.ndarray, "x y z"]]
+    probability: Float[np.ndarray, "x y z"]
+    mask: Bool[np.ndarray, "x y z"]
+    maps: Mapping[str, tuple[Float[np.ndarray, "x y z"], str]]
+    remarks: Mapping[str, str]
+    center: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    extent: float
+
+    def sliced(self, volume: np.ndarray, plane: _Plane) -> np.ndarray:
+        """A whole slice as a picture: rows from the top down, columns to the right."""
+        return volume.take(self.center[plane.axis], plane.axis).T[::-1]
+
+    def enlarged(self, volume: np.ndarray, plane: _Plane) -> np.ndarray:
+        """The enlarged part of a slice; 0 beyond the volume."""
+        cut = volume.take(self.center[plane.axis], plane.axis)
+        kept = (plane.across, plane.along)
+        reach = [max(1, round(self.extent / 2 / self.spacing[axis])) for axis in kept]
+        padded = np.pad(cut, [(each, each) for each in reach])
+        part = tuple(
+            slice(self.center[axis], self.center[axis] + 2 * each + 1)
+            for axis, each in zip(kept, reach, strict=True)
         )
-        _crosshair(axes, at[down], at[across])
-        faint = {"size": SMALL, "colour": FAINT, "across": "center"}
-        canvas.text(middle, panels + sides[down] + 0.03, f"{AXES[across]} →", **faint)
-        canvas.text(
-            start - 0.09, panels + sides[down] / 2, f"{AXES[down]}\n↓", along="center", **faint
+        return padded[part].T[::-1]
+
+
+@drawing()
+def instance_portrait(
+    portrait: Portrait, *, limit: float, label: str = "importance", title: str | None = None
+) -> Figure:
+    """Draws an instance in three orthogonal slices: where it is, images, prediction, maps.
+
+    Args:
+        portrait: what to draw.
+        limit: the colour scale of the maps ends at -limit and limit, and values beyond have the
+            colour of its ends; give all instances that are to be compared the same.
+        label: what the values of the maps are.
+        title: a line above.
+
+    Raises:
+        InputError: if the limit is not positive, or there is no map.
+    """
+    if not (np.isfinite(limit) and limit > 0) or not portrait.maps:
+        raise InputError(
+            f"limit={limit} with {counted(len(portrait.maps), 'map')}; both must be positive"
         )
-        x += RULE + slot + GAP
-    bar_width = min(width - 2 * MARGIN, 2.6)
-    colour_bar(canvas, (width - bar_width) / 2, bar, bar_width, scale, "importance")
-    return canvas.figure
+    nothing = [np.zeros((1, 1))]
+    scale = Style(signed=True, value_range=(-limit, limit), alpha=1.0).scale(nothing)
+    chance = Style(signed=False, value_range=(0, 1)).scale(nothing)
+    names = ["where", *portrait.images, "prediction", *portrait.maps]
+    made = panels([(1, 1)] * len(_PLANES), len(names), _SIDE, 0.3)
+    for plane, row in zip(_PLANES, made.axes, strict=True):
+        columns = iter(row)
+        first, *images = portrait.images.values()
+        _whole(next(columns), first, plane, portrait)
+        for image in (first, *images):
+            _enlarged(next(columns), portrait, plane, _grey(portrait.enlarged(image, plane)))
+        base = _DIMMED * _grey(portrait.enlarged(first, plane))
+        predicted = chance.blend(base, portrait.enlarged(portrait.probability, plane))
+        _enlarged(next(columns), portrait, plane, predicted)
+        for values, under in portrait.maps.values():
+            base = _DIMMED * _grey(portrait.enlarged(portrait.images[under], plane))
+            painted = scale.blend(base, portrait.enlarged(values, plane))
+            _enlarged(next(columns), portrait, plane, painted)
+        beside(row[0], plane.name, "left", rotation=90)
+    for axes, name in zip(made.axes[0], names, strict=True):
+        axes.set_title(wrap(name, _SIDE))
+    maps = made.axes[-1][-len(portrait.maps) :]
+    for axes, name in zip(maps, portrait.maps, strict=True):
+        beside(axes, portrait.remarks.get(name, ""), "below", fontsize=SMALL, color=SOFT)
+    before = made.axes[-1][len(portrait.images) + 1]
+    colour_bar([before], chance, "predicted probability", _SIDE)
+    colour_bar(maps, scale, label, len(maps) * _SIDE)
+    shared = (
+        "The maps' scale is that of all figures of the run; values beyond have its end's colour."
+    )
+    return finished(made.figure, Words(title, caption=shared))
+
+
+def _whole(axes: Axes, volume: np.ndarray, plane: _Plane, portrait: Portrait) -> None:
+    """A whole slice, a frame around what the other columns enlarge, and the patient's sides."""
+    image = portrait.sliced(volume, plane)
+    wide, tall = portrait.spacing[plane.across], portrait.spacing[plane.along]
+    fit(axes, (image.shape[0], image.shape[1]), 1.0, tall=tall / wide)
+    picture(axes, _grey(image))
+    half = [portrait.extent / 2 / each for each in (wide, tall)]
+    row = image.shape[0] - 1 - portrait.center[plane.along]
+    corner = (portrait.center[plane.across] - half[0], row - half[1])
+    frame = Rectangle(corner, 2 * half[0], 2 * half[1], fill=False, edgecolor=OUTLINE, linewidth=1)
+    axes.add_patch(frame)
+    left, right, top, bottom = -0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5
+    x, y = (left + right) / 2, (top + bottom) / 2
+    marks = (
+        (left, y, 2, 0, "left", "center"),
+        (right, y, -2, 0, "right", "center"),
+        (x, bottom, 0, 2, "center", "bottom"),
+        (x, top, 0, -2, "center", "top"),
+    )
+    letters = (*_ENDS[plane.across], *_ENDS[plane.along])
+    for (x, y, dx, dy, ha, va), letter in zip(marks, letters, strict=True):
+        word = axes.annotate(
+            letter, (x, y), (dx, dy), textcoords="offset points", color="white", fontsize=SMALL
+        )
+        # A dark rim, as letters may lie on bright tissue.
+        rim = [withStroke(linewidth=2, foreground=OUTLINE_SHADOW)]
+        word.set(ha=ha, va=va, path_effects=rim)
+
+
+def _enlarged(axes: Axes, portrait: Portrait, plane: _Plane, rgb: np.ndarray) -> None:
+    """The enlarged part of a slice, which fills its square, and the instance's outline."""
+    fit(axes, (rgb.shape[0], rgb.shape[1]), 1.0, tall=rgb.shape[1] / rgb.shape[0])
+    picture(axes, rgb, smooth=False)
+    outline(axes, portrait.enlarged(portrait.mask, plane))
+
+
+def _rgb(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
+    return np.repeat(values[..., None], 3, axis=-1)
+
+
+def _grey(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w 3"]:
+    return grey(_rgb(values))
+
+
+@drawing()
+def marked_slices(
+    images: Mapping[str, Float[np.ndarray, "x y z"]],
+    regions: Mapping[str, tuple[str, Bool[np.ndarray, "x y z"]]],
+    cuts: Sequence[int],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draws axial slices: each image as it is, and each with the outlines of regions.
+
+    Args:
+        images: name -> volume in [0, 1], axes to the right, the front and the top.
+        regions: name -> (colour, where).
+        cuts: the third index of each slice.
+        title: a line above.
+
+    Raises:
+        InputError: if there is no image or no slice.
+    """
+    if not images or not cuts:
+        raise InputError(
+            f"{counted(len(images), 'image')}, {counted(len(cuts), 'slice')}; give at least one "
+            "each"
+        )
+    across, up, _ = next(iter(images.values())).shape
+    made = panels([(up, across)] * len(cuts), 2 * len(images), _MARKED)
+    for row, cut in zip(made.axes, cuts, strict=True):
+        for number, volume in enumerate(images.values()):
+            for axes in row[2 * number : 2 * number + 2]:
+                picture(axes, _rgb(volume[:, ::-1, cut].T))
+            for colour, region in regions.values():
+                outline(row[2 * number + 1], region[:, ::-1, cut].T, colour)
+    for number, name in enumerate(images):
+        made.axes[0][2 * number].set_title(name)
+        made.axes[0][2 * number + 1].set_title(f"{name}, marked")
+    legend = [
+        Patch(facecolor=to_rgb(colour), edgecolor=FAINT, linewidth=0.6, label=name)
+        for name, (colour, _) in regions.items()
+    ]
+    return finished(made.figure, Words(title), legend)

@@ -35,7 +35,7 @@ from segcam_jax.reports.scans import Record
 from segcam_jax.runs.instance_studies import MapStudy
 from segcam_jax.runs.scans import ScanRun
 from segcam_jax.types import InputError
-from segcam_jax.viz.planted import marked_slices
+from segcam_jax.viz.slices import marked_slices
 from segcam_jax.volumes import SaliencyOptions, SegmentOptions, scan_inputs, segmentation
 
 WEIGHTS = "lesions"
