@@ -26,6 +26,7 @@ def explain(
     tap: str | None = None,
     target: Any = None,
     batch_axis: int | None = None,
+    channel_axis: int | None = None,
     outputs: Outputs | None = None,
     **options: Any,
 ) -> Explanation:
@@ -47,6 +48,7 @@ def explain(
             or a function `output -> scalar`. None: a classifier's most probable class.
         batch_axis: 0 for a module that insists on a batch. None: as the adapters have it, by which
             all but those of NNX and Equinox do.
+        channel_axis: of the tap, inside of the model; None: as the program tells (`split`).
         outputs: what the model returns, `"logits"` or `"probabilities"`; None: found out.
         options: of the method, `execution` and `key` among them.
 
@@ -75,7 +77,7 @@ def explain(
     if tap is None:
         of_input = known is not None and known.explains == "input"
         tap = INPUT if of_input else _default_tap(fn, params, x)
-    split = taps.split(fn, tap, params, x, outputs=outputs)
+    split = taps.split(fn, tap, params, x, outputs=outputs, channel_axis=channel_axis)
     return function(split, params, x, _target(target, split, fn, params, x), **options)
 
 
@@ -118,9 +120,10 @@ def _default_tap(fn: Callable, params: Any, x: Any) -> str:
     """Where a network is explained if nothing is said."""
     from segcam_jax.networks.layers import default_tap
 
+    given = taps.list_taps(fn, params, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(fn, params, x))]
     classifies = len(shapes[0]) == 1
-    return default_tap(taps.list_taps(fn, params, x), None if classifies else shapes[0][-1])
+    return default_tap(given, None if classifies else shapes[0][-1])
 
 
 def _target(target: Any, split: Split, fn: Callable, params: Any, x: Any) -> Any:

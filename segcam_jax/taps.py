@@ -30,7 +30,7 @@ first trace.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -177,14 +177,6 @@ class Split:
         """What calls after the tap close over."""
         return self._flat[1]
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("prepare", "decode_prepared"):
-            raise AttributeError(
-                f"Split.{name} is no more: decode(activation, carry) gives the same output, and "
-                "methods compute what no ablation changes once by themselves"
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     @property
     def holds_tracers(self) -> bool:
         """Whether the model closes over tracers: what is made of it is of their trace alone."""
@@ -244,19 +236,27 @@ class Split:
         return activation
 
 
-def list_taps(fn: Callable, params: Any, x: Any, *, one_example: bool | None = None) -> Taps:
+def list_taps(
+    fn: Callable,
+    params: Any,
+    x: Any,
+    *,
+    channel_axes: Mapping[str, int] | None = None,
+    one_example: bool | None = None,
+) -> Taps:
     """Lists the taps of a model in order of evaluation, without running it.
 
     Args:
         fn: the model, `fn(params, x) -> output`.
         params: pytree of arrays or `ShapeDtypeStruct`s.
         x: one example, likewise.
+        channel_axes: by the name of a tap, its channel axis, as `split` takes it.
         one_example: whether the first axis of `x` belongs to one example, as `split` takes it.
 
     Returns:
-        name -> shape and dtype, and whether its positions are those of the input (`on_grid`, for a
-        model that has channels last). The input itself is the tap `"input"`, unless the model names
-        one so, or the input is more than one array.
+        name -> shape and dtype, whether its positions are those of the input (`on_grid`), how it
+        lies inside of the model, and what says so (`inside`, `evidence`). The input itself is the
+        tap `"input"`, unless the model names one so, or the input is more than one array.
 
     Raises:
         TapError: if a name is given twice.
@@ -269,11 +269,9 @@ def list_taps(fn: Callable, params: Any, x: Any, *, one_example: bool | None = N
     traced, _, origins = _trace(fn, signature, said)
     if layouts.has_batch_axis(fn) and not said:  # Else `split` may be told of one.
         layouts.check_example(origins, traced, x, of_one=True)
-    found = {
-        name: layouts.struct_of(variable.aval, origins.of(variable), x, origins.channels)
-        for name, variable in _variables(traced, x).items()
-    }
-    return Taps(found)
+    variables, given = _variables(traced, x), channel_axes or {}
+    found = layouts.tapped(variables, fn, traced, x, origins)
+    return Taps({name: each.listed(given.get(name)) for name, each in found.items()})
 
 
 def split(
@@ -358,12 +356,14 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
     batched = layouts.is_batched(x, layout[1], origins)
     if not batched and variable is traced.invars[-1]:
         layout = (layout[0], None)  # The model adds the batch behind its input.
-    made_of, rank = origins.of(variable), layouts.rank_of(x)
-    order = layouts.order_of(variable.aval.shape, layout, tap_name, made_of, rank)
-    activation = layouts.moved(variable.aval, made_of, order, rank - batched, origins.channels)
+    tapped = layouts.tapped({tap_name: variable}, fn, traced, x, origins)[tap_name]
+    order, evidence = tapped.read(layout[1], layout[0])
+    activation = tapped.struct(order, evidence, batched=batched)
     outputs = logits.held(traced) if told is None else told
     found = (tap_name, activation, output, x, cut, signature)
     places = tuple(sorted(order).index(axis) for axis in order)
+    if layouts.channel_axis_of(fn) is not None:
+        layout = (None, layout[1])  # What is given to an adapted model has its channels last.
     return Split(*found, places, layout, again, outputs, told, one_example)
 
 

@@ -193,3 +193,40 @@ def test_modules_with_further_inputs():
     expected = module.apply(variables, X[None], mask[None])[0]
     np.testing.assert_allclose(fn(params, x), expected, atol=1e-4)
     assert list(segcam.list_taps(fn, params, x)) == ["Conv_0"]
+
+
+class ChannelsFirstAtTheDoor(linen.Module):
+    """Given `n c h w`, works `n h w c`, as diffusers' networks do."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.relu(linen.Conv(5, (3, 3))(x.transpose(0, 2, 3, 1)))
+        return linen.Conv(CLASSES, (3, 3))(x).transpose(0, 3, 1, 2)
+
+
+def test_another_layout_inside_than_at_the_door_is_read():
+    module = ChannelsFirstAtTheDoor()
+    variables = module.init(jax.random.key(0), X.transpose(2, 0, 1)[None])
+    fn, params = segcam.from_linen(module, variables, channel_axis=0)
+    taps = segcam.list_taps(fn, params, X)
+    found = taps["Conv_0"]
+    assert (found.shape, found.inside) == ((6, 8, 5), "hwc")
+    assert (found.on_grid, found.evidence) == (True, "made by a convolution")
+    split = segcam.split(fn, "Conv_0", params, X)
+    activation, carry = split.encode(params, X)
+    want = linen.Conv(5, (3, 3)).apply({"params": variables["params"]["Conv_0"]}, X)
+    np.testing.assert_allclose(activation, want, atol=1e-5)
+    # Channels are ablated, not rows.
+    target = segcam.targets.region(1, np.eye(6, 8, dtype=bool))
+    drops = segcam.methods.ablation_cam(split, params, X, target).drops
+    score = float(target(split.decode(activation, carry)))
+    by_hand = [
+        score - float(target(split.decode(activation.at[..., c].set(0), carry))) for c in range(5)
+    ]
+    np.testing.assert_allclose(drops, by_hand, atol=1e-4)
+    # Letters are those inside of the model, whatever its door.
+    said = segcam.split(fn, "Conv_0", params, X, channel_axis=0)
+    assert said.activation.shape == (8, 5, 6)
+    assert said.activation.evidence == "as given, against made by a convolution"
+    same = segcam.split(fn, "Conv_0", params, X, channel_axis=2)
+    assert (same.activation.shape, same.activation.evidence) == ((6, 8, 5), "as given")

@@ -105,6 +105,37 @@ def test_channels_are_read_from_the_program_and_positions_put_in_order():
     assert said.activation.shape == (4, 8, 12)
 
 
+def test_what_says_which_axis_the_channels_are():
+    def inside(params, x):
+        kernel, dense, mixing = params
+        y = tap(jax.lax.conv_general_dilated(x.T[None], kernel, (1, 1), "SAME"), "convolved")
+        y = tap(jnp.tanh(y - y.mean((2, 3), keepdims=True))[0], "normed")
+        tokens = tap(y.reshape(4, -1), "tokens")
+        made = tap(dense @ tokens, "made")
+        several = tap(jnp.einsum("cp,pk->ck", tokens, mixing), "several")
+        return jnp.moveaxis(y, 0, -1) * made.sum() + several.sum()
+
+    x = jnp.ones((8, 12, 2))
+    params = (jnp.ones((4, 2, 3, 3)), jnp.ones((6, 4)), jnp.ones((96, 5)))
+    taps = segcam.list_taps(inside, params, x)
+    found = {name: (taps[name].inside, taps[name].evidence) for name in taps}
+    assert found == {
+        "input": ("hwc", "the input's"),
+        "convolved": ("cwh", "made by a convolution"),  # x.T turns rows and columns
+        "normed": ("cwh", "made by a convolution"),
+        "tokens": ("cn", "made by a convolution"),
+        "made": ("cn", "made by a product"),
+        "several": ("nc", "the last axis: several axes could be channels"),
+    }
+    assert taps["made"].shape == (96, 6)
+    said = segcam.list_taps(inside, params, x, channel_axes={"several": 0, "normed": 1})
+    assert said["several"].shape == (5, 4)
+    assert said["several"].evidence.startswith("as given, against the last axis")
+    assert said["normed"].shape == (4, 8, 12)
+    split = segcam.split(inside, "several", params, x, channel_axis=0)
+    assert (split.activation.shape, split.activation.inside) == ((5, 4), "cn")
+
+
 def test_one_channel_stays_last():
     """An input without channels, and scores of learned queries."""
 

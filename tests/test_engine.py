@@ -305,10 +305,6 @@ def test_what_is_no_more_says_what_replaces_it():
         with pytest.raises(segcam.InputError, match=rf"Execution\({name}=...\) is no more: diff"):
             Execution(**{name: False})
     assert dataclasses.replace(segcam.NAIVE, difference=True).difference
-    split = segcam.split(skip_net, "bottleneck", make_params(), make_input())
-    with pytest.raises(AttributeError, match=r"Split.prepare is no more: decode\("):
-        split.prepare(())
-    assert not hasattr(split, "anything")
 
 
 def test_changes_and_windows_save_the_operations_they_promise():

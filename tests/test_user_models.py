@@ -427,6 +427,31 @@ def test_the_taps_of_a_network_of_volumes_are_listed(capsys, fault):
     assert "size 16 x 16; give one number, or 3" in wrong
 
 
+def test_a_layout_is_told_and_said(tmp_path, capsys, fault):
+    """Of a tap of which two axes could be channels."""
+    (tmp_path / "gates.py").write_text(
+        "import jax.numpy as jnp\n"
+        "from segcam_jax import tap\n\n"
+        "def fn(params, x):\n"
+        "    gates = tap(jnp.einsum('hwc,ck->ck', x, params[0]), 'gates')\n"
+        "    return jnp.stack([x @ gates.sum(1), x.sum(-1)], -1)\n\n"
+        "def make():\n"
+        "    return fn, [jnp.ones((3, 5))]\n"
+    )
+    make = f"{tmp_path / 'gates.py'}:make"
+    listed = ("layers", make, "--size", 16)
+    assert run(*listed) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"gates +│ +3 +│ +5 │ .*nc +│ the last axis: several axes could be", told)
+    assert run(*listed, "--layout", "gates=cn") == 0
+    assert re.search(r"gates +│ +5 +│ +3 │ .*cn +│ as given, against", capsys.readouterr().out)
+    assert "give TAP=LETTERS" in fault(*listed, "--layout", "gates")
+    assert "give TAP=LETTERS" in fault(*listed, "--layout", "gates=whc")
+    assert "'gate', no tap; the nearest names are gates" in fault(*listed, "--layout", "gate=cn")
+    assert "gates=chw; the tap has (5, 3), 2 axes" in fault(*listed, "--layout", "gates=chw")
+    assert "twice" in fault(*listed, "--layout", "gates=cn", "gates=nc")
+
+
 def test_tokens_are_not_drawn_over_the_image(tmp_path, capsys, fault):
     """A transformer's heads are no image; its default tap is one."""
     image = tmp_path / "image.npy"

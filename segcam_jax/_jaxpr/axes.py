@@ -34,6 +34,7 @@ class Origins:
         pooled: those that are summed together with others, as for the statistics of a norm.
         batches, channels: those that a convolution takes for its batch, or its channels.
         attended: of each attention, the axes it keeps apart, and those along which positions meet.
+        weights: what depends on parameters, or arrays that the function closes over, and no input.
     """
 
     axes: Mapping[Var, Axes]
@@ -42,6 +43,7 @@ class Origins:
     batches: frozenset[int]
     channels: frozenset[int]
     attended: frozenset[attention.Met]
+    weights: frozenset[Var]
 
     def of(self, variable: Var) -> Axes:
         """What the axes of a variable are made of."""
@@ -58,6 +60,7 @@ def follow(traced: graph.Graph, inputs: int) -> Origins:
         frozenset(follower.batches),
         frozenset(follower.channels),
         frozenset(follower.attended),
+        frozenset(follower.learned - follower.axes.keys()),
     )
 
 

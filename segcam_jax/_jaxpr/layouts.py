@@ -1,7 +1,8 @@
 """How tapped activations lie: their shapes channels last, and whether on the grid of the input."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segcam_jax import _print
-from segcam_jax._jaxpr import axes, graph
+from segcam_jax._jaxpr import axes, channels, graph
 from segcam_jax.types import InputError, TapError, nearest_first
 
 
@@ -20,11 +21,24 @@ class TapStruct(jax.ShapeDtypeStruct):
         on_grid: whether its positions lie as those of the input do, finer or coarser, so that a map
             of them can be drawn over it; followed through the traced model. Else it has positions
             of its own, as tokens and heads are.
+        inside: how it lies inside of the model, without a batch: `"chw"` has its channels first. A
+            position that is none of the input's is `n`.
+        evidence: what says which axis the channels are.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any, *, on_grid: bool):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        *,
+        on_grid: bool,
+        inside: str = "",
+        evidence: str = "",
+    ):
         super().__init__(shape, dtype)
         self.on_grid = on_grid
+        self.inside = inside
+        self.evidence = evidence
 
 
 class Taps(dict[str, TapStruct]):
@@ -71,26 +85,162 @@ def bottleneck(taps: Mapping[str, jax.ShapeDtypeStruct]) -> str:
     return [name for name, count in spatial.items() if count == fewest][-1]
 
 
-def struct_of(aval: Any, made_of: axes.Axes, x: Any, channels: Iterable[int] = ()) -> TapStruct:
-    """A tap's shape, channels last; an axis of one in front may be a batch."""
-    rank, start = rank_of(x), int(len(aval.shape) == rank_of(x) + 2 and aval.shape[0] == 1)
-    order = _read(range(start, len(aval.shape)), aval.shape, made_of, rank)
-    return moved(aval, made_of, [*range(start), *order], rank, channels)
+@dataclasses.dataclass(frozen=True)
+class Tapped:
+    """An activation inside of a traced model.
+
+    Attributes:
+        name: of the tap.
+        shape: inside, with a batch if there is one.
+        dtype: of it.
+        made_of: what its axes are made of.
+        rank: how many axes of positions the input has.
+        channels: the input's axes that are none of positions.
+        made: which axis its maker says to be channels, and what that is.
+        of_input: whether it is the input itself.
+        given: where the model's adapter was told that channels are, which names it with them last.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    made_of: axes.Axes
+    rank: int
+    channels: frozenset[int] = frozenset()
+    made: tuple[int, str] | None = None
+    of_input: bool = False
+    given: int | None = None
+
+    def read(self, batch_axis: int | None, channel_axis: int | None) -> tuple[list[int], str]:
+        """The axes, the batch left out, channels last; and what says which those are.
+
+        Args:
+            batch_axis: as given; None: there is none.
+            channel_axis: as given, inside of the model; None: as the program tells.
+
+        Raises:
+            InputError: if there are no such axes.
+        """
+        order = list(range(len(self.shape)))
+        if batch_axis is not None and (
+            not -len(order) <= batch_axis < len(order) or self.shape[order.pop(batch_axis)] != 1
+        ):
+            raise InputError(
+                f"tap {self.name!r} has shape {self.shape}; expected size 1 at "
+                f"batch_axis={batch_axis}"
+            )
+        told, evidence = self._told(list(order))
+        if channel_axis is None:
+            return told, evidence
+        if not -len(order) <= channel_axis < len(order):
+            raise InputError(f"tap {self.name!r} has shape {self.shape}; no {channel_axis=}")
+        channels = order.pop(self._native(len(order))[channel_axis])
+        said = "as given" if channels == told[-1] else f"as given, against {evidence}"
+        return [*self._in_order(order), channels], said
+
+    def struct(self, order: Sequence[int], evidence: str, *, batched: bool = False) -> TapStruct:
+        """Its shape, axes in this order, channels last.
+
+        Args:
+            order: as `read` has it.
+            evidence: likewise.
+            batched: whether one of the input's axes of positions is a batch.
+        """
+        shape = tuple(self.shape[axis] for axis in order)
+        rank = self.rank - batched
+        own = order[int(self._has_batch(rank) and len(order) == len(self.shape)) :]
+        positions = tuple(self.made_of[axis] for axis in own[:-1])
+        extents = tuple(self.shape[axis] for axis in own[:-1])
+        on_grid = axes.is_grid(positions, extents, rank, self.channels)
+        letters = dict(zip(own, _letters(len(own), on_grid=on_grid), strict=True))
+        places = [sorted(own)[place] for place in self._native(len(own))]
+        inside = "".join(letters[place] for place in places)
+        return TapStruct(shape, self.dtype, on_grid=on_grid, inside=inside, evidence=evidence)
+
+    def listed(self, channel_axis: int | None) -> TapStruct:
+        """Its shape, channels last; an axis of one in front may be a batch, and stays."""
+        batch = [0] if self._has_batch(self.rank) else []
+        order, evidence = self.read(0 if batch else None, channel_axis)
+        return self.struct([*batch, *order], evidence)
+
+    def _has_batch(self, rank: int) -> bool:
+        return len(self.shape) == rank + 2 and self.shape[0] == 1
+
+    def _told(self, order: list[int]) -> tuple[list[int], str]:
+        """The axes as the traced program tells; else as they lie.
+
+        Channels lie along the one axis that runs along no position of the input: it is made of
+        weights, or of the input's channels. Axes of one are none, but the last. Positions then lie
+        in the order of the input's.
+        """
+        several = [axis for axis in order if self.shape[axis] != 1 or axis == order[-1]]
+        channels = [axis for axis in several if self._along(axis) < 0]
+        if len(channels) != 1:
+            count = "several axes" if channels else "no axis"
+            return order, f"the last axis: {count} could be channels"
+        positions = self._in_order([axis for axis in order if axis not in channels])
+        return [*positions, *channels], self._evidence(channels[0])
+
+    def _along(self, axis: int) -> int:
+        """The axis of the input's positions that an axis runs along; -1 if it runs along none."""
+        return next((a for a, _ in self.made_of[axis][:1] if 0 <= a < self.rank), -1)
+
+    def _in_order(self, positions: list[int]) -> list[int]:
+        """Positions in the order of the input's, if each runs along one of its own."""
+        each = len({self._along(axis) for axis in positions} - {-1}) == len(positions)
+        return sorted(positions, key=self._along) if each else positions
+
+    def _evidence(self, channels: int) -> str:
+        if self.of_input:
+            return "the input's"
+        if self.made is None:
+            return "the other axes are positions of the input"
+        axis, maker = self.made
+        if axis == channels:
+            return f"made by {maker}"
+        return f"the other axes are positions of the input, though {maker} made axis {axis}"
+
+    def _native(self, count: int) -> list[int]:
+        """Of every axis inside of an adapted model, which it is of those that were named."""
+        places = list(range(count))
+        if self.given is None or self.of_input or count != self.rank + 1:
+            return places
+        places.insert(self.given % count, places.pop())
+        return places
 
 
-def moved(
-    aval: Any,
-    made_of: axes.Axes,
-    order: Sequence[int],
-    rank: int,
-    channels: Iterable[int] = (),
-) -> TapStruct:
-    """The shape of an activation of which the axes are taken in this order, channels last."""
-    shape = tuple(aval.shape[axis] for axis in order)
-    start = int(len(shape) == rank + 2 and shape[0] == 1)
-    positions = tuple(made_of[axis] for axis in order)[start:-1]
-    on_grid = axes.is_grid(positions, shape[start:-1], rank, channels)
-    return TapStruct(shape, aval.dtype, on_grid=on_grid)
+def tapped(
+    variables: Mapping[str, Any], fn: Callable, traced: graph.Graph, x: Any, origins: axes.Origins
+) -> dict[str, Tapped]:
+    """Activations of a traced model.
+
+    Args:
+        variables: by the names of their taps.
+        fn: the model.
+        traced: it.
+        x: its input.
+        origins: what the axes of its values are made of.
+    """
+    maker, given = channels.makers(traced, origins), getattr(fn, "channel_axis", None)
+    return {
+        name: Tapped(
+            name,
+            tuple(variable.aval.shape),
+            variable.aval.dtype,
+            origins.of(variable),
+            rank_of(x),
+            origins.channels,
+            maker(variable),
+            of_input=variable is traced.invars[-1],
+            given=given,
+        )
+        for name, variable in variables.items()
+    }
+
+
+def _letters(count: int, *, on_grid: bool) -> str:
+    """A letter for each axis, channels last."""
+    return f"{'dhw'[-(count - 1) :] if on_grid and 1 < count < 5 else 'n' * (count - 1)}c"
 
 
 def is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:
@@ -99,57 +249,6 @@ def is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:
     if batch_axis is None or leaf is None or not -leaf.ndim <= batch_axis < leaf.ndim:
         return False
     return leaf.shape[batch_axis] == 1 and batch_axis % leaf.ndim not in origins.mixed
-
-
-def order_of(
-    shape: Sequence[int],
-    layout: tuple[int | None, int | None],
-    name: str,
-    made_of: axes.Axes,
-    rank: int,
-) -> list[int]:
-    """The axes of an activation, the batch left out, channels last.
-
-    Args:
-        shape: of the activation inside of the model.
-        layout: its channel axis (None: as the program tells) and its batch axis, as given.
-        name: of the tap.
-        made_of: what its axes are made of.
-        rank: how many axes of positions the input has.
-    """
-    channel_axis, batch_axis = layout
-    order = list(range(len(shape)))
-    if batch_axis is not None and (
-        not -len(shape) <= batch_axis < len(shape) or shape[order.pop(batch_axis)] != 1
-    ):
-        raise InputError(
-            f"tap {name!r} has shape {shape}; expected size 1 at batch_axis={batch_axis}"
-        )
-    if channel_axis is None:
-        return _read(order, shape, made_of, rank)
-    if not -len(order) <= channel_axis < len(order):
-        raise InputError(f"tap {name!r} has shape {shape}; no channel_axis={channel_axis}")
-    order.append(order.pop(channel_axis))
-    return order
-
-
-def _read(order: Iterable[int], shape: Sequence[int], made_of: axes.Axes, rank: int) -> list[int]:
-    """The axes of an activation, channels last, as the traced program tells; else as they lie.
-
-    Channels lie along the one axis that runs along no position of the input: it is made of weights,
-    or of the input's channels. Axes of one are none, but the last. Positions then lie in the order
-    of the input's.
-    """
-    order = list(order)
-    along = {axis: next((a for a, _ in made_of[axis][:1] if 0 <= a < rank), -1) for axis in order}
-    several = [axis for axis in order if shape[axis] != 1 or axis == order[-1]]
-    channels = [axis for axis in several if along[axis] < 0]
-    if len(channels) != 1:
-        return order
-    positions = [axis for axis in order if axis not in channels]
-    if len({along[axis] for axis in positions} - {-1}) == len(positions):
-        positions.sort(key=along.__getitem__)
-    return [*positions, *channels]
 
 
 def listing(name: str, variables: Mapping[str, Any]) -> str:
@@ -197,6 +296,11 @@ def is_one_example(fn: Callable, said: bool | None = None) -> bool:
 def has_batch_axis(fn: Callable) -> bool:
     """Whether an adapter gives a model its batch of one: an example has none, then."""
     return isinstance(getattr(fn, "batch_axis", None), int)
+
+
+def channel_axis_of(fn: Callable) -> int | None:
+    """Where an adapter was told that a model has channels, without the batch; None: no adapter."""
+    return getattr(fn, "channel_axis", None)
 
 
 def is_whole(leaf: Any) -> bool:

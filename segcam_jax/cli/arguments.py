@@ -30,6 +30,7 @@ def _default(shown: str) -> str:
 Names = Annotated[tuple[str, ...], several("NAME ...")]
 Classes = Annotated[Names, tyro.conf.arg(name="class")]
 Options = Annotated[tuple[str, ...], several("NAME=VALUE ...")]
+Layouts = Annotated[tuple[str, ...], several("TAP=LETTERS ...")]
 MaybeName = Annotated[str | None, optional("NAME")]
 MaybeNumber = Annotated[float | None, optional("NUMBER")]
 MaybeCount = Annotated[int | None, optional("N")]

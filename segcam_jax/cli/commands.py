@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import tyro
 
 from segcam_jax.cli.arguments import (
+    Layouts,
     MaybeCount,
     MaybeFile,
     MaybeName,
@@ -51,6 +52,7 @@ class Layers:
         weights: The same, by an option.
         size: Height and width of an image, or one number for both; of a volume, three numbers.
         channels: As in `segcam explain`.
+        layout: As in `segcam explain`.
         seed: Of random weights.
     """
 
@@ -60,6 +62,7 @@ class Layers:
     weights: MaybeName = None
     size: Size = ()
     channels: MaybeCount = None
+    layout: Layouts = ()
     seed: int = 0
 
 

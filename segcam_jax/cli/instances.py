@@ -167,6 +167,7 @@ def _network(command: Volumetric, modalities: int) -> Network:
         ndims=(scan_inputs.AXES,),
         said=Said(command.outputs, command.multi_label),
         checkpoint=command.checkpoint,
+        layout=command.layout,
     )
     network = open_network(spec, options)
     if said := network.note if users else network.exclusive_doubt():

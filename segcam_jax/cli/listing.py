@@ -24,7 +24,9 @@ def layers(command: commands.Layers) -> None:
     spec = NetworkSpec.parse(command.network or command.weights)
     users = spec.kind == "user"
     brought = size if size and users else None
-    options = OpenOptions(brought, command.channels, seed=command.seed, ndims=(2, 3))
+    options = OpenOptions(
+        brought, command.channels, seed=command.seed, ndims=(2, 3), layout=command.layout
+    )
     network = open_network(spec, options)
     if network.note:
         console.note(network.note)
@@ -45,10 +47,12 @@ def layers(command: commands.Layers) -> None:
             also = ["the bottleneck" if word == MIDDLE else word for word in also]
         also = [*also, "the default tap"] if name == default else also
         also = also if is_map(struct) or math.prod(space) == 1 else ["positions of its own"]
-        rows.append((name, " x ".join(map(str, space)), channels, ", ".join(also)))
+        lies = (struct.inside, struct.evidence)
+        rows.append((name, " x ".join(map(str, space)), channels, ", ".join(also), *lies))
     what = "an image" if config.ndim == 2 else "a volume"
     title = f"Taps of {network.model.name} ({spec.words}) for {what} of {_times(extents)}"
-    console.table(title, ("tap", "positions", "channels", ""), rows)
+    columns = ("tap", "positions", "channels", "", "inside", "which are the channels")
+    console.table(title, columns, rows)
 
 
 def _size(command: commands.Layers) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from segcam_jax.cli.arguments import (
     Classes,
     Images,
+    Layouts,
     MaybeCount,
     MaybeFile,
     MaybeName,
@@ -55,6 +56,8 @@ class Opening:
         normalisation: A model of your own: what is done to an image in [0, 1] first: none (floats
             of any range are taken as they are), imagenet, symmetric, efficientnet_lite, or
             MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
+        layout: TAP=chw: how a tap lies inside of the model, without a batch, where `segcam layers`
+            tells it wrong.
         seed: Of all random numbers. Default: 0.
     """
 
@@ -66,6 +69,7 @@ class Opening:
     range: Range = ()
     channels: MaybeCount = None
     normalisation: MaybeName = None
+    layout: Layouts = ()
     seed: MaybeCount = None
 
 

@@ -8,6 +8,7 @@ import tyro
 
 from segcam_jax.cli.arguments import (
     Classes,
+    Layouts,
     MaybeCount,
     MaybeFile,
     MaybeName,
@@ -36,6 +37,7 @@ class Volumetric:
         weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`), the
             bundled `lesions`, or a model of your own (module.path:factory or file.py:factory).
         checkpoint: As in `segcam explain`.
+        layout: As in `segcam explain`.
         channels: A model of your own: modalities that it takes. Default: as many as --prefixes or
             --modalities names, or what it takes, 1 to 4.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
@@ -82,6 +84,7 @@ class Volumetric:
     volumes: Volumes = ()
     weights: MaybeName = None
     checkpoint: MaybeFile = None
+    layout: Layouts = ()
     channels: MaybeCount = None
     data: MaybeFile = None
     prefixes: Names = ()
@@ -142,8 +145,9 @@ class Instances(Volumetric):
             the method's authors do, not by that of voxels.
         noise_modality: The modality, by name or number from 0, of whose range over the whole volume
             the option sigma is a share.
-        field: Give the network a window around the instance, as large as --roi, or all of the
-            volume at once.
+        field: Give the network a window around the instance, as large as --roi; all of the volume
+            at once; or stitched, the blended windows of the segmentation that the instance lies in
+            (methods of the input).
         seed: Of all random numbers.
     """
 
@@ -153,7 +157,7 @@ class Instances(Volumetric):
     of: Literal["logits", "probabilities"] = "logits"
     legacy_divisor: bool = False
     noise_modality: str = "0"
-    field: Literal["window", "volume"] = "window"
+    field: Literal["window", "volume", "stitched"] = "window"
     seed: int = 0
     out: Path = Path("segcam-instances")
 

@@ -15,12 +15,13 @@ from segcam_jax import engine, faults, models, taps
 from segcam_jax.data.images import Reading
 from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.outputs import Meaning
-from segcam_jax.taps import Split
+from segcam_jax.taps import Split, TapStruct
 from segcam_jax.targets import Of
-from segcam_jax.types import InputError, SegcamError
+from segcam_jax.types import InputError, SegcamError, TapError, nearest_first
 
 USUAL_SIDE = 224
 USUAL_VOLUME = 64
+_TOLD = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Network:
             size will do.
         note: what was found out about a user's own model, in words.
         reading: what the values of its images' files mean.
+        layouts: how taps lie inside of it, where that is said: `"chw"` has its channels first.
     """
 
     spec: NetworkSpec
@@ -64,6 +66,7 @@ class Network:
     size: tuple[int, ...] | None = None
     note: str = ""
     reading: Reading = dataclasses.field(default_factory=Reading)
+    layouts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> Any:
@@ -84,7 +87,8 @@ class Network:
     def key(self) -> list[Any]:
         """What its answers depend on."""
         reading = [self.reading.range, self.reading.as_stored]
-        return [self.sha256, self.meaning.to_json(), self.size, *reading]
+        said = [sorted(self.layouts.items())] if self.layouts else []
+        return [self.sha256, self.meaning.to_json(), self.size, *reading, *said]
 
     @property
     def random(self) -> bool:
@@ -109,7 +113,7 @@ class Network:
         return tuple(-(-n // multiple) * multiple for n in size)
 
     @functools.cached_property
-    def taps(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+    def taps(self) -> Mapping[str, TapStruct]:
         """Its taps, for an image of its size, or of one that every such network takes."""
         return self.list_taps((*self.extent, self.config.in_channels))
 
@@ -168,11 +172,25 @@ class Network:
         masks = np.asarray(self.meaning.predicted(output))
         return np.where(masks.any(-1), masks.argmax(-1), -1)
 
-    def list_taps(self, shape: tuple[int, ...]) -> Mapping[str, jax.ShapeDtypeStruct]:
+    def list_taps(self, shape: tuple[int, ...]) -> Mapping[str, TapStruct]:
         """The taps with their shapes for an image of a shape `h w c`."""
         x = jax.ShapeDtypeStruct(shape, np.float32)
         with self.blamed(shape):
-            return taps.list_taps(self.fn, self.params, x)
+            found = taps.list_taps(self.fn, self.params, x, channel_axes=self._channel_axes)
+        for tap, letters in self.layouts.items():
+            if tap not in found:
+                near = ", ".join(nearest_first(tap, found)[:_TOLD])
+                raise TapError(f"--layout was given {tap!r}, no tap; the nearest names are {near}")
+            if len(letters) != len(found[tap].inside):
+                raise InputError(
+                    f"--layout was given {tap}={letters}; the tap has {found[tap].shape}, "
+                    f"{len(found[tap].inside)} axes"
+                )
+        return found
+
+    @property
+    def _channel_axes(self) -> Mapping[str, int]:
+        return {tap: letters.index("c") for tap, letters in self.layouts.items()}
 
     def bottleneck(self, shape: tuple[int, ...]) -> str:
         """The tap at the coarsest resolution, for images of a shape `h w c`."""
@@ -182,7 +200,14 @@ class Network:
         """The network cut at a tap, for images of a shape `h w c`."""
         x = jax.ShapeDtypeStruct(shape, np.float32)
         with self.blamed(shape):
-            return taps.split(self.fn, tap, self.params, x, outputs=self.meaning.outputs)
+            return taps.split(
+                self.fn,
+                tap,
+                self.params,
+                x,
+                outputs=self.meaning.outputs,
+                channel_axis=self._channel_axes.get(tap),
+            )
 
     def exclusive_doubt(self) -> str:
         """What there is to say of named classes without a background; else empty."""

@@ -9,7 +9,13 @@ from segcam_jax.adapters import from_nnx
 from segcam_jax.data.images import Reading
 from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels
 from segcam_jax.networks.network import USUAL_SIDE, Network
-from segcam_jax.networks.spec import NO_NORMALISATION, RANDOM, NetworkSpec, OpenOptions
+from segcam_jax.networks.spec import (
+    NO_NORMALISATION,
+    RANDOM,
+    NetworkSpec,
+    OpenOptions,
+    parse_layouts,
+)
 from segcam_jax.networks.user_models import open_user_model
 from segcam_jax.types import InputError, nearest_first
 
@@ -33,7 +39,8 @@ def open_network(
     network = open_user_model(spec, options) if spec.kind == "user" else _built_in(spec, options)
     as_stored = spec.kind == "user" and options.normalisation == NO_NORMALISATION
     name, reading = name_of(spec, taken), Reading(options.range, as_stored=as_stored)
-    network = dataclasses.replace(network, name=name, reading=reading)
+    layouts = parse_layouts(options.layout)
+    network = dataclasses.replace(network, name=name, reading=reading, layouts=layouts)
     if network.classifies and options.said.threshold:
         raise InputError(f"{name} classifies whole images; leave out --threshold")
     return dataclasses.replace(network, labels=_labels(network, options))

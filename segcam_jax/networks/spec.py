@@ -1,7 +1,7 @@
 """Which network a user names, and how it is opened: what a command line says, parsed."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,6 +157,7 @@ class OpenOptions:
         ndims: what will do, the first first: 2 for networks of images, 3 for those of volumes.
         said: what is said of its output.
         checkpoint: state dict that is loaded into a user's own PyTorch module.
+        layout: of taps inside of the model, as `parse_layouts` reads it.
     """
 
     size: tuple[int, ...] | None = None
@@ -169,6 +170,7 @@ class OpenOptions:
     ndims: tuple[int, ...] = (2,)
     said: Said = Said()
     checkpoint: Path | None = None
+    layout: tuple[str, ...] = ()
 
     @classmethod
     def parse(
@@ -182,6 +184,7 @@ class OpenOptions:
         seed: int = 0,
         said: Said = Said(),
         checkpoint: str | Path | None = None,
+        layout: Sequence[str] = (),
     ) -> "OpenOptions":
         """Reads what a command line says of a network of images.
 
@@ -194,6 +197,7 @@ class OpenOptions:
             seed: likewise.
             said: likewise.
             checkpoint: likewise.
+            layout: as the attribute.
 
         Raises:
             InputError: if numbers are too many or out of range, or the file cannot be read.
@@ -219,8 +223,30 @@ class OpenOptions:
             seed=seed,
             said=said,
             checkpoint=None if checkpoint is None else Path(checkpoint),
+            layout=tuple(layout),
         )
         if labels is None:
             return options
         names, origin = tuple(read_labels(labels)), f"labels {str(labels)!r}"
         return dataclasses.replace(options, labels=names, labels_from=origin)
+
+
+def parse_layouts(words: Sequence[str]) -> Mapping[str, str]:
+    """Reads `TAP=chw`, ...: how taps lie inside of a model, without a batch.
+
+    Raises:
+        InputError: if one names no tap, or is not one `c` among `d h w`, or `n` for other axes.
+    """
+    found = {}
+    for word in words:
+        tap, equals, letters = word.rpartition("=")
+        rest = letters.replace("c", "", 1)
+        in_order = rest in ("dhw", "hw", "h", "w") or set(rest) == {"n"}
+        if not (tap and equals and "c" in letters and in_order):
+            raise InputError(
+                f"--layout was given {word!r}; give TAP=LETTERS, the tap's axes as they lie inside "
+                "of the model, without a batch: chw, hwc, cdhw, or n for positions of its own (nc)"
+            )
+        if found.setdefault(tap, letters) != letters:
+            raise InputError(f"--layout was given {tap!r} twice: {found[tap]} and {letters}")
+    return found

@@ -83,6 +83,11 @@ class Prepared:
     moments: Moments | None
     one_example: bool = False
 
+    @property
+    def channel_axis(self) -> int | None:
+        """Where the model has channels, as its adapter was told."""
+        return getattr(self.fn, "channel_axis", None)
+
     def __call__(self, params: Any, x: Float[Array, "*space c"]) -> Array:
         """The logits of an image in [0, 1]; coarser ones of pixels are resized to the image."""
         if self.moments is not None:

@@ -44,6 +44,7 @@ class StudyOptions:
         range: the values of the files that become 0 and 1.
         channels: of a user's own model.
         normalisation: likewise.
+        layout: of taps inside of the model, as `parse_layouts` reads it.
         region: the explained pixels, as `Region.parse` reads them.
         min_probability: predicted pixels need a probability above this.
         mask_threshold: of the region `mask:FILE`, what lies above it is inside.
@@ -75,6 +76,7 @@ class StudyOptions:
     range: tuple[float, ...] = ()
     channels: int | None = None
     normalisation: str | None = None
+    layout: tuple[str, ...] = ()
     region: str = "predicted"
     min_probability: float | None = None
     mask_threshold: float | None = None
@@ -132,6 +134,7 @@ class StudyOptions:
             seed=self.seed,
             said=Said(self.outputs, self.multi_label, self.threshold),
             checkpoint=self.checkpoint,
+            layout=self.layout,
         )
 
     @property
