@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
+import segcam_jax as segcam
 from segcam_jax import Execution, InputError, cli
 from segcam_jax.data import nifti, scans
 from segcam_jax.data.instances import measured
@@ -218,6 +219,29 @@ def test_values_are_those_of_the_library(explained, case):
         assert told["mean_inside"] == pytest.approx(wanted[mask].mean(), rel=1e-4)
         values[place] = 0
         assert not values.any()
+
+
+def test_the_stitched_field_explains_the_segmentation_itself(case, tmp_path, undrawn):
+    out, roi = tmp_path / "out", 12
+    method = ("--method", "gradient", "--of", "probabilities", "--field", "stitched")
+    assert run(*command("instances", case, out, *method)) == 0
+    network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
+    x = scans.zscore(
+        np.stack([nibabel.load(case / f"{n}.nii.gz").get_fdata() for n in ("flair", "t1")], -1)
+    )
+    labels = nibabel.load(out / "patient" / "instances.nii.gz").get_fdata()
+    record = json.loads((out / "patient" / "instance-001" / "record.json").read_text())
+
+    def score(x):
+        blended = segcam.engine.sliding_window(network.fn, network.params, x, roi=roi)
+        return jax.nn.softmax(blended)[..., 1][labels == 1].mean()
+
+    wanted, gradient = jax.value_and_grad(score)(jnp.asarray(x))
+    assert record["maps"][0]["score"] == pytest.approx(float(wanted), rel=1e-5)
+    for index, name in enumerate(("flair", "t1")):
+        path = out / "patient" / "instance-001" / f"gradient.{name}.nii.gz"
+        found, real = nibabel.load(path).get_fdata(), np.asarray(gradient[..., index])
+        np.testing.assert_allclose(found, real, atol=1e-5 * np.abs(real).max())
 
 
 def content(out):
@@ -561,6 +585,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
         (("--class", "0", "--class", "1"), "give one class of volumes"),
         (("--tap", "nowhere", "--method", "grad_cam"), "nowhere"),
         (("--method", "grad_kam"), "grad_cam"),
+        (("--method", "grad_cam", "--field", "stitched"), "stitched explains the input"),
         (("--option", "samples=0"), "`samples` is 0"),
         (("--option", "sigma=-1"), "`sigma` is -1"),
         (("--option", "sigma_unit=absolute"), "a share of the range of --noise-modality"),

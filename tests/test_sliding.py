@@ -10,6 +10,7 @@ import pytest
 import segcam_jax as segcam
 from segcam_jax import Execution, InputError
 from segcam_jax.engine.sliding import tiling
+from segcam_jax.volumes import stitched
 from tests.goldens.generate_sliding import CASES, ramp, volume
 from tests.networks import convolve
 
@@ -81,3 +82,68 @@ def test_what_does_not_fit_is_refused():
         segcam.engine.sliding_window(
             pointwise, params, x, roi=4, execution=Execution(memory_limit=8)
         )
+
+
+def smoothed(params, window):
+    return jnp.tanh(convolve(window, params) + 0.3 * window.sum())
+
+
+@pytest.mark.parametrize("of", ["logits", "probabilities"])
+def test_gradients_through_the_blended_windows_are_those_of_the_whole_volume(of):
+    """Against `jax.grad` of all windows of the volume, blended in a plain loop."""
+    extents, roi = (11, 8, 3), (6, 4, 5)
+    x, tiles = volume(extents), tiling(extents, roi)
+    params = 0.2 * jax.random.normal(jax.random.key(0), (3, 3, 3, 2, 2))
+    mask = np.zeros(extents, bool)
+    mask[5:7, 3:5, 1] = True
+    mass, weights = tiles.mass()[..., None], tiles.weights()[..., None]
+
+    def plain(x):
+        padded, total = jnp.pad(x, (*tiles.padding, (0, 0))), jnp.zeros((*tiles.padded, 2))
+        for start in tiles.starts():
+            found = smoothed(params, padded[tiles.at(start)]) * weights / mass[tiles.at(start)]
+            total = total.at[tiles.at(start)].add(found)
+        return total[:, :, 1:-1]
+
+    def score(x):
+        shares = jax.nn.softmax(plain(x)) if of == "probabilities" else plain(x)
+        return shares[..., 1][mask].mean()
+
+    np.testing.assert_allclose(
+        plain(x), segcam.engine.sliding_window(smoothed, params, x, roi=roi), atol=1e-6
+    )
+    wanted, gradient = jax.value_and_grad(score)(x)
+    part, windows = stitched.around(x, mask, tiles)
+    assert windows[0].shape == (16, 3)  # nine, filled up
+    given = (params, *windows)
+    split = segcam.split(stitched.Stitched(smoothed, roi), "input", given, part.x)
+    target = segcam.targets.region(1, part.mask, of=of, reduce="mean")
+    found = segcam.methods.gradient(split, given, part.x, target)
+    np.testing.assert_allclose(found.score, wanted, rtol=1e-5)
+    ours = np.zeros_like(x)
+    ours[part.source] = part.inside(np.asarray(found.attribution))
+    np.testing.assert_allclose(ours, gradient, atol=1e-5 * np.abs(gradient).max())
+    # One window around the instance says something else.
+    one, own = stitched.around(x, mask, tiling(extents, (11, 8, 3)))
+    alone = segcam.split(stitched.Stitched(smoothed, (11, 8, 3)), "input", (params, *own), one.x)
+    other = segcam.methods.gradient(alone, (params, *own), one.x, target)
+    assert np.abs(np.asarray(other.attribution) - gradient).max() > 0.1 * np.abs(gradient).max()
+
+
+def test_windows_that_an_instance_lies_in():
+    tiles, mask = tiling((20, 9), 8, overlap=0.25), np.zeros((20, 9), bool)
+    mask[13, 8] = True  # windows start at 0, 6, 12 and at 0, 1
+    starts, own = tiles.touching(mask)
+    assert starts.tolist() == [[6, 1], [12, 1]]
+    assert own.all()
+    mask[6:] = True
+    starts, own = tiles.touching(mask)
+    assert own.tolist() == [True] * 6 + [False] * 2
+    part, (starts, shares) = stitched.around(np.zeros((20, 9, 1), np.float32), mask, tiles)
+    assert part.x.shape == (20, 9, 1)
+    assert starts[-1].tolist() == [12, 1]
+    assert not shares[6:].any()
+    total = np.zeros((20, 9))
+    for start, share in zip(starts, shares, strict=True):
+        total[tiles.at(start)] += share
+    np.testing.assert_allclose(total, 1, rtol=1e-6)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from segcam_jax._jaxpr import cost, graph, lowering
 from segcam_jax.engine import memory
@@ -54,11 +54,15 @@ class Tiling:
         """Extents of the padded volume."""
         return tuple(map(max, self.extents, self.roi))
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """From a window to the next, along each axis."""
+        return tuple(max(1, int(size * (1 - self.overlap))) for size in self.roi)
+
     def starts(self) -> Int[np.ndarray, "windows axes"]:
         """Where windows start in the padded volume."""
         along = []
-        for extent, size in zip(self.padded, self.roi, strict=True):
-            step = max(1, int(size * (1 - self.overlap)))
+        for extent, size, step in zip(self.padded, self.roi, self.steps, strict=True):
             count = 1 + math.ceil((extent - size) / step)
             along.append([min(number * step, extent - size) for number in range(count)])
         return np.array(list(itertools.product(*along)), np.int32)
@@ -70,6 +74,35 @@ class Tiling:
             offsets = (np.arange(size) - (size - 1) / 2) / (self.sigma * size)
             out = out[..., None] * np.exp(-(offsets**2) / 2)
         return np.maximum(out, max(_LEAST_WEIGHT, out.min())).astype(np.float32)
+
+    def mass(self) -> Float[np.ndarray, "*padded"]:
+        """The weights of all windows at each position of the padded volume, added up."""
+        weights, mass = self.weights(), np.zeros(self.padded, np.float32)
+        for start in self.starts():
+            mass[self.at(start)] += weights
+        return mass
+
+    def at(self, start: Sequence[int]) -> tuple[slice, ...]:
+        """Where the window that starts there lies in the padded volume."""
+        return tuple(slice(s, s + r) for s, r in zip(start, self.roi, strict=True))
+
+    def touching(
+        self, mask: Bool[np.ndarray, "*padded"]
+    ) -> tuple[Int[np.ndarray, "n axes"], Bool[np.ndarray, "n"]]:
+        """Where the windows start that a region lies in, filled up to a power of two.
+
+        Args:
+            mask: the region, in the padded volume.
+
+        Returns:
+            `(starts, own)`: a start that fills up is none of its own.
+        """
+        place = np.argwhere(mask)
+        low, high = place.min(0), place.max(0)
+        starts = self.starts()
+        found = starts[((starts <= high) & (starts + np.array(self.roi) > low)).all(1)]
+        count = 1 << (len(found) - 1).bit_length()
+        return found[np.minimum(np.arange(count), len(found) - 1)], np.arange(count) < len(found)
 
 
 def tiling(
@@ -127,11 +160,8 @@ def sliding_window(
     """
     volume = jnp.asarray(volume)
     tiles = tiling(volume.shape[:-1], roi, overlap=overlap, sigma=sigma)
-    starts, weights = tiles.starts(), tiles.weights()
-    mass = np.zeros(tiles.padded, np.float32)
-    for start in starts:
-        mass[tuple(slice(s, s + r) for s, r in zip(start, tiles.roi, strict=True))] += weights
-    return _blended(params, volume, starts, weights, mass, fn=fn, tiles=tiles, execution=execution)
+    given = (params, volume, tiles.starts(), tiles.weights(), tiles.mass())
+    return _blended(*given, fn=fn, tiles=tiles, execution=execution)
 
 
 @compiled_function

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from segcam_jax import taps
 from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine import Execution
+from segcam_jax.engine.sliding import tiling
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.layers import check_map
 from segcam_jax.networks.network import Network
@@ -17,9 +19,10 @@ from segcam_jax.runs.manifest import Kind
 from segcam_jax.runs.scans import Row
 from segcam_jax.runs.store import Variable
 from segcam_jax.runs.stored_scans import map_name
-from segcam_jax.taps import INPUT
+from segcam_jax.taps import INPUT, Split
 from segcam_jax.types import InputError
 from segcam_jax.volumes import (
+    Crop,
     SaliencyOptions,
     ScanInput,
     Segmented,
@@ -29,6 +32,7 @@ from segcam_jax.volumes import (
     explain_instance,
     measure,
     scale_of,
+    stitched,
 )
 from segcam_jax.volumes.context import SAME_SPACING
 from segcam_jax.volumes.instance_maps import passes
@@ -83,7 +87,12 @@ class MapStudy:
             for method in explaining.methods
             for tap in ((INPUT,) if METHODS[method].explains == "input" else taps)
         )
-        for _, tap in pairs:
+        for method, tap in pairs:
+            if explaining.field == "stitched" and tap != INPUT:
+                raise InputError(
+                    f"--field stitched explains the input, and {method} looks at {tap!r}, which "
+                    "every window has of its own; name a method of the input, or --field window"
+                )
             check_map(tap, network.split(tap, window).activation)
         return cls(network, segmenting, explaining, modalities, pairs, groups)
 
@@ -103,6 +112,29 @@ class MapStudy:
         """How many steps of progress a method makes."""
         return passes(call[0], self.explaining)
 
+    def _shown(
+        self, given: ScanInput, found: Segmented, instance: Instance, tap: str
+    ) -> tuple[Split, Any, Crop]:
+        """What the network is given of an instance, and the split and the parameters for it."""
+        network, window, mask = self.network, self.segmenting.window, found.mask(instance)
+        field = self.explaining.field
+        if field == "stitched":
+            tiles = tiling(mask.shape, window, overlap=self.segmenting.overlap)
+            crop, windows = stitched.around(given.x, mask, tiles)
+            params, fn = (network.params, *windows), stitched.Stitched(network.fn, tiles.roi)
+            with network.blamed((*window, given.x.shape[-1])):
+                split = taps.split(fn, tap, params, crop.x, outputs=network.meaning.outputs)
+            return split, params, crop
+        crop = crop_around(
+            given.x,
+            mask,
+            instance.box,
+            window=window,
+            multiples=network.multiples,
+            field=field,
+        )
+        return network.split(tap, crop.x.shape), network.params, crop
+
     def compute(
         self,
         given: ScanInput,
@@ -114,22 +146,15 @@ class MapStudy:
     ) -> tuple[list[Variable], list[Row]]:
         """The maps of a method, those of the part of its crop that lies in the scan."""
         method, tap = call
-        crop = crop_around(
-            given.x,
-            found.mask(instance),
-            instance.box,
-            window=self.segmenting.window,
-            multiples=self.network.multiples,
-            field=self.explaining.field,
-        )
+        split, params, crop = self._shown(given, found, instance, tap)
 
         def tell(done: int, samples: int) -> None:
             number = f", sample {done + 1} of {samples}" if samples > 1 else ""
             advance(f", {method}{number}")
 
         explained = explain_instance(
-            self.network.split(tap, crop.x.shape),
-            self.network.params,
+            split,
+            params,
             crop,
             method,
             self.explaining,

@@ -7,8 +7,11 @@ options = SaliencyOptions(methods=("smooth_grad",))
 map = explain_instance(split, params, crop, "smooth_grad", options, class_index=1)
 measure(crop.inside(map.values), ...)                 a map's peaks and where they lie
 context_curve(fn, params, given.x, found.mask(one), class_index=1)
+part, windows = stitched.around(given.x, found.mask(one), tiles)      the segmentation's own windows
+stitched.Stitched(fn, roi)                                            and the network over them
 """
 
+from segcam_jax.volumes import stitched as stitched
 from segcam_jax.volumes.context import (
     ContextCurve as ContextCurve,
     context_curve as context_curve,

@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from segcam_jax.data.instances import dilation_reach
 from segcam_jax.engine import Execution, compiled_function, memory
-from segcam_jax.engine.sliding import Tiling, tiling, window_function
+from segcam_jax.engine.sliding import tiling, window_function
 from segcam_jax.outputs import Meaning
 from segcam_jax.targets import region
 from segcam_jax.types import InputError, wide
@@ -118,7 +118,7 @@ def context_curve(
     scores, highest = _curve(
         params,
         around,
-        _windows(tiles, padded),
+        _Windows(*tiles.touching(padded), tiles.weights()),
         jnp.int32(class_index),
         fn=fn,
         steps=steps,
@@ -186,17 +186,6 @@ class _Windows:
     starts: Int[Array | np.ndarray, "n rank"]
     own: Bool[Array | np.ndarray, "n"]
     weights: Float[Array | np.ndarray, "*roi"]
-
-
-def _windows(tiles: Tiling, mask: np.ndarray) -> _Windows:
-    (place,) = ndimage.find_objects(mask.astype(np.int8))
-    low = np.array([along.start for along in place])
-    high = np.array([along.stop for along in place])
-    starts = tiles.starts()
-    touching = starts[((starts < high) & (starts + np.array(tiles.roi) > low)).all(1)]
-    count = 1 << (len(touching) - 1).bit_length()
-    filled = touching[np.minimum(np.arange(count), len(touching) - 1)]
-    return _Windows(filled, np.arange(count) < len(touching), tiles.weights())
 
 
 def _farthest(

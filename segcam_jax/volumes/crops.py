@@ -3,7 +3,8 @@
 A network is given a window of the volume, as in the segmentation: as large as a sliding window,
 around the instance, moved into the volume; larger where the instance is. So all instances of a run
 share one program, whose memory does not grow with the volume. `field="volume"` gives the network
-all of it, in one piece.
+all of it, in one piece. `field="stitched"` gives it the segmentation's own windows, those that the
+instance lies in, blended alike (`volumes.stitched`).
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-Field = Literal["window", "volume"]
+Field = Literal["window", "volume", "stitched"]
 Box = tuple[tuple[int, int], ...]
 
 
@@ -73,14 +74,30 @@ def crop_around(
     widths = [(each // 2, each - each // 2) for each in missing]
     moved = [(a + w[0], b + w[0]) for (a, b), w in zip(box, widths, strict=True)]
     padded = [extent + each for extent, each in zip(extents, missing, strict=True)]
-    around = window_around(moved, sizes, padded)
+    return cut_out(x, mask, window_around(moved, sizes, padded), widths)
+
+
+def cut_out(
+    x: Float[np.ndarray, "d h w c"],
+    mask: Bool[np.ndarray, "d h w"],
+    around: Sequence[slice],
+    widths: Sequence[tuple[int, int]],
+) -> Crop:
+    """A part of a padded volume.
+
+    Args:
+        x: the volume, not padded.
+        mask: the instance.
+        around: the part.
+        widths: zeros before and after each axis of the volume.
+    """
     source, place = [], []
-    for along, (before, _), extent in zip(around, widths, extents, strict=True):
+    for along, (before, _), extent in zip(around, widths, mask.shape, strict=True):
         start, stop = max(0, along.start - before), min(extent, along.stop - before)
         source.append(slice(start, stop))
         place.append(slice(start + before - along.start, stop + before - along.start))
-    values = np.zeros((*sizes, x.shape[-1]), np.float32)
-    inside = np.zeros(tuple(sizes), bool)
+    sizes = tuple(along.stop - along.start for along in around)
+    values, inside = np.zeros((*sizes, x.shape[-1]), np.float32), np.zeros(sizes, bool)
     values[tuple(place)], inside[tuple(place)] = x[tuple(source)], mask[tuple(source)]
     return Crop(values, inside, tuple(source), tuple(place))
 

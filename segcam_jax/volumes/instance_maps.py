@@ -38,7 +38,8 @@ class SaliencyOptions:
         legacy_divisor: of the mean: divide the sum over the instance's voxels by the number of
             predicted instances of the scan, as the source does, not by that of voxels.
         channel: the modality, from 0, of whose range over the whole volume `sigma` is a share.
-        field: what the network is given, a `"window"` or the whole `"volume"`.
+        field: what the network is given, a `"window"`, the whole `"volume"`, or the blended windows
+            of the segmentation (`"stitched"`).
         seed: of all random numbers.
     """
 
