@@ -131,6 +131,11 @@ def _likely(given: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
     yield (1, *given), ": a batch of one, which the adapters give it by batch_axis=0"
     if given[0] == 1:
         yield given[1:], ": one example, x[0]"
+    if len(given) > 2:
+        yield (*given[1:], given[0]), ": channels last, np.moveaxis(x, 0, -1)"
+    if len(given) > 3:
+        yield given[1:], ": one example of a batch, x[0]"
+        yield (*given[2:], given[1]), ": one example, channels last, np.moveaxis(x[0], 0, -1)"
     if len(given) == 2:
         yield (*given, 1), ": one channel, x[..., None]"
         yield (*given, 3), ": of a grey image, x[..., None].repeat(3, -1)"

@@ -1,6 +1,7 @@
 """PyTorch modules as they are: torch's values, a tap at every submodule, nothing left behind."""
 
 import copy
+import functools
 import importlib.util
 import re
 import warnings
@@ -395,6 +396,12 @@ def test_channels_last_inside_is_read_from_the_program():
         "head": (8, 6, 2),
     }
     assert taps["norm"].on_grid
+    told = {name: (taps[name].inside, taps[name].evidence) for name in ("embed", "norm", "mix")}
+    assert told == {
+        "embed": ("chw", "made by a convolution"),
+        "norm": ("hwc", "made by a convolution"),
+        "mix": ("hwc", "made by a product"),
+    }
     found = segcam.split(fn, "norm", params, X).encode(params, X)[0]
     want = module.norm(module.embed(given(X)).permute(0, 2, 3, 1)).detach().numpy()[0]
     np.testing.assert_allclose(found, want, atol=1e-5)
@@ -422,6 +429,61 @@ def test_carriers_and_modes():
         segcam.from_torch(torch.jit.trace(plain, given(X)))
     with pytest.raises(InputError, match="given Conv2d, expected a torch.nn.Module|given type"):
         segcam.from_torch(nn.Conv2d)
+    exported = torch.export.export(plain, (given(X),))
+    for made in (exported, exported.module()):
+        with pytest.raises(InputError, match="what torch.export made.*give the module that was"):
+            segcam.explain(made, X)
+    with pytest.raises(InputError, match="x is Tensor, expected an array"):
+        segcam.explain(plain, given(X), target=1)
+
+
+class Unregistered(nn.Module):
+    """Keeps layers where torch does not find them: a list, and a dict in a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = [nn.Conv2d(3, 3, 3, padding=1), nn.Sequential(nn.BatchNorm2d(3))]
+        self.more = ({"gate": nn.Linear(3, 3)},)
+        self.head = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.more[0]["gate"](x.transpose(1, 3)).transpose(1, 3))
+
+
+def test_submodules_in_plain_lists_are_constants_which_is_said():
+    module = Unregistered().eval()
+    for block in module.blocks:
+        block.eval()
+    with pytest.warns(UserWarning, match=r"Unregistered keeps .* and 2 more in plain attributes"):
+        fn, params = segcam.from_torch(module)
+    np.testing.assert_allclose(fn(params, X), back(module(given(X))), atol=1e-6)
+    assert list(params) == ["head.weight", "head.bias"]
+    assert list(segcam.list_taps(fn, params, X)) == ["input", "head"]
+    x = given(X).requires_grad_()
+    module(x)[:, 1].sum().backward()
+    split = segcam.split(fn, "input", params, X)
+    found = segcam.methods.gradient(split, params, X, segcam.targets.whole_image(1)).attribution
+    np.testing.assert_allclose(found, x.grad[0].permute(1, 2, 0), atol=1e-6)
+
+
+def test_broken_weights_and_other_layouts_are_one_line_each():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    fn, params = segcam.from_torch(module)
+    for x, said in (
+        (X.transpose(2, 0, 1), r"it takes shape .*: channels last, np.moveaxis\(x, 0, -1\)"),
+        (np.stack([X, X]), r"it takes shape .*: one example of a batch, x\[0\]"),
+        (np.stack([X, X]).transpose(0, 3, 1, 2), r"channels last, np.moveaxis\(x\[0\], 0, -1\)"),
+    ):
+        for call in (fn, functools.partial(segcam.split, fn, "0")):
+            with pytest.raises(InputError, match=said) as caught:
+                call(params, x)
+            assert "\n" not in str(caught.value)
+    with torch.no_grad():
+        module[2].weight[1, 0] = torch.nan
+    with pytest.raises(InputError, match=r"parameter '2\.weight' holds 1 NaN of 8 values"):
+        segcam.from_torch(module)
 
 
 class Branching(nn.Module):

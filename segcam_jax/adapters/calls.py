@@ -227,6 +227,20 @@ def names_of(params: Any) -> tuple[str, ...]:
     )
 
 
+def check_weights(params: Any) -> None:
+    """Raises `InputError` for parameters that hold NaN; shapes and tracers hold nothing."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        known = isinstance(leaf, (np.ndarray, jax.Array)) and not isinstance(leaf, Tracer)
+        if not known or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        if count := int(np.isnan(np.asarray(leaf)).sum()):
+            name = path[0].key if len(path) == 1 and hasattr(path[0], "key") else None
+            raise InputError(
+                f"the parameter {name or jax.tree_util.keystr(path)!r} holds {count} NaN of "
+                f"{leaf.size} values: the weights are broken, as of a training that diverged"
+            )
+
+
 def joined(path: tuple[Any, ...]) -> str:
     """A path in words."""
     return "/".join(map(str, path))

@@ -36,7 +36,7 @@ def adapted(made: Any, *, batch: bool | None = None) -> tuple[Callable, Any]:
         one, other = made
     if alone and _is(one, "flax.nnx", "Module"):
         return from_nnx(one, batch_axis=0 if batch else None)
-    if alone and is_torch(one):
+    if alone and (is_torch(one) or _is(one, "torch.export", "ExportedProgram")):
         return from_torch(one, batch_axis=None if batch is False else 0)
     if alone and _is(one, "keras", "Layer"):
         return from_keras(one, batch_axis=None if batch is False else 0)

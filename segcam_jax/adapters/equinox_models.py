@@ -76,6 +76,7 @@ def from_equinox(
         raise InputError(f"from_equinox was given {type(model).__name__}, expected an eqx.Module")
     both = (eqx.nn.inference_mode(model), state)
     params, static = eqx.partition(both, lambda leaf: isinstance(leaf, (jax.Array, np.ndarray)))
+    calls.check_weights(params)
     names = calls.names_of(params)
     stateful = state is not None
     return _Equinox(

@@ -96,6 +96,7 @@ def from_keras(
         count = sum(name.partition("#")[0] == variable.path for name in params)
         name = f"{variable.path}#{count + 1}" if count else variable.path
         params[name] = jnp.asarray(variable.value)
+    calls.check_weights(params)
     return _Keras(
         model,
         tuple(params),

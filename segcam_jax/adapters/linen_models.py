@@ -81,6 +81,7 @@ def from_linen(
 
     if not isinstance(module, linen.Module):
         raise InputError(f"from_linen was given {type(module).__name__}, expected a linen.Module")
+    calls.check_weights(variables)
     names = calls.names_of(variables)
     return _Linen(
         module, names, batch_axis, channel_axis, arguments, call, output, outputs, one_example

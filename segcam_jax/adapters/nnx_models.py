@@ -85,6 +85,7 @@ def from_nnx(
         raise_if_not_found=False,
     )
     graph = nnx.graphdef(view)
+    calls.check_weights(params)
     names = calls.names_of(params)
     return _Nnx(
         graph,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segcam_jax.adapters.torch_models import unwrapped
+from segcam_jax.adapters.torch_modules import unwrapped
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
 from segcam_jax.weights import foreign

@@ -1,9 +1,7 @@
 """PyTorch modules: torch's operators run on JAX, by torchax."""
 
-import copy
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segcam_jax import faults
-from segcam_jax.adapters import calls
+from segcam_jax.adapters import calls, torch_modules
 from segcam_jax.adapters.torch_runtime import EXTRA, load_torchax, on_jax
 from segcam_jax.extras import require
 from segcam_jax.types import InputError, Outputs
@@ -20,14 +18,6 @@ from segcam_jax.types import InputError, Outputs
 if TYPE_CHECKING:
     import torch
 
-# Modules that only carry another one, and where they hold it.
-_CARRIERS = {
-    "OptimizedModule": "_orig_mod",
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-}
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_REGISTERED = ("_parameters", "_buffers", "_modules", *_HOOKS)
 _QUANTISED = ("torch.ao.nn", "torch.nn.quantized", "torch.nn.intrinsic.quantized")
 _HALF = ("torch.float16", "torch.bfloat16")
 
@@ -55,14 +45,14 @@ class _Torch(calls.Adapted):
             raise InputError(f"the parameters lack {missing[0]!r}; give those of from_torch")
         env = load_torchax().default_env()
         # Every call has a copy of its own: modules may keep what they compute in attributes.
-        registered = _registered(self.model)
+        registered = torch_modules.registered(self.model)
         tensors = {
             id(tensor): env.j2t_iso(jnp.asarray(params[name]))
             for name, tensor in registered.items()
         }
-        loose = zip(_loose_tensors(self.model), self.constants, strict=True)
+        loose = zip(torch_modules.loose_tensors(self.model), self.constants, strict=True)
         tensors |= {id(tensor): env.j2t_iso(value) for tensor, value in loose}
-        module = _copied(self.model, tensors)
+        module = torch_modules.copied(self.model, tensors)
         for path, submodule in module.named_modules():
             if path:
                 forward = _marking(submodule.forward, path.replace(".", "/"), env)
@@ -89,7 +79,10 @@ class _Torch(calls.Adapted):
             and not other.constants
             and [(path, type(each)) for path, each in mine]
             == [(path, type(each)) for path, each in theirs]
-            and all(_plain(a) == _plain(b) for (_, a), (_, b) in zip(mine, theirs, strict=True))
+            and all(
+                torch_modules.plain(a) == torch_modules.plain(b)
+                for (_, a), (_, b) in zip(mine, theirs, strict=True)
+            )
         )
 
 
@@ -141,14 +134,19 @@ def from_torch(
         buffers by their names in `state_dict`, of JAX's widths (int64 as int32).
 
     Raises:
-        InputError: if `module` is no module, compiled by `torch.jit`, or quantised, or a number in
-            it does not fit; by `fn` if it returns several tensors and `output` is not said, or
-            uses an operator that torchax lacks.
+        InputError: if `module` is no module, made by `torch.jit` or `torch.export`, or quantised,
+            or a number in it is NaN or does not fit; by `fn` if it returns several tensors and
+            `output` is not said, or uses an operator that torchax lacks.
         MissingExtraError: if torch or torchax is not installed.
     """
     torch = require("torch", extra=EXTRA)
     load_torchax()
-    module = unwrapped(module)
+    module = torch_modules.unwrapped(module)
+    if type(module).__module__.startswith("torch.export.") or _is_exported(module):
+        raise InputError(
+            "from_torch was given what torch.export made, whose modules are gone; give the module "
+            "that was exported, with its state dict loaded"
+        )
     if not isinstance(module, torch.nn.Module):
         raise InputError(
             f"from_torch was given {type(module).__name__}, expected a torch.nn.Module"
@@ -160,16 +158,18 @@ def from_torch(
         )
     if any(type(each).__module__.startswith(_QUANTISED) for each in module.modules()):
         raise InputError("from_torch was given a quantised module; give the one in floating point")
-    _tell_mode(module)
-    registered, loose = _registered(module), _loose_tensors(module)
+    torch_modules.tell_mode(module)
+    registered, loose = torch_modules.registered(module), torch_modules.loose_tensors(module)
     params = {name: _array(tensor, name) for name, tensor in registered.items()}
     constants = tuple(_array(tensor, "a tensor that the module keeps") for tensor in loose)
+    calls.check_weights(params)
     shells: dict[int, Any] = {
         id(tensor): torch.nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
         for tensor in registered.values()
     }
     shells |= {id(tensor): torch.empty_like(tensor, device="meta") for tensor in loose}
-    skeleton = _copied(module, shells, tell=True).eval()
+    skeleton = torch_modules.copied(module, shells, tell=True)
+    torch_modules.put_in_eval_mode(skeleton)
     picks = _Picked(output) if isinstance(output, (str, int)) else output
     return _Torch(
         skeleton,
@@ -186,11 +186,9 @@ def from_torch(
     ), params
 
 
-def unwrapped(module: Any) -> Any:
-    """The module that one of torch's own carries, compiled or parallel."""
-    while type(module).__module__.startswith("torch.") and type(module).__name__ in _CARRIERS:
-        module = getattr(module, _CARRIERS[type(module).__name__])
-    return module
+def _is_exported(module: Any) -> bool:
+    """Whether it is the module of a program of torch.export."""
+    return "_guards_fn" in getattr(module, "_modules", ()) or hasattr(module, "_export_root")
 
 
 def _array(tensor: Any, name: str) -> jax.Array:
@@ -222,90 +220,6 @@ def _given(env: Any, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         value = _array(value, "an argument")
     return env.j2t_iso(jnp.asarray(value)) if isinstance(value, (jax.Array, np.ndarray)) else value
-
-
-def _registered(module: Any) -> dict[str, Any]:
-    """Parameters and buffers by name, those of two names by the first."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _copied(module: Any, tensors: Mapping[int, Any], *, tell: bool = False) -> Any:
-    """A copy of a module's structure with other tensors in it.
-
-    Args:
-        module: it.
-        tensors: by the `id` of a tensor in it, what the copy has there. Hooks are copied if they
-            are the module's own.
-        tell: whether to warn of those that are not.
-    """
-    memo: dict[int, Any] = dict(tensors)
-    owned = {id(each) for each in module.modules()}
-    hooks = []
-    for path, submodule in module.named_modules():
-        for name in _HOOKS:
-            there = getattr(submodule, name)
-            fresh = memo[id(there)] = type(there)()
-            own = {key: hook for key, hook in there.items() if _is_own(hook, owned)}
-            hooks.append((own, fresh))
-            if tell and len(own) < len(there):
-                foreign = next(hook for key, hook in there.items() if key not in own)
-                warnings.warn(
-                    f"a hook on the submodule {path!r} ({_name_of(foreign)}) does not run: it is "
-                    "no part of the module; what a model computes belongs into its forward",
-                    stacklevel=3,
-                )
-    copied = copy.deepcopy(module, memo)
-    for own, fresh in hooks:
-        fresh.update(copy.deepcopy(own, memo))
-    return copied
-
-
-def _is_own(hook: Any, modules: set[int]) -> bool:
-    """Whether a hook is a part of the model: one of torch's, or a method of one of its modules."""
-    function = getattr(hook, "func", hook)
-    owner = getattr(function, "__self__", function)
-    return id(owner) in modules or type(owner).__module__.startswith("torch.nn.utils.")
-
-
-def _plain(module: Any) -> dict[str, Any]:
-    """What a module is besides its tensors and submodules; hooks are told apart."""
-    kept = {name: each for name, each in vars(module).items() if name not in _REGISTERED[:3]}
-    return {name: dict(each) if name in _HOOKS else each for name, each in kept.items()}
-
-
-def _name_of(hook: Any) -> str:
-    return getattr(hook, "__qualname__", type(hook).__qualname__)
-
-
-def _tell_mode(module: Any) -> None:
-    kinds = ("BatchNorm", "Dropout", "DropPath")
-    live = {type(each).__name__ for each in module.modules() if each.training}
-    found = sorted(name for name in live if any(kind in name for kind in kinds))
-    if module.training and found:
-        warnings.warn(
-            f"the module is in training mode, and is explained in eval mode ({', '.join(found)}); "
-            "call module.eval() first",
-            stacklevel=3,
-        )
-
-
-def _loose_tensors(module: Any) -> list[Any]:
-    """Tensors that modules keep as plain attributes, alone or in lists, tuples and dicts."""
-    import torch
-
-    found: dict[int, Any] = {}
-    known = set(map(id, _registered(module).values()))
-    for submodule in module.modules():
-        values = [each for name, each in vars(submodule).items() if name not in _REGISTERED]
-        while values:
-            value = values.pop()
-            if isinstance(value, torch.Tensor) and id(value) not in known:
-                found[id(value)] = value
-            elif isinstance(value, (list, tuple)):
-                values.extend(value)
-            elif isinstance(value, Mapping):
-                values.extend(value.values())
-    return list(found.values())
 
 
 def _marking(forward: Callable, path: str, env: Any) -> Callable:
