@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def smoothed(params, window):
-    return jnp.tanh(convolve(window, params) + 0.3 * window.sum())
+    return jnp.tanh(convolve(window, params) + window.mean())
 
 
 @pytest.mark.parametrize("of", ["logits", "probabilities"])
@@ -116,7 +116,8 @@ def test_gradients_through_the_blended_windows_are_those_of_the_whole_volume(of)
     part, windows = stitched.around(x, mask, tiles)
     assert windows[0].shape == (16, 3)  # nine, filled up
     given = (params, *windows)
-    split = segcam.split(stitched.Stitched(smoothed, roi), "input", given, part.x)
+    network = stitched.Stitched(smoothed, roi)
+    split = segcam.split(network, "input", given, part.x, outputs="logits")
     target = segcam.targets.region(1, part.mask, of=of, reduce="mean")
     found = segcam.methods.gradient(split, given, part.x, target)
     np.testing.assert_allclose(found.score, wanted, rtol=1e-5)
@@ -125,7 +126,9 @@ def test_gradients_through_the_blended_windows_are_those_of_the_whole_volume(of)
     np.testing.assert_allclose(ours, gradient, atol=1e-5 * np.abs(gradient).max())
     # One window around the instance says something else.
     one, own = stitched.around(x, mask, tiling(extents, (11, 8, 3)))
-    alone = segcam.split(stitched.Stitched(smoothed, (11, 8, 3)), "input", (params, *own), one.x)
+    network = stitched.Stitched(smoothed, (11, 8, 3))
+    alone = segcam.split(network, "input", (params, *own), one.x, outputs="logits")
+    target = segcam.targets.region(1, one.mask, of=of, reduce="mean")
     other = segcam.methods.gradient(alone, (params, *own), one.x, target)
     assert np.abs(np.asarray(other.attribution) - gradient).max() > 0.1 * np.abs(gradient).max()
 

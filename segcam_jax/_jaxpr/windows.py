@@ -31,6 +31,7 @@ class WindowPlan:
         windows: variable -> what is needed of it.
         fallbacks: primitives computed whole, or along one axis, for want of what they read.
         steps: what is computed, in order of evaluation.
+        wanted: the output window, of which more may be computed.
     """
 
     jaxpr: Any
@@ -38,6 +39,7 @@ class WindowPlan:
     windows: dict[Any, Window]
     fallbacks: tuple[str, ...]
     steps: tuple[Step, ...]
+    wanted: Window
 
     def run(self, inputs: Sequence[Array], corner: Sequence[Array]) -> Array:
         """The output window that starts at `corner`, from whole inputs.
@@ -54,7 +56,7 @@ class WindowPlan:
         if np.shape(inputs[0]) != shape:
             environment[first] = Windowed(inputs[0], self.windows[first], shape)
         windowed.run(self.steps, environment, places)
-        return spans.narrow(windowed.read(environment, out), self.windows[out], places)
+        return spans.narrow(windowed.read(environment, out), self.wanted, places)
 
     def narrowed(self, first: Array, corner: Sequence[Array]) -> Array:
         """The part of the first input that the output window at `corner` depends on."""
@@ -137,4 +139,4 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
                 had = windows.get(atom)
                 windows[atom] = need if had is None else spans.union(had, need, atom.aval.shape)
     kept = tuple(None if s is None else s.size for s in wanted)
-    return WindowPlan(jaxpr, kept, windows, tuple(fallbacks), tuple(reversed(steps)))
+    return WindowPlan(jaxpr, kept, windows, tuple(fallbacks), tuple(reversed(steps)), wanted)

@@ -122,9 +122,8 @@ class MapStudy:
             tiles = tiling(mask.shape, window, overlap=self.segmenting.overlap)
             crop, windows = stitched.around(given.x, mask, tiles)
             params, fn = (network.params, *windows), stitched.Stitched(network.fn, tiles.roi)
-            with network.blamed((*window, given.x.shape[-1])):
-                split = taps.split(fn, tap, params, crop.x, outputs=network.meaning.outputs)
-            return split, params, crop
+            one = network.split(tap, (*window, given.x.shape[-1]))  # Says what it returns.
+            return taps.split(fn, tap, params, crop.x, outputs=one.outputs), params, crop
         crop = crop_around(
             given.x,
             mask,
