@@ -124,6 +124,17 @@ def check_free(folder: Path, names: Iterable[str], said: str = "") -> None:
         )
 
 
+def remove(folder: Path, files: Iterable[str | Path]) -> None:
+    """Removes files in a folder, and folders in it that nobody else's files keep."""
+    inside, targets = folder.resolve(), [folder / file for file in files]
+    for target in targets:
+        if target.parent.resolve().is_relative_to(inside) and not target.is_dir():
+            target.unlink(missing_ok=True)
+    for place in {target.parent for target in targets} - {folder}:
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+
 def not_written(path: Path, error: OSError) -> FileError:
     """The one-line form of an operating system's refusal."""
     return FileError(f"{str(path)!r} cannot be written: {error.strerror or error}")

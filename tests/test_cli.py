@@ -554,7 +554,7 @@ def test_one_value_is_given_once(fault):
 
 
 def test_a_process_ends_with_one_line_and_code_2(tmp_path):
-    line = [sys.executable, "-m", "segcam_jax.cli", "explain", "none.png", "--weights", "none"]
+    line = [sys.executable, "-m", "segcam_jax", "explain", "none.png", "--weights", "none"]
     done = subprocess.run(
         line,
         capture_output=True,

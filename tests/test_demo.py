@@ -195,7 +195,7 @@ def test_the_section_on_images_tells_whether_the_shortcut_shows():
     text = words_of({"images": shortcut()})
     assert "The shortcut shows.</strong> At the tap <code>encoder4</code>, 6 of 7 methods" in text
     assert "(at <code>bottleneck</code> 1)" in text
-    assert "62 % and 17 % of a heatmap" in text
+    assert "62 % and 17 % of a heatmap, per area" in text
     assert "13 images of a 2 (2 left out for the unbiased network, because" in text
     assert "<td>64 ± 1 %</td>" in text
     assert "± standard error of that mean" in text

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars
 
+from segcam_jax import _files
 from segcam_jax.cli import console, study_run
 from segcam_jax.cli.study import Explain
 from segcam_jax.reports import display, images
@@ -44,7 +45,7 @@ def explain(command: Explain) -> int:
     numbers = study_run.numbers_of(command, opened)
     mine = study_run.items_of(opened, numbers)
     with opened.create(beside=folder.folders()) as store:
-        folder.remove(before)
+        _files.remove(command.out, before)
         done = study_run.compute(command, opened, store, numbers)
         finished = study_run.check_whole(command, store)
         run = folder.open_run()

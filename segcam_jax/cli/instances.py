@@ -16,7 +16,7 @@ from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.reports.instances import TABLE, InstanceReport, files_of
-from segcam_jax.reports.scans import Record, check_free, remove
+from segcam_jax.reports.scans import Record, check_free
 from segcam_jax.runs.instance_studies import MapStudy
 from segcam_jax.runs.scans import ScanRun
 from segcam_jax.runs.stored_run import STORE
@@ -77,7 +77,7 @@ def computed(
         bars=console.progress,
         report=console.note,
     )
-    remove(out, old)
+    _files.remove(out, old)
     return stored
 
 

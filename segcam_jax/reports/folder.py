@@ -98,15 +98,6 @@ class ReportFolder:
             return [*rows, self.path / TABLE, self.path / FILE]
         return []
 
-    def remove(self, files: Iterable[Path]) -> None:
-        """Removes files, and their folders where nobody else's files keep them."""
-        files = list(files)
-        for file in files:
-            file.unlink(missing_ok=True)
-        for folder in {file.parent for file in files} - {self.path}:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
     def update(
         self, run: StoredRun, items: Sequence[int], advance: Callable[[int, str], None]
     ) -> int:
@@ -141,7 +132,8 @@ class ReportFolder:
         )
         names = {f"{self._names[item]}{end}" for item in failed["item"] for end in self._ends}
         files = row_files(run, run.table["row"], ("npy", "png"))
-        self.remove(self.path / name / each.name for name in names - kept for each in files)
+        gone = (f"{name}/{each.name}" for name in names - kept for each in files)
+        _files.remove(self.path, gone)
 
     def finish(self, run: StoredRun) -> bool:
         """Writes the table and the manifest, if the run is finished and all files are there."""

@@ -260,19 +260,7 @@ def remove_others(out: Path, scans: Iterable[str], kept: Container[str]) -> None
     """Removes the files of the records of some scans, but for those in the folders to keep."""
     for name, files in _records(out, scans).items():
         if name not in kept:
-            remove(out, files)
-
-
-def remove(out: Path, files: Iterable[str]) -> None:
-    """Removes files of a run, and their folders where nobody else's files keep them."""
-    inside, files = out.resolve(), list(files)
-    for file in files:
-        target = out / file
-        if target.parent.resolve().is_relative_to(inside) and not target.is_dir():
-            target.unlink(missing_ok=True)
-    for folder in {(out / file).parent for file in files} - {out}:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+            _files.remove(out, files)
 
 
 def write_manifest(

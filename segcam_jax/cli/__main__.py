@@ -1,8 +1,0 @@
-"""`python -m segcam_jax.cli` is `segcam`."""
-
-import sys
-
-from segcam_jax.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())
