@@ -41,6 +41,7 @@ DIGITS = (3, 5, 8)
 BIASED_CLASS = 2
 # The page must be there within seconds; `benchmarks/planted_bias.py` takes all 200 samples.
 TWOS = 13
+_BATCH = 8
 # All figures by one rule of colours, so that those of two networks compare.
 _LOOK = Look(profile="segcam_jax")
 # A difference counts if it exceeds two standard errors.
@@ -124,7 +125,8 @@ def _write_images(folder: Path, *, overwrite: bool) -> list[str]:
 
 
 def _opened(name: str, out: Path, *, overwrite: bool) -> OpenJob:
-    options = StudyOptions(weights=name, taps=TAPS, methods=METHODS)
+    # To find out how many images serve takes seconds of tracing.
+    options = StudyOptions(weights=name, taps=TAPS, methods=METHODS, batch=_BATCH)
     return Job(
         options, (out / "images" / "list.csv",), out / f"{name}.zarr", 1, None, overwrite
     ).open()
