@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcam_jax.networks.image_inputs import fitted
 from segcam_jax.types import InputError
-from train.data import labelled
 from train.data.image_folders import read_folders
 
 
@@ -45,12 +45,14 @@ def test_pixels(root):
     assert stretched.extents == ((4, 4),) * 4
 
 
-def test_resizing_keeps_constants_and_averages():
+def test_images_are_resized_as_when_they_are_explained(root):
+    whole, small = read_folders(root)[3], read_folders(root, size=4)[3]
+    np.testing.assert_array_equal(small, fitted(whole, (4, 4), "stretch"))
     constant = np.full((6, 9, 3), 0.3, np.float32)
-    np.testing.assert_allclose(labelled.resized(constant, 4), 0.3, atol=1e-6)
+    np.testing.assert_allclose(fitted(constant, (4, 4), "stretch"), 0.3, atol=1e-6)
     checks = (np.indices((8, 8)).sum(0) % 2).astype(np.float32)[..., None]
-    np.testing.assert_allclose(labelled.resized(checks, 2), 0.5, atol=0.05)
-    assert labelled.resized(checks, 8) is checks
+    np.testing.assert_allclose(fitted(checks, (2, 2), "stretch"), 0.5, atol=0.05)
+    assert fitted(checks, (8, 8), "stretch") is checks
 
 
 def test_the_fingerprint_tells_contents_names_and_options(root):

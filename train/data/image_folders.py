@@ -13,6 +13,7 @@ over, files of other kinds as well, with a note; every image is decoded once, so
 before work begins.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from segcam_jax.data.images import read_image
+from segcam_jax.networks.image_inputs import fitted
 from segcam_jax.types import InputError, counted
 from train.data import labelled
 from train.data.labelled import LabelledImages
@@ -60,7 +62,7 @@ def read_folders(
         kind = "is a file, not a folder" if root.exists() else "does not exist"
         raise InputError(f"{str(root)!r} {kind}; give a folder with one sub-folder per class")
     folders = [path for path in _entries(root) if path.is_dir()]
-    folders.sort(key=lambda path: labelled.natural_key(path.name))
+    folders.sort(key=lambda path: natural_key(path.name))
     if not folders:
         raise InputError(
             f"{str(root)!r} has no sub-folders; put the images of each class into one of its own"
@@ -74,7 +76,7 @@ def read_folders(
 
     def pixels(index: int) -> np.ndarray:
         image = read_image(files[index].path, channels=channels).pixels
-        return image if size is None else labelled.resized(image, size)
+        return image if size is None else fitted(image, (size, size), "stretch")
 
     return LabelledImages(
         labels=labels,
@@ -131,4 +133,14 @@ def _files_in(folder: Path) -> list[Path]:
     entries = _entries(folder)
     files = [path for path in entries if path.is_file()]
     files += [path for below in entries if below.is_dir() for path in _files_in(below)]
-    return sorted(files, key=labelled.natural_key)
+    return sorted(files, key=natural_key)
+
+
+def natural_key(name: str | Path) -> tuple[tuple[int, int, str], ...]:
+    """Sorts digits as numbers: `class 2` before `class 10`, as the package `natsort` does.
+
+    >>> sorted(["class 10", "class 2", "b"], key=natural_key)
+    ['b', 'class 2', 'class 10']
+    """
+    parts = re.split(r"([0-9]+)", str(name))
+    return tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts if p)

@@ -1,19 +1,16 @@
 """Images with one class each, read when they are asked for: what a classifier is trained on.
 
-images = read_folders("pollen")         # or polen.read_tfrecords("test.tfrecords")
+images = read_folders("pollen")         # or pollen23e.read_tfrecords("test.tfrecords")
 images[0]                               # float32 h w c, in [0, 1]
 images.labels[0], images.class_names    # 0, ("Anadenanthera", ...)
 """
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import Image
 
 from segcam_jax.types import InputError
 
@@ -74,35 +71,6 @@ def fingerprint(lines: Iterable[tuple[object, ...]]) -> str:
     for line in lines:
         digest.update("\t".join(map(str, line)).encode() + b"\n")
     return digest.hexdigest()
-
-
-def resized(pixels: Float[np.ndarray, "h w c"], size: int) -> Float[np.ndarray, "size size c"]:
-    """An image stretched to a square by Pillow's bilinear filter, which averages when it shrinks.
-
-    Args:
-        pixels: in [0, 1].
-        size: height and width of the result; an image of that size is returned as it is.
-    """
-    if pixels.shape[:2] == (size, size):
-        return pixels
-    layers = [
-        Image.fromarray(np.ascontiguousarray(pixels[..., channel], np.float32)).resize(
-            (size, size), Image.Resampling.BILINEAR
-        )
-        for channel in range(pixels.shape[-1])
-    ]
-    # Weights of the filter add up to one only after rounding.
-    return np.clip(np.stack([np.asarray(layer) for layer in layers], -1), 0, 1)
-
-
-def natural_key(name: str | Path) -> tuple[tuple[int, int, str], ...]:
-    """Sorts digits as numbers: `class 2` before `class 10`, as the package `natsort` does.
-
-    >>> sorted(["class 10", "class 2", "b"], key=natural_key)
-    ['b', 'class 2', 'class 10']
-    """
-    parts = re.split(r"([0-9]+)", str(name))
-    return tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts if p)
 
 
 def check_options(*, channels: int, size: int | None) -> None:

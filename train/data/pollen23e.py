@@ -29,6 +29,7 @@ import numpy as np
 
 from segcam_jax.extras import require
 from segcam_jax.files import digest_of
+from segcam_jax.networks.image_inputs import fitted
 from segcam_jax.types import InputError, counted
 from train.data import labelled, tfrecord
 from train.data.labelled import LabelledImages
@@ -130,7 +131,7 @@ def read_tfrecords(
 
     def pixels(index: int) -> np.ndarray:
         image = _decoded(tfrecord.read(kept[index].record)).pixels / np.float32(scale)
-        return image if size is None else labelled.resized(image, size)
+        return image if size is None else fitted(image, (size, size), "stretch")
 
     return LabelledImages(
         labels=labels,
