@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from segcam_jax.data.samples import (
     BACKGROUND as BACKGROUND,
@@ -67,11 +67,6 @@ class Layout:
     foreground: Crop
     tiles: tuple[Crop, ...]
     is_biased: bool = False
-
-
-def one_hot(label: Int[np.ndarray, "*n h w"]) -> Float[np.ndarray, "*n h w 11"]:
-    """Labels as eleven channels of zeros and ones."""
-    return np.eye(len(CLASSES), dtype=np.float32)[label]
 
 
 class TextureMnist:
