@@ -59,6 +59,8 @@ def test_a_run_writes_all_that_it_promises(whole_run):
     config, metrics = whole_run
     assert metrics == json.loads((config.out / "metrics.json").read_text())
     assert [row["step"] for row in metrics["history"]] == [2, 4]
+    lines = (config.out / "history.jsonl").read_text().splitlines()
+    assert list(map(json.loads, lines)) == metrics["history"]
     assert set(metrics["scores"]["iou"]) == set(CLASSES)
     assert set(metrics["shortcut"]) == {
         "iou_planted",

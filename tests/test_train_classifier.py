@@ -309,14 +309,14 @@ def test_a_run_continues_from_weights_of_other_classes(whole_run, data, tmp_path
     config = whole_run[0]
     names = ("one", "two")
     fresh = dataclasses.replace(config, start=str(config.export), seed=5)
-    _, model = classifier_model.make_model(fresh, names, (SIZE, SIZE))
+    _, model = classifier_model.make_model(fresh, names)
     assert model.config.classes == 2
     given = models.NETWORKS["resnet"].load(config.export)[0]
     mine, theirs = stored.tensors(model), stored.tensors(given)
     for name in mine:
         if not name.startswith("head/"):
             np.testing.assert_array_equal(mine[name][...], theirs[name][...])
-    _, again = classifier_model.make_model(fresh, tuple(whole_run[1]["classes"]), (SIZE, SIZE))
+    _, again = classifier_model.make_model(fresh, tuple(whole_run[1]["classes"]))
     np.testing.assert_array_equal(again.head.kernel[...], given.head.kernel[...])
 
     frozen = dataclasses.replace(
@@ -380,7 +380,7 @@ def test_weights_of_another_shape_are_refused(whole_run, data):
     for field, value in (("width", 3), ("model", "resnet34"), ("channels", 3)):
         other = dataclasses.replace(config, **{field: value})
         with pytest.raises(InputError, match="they must be the same"):
-            classifier_model.make_model(other, ("a", "b"), (SIZE, SIZE))
+            classifier_model.make_model(other, ("a", "b"))
 
 
 @pytest.mark.parametrize(

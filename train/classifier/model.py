@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -18,23 +17,20 @@ HEAD_PARAMETERS = nnx.All(nnx.Param, lambda path, value: path[0] in HEAD)
 _OPTIONS = ("hidden", "growth", "width", "normalisation")
 
 
-def make_model(
-    config: ClassifierConfig, class_names: tuple[str, ...], extents: tuple[int, int]
-) -> tuple[str, Any]:
+def make_model(config: ClassifierConfig, class_names: tuple[str, ...]) -> tuple[str, Any]:
     """The network of a run, as it starts.
 
     Returns:
         `(family, model)`: what weights files call the network, and the network.
 
     Raises:
-        InputError: if the model is unknown, an option is not one of its, images are too small for
-            it, or the weights to start from are of another network.
+        InputError: if the model is unknown, an option is not one of its, or the weights to start
+            from are of another network.
     """
     name, _ = _named(config)
     family = models.NETWORKS[name]
     start = None if config.start is None else _opened(config.start, name)
     shape = model_config(config, len(class_names), start[0].config if start else None)
-    _check_extents(family, shape, extents)
     model = family.model(shape, rngs=Keys(config.seed))
     if start is not None:
         _fill(model, *start, class_names)
@@ -112,13 +108,6 @@ def _continued(
         )
     hidden = options.get("hidden")
     return before if hidden is None else dataclasses.replace(before, hidden=hidden)
-
-
-def _check_extents(family: Network, shape: Any, extents: tuple[int, int]) -> None:
-    """Lets the network check a batch's shape, without computing anything."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: family.make(shape)))
-    image = jax.ShapeDtypeStruct((1, *extents, shape.in_channels), np.float32)
-    jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x), state, image)
 
 
 def _fill(

@@ -69,9 +69,11 @@ def prepare(config: ClassifierConfig) -> Run:
     config.check()
     images = read_images(config)
     fold_of = folds_of(images, folds=config.folds, seed=config.seed)
-    family, model = make_model(config, images.class_names, images.extents[0])
+    family, model = make_model(config, images.class_names)
     frozen = {"trained": HEAD_PARAMETERS, "frozen": True} if config.freeze else {}
-    return Run(config, images, fold_of, family, steps.Network(model, **frozen))
+    network = steps.Network(model, **frozen)
+    network.check_input((*images.extents[0], config.channels))
+    return Run(config, images, fold_of, family, network)
 
 
 def training_of(run: Run, fold: int) -> loop.Training:
