@@ -104,13 +104,17 @@ def bias_table(
     height = len(taps) * (0.24 * len(methods) + 0.32) + 0.7
     figure = new_figure(8.0, height, "constrained")
     blocks = figure.subplots(len(taps), len(PLACES), squeeze=False, sharex=True, sharey=True)
+    names = [wrap(name, 2.2, lines=1) for name in methods]
+    blocks[0, 0].set(xlim=(-0.03, 1.03), ylim=(len(methods) - 0.5, -0.5))
+    blocks[0, 0].set_xticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "", "0.5", "", "1"])
+    blocks[0, 0].set_yticks(range(len(methods)), labels=names)
     nothing = (np.nan,) * len(PLACES)
     for tap, block in zip(taps, blocks, strict=True):
+        found = [
+            [table.get((each, tap, weight), nothing) for weight in weights] for each in methods
+        ]
         for column, axes in enumerate(block):
-            _frame(axes, methods, uniform)
-            for line, method in enumerate(methods):
-                found = [table.get((method, tap, weight), nothing) for weight in weights]
-                _dots(axes, line, [shares[column] for shares in found])
+            _dots(axes, np.array(found)[..., column], uniform)
         beside = {"xycoords": "axes fraction", "textcoords": "offset points"}
         block[0].annotate(wrap(f"tap: {tap}", 6.0, lines=1), (0, 1), (0, 4), **beside)
     for axes, place in zip(blocks[0], PLACES.values(), strict=True):
@@ -125,20 +129,6 @@ def bias_table(
     return finished(figure, Words(title), legend)
 
 
-def _frame(axes: Axes, methods: Sequence[str], uniform: float | None) -> None:
-    """Scale, grid and the line that a map without preference would reach."""
-    axes.set(xlim=(-0.03, 1.03), ylim=(len(methods) - 0.5, -0.5))
-    axes.set_xticks([0, 0.5, 1], labels=["0", "0.5", "1"])
-    axes.set_yticks(range(len(methods)), labels=[wrap(name, 2.2, lines=1) for name in methods])
-    axes.tick_params(axis="y", length=0, labelsize=NORMAL)
-    for x in (0, 0.25, 0.5, 0.75, 1):
-        axes.axvline(x, color="#e6e6e6", linewidth=0.6, zorder=0)
-    for y in range(1, len(methods), 2):
-        axes.axhspan(y - 0.5, y + 0.5, color="#f3f3f3", zorder=-1, linewidth=0)
-    if uniform is not None:
-        axes.axvline(uniform, color=FAINT, zorder=1, **_DASHED)
-
-
 def _dot(position: int) -> dict[str, Any]:
     """The mark of a weight set."""
     return {
@@ -150,16 +140,21 @@ def _dot(position: int) -> dict[str, Any]:
     }
 
 
-def _dots(axes: Axes, y: float, shares: Sequence[float]) -> None:
-    """One method: a dot per weight set, joined by a line as long as their difference."""
-    known = [share for share in shares if np.isfinite(share)]
-    if not known:
+def _dots(axes: Axes, shares: Float[np.ndarray, "methods weights"], uniform: float | None) -> None:
+    """A place: a line per method, as long as the difference between the dots at its ends."""
+    axes.tick_params(axis="y", length=0, labelsize=NORMAL)
+    axes.grid(axis="x")
+    lines, known = np.arange(len(shares)), np.isfinite(shares).any(1)
+    for y in lines[1::2]:
+        axes.axhspan(y - 0.5, y + 0.5, color="#f3f3f3", zorder=-1, linewidth=0)
+    if uniform is not None:
+        axes.axvline(uniform, color=FAINT, zorder=1, **_DASHED)
+    ends = np.nanmin(shares[known], 1), np.nanmax(shares[known], 1)
+    axes.hlines(lines[known], *ends, color="#b5b5b5", linewidth=1.6, zorder=2)
+    for position, each in enumerate(shares.T):
+        axes.plot(each, lines, linestyle="none", clip_on=False, zorder=3, **_dot(position))
+    for y in lines[~known]:
         axes.text(0.5, y, "n/a", ha="center", va="center", color=FAINT, fontsize=SMALL)
-        return
-    axes.plot([min(known), max(known)], [y, y], color="#b5b5b5", linewidth=1.6, zorder=2)
-    for position, share in enumerate(shares):
-        if np.isfinite(share):
-            axes.plot(share, y, clip_on=False, zorder=3, **_dot(position))
 
 
 # ---- curves of context
