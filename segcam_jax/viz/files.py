@@ -45,7 +45,8 @@ def save(figure: Figure, path: str | Path, *, dpi: float = DPI, mark: str | None
             if mark is not None:
                 about.add_text(_MARK, mark)
             pixels = Image.fromarray(to_array(figure, dpi=dpi))
-            pixels.save(temporary, "PNG", dpi=(dpi, dpi), pnginfo=about)
+            # At the usual level 6 a twelfth is saved of the bytes, and half the time is gone.
+            pixels.save(temporary, "PNG", dpi=(dpi, dpi), pnginfo=about, compress_level=4)
         else:
             figure.savefig(temporary, format=kind, dpi=dpi)
     return path

@@ -99,6 +99,7 @@ def note(axes: Axes, words: str, width: float, *, boxed: bool = False) -> None:
         color=INK if boxed else FAINT,
         bbox=box if boxed else None,
         zorder=5,
+        in_layout=False,
     )
 
 
@@ -113,6 +114,7 @@ def tag(axes: Axes, words: str, width: float) -> None:
             fontsize=SMALL,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
             zorder=5,
+            in_layout=False,
         )
 
 

@@ -269,7 +269,7 @@ def _whole(axes: Axes, volume: np.ndarray, plane: _Plane, portrait: Portrait) ->
         )
         # A dark rim, as letters may lie on bright tissue.
         rim = [withStroke(linewidth=2, foreground=OUTLINE_SHADOW)]
-        word.set(ha=ha, va=va, path_effects=rim)
+        word.set(ha=ha, va=va, path_effects=rim, in_layout=False)
 
 
 def _enlarged(axes: Axes, portrait: Portrait, plane: _Plane, rgb: np.ndarray) -> None:
