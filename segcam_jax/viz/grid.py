@@ -129,8 +129,7 @@ def montage(
         for row in rows
     ]
     scale = style.scale(_values(table))
-    side = _SMALL if max(len(rows), len(columns)) > _MANY else _IN_ROWS
-    made = _rows(table, columns, scale, side, once=True)
+    made = _rows(table, columns, scale, once=True)
     _bar_below(made, scale, importance(scale))
     return finished(made.figure, Words(title, caption=caption))
 
@@ -167,7 +166,7 @@ def gallery(
     table = [dataclasses.replace(row, maps=[_relative(each) for each in row.maps]) for row in table]
     # Zero belongs to every scale, so that a gallery of zero maps has one too.
     scale = style.scale([*_values(table), np.array([[0.0, 1.0]])])
-    made = _rows(table, columns, scale, _IN_ROWS, once=False)
+    made = _rows(table, columns, scale, once=False)
     against = "; negative: against it" if scale.signed else ""
     _bar_below(made, scale, f"importance, each map relative to its own largest value{against}")
     return finished(made.figure, Words(title, subtitle, caption))
@@ -209,18 +208,22 @@ def _relative(given: AnyMap | None) -> Noted | None:
     return Noted(given.values / largest, given.note) if largest > 0 else given
 
 
-def _rows(
-    rows: Sequence[Row], columns: Sequence[str], scale: Scale, side: float, *, once: bool
-) -> Panels:
+def _rows(rows: Sequence[Row], columns: Sequence[str], scale: Scale, *, once: bool) -> Panels:
     """Draws checked rows: the input, in the first alone if `once`, and the maps."""
     labels = [wrap(row.label, _LABEL, lines=3) for row in rows]
     details = [
         "\n".join(wrap(line, _LABEL, SMALL, lines=3) for line in row.detail.split("\n"))
         for row in rows
     ]
-    longest = max(len(line) for words in (*labels, *details) for line in words.split("\n"))
+    longest = max(
+        width * len(line)  # In inches, about.
+        for pieces, width in ((labels, 0.075), (details, 0.055))
+        for words in pieces
+        for line in words.split("\n")
+    )
     shapes = [(row.image.shape[0], row.image.shape[1]) for row in rows]
-    made = panels(shapes, 1 + len(columns), side, 0.08 * longest)
+    side = _SMALL if len(columns) > _MANY or (once and len(rows) > _MANY) else _IN_ROWS
+    made = panels(shapes, 1 + len(columns), side, longest)
     for number, (row, (first, *others)) in enumerate(zip(rows, made.axes, strict=True)):
         if once and number:
             first.set_axis_off()

@@ -170,7 +170,7 @@ def colour_bar(
         location="bottom",
         shrink=length / width,
         aspect=length / _BAR,
-        pad=0.0,
+        pad=0.03,
         fraction=0.1,  # of the panels' height, which holds the bar
     )
     ends = (scale.low, (scale.low + scale.high) / 2, scale.high)
