@@ -169,6 +169,25 @@ def test_a_run_writes_maps_a_table_and_figures(explained, case):
     assert manifest["class"] == "lesion"
 
 
+def test_a_truth_gives_a_table_of_quality(explained, case):
+    (scan, mean, deviation) = table(explained / "quality.csv")
+    assert [row["scan"] for row in (scan, mean, deviation)] == [
+        "patient",
+        "mean",
+        "standard deviation",
+    ]
+    # Of two lesions one is found, and of two found instances one is none.
+    assert [scan[name] for name in ("true", "found", "lesion_tpr", "lesion_fdr", "lesion_f1")] == [
+        *("2", "2", "0.5", "0.5", "0.5")
+    ]
+    folder = explained / "patient"
+    predicted = nibabel.load(folder / "instances.nii.gz").get_fdata() > 0
+    truth = nibabel.load(case / "truth.nii.gz").get_fdata() > 0
+    dice = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+    assert float(scan["dice"]) == pytest.approx(dice, rel=1e-5)
+    assert (mean["dice"], float(deviation["dice"])) == (scan["dice"], 0)
+
+
 def test_maps_lie_on_the_grid_of_the_input(explained, case):
     like = nibabel.load(case / "flair.nii.gz")
     for path in explained.rglob("*.nii.gz"):

@@ -3,7 +3,7 @@
 OUT/SCAN/instance-001/METHOD.TAP.MODALITY.nii.gz   maps; METHOD.MODALITY of methods of the input
 OUT/SCAN/instance-001/METHOD.TAP.png               drawn when all maps are there: one colour scale
 OUT/SCAN/instance-001/record.json                  what was measured of them
-OUT/instances.csv, peaks.METHOD.TAP.png
+OUT/instances.csv, quality.csv, peaks.METHOD.TAP.png
 
 All instances of a run share one symmetric scale of colours per method, which is known only when all
 are explained.
@@ -23,6 +23,7 @@ from segcam_jax.data.volume import canonical, canonical_index, canonical_spacing
 from segcam_jax.methods import METHODS
 from segcam_jax.networks.class_queries import find_class
 from segcam_jax.reports.scans import (
+    QUALITY,
     RECORD,
     Advance,
     Record,
@@ -32,6 +33,7 @@ from segcam_jax.reports.scans import (
     folder_of,
     is_current,
     values_of,
+    write_quality,
 )
 from segcam_jax.runs.instance_studies import ALL
 from segcam_jax.runs.stored_scans import StoredScans, box_of
@@ -153,6 +155,8 @@ class InstanceReport(ScanReport):
     def _write_together(self, advance: Advance) -> list[str]:
         write_table(self.records, self._out)
         files = [TABLE]
+        if write_quality(self._run.scans.values(), self._out):
+            files.append(QUALITY)
         for pair in self.pairs:
             file = f"peaks.{name_of(*pair)}.png"
             if self._explained:
@@ -253,7 +257,7 @@ class InstanceReport(ScanReport):
 
 def files_of(pairs: Sequence[Pair]) -> list[str]:
     """The files of a run that are not of a scan, by its methods at taps."""
-    return [TABLE, *(f"peaks.{name_of(*pair)}.png" for pair in pairs)]
+    return [TABLE, QUALITY, *(f"peaks.{name_of(*pair)}.png" for pair in pairs)]
 
 
 def name_of(method: str, tap: str) -> str:

@@ -39,10 +39,11 @@ from segcam_jax.runs.stored_scans import (
     found_in,
     open_scans,
 )
+from segcam_jax.runs.table import SCORES
 from segcam_jax.types import InputError
 from segcam_jax.volumes import ScanInput, ScanOptions, Segmented, read_input
 
-RECORD = "record.json"
+RECORD, QUALITY = "record.json", "quality.csv"
 # What versions before 0.5 wrote first.
 _OLD_CLAIM = ".segcam-run.json"
 Advance = Callable[[int, str], None]
@@ -287,6 +288,20 @@ def write_manifest(
         **more,
     }
     _files.write_json(out / FILE, values)
+
+
+def write_quality(scans: Iterable[Mapping[str, Any]], out: Path) -> bool:
+    """Writes scores of every scan that has a truth, their means and deviations; none is no file."""
+    rows = [[row["scan"], *map(row.get, SCORES)] for row in scans if row.get("true") is not None]
+    if not rows:
+        (out / QUALITY).unlink(missing_ok=True)
+        return False
+    scores = np.array([row[1:] for row in rows], float)
+    for name, of in (("mean", np.mean), ("standard deviation", np.std)):
+        known = [column[~np.isnan(column)] for column in scores.T]
+        rows.append([name, *(of(each) if len(each) else np.nan for each in known)])
+    _files.write_bytes(out / QUALITY, as_csv(["scan", *SCORES], rows))
+    return True
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:

@@ -330,6 +330,7 @@ class ScanKernel:
         if part is None:
             variables, rows = _of_scan(found)
             rows[0] |= {"sha256": read.sha256, "notes": [*read.given.notes, *found.notes]}
+            rows[0] |= {} if found.scores is None else dataclasses.asdict(found.scores)
             yield Step(variables, [{**about, "step": 0, **row} for row in rows], last=not todo)
         left = todo[step:]
         with self._bars("explaining", sum(run.study.passes(call) for _, call in left)) as advance:

@@ -41,6 +41,11 @@ COLUMNS: Mapping[str, Any] = {
     "error": polars.String,
 }
 
+# Of the segmentation of a scan against its truth: the fields of `segcam_jax.metrics.LesionScores`.
+SCORES = (
+    *("dice", "normalised_dice", "voxel_tpr", "voxel_fpr", "voxel_fdr"),
+    *("lesion_f1", "lesion_tpr", "lesion_fdr", "lesion_fnr", "assd", "true", "found"),
+)
 # Of scans: a row for the scan, one for each instance, and some for what each step found of one.
 SCAN_COLUMNS: Mapping[str, Any] = {
     "row": polars.Int64,
@@ -53,6 +58,7 @@ SCAN_COLUMNS: Mapping[str, Any] = {
     "stamp": polars.String,
     "sha256": polars.String,
     "notes": polars.List(polars.String),
+    **dict.fromkeys(SCORES, polars.Float64),
     "error": polars.String,
     "instance": polars.Int64,
     "group": polars.String,

@@ -17,6 +17,7 @@ from segcam_jax.data.instances import Instance, Instances
 from segcam_jax.data.truths import check_options, read_truth
 from segcam_jax.engine import Execution, compiled_function
 from segcam_jax.engine.sliding import sliding_window, tiling
+from segcam_jax.metrics.lesions import LesionScores, lesion_scores
 from segcam_jax.networks.class_queries import find_class
 from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
@@ -64,12 +65,14 @@ class Segmented:
         predicted: its instances, with groups where there is a truth.
         missed: the truth's instances that were not found; None where there is no truth.
         notes: what has to be known of the truth, with its file.
+        scores: of all that is predicted, small instances too, against the truth, if there is one.
     """
 
     probability: Float[np.ndarray, "d h w"]
     predicted: Instances
     missed: Instances | None = None
     notes: tuple[str, ...] = ()
+    scores: LesionScores | None = None
 
     def instances(self) -> list[Instance]:
         """All, the predicted first."""
@@ -172,14 +175,14 @@ def segment(
     }
     # All are matched before small ones are dropped.
     found = instances_module.find_instances(probability, threshold=options.threshold, **same)
-    missed, notes = None, ()
+    missed, notes, scores = None, (), None
     if given.truth is not None:
         volume = given.truth
         with about(volume.path):
             truth = read_truth(scan.framed(volume.values, nearest=True), options.truth, **same)
-        found, missed = instances_module.matched(
-            found, truth.lesions, min_iou=options.min_iou, ignored=truth.ignored
-        )
+        rules: dict[str, Any] = {"min_iou": options.min_iou, "ignored": truth.ignored}
+        scores = lesion_scores(found, truth.lesions, spacing=grid.spacing, **rules)
+        found, missed = instances_module.matched(found, truth.lesions, **rules)
         told = (*volume.notes, *truth.notes)
         if not len(truth.lesions):
             told = (*told, "holds no lesion; all that is found counts as FP")
@@ -188,7 +191,7 @@ def segment(
     predicted = instances_module.large_enough(found, **least)
     if missed is not None:
         missed = instances_module.large_enough(missed, **least, after=len(predicted))
-    return Segmented(probability, predicted, missed, notes)
+    return Segmented(probability, predicted, missed, notes, scores)
 
 
 @compiled_function

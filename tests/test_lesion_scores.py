@@ -1,0 +1,111 @@
+"""Scores of lesions against values by hand, and against brute force over voxels."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from segcam_jax.data.instances import label_instances
+from segcam_jax.metrics.lesions import LesionScores, adjusted_iou, lesion_scores, surface_distance
+from segcam_jax.runs.table import SCORES
+from segcam_jax.types import InputError
+
+
+def boxes(shape, *places):
+    mask = np.zeros(shape, bool)
+    for place in places:
+        mask[tuple(slice(*along) for along in place)] = True
+    return mask
+
+
+def test_scores_by_hand():
+    truth = boxes((10, 10), ((0, 2), (0, 2)), ((5, 7), (5, 7)))  # two lesions of 4
+    predicted = boxes((10, 10), ((0, 2), (0, 3)), ((9, 10), (0, 2)))  # a hit of 6, and 2 invented
+    found = lesion_scores(predicted, truth)
+    assert (found.true, found.found) == (2, 2)
+    hits, wrong, missed = 4, 4, 4
+    assert found.dice == 2 * hits / (2 * hits + wrong + missed)
+    k = 0.999 * 8 / (0.001 * 92)
+    assert found.normalised_dice == pytest.approx(8 / (k * wrong + 8 + missed))
+    assert (found.voxel_tpr, found.voxel_fdr) == (0.5, 0.5)
+    assert found.voxel_fpr == pytest.approx(4 / 92)
+    assert (found.lesion_tpr, found.lesion_fnr, found.lesion_fdr) == (0.5, 0.5, 0.5)
+    assert found.lesion_f1 == 0.5
+
+
+def test_a_hit_needs_its_share_of_overlap():
+    truth = boxes((4, 20), ((0, 4), (0, 10)))
+    predicted = boxes((4, 20), ((0, 4), (8, 20)))  # 8 of 80 voxels in common: an IoU of 0.1
+    assert lesion_scores(predicted, truth).lesion_tpr == 0
+    assert lesion_scores(predicted, truth, min_iou=None).lesion_tpr == 1
+    assert lesion_scores(predicted, truth, min_iou=0.1).lesion_f1 == 1
+
+
+def test_two_lesions_under_one_prediction_are_both_detected_and_it_is_one_hit():
+    truth = boxes((1, 12), ((0, 1), (0, 5)), ((0, 1), (6, 11)))
+    predicted = boxes((1, 12), ((0, 1), (0, 11)))
+    found = lesion_scores(predicted, truth, connectivity=4)
+    assert (found.lesion_tpr, found.lesion_fdr, found.lesion_f1) == (1, 0, 1)
+
+
+def test_nothing_found_and_nothing_there_is_undefined_not_perfect():
+    nothing, some = np.zeros((5, 5, 5), bool), boxes((5, 5, 5), ((1, 3),) * 3)
+    missed = lesion_scores(nothing, some)
+    assert (missed.dice, missed.lesion_tpr, missed.lesion_f1) == (0, 0, 0)
+    assert np.isnan([missed.voxel_fdr, missed.lesion_fdr, missed.assd]).all()
+    invented = lesion_scores(some, nothing)
+    assert (invented.dice, invented.lesion_fdr) == (0, 1)
+    assert np.isnan([invented.voxel_tpr, invented.lesion_tpr]).all()
+    assert np.isnan(lesion_scores(nothing, nothing).dice)
+
+
+def test_what_is_ignored_counts_on_no_side():
+    truth = boxes((6, 6), ((0, 2), (0, 2)))
+    predicted = truth | boxes((6, 6), ((4, 6), (4, 6)))
+    ignored = boxes((6, 6), ((4, 6), (4, 6)))
+    found = lesion_scores(predicted, truth, ignored=ignored)
+    assert (found.dice, found.lesion_f1, found.found, found.assd) == (1, 1, 1, 0)
+
+
+def test_distance_of_surfaces_is_that_of_all_pairs():
+    generator = np.random.default_rng(0)
+    spacing = (1.0, 2.5, 0.5)
+    masks = [generator.random((4, 5, 6)) < 0.3 for _ in range(2)]
+
+    def surface(mask):
+        padded = np.pad(mask, 1)
+        return [
+            p
+            for p in np.argwhere(mask)
+            if not all(
+                padded[tuple(p + 1 + sign * np.eye(3, dtype=int)[axis])]
+                for axis, sign in itertools.product(range(3), (-1, 1))
+            )
+        ]
+
+    ours, theirs = map(surface, masks)
+    away = np.array([[np.linalg.norm((p - q) * spacing) for q in theirs] for p in ours])
+    expected = (away.min(1).sum() + away.min(0).sum()) / (len(ours) + len(theirs))
+    assert surface_distance(*masks, spacing=spacing) == pytest.approx(expected, rel=1e-6)
+    assert surface_distance(masks[0], masks[0]) == 0
+
+
+def test_adjusted_iou_forgives_what_lies_in_a_neighbour():
+    truth = label_instances(boxes((1, 10), ((0, 1), (0, 4)), ((0, 1), (5, 9))), connectivity=4)
+    predicted = label_instances(boxes((1, 10), ((0, 1), (0, 10))), connectivity=4)
+    # Two voxels of the prediction lie in no lesion.
+    assert adjusted_iou(predicted, truth) == {1: 4 / 6, 2: 4 / 6}
+    assert adjusted_iou(truth, truth) == {1: 1.0, 2: 1.0}
+
+
+def test_refuses_other_extents_and_loads():
+    mask = np.ones((3, 3), bool)
+    with pytest.raises(InputError, match="extents"):
+        lesion_scores(mask, np.ones((3, 4), bool))
+    with pytest.raises(InputError, match="load=0"):
+        lesion_scores(mask, mask, load=0)
+
+
+def test_a_stored_run_has_all_scores():
+    assert tuple(field.name for field in dataclasses.fields(LesionScores)) == SCORES
