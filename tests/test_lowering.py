@@ -116,10 +116,11 @@ def test_transposed_and_channels_first():
     compared(fn, x, w)
 
 
-@pytest.mark.parametrize("strides", [1, 2])
-def test_3d_over_depth(strides):
-    x = jax.random.normal(KEYS[0], (2, 5, 6, 4, 2))
-    w = jax.random.normal(KEYS[1], (3, 3, 3, 2, 3))
+@pytest.mark.parametrize(("strides", "channels"), [(1, 2), (2, 2), (1, 17)])
+def test_3d_over_depth(strides, channels):
+    """Of few channels as one convolution of what the taps along depth read, else one a tap."""
+    x = jax.random.normal(KEYS[0], (2, 5, 6, 4, channels))
+    w = jax.random.normal(KEYS[1], (3, 3, 3, channels, 3)) / channels
 
     def fn(x, w):
         return jax.lax.conv_general_dilated(
@@ -127,6 +128,9 @@ def test_3d_over_depth(strides):
         )
 
     compared(fn, x, w)
+    fast = jax.make_jaxpr(lowered(jax.make_jaxpr(fn)(x, w)))(x, w).jaxpr
+    count = sum(e.primitive.name == "conv_general_dilated" for e in fast.eqns)
+    assert count == (1 if channels == 2 else 3)
 
 
 @pytest.mark.parametrize("strides", [1, 2])

@@ -13,6 +13,7 @@ the way of a further derivative, forwards or backwards.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -156,8 +157,16 @@ def _pointwise(x: Array, w: Array, strides: tuple, precision: Any) -> Array:
     return jax.lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
+# Of so few channels, those that all taps along depth read are convolved at once.
+_NARROW = 16
+
+
 def _over_depth(x: Array, w: Array, shape: tuple, precision: Any) -> Array:
-    """A 3D convolution as the sum, over the taps along depth, of 2D convolutions of all slices."""
+    """A 3D convolution as the sum, over the taps along depth, of 2D convolutions of all slices.
+
+    Of few channels, as one 2D convolution of what the taps read, side by side: with few products
+    for every position, reading and writing partial sums takes longer than they do.
+    """
     strides, padding, _, w_dilation = shape
     low, high = padding[0]
     x = jax.lax.pad(
@@ -165,14 +174,16 @@ def _over_depth(x: Array, w: Array, shape: tuple, precision: Any) -> Array:
     )
     depth = (x.shape[1] - (w.shape[0] - 1) * w_dilation[0] - 1) // strides[0] + 1
     flat = tuple(each[1:] for each in shape)
-    total = None
+    images = []
     for tap in range(w.shape[0]):
         start = tap * w_dilation[0]
         slices = jax.lax.slice_in_dim(x, start, start + (depth - 1) * strides[0] + 1, strides[0], 1)
-        images = slices.reshape(-1, *slices.shape[2:])
-        part = _convolve(flat, precision, images, w[tap])
-        total = part if total is None else total + part
-    assert total is not None
+        images.append(slices.reshape(-1, *slices.shape[2:]))
+    weights = list(w)
+    if x.shape[-1] <= _NARROW:
+        images, weights = [jnp.concatenate(images, -1)], [jnp.concatenate(weights, -2)]
+    parts = [_convolve(flat, precision, *each) for each in zip(images, weights, strict=True)]
+    total = functools.reduce(jnp.add, parts)
     return total.reshape(x.shape[0], depth, *total.shape[1:])
 
 
