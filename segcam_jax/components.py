@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
+import scipy
 from jax.core import Tracer
 from jaxtyping import ArrayLike, Bool, Int
 
@@ -42,10 +43,9 @@ def component_mask(
     connectivity = mask.ndim if connectivity is None else connectivity
     if not 1 <= connectivity <= mask.ndim:
         raise TargetError(f"connectivity={connectivity}; expected 1 to {mask.ndim}")
-    from scipy import ndimage  # Half a second, and few regions are components.
 
-    structure = ndimage.generate_binary_structure(mask.ndim, connectivity)
-    labels, count = cast(tuple[np.ndarray, int], ndimage.label(mask, structure))
+    structure = scipy.ndimage.generate_binary_structure(mask.ndim, connectivity)
+    labels, count = cast(tuple[np.ndarray, int], scipy.ndimage.label(mask, structure))
     if count == 0:
         raise TargetError("the region is empty; it has no connected component")
     if at is not None:

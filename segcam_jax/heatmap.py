@@ -26,9 +26,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
-from scipy import ndimage
 
 from segcam_jax.types import Explanation, InputError, nearest_first, wide
 
@@ -94,7 +94,7 @@ def smooth(values: Float[Array, "*space"], sigma: float, *, truncate: float = 4.
         return values
     for axis, extent in enumerate(values.shape):
         # The filter is linear: its response to each unit vector is a column of its matrix.
-        matrix = ndimage.gaussian_filter1d(np.eye(extent), sigma, axis=0, truncate=truncate)
+        matrix = scipy.ndimage.gaussian_filter1d(np.eye(extent), sigma, axis=0, truncate=truncate)
         along = jnp.tensordot(jnp.asarray(matrix, values.dtype), values, (1, axis))
         values = jnp.moveaxis(along, 0, axis)
     return values

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int
-from scipy import ndimage
 
 from segcam_jax import _print
 from segcam_jax.types import InputError, counted
@@ -95,7 +95,7 @@ def structure(rank: int, connectivity: int | None = None) -> Bool[np.ndarray, ".
     if chosen not in known:
         choices = ", ".join(map(str, known)) or "none"
         raise InputError(f"connectivity={connectivity} in {rank}D; choose from {choices}")
-    return ndimage.generate_binary_structure(rank, known[chosen])
+    return scipy.ndimage.generate_binary_structure(rank, known[chosen])
 
 
 def find_instances(
@@ -161,7 +161,7 @@ def label_instances(
             f"min_voxels={min_voxels}, min_volume={min_volume}; neither may be negative"
         )
     found, count = cast(
-        tuple[np.ndarray, int], ndimage.label(mask, structure(mask.ndim, connectivity))
+        tuple[np.ndarray, int], scipy.ndimage.label(mask, structure(mask.ndim, connectivity))
     )
     sizes = np.bincount(found.ravel(), minlength=count + 1)
     kept = (sizes >= min_voxels) & (sizes * each >= min_volume)
@@ -187,7 +187,7 @@ def measured(
         raise InputError(f"a label map holds {labels.min()}; labels are positive, 0 is outside")
     each = _voxel_size(spacing, voxel_volume, labels.ndim)
     sizes = np.bincount(labels.ravel())
-    boxes = ndimage.find_objects(labels)
+    boxes = scipy.ndimage.find_objects(labels)
     instances = []
     for label, place in enumerate(boxes, 1):
         if place is None:
@@ -355,11 +355,11 @@ def dilation_reach(
         raise InputError(f"steps={steps}; expected 0 to {np.iinfo(np.int16).max - 1} dilations")
     reach = np.full(mask.shape, steps + 1, np.int16)
     # A dilation goes one position further at most: all happens in a box around the mask.
-    (place,) = ndimage.find_objects(mask.astype(np.int8))
+    (place,) = scipy.ndimage.find_objects(mask.astype(np.int8))
     around: Any = tuple(slice(max(0, s.start - steps), s.stop + steps) for s in place)
     grown, inner = mask[around], reach[around]
     inner[grown] = 0
     for step in range(1, steps + 1):
-        grown = ndimage.binary_dilation(grown, neighbours)
+        grown = scipy.ndimage.binary_dilation(grown, neighbours)
         inner[np.logical_and(grown, inner > steps)] = step
     return reach

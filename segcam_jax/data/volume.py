@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Shaped
-from scipy import ndimage
 
 from segcam_jax.types import InputError
 
@@ -274,7 +274,7 @@ def interpolated(
         beyond: what lies outside of the volume: 0, or its outermost voxels.
     """
     matrix = np.linalg.inv(affine) @ other
-    return ndimage.affine_transform(
+    return scipy.ndimage.affine_transform(
         values,
         matrix[:3, :3],
         offset=cast(Any, matrix[:3, 3]),

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 
 from segcam_jax.engine import run
 from segcam_jax.engine.execution import Execution
@@ -178,14 +179,12 @@ def map_error(method: Callable, execution: Execution) -> PrecisionError:
 
 def compared(exact: np.ndarray, rounded: np.ndarray) -> PrecisionError:
     """The error of values against exact ones."""
-    from scipy import stats  # Takes longer to import than all else here, and is seldom needed.
-
     if not exact.size:
         return PrecisionError(0.0, math.nan, 0)
     scale = np.abs(exact).max()
     largest = np.abs(rounded - exact).max() / (scale or 1.0)
     ordered = min(np.ptp(exact), np.ptp(rounded)) > 0
-    ranks = [stats.rankdata(values) for values in (exact, rounded)]
+    ranks = [scipy.stats.rankdata(values) for values in (exact, rounded)]
     rank = np.corrcoef(*ranks)[0, 1] if ordered else math.nan
     return PrecisionError(float(largest), float(rank), exact.size)
 

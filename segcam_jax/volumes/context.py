@@ -21,8 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Bool, Float, Int
-from scipy import ndimage
 
 from segcam_jax.data.instances import dilation_reach
 from segcam_jax.engine import Execution, compiled_function, memory
@@ -192,10 +192,10 @@ def _farthest(
     mask: np.ndarray, reach: np.ndarray, sizes: np.ndarray, steps: int
 ) -> Float[np.ndarray, "n"]:
     """The largest Euclidean distance from the instance of a voxel that each dilation keeps."""
-    (place,) = ndimage.find_objects(mask.astype(np.int8))
+    (place,) = scipy.ndimage.find_objects(mask.astype(np.int8))
     around = tuple(slice(max(0, along.start - steps), along.stop + steps) for along in place)
-    distance = np.asarray(ndimage.distance_transform_edt(~mask[around], sampling=sizes))
-    found = ndimage.maximum(distance, reach[around], np.arange(1, steps + 1))
+    distance = np.asarray(scipy.ndimage.distance_transform_edt(~mask[around], sampling=sizes))
+    found = scipy.ndimage.maximum(distance, reach[around], np.arange(1, steps + 1))
     # A dilation that meets the volume's end adds nothing; those before it reach as far.
     return np.maximum.accumulate(np.nan_to_num(np.asarray(found, float)))
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy import ndimage
 
 from segcam_jax.engine import Execution
 from segcam_jax.heatmap import resize
@@ -238,7 +238,7 @@ def measure(
         if none is negative; the Euclidean distance of each in mm from the instance's nearest voxel,
         0 inside of it, NaN where there is no such peak; `mean_inside`.
     """
-    distance = np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing))
+    distance = np.asarray(scipy.ndimage.distance_transform_edt(~mask, sampling=spacing))
     told: dict[str, float] = {}
     for name, signed in (("peak_positive", values), ("peak_negative", -values)):
         at = np.unravel_index(np.argmax(signed), values.shape)
