@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Bool
-from scipy import ndimage
 
 from segcam_jax.data.instances import Instances, label_instances, matched
 from segcam_jax.types import InputError
@@ -166,11 +166,11 @@ def surface_distance(
     if not (first.any() and second.any()):
         return float("nan")
     # Nothing outside of the box that holds both masks is nearer.
-    box = ndimage.find_objects((first | second).astype(np.int8))[0]
+    box = scipy.ndimage.find_objects((first | second).astype(np.int8))[0]
     first, second = first[box], second[box]
-    surfaces = [mask & (ndimage.binary_erosion(mask) == 0) for mask in (first, second)]
+    surfaces = [mask & (scipy.ndimage.binary_erosion(mask) == 0) for mask in (first, second)]
     away = [
-        np.asarray(ndimage.distance_transform_edt(np.logical_not(surface), sampling=spacing))
+        np.asarray(scipy.ndimage.distance_transform_edt(np.logical_not(surface), sampling=spacing))
         for surface in surfaces
     ]
     total = away[1][surfaces[0]].sum() + away[0][surfaces[1]].sum()
