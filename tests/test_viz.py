@@ -58,7 +58,7 @@ def six(raw_map=SIGNED[::4, ::4], heatmap=HEATMAP, title=None, **changes):
     return viz.six_panels(Segmented(**given | changes), raw_map, heatmap, title=title)
 
 
-def four(truth=LABELS, region=None, pixel=None):
+def four(truth: Any = LABELS, region=None, pixel=None):
     given = Segmented(RGB, LABELS, truth, region, pixel=pixel)
     return viz.four_panels(given, HEATMAP)
 

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
+from segcam_jax.viz.checks import AnyArray
+
 SEQUENTIAL = matplotlib.colormaps["inferno"]
 # Without its ends: near black, they would make the most important places the least striking.
 DIVERGING = LinearSegmentedColormap.from_list(
@@ -28,7 +30,7 @@ CLASS_COLOURS = (
 ).split()
 
 
-def grey(rgb: Float[np.ndarray, "*space 3"]) -> Float[np.ndarray, "*space 3"]:
+def grey(rgb: Float[AnyArray, "*space 3"]) -> Float[np.ndarray, "*space 3"]:
     """The luma of an RGB image, three times, with a little less contrast."""
     low, high = GREY_RANGE
     luma = low + (high - low) * (np.asarray(rgb) @ LUMA)

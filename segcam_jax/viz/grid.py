@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -188,7 +189,7 @@ def _checked(row: Row, name: str, columns: Sequence[str]) -> Row:
     return dataclasses.replace(row, image=image, maps=maps, region=region)
 
 
-def _values(rows: Sequence[Row]) -> list[np.ndarray]:
+def _values(rows: Sequence[Row]) -> list[AnyArray]:
     """All maps of checked rows.
 
     Raises:
@@ -197,7 +198,7 @@ def _values(rows: Sequence[Row]) -> list[np.ndarray]:
     found = [each.values for row in rows for each in row.maps if isinstance(each, Noted)]
     if not found:
         raise InputError("there is no map to draw; give at least one")
-    return found  # pyright: ignore[reportReturnType]
+    return found
 
 
 def _relative(given: AnyMap | None) -> Noted | None:
@@ -228,11 +229,11 @@ def _rows(rows: Sequence[Row], columns: Sequence[str], scale: Scale, *, once: bo
         if once and number:
             first.set_axis_off()
         else:
-            picture(first, row.image)  # pyright: ignore[reportArgumentType]
-            outline(first, row.region)  # pyright: ignore[reportArgumentType]
+            picture(first, row.image)
+            outline(first, row.region)
         for axes, given in zip(others, row.maps, strict=True):
             if isinstance(given, Noted):
-                overlaid(axes, row.image, given, scale, row.region, made.width)  # pyright: ignore[reportArgumentType]
+                overlaid(axes, row.image, given, scale, row.region, made.width)
             else:
                 blank(axes, "no map", made.width)
         _label(others[0] if once else first, labels[number], details[number])
@@ -243,13 +244,17 @@ def _rows(rows: Sequence[Row], columns: Sequence[str], scale: Scale, *, once: bo
 
 def _label(axes: Axes, label: str, detail: str) -> None:
     """Writes left of a panel what its row shows: the label above its middle, the detail below."""
-    beside = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+    beside: dict[str, Any] = {
+        "xycoords": "axes fraction",
+        "textcoords": "offset points",
+        "ha": "right",
+    }
     if label:
         above = "bottom" if detail else "center"
         axes.annotate(label, (0, 0.5), (-5, 1 if detail else 0), va=above, weight="bold", **beside)
     if detail:
         below = "top" if label else "center"
-        words = {"fontsize": SMALL, "color": SOFT}
+        words: dict[str, Any] = {"fontsize": SMALL, "color": SOFT}
         axes.annotate(detail, (0, 0.5), (-5, -1 if label else 0), va=below, **words, **beside)
 
 

@@ -26,7 +26,7 @@ _LONGEST_BAR = 2.8  # inches
 
 def picture(
     axes: Axes,
-    rgb: Float[np.ndarray, "h w 3"],
+    rgb: Float[AnyArray, "h w 3"],
     *,
     smooth: bool = True,
     over: tuple[int, int] | None = None,
@@ -49,7 +49,7 @@ def picture(
     )
 
 
-def edges(region: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "edges 2 2"]:
+def edges(region: Bool[AnyArray, "h w"]) -> Float[np.ndarray, "edges 2 2"]:
     """The pixel edges that separate a region from the rest, as segments ((x, y), (x, y)).
 
     The image's border counts as outside, so that a region that touches it is closed there.
@@ -64,7 +64,7 @@ def edges(region: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "edges 2 2"]:
     return np.concatenate([horizontal, vertical]) - 0.5
 
 
-def outline(axes: Axes, region: Bool[np.ndarray, "h w"] | None, colour: str = OUTLINE) -> None:
+def outline(axes: Axes, region: Bool[AnyArray, "h w"] | None, colour: str = OUTLINE) -> None:
     """Draws the exact outline of a region; nothing for None or an empty region."""
     if region is None or not region.any():
         return
@@ -176,7 +176,7 @@ def colour_bar(
     ends = (scale.low, (scale.low + scale.high) / 2, scale.high)
     bar.set_ticks([0, 0.5, 1], labels=[number(value) for value in ends])
     for word, side in zip(bar.ax.get_xticklabels(), ("left", "center", "right"), strict=True):
-        word.set_ha(side)
+        word.set(ha=side)
     bar.ax.tick_params(length=0, pad=2)
     bar.outline.set(linewidth=0.6, edgecolor=FAINT)
     bar.set_label(wrap(label, length, SMALL, lines=4), fontsize=SMALL, labelpad=1)
@@ -207,10 +207,10 @@ def noted(given: AnyMap, name: str, shape: tuple[int, ...]) -> Noted:
 
 def overlaid(
     axes: Axes,
-    image: Float[np.ndarray, "h w 3"],
+    image: Float[AnyArray, "h w 3"],
     heatmap: Noted,
     scale: Scale,
-    region: Bool[np.ndarray, "h w"] | None,
+    region: Bool[AnyArray, "h w"] | None,
     width: float,
 ) -> None:
     """Draws a checked map over its image in grey, in a panel of `width` inches."""

@@ -73,7 +73,7 @@ def drawing() -> Iterator[None]:
 
 
 @functools.cache
-def _settings() -> dict[str, Any]:
+def _settings() -> dict[Any, Any]:
     usual = {k: v for k, v in matplotlib.rcParamsDefault.items() if "backend" not in k}
     return {**usual, **_OURS, "font.family": _families()}
 
@@ -126,23 +126,23 @@ class Scale:
     alpha: float
     fade: bool
 
-    def position(self, values: Float[np.ndarray, "*space"]) -> Float[np.ndarray, "*space"]:
+    def position(self, values: Float[AnyArray, "*space"]) -> Float[np.ndarray, "*space"]:
         """The place of each value on the colour table, in [0, 1]."""
         if self.signed:
             return 0.5 + 0.5 * np.clip(values / self.high, -1, 1)
         return np.clip((values - self.low) / (self.high - self.low), 0, 1)
 
-    def colours(self, values: Float[np.ndarray, "*space"]) -> Float[np.ndarray, "*space 3"]:
+    def colours(self, values: Float[AnyArray, "*space"]) -> Float[np.ndarray, "*space 3"]:
         """The opaque colour of each value."""
         return np.asarray(self.colormap(self.position(values)))[..., :3]
 
-    def importance(self, values: Float[np.ndarray, "*space"]) -> Float[np.ndarray, "*space"]:
+    def importance(self, values: Float[AnyArray, "*space"]) -> Float[np.ndarray, "*space"]:
         """The distance of each value from "says nothing", in [0, 1]."""
         position = self.position(values)
         return np.abs(2 * position - 1) if self.signed else position
 
     def blend(
-        self, base: Float[np.ndarray, "*space 3"], values: Float[np.ndarray, "*space"]
+        self, base: Float[np.ndarray, "*space 3"], values: Float[AnyArray, "*space"]
     ) -> Float[np.ndarray, "*space 3"]:
         """Paints the values over `base`; see the function `blend`."""
         strength = self.importance(values) ** FADE if self.fade else np.ones(values.shape)
@@ -172,7 +172,7 @@ class Style:
     alpha: float = ALPHA
     fade: bool = True
 
-    def scale(self, maps: Iterable[Float[np.ndarray, "*space"]]) -> Scale:
+    def scale(self, maps: Iterable[Float[AnyArray, "*space"]]) -> Scale:
         """The scale that several checked maps share, of any shapes.
 
         Raises:
