@@ -170,6 +170,7 @@ def test_the_section_on_lesions_tells_what_was_found():
     assert "in 1 of them, the peak of the FLAIR map lies" in text
     assert text.count("<figure>") == 2 + 3
     assert "not learned from is 0.80" in text
+    assert "Instance 3, 12 voxels: false alarm (FP)." in text  # FP is what its figure says.
     assert "<code>segcam demo</code> with the same" in text
     assert "shortcut shows" not in text
     assert "FLAIR carries the decision" in words_of({"volume": lesions([record(1, "TP", 1, 0.1)])})

@@ -45,7 +45,7 @@ SAMPLES = 10
 FEWEST_VOXELS = 3
 CASE, RUN = "case", "lesions"
 STORES = (f"{RUN}/run.zarr",)
-GROUPS = {"TP": "found", "FP": "false alarm", "FN": "missed"}
+GROUPS = {"TP": "found (TP)", "FP": "false alarm (FP)", "FN": "missed (FN)"}
 NAMES = {"flair": "FLAIR", "t1": "T1"}
 KINDS = {
     LESION: ("lesion", "#00D08A"),
