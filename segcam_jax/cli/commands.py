@@ -339,8 +339,9 @@ def _check_options(name: str, several: Mapping[str, bool], arguments: Sequence[s
     ]
     for word, option in given:
         if option not in (*several, "--help"):
-            now = [new for new in (_RENAMED.get(option),) if new in several]
-            near = now or difflib.get_close_matches(option, several, 2) or ["--help"]
+            now = _RENAMED.get(option, "")
+            near = [now] if now in several else difflib.get_close_matches(option, several, 2)
+            near = near or ["--help"]
             raise InputError(f"Unrecognized options: {word}; `segcam {name}` has {', '.join(near)}")
         if not several.get(option) and [each for _, each in given].count(option) > 1:
             raise InputError(f"{option} was given twice; give it once")
