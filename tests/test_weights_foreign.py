@@ -165,6 +165,12 @@ def test_state_dicts_and_checkpoints_of_torch(tmp_path, torch):
         same(foreign.read(tmp_path / "net.pth"))
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     same(foreign.read(tmp_path / "old.pt"))
+    # What a training logs is passed over, arrays and numbers of NumPy too.
+    logged = {"best": np.float64(0.5), "losses": [np.float32(1)], "all": np.arange(3), "of": "me"}
+    for protocol in (2, 4):
+        content = {"network_weights": state, "logging": logged}
+        torch.save(content, tmp_path / "net.pth", pickle_protocol=protocol)
+        same(foreign.read(tmp_path / "net.pth"))
 
 
 def test_what_would_have_to_be_unpickled_is_refused(tmp_path, torch):

@@ -30,11 +30,24 @@ def load_checkpoint(module: "torch.nn.Module", path: str | Path) -> str:
     Raises:
         InputError: if the file cannot be read, or is of another network; lists what differs.
     """
+    return load_tensors(module, foreign.read(path), path)
+
+
+def load_tensors(
+    module: "torch.nn.Module", tensors: Mapping[str, np.ndarray], path: str | Path
+) -> str:
+    """Loads tensors by name into a module; else as `load_checkpoint`.
+
+    Args:
+        module: whose weights become those tensors.
+        tensors: of a state dict.
+        path: the file that they are of, for messages.
+    """
     torch = require("torch", extra="torchax")
     module = unwrapped(module)
     wanted = {name: t for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
     needed = {name for name in wanted if not name.endswith("num_batches_tracked")}
-    prefix, found = _without_prefix(foreign.read(path), needed)
+    prefix, found = _without_prefix(tensors, needed)
     told = {
         "lacks": sorted(needed - found.keys()),
         "has besides": sorted(found.keys() - wanted.keys()),

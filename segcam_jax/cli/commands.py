@@ -48,7 +48,7 @@ class Layers:
 
     Attributes:
         network: A model of your own (module.path:factory or file.py:factory), a file, bundled
-            weights, or random:NAME.
+            weights, random:NAME, nnunet:FOLDER or bundle:FOLDER.
         weights: The same, by an option.
         size: Height and width of an image, or one number for both; of a volume, three numbers.
         channels: As in `segcam explain`.

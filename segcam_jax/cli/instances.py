@@ -118,7 +118,8 @@ def opened(
         truth_prefix=command.truth_prefix,
     )
     options = segmentation.checked(
-        SegmentOptions(
+        SegmentOptions.of(
+            network,
             class_index=_class_of(command),
             threshold=command.threshold,
             connectivity=command.connectivity,
@@ -131,12 +132,8 @@ def opened(
                 ignore=command.ignore_label,
                 threshold=command.truth_threshold,
             ),
-            normalise=command.normalise,
             resample=command.resample,
-            frame=Frame(command.orientation, command.spacing or None),
-            match_spacing=command.match_spacing,
-            roi=command.roi,
-            overlap=command.overlap,
+            **_reading(command, network),
         ),
         network,
     )
@@ -147,9 +144,40 @@ def opened(
         )
     modalities = scan_inputs.modalities_of(names_in(command.modalities), files, prefixes)
     cases = scan_inputs.make_cases(files, options)
-    for note in frame_notes(network, options.frame, files):
-        console.note(note)
+    if options.preparation is None:
+        for note in frame_notes(network, options.frame, files):
+            console.note(note)
     return network, options, cases, modalities
+
+
+def _reading(command: Volumetric, network: Network) -> dict[str, Any]:
+    """How scans are read, as far as the command says it.
+
+    Raises:
+        InputError: if it says what the network's folder does.
+    """
+    prepared = {
+        "normalise": command.normalise,
+        "orientation": command.orientation,
+        "spacing": command.spacing or None,
+        "match_spacing": command.match_spacing or None,
+    }
+    given = [name for name, value in prepared.items() if value is not None]
+    if network.recipe is not None and given:
+        raise InputError(
+            f"--{given[0].replace('_', '-')} is not for {network.spec.words}, whose files say how "
+            "scans are prepared; leave it out"
+        )
+    said: dict[str, Any] = {
+        "roi": command.roi or None,
+        "overlap": command.overlap,
+        "normalise": command.normalise,
+    }
+    said = {name: value for name, value in said.items() if value is not None}
+    if network.recipe is not None:
+        return said
+    frame = Frame(command.orientation, command.spacing or None)
+    return {**said, "frame": frame, "match_spacing": command.match_spacing}
 
 
 def _network(command: Volumetric, modalities: int) -> Network:
@@ -162,15 +190,16 @@ def _network(command: Volumetric, modalities: int) -> Network:
     spec = NetworkSpec.parse(command.weights)
     users = spec.kind == "user"
     options = OpenOptions(
-        size=command.roi if users else None,
+        size=(command.roi or SegmentOptions().roi) if users else None,
         channels=command.channels or (modalities or None if users else None),
         ndims=(scan_inputs.AXES,),
         said=Said(command.outputs, command.multi_label),
         checkpoint=command.checkpoint,
         layout=command.layout,
+        mirror=command.mirror,
     )
     network = open_network(spec, options)
-    if said := network.note if users else network.exclusive_doubt():
+    if said := network.note or network.exclusive_doubt():
         console.note(said)
     return network
 

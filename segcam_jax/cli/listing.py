@@ -31,7 +31,8 @@ def layers(command: commands.Layers) -> None:
     if network.note:
         console.note(network.note)
     config = network.config
-    usual = network.size or (network.extent if users else (_SIDE,) * config.ndim)
+    described = users or network.recipe is not None
+    usual = network.size or (network.extent if described else (_SIDE,) * config.ndim)
     extents = _fitting(size or usual, network.multiples)
     taps = network.list_taps((*extents, config.in_channels))
     words_of: dict[str, list[str]] = {}

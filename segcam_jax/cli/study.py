@@ -39,11 +39,13 @@ class Opening:
     Attributes:
         weights: Bundled or installed weights by name (`texture-mnist-unbiased`,
             `texture-mnist-biased`, `efficientnet-lite0-imagenet`), a .safetensors file,
-            random:NAME, or a model of your own (module.path:factory or file.py:factory): a function
-            without arguments that returns an NNX or Equinox module, a Linen module and its
-            variables, or fn and params.
+            random:NAME, the folder of a trained nnU-Net of images (nnunet:FOLDER), or a model of
+            your own (module.path:factory or file.py:factory): a function without arguments that
+            returns an NNX, Equinox or PyTorch module, a Linen module and its variables, or fn and
+            params.
         checkpoint: A file of weights (.pth, .pt, .ckpt, .safetensors) for a PyTorch module that a
             factory makes.
+        mirror: Of nnunet:FOLDER, the mean over mirrored inputs: 4 times as many passes.
         tap: Where to explain: taps (`segcam layers` lists them), first, middle, last, conv:N, or
             all. Default: the bottleneck, of a classifier the last block. Methods of the input
             always use the input.
@@ -63,6 +65,7 @@ class Opening:
 
     weights: MaybeName = None
     checkpoint: MaybeFile = None
+    mirror: bool = False
     tap: Names = ()
     size: Size = ()
     fit: MaybeFit = None

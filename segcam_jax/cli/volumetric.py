@@ -24,7 +24,7 @@ Volumes = Annotated[
     tyro.conf.arg(metavar="VOLUME ...", help_behavior_hint=""),
 ]
 Files = Annotated[tuple[Path, ...], optional("FILE ...")]
-Extents = Annotated[tuple[int, ...], tyro.conf.arg(metavar="VOXELS ...")]
+Extents = Annotated[tuple[int, ...], optional("VOXELS ...")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,13 @@ class Volumetric:
         volumes: NIfTI or NRRD files: the modalities of one scan in the order of the network's
             channels, then those of the next scan.
         weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`), the
-            bundled `lesions`, or a model of your own (module.path:factory or file.py:factory).
+            bundled `lesions`, the folder of a trained nnU-Net (nnunet:FOLDER, or of one of its
+            folds) or of a MONAI bundle (bundle:FOLDER), or a model of your own
+            (module.path:factory or file.py:factory).
         checkpoint: As in `segcam explain`.
         layout: As in `segcam explain`.
+        mirror: Of nnunet:FOLDER, the mean over mirrored inputs, along the axes of its training:
+            up to 8 times as many passes.
         channels: A model of your own: modalities that it takes. Default: as many as --prefixes or
             --modalities names, or what it takes, 1 to 4.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
@@ -64,6 +68,7 @@ class Volumetric:
             is WEAK. Default: one common voxel is enough.
         group: Only instances of these groups: TP, WEAK, FP, IGNORED, FN.
         normalise: zscore: each modality's non-zero voxels get mean 0 and standard deviation 1.
+            Default: what the network's folder says, or zscore.
         resample: Bring volumes of other grids onto the first one's; else they are refused.
         orientation: Where the axes lead of the volumes that the network was trained on, such as RAS
             or LPS; scans are turned to it, and maps back. Default: what its weights say; else as in
@@ -72,8 +77,10 @@ class Volumetric:
             along these axes. Default: what its weights say.
         match_spacing: Resample scans to that size; maps come back on the file's grid. Else another
             size is told only.
-        roi: Extents of the network's window, one number or three.
-        overlap: Of neighbouring windows, as a share of a window.
+        roi: Extents of the network's window, one number or three. Default: what its folder says,
+            or 96.
+        overlap: Of neighbouring windows, as a share of a window. Default: what the network's folder
+            says, or 0.25.
         memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
         on_error: What a scan or an instance that fails does: be a row with its reason, or stop the
             run.
@@ -85,6 +92,7 @@ class Volumetric:
     weights: MaybeName = None
     checkpoint: MaybeFile = None
     layout: Layouts = ()
+    mirror: bool = False
     channels: MaybeCount = None
     data: MaybeFile = None
     prefixes: Names = ()
@@ -106,13 +114,13 @@ class Volumetric:
     min_volume: float = 0.0
     iou: MaybeNumber = None
     group: Names = ()
-    normalise: Literal["zscore", "none"] = "zscore"
+    normalise: Annotated[Literal["zscore", "none"] | None, optional("{zscore,none}")] = None
     resample: bool = False
     orientation: Annotated[str | None, optional("LETTERS")] = None
     spacing: Annotated[tuple[float, ...], optional("MM ...")] = ()
     match_spacing: bool = False
-    roi: Extents = (96,)
-    overlap: float = 0.25
+    roi: Extents = ()
+    overlap: MaybeNumber = None
     memory_limit: Annotated[str | None, optional("BYTES")] = None
     on_error: Literal["row", "stop"] = "row"
     out: Path = Path("segcam-volumes")

@@ -17,6 +17,7 @@ from segcam_jax.data.volume import (
     grid_words,
     interpolated,
     resampled,
+    resized,
     same_grid,
     turn_to,
 )
@@ -33,6 +34,8 @@ class Scan:
         file: the first volume as it is in its file: what maps are written like.
         turn: from the axes of the file to those of `volumes`.
         notes: what was converted, each with its file.
+        part: of the turned file, the part that `volumes` lie in; None: all.
+        apart: the axis along which values are brought back to the nearest slice; None: none.
     """
 
     volumes: tuple[Volume, ...]
@@ -40,6 +43,8 @@ class Scan:
     file: Volume
     turn: Turn = dataclasses.field(default_factory=Turn)
     notes: tuple[str, ...] = ()
+    part: tuple[slice, ...] | None = None
+    apart: int | None = None
 
     @property
     def values(self) -> Float[np.ndarray, "d h w c"]:
@@ -57,12 +62,31 @@ class Scan:
         return not same_grid(self.grid.shape, self.grid.affine, *self._turned)
 
     @property
+    def _extents(self) -> tuple[int, ...]:
+        """Extents of the file along the axes of the grid."""
+        return tuple(self.file.shape[axis] for axis in self.turn.order)
+
+    @property
     def _turned(self) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4"]]:
-        """Extents and affine of the file's voxels along the axes of the grid."""
-        shape = self.file.shape
-        return tuple(shape[axis] for axis in self.turn.order), self.turn.affine(
-            self.file.affine, shape
+        """Extents and affine of the file's voxels along the axes of the grid, in its part."""
+        affine = self.turn.affine(self.file.affine, self.file.shape)
+        return _part_of(self._extents, affine, self.part)
+
+    def cropped(self, box: tuple[slice, ...]) -> "Scan":
+        """The part of the scan in a box of its voxels, which must be the file's."""
+        assert not self.resampled
+        volumes = []
+        for each in self.volumes:
+            affine = _part_of(each.shape, each.affine, box)[1]
+            volumes.append(
+                dataclasses.replace(each, values=each.values[box], affine=affine, header=None)
+            )
+        before = self.part or (slice(0, None),) * len(box)
+        part = tuple(
+            slice(old.start + new.start, old.start + new.stop)
+            for old, new in zip(before, box, strict=True)
         )
+        return dataclasses.replace(self, volumes=tuple(volumes), part=part)
 
     def framed(
         self, values: Shaped[np.ndarray, "u v w"], *, nearest: bool = False
@@ -74,6 +98,7 @@ class Scan:
             nearest: resample to the nearest voxel, for labels; else linearly.
         """
         turned = self.turn.of(values)
+        turned = turned if self.part is None else turned[self.part]
         if not self.resampled:
             return turned
         affine = self._turned[1]
@@ -84,10 +109,17 @@ class Scan:
     ) -> Shaped[np.ndarray, "u v w"]:
         """Values on the network's grid brought back to the file's; undoes `framed`.
 
-        Exactly where nothing is resampled.
+        Exactly where nothing is resampled. Outside of the part that the network was given, all is
+        0.
         """
-        if self.resampled:
+        if self.resampled and self.apart is not None and not nearest:
+            values = resized(values, self._turned[0], order=1, apart=self.apart)
+        elif self.resampled:
             values = interpolated(values, self.grid.affine, *self._turned, nearest=nearest)
+        if self.part is not None:
+            whole = np.zeros(self._extents, values.dtype)
+            whole[self.part] = values
+            values = whole
         return self.turn.back.of(values)
 
 
@@ -177,8 +209,27 @@ def read_scan(
     notes += [f"{file.path}: {note}" for note in told]
     if match_spacing and not frame.is_size(sizes):
         grid = frame.grid(scan.grid.shape, scan.grid.affine)
-        scan = dataclasses.replace(scan, volumes=tuple(_onto(each, *grid) for each in scan.volumes))
+        scan = dataclasses.replace(scan, volumes=tuple(onto(each, *grid) for each in scan.volumes))
     return dataclasses.replace(scan, notes=tuple(notes))
+
+
+def _part_of(
+    shape: tuple[int, ...], affine: np.ndarray, part: tuple[slice, ...] | None
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Extents and affine of a part of a grid."""
+    if part is None:
+        return shape, affine
+    moved = np.array(affine, float)
+    moved[:3, 3] += moved[:3, :3] @ [along.start for along in part]
+    return tuple(along.stop - along.start for along in part), moved
+
+
+def turned(scan: Scan, turn: Turn) -> Scan:
+    """A scan that is whole and not resampled, turned on."""
+    assert scan.part is None
+    assert not scan.resampled
+    volumes = tuple(_turned(volume, turn) for volume in scan.volumes)
+    return dataclasses.replace(scan, volumes=volumes, turn=scan.turn.then(turn))
 
 
 def _turned(volume: Volume, turn: Turn) -> Volume:
@@ -189,7 +240,7 @@ def _turned(volume: Volume, turn: Turn) -> Volume:
     return dataclasses.replace(volume, values=turn.of(volume.values), affine=affine, header=None)
 
 
-def _onto(volume: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volume:
+def onto(volume: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volume:
     """A volume at the voxels of a grid."""
     values = interpolated(volume.values, volume.affine, shape, affine)
     return dataclasses.replace(volume, values=values, affine=affine, header=None)

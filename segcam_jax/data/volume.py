@@ -157,6 +157,14 @@ class Turn:
             before[old, 3] = shape[old] - 1 if back else 0
         return affine @ before
 
+    def then(self, other: "Turn") -> "Turn":
+        """This turn and then another, as one."""
+        reverse = (
+            self.reverse[axis] != back
+            for axis, back in zip(other.order, other.reverse, strict=True)
+        )
+        return Turn(tuple(self.order[axis] for axis in other.order), tuple(reverse))
+
     @property
     def back(self) -> "Turn":
         """The turn that undoes this one."""
@@ -283,3 +291,41 @@ def interpolated(
         # With zeros, a point just off the edge, by rounding, keeps its value.
         mode="grid-constant" if beyond == "zero" else "nearest",
     )
+
+
+def resized(
+    values: Float[np.ndarray, "d h w"],
+    extents: Sequence[int],
+    *,
+    order: int,
+    apart: int | None = None,
+) -> Float[np.ndarray, "u v w"]:
+    """A volume with other voxels in the same box, by splines within the range of its values.
+
+    Values are taken at the middles of the new voxels; beyond the outermost middles they are
+    constant. As `skimage.transform.resize(mode="edge", anti_aliasing=False)`.
+
+    Args:
+        values: the volume.
+        extents: afterwards.
+        order: of the splines.
+        apart: the axis whose slices are resized one by one and then chosen, the nearest; None:
+            splines go along all axes.
+    """
+    if apart is None:
+        return _splined(values, extents, order).astype(values.dtype)
+    within = [extent for axis, extent in enumerate(extents) if axis != apart]
+    slices = [_splined(each, within, order) for each in np.moveaxis(values, apart, 0)]
+    place = (np.arange(extents[apart]) + 0.5) * (len(slices) / extents[apart])
+    chosen = np.stack(slices)[np.minimum(place.astype(int), len(slices) - 1)]
+    return np.moveaxis(chosen, 0, apart).astype(values.dtype)
+
+
+def _splined(values: np.ndarray, extents: Sequence[int], order: int) -> np.ndarray:
+    values = values.astype(float)
+    if values.shape == tuple(extents):
+        return values
+    factors = [new / old for new, old in zip(extents, values.shape, strict=True)]
+    found = scipy.ndimage.zoom(values, factors, order=order, mode="nearest", grid_mode=True)
+    assert found.shape == tuple(extents)
+    return np.clip(found, values.min(), values.max())

@@ -2,18 +2,19 @@
 
 Windows lie on a regular grid, the last of an axis flush with its end. Where they overlap, their
 outputs are averaged with Gaussian weights, which trust a window's middle. Grid, weights and padding
-are those of MONAI's `SlidingWindowInferer(mode="gaussian")`.
+are those of MONAI's `SlidingWindowInferer(mode="gaussian")`, or of nnU-Net v2's predictor.
 """
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from segcam_jax._jaxpr import cost, graph, lowering
@@ -25,6 +26,10 @@ from segcam_jax.types import InputError, wide
 
 # MONAI's: no weight is below, so that corners of windows are never divided by nearly nothing.
 _LEAST_WEIGHT = 1e-3
+# nnU-Net's: of a window's middle, before weights are rounded to half precision.
+_LARGEST_WEIGHT = 10
+# Whose grid and weights windows have.
+Windows = Literal["monai", "constant", "nnunet"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +41,17 @@ class Tiling:
         roi: extents of a window.
         overlap: of neighbouring windows, as a share of a window, in [0, 1).
         sigma: standard deviation of the weights, as a share of a window.
+        windows: `"monai"`: all but the last of an axis have the overlap, and weights are Gaussians
+            around a window's middle. `"constant"`: likewise, and all weights are 1. `"nnunet"`: all
+            of an axis overlap alike, at least as much, and weights are its rounded ones around the
+            voxel behind the middle.
     """
 
     extents: tuple[int, ...]
     roi: tuple[int, ...]
     overlap: float = 0.25
     sigma: float = 0.125
+    windows: Windows = "monai"
 
     @property
     def padding(self) -> tuple[tuple[int, int], ...]:
@@ -56,24 +66,33 @@ class Tiling:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """From a window to the next, along each axis."""
+        """From a window to the next, along each axis, at most."""
         return tuple(max(1, int(size * (1 - self.overlap))) for size in self.roi)
 
     def starts(self) -> Int[np.ndarray, "windows axes"]:
         """Where windows start in the padded volume."""
         along = []
         for extent, size, step in zip(self.padded, self.roi, self.steps, strict=True):
-            count = 1 + math.ceil((extent - size) / step)
-            along.append([min(number * step, extent - size) for number in range(count)])
+            if self.windows == "nnunet":
+                count = 1 + math.ceil((extent - size) / (size * (1 - self.overlap)))
+                apart = (extent - size) / max(1, count - 1)
+                along.append([round(number * apart) for number in range(count)])
+            else:
+                count = 1 + math.ceil((extent - size) / step)
+                along.append([min(number * step, extent - size) for number in range(count)])
         return np.array(list(itertools.product(*along)), np.int32)
 
     def weights(self) -> Float[np.ndarray, "*roi"]:
-        """The weight of each position of a window: a Gaussian, bounded below."""
-        out = np.ones(())
+        """The weight of each position of a window: a Gaussian, bounded below, or 1."""
+        if self.windows == "constant":
+            return np.ones(self.roi, np.float32)
+        gaussian, out = _cut_gaussian if self.windows == "nnunet" else _gaussian, np.ones(())
         for size in self.roi:
-            offsets = (np.arange(size) - (size - 1) / 2) / (self.sigma * size)
-            out = out[..., None] * np.exp(-(offsets**2) / 2)
-        return np.maximum(out, max(_LEAST_WEIGHT, out.min())).astype(np.float32)
+            out = out[..., None] * gaussian(size, self.sigma)
+        if self.windows == "monai":
+            return np.maximum(out, max(_LEAST_WEIGHT, out.min())).astype(np.float32)
+        half = (out / out.max() * _LARGEST_WEIGHT).astype(np.float16).astype(np.float32)
+        return np.where(half == 0, half[half > 0].min(), half)
 
     def mass(self) -> Float[np.ndarray, "*padded"]:
         """The weights of all windows at each position of the padded volume, added up."""
@@ -105,12 +124,24 @@ class Tiling:
         return found[np.minimum(np.arange(count), len(found) - 1)], np.arange(count) < len(found)
 
 
+def _gaussian(size: int, sigma: float) -> Float[np.ndarray, "size"]:
+    offsets = (np.arange(size) - (size - 1) / 2) / (sigma * size)
+    return np.exp(-(offsets**2) / 2)
+
+
+def _cut_gaussian(size: int, sigma: float) -> Float[np.ndarray, "size"]:
+    """A Gaussian that ends at four standard deviations, as SciPy's filter has it."""
+    one = (np.arange(size) == size // 2).astype(float)
+    return scipy.ndimage.gaussian_filter1d(one, sigma * size, mode="constant")
+
+
 def tiling(
     extents: Sequence[int],
     roi: int | Sequence[int] = 96,
     *,
     overlap: float = 0.25,
     sigma: float = 0.125,
+    windows: Windows = "monai",
 ) -> Tiling:
     """Checks and makes a tiling; one number for `roi` serves all axes.
 
@@ -126,7 +157,7 @@ def tiling(
         raise InputError(f"overlap={overlap}; expected a share of a window, from 0 to below 1")
     if not sigma > 0:
         raise InputError(f"sigma={sigma}; expected a positive share of a window")
-    return Tiling(tuple(extents), sizes, float(overlap), float(sigma))
+    return Tiling(tuple(extents), sizes, float(overlap), float(sigma), windows)
 
 
 def sliding_window(
@@ -137,6 +168,7 @@ def sliding_window(
     roi: int | Sequence[int] = 96,
     overlap: float = 0.25,
     sigma: float = 0.125,
+    windows: Windows = "monai",
     execution: Execution = Execution(),
 ) -> Float[Array, "*space k"]:
     """The output of a network over a volume, window by window, in one compiled program.
@@ -152,6 +184,7 @@ def sliding_window(
         roi: extents of a window, a number for all axes or one each.
         overlap: of neighbouring windows, as a share of a window.
         sigma: standard deviation of the weights, as a share of a window.
+        windows: whose grid and weights, as `Tiling` tells.
         execution: how the engine runs it; `chunk_size` and `memory_limit` say how many windows run
             at once, which does not change the result.
 
@@ -159,7 +192,7 @@ def sliding_window(
         InputError: if a number is out of range, or the network's output has other positions.
     """
     volume = jnp.asarray(volume)
-    tiles = tiling(volume.shape[:-1], roi, overlap=overlap, sigma=sigma)
+    tiles = tiling(volume.shape[:-1], roi, overlap=overlap, sigma=sigma, windows=windows)
     given = (params, volume, tiles.starts(), tiles.weights(), tiles.mass())
     return _blended(*given, fn=fn, tiles=tiles, execution=execution)
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from jaxtyping import Float, Int
 
 from segcam_jax import engine, faults, models, taps
 from segcam_jax.data.images import Reading
+from segcam_jax.data.preparation import Step
+from segcam_jax.engine.sliding import Windows
 from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.outputs import Meaning
 from segcam_jax.taps import Split, TapStruct
@@ -37,6 +40,50 @@ class Background:
     assumed: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class FolderConfig:
+    """What is known of a network that the folder of a training framework describes.
+
+    Attributes:
+        in_channels: of its images or volumes.
+        classes: of its logits.
+        multiples: what extents must be multiples of, along each axis.
+        classifies: never; each position has logits.
+    """
+
+    in_channels: int
+    classes: int
+    multiples: tuple[int, ...]
+    classifies: bool = False
+
+    @property
+    def ndim(self) -> int:
+        """2 of images, 3 of volumes."""
+        return len(self.multiples)
+
+    @property
+    def multiple(self) -> int:
+        """A multiple that serves all axes."""
+        return math.lcm(*self.multiples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is run over scans, as the folder of its training framework says.
+
+    Attributes:
+        preparation: what is done to a scan first.
+        roi: extents of the network's window.
+        overlap: of neighbouring windows, as a share of a window.
+        windows: whose grid and weights they have.
+    """
+
+    preparation: tuple[Step, ...]
+    roi: tuple[int, ...]
+    overlap: float
+    windows: Windows
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
     """A network that images are shown to.
@@ -54,6 +101,7 @@ class Network:
         note: what was found out about a user's own model, in words.
         reading: what the values of its images' files mean.
         layouts: how taps lie inside of it, where that is said: `"chw"` has its channels first.
+        recipe: how it is run over scans, where its folder says so.
     """
 
     spec: NetworkSpec
@@ -67,6 +115,7 @@ class Network:
     note: str = ""
     reading: Reading = dataclasses.field(default_factory=Reading)
     layouts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    recipe: Recipe | None = None
 
     @property
     def config(self) -> Any:
@@ -109,8 +158,8 @@ class Network:
     def extent(self) -> tuple[int, ...]:
         """The size that images are brought to, or some that such a network takes."""
         usual = USUAL_SIDE if self.config.ndim == 2 else USUAL_VOLUME
-        size, multiple = self.size or (usual,) * self.config.ndim, self.config.multiple
-        return tuple(-(-n // multiple) * multiple for n in size)
+        size = self.size or (self.recipe.roi if self.recipe else (usual,) * self.config.ndim)
+        return tuple(-(-n // each) * each for n, each in zip(size, self.multiples, strict=True))
 
     @functools.cached_property
     def taps(self) -> Mapping[str, TapStruct]:
@@ -238,7 +287,7 @@ class Network:
             raise
         except Exception as error:
             cause, how = error, f": {faults.words_of(error)}"
-        if self.spec.kind != "user" or "RESOURCE_EXHAUSTED" in str(cause):
+        if self.spec.kind not in ("user", "nnunet", "bundle") or "RESOURCE_EXHAUSTED" in str(cause):
             raise cause
         size = " x ".join(map(str, shape))
         what = "an image" if len(shape) == 3 else "a volume"

@@ -8,8 +8,12 @@ from segcam_jax import _files, models
 from segcam_jax.adapters import from_nnx
 from segcam_jax.data.images import Reading
 from segcam_jax.data.labels import IMAGENET_CLASSES, check_labels, imagenet_labels
+from segcam_jax.networks.bundles import open_bundle
 from segcam_jax.networks.network import USUAL_SIDE, Network
+from segcam_jax.networks.nnunet import open_nnunet
 from segcam_jax.networks.spec import (
+    BUNDLE,
+    NNUNET,
     NO_NORMALISATION,
     RANDOM,
     NetworkSpec,
@@ -36,7 +40,8 @@ def open_network(
     Raises:
         InputError: if it cannot be opened, or has another number of classes than labels.
     """
-    network = open_user_model(spec, options) if spec.kind == "user" else _built_in(spec, options)
+    _check(spec, options)
+    network = _OPENERS[spec.kind](spec, options)
     as_stored = spec.kind == "user" and options.normalisation == NO_NORMALISATION
     name, reading = name_of(spec, taken), Reading(options.range, as_stored=as_stored)
     layouts = parse_layouts(options.layout)
@@ -48,20 +53,31 @@ def open_network(
 
 def name_of(spec: NetworkSpec, taken: Sequence[str] = ()) -> str:
     """The name of a network for files and tables, which none of others is."""
-    stem = Path(spec.words.removeprefix(RANDOM)).name.removesuffix(".safetensors")
+    stem = spec.words
+    for prefix in (RANDOM, NNUNET, BUNDLE):
+        stem = stem.removeprefix(prefix)
+    stem = Path(stem).name.removesuffix(".safetensors")
     if spec.kind == "user":
         stem = stem.replace(".py:", "-").replace(":", "-")
     return _files.unique_names([_files.file_name(stem) or "model"], taken)[0]
 
 
-def _built_in(spec: NetworkSpec, options: OpenOptions) -> Network:
-    """A network of this library, with the weights of a file or random ones."""
+def _check(spec: NetworkSpec, options: OpenOptions) -> None:
+    """Raises `InputError` if an option is for networks of another kind."""
+    if options.mirror and spec.kind != "nnunet":
+        raise InputError(f"--mirror is for {NNUNET}FOLDER; leave it out for {spec.words!r}")
+    if spec.kind == "user":
+        return
     for option in ("channels", "normalisation", "checkpoint"):
         if getattr(options, option) is not None:
             raise InputError(
                 f"--{option} is for models of your own (module:factory); {spec.words!r} knows its "
                 "own"
             )
+
+
+def _built_in(spec: NetworkSpec, options: OpenOptions) -> Network:
+    """A network of this library, with the weights of a file or random ones."""
     if spec.kind == "random":
         path, (digest, loaded) = Path(spec.words), _random(spec, options.seed)
     else:
@@ -90,18 +106,8 @@ def _path(spec: NetworkSpec, options: OpenOptions) -> Path:
 def _trained(spec: NetworkSpec, options: OpenOptions) -> tuple[str, models.LoadedModel]:
     """Digest and network of a file of weights."""
     loaded = models.load(spec.words)
-    ndim = getattr(loaded.config, "ndim", 2)
-    if ndim in options.ndims:
-        return _files.sha256_of(models.path_of(spec.words)), loaded
-    if 2 in options.ndims:
-        raise InputError(
-            f"weights {spec.words!r} are of a {ndim}D network, and this command takes 2D images: "
-            "explain volumes by `segcam instances` or `segcam context`"
-        )
-    raise InputError(
-        f"weights {spec.words!r} are of a {ndim}D network of {loaded.name!r}; volumes need a 3D "
-        "one (`segcam convert --model monai-unet` makes its file)"
-    )
+    options.check_ndim(getattr(loaded.config, "ndim", 2), spec.words)
+    return _files.sha256_of(models.path_of(spec.words)), loaded
 
 
 def _random(spec: NetworkSpec, seed: int) -> tuple[str, models.LoadedModel]:
@@ -128,3 +134,12 @@ def _labels(network: Network, options: OpenOptions) -> list[str]:
         return imagenet_labels()
     known = [str(name) for name in model.class_names]
     return [*known, *map(str, range(len(known), classes))]
+
+
+_OPENERS = {
+    "user": open_user_model,
+    "nnunet": open_nnunet,
+    "bundle": open_bundle,
+    "weights": _built_in,
+    "random": _built_in,
+}

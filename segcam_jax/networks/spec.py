@@ -15,6 +15,8 @@ from segcam_jax.outputs import THRESHOLD, Meaning
 from segcam_jax.types import InputError, Outputs, counted, nearest_first
 
 RANDOM = "random:"
+NNUNET = "nnunet:"
+BUNDLE = "bundle:"
 _SMALLEST = 16
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -25,19 +27,20 @@ class NetworkSpec:
 
     Attributes:
         words: its name as the user gave it.
-        kind: `"weights"` of a file or by name, `"random"` weights, or a `"user"`'s own model.
+        kind: `"weights"` of a file or by name, `"random"` weights, a `"user"`'s own model, or the
+            folder of a trained `"nnunet"` or of a `"bundle"` of MONAI.
     """
 
     words: str
-    kind: Literal["weights", "random", "user"]
+    kind: Literal["weights", "random", "user", "nnunet", "bundle"]
 
     @classmethod
     def parse(cls, weights: str | None) -> "NetworkSpec":
         """Reads what `--weights` says.
 
         Args:
-            weights: a name or a file as `models.load` takes them, `random:NAME`, or
-                `module:factory`.
+            weights: a name or a file as `models.load` takes them, `random:NAME`,
+                `nnunet:FOLDER`, `bundle:FOLDER`, or `module:factory`.
 
         Raises:
             InputError: if no network is named.
@@ -46,6 +49,10 @@ class NetworkSpec:
             raise InputError(
                 "no weights were given; add --weights with a file, a bundled name or module:factory"
             )
+        if weights.startswith(NNUNET):
+            return cls(weights, "nnunet")
+        if weights.startswith(BUNDLE):
+            return cls(weights, "bundle")
         if user_code.is_factory(weights):
             return cls(weights, "user")
         return cls(weights, "random" if weights.startswith(RANDOM) else "weights")
@@ -158,6 +165,7 @@ class OpenOptions:
         said: what is said of its output.
         checkpoint: state dict that is loaded into a user's own PyTorch module.
         layout: of taps inside of the model, as `parse_layouts` reads it.
+        mirror: a trained nnU-Net's output is the mean over mirrored inputs.
     """
 
     size: tuple[int, ...] | None = None
@@ -171,6 +179,21 @@ class OpenOptions:
     said: Said = Said()
     checkpoint: Path | None = None
     layout: tuple[str, ...] = ()
+    mirror: bool = False
+
+    def check_ndim(self, ndim: int, words: str) -> None:
+        """Raises `InputError` if a network, named by its words, has dimensions that will not do."""
+        if ndim in self.ndims:
+            return
+        if 2 in self.ndims:
+            raise InputError(
+                f"weights {words!r} are of a {ndim}D network, and this command takes 2D images: "
+                "explain volumes by `segcam instances` or `segcam context`"
+            )
+        raise InputError(
+            f"weights {words!r} are of a {ndim}D network, and this command takes volumes: explain "
+            "images by `segcam explain`"
+        )
 
     @classmethod
     def parse(
@@ -185,6 +208,7 @@ class OpenOptions:
         said: Said = Said(),
         checkpoint: str | Path | None = None,
         layout: Sequence[str] = (),
+        mirror: bool = False,
     ) -> "OpenOptions":
         """Reads what a command line says of a network of images.
 
@@ -198,6 +222,7 @@ class OpenOptions:
             said: likewise.
             checkpoint: likewise.
             layout: as the attribute.
+            mirror: likewise.
 
         Raises:
             InputError: if numbers are too many or out of range, or the file cannot be read.
@@ -224,6 +249,7 @@ class OpenOptions:
             said=said,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             layout=tuple(layout),
+            mirror=mirror,
         )
         if labels is None:
             return options

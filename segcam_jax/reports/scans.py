@@ -74,9 +74,14 @@ class StoredScan:
         every = dataclasses.replace(files, truth=truth)
         if every.stamp() != self.row["stamp"] and every.digest() != self.row["sha256"]:
             raise InputError(f"the files of scan {self.name!r} have changed since it was explained")
-        names = [field.name for field in dataclasses.fields(ScanOptions)]
-        said = {name: self.run.manifest.options[name] for name in names}
-        return read_input(files, msgspec.convert(said, ScanOptions), self.run.modalities)
+        return read_input(files, self.options, self.run.modalities)
+
+    @functools.cached_property
+    def options(self) -> ScanOptions:
+        """How its volumes were read."""
+        names = {field.name for field in dataclasses.fields(ScanOptions)}
+        options = self.run.manifest.options
+        return msgspec.convert({n: options[n] for n in names & options.keys()}, ScanOptions)
 
     @functools.cached_property
     def found(self) -> Segmented:
@@ -92,7 +97,7 @@ class StoredScan:
         """Writes what the network found, where it is not there; returns the record of that."""
         maps = {PROBABILITY: "probability", PREDICTED: "instances"}
         maps |= {} if self.row["truth"] is None else {MISSED: "missed"}
-        own = self.run.manifest.options["match_spacing"]
+        own = self.options.spacing is not None
         files = [f"{self.name}/{name}.nii.gz" for name in maps.values()]
         files += [f"{self.name}/network-{name}.nii.gz" for name in maps.values() if own]
         record = {

@@ -119,7 +119,8 @@ class MapStudy:
         network, window, mask = self.network, self.segmenting.window, found.mask(instance)
         field = self.explaining.field
         if field == "stitched":
-            tiles = tiling(mask.shape, window, overlap=self.segmenting.overlap)
+            said = self.segmenting
+            tiles = tiling(mask.shape, window, overlap=said.overlap, windows=said.windows)
             crop, windows = stitched.around(given.x, mask, tiles)
             params, fn = (network.params, *windows), stitched.Stitched(network.fn, tiles.roi)
             one = network.split(tap, (*window, given.x.shape[-1]))  # Says what it returns.
@@ -253,9 +254,8 @@ class ContextStudy:
 
     def _spacing(self, case: VolumeCase) -> tuple[float, ...]:
         """The size of the voxels that a scan is studied on."""
-        frame = self.segmenting.frame
-        resampled = frame.spacing if self.segmenting.match_spacing else None
-        return resampled or spacing_of(nifti.read_grid(case.files.files[0])[1])
+        own = spacing_of(nifti.read_grid(case.files.files[0])[1])
+        return self.segmenting.spacing or own
 
     def options(self) -> Mapping[str, Any]:
         """All that determines it, as JSON holds it."""
@@ -297,6 +297,7 @@ class ContextStudy:
             spacing=given.scan.grid.spacing,
             roi=self.segmenting.window,
             overlap=self.segmenting.overlap,
+            windows=self.segmenting.windows,
             meaning=self.network.meaning,
             execution=execution,
         )

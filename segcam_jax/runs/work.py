@@ -38,6 +38,7 @@ class StudyOptions:
         multi_label: the classes do not exclude each other.
         threshold: where they do not, the probability above which they are predicted.
         checkpoint: file of weights for a user's own PyTorch module.
+        mirror: a trained nnU-Net's output is the mean over mirrored inputs.
         labels: file of the classes' names.
         size: height and width that images are brought to, or one number for both.
         fit: how they are.
@@ -70,6 +71,7 @@ class StudyOptions:
     multi_label: bool = False
     threshold: tuple[float, ...] = ()
     checkpoint: str | None = None
+    mirror: bool = False
     labels: str | None = None
     size: tuple[int, ...] = ()
     fit: Fit = "crop"
@@ -135,6 +137,7 @@ class StudyOptions:
             said=Said(self.outputs, self.multi_label, self.threshold),
             checkpoint=self.checkpoint,
             layout=self.layout,
+            mirror=self.mirror,
         )
 
     @property

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segcam_jax.data.instances import dilation_reach
 from segcam_jax.engine import Execution, compiled_function, memory
-from segcam_jax.engine.sliding import tiling, window_function
+from segcam_jax.engine.sliding import Windows, tiling, window_function
 from segcam_jax.outputs import Meaning
 from segcam_jax.targets import region
 from segcam_jax.types import InputError, wide
@@ -73,6 +73,7 @@ def context_curve(
     spacing: Sequence[float] | None = None,
     roi: int | Sequence[int] = 96,
     overlap: float = 0.25,
+    windows: Windows = "monai",
     meaning: Meaning = Meaning(),
     execution: Execution = Execution(),
 ) -> ContextCurve:
@@ -90,6 +91,7 @@ def context_curve(
         spacing: size of a voxel in mm along each axis; None: 1 mm.
         roi: extents of the network's window.
         overlap: of neighbouring windows.
+        windows: whose grid and weights, as in the segmentation.
         meaning: what the output means.
         execution: how the engine runs it; `chunk_size` and `memory_limit` say how many dilations
             run at once, which does not change the result.
@@ -103,7 +105,7 @@ def context_curve(
         raise InputError(f"steps={steps}; at least one dilation is needed")
     reach = dilation_reach(mask, steps, connectivity=connectivity)
     sizes = np.ones(mask.ndim) if spacing is None else np.asarray(spacing, float)
-    tiles = tiling(mask.shape, roi, overlap=overlap)
+    tiles = tiling(mask.shape, roi, overlap=overlap, windows=windows)
     padded = np.pad(mask, tiles.padding)
     target = region(class_index, padded)
     assert target.extent is not None

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from segcam_jax import _files
 from segcam_jax.data import nifti, scans
 from segcam_jax.data.frames import Frame
+from segcam_jax.data.preparation import Step, prepared, spacing_after
 from segcam_jax.data.scans import Scan, ScanFiles
 from segcam_jax.data.truths import TruthOptions, check_values
 from segcam_jax.data.volume import Volume, orientation
@@ -32,6 +33,8 @@ class ScanOptions:
         resample: bring volumes of other grids onto the first one's.
         frame: the orientation and voxel size that the network was trained on; see `known_frame`.
         match_spacing: resample scans to that voxel size.
+        preparation: what is done to a scan first, where the network's folder says so; normalise,
+            frame and match_spacing are not read then. None: nothing is known of that.
     """
 
     truth: TruthOptions = dataclasses.field(default_factory=TruthOptions)
@@ -39,6 +42,14 @@ class ScanOptions:
     resample: bool = False
     frame: Frame = dataclasses.field(default_factory=Frame)
     match_spacing: bool = False
+    preparation: tuple[Step, ...] | None = None
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """The size of the voxels that scans are resampled to; None if they keep theirs."""
+        if self.preparation is not None:
+            return spacing_after(self.preparation)
+        return self.frame.spacing if self.match_spacing else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,21 +198,23 @@ def read_input(
     Raises:
         InputError: if a file is broken, or the truth has another grid that is not to be resampled.
     """
+    own = options.preparation is not None
     scan = scans.read_scan(
         files.files,
         modalities=modalities,
         resample=options.resample,
-        frame=options.frame,
-        match_spacing=options.match_spacing,
+        frame=None if own else options.frame,
+        match_spacing=options.match_spacing and not own,
     )
+    scan = prepared(scan, options.preparation or ())
     values, truth = scan.values, None
+    zscored = options.normalise == "zscore" and not own
     notes = [*scan.notes, *_constant(files, values)]
-    if options.normalise == "zscore":
+    if zscored:
         notes += _without_background(files, values)
     if files.truth is not None:
         truth = scans.read_labels(files.truth, scan.file, resample=options.resample)
-    x = scans.zscore(values) if options.normalise == "zscore" else values
-    return ScanInput(scan, x, truth, tuple(notes))
+    return ScanInput(scan, scans.zscore(values) if zscored else values, truth, tuple(notes))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from segcam_jax.data import instances as instances_module
 from segcam_jax.data.instances import Instance, Instances
 from segcam_jax.data.truths import check_options, read_truth
 from segcam_jax.engine import Execution, compiled_function
-from segcam_jax.engine.sliding import sliding_window, tiling
+from segcam_jax.engine.sliding import Windows, sliding_window, tiling
 from segcam_jax.metrics.lesions import LesionScores, lesion_scores
 from segcam_jax.networks.class_queries import find_class
 from segcam_jax.networks.network import Network
@@ -39,6 +39,7 @@ class SegmentOptions(ScanOptions):
             they share a voxel.
         roi: extents of the network's window, one number or three.
         overlap: of neighbouring windows, as a share of a window.
+        windows: whose grid and weights they have, as `engine.sliding.Tiling` tells.
     """
 
     class_index: str | None = None
@@ -49,6 +50,13 @@ class SegmentOptions(ScanOptions):
     min_iou: float | None = None
     roi: tuple[int, ...] = (96,)
     overlap: float = 0.25
+    windows: Windows = "monai"
+
+    @classmethod
+    def of(cls, network: Network, **said: Any) -> "SegmentOptions":
+        """The options of a network: as said, else as its folder says, else the defaults."""
+        known: dict[str, Any] = vars(network.recipe) if network.recipe else {}
+        return cls(**(known | said))
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -93,7 +101,7 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     """
     if len(options.roi) not in (1, AXES):
         raise InputError(f"roi {options.roi}; give one extent, or three")
-    tiling((1,) * AXES, options.window, overlap=options.overlap)
+    tiling((1,) * AXES, options.window, overlap=options.overlap, windows=options.windows)
     config = network.config
     if getattr(config, "classifies", False):
         raise InputError(
@@ -123,6 +131,8 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     instances_module.matched(empty, empty, min_iou=options.min_iou)
     check_options(options.truth)
     class_of(options, network)
+    if options.preparation is not None:
+        return options
     frame = known_frame(network, options.frame)
     if options.match_spacing and frame.spacing is None:
         raise InputError(
@@ -158,6 +168,7 @@ def segment(
         given.x,
         roi=options.window,
         overlap=options.overlap,
+        windows=options.windows,
         execution=execution,
     )
     network.meaning.check_values(output)

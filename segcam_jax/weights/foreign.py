@@ -1,6 +1,7 @@
 """Tensors of other libraries' weights files: safetensors, PyTorch, Keras; no code in them runs."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,7 @@ import numpy as np
 
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
-from segcam_jax.weights import torch_files
-from segcam_jax.weights.torch_files import Refused, Stored
+from segcam_jax.weights.torch_files import Refused, Stored, TorchFile
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
 
@@ -60,18 +60,41 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
     return _without_prefix(tensors)
 
 
-def _torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        file = torch_files.TorchFile(path)
-        state = _state(file.content)
-        arrays = {}
-        for name, tensor in (state or {}).items():
+def open_torch(path: Path) -> TorchFile:
+    """Opens a file of `torch.save`.
+
+    Raises:
+        InputError: if it is missing, truncated, or could run code when read.
+    """
+    if not path.is_file():
+        raise InputError(f"weights file {str(path)!r} does not exist")
+    with _reading(path):
+        return TorchFile(path)
+
+
+def tensors_of(file: TorchFile, state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict in a file of `torch.save`, halves as float32.
+
+    Raises:
+        InputError: if the file is cut off, or one is no plain array; `path` is the file's.
+    """
+    arrays = {}
+    with _reading(path):
+        for name, tensor in state.items():
             if isinstance(tensor, Stored):
                 if tensor.storage is None:
                     raise _no_numbers(path, name)
                 array = file.array(tensor)
                 floating = "float" in array.dtype.name
                 arrays[str(name)] = array.astype(np.float32, copy=False) if floating else array
+    return _without_prefix(arrays)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Says in one line why a file of `torch.save` cannot be read."""
+    try:
+        yield
     except Refused as refused:
         raise InputError(
             f"weights file {str(path)!r} holds Python objects ({refused}), which could run code "
@@ -81,11 +104,16 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # A pickle that is cut off or made up raises anything.
         raise _unreadable(path, error) from None
+
+
+def _torch(path: Path) -> dict[str, np.ndarray]:
+    file = open_torch(path)
+    state = _state(file.content)
     if state is None:
         raise InputError(
             f"weights file {str(path)!r} holds no state dict; save the network's `state_dict()`"
         )
-    return _without_prefix(arrays)
+    return tensors_of(file, state, path)
 
 
 def _state(loaded: Any) -> Mapping[str, Any] | None:

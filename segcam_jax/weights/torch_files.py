@@ -66,6 +66,13 @@ class Refused(pickle.UnpicklingError):
     """A file names a function or class that could run code; the message is that name."""
 
 
+class Unread:
+    """A number, an array or a type of NumPy in a file, which is beside what weights need."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Takes what a pickle says of it, and keeps nothing."""
+
+
 class Storage(NamedTuple):
     """Values that follow each other in a file.
 
@@ -113,7 +120,7 @@ class TorchFile:
     A file that is broken or made up raises what a pickle can raise, which is any exception.
 
     Attributes:
-        content: what was saved; its tensors are `Stored`.
+        content: what was saved; its tensors are `Stored`, what is NumPy's is `Unread`.
 
     Raises:
         Refused: if reading the file could run code.
@@ -179,7 +186,13 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_meta_tensor_no_storage": self._no_array,
             "torch.serialization._get_layout": self._word,
             "torch.device": self._word,
+            "numpy.dtype": self._unread,
+            "numpy.ndarray": self._unread,
+            "_codecs.encode": self._unread,
         }
+        for core in ("numpy.core", "numpy._core"):
+            for name in ("scalar", "_reconstruct"):
+                tensor_functions[f"{core}.multiarray.{name}"] = self._unread
         self._known = _PLAIN | tensor_functions
 
     def find_class(self, module: str, name: str) -> Any:
@@ -234,6 +247,9 @@ class _Unpickler(pickle.Unpickler):
 
     def _no_array(self, *_about: Any) -> Stored:
         return Stored(None)
+
+    def _unread(self, *_about: Any) -> Unread:
+        return Unread()
 
     def _word(self, *words: Any) -> str:
         return ":".join(map(str, words))
