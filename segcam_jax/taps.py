@@ -71,7 +71,7 @@ def tap(x: T, name: str) -> T:
         name: unique within one forward pass, for example `"encoder4"`.
 
     Returns:
-        `x`, marked in the traced program so that `split` can cut there.
+        `x`, marked in the traced program.
     """
     if not isinstance(name, str):
         raise TapError(f"a tap's name is a string, not {name!r}")
@@ -124,8 +124,7 @@ class Split:
         """Runs the part before the tap.
 
         Returns:
-            `(activation, carry)`; the carry holds what `decode` reads besides the activation:
-            skip tensors and parameters.
+            `(activation, carry)`; in the carry is what else `decode` reads: skips, parameters.
 
         Raises:
             InputError: if shapes or dtypes are not those the model was split for; a batch is not.
@@ -164,10 +163,7 @@ class Split:
         return self.decode(masks.ablate(activation, mask), carry)
 
     def on_window(self, extents: tuple[int, ...]) -> windows.WindowPlan:
-        """How decode runs for a window of its one output; cached per extents.
-
-        Its inputs are the native activation, the carry, and `constants`.
-        """
+        """How decode runs for a window of its output; it takes activation, carry, `constants`."""
         if extents not in self._plans:
             self._plans[extents] = windows.plan(self._flat[0], extents)
         return self._plans[extents]
@@ -212,6 +208,12 @@ class Split:
             outputs=self.declared,
             one_example=self._one_example,
         )
+
+    @functools.cached_property
+    def parameter_order(self) -> tuple[int, ...]:
+        """For each leaf of the parameters, after how many operations it first meets the input."""
+        count, inputs = len(self._signature[1]), len(jax.tree.leaves(self.input))
+        return tuple(slicing.order_of_use(self.at_input._slice, count)[: count - inputs])
 
     def flops(self) -> int:
         """Operations of the convolutions and products of decode."""

@@ -105,6 +105,34 @@ def cut(whole: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
     )
 
 
+def order_of_use(made: Slice, count: int) -> list[int]:
+    """For each of the last `count` inputs of `encode`, the first equation of `decode` it meets.
+
+    There a value that is made of it meets one that depends on the activation. What never does comes
+    last.
+    """
+    encode, decode = made.encode_jaxpr, made.decode_jaxpr
+    dependent = _dependents(decode.eqns, decode.invars[:1])
+    made_of: dict[Var, Sequence[Any]] = {}
+    for equation in (*encode.eqns, *decode.eqns):
+        made_of |= dict.fromkeys(equation.outvars, equation.invars)
+    for inside, outside in zip(decode.invars[1:], encode.outvars[1:], strict=True):
+        if inside is not outside:
+            made_of[inside] = [outside]
+    first = dict.fromkeys(encode.invars[-count:], len(decode.eqns)) if count else {}
+    seen = set(dependent)
+    for place, equation in enumerate(decode.eqns):
+        waiting = list(equation.invars) if _reads(equation, dependent) else []
+        while waiting:
+            atom = waiting.pop()
+            if is_variable(atom) and atom not in seen:
+                seen.add(atom)
+                waiting += made_of.get(atom, ())
+                if atom in first:
+                    first[atom] = place
+    return list(first.values())
+
+
 def apart(whole: Graph) -> tuple[Callable[[], list], Callable[[Sequence[Any], list], list]]:
     """What a traced function computes of its constants alone, and the rest.
 

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
@@ -20,10 +20,10 @@ from segcam_jax.cli.arguments import (
     MaybeFile,
     MaybeName,
     MaybeOutputs,
-    Names,
     Size,
     optional,
 )
+from segcam_jax.cli.stored import Export as Export, Score as Score, Show as Show
 from segcam_jax.cli.study import (
     Embed as Embed,
     Explain as Explain,
@@ -68,77 +68,7 @@ class Layers:
 
 @dataclasses.dataclass(frozen=True)
 class Methods:
-    """List the methods and the heatmap profiles."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Show:
-    """Look at a stored run: what it holds, one image, the first by a column; as figures too.
-
-    For example:
-
-      segcam show run.zarr --out first.png
-
-      segcam show run.zarr --item 17 --out item.png
-
-      segcam show run.zarr --worst score --count 4 --out worst.png
-
-    The network is not run again: figures are drawn from the stored maps, and from the files of the
-    images, which must not have changed.
-
-    Attributes:
-        run: The folder of the run.
-        item: One image, by its number in the run, its name or its file.
-        best: A column of the table: the results with its largest values.
-        worst: A column of the table: the results with its smallest values.
-        count: How many results are listed and drawn.
-        out: Draw it, to a file of this name; several targets of an image, or best and worst, to
-            files of similar names.
-        profile: As in `segcam explain`.
-        smoothing: As in `segcam explain`.
-        colormap: As in `segcam explain`.
-    """
-
-    run: tyro.conf.Positional[Path]
-    item: Annotated[str | None, optional("N|NAME")] = None
-    best: Annotated[str | None, optional("COLUMN")] = None
-    worst: Annotated[str | None, optional("COLUMN")] = None
-    count: int = 8
-    out: MaybeFile = None
-    profile: str = "auto"
-    smoothing: float = 0.0
-    colormap: MaybeName = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """Write a stored run as files: a PNG and a .npy array per map, and a table.
-
-    For example:
-
-      segcam export run.zarr --out files
-
-      segcam export run.zarr --out files --what png --items 0-9 cat
-
-    Attributes:
-        run: The folder of the run.
-        out: The folder of the files.
-        what: png: figures; npy: raw maps; csv: the table of all images, items.csv.
-        items: Images by number, range of numbers (10-19), name or file. Default: all.
-        profile: As in `segcam explain`.
-        smoothing: As in `segcam explain`.
-        colormap: As in `segcam explain`.
-        overwrite: Write over files that are there.
-    """
-
-    run: tyro.conf.Positional[Path]
-    out: Path
-    what: tuple[Literal["png", "npy", "csv"], ...] = ("png", "npy", "csv")
-    items: Names = ()
-    profile: str = "auto"
-    smoothing: float = 0.0
-    colormap: MaybeName = None
-    overwrite: bool = False
+    """List the methods, the metrics and the heatmap profiles."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +202,9 @@ COMMANDS = {
     "show": Command(
         "look at a stored run: its table, its images, the best and the worst", Show, "stores:show"
     ),
+    "score": Command(
+        "score the maps of a stored run by metrics, and rank its methods", Score, "score:score"
+    ),
     "export": Command("write a stored run as PNG, .npy and CSV files", Export, "stores:export"),
     "gallery": Command(
         "compare networks, layers and methods on photographs, in one figure each",
@@ -280,7 +213,9 @@ COMMANDS = {
     ),
     "embed": Command("map images by a layer's activations: PCA and t-SNE", Embed, "embed:embed"),
     "layers": Command("list the taps of a network with their shapes", Layers, "listing:layers"),
-    "methods": Command("list the methods and the heatmap profiles", Methods, "listing:methods"),
+    "methods": Command(
+        "list the methods, the metrics and the heatmap profiles", Methods, "listing:methods"
+    ),
     "instances": Command(
         "explain every instance in volumes: NIfTI maps, a table, figures",
         Instances,

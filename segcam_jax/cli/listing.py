@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from segcam_jax.cli import commands, console
 from segcam_jax.heatmap import PROFILES
 from segcam_jax.methods import METHODS
+from segcam_jax.metrics import METRICS
 from segcam_jax.types import InputError
 
 _SIDE = 64
@@ -88,7 +89,7 @@ def _times(numbers: Iterable[int]) -> str:
 
 
 def methods(_: commands.Methods) -> None:
-    """Prints the registry of methods with their options, and the profiles."""
+    """Prints the registries of methods, with their options, and of metrics, and the profiles."""
     rows = [
         (each.name, each.explains, each.cost, each.paper, each.notes) for each in METHODS.values()
     ]
@@ -101,5 +102,12 @@ def methods(_: commands.Methods) -> None:
     console.table(
         "Options of methods, by --option NAME=VALUE", ("method", "option", "default", "is"), rows
     )
+    way = {True: "higher", False: "lower", None: ""}
+    measured = [
+        (m.name, m.title, ", ".join(m.needs), way[m.higher_is_better], m.cost, m.paper)
+        for m in METRICS.values()
+    ]
+    columns = ("metric", "title", "needs", "better", "cost", "paper")
+    console.table("Metrics, by `segcam score RUN --metric NAME`", columns, measured)
     profiles = [(p.name, "yes" if p.signed else "no", p.about) for p in PROFILES.values()]
     console.table("Profiles of heatmaps", ("profile", "signed", "what it does"), profiles)

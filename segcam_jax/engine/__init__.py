@@ -27,6 +27,11 @@ from segcam_jax.engine.many_targets import (
 from segcam_jax.engine.plan import Plan as Plan
 from segcam_jax.engine.planning import plan_of as plan_of
 from segcam_jax.engine.positions import region_gradients as region_gradients
+from segcam_jax.engine.readings import (
+    read_of as read_of,
+    readings as readings,
+    score_of as score_of,
+)
 from segcam_jax.engine.run import (
     ablation_drops as ablation_drops,
     ablation_scores as ablation_scores,

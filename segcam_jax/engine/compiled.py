@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, TypeVar, cast
 
 import jax
@@ -20,16 +21,16 @@ from segcam_jax.types import Explanation, InputError, TargetError
 
 F = TypeVar("F", bound=Callable)
 Static = tuple[tuple[str, Any], ...]
-_STATIC = (str, int, bool, tuple, type(None), Execution)
+_STATIC = (str, int, bool, tuple, type(None), Execution, FunctionType, functools.partial)
 
 
 def compiled(method: F) -> F:
     """Compiles `method(split, params, x, target, **options)` once per split and static options.
 
-    Options that are strings, integers, booleans, tuples, None or an `Execution` are part of the
-    program; floats,
-    arrays and keys are its inputs, so that another value does not compile again. Inside a
-    caller's own `jit`, `vmap` or `grad` the method is traced along.
+    Options that are strings, integers, booleans, tuples, functions, None or an `Execution` are part
+    of the program; floats, arrays and keys are its inputs, so that another value does not compile
+    again. Further positional arguments, such as the map that a metric is of, are options too.
+    Inside a caller's own `jit`, `vmap` or `grad` the method is traced along.
 
     A target may be a pytree with a `check(output)` method, or any function `output -> scalar`. A
     function is traced whenever it is given. What it computes is part of the program; arrays that it
@@ -50,11 +51,12 @@ def compiled(method: F) -> F:
     programs = Programs(kernel)
 
     @functools.wraps(method)
-    def call(split: Split, params: Any, x: Any, target: Any, **options: Any):
-        return programs.run(*_prepared(signature, split, params, x, target, options))
+    def call(split: Split, params: Any, x: Any, target: Any, *more: Any, **options: Any):
+        given = (split, params, x, target, *more)
+        return programs.run(*_prepared(signature, given, options))
 
     def program(split: Split, params: Any, x: Any, target: Any, **options: Any) -> Program:
-        return programs.compiled(*_prepared(signature, split, params, x, target, options))
+        return programs.compiled(*_prepared(signature, (split, params, x, target), options))
 
     cast(Any, call).program = program
     return cast(F, call)
@@ -78,15 +80,17 @@ def compiled_function(function: F) -> F:
 
 
 def _prepared(
-    signature: inspect.Signature, split: Any, params: Any, x: Any, target: Any, options: Mapping
+    signature: inspect.Signature, given: tuple, options: Mapping
 ) -> tuple[Split, Static, tuple, Execution]:
     """Checked arguments of the kernel: `(split, static, inputs, execution)`."""
+    split, params, x, target, *more = given
     if not isinstance(split, Split):
         raise InputError(
             f"the first argument is {type(split).__name__}, expected a Split; make one with "
             "split(fn, tap_name, params, x)"
         )
-    signature.bind(split, params, x, target, **options)
+    signature.bind(*given, **options)
+    options = {**dict(zip(list(signature.parameters)[4:], more, strict=False)), **options}
     if not jnp.issubdtype(split.activation.dtype, jnp.floating):
         raise InputError(
             f"the activation at tap {split.tap!r} has dtype {split.activation.dtype}; expected "

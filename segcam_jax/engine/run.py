@@ -50,34 +50,36 @@ def ablation_drops(
     target: Any,
     masks: Masks,
     execution: Execution,
+    empty: Float[Array, "*space c"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "m"]]:
     """The score of the activation, and how far it falls under each mask, S - S_m.
 
-    Masks that keep are compared with an empty activation: S is the score of that.
+    What is ablated becomes `empty`, or 0: A_m = empty + mask_m (A - empty). Masks that keep are
+    compared with an empty activation: S is the score of that.
 
     Where the score is linear in the activation, from one gradient:
 
-        S - S_m = sum (1 - mask_m) A dS/dA
+        S - S_m = sum (1 - mask_m) (A - empty) dS/dA
 
     Else by an evaluation per mask, as many at once as fit: of the change that it makes, see
     `fall.py`. Masks that change nothing the target sees are not run, and fall by exactly 0; the
     others are dealt evenly over the devices.
     """
     how = scoring(split, carry, target, execution)
-    base = activation if around(masks) else jnp.zeros_like(activation)
+    ablated = _Ablated(activation, empty, masks)
+    base, there = ablated.base, ablated.there
     if execution.closed_form and fall.is_linear(split, target):
-        return _closed_form(split, activation, how, masks)
+        return _closed_form(ablated, how)
     if not execution.difference:
-        return _subtracted(activation, how, masks, execution)
+        return _subtracted(ablated, how, execution)
     output, prepared = fall.known(split, base, carry, execution)
-    by_change = fall.falls(split, activation, (output, prepared), target, masks, execution)
+    by_change = fall.falls(split, there, (output, prepared), target, masks, execution)
     score_of = fall.differentiable(lambda: target(output), lambda: how.score(base))
     score = score_of()
-    live = _live(activation, masks, by_change.seen, execution)
+    live = _live(there, masks, by_change.seen, execution)
 
     def written(rows, _):
-        scores = jax.vmap(lambda row: how.score(ablate(activation, masks(row))))(rows)
-        return how.score(base) - scores
+        return how.score(base) - jax.vmap(lambda row: how.score(ablated(masks(row))))(rows)
 
     def drops_of(rows):
         return jax.vmap(by_change.fall)(rows).astype(score.dtype)
@@ -95,24 +97,56 @@ def ablation_drops(
         by_change=by_change,
     )
     drops = _in_chunks(rows, drops_of, written, execution, study)
-    return score, _undrowned(drops, activation, how, masks) if around(masks) else drops
+    return score, _undrowned(drops, ablated, how) if around(masks) else drops
 
 
-def _undrowned(
-    drops: Float[Array, "m"], activation: Float[Array, "*space c"], how: Scoring, masks: Masks
-) -> Float[Array, "m"]:
+@dataclasses.dataclass(frozen=True)
+class _Ablated:
+    """What becomes of an activation under masks.
+
+    Attributes:
+        activation: without them.
+        empty: what is ablated becomes this; None: 0.
+        masks: the ablations.
+    """
+
+    activation: Float[Array, "*space c"]
+    empty: Float[Array, "*space c"] | None
+    masks: Masks
+
+    def __call__(self, mask: Any) -> Float[Array, "*space c"]:
+        """The activation under one of the masks."""
+        shown = ablate(self.there, mask)
+        return shown if self.empty is None else self.empty + shown
+
+    @property
+    def there(self) -> Float[Array, "*space c"]:
+        """What masks take away, or keep."""
+        return self.activation if self.empty is None else self.activation - self.empty
+
+    @property
+    def base(self) -> Float[Array, "*space c"]:
+        """What scores are compared with."""
+        if around(self.masks):
+            return self.activation
+        return jnp.zeros_like(self.activation) if self.empty is None else self.empty
+
+
+def _undrowned(drops: Float[Array, "m"], ablated: _Ablated, how: Scoring) -> Float[Array, "m"]:
     """The drops, by two scores where an ablation takes away what drowns the rest.
 
     Such a drop is as large as the score is, and loses no digits. There are hardly ever any.
     """
 
+    masks = ablated.masks
+
     def replaced():
-        drowning = fall.drowning(activation, masks)
+        drowning = fall.drowning(ablated.there, masks)
         order = jnp.argsort(~drowning).astype(jnp.int32)
 
         def step(at, drops):
-            ablated = ablate(activation, masks(order[at]))
-            before, after = jax.vmap(how.score)(jnp.stack([activation, ablated]))
+            pair = jnp.stack([ablated.activation, ablated(masks(order[at]))])
+            before, after = jax.vmap(how.score)(pair)
             return drops.at[order[at]].set(before - after)
 
         return jax.lax.fori_loop(0, drowning.sum(dtype=jnp.int32), step, drops)
@@ -127,25 +161,27 @@ def ablation_scores(
     target: Any,
     masks: Masks,
     execution: Execution,
+    empty: Float[Array, "*space c"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "m"]]:
     """The score of the activation, and under each mask: see `ablation_drops`."""
-    score, drops = ablation_drops(split, activation, carry, target, masks, execution)
+    score, drops = ablation_drops(split, activation, carry, target, masks, execution, empty)
     return score, score - drops
 
 
 def _subtracted(
-    activation: Float[Array, "*space c"], how: Scoring, masks: Masks, execution: Execution
+    ablated: _Ablated, how: Scoring, execution: Execution
 ) -> tuple[Float[Array, ""], Float[Array, "m"]]:
     """By m + 1 evaluations of the whole score.
 
     The unchanged activation is one more row of the same computation: run apart, its score would be
     rounded in another way, and a channel without any effect would get a weight.
     """
-    live = _live(activation, masks, how.seen, execution)
+    masks = ablated.masks
+    live = _live(ablated.there, masks, how.seen, execution)
 
     def score_of(row):
         mask = masks(jnp.maximum(row - 1, 0))
-        return how.score(ablate(activation, jnp.where(row == 0, around(masks), mask)))
+        return how.score(ablated(jnp.where(row == 0, around(masks), mask)))
 
     order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.argsort(~live).astype(jnp.int32)])
     rows = _Rows(order, 1 + live.sum(dtype=jnp.int32), how.live_bytes)
@@ -216,9 +252,8 @@ def _in_chunks(
     return jnp.zeros_like(found).at[rows.order].set(found)
 
 
-def _closed_form(
-    split: Split, activation: Float[Array, "*space c"], how: Scoring, masks: Masks
-) -> tuple[Float[Array, ""], Float[Array, "m"]]:
+def _closed_form(ablated: _Ablated, how: Scoring) -> tuple[Float[Array, ""], Float[Array, "m"]]:
+    masks = ablated.masks
     record.study(
         lambda: record.Study(
             "ablations",
@@ -229,12 +264,12 @@ def _closed_form(
             closed_form=True,
         )
     )
-    score, gradient = how.value_and_gradient(activation)
+    score, gradient = how.value_and_gradient(ablated.activation)
     if not around(masks):
-        score = how.score(jnp.zeros_like(activation))
+        score = how.score(ablated.base)
     # What the target does not look at counts nothing, though it be infinite.
-    unseen = (gradient == 0) & ~jnp.isfinite(activation)
-    finite = jnp.where(unseen, 0, activation)
+    unseen = (gradient == 0) & ~jnp.isfinite(ablated.there)
+    finite = jnp.where(unseen, 0, ablated.there)
     return score, masks.removed(finite.astype(score.dtype) * gradient.astype(score.dtype))
 
 

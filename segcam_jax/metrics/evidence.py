@@ -1,0 +1,90 @@
+"""What the predicted segments of an image have to do with each other."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from segcam_jax import engine
+from segcam_jax.engine import Execution
+from segcam_jax.metrics.removal import At, scene
+from segcam_jax.metrics.saliency import region_shares
+from segcam_jax.outputs import Meaning
+from segcam_jax.taps import Split
+from segcam_jax.targets import Target
+
+
+def evidence_shares(
+    map: Float[Array, "*space"], labels: Int[ArrayLike, "*space"], *, classes: int
+) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
+    """Where the evidence of a class lies, by what is predicted there: a row of the evidence table.
+
+    Args:
+        map: signed, at the extents of the labels.
+        labels: class of each position.
+        classes: how many there are.
+
+    Returns:
+        `(positive, negative)`: the shares of the positive and of the negative part that lie on each
+        class; all 0 for a part that is 0. Means over images are those of a data set.
+    """
+    every = jnp.arange(classes).reshape(-1, *[1] * jnp.ndim(map))
+    regions = jnp.asarray(labels)[None] == every
+    parts = (jnp.maximum(map, 0), jnp.maximum(-map, 0))
+    positive, negative = (region_shares(part, regions)[0] for part in parts)
+    return positive, negative
+
+
+@engine.compiled
+def ablation_matrix(
+    split: Split,
+    params: Any,
+    x: Any,
+    target: Target,
+    labels: Int[Array, "*space"],
+    *,
+    baseline: Any = "zeros",
+    at: At = "input",
+    execution: Execution = Execution(),
+) -> Float[Array, "k k"]:
+    """What removing each predicted segment does to each class.
+
+        F[i, j] = (q_j - q_j without segment i) / q_j,    q_j the mean probability of class j there
+
+    Args:
+        split: the model.
+        params: its parameters.
+        x: one example.
+        target: says what the output means; its class and region do not matter.
+        labels: predicted class of each position of the output.
+        baseline: as in `Scene.empty`.
+        at: remove from the input or from the activation at the tap.
+        execution: how the engine runs it.
+
+    Returns:
+        Segment removed (row) by class; NaN for classes that are not predicted.
+    """
+    nothing = jnp.zeros((split.at_input if at == "input" else split).activation.shape[:-1])
+    there = scene(split, params, x, nothing, at, execution)
+    classes = jax.tree.leaves(split.output)[0].shape[-1]
+    every = jnp.arange(classes, dtype=labels.dtype).reshape(-1, *[1] * labels.ndim)
+    segments = labels[None] == every
+    base = there.base(baseline)
+    meaning = Meaning(target.outputs, target.exclusive)
+
+    def read(output):
+        shares = jnp.moveaxis(meaning.probabilities(output), -1, 0)
+        return jnp.where(segments, shares, 0).sum(tuple(range(1, shares.ndim)))
+
+    def without(index):
+        segment = segments[index].astype(jnp.float32)
+        inside: Bool[Array, "*space"] = jax.image.resize(segment, there.positions, "linear") > 0
+        return jnp.where(inside[..., None], base, there.activation)
+
+    value = engine.read_of(there.split, there.carry, read, execution)
+    found = engine.readings(value, without, classes, execution)
+    whole = value(there.activation)
+    present = segments.any(tuple(range(1, segments.ndim)))
+    fall = (whole[None] - found) / jnp.where(whole > 0, whole, 1)[None]
+    return jnp.where(present[:, None] & present[None], fall, jnp.nan)

@@ -1,0 +1,150 @@
+"""The one registry of metrics: what each is called, what it is given, which direction is better.
+
+What a metric is given first says `needs`:
+
+    network            metric(split, params, x, target, map, ...)
+    network, method    metric(split, params, x, target, method, ...)    it explains again
+    mask               metric(map, mask, ...)                           a truth, or a region
+    nothing            metric(map, ...)
+
+`split` is the model, cut at the tap that the map is of; `params` its parameters; `x` one example;
+`target` the score that was explained; `map` a raw map, signed, of other positions than where it is
+used resized linearly; `method` a method of `segcam_jax.methods`. All are pure and work under `jit`
+and `vmap`, in 2D and 3D. Those of a network are compiled as methods are, and take `execution`.
+
+A metric returns a number, or a dataclass whose first field is the number that maps are compared by.
+A map that orders nothing, because it is constant or holds NaN, has the value NaN; `segcam score`
+counts those.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from segcam_jax import engine
+from segcam_jax.types import Explanation, InputError, nearest_first
+
+F = TypeVar("F", bound=Callable)
+Need = Literal["network", "method", "mask", "region", "superpixels"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric by name.
+
+    Attributes:
+        name: of its function.
+        function: what computes it.
+        needs: what it is given besides a map: see above. `region`: a target that has one.
+            `superpixels`: a partition of the image.
+        title: what people call it.
+        higher_is_better: the direction; None where neither end is better by itself.
+        range: the least and the largest value that is possible.
+        cost: what it runs, in words.
+        paper: where it comes from.
+        constant: whether a constant map has a value.
+    """
+
+    name: str
+    function: Callable
+    needs: tuple[Need, ...]
+    title: str
+    higher_is_better: bool | None
+    range: tuple[float, float]
+    cost: str
+    paper: str
+    constant: bool = False
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether it takes a `key` of `jax.random`."""
+        return "key" in inspect.signature(self.function).parameters
+
+    def values(self, found: Any) -> dict[str, Float[Array, ""]]:
+        """The numbers of a result by name; that which maps are compared by has the metric's."""
+        if not dataclasses.is_dataclass(found):
+            return {self.name: found}
+        first, *others = dataclasses.fields(found)
+        named = {f"{self.name}.{field.name}": getattr(found, field.name) for field in others}
+        numbers = {n: each for n, each in named.items() if getattr(each, "ndim", None) == 0}
+        return {self.name: getattr(found, first.name), **numbers}
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(*needs: Need, constant: bool = False, **fields: Any) -> Callable[[F], F]:
+    """Enters a metric in the registry under its function's name; compiles those of a network.
+
+    Args:
+        needs: as in `Metric`.
+        constant: likewise.
+        fields: likewise.
+    """
+
+    def register(function: F) -> F:
+        of_map = "map" in inspect.signature(function).parameters
+        made: Any = _undefined(function, constant) if of_map else function
+        made = engine.compiled(made) if "network" in needs else made
+        name = function.__name__
+        METRICS[name] = Metric(name, made, needs, constant=constant, **fields)
+        return made
+
+    return register
+
+
+def find(name: str) -> Metric:
+    """The metric of a name; case, spaces, underscores and hyphens do not matter.
+
+    Raises:
+        InputError: if there is none; lists those there are, the nearest name first.
+    """
+    plain = _plain(name)
+    for known in METRICS.values():
+        if plain in (_plain(known.name), _plain(known.title)):
+            return known
+    choices = ", ".join(nearest_first(name, METRICS))
+    raise InputError(f"unknown metric {name!r}; choose from {choices}")
+
+
+def is_defined(map: Float[Array, "..."], constant: bool) -> Bool[Array, ""]:
+    """Whether a map is finite, and not the same everywhere (with `constant`: not 0 everywhere)."""
+    told = (map != 0).any() if constant else map.max() > map.min()
+    return jnp.isfinite(map).all() & told
+
+
+def _undefined(function: Callable, constant: bool) -> Callable:
+    """The function, whose result is NaN for a map that has none."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def run(*given: Any, **options: Any):
+        bound = signature.bind(*given, **options)
+        map = bound.arguments["map"]
+        if isinstance(map, Explanation):
+            raise InputError("a metric takes a map, not an Explanation; give explanation.map")
+        map = jnp.asarray(map)
+        if not jnp.issubdtype(map.dtype, jnp.floating):
+            map = map.astype(jnp.float32)
+        defined = is_defined(map, constant)
+        # Of a map of zeros, so that nothing that is computed of NaN or of infinity traps.
+        bound.arguments["map"] = jnp.where(jnp.isfinite(map), map, 0)
+        found = function(*bound.args, **bound.kwargs)
+
+        def told(leaf):
+            number = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return jnp.where(defined, leaf, jnp.nan) if number else leaf
+
+        return jax.tree.map(told, found)
+
+    return run
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())

@@ -1,0 +1,201 @@
+"""What the scores of a run say of its methods: a ranking, cards, curves, and whether metrics agree.
+
+RUN/scores/ranking.csv      a card for each metric, method and tap: mean, interval, wins, worst
+RUN/scores/agreement.csv    Kendall's tau of the rankings by each pair of metrics
+RUN/scores/ranking.png, curves.png
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars
+from jaxtyping import Float
+from scipy import stats
+
+from segcam_jax import _files, viz
+from segcam_jax.metrics import METRICS
+from segcam_jax.runs import StoredRun
+from segcam_jax.runs.scores import CONTROL, FOLDER
+from segcam_jax.types import shortened
+from segcam_jax.viz.ranking import Interval, curves, ranking
+
+_RESAMPLES = 1000
+_INTERVAL = (2.5, 97.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A method at a tap by a metric.
+
+    Attributes:
+        metric: its name.
+        method: its name, or that of a control.
+        tap: where.
+        mean: over the images that have a value; None if none has.
+        low: 2.5th percentile of the mean over resampled images.
+        high: 97.5th.
+        images: that have a value.
+        undefined: maps that order nothing, or of which the metric has no value.
+        failed: maps that could not be scored.
+        wins: share of images where no other method is better.
+        worst: name of the image with the worst value; None if there is none.
+        place: among methods at taps and controls, 1 for the best; None without a direction.
+    """
+
+    metric: str
+    method: str
+    tap: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    images: int
+    undefined: int
+    failed: int
+    wins: float | None
+    worst: str | None
+    place: int | None
+
+
+def cards(run: StoredRun, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
+    """A card for each metric, method and tap, the best first; metrics as they were asked for.
+
+    Args:
+        run: that is scored.
+        scores: as `Scoring.table` has them.
+        seed: of the resampling.
+    """
+    found: list[Card] = []
+    for (metric,), rows in scores.group_by("metric", maintain_order=True):
+        higher = METRICS[str(metric)].higher_is_better
+        values = rows.with_columns(
+            polars.when(polars.col("value").is_finite()).then(polars.col("value")).alias("value")
+        )
+        column = polars.col("value")
+        best = {True: column.max(), False: column.min(), None: None}[higher]
+        if best is not None:
+            values = values.with_columns((column == best.over("row")).alias("won"))
+        made = [
+            _card(run, str(metric), str(method), str(tap), each, higher, seed)
+            for (method, tap), each in values.group_by("method", "tap", maintain_order=True)
+        ]
+        made.sort(key=lambda card: _rank_key(card, higher))
+        found += [
+            dataclasses.replace(card, place=place if higher is not None and card.images else None)
+            for place, card in enumerate(made, 1)
+        ]
+    return found
+
+
+def agreement(found: Sequence[Card]) -> list[tuple[str, str, float]]:
+    """Kendall's tau of each pair of metrics over methods at taps, controls left out.
+
+    1 where both put all methods in one order, -1 where the orders are opposite; NaN for fewer than
+    two methods, or none that differ.
+    """
+    directed = {name: m.higher_is_better for name, m in METRICS.items()}
+    values: dict[str, dict[tuple[str, str], float]] = {}
+    for card in found:
+        if card.tap != CONTROL and card.mean is not None and directed[card.metric] is not None:
+            sign = 1 if directed[card.metric] else -1
+            values.setdefault(card.metric, {})[card.method, card.tap] = sign * card.mean
+    names = list(values)
+    pairs = []
+    for number, first in enumerate(names):
+        for second in names[number + 1 :]:
+            both = [key for key in values[first] if key in values[second]]
+            columns = [[values[name][key] for key in both] for name in (first, second)]
+            tau, _ = stats.kendalltau(*columns) if len(both) > 1 else (np.nan, np.nan)
+            pairs.append((first, second, float(tau)))  # pyright: ignore[reportArgumentType]
+    return pairs
+
+
+def write(run: StoredRun, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
+    """Writes all files of the report; returns the cards.
+
+    Raises:
+        FileError: if one cannot be written.
+    """
+    folder, found = run.path / FOLDER, cards(run, scores, seed=seed)
+    _write_csv(folder / "ranking.csv", polars.DataFrame(list(map(dataclasses.asdict, found))))
+    columns = {"metric": polars.String, "other": polars.String, "kendall": polars.Float64}
+    _write_csv(folder / "agreement.csv", polars.DataFrame(agreement(found), columns, orient="row"))
+    title = f"{shortened(run.path.name)}: {run.manifest.network.title}"
+    intervals = [
+        Interval(METRICS[c.metric].title, f"{c.method}, {c.tap}", c.mean, c.low, c.high)
+        for c in found
+        if c.mean is not None and c.low is not None and c.high is not None
+    ]
+    better = {METRICS[c.metric].title: METRICS[c.metric].higher_is_better for c in found}
+    if intervals:
+        viz.save(ranking(intervals, better, title=title), folder / "ranking.png")
+    drawn = _curves(scores)
+    if drawn:
+        viz.save(curves(drawn, title=title), folder / "curves.png")
+    return found
+
+
+def _card(
+    run: StoredRun,
+    metric: str,
+    method: str,
+    tap: str,
+    rows: polars.DataFrame,
+    higher: bool | None,
+    seed: int,
+) -> Card:
+    failed = rows["error"].count()
+    there = rows.filter(polars.col("value").is_not_null())
+    values = there["value"].to_numpy()
+    about = (len(values), len(rows) - failed - len(values), failed)
+    if not len(values):
+        return Card(metric, method, tap, None, None, None, *about, None, None, None)
+    low, high = interval(values, there["item"].to_numpy(), seed)
+    wins = float(there["won"].mean()) if "won" in there.columns else None  # pyright: ignore
+    worst = int(np.argmin(values) if higher else np.argmax(values))
+    name = run.names[there["item"][worst]] if higher is not None else None
+    return Card(metric, method, tap, float(values.mean()), low, high, *about, wins, name, None)
+
+
+def interval(
+    values: Float[np.ndarray, "n"], items: np.ndarray, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of the mean by resampling images, with all values of an image together."""
+    _, groups = np.unique(items, return_inverse=True)
+    sums, sizes = np.bincount(groups, values), np.bincount(groups)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (_RESAMPLES, len(sums)))
+    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.percentile(means, _INTERVAL)
+    return float(low), float(high)
+
+
+def _rank_key(card: Card, higher: bool | None) -> tuple[bool, float]:
+    value = 0.0 if card.mean is None or higher is None else card.mean
+    return card.mean is None, -value if higher else value
+
+
+def _curves(scores: polars.DataFrame) -> dict[str, dict[str, Float[np.ndarray, "3 s"]]]:
+    """By metric and method: fractions, the mean score, and the standard error of it."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    there = scores.filter(polars.col("scores").is_not_null())
+    for (metric, method, tap), rows in there.group_by(
+        "metric", "method", "tap", maintain_order=True
+    ):
+        lines = rows["scores"].to_list()
+        if len({len(line) for line in lines}) != 1:  # Images of other extents have other steps.
+            continue
+        values = np.array(lines, float)
+        values = values[np.isfinite(values).all(1)]
+        if len(values):
+            error = values.std(0) / np.sqrt(len(values))
+            fractions = np.array(rows["fractions"][0], float)
+            title = METRICS[str(metric)].title
+            found.setdefault(title, {})[f"{method}, {tap}"] = np.stack(
+                [fractions, values.mean(0), error]
+            )
+    return found
+
+
+def _write_csv(path: Path, table: polars.DataFrame) -> None:
+    _files.write_bytes(path, table.write_csv().encode())
