@@ -192,7 +192,9 @@ def test_lesion_networks_are_explained_lesion_by_lesion(network, tmp_path, capsy
 
     count, side, tap = LESION_NETWORKS[network]
     file = tmp_path / "nets.py"
-    file.write_text(f"from monai.networks.nets import *\n\ndef make():\n    return {network}\n")
+    file.write_text(
+        f"from monai.networks.nets import *\n\ndef make():\n    return {network}.eval()\n"
+    )
     names: dict = {}
     exec(file.read_text(), names)
     module = names["make"]()
