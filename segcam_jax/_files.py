@@ -1,13 +1,14 @@
 """Files that are written whole or not at all, their digests, and names that file systems take."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
 import os
 import re
 import secrets
-import tempfile
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,25 +84,31 @@ def write_json(path: str | Path, values: Any) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Checks, before a long computation, that a file can be written; makes its folder.
+    """Checks, before a long computation, that a file can be written; makes nothing.
 
     Raises:
         InputError: if it cannot.
     """
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise not_written(path, error) from None
+    if _is_taken(path) and not path.is_file():
+        raise InputError(f"{str(path)!r} is no file to write over: a FIFO, a device or a lost link")
+    check_folder(path.parent)
 
 
 def check_folder(path: Path) -> None:
-    """Raises `InputError` if the folder of a command's output is a file."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"output {str(path)!r} is a file; give a folder")
+    """Checks, before a long computation, that a command's output can be a folder; makes nothing.
+
+    Raises:
+        InputError: if it is a file, lies in one, or nothing may be made there.
+    """
+    _is_taken(path)
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        inside = "" if there == path else f"lies below {str(there)!r}, which "
+        raise InputError(f"output {str(path)!r} {inside}is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise not_written(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def check_free(folder: Path, names: Iterable[str], said: str = "") -> None:
@@ -135,6 +142,17 @@ def remove(folder: Path, files: Iterable[str | Path]) -> None:
             place.rmdir()
 
 
+def _is_taken(path: Path) -> bool:
+    """Whether anything has a name; raises `FileError` if nothing can have it."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise not_written(path, error) from None
+    return True
+
+
 def not_written(path: Path, error: OSError) -> FileError:
     """The one-line form of an operating system's refusal."""
     return FileError(f"{str(path)!r} cannot be written: {error.strerror or error}")
@@ -154,22 +172,62 @@ def read_bytes(path: str | Path) -> bytes:
 
 def read_if_there(path: str | Path) -> bytes | None:
     """The bytes of a file; None if there is none. Raises as `read_bytes` if it cannot be read."""
+    if not is_there(path):
+        return None
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        raise InputError(f"{str(path)!r} is a folder; give the files in it") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{str(path)!r} cannot be read: {reason}") from None
+    except OSError as error:
+        raise not_read(path, error) from None
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        InputError: if what is there is no file: a folder, a FIFO or a device, whose end may never
+            come, or a link to itself; or if a folder above it cannot be entered.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise not_read(path, error) from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{str(path)!r} is a folder; give the files in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{str(path)!r} is a FIFO, a socket or a device; give a file on a disk")
+    return True
+
+
+def not_read(path: str | Path, error: OSError) -> InputError:
+    """The one-line form of an operating system's refusal to read."""
+    return InputError(f"{str(path)!r} cannot be read: {error.strerror or error}")
+
+
+def parse_json(text: bytes | str, origin: str) -> Any:
+    """What JSON holds.
+
+    Args:
+        text: it.
+        origin: what holds it, with the verb, in the message.
+
+    Raises:
+        InputError: if it is none, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{origin} no JSON: {error}") from None
 
 
 def read_json(path: Path) -> Any:
     """Reads JSON; None if there is no such file, or it holds no JSON."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return parse_json(path.read_bytes(), f"{str(path)!r} is")
+    except (OSError, InputError):
         return None
 
 

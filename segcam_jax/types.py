@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from segcam_jax import _print
 
+_MOST_DIGITS = 18
 Outputs = Literal["logits", "probabilities"]
 
 
@@ -40,6 +41,12 @@ class FileError(InputError, OSError):
 
 class MissingExtraError(SegcamError, ImportError):
     """An optional dependency that is not installed; the message names the extra that brings it."""
+
+
+def whole_number(words: str) -> int | None:
+    """The number that decimal digits say, from 0; None for other words, and beyond 18 digits."""
+    few = words.isascii() and words.isdigit() and len(words) <= _MOST_DIGITS
+    return int(words) if few else None
 
 
 def nearest_first(name: str, choices: Iterable[str]) -> list[str]:

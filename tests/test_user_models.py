@@ -409,7 +409,7 @@ def test_volumes_are_explained_by_ones_own_network(tmp_path, capsys, fault):
 
     assert "is a network of volumes" in fault("explain", files[0], *model[:2])
     told = fault("explain", files[0], "--weights", "texture-mnist-unbiased")
-    assert f"`segcam instances {files[0]}` or `segcam context {files[0]}`" in told
+    assert "`segcam instances` or `segcam context`" in told
     assert "needs one of volumes" in fault("instances", *files, "--weights", f"{FILE}:segmenter")
     assert "takes multiples of 2 x 2 x 2" in fault("context", *files, *model[:2], "--roi", 7)
     assert "--roi and --channels" in fault("context", *files, *model[:2], "--channels", 3)

@@ -5,12 +5,14 @@ was given (one line says which), 3 finished, with images that failed, 130 interr
 """
 
 import contextlib
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
 import segcam_jax
+from segcam_jax import _signals
 from segcam_jax.cli import cache, console
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
@@ -27,6 +29,8 @@ examples:
   segcam explain scan.png --weights texture-mnist-unbiased --out results
 
 `segcam COMMAND --help` explains a command; `segcam --version` tells the version."""
+# What it says of a home that cannot be written is no concern of ours.
+logging.getLogger("matplotlib").addHandler(logging.NullHandler())
 _INTERRUPTED, _FAULT, _CLOSED_PIPE = 130, 2, 141
 
 
@@ -39,17 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given in (["--version"], ["-V"]):
-        print(f"segcam {segcam_jax.__version__}")
-        return 0
+    with _signals.raised():
+        return _code_of(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _code_of(given: list[str]) -> int:
     try:
+        _check_streams()
         with warnings.catch_warnings(), _backend_of_files():
             # A cache that fails must not disturb; the run goes on without it.
             warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
-            return _run(given)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else _FAULT
+            code = _run(given)
+            sys.stdout.flush()
+            return code
     except SegcamError as problem:
         console.error(problem)
         return _FAULT
@@ -57,9 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.note("interrupted; all files are whole, and the same command goes on from here")
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone.
+        _drop_output()
         return _CLOSED_PIPE
+    except OSError as problem:
+        # What the system refuses anywhere: a folder that cannot be entered, a disk that is full.
+        where = "" if problem.filename is None else f"{os.fspath(problem.filename)!r}: "
+        console.error(f"{where}{problem.strerror or problem}")
+        _drop_output()
+        return _FAULT
     except MemoryError:
         console.error("out of memory; use a smaller image, or fewer images at once")
         return _FAULT
@@ -87,9 +99,41 @@ def _backend_of_files() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _run(given: list[str]) -> int:
-    from segcam_jax.cli import commands
+def _check_streams() -> None:
+    """Raises `InputError` if there is no stdout; what is said to a closed stderr is lost."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        raise InputError("stdout is closed, where results go; send them to a file or /dev/null")
 
+
+def _drop_output() -> None:
+    """Leaves nothing to flush that cannot be written: Python would fail on it once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_words(given: list[str]) -> None:
+    """Raises `InputError` if a word is empty, or no text, which tables could not hold."""
+    for before, word in zip(["segcam", *given], given, strict=False):
+        if not word.strip():
+            raise InputError(f"after {before!r} an empty word was given; give one, or leave it out")
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{word!r} is no text in UTF-8; rename the file") from None
+
+
+def _run(given: list[str]) -> int:
+    _check_words(given)
+    if given in (["--version"], ["-V"]):
+        print(f"segcam {segcam_jax.__version__}")
+        return 0
+    with _signals.at_once():
+        from segcam_jax.cli import commands
     if not given or given[0] in ("-h", "--help"):
         rows = [f"  {name:<10}{each.about}" for name, each in commands.COMMANDS.items()]
         print(_HELP.format(commands="\n".join(rows)))
@@ -100,5 +144,7 @@ def _run(given: list[str]) -> int:
         raise InputError(f"unknown command {name!r}; choose from {choices}")
     command = commands.COMMANDS[name]
     options = commands.parse(command, name, given[1:])
+    if options is None:
+        return 0
     cache.enable()
     return command.run(options, ["segcam", *given])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
+from segcam_jax import _signals
 from segcam_jax.cli.arguments import (
     Layouts,
     MaybeCount,
@@ -169,7 +170,8 @@ class Command:
     def run(self, options: Any, line: Sequence[str]) -> int:
         """Runs it; returns the exit code."""
         module, _, name = self.runs.partition(":")
-        function = getattr(importlib.import_module(f"segcam_jax.cli.{module}"), name)
+        with _signals.at_once():
+            function = getattr(importlib.import_module(f"segcam_jax.cli.{module}"), name)
         return (function(options, line) if self.takes_line else function(options)) or 0
 
 
@@ -242,6 +244,9 @@ def parse(command: Command, name: str, arguments: Sequence[str]) -> Any:
         name: what it is called.
         arguments: what follows its name.
 
+    Returns:
+        Its options; None where its help was asked for, and is printed.
+
     Raises:
         InputError: if they are wrong; tyro's message without its frame.
     """
@@ -257,7 +262,7 @@ def parse(command: Command, name: str, arguments: Sequence[str]) -> Any:
             )
     except SystemExit as stop:
         if stop.code in (0, None):
-            raise
+            return None
     # A frame of lines or of dashes, whose title the text below repeats.
     plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
     rows = [re.sub(r"[\u2500-\u257f]+|-{4,}", " ", row).strip() for row in plain.splitlines()]

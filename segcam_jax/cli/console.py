@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from segcam_jax.types import counted
+from segcam_jax.types import counted, shortened
 
 if TYPE_CHECKING:
     from segcam_jax.runs.pipeline import Progress
@@ -27,6 +27,7 @@ WITH_FAILURES = 3
 # Wide enough for every table of ours, where no terminal says otherwise.
 _PIPE_WIDTH = 200
 _NAME_WIDTH = 60
+_LONGEST = 300 - len("segcam: ")
 
 
 def results() -> Console:
@@ -41,8 +42,17 @@ def note(line: str) -> None:
 
 
 def error(problem: object) -> None:
-    """Says what was wrong on stderr, in one line."""
-    note(f"error: {problem}")
+    """Says what was wrong on stderr, in one line that a person reads to its end."""
+    note(_readable(f"error: {problem}"))
+
+
+def _readable(text: str) -> str:
+    """A text of at most `_LONGEST` letters: of a longer one, long words lose their middle first."""
+    line = one_line(text)
+    for most in (80, 40):
+        if len(line) > _LONGEST:
+            line = " ".join(shortened(word, most) for word in line.split(" "))
+    return shortened(line, _LONGEST)
 
 
 def one_line(text: object) -> str:

@@ -67,7 +67,11 @@ def _open(command: Gallery, config: Config) -> dict[str, OpenJob]:
     """
     words = study_run.words_without_look(config)
     given = words.pop("weights", ())
-    named = names_in(command.weights or ((given,) if isinstance(given, str) else given))
+    several = command.weights or ((given,) if isinstance(given, str) else given)
+    every = [name.strip() for each in several for name in each.split(",")]
+    named = names_in(every)
+    if twice := [name for name in named if every.count(name) > 1]:
+        raise InputError(f"--weights names {twice[0]!r} more than once; give each network once")
     if not named:
         raise InputError("no network was given; add --weights with a name or a file")
     report = functools.cache(console.note)  # What all networks have in common is told once.
@@ -82,6 +86,11 @@ def _open(command: Gallery, config: Config) -> dict[str, OpenJob]:
         each = study_run.open_run(
             command, config, options, out, grows=True, taken=taken, report=report
         )
+        for other in opened.values():
+            if other.network.sha256 == each.network.sha256:
+                raise InputError(
+                    f"{other.network.spec.words!r} and {weights!r} are the same network; give one"
+                )
         opened[name] = each
     return opened
 

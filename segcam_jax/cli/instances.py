@@ -21,7 +21,7 @@ from segcam_jax.runs.instance_studies import MapStudy
 from segcam_jax.runs.scans import ScanRun
 from segcam_jax.runs.stored_run import STORE
 from segcam_jax.runs.stored_scans import StoredScans
-from segcam_jax.types import InputError, counted, shortened
+from segcam_jax.types import InputError, counted, shortened, whole_number
 from segcam_jax.volumes import SaliencyOptions, SegmentOptions, scan_inputs, segmentation
 from segcam_jax.volumes.scan_inputs import VolumeCase, frame_notes
 
@@ -188,10 +188,10 @@ def _network(command: Volumetric, modalities: int) -> Network:
         modalities: how many are named; 0 where none is.
     """
     spec = NetworkSpec.parse(command.weights)
-    users = spec.kind == "user"
+    users, given = spec.kind == "user", command.channels
     options = OpenOptions(
         size=(command.roi or SegmentOptions().roi) if users else None,
-        channels=command.channels or (modalities or None if users else None),
+        channels=given if given is not None or not users else modalities or None,
         ndims=(scan_inputs.AXES,),
         said=Said(command.outputs, command.multi_label),
         checkpoint=command.checkpoint,
@@ -199,8 +199,9 @@ def _network(command: Volumetric, modalities: int) -> Network:
         mirror=command.mirror,
     )
     network = open_network(spec, options)
-    if said := network.note or network.exclusive_doubt():
-        console.note(said)
+    for said in (network.note, "" if users else network.exclusive_doubt()):
+        if said:
+            console.note(said)
     return network
 
 
@@ -237,9 +238,7 @@ def _saliency(command: Instances, modalities: Sequence[str]) -> SaliencyOptions:
     named = command.noise_modality
     if named in modalities:
         channel = list(modalities).index(named)
-    elif named.isascii() and named.isdigit():
-        channel = int(named)
-    else:
+    elif (channel := whole_number(named)) is None:
         choices = ", ".join(modalities)
         raise InputError(f"--noise-modality was given {named!r}; choose from {choices}")
     return SaliencyOptions(

@@ -59,9 +59,11 @@ def layers(command: commands.Layers) -> None:
 
 def _size(command: commands.Layers) -> tuple[int, ...]:
     """The numbers that were given, if any; how many there must be, the network says."""
-    if len(command.size) > 3 or any(n < 1 for n in command.size):
+    from segcam_jax.networks.spec import LARGEST
+
+    if len(command.size) > 3 or any(not 1 <= n <= LARGEST for n in command.size):
         raise InputError(
-            f"--size was given {_times(command.size)}; give a height and a width of at least 1"
+            f"--size was given {_times(command.size)}; give a height and a width of 1 to {LARGEST}"
         )
     return command.size
 

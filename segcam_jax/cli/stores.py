@@ -1,5 +1,6 @@
 """`segcam show` and `segcam export`: a stored run, looked at and written as files."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from segcam_jax.reports.words import explained, percent, short
 from segcam_jax.runs import StoredRun, open_store
 from segcam_jax.runs.stored_scans import StoredScans, found_in, kind_of, open_scans
 from segcam_jax.runs.table import MAX, NEGATIVE, failure
-from segcam_jax.types import InputError, counted, near, shortened
+from segcam_jax.types import InputError, counted, near, shortened, whole_number
 
 _MOST_ROWS = 50
 _TOLD = 8
@@ -243,7 +244,7 @@ def _show_ordered(run: StoredRun, command: commands.Show, look: Look) -> None:
 
 def _items(run: StoredRun, words: str) -> Sequence[int]:
     """The images of words: a number, a range of numbers such as 10-19, or as `_item`."""
-    found = re.fullmatch(r"([0-9]+)-([0-9]+)", words)
+    found = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", words)
     if found is None or words in run.names.values():
         return [_item(run, words)]
     low, high = map(int, found.groups())
@@ -259,14 +260,14 @@ def _item(run: StoredRun, words: str) -> int:
         InputError: if there is none, or several.
     """
     paths = dict(run.table.select("item", "path").rows())
-    given = str(Path(words).resolve())
+    given = os.path.realpath(words)
     found = {
         item
         for item, path in paths.items()
         if words in (run.names[item], path, Path(path).name) or path == given
     }
-    if words.isascii() and words.isdigit() and int(words) in paths:
-        found.add(int(words))
+    if (number := whole_number(words)) in paths:
+        found.add(number)
     if len(found) == 1:
         return found.pop()
     if found:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import polars
 
-from segcam_jax import _files
+from segcam_jax import _files, schema
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of, names_in
 from segcam_jax.cli.study import Drawn, Running
@@ -19,7 +20,7 @@ from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.words import about_background
-from segcam_jax.runs import StoredRun, cost, open_store, schema, sharing
+from segcam_jax.runs import StoredRun, cost, open_store, sharing
 from segcam_jax.runs.items import file_now
 from segcam_jax.runs.job import Job, JobWorker, OpenJob
 from segcam_jax.runs.manifest import FILE, Finished, Manifest, read_manifest
@@ -62,7 +63,7 @@ def read_config(path: Path | None) -> Config:
     if path.suffix.lower() == ".toml":
         try:
             return Config(tomllib.loads(_files.read_bytes(path).decode()), None, path)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{str(path)!r} is no TOML: {' '.join(str(error).split())}") from None
     file = path / FILE if path.is_dir() else path
     manifest = read_manifest(file)
@@ -107,10 +108,10 @@ def _values(command: Running, kind: type[StudyOptions]) -> dict[str, Any]:
         values[name] = names_in(values[name])
     for name in {"checkpoint", "labels"} & values.keys():
         if values[name] is not None:
-            values[name] = str(values[name].resolve())
+            values[name] = os.path.abspath(values[name])
     word, _, file = (values.get("region") or "").partition(":")
     if word.strip().lower() == "mask" and file:
-        values["region"] = f"mask:{Path(file).resolve()}"
+        values["region"] = f"mask:{os.path.abspath(file)}"
     return values
 
 
@@ -154,9 +155,11 @@ def open_run(
     Raises:
         SegcamError: if something that was given is wrong.
     """
+    _files.check_folder(command.out)
     if command.share is not None and command.ray is not None:
         raise InputError("give one of --share and --ray")
     if command.ray is not None:
+        sharing.check_cluster(command.ray)
         # This process hands out shards; the devices are the workers'.
         jax.config.update("jax_platforms", "cpu")
     if command.workers < 1:

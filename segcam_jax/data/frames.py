@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from segcam_jax.data.volume import Volume, check_orientation, orientation, spacing_of
+from segcam_jax.data.volume import (
+    LARGEST,
+    SMALLEST,
+    Volume,
+    check_orientation,
+    orientation,
+    spacing_of,
+)
 from segcam_jax.types import InputError
 
 AXES = 3
@@ -44,7 +51,7 @@ class Frame:
             return
         sizes = tuple(float(size) for size in self.spacing)
         sizes *= AXES if len(sizes) == 1 else 1
-        if len(sizes) != AXES or not all(np.isfinite(size) and size > 0 for size in sizes):
+        if len(sizes) != AXES or not all(SMALLEST <= size <= LARGEST for size in sizes):
             words = " ".join(map(str, self.spacing))
             raise InputError(
                 f"spacing {words}; give the size of a voxel in mm, one number or three"

@@ -33,6 +33,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 # The largest values of 8, 10, 12, 14 and 16 bits, which sensors have.
 _SENSORS = (np.uint8, np.uint16, np.int16)
 _FULL_SCALES = (255, 1023, 4095, 16383, 65535)
+_NPY = b"\x93NUMPY"
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 
@@ -91,7 +92,7 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
     if nifti.is_volume(path):
         raise InputError(
             f"{str(path)!r} is a volume, and 2D images are expected: explain it by `segcam "
-            f"instances {path}` or `segcam context {path}`"
+            "instances` or `segcam context`"
         )
     name = str(path)
     array, row = zarr_rows.row_of(name)
@@ -138,11 +139,7 @@ def read_mask(
             its extents are others; if it has values other than 0 and one more, and neither a
             threshold nor a value was given.
     """
-    data = _files.read_bytes(path)
-    name = str(path)
-    stored = _load_npy(data, name) if _is_npy(path) else _stored_mask(data, name)
-    if stored.ndim == 3 and stored.shape[-1] == 1:
-        stored = stored[..., 0]
+    name, stored = str(path), stored_mask(path)
     if stored.shape[:2] != tuple(shape):
         raise InputError(
             f"mask {name!r} has extents {stored.shape[:2]}, the image {tuple(shape)} as displayed; "
@@ -166,6 +163,13 @@ def read_mask(
             f"mask {name!r} has the values {_listed(found)}; expected 0 and one more: give {ways}"
         )
     return np.asarray(stored.any(-1) if stored.ndim == 3 else stored != 0)
+
+
+def stored_mask(path: str | Path) -> np.ndarray:
+    """The values of a mask's file, `h w`, or `h w c` of colours; raises as `read_mask`."""
+    data, name = _files.read_bytes(path), str(path)
+    stored = _load_npy(data, name) if _is_npy(path) else _stored_mask(data, name)
+    return stored[..., 0] if stored.ndim == 3 and stored.shape[-1] == 1 else stored
 
 
 def _listed(values: np.ndarray, most: int = 8) -> str:
@@ -245,9 +249,11 @@ def _is_npy(path: str | Path) -> bool:
 
 
 def _load_npy(data: bytes, name: str) -> np.ndarray:
+    if not data.startswith(_NPY):
+        raise InputError(f"{name!r} is no readable .npy array; write it by numpy.save")
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, MemoryError) as error:
+    except Exception as error:  # Headers are Python's literals, which fail in many ways.
         raise InputError(f"{name!r} is no readable .npy array: {_one_line(error)}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise InputError(f"{name!r} holds no array of real numbers")

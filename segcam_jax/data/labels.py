@@ -7,10 +7,10 @@
 `["n02124075", "Egyptian_cat"]`, as Keras writes them, the last entry is the name.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+from segcam_jax import _files
 from segcam_jax.types import InputError, counted
 
 _IMAGENET = Path(__file__).with_name("imagenet.txt")
@@ -36,13 +36,12 @@ def read_labels(path: str | Path) -> list[str]:
     Raises:
         InputError: if it cannot be read, or a class has no name; tells which.
     """
+    data = _files.read_if_there(path)
+    if data is None:
+        raise InputError(f"labels {str(path)!r} cannot be read: there is no such file")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            f"labels {str(path)!r} cannot be read: {error.strerror or error}"
-        ) from None
-    except ValueError:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
         raise InputError(f"labels {str(path)!r} are no text in UTF-8") from None
     json_file = Path(path).suffix.lower() == ".json"
     labels = _of_json(text, str(path)) if json_file else text.rstrip().splitlines()
@@ -73,10 +72,7 @@ def check_labels(labels: list[str], classes: int, origin: str) -> None:
 
 
 def _of_json(text: str, name: str) -> list[str]:
-    try:
-        values: Any = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"labels {name!r} are no JSON: {error}") from None
+    values: Any = _files.parse_json(text, f"labels {name!r} are")
     if isinstance(values, dict):
         missing = [key for key in map(str, range(len(values))) if key not in values]
         if missing:

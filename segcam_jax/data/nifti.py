@@ -8,7 +8,6 @@ viewer, and nothing else of its header: no name of a patient, no intent, no scal
 import contextlib
 import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,17 @@ from segcam_jax.data.volume import (
     Volume,
     check_affine,
     farthest,
-    grid_words,
     spacing_of,
 )
 from segcam_jax.extras import require
-from segcam_jax.types import InputError, counted
+from segcam_jax.types import InputError, SegcamError, counted
 
 NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
 SUFFIXES = NIFTI + NRRD
 # Noise-like maps hardly compress; higher levels only take longer.
 _GZIP_LEVEL = 3
 AXES = 3
+_MOST_AXES, _LARGEST_HEADER = 7, 540  # of NIfTI
 _UNORIENTED = "the file says nothing of its orientation; voxel sizes alone are used"
 # Where a NIfTI header says how voxels lie, and in which units.
 _PLACE = ("pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z", "qform_code")
@@ -72,10 +71,12 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4
     if path.name.lower().endswith(NRRD):
         with _reading(path):
             header = require("nrrd", extra="nifti").read_header(str(path))
-        return _extents(tuple(int(n) for n in header["sizes"]), path), _nrrd_affine(header, path)[0]
+            shape = _extents(tuple(int(n) for n in header["sizes"]), path)
+            return shape, _nrrd_affine(header, path)[0]
     with _reading(path):
-        image = _opened(path)
-        return _extents(image.shape, path), _nifti_affine(image, path)[0]
+        with gzip.open(path) if _is_packed(path) else path.open("rb") as file:
+            header = _header_of(file.read(_LARGEST_HEADER), path)
+        return _extents(header.get_data_shape(), path), _nifti_affine(header, path)[0]
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -93,12 +94,14 @@ def read_volume(path: str | Path) -> Volume:
     if path.name.lower().endswith(NRRD):
         return _read_nrrd(path)
     with _reading(path):
-        image = _opened(path)
+        # Unpacked to its end, so that its checksum is compared.
+        data = gzip.decompress(_files.read_bytes(path)) if _is_packed(path) else path.read_bytes()
+        image = _image_class(_header_of(data, path)).from_bytes(data)
         shape = _extents(image.shape, path)
         if image.get_data_dtype().kind not in "iuf":
             raise InputError(f"{str(path)!r} holds {image.get_data_dtype()}, expected real numbers")
         values = np.asarray(image.dataobj, np.float32).reshape(shape)
-    affine, notes = _nifti_affine(image, path)
+        affine, notes = _nifti_affine(image.header, path)
     oriented = bool(image.header["sform_code"] or image.header["qform_code"])
     return Volume(_finite(values, path), affine, path, image.header, notes, oriented)
 
@@ -164,13 +167,13 @@ def _image(array: np.ndarray, like: Volume) -> Any:
     return kind(array, header.get_best_affine(), header)
 
 
-def _nifti_affine(image: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
+def _nifti_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
     """The affine of a NIfTI header, in mm, and what had to be assumed or chosen."""
-    header, notes = image.header, []
+    notes = []
     sform, qform = bool(header["sform_code"]), bool(header["qform_code"])
     if not (sform or qform):
         notes.append(_UNORIENTED)
-    affine = np.array(image.affine, np.float64)
+    affine = np.array(header.get_best_affine(), np.float64)
     code = int(header["xyzt_units"]) & 7
     if code not in _NIFTI_MILLIMETRES:
         given = "does not say its units" if code == 0 else f"has units of an unknown code, {code}"
@@ -178,7 +181,7 @@ def _nifti_affine(image: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tup
     scale = _NIFTI_MILLIMETRES.get(code, 1.0)
     if sform and qform:
         other = np.array(header.get_qform(), np.float64)
-        apart = scale * farthest(image.shape[:3], affine, other)
+        apart = scale * farthest(header.get_data_shape()[:3], affine, other)
         if apart > min(spacing_of(affine)) * scale:
             notes.append(
                 f"the file's sform and qform disagree, by up to {apart:.3g} mm; the sform is taken"
@@ -189,39 +192,75 @@ def _nifti_affine(image: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tup
 
 def _checked(path: str | Path) -> Path:
     path = Path(path)
-    if not path.is_file():
+    if not _files.is_there(path):
         raise InputError(f"volume {str(path)!r} does not exist")
     if not is_volume(path):
         raise InputError(f"{str(path)!r} is no volume; expected a file {', '.join(SUFFIXES)}")
     return path
 
 
-def _opened(path: Path) -> Any:
+def _is_packed(path: Path) -> bool:
+    """Whether a file is one of gzip, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _image_class(header: Any) -> Any:
     nibabel = require("nibabel", extra="nifti")
-    image = nibabel.load(path)
-    if not isinstance(image, nibabel.Nifti1Pair):
-        raise InputError(f"{str(path)!r} is {type(image).__name__}, expected NIfTI")
-    return image
+    second = isinstance(header, nibabel.Nifti2Header)
+    return nibabel.Nifti2Image if second else nibabel.Nifti1Image
+
+
+def _header_of(data: bytes, path: Path) -> Any:
+    """The header in the first bytes of a NIfTI file.
+
+    Raises:
+        InputError: if there is none, or it says what cannot be.
+    """
+    nibabel = require("nibabel", extra="nifti")
+    kinds = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+    sizes = [int.from_bytes(data[:4], order) for order in ("little", "big")]
+    size = next((each for each in sizes if each in kinds), None)
+    if size is None:
+        raise InputError(
+            f"{str(path)!r} says that its header has {sizes[0]} bytes, expected 348 or 540; it is "
+            "no NIfTI file, or truncated or damaged"
+        )
+    header = kinds[size](data[:size], check=False)
+    axes = int(header["dim"][0])
+    offset, slope = (float(header[name]) for name in ("vox_offset", "scl_slope"))
+    if not 1 <= axes <= _MOST_AXES:
+        raise InputError(f"{str(path)!r} has {axes} axes by its header, expected 3; it is damaged")
+    if not (np.isfinite(offset) and offset == int(offset) and (offset == 0 or offset >= size)):
+        raise InputError(f"{str(path)!r} has its voxels at byte {offset:g}; its header is damaged")
+    if np.isinf(slope):
+        raise InputError(f"{str(path)!r} has a slope of {slope}; its header is damaged")
+    sizes = np.asarray(header["pixdim"][1:4], float)
+    if not header["sform_code"] and not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise InputError(
+            f"{str(path)!r} has voxels of {' x '.join(f'{each:g}' for each in sizes)}; repair its "
+            "header"
+        )
+    return kinds[size](data[:size])
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turns what libraries raise for files that are no volumes into one line."""
-    faults: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, KeyError, zlib.error)
-    if path.name.lower().endswith(NRRD):
-        faults += (require("nrrd", extra="nifti").NRRDError,)
-    else:
-        nibabel = require("nibabel", extra="nifti")
-        faults += (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
+    logger = require("nibabel", extra="nifti").imageglobals.logger
+    logger.disabled, before = True, logger.disabled
     try:
-        yield
-    except InputError:
+        with np.errstate(all="ignore"):
+            yield
+    except SegcamError:
         raise
-    except faults as error:
+    except Exception as error:  # Readers raise many kinds on damaged files.
         words = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
         raise InputError(
             f"volume {str(path)!r} cannot be read ({words}); it is truncated or damaged"
         ) from None
+    finally:
+        logger.disabled = before
 
 
 def _extents(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
@@ -233,9 +272,9 @@ def _extents(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
             "each volume along the last axis, a modality or a time, to a file of its own "
             "(nibabel.four_to_three)"
         )
-    if len(shape) < 3 or 0 in shape:
+    if len(shape) < 3 or min(shape) < 1:
         raise InputError(
-            f"{str(path)!r} has extents {tuple(shape)}, expected three, none of them 0"
+            f"{str(path)!r} has extents {tuple(shape)}, expected three, each at least 1"
         )
     return tuple(int(extent) for extent in shape[:3])
 
@@ -253,13 +292,27 @@ def _finite(values: np.ndarray, path: Path) -> np.ndarray:
 def _read_nrrd(path: Path) -> Volume:
     nrrd = require("nrrd", extra="nifti")
     with _reading(path):
+        header = nrrd.read_header(str(path))
+        _check_parts(header, path)
         data, header = nrrd.read(str(path), index_order="F")
         if data.dtype.kind not in "iuf":
             raise InputError(f"{str(path)!r} holds {data.dtype}, expected real numbers")
         values = np.asarray(data, np.float32).reshape(_extents(data.shape, path))
-    affine, notes = _nrrd_affine(header, path)
+        affine, notes = _nrrd_affine(header, path)
     oriented = _UNORIENTED not in notes
     return Volume(_finite(values, path), affine, path, None, notes, oriented)
+
+
+def _check_parts(header: Any, path: Path) -> None:
+    """Checks that the voxels of a header that lies apart from them are in a file.
+
+    Raises:
+        InputError: if they are not.
+    """
+    name = header.get("data file", header.get("datafile"))
+    apart = isinstance(name, str) and not name.upper().startswith("LIST")
+    if apart and not (path.parent / name).is_file():
+        raise InputError(f"{str(path)!r} has its voxels in {name!r}, which is no file")
 
 
 def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
@@ -268,16 +321,25 @@ def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tup
     directions = header.get("space directions")
     if directions is None:
         scales, notes = _nrrd_millimetres(path, "units", AXES)
-        spacings = np.asarray(header.get("spacings", [1, 1, 1]), float)[:AXES]
+        spacings = np.asarray(header.get("spacings", [1] * AXES), float)
+        if "spacings" in header and len(spacings) != header["dimension"]:
+            raise InputError(
+                f"{str(path)!r} has {counted(len(spacings), 'number')} in its spacings, expected "
+                f"{header['dimension']}"
+            )
+        spacings = spacings[:AXES]
         sizes = np.where(np.isfinite(spacings), spacings, 1) * scales
         affine[:3, :3] = np.diag(sizes)
         return check_affine(affine, path), (_UNORIENTED, *notes)
     axes = [row for row in np.asarray(directions, float) if np.isfinite(row).all()]
     if len(axes) != AXES:
         raise InputError(f"{str(path)!r} has {len(axes)} directions in space, expected 3")
-    affine[:3, :3] = np.stack(axes, axis=1)
     origin = header.get("space origin")
-    affine[:3, 3] = 0 if origin is None else np.asarray(origin, float)
+    origin = np.zeros(AXES) if origin is None else np.asarray(origin, float)
+    for what, numbers in (("direction", axes[0]), ("space origin", origin)):
+        _check_length(what, numbers, path)
+    affine[:3, :3] = np.stack(axes, axis=1)
+    affine[:3, 3] = origin
     scales, notes = _nrrd_millimetres(path, "space units", AXES)
     affine[:3] *= scales[:, None]
     space = str(header.get("space", "")).lower()
@@ -289,6 +351,14 @@ def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tup
     for axis, letter in enumerate(letters[:3]):
         affine[axis] *= -1 if letter in "lpi" else 1
     return check_affine(affine, path), notes
+
+
+def _check_length(what: str, numbers: np.ndarray, path: Path) -> None:
+    """Raises `InputError` if a field of an NRRD header has not a number for each axis in space."""
+    if len(numbers) != AXES:
+        raise InputError(
+            f"{str(path)!r} has {counted(len(numbers), 'number')} in its {what}, expected {AXES}"
+        )
 
 
 def _nrrd_millimetres(
@@ -325,8 +395,3 @@ def _nrrd_words(path: Path, field: str) -> list[str]:
             if name.strip().lower() == field:
                 return re.findall(r'"([^"]*)"', value) or value.split()
     return []
-
-
-def describe(volume: Volume) -> str:
-    """A volume in one line: its file and grid."""
-    return f"{volume.path}: {grid_words(volume.shape, volume.affine)}"

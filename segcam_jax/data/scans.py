@@ -274,9 +274,9 @@ def check_different(paths: Sequence[str | Path]) -> None:
     Raises:
         InputError: if one is; names it.
     """
-    seen: dict[Path, int] = {}
+    seen: dict[str, int] = {}
     for number, path in enumerate(paths, 1):
-        first = seen.setdefault(Path(path).resolve(), number)
+        first = seen.setdefault(os.path.realpath(path), number)
         if first != number:
             raise InputError(
                 f"{str(path)!r} is given as modalities {first} and {number} of a scan; give each "

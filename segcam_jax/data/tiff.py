@@ -6,6 +6,7 @@ Pillow reads 16-bit colour with 8 bits, and no 64-bit numbers and no more than f
 """
 
 import io
+import logging
 import warnings
 
 import numpy as np
@@ -14,6 +15,8 @@ from jaxtyping import Shaped
 
 from segcam_jax.types import InputError
 
+# Faults are told by errors alone; Python would write what nobody listens to on stderr.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ALPHA = {1, 2}  # of the tag ExtraSamples: associated, unassociated
 _TURNS = {

@@ -22,6 +22,8 @@ from segcam_jax.types import InputError
 _SAME = 0.05
 # The volume of a voxel with edges of 1, where they lie in a plane but for rounding.
 _SINGULAR = 1e-6
+# Of an atom, and of a town, in mm.
+SMALLEST, LARGEST = 1e-8, 1e7
 _DIRECTIONS = ("LR", "PA", "IS")
 
 
@@ -83,6 +85,11 @@ def check_affine(affine: Any, path: Path) -> Float[np.ndarray, "4 4"]:
         raise InputError(f"{str(path)!r} has an affine that is not 4 x 4 and finite")
     # Directions alone: voxels may be small.
     sizes = np.asarray(spacing_of(affine))
+    if sizes.all() and not (sizes.min() >= SMALLEST and sizes.max() <= LARGEST):
+        raise InputError(
+            f"{str(path)!r} has voxels of {' x '.join(f'{size:.3g}' for size in sizes)} mm, "
+            f"expected {SMALLEST:g} to {LARGEST:g}; repair its header"
+        )
     if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < _SINGULAR:
         raise InputError(
             f"{str(path)!r} has an affine that maps its voxels onto a plane; repair its header"

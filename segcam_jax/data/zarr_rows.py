@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, whole_number
 
 
 def row_name(array: str, row: int) -> str:
@@ -14,9 +14,11 @@ def row_name(array: str, row: int) -> str:
 
 def row_of(name: str) -> tuple[str | None, int]:
     """The Zarr array and the row that a name means; None of a file."""
-    array, _, row = name.rpartition("#")
-    named = array.lower().endswith(".zarr") and row.isascii() and row.isdigit()
-    return (array, int(row)) if named else (None, 0)
+    array, _, words = name.rpartition("#")
+    row = whole_number(words)
+    if row is None or not array.lower().endswith(".zarr"):
+        return None, 0
+    return array, row
 
 
 @functools.lru_cache(maxsize=4)
@@ -31,7 +33,7 @@ def open_array(path: Path) -> Any:
 
     try:
         array = zarr.open_array(path, mode="r")
-    except (FileNotFoundError, ArrayNotFoundError, ContainsGroupError, ValueError):
+    except (OSError, ArrayNotFoundError, ContainsGroupError, ValueError, TypeError, KeyError):
         raise InputError(f"{str(path)!r} is no Zarr array; give one of images, `n h w c`") from None
     if array.metadata.zarr_format != 3:
         raise InputError(f"{str(path)!r} is of Zarr's format 2; save it in format 3")

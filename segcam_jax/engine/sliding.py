@@ -30,6 +30,8 @@ _LEAST_WEIGHT = 1e-3
 _LARGEST_WEIGHT = 10
 # Whose grid and weights windows have.
 Windows = Literal["monai", "constant", "nnunet"]
+# Of a window: more would take gigabytes a channel.
+_MOST_VOXELS = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,11 @@ def tiling(
     if len(sizes) != len(extents) or min(sizes) < 1:
         raise InputError(
             f"roi={roi!r}; expected one positive extent, or one for each of {len(extents)} axes"
+        )
+    if math.prod(sizes) > _MOST_VOXELS:
+        raise InputError(
+            f"roi={roi!r} is a window of {math.prod(sizes):.3g} voxels; expected at most "
+            f"{_MOST_VOXELS:.3g}"
         )
     if not 0 <= overlap < 1:
         raise InputError(f"overlap={overlap}; expected a share of a window, from 0 to below 1")

@@ -17,9 +17,11 @@ from segcam_jax.types import InputError, nearest_first
 F = TypeVar("F", bound=Callable)
 # What the engine and the run's seed give.
 _NOT_IN_WORDS = ("execution", "key")
+_FROM_ZERO = ("sigma", "epsilon")
+_LARGEST = 10**8  # of evaluations, positions, channels: more would take years
 _KINDS: dict[type, str] = {
     bool: "true or false",
-    int: "a whole number",
+    int: f"a whole number up to {_LARGEST:,}",
     float: "a number",
     tuple: "whole numbers such as 2x3",
     type(None): "none",
@@ -62,10 +64,14 @@ class Option:
         for kind in self.kinds:
             if not isinstance(kind, str):
                 try:
-                    return _read(plain, kind)
+                    value = _read(plain, kind)
                 except ValueError:
                     continue
-        raise InputError(f"--option {where} was given {words!r}; give {self.choices}")
+                if self.name in _FROM_ZERO and value < 0:
+                    break
+                return value
+        least = " from 0" if self.name in _FROM_ZERO else ""
+        raise InputError(f"--option {where} was given {words!r}; give {self.choices}{least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +268,8 @@ def _read(words: str, kind: type) -> Any:
         if words.lower() != "none":
             raise ValueError
         return None
-    if not math.isfinite(value := kind(words)):
+    value = kind(words)
+    if not math.isfinite(value) or (kind is int and abs(value) > _LARGEST):
         raise ValueError
     return value
 

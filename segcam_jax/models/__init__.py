@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from segcam_jax import schema
 from segcam_jax.adapters import from_nnx
+from segcam_jax.data.frames import Frame
 from segcam_jax.models import stored as stored
 from segcam_jax.models.convolutions import convolution_tap as convolution_tap
 from segcam_jax.models.layers import Keys as Keys
@@ -22,7 +24,7 @@ from segcam_jax.models.zoo import (
     from_tensors as from_tensors,
     imagenet_file as imagenet_file,
 )
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import InputError, Outputs, counted, nearest_first
 from segcam_jax.weights import store
 
 _LOADERS: dict[str, Callable] = {
@@ -51,6 +53,17 @@ class Installed:
     model: str
     path: Callable[[], Path]
     load: Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _About:
+    """What a weights file may say of its network, besides what is told to people."""
+
+    classes: tuple[str, ...] | None = None
+    outputs: Outputs | None = None
+    multi_label: bool | None = None
+    orientation: str | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 INSTALLED: dict[str, Installed] = {
@@ -126,7 +139,7 @@ def _opened(weights: str | Path, model: str | None) -> tuple[Any, str, Mapping[s
     path = path_of(weights)
     installed = INSTALLED.get(str(weights))
     name = installed.model if installed else store.metadata(path).get("model")
-    if name is None:
+    if not isinstance(name, str):
         raise InputError(
             f"weights file {str(path)!r} was not written by segcam_jax; `segcam convert` makes one "
             "of it that was"
@@ -139,4 +152,21 @@ def _opened(weights: str | Path, model: str | None) -> tuple[Any, str, Mapping[s
     if installed:
         return installed.load(), name, {"source": path.name}
     network, metadata = _LOADERS[name](path)
+    _check_about(metadata, network.config, path)
     return network, name, metadata
+
+
+def _check_about(metadata: Mapping[str, Any], config: Any, path: Path) -> None:
+    """Raises `InputError` if what a weights file says of its network is none of what it may say."""
+    origin = f"weights file {str(path)!r}"
+    known = [field.name for field in dataclasses.fields(_About)]
+    about = {name: value for name, value in metadata.items() if name in known}
+    names = schema.read(about, _About, origin).classes
+    if names is not None and len(names) != config.classes:
+        raise InputError(
+            f"{origin} names {counted(len(names), 'class')}, and its network has {config.classes}"
+        )
+    try:
+        Frame.of(metadata)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None

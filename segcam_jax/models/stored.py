@@ -1,16 +1,23 @@
 """Networks on disk: configuration and tensors in one file, whatever the network."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from segcam_jax.types import InputError
+from segcam_jax import schema
+from segcam_jax.types import InputError, shortened
 from segcam_jax.weights import store
+
+C = TypeVar("C")
+# What is said of weights with fewer bits than they are computed with.
+STORED_AS = "stored_as"
+# Channels, classes, units: of no network on disk one has more.
+_LARGEST = 2**20
 
 
 def tensors(model: nnx.Module) -> dict[str, Any]:
@@ -49,8 +56,38 @@ def save(path: str | Path, network: str, model: Any, metadata: Mapping[str, Any]
     store.save(path, arrays, about)
 
 
+def config_of(metadata: Mapping[str, Any], kind: type[C], path: str | Path) -> C:
+    """The configuration that a weights file holds.
+
+    Args:
+        metadata: of the file.
+        kind: its dataclass.
+        path: of the file, for messages.
+
+    Raises:
+        InputError: if there is none, or it is not of that kind; every wrong field is named.
+    """
+    model, values = metadata.get("model"), metadata.get("config")
+    origin = f"weights file {str(path)!r} has no valid config of {model!r}: it"
+    if not isinstance(values, Mapping):
+        raise InputError(f"{origin} is {shortened(repr(values))}, expected fields with values")
+    huge = [n for n in _numbers(values) if abs(n) > _LARGEST]
+    if huge:
+        raise InputError(f"{origin} has {huge[0]:.6g}; no network here has over {_LARGEST}")
+    return schema.read(values, kind, origin)
+
+
+def _numbers(values: Any) -> Iterator[float]:
+    """All numbers in what JSON holds."""
+    if isinstance(values, (int, float)):
+        yield values
+    elif isinstance(values, (list, Mapping)):
+        for each in values.values() if isinstance(values, Mapping) else values:
+            yield from _numbers(each)
+
+
 def load(
-    path: str | Path, network: str, make: Callable[[Any], nnx.Module], config_type: Callable
+    path: str | Path, network: str, make: Callable[[Any], nnx.Module], config_type: type
 ) -> tuple[Any, dict[str, Any]]:
     """Reads a model that `save` wrote.
 
@@ -72,13 +109,9 @@ def load(
             f"weights file {str(path)!r} holds model {metadata.get('model')!r}, expected "
             f"{network!r}"
         )
-    try:
-        config = config_type(**metadata["config"])
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"weights file {str(path)!r} has no valid config of {network!r}: {error}"
-        ) from None
+    config = config_of(metadata, config_type, path)
     model = nnx.eval_shape(lambda: make(config))
     store.check_fit(arrays, shapes(model), str(path))
     fill(model, arrays)
-    return model, metadata
+    few = sorted({array.dtype.name for array in arrays.values() if array.dtype.itemsize < 4})
+    return model, {**metadata, STORED_AS: " and ".join(few)} if few else metadata

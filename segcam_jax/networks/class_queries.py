@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from segcam_jax import _files
 from segcam_jax.networks.network import Background, find_background
 from segcam_jax.outputs import Meaning
-from segcam_jax.types import InputError, TargetError, counted, nearest_first
+from segcam_jax.types import InputError, TargetError, counted, nearest_first, whole_number
 
 _TOP, _PREDICTED = "top:", "predicted"
 _RATHER_THAN = " rather than "
@@ -133,10 +133,10 @@ class ClassChoice:
         words = f"{_TOP}1" if words == _PREDICTED else words
         if not words.startswith(_TOP):
             return cls(words)
-        rank = words.removeprefix(_TOP)
-        if not (rank.isascii() and rank.isdigit() and int(rank) >= 1):
+        rank = whole_number(words.removeprefix(_TOP))
+        if not rank:
             raise InputError(f"class {words!r}; give {_TOP}1, {_TOP}2, ...")
-        return cls(words, int(rank) - 1)
+        return cls(words, rank - 1)
 
     @property
     def slug(self) -> str:
@@ -265,8 +265,9 @@ def find_class(words: str, names: Sequence[str]) -> int:
     for index, name in enumerate(folded):
         if wanted in [part.strip() for part in name.split(",")]:
             return index
-    if words.isascii() and words.isdigit() and int(words) < len(names):
-        return int(words)
+    number = whole_number(words)
+    if number is not None and number < len(names):
+        return number
     inside = [name for name in names if wanted and wanted in name.casefold()]
     numeric = words.lstrip("-").isdigit()
     near = list(names) if numeric else [*inside, *nearest_first(words, names)]

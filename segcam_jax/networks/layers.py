@@ -8,7 +8,7 @@ import jax
 from segcam_jax import models, taps
 from segcam_jax.networks.network import Network
 from segcam_jax.taps import INPUT
-from segcam_jax.types import InputError, TapError, nearest_first
+from segcam_jax.types import InputError, TapError, nearest_first, whole_number
 
 CONVOLUTION = "conv:"
 FIRST, MIDDLE, LAST, ALL = "first", "middle", "last", "all"
@@ -150,10 +150,11 @@ def check_map(tap: str, struct: jax.ShapeDtypeStruct) -> None:
 
 
 def _convolution(network: Network, word: str) -> str:
-    number = word.removeprefix(CONVOLUTION)
+    words = word.removeprefix(CONVOLUTION)
+    number = whole_number(words)
     family = models.NETWORKS.get(network.model.name)
     if family is None:
         raise InputError(f"{network.name} does not number its convolutions; name a tap")
-    if not (number.isascii() and number.isdigit()):
-        raise InputError(f"layer {word!r}: {number!r} is no number; give {CONVOLUTION}1 or more")
-    return family.convolution_tap(network.config, int(number))
+    if number is None:
+        raise InputError(f"layer {word!r}: {words!r} is no number; give {CONVOLUTION}1 or more")
+    return family.convolution_tap(network.config, number)

@@ -98,7 +98,7 @@ class Network:
         labels: a name for every class.
         size: `(h, w)` that images are brought to, or the only extents of a volume; None where any
             size will do.
-        note: what was found out about a user's own model, in words.
+        note: what was found out about a user's own model, or its weights, in words.
         reading: what the values of its images' files mean.
         layouts: how taps lie inside of it, where that is said: `"chw"` has its channels first.
         recipe: how it is run over scans, where its folder says so.
@@ -283,9 +283,9 @@ class Network:
             return
         except faults.ModelError as error:
             cause, how = error.__cause__ or error, error.rest
-        except SegcamError:
+        except (SegcamError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # A user's own model may end the program, too.
             cause, how = error, f": {faults.words_of(error)}"
         if self.spec.kind not in ("user", "nnunet", "bundle") or "RESOURCE_EXHAUSTED" in str(cause):
             raise cause

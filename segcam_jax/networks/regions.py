@@ -1,6 +1,7 @@
 """Regions in words: what `segcam explain --region` takes."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -76,6 +77,8 @@ class Region:
             raise InputError(
                 f"--min-probability narrows predicted pixels; region {kind!r} has none"
             )
+        if mask_threshold is not None and not math.isfinite(mask_threshold):
+            raise InputError(f"--mask-threshold was given {mask_threshold}; give a finite number")
         if mask_threshold is not None and kind != "mask":
             raise InputError(f"--mask-threshold needs the region mask:FILE, not {words!r}")
         return cls(words, kind, _value(words, kind, value), min_probability, mask_threshold)
@@ -167,14 +170,14 @@ class Region:
 def _value(words: str, kind: str, value: str) -> Any:
     """What stands behind the colon: a number, a position, or a file and the value of its mask."""
     if kind == "mask":
-        picked = re.fullmatch(r"(.+\.\w+)=(\d+)", value)
+        picked = re.fullmatch(r"(.+\.\w+)=(\d{1,18})", value)
         return (picked[1], int(picked[2])) if picked else (value, None)
     if kind == "component":
-        if not re.fullmatch(r"\s*\d+\s*", value):
+        if not re.fullmatch(r"\s*\d{1,18}\s*", value):
             raise InputError(f"region {words!r}: {value!r} is no number from 0")
         return int(value)
     if kind in ("at", "pixel"):
-        numbers = re.fullmatch(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*", value)
+        numbers = re.fullmatch(r"\s*(-?\d{1,9})\s*,\s*(-?\d{1,9})\s*", value)
         if numbers is None:
             raise InputError(f"region {words!r} is not of the form {_KINDS[kind]}, from 0")
         return int(numbers[1]), int(numbers[2])

@@ -17,7 +17,7 @@ from segcam_jax.types import InputError, Outputs, counted, nearest_first
 RANDOM = "random:"
 NNUNET = "nnunet:"
 BUNDLE = "bundle:"
-_SMALLEST = 16
+_SMALLEST, LARGEST = 16, 2**15
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -146,6 +146,12 @@ class Normalisation:
 NO_NORMALISATION = Normalisation("none", None)
 
 
+def check_seed(seed: int) -> None:
+    """Raises `InputError` if it is no seed of random numbers."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed was given {seed}; give a number from 0 to below 2^32")
+
+
 @dataclasses.dataclass(frozen=True)
 class OpenOptions:
     """How networks are opened.
@@ -195,6 +201,11 @@ class OpenOptions:
             "images by `segcam explain`"
         )
 
+    def __post_init__(self):
+        check_seed(self.seed)
+        if self.channels is not None and self.channels < 1:
+            raise InputError(f"--channels was given {self.channels}; give at least 1")
+
     @classmethod
     def parse(
         cls,
@@ -227,19 +238,17 @@ class OpenOptions:
         Raises:
             InputError: if numbers are too many or out of range, or the file cannot be read.
         """
-        if size and (len(size) > 2 or min(size) < _SMALLEST):
+        if size and not (len(size) <= 2 and _SMALLEST <= min(size) <= max(size) <= LARGEST):
             words = " ".join(map(str, size))
             raise InputError(
                 f"--size was given {words}; give a height and a width (or one number for both) of "
-                f"at least {_SMALLEST} pixels"
+                f"{_SMALLEST} to {LARGEST} pixels"
             )
         if len(range) not in (0, 2):
             given = " ".join(f"{value:g}" for value in range)
             raise InputError(
                 f"--range was given {given}; give the value that becomes 0 and that which becomes 1"
             )
-        if channels is not None and channels < 1:
-            raise InputError(f"--channels was given {channels}; give at least 1")
         options = cls(
             size=(size[0], size[-1]) if size else None,
             channels=channels,

@@ -72,8 +72,9 @@ def make(words: str) -> Made:
     by_file = place.endswith(".py") or os.sep in place
     module = _module_of_file(Path(place), words) if by_file else _module(place, words)
     if not colon:
-        near = ", ".join(f"{words}:{each}" for each in _candidates(module)[:_TOLD])
-        hint = f", for example {near}" if near else ""
+        first, *others = _candidates(module)[:_TOLD] or [""]
+        hint = f", for example {words}:{first}" if first else ""
+        hint += f"; it has {', '.join(others)} too" if others else ""
         raise InputError(f"{words!r} names no function that makes the model{hint}")
     model = _called(_attribute(module, name, left), words)
     if not is_model(model):
@@ -112,7 +113,9 @@ def _importing(words: str) -> Iterator[None]:
     """Says in one line why a module does not import."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise InputError(f"{words!r} does not import: {faults.words_of(error)}") from None
 
 
@@ -197,7 +200,9 @@ def _called(factory: Any, words: str) -> Any:
         )
     try:
         return factory()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise InputError(f"{words} fails: {faults.words_of(error)}") from None
 
 

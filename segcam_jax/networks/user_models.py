@@ -266,7 +266,9 @@ def _fitting(made: Made, shape: tuple[int, ...], failures: list[_Failure]) -> _F
         except SegcamError as error:
             returned = isinstance(error, _WrongOutput)
             failures.append(_Failure(f"{made.words}: {error}", returned=returned))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # A user's own model may end the program, too.
             lines = tuple(line for _, line in faults.lines_of(error))
             what = f"{_a(_NOUNS[len(shape) - 1])} of {_times(shape)}"
             words = f"{made.words} fails on {what}: {faults.words_of(error)}"

@@ -22,6 +22,8 @@ from segcam_jax.types import InputError, counted, shortened
 
 Displays = Mapping[tuple[str, str], Display]
 
+_SMOOTHEST = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class Look:
@@ -43,9 +45,9 @@ class Look:
     def __post_init__(self):
         check(self.profile)
         self.style.scale([np.zeros((1, 1))])
-        if not 0 <= self.smoothing < np.inf:
+        if not 0 <= self.smoothing <= _SMOOTHEST:
             raise InputError(
-                f"--smoothing was given {self.smoothing}; give a number of pixels from 0"
+                f"--smoothing was given {self.smoothing}; give pixels from 0 to {_SMOOTHEST}"
             )
 
     @property

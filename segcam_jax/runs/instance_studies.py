@@ -87,6 +87,11 @@ class MapStudy:
             for method in explaining.methods
             for tap in ((INPUT,) if METHODS[method].explains == "input" else taps)
         )
+        if explaining.taps and all(tap == INPUT for _, tap in pairs):
+            raise InputError(
+                f"--tap is for methods of activations; {' and '.join(explaining.methods)} look at "
+                "the input"
+            )
         for method, tap in pairs:
             if explaining.field == "stitched" and tap != INPUT:
                 raise InputError(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segcam_jax import _files
 from segcam_jax.data import zarr_rows
+from segcam_jax.data.images import stored_mask
 from segcam_jax.networks.class_queries import parse_queries
 from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.networks.regions import Region
@@ -110,10 +111,11 @@ def list_items(
 
     Raises:
         InputError: if there are none, or one does not exist, or a list or array is given with other
-            things, or cannot be read; or if the mask that all images have does not exist.
+            things, or cannot be read; or if the mask that all images have cannot be
+            read.
     """
-    if options.where.kind == "mask" and not os.path.isfile(options.where.value[0]):
-        raise InputError(f"the region's mask {options.where.value[0]!r} does not exist")
+    if options.where.kind == "mask":
+        stored_mask(options.where.value[0])
     if not given:
         raise InputError("no images were given; name files, a folder, a .csv or a .zarr array")
     special = [path for path in given if path.suffix.lower() in (".csv", ".zarr")]

@@ -12,15 +12,15 @@ import jax
 import msgspec
 
 import segcam_jax
-from segcam_jax import _files
+from segcam_jax import _files, schema
 from segcam_jax.networks.image_inputs import Fit, ImageForm
 from segcam_jax.networks.network import Background, Network
 from segcam_jax.outputs import Meaning
-from segcam_jax.runs import schema
 from segcam_jax.types import InputError, shortened
 
 FILE = "manifest.json"
 FORMAT = 1
+_MOST = 2**40  # Of anything that is counted.
 Kind = Literal["images", "instances", "context"]
 _PACKAGES = (
     *("segcam-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "matplotlib"),
@@ -90,6 +90,10 @@ class Source:
     items: int
     digest: str
 
+    def __post_init__(self):
+        if self.items < 1:
+            raise InputError(f"it has {self.items} items; a run has at least 1")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finished:
@@ -141,6 +145,12 @@ class Manifest:
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     kind: Kind = "images"
 
+    def __post_init__(self):
+        # Scans have as many rows as are found.
+        for name, least in {"items_per_shard": 1, "targets": int(self.kind == "images")}.items():
+            if not least <= getattr(self, name) <= _MOST:
+                raise InputError(f"its {name} is {getattr(self, name)}; a run has at least {least}")
+
     @classmethod
     def of(
         cls,
@@ -191,10 +201,7 @@ def read_manifest(path: Path) -> Manifest:
             types; says where.
     """
     origin = f"manifest {str(path)!r}"
-    try:
-        values = msgspec.json.decode(_files.read_bytes(path))
-    except msgspec.DecodeError as error:
-        raise InputError(f"{origin} is no JSON: {error}") from None
+    values = _files.parse_json(_files.read_bytes(path), f"{origin} is")
     if isinstance(values, dict) and "manifest" in values and "command" in values:
         raise InputError(
             f"{origin} is of `segcam explain` of an older version; give its command again: "

@@ -70,9 +70,8 @@ def on_ray(
     Raises:
         InputError: if the cluster cannot be reached, has fewer GPUs, or a worker cannot be made.
     """
+    check_cluster(address)
     ray = require("ray", extra="ray")
-    if address != "auto":
-        _check_reachable(address)
     try:
         with warnings.catch_warnings():
             # JAX warns of forks, and Ray's processes execute another program at once.
@@ -120,8 +119,11 @@ def on_ray(
         ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
+def check_cluster(address: str) -> None:
     """Raises `InputError` if nobody listens at an address, for which Ray would wait for minutes."""
+    require("ray", extra="ray")
+    if address == "auto":
+        return
     host, _, port = address.rpartition("//")[2].rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

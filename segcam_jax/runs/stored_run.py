@@ -21,7 +21,7 @@ from segcam_jax.runs.folder import METADATA
 from segcam_jax.runs.manifest import FILE, read_manifest
 from segcam_jax.runs.store import node
 from segcam_jax.runs.table import COLUMNS, FOLDER, Part
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import InputError, nearest_first, whole_number
 
 STORE = "run.zarr"  # In a folder of `segcam explain`.
 _MAP = "map"
@@ -76,10 +76,10 @@ class StoredRun:
             data = _files.read_if_there(file)
             if data is None:  # Its shard is being computed again.
                 continue
-            part = Part.decode(data)
-            if part is None:
+            part, shard = Part.decode(data), whole_number(file.stem)
+            if part is None or shard is None:
                 raise InputError(f"{str(file)!r} is cut off; the same command computes it again")
-            found[int(file.stem)] = part
+            found[shard] = part
         return found
 
     @functools.cached_property
@@ -123,8 +123,8 @@ class StoredRun:
         """
         places: dict[tuple[str, str, str], dict[str, tuple[str, tuple[int, ...]]]] = {}
         for group in self.table["extent"].drop_nulls().unique(maintain_order=True):
-            found = map(_files.read_json, (self.path / group).glob(f"*/{METADATA}"))
-            attributes = [array.get("attributes", {}) for array in found if array is not None]
+            files = (self.path / group).glob(f"*/{METADATA}")
+            attributes = [_attributes_of(file) for file in files]
             about = sorted((a for a in attributes if "tap" in a), key=lambda a: a["place"])
             for each in about:
                 for method, index in _along(each):
@@ -273,6 +273,16 @@ class StoredRun:
             there = (self.path / key / METADATA).is_file()
             self._arrays[key] = zarr.open_array(self.path, path=key, mode="r") if there else None
         return self._arrays[key]
+
+
+def _attributes_of(file: Path) -> Mapping[str, Any]:
+    """What an array's metadata say of it; nothing where they are being written."""
+    about = _files.read_json(file)
+    if about is None:
+        return {}
+    if not isinstance(about, dict) or not isinstance(about.get("attributes"), dict):
+        raise InputError(f"{str(file)!r} was changed by hand, and describes no array")
+    return about["attributes"]
 
 
 def _along(attributes: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:

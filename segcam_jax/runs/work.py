@@ -5,14 +5,14 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
+from segcam_jax import schema
 from segcam_jax.engine.execution import Precision
 from segcam_jax.methods import MethodCall, find_all, parse_calls
 from segcam_jax.networks.class_queries import ClassQuery, parse_queries
 from segcam_jax.networks.image_inputs import Fit
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.regions import Region
-from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
-from segcam_jax.runs import schema
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said, check_seed
 from segcam_jax.types import InputError, Outputs
 
 # What a person types, and the field of `StudyOptions`.
@@ -98,8 +98,7 @@ class StudyOptions:
                 raise InputError(f"--{name} was given {given}; give at least 1")
         if self.batch is not None and self.batch & (self.batch - 1):
             raise InputError(f"--batch was given {self.batch}; give a power of two")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"--seed was given {self.seed}; give a number from 0 to below 2^32")
+        check_seed(self.seed)
         if self.threshold and self.min_probability is not None:
             raise InputError("give one of --threshold and --min-probability")
 

@@ -196,7 +196,8 @@ class Style:
             # A map without positive values that is drawn unsigned has nothing to show.
             end = end if end > 0 else 1.0
             start = -end if signed else 0.0
-        table = _table(self.colormap or (DIVERGING if signed else SEQUENTIAL))
+        usual = DIVERGING if signed else SEQUENTIAL
+        table = _table(usual if self.colormap is None else self.colormap)
         return Scale(table, start, end, bool(signed), check_share(self.alpha, "alpha"), self.fade)
 
     @staticmethod

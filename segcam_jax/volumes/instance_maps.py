@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from segcam_jax.engine import Execution
 from segcam_jax.heatmap import resize
 from segcam_jax.methods import METHODS, parse_calls
+from segcam_jax.networks.spec import check_seed
 from segcam_jax.outputs import Meaning
 from segcam_jax.taps import Split
 from segcam_jax.targets import Of, Target, region
@@ -51,6 +52,9 @@ class SaliencyOptions:
     channel: int = 0
     field: Field = "window"
     seed: int = 0
+
+    def __post_init__(self):
+        check_seed(self.seed)
 
     @functools.cached_property
     def given(self) -> dict[str, dict[str, Any]]:

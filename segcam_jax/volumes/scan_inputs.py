@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -130,7 +131,7 @@ def scan_files(
         )
     labels = [*truth] or [None] * len(groups)
     # Named by their folders, unless several lie in one.
-    folders = [group[0].resolve().parent for group in groups]
+    folders = [Path(os.path.realpath(group[0])).parent for group in groups]
     apart = len(set(folders)) == len(groups)
     return [
         ScanFiles(folder.name if apart and folder.name else nifti.stem(group[0]), group, label)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from segcam_jax import _files
 from segcam_jax.extras import require
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, SegcamError
 from segcam_jax.weights.torch_files import Refused, Stored, TorchFile
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
@@ -37,7 +38,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             f"weights file {str(path)!r} has suffix {path.suffix!r}; expected one of "
             + ", ".join(_READERS)
         )
-    if not path.is_file():
+    if not _files.is_there(path):
         raise InputError(f"weights file {str(path)!r} does not exist")
     tensors = _READERS[path.suffix.lower()](path)
     if not tensors:
@@ -147,7 +148,9 @@ def _keras(path: Path) -> dict[str, np.ndarray]:
                 layer = _text(layer)
                 for name in map(_text, group[layer].attrs["weight_names"]):
                     tensors[name.removesuffix(":0")] = np.asarray(group[layer][name])
-    except (OSError, KeyError) as error:
+    except SegcamError:
+        raise
+    except Exception as error:  # h5py raises many kinds on damaged files.
         raise _unreadable(path, error) from None
     return tensors
 

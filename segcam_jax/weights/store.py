@@ -13,6 +13,7 @@ from segcam_jax.types import InputError, counted
 from segcam_jax.weights.tables import listed
 
 _LENGTH, _METADATA = 8, "__metadata__"  # bytes of the header's length, and of what it is a multiple
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping) -> None:
@@ -66,15 +67,16 @@ def metadata(path: str | Path) -> dict:
 
 
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, np.ndarray], dict]:
-    if not path.is_file():
+    if not _files.is_there(path):
         raise InputError(f"weights file {str(path)!r} does not exist; give a .safetensors file")
+    origin = f"weights file {str(path)!r}"
     try:
         with safetensors.safe_open(path, framework="np") as file:
             texts = file.metadata() or {}
             names = file.keys() if tensors else ()
             arrays = {name: file.get_tensor(name) for name in names}
-        about = {key: json.loads(value) for key, value in texts.items()}
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, AttributeError, TypeError) as error:
+        # NumPy has no type of less than 16 bits, and says so in one of two ways.
         if library := _foreign(path):
             raise InputError(
                 f"weights file {str(path)!r} is a {library} file; convert it first: `segcam "
@@ -84,6 +86,10 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, np.ndarray], dict]:
             f"weights file {str(path)!r} cannot be read ({error}); it is truncated or was not "
             "written by segcam_jax"
         ) from None
+    about = {
+        key: _files.parse_json(value, f"{origin}: its entry {key!r} is")
+        for key, value in texts.items()
+    }
     return arrays, about
 
 
@@ -114,6 +120,11 @@ def check_fit(
         f"{name} has shape {tensors[name].shape}, the model {tuple(shape)}"
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != tuple(shape)
+    ]
+    problems += [
+        f"{name} is {array.dtype}, expected floats of 16, 32 or 64 bits"
+        for name, array in tensors.items()
+        if array.dtype.name not in _FLOATS
     ]
     if problems:
         raise InputError(

@@ -72,6 +72,8 @@ def index(path: str | Path, *, skip_broken: bool = False) -> Index:
     """
     path = Path(path)
     records, problems, start, number = [], [], 0, 0
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{str(path)!r} cannot be read: it is a FIFO or a device, and no file")
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

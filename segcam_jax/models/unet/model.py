@@ -11,6 +11,9 @@ from jaxtyping import Array, Float
 from segcam_jax.taps import tap
 from segcam_jax.types import InputError, counted
 
+# Extents must be multiples of two to the power of it.
+_DEEPEST = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
@@ -60,6 +63,8 @@ class UNetConfig:
         for field in ("in_channels", "classes", "depth", "width"):
             if getattr(self, field) < 1:
                 raise InputError(f"`{field}` is {getattr(self, field)}; it must be at least 1")
+        if self.depth > _DEEPEST:
+            raise InputError(f"`depth` is {self.depth}; it must be at most {_DEEPEST}")
 
     @property
     def multiple(self) -> int:

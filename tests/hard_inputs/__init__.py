@@ -1,0 +1,1 @@
+"""Inputs that no command can take: each gets one line and an exit code, and leaves nothing."""

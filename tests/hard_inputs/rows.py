@@ -1,0 +1,91 @@
+"""A row of the tables: a command line that cannot be done, and what is said of it."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from segcam_jax import cli
+
+LONGEST = 300
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Row:
+    """A command line, the words that its one line must hold, and the exit code.
+
+    Attributes:
+        line: as in a shell, in the folder of `world.build`.
+        says: part of what is said.
+        code: 3 of a run that went on, whose notes and files are its own.
+    """
+
+    line: str
+    says: str = ""
+    code: int = 2
+
+    @property
+    def name(self):
+        """For the test's name."""
+        plain = self.line.encode(errors="backslashreplace").decode().replace("/", "|")
+        return plain if len(plain) < 90 else f"{plain[:60]}...{len(plain)}"
+
+
+class Hung(BaseException):
+    """A command that never ends."""
+
+
+def files(folder):
+    """Every file with its size and time; links are not followed."""
+    found = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in (*folders, *names):
+            about = os.lstat(path := os.path.join(place, name))
+            is_folder = name in folders
+            found[path] = None if is_folder else (about.st_size, about.st_mtime_ns)
+    return found
+
+
+@contextlib.contextmanager
+def deadline(seconds):
+    """Raises `Hung` in whatever takes longer."""
+
+    def ring(*_):
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check(row, capture):
+    """Runs a row in the current folder: exit code, one line, no traceback, no new file."""
+    there = files(".")
+    capture.readouterr()
+    with deadline(SECONDS):
+        code = cli.main(shlex.split(row.line))
+    said = capture.readouterr().err
+    lines = said.splitlines()
+    new = sorted(path for path, about in files(".").items() if there.get(path, 0) != about)
+    for path in new:
+        shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else Path(path).unlink(
+            missing_ok=True
+        )
+    assert code == row.code, (code, said)
+    assert "Traceback" not in said
+    assert all(len(line) <= LONGEST for line in lines), said
+    if row.code == 2:
+        assert len(lines) == 1, said
+        assert lines[0].startswith("segcam: error: ")
+        assert not new, (new, said)
+        assert len(lines[0]) > len("segcam: error: ")
+    assert row.says in said, (row.says, said)
