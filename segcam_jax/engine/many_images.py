@@ -160,7 +160,10 @@ def predict_together(
 
 
 def _predicted(fn, mesh, params, images):
-    return devices.over_images(jax.vmap(fn, in_axes=(None, 0)), mesh)(params, images)
+    def run(params, images):
+        return _mapped(functools.partial(fn, params), images)
+
+    return devices.over_images(run, mesh)(params, images)
 
 
 def check_call(
@@ -216,7 +219,7 @@ def _together(calls, extent, execution, shared, batch):
                 target = dataclasses.replace(target, corner=corner)
             return _explain(call, params, key, image, target, execution)
 
-        return [jax.vmap(functools.partial(each, call))(targets) for call in chosen]
+        return [_mapped(functools.partial(each, call), targets) for call in chosen]
 
     at_once = [call for call in calls if not call.in_turn]
     in_turn = [call for call in calls if call.in_turn]
@@ -226,7 +229,7 @@ def _together(calls, extent, execution, shared, batch):
         found = {}
         if at_once:
             several = functools.partial(explain, at_once, shared, corner=None)
-            found.update(zip(at_once, jax.vmap(several)(images, targets), strict=True))
+            found.update(zip(at_once, _mapped(several, images, targets), strict=True))
         if in_turn:
             one = functools.partial(explain, in_turn, shared)
             ran = jax.lax.map(lambda row: one(*row), (images, targets, corners))
@@ -234,6 +237,14 @@ def _together(calls, extent, execution, shared, batch):
         return [found[call] for call in calls]
 
     return devices.over_images(run, execution.mesh)(shared, batch)
+
+
+def _mapped(function: Callable, *batch: Any) -> Any:
+    """`vmap`; of one example the function itself, which was traced before and is not again."""
+    if jax.tree.leaves(batch)[0].shape[0] > 1:
+        return jax.vmap(function)(*batch)
+    found = function(*jax.tree.map(lambda leaf: leaf[0], batch))
+    return jax.tree.map(lambda leaf: leaf[None], found)
 
 
 def _explain(call: Call, params: Any, key: Any, image: Any, target: Target, execution: Execution):
