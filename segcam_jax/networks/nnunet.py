@@ -77,7 +77,7 @@ class NormalisedImage:
         values = jax.lax.stop_gradient(x)
         if isinstance(scheme, preparation.ZScore):
             return (x - values.mean()) / jnp.maximum(values.std(), 1e-8)
-        if scheme.start is None:
+        if isinstance(scheme, preparation.Linear) and scheme.start is None:
             return (x - values.min()) / jnp.maximum(values.max() - values.min(), 1e-8)
         return x
 
