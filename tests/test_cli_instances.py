@@ -606,7 +606,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
         (("--method", "grad_kam"), "grad_cam"),
         (("--method", "grad_cam", "--field", "stitched"), "stitched explains the input"),
         (("--option", "samples=0"), "`samples` is 0"),
-        (("--option", "sigma=-1"), "`sigma` is -1"),
+        (("--option", "sigma=-1"), "sigma was given '-1'; give a number from 0"),
         (("--option", "sigma_unit=absolute"), "a share of the range of --noise-modality"),
         (("--option", "window=2"), "has no option 'window'"),
         (("--noise-modality", "pd"), "choose from flair, t1"),

@@ -169,7 +169,7 @@ def _reading(command: Volumetric, network: Network) -> dict[str, Any]:
             "scans are prepared; leave it out"
         )
     said: dict[str, Any] = {
-        "roi": command.roi or None,
+        "roi": command.roi,
         "overlap": command.overlap,
         "normalise": command.normalise,
     }

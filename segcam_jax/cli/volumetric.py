@@ -24,7 +24,7 @@ Volumes = Annotated[
     tyro.conf.arg(metavar="VOLUME ...", help_behavior_hint=""),
 ]
 Files = Annotated[tuple[Path, ...], optional("FILE ...")]
-Extents = Annotated[tuple[int, ...], optional("VOXELS ...")]
+Extents = Annotated[tuple[int, ...] | None, optional("VOXELS ...")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Volumetric:
     orientation: Annotated[str | None, optional("LETTERS")] = None
     spacing: Annotated[tuple[float, ...], optional("MM ...")] = ()
     match_spacing: bool = False
-    roi: Extents = ()
+    roi: Extents = None
     overlap: MaybeNumber = None
     memory_limit: Annotated[str | None, optional("BYTES")] = None
     on_error: Literal["row", "stop"] = "row"
