@@ -1,5 +1,7 @@
 """Atlases: what is read off them is what a study says."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -82,6 +84,18 @@ def test_blocks_that_do_not_divide_the_output(case):
     ):
         true = segcam.methods.ablation_cam(*case, target).drops
         np.testing.assert_allclose(kept.drops(target), true, atol=1e-5 * np.abs(true).max())
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5])
+def test_regions_read_the_blocks_that_they_reach_wherever_they_lie(case, block):
+    kept = segcam.methods.ablation_atlas(*case, block=block)
+    places = [((0, 1), (0, 1)), ((7, 8), (11, 12)), ((1, 4), (2, 9)), ((4, 8), (5, 12))]
+    for place in places:
+        target = segcam.targets.region(1, box(*place))
+        assert target.extent is not None
+        everywhere = dataclasses.replace(target, extent=None, corner=None)
+        found, true = kept.drops(target), kept.drops(everywhere)
+        np.testing.assert_allclose(found, true, atol=1e-5 * np.abs(true).max(), err_msg=str(place))
 
 
 def test_dead_channels_take_no_room_and_small_changes_keep_their_digits(case):

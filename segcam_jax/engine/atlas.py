@@ -215,8 +215,13 @@ def _weighed(target: Target, changes: Array, positions: int, block: int) -> Floa
         mask = jnp.asarray(target.mask, jnp.float32)[..., None]
         area = mask.sum()
         weights = (_summed(mask, block) / _summed(jnp.ones_like(mask), block))[..., 0]
-    if block == 1 and target.extent is not None:
-        corner, extent = [*target.corner], target.extent
+    if target.mask is not None and target.extent is not None:
+        # The blocks that the target's window can reach.
+        pairs = [*zip(target.extent, space, strict=True)]
+        extent = tuple(min((length - 2) // block + 2, blocks) for length, blocks in pairs)
+        firsts = [jnp.asarray(first) // block for first in target.corner]
+        ends = [blocks - length for length, blocks in zip(extent, space, strict=True)]
+        corner = [jnp.minimum(first, end) for first, end in zip(firsts, ends, strict=True)]
         weights = jax.lax.dynamic_slice(weights, corner, extent)
     start = [jnp.asarray(at, jnp.int32) for at in (0, *corner, target.class_index)]
     there = jax.lax.dynamic_slice(changes, start, (len(changes), *extent, 1))
