@@ -60,6 +60,14 @@ def test_nothing_found_and_nothing_there_is_undefined_not_perfect():
     assert np.isnan(lesion_scores(nothing, nothing).dice)
 
 
+def test_small_lesions_count_on_no_side():
+    truth = boxes((10, 10), ((0, 3), (0, 3)), ((6, 7), (6, 7)))  # of 9 voxels, and of 1
+    predicted = boxes((10, 10), ((0, 3), (0, 3)), ((9, 10), (0, 2)))  # of 9, and of 2
+    found = lesion_scores(predicted, truth, min_voxels=3)
+    assert (found.true, found.found, found.lesion_f1, found.voxel_fdr) == (1, 1, 1, 0)
+    assert found.dice == 18 / 19  # The truth's voxel is still there.
+
+
 def test_what_is_ignored_counts_on_no_side():
     truth = boxes((6, 6), ((0, 2), (0, 2)))
     predicted = truth | boxes((6, 6), ((4, 6), (4, 6)))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import polars
 
 from segcam_jax import _files, viz
@@ -108,7 +109,7 @@ def _summarise(run: StoredRun) -> None:
         ("classes", _counts(there["class"].drop_nulls().map_elements(short, polars.String))),
     ]
     if there["score"].count():
-        low, middle, high = (there["score"].quantile(q) for q in (0.0, 0.5, 1.0))
+        low, middle, high = np.quantile(there["score"].drop_nulls().to_numpy(), (0, 0.5, 1))
         facts.append(("score", f"{low:.4g} to {high:.4g}, median {middle:.4g}"))
     facts.append(("made by", f"segcam_jax {manifest.version}"))
     console.facts(str(run.path), facts)

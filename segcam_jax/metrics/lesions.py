@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 from jaxtyping import Bool
 
-from segcam_jax.data.instances import Instances, label_instances, matched
+from segcam_jax.data.instances import Instances, label_instances, large_enough, matched
 from segcam_jax.types import InputError
 
 # The share of lesion voxels at which normalised Dice compares scans, of Raina et al.
@@ -79,6 +79,8 @@ def lesion_scores(
     connectivity: int | None = None,
     min_iou: float | None = 0.25,
     ignored: Bool[np.ndarray, "*space"] | None = None,
+    min_voxels: int = 1,
+    min_volume: float = 0.0,
     load: float = REFERENCE_LOAD,
 ) -> LesionScores:
     """Compares a prediction of lesions with a truth, in 2D or 3D.
@@ -91,6 +93,9 @@ def lesion_scores(
         min_iou: in (0, 1]: a found lesion is a hit, and a true one detected, if it has this much in
             common with one of the other side. None: any voxel in common.
         ignored: where the truth is unknown.
+        min_voxels: smaller lesions count on neither side, after all were compared; the prediction's
+            are no prediction.
+        min_volume: likewise, in mm^3 (mm^2).
         load: share of lesion voxels that `normalised_dice` assumes, in (0, 1).
 
     Raises:
@@ -104,14 +109,18 @@ def lesion_scores(
         else label_instances(side, spacing=spacing, connectivity=connectivity)
         for side in (predicted, truth)
     ]
-    predicted, truth = (side.labels > 0 for side in sides)
-    known = np.ones(truth.shape, bool) if ignored is None else ~np.asarray(ignored, bool)
+    shape = sides[1].labels.shape
+    known = np.ones(shape, bool) if ignored is None else ~np.asarray(ignored, bool)
     ours, _ = matched(*sides, min_iou=min_iou, ignored=ignored)
     theirs, _ = matched(*sides[::-1], min_iou=min_iou, ignored=ignored)
+    ours, theirs = (
+        large_enough(side, min_voxels=min_voxels, min_volume=min_volume) for side in (ours, theirs)
+    )
+    found, true = (ours.labels > 0) & known, (sides[1].labels > 0) & known
     return LesionScores(
-        **_by_voxels(predicted[known], truth[known], load),
+        **_by_voxels(found[known], true[known], load),
         **_by_lesions(ours, theirs),
-        assd=surface_distance(predicted & known, truth & known, spacing=spacing),
+        assd=surface_distance(found, true, spacing=spacing),
     )
 
 

@@ -302,9 +302,10 @@ def write_quality(scans: Iterable[Mapping[str, Any]], out: Path) -> bool:
         (out / QUALITY).unlink(missing_ok=True)
         return False
     scores = np.array([row[1:] for row in rows], float)
-    for name, of in (("mean", np.mean), ("standard deviation", np.std)):
-        known = [column[~np.isnan(column)] for column in scores.T]
-        rows.append([name, *(of(each) if len(each) else np.nan for each in known)])
+    known = [column[~np.isnan(column)] for column in scores.T]
+    rows.append(["mean", *(each.mean() if len(each) else np.nan for each in known)])
+    spread = (each.std(ddof=1) if len(each) > 1 else np.nan for each in known)
+    rows.append(["standard deviation", *spread])
     _files.write_bytes(out / QUALITY, as_csv(["scan", *SCORES], rows))
     return True
 

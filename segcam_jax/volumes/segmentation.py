@@ -73,7 +73,7 @@ class Segmented:
         predicted: its instances, with groups where there is a truth.
         missed: the truth's instances that were not found; None where there is no truth.
         notes: what has to be known of the truth, with its file.
-        scores: of all that is predicted, small instances too, against the truth, if there is one.
+        scores: of the instances against the truth, if there is one.
     """
 
     probability: Float[np.ndarray, "d h w"]
@@ -184,6 +184,7 @@ def segment(
         "spacing": grid.spacing,
         "voxel_volume": grid.voxel_volume,
     }
+    least: dict[str, Any] = {"min_voxels": options.min_voxels, "min_volume": options.min_volume}
     # All are matched before small ones are dropped.
     found = instances_module.find_instances(probability, threshold=options.threshold, **same)
     missed, notes, scores = None, (), None
@@ -192,13 +193,12 @@ def segment(
         with about(volume.path):
             truth = read_truth(scan.framed(volume.values, nearest=True), options.truth, **same)
         rules: dict[str, Any] = {"min_iou": options.min_iou, "ignored": truth.ignored}
-        scores = lesion_scores(found, truth.lesions, spacing=grid.spacing, **rules)
+        scores = lesion_scores(found, truth.lesions, spacing=grid.spacing, **rules, **least)
         found, missed = instances_module.matched(found, truth.lesions, **rules)
         told = (*volume.notes, *truth.notes)
         if not len(truth.lesions):
             told = (*told, "holds no lesion; all that is found counts as FP")
         notes = tuple(f"{volume.path}: {note}" for note in told)
-    least = {"min_voxels": options.min_voxels, "min_volume": options.min_volume}
     predicted = instances_module.large_enough(found, **least)
     if missed is not None:
         missed = instances_module.large_enough(missed, **least, after=len(predicted))
