@@ -172,6 +172,3 @@ def test_a_folder_without_configuration_is_refused(tmp_path):
     with pytest.raises(InputError, match="inference.json' is missing, or no JSON"):
         open_network(NetworkSpec.parse(f"bundle:{tmp_path}"), OpenOptions(ndims=(3,)))
     assert NetworkSpec.parse("bundle:x").kind == "bundle"
-
-
-# The lesion networks of Instance SmoothGrad's authors: MONAI's, with so many parameters.
