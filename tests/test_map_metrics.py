@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 import segcam_jax as segcam
 from segcam_jax import engine, metrics
 from segcam_jax.metrics.randomisation import layers_of
+from segcam_jax.metrics.readings import reader
 from segcam_jax.types import Explanation, InputError, TargetError
 from tests import planted
 from tests.networks import make_input, make_params, skip_net
@@ -228,13 +229,74 @@ def test_dice_curves_read_each_output_in_four_ways():
     assert min(rows["dice"]) == 0
     assert max(rows["dice"]) == 1
     # The evidence lies outside: inside nothing is lost.
-    inside = metrics.dice_deletion(split, params, x, target, truth + 1, steps=4, where="inside")
+    mixed = truth + x[..., 0]
+    inside = metrics.dice_deletion(split, params, x, target, mixed, steps=4, where="inside")
     np.testing.assert_allclose(inside.curves["dice"].scores, 1)
     outside = metrics.dice_deletion(split, params, x, target, truth, steps=4, where="outside")
     assert float(outside.dice) < 0.5
     shown = metrics.dice_insertion(split, params, x, target, truth, steps=8)
     np.testing.assert_allclose(shown.curves["dice"].scores[-1], 1)
     assert float(shown.dice) > 1 - float(found.dice) - 0.5
+
+
+def test_what_is_predicted_is_above_the_threshold():
+    """A sigmoid's 0.27 inside and 0.02 outside."""
+    x, params = jnp.where(planted.REGION, -1.0, -4.0)[..., None], jnp.ones((1, 1))
+    split = segcam.split(lambda p, x: x @ p, "input", params, x, outputs="logits")
+    target = segcam.targets.predicted(x, 0, exclusive=False, threshold=0.15, outputs="logits")
+    given = (split, params, x, target, jnp.asarray(planted.REGION, jnp.float32))
+    found = reader(x, target, 0.15)(x)
+    assert float(found.dice) == 1
+    assert np.isnan(found.others)  # Elsewhere nothing is predicted.
+    assert np.isnan(reader(x, target)(x).dice)
+    dense = metrics.dice_deletion(*given, steps=2, baseline=-4.0, threshold=0.15)
+    np.testing.assert_allclose(dense.curves["dice"].scores, [1, 0, 0])
+    # Under the map, what lies outside is 0: a probability of 0.5 everywhere.
+    np.testing.assert_allclose(metrics.iou_drop(*given, threshold=(0.15,)), 1 - 8 / 64, rtol=1e-6)
+    for threshold, said in ((1.5, "threshold 1.5; give a probability"), ((0.1, 0.2), "2 thresh")):
+        with pytest.raises(TargetError, match=said):
+            metrics.iou_drop(*given, threshold=threshold)
+    assert np.isnan(reader(x, target, 0.15)(x.at[0, 0].set(jnp.nan)).dice)
+
+
+def test_what_is_predicted_elsewhere_is_what_else_may_be_lost():
+    output = jnp.zeros((2, 2, 2)).at[0].set(jnp.array([[0.9, 0.1], [0.2, 0.8]]))
+    mask = np.array([[False, True], [False, False]])
+    read = reader(output, segcam.targets.region(1, mask, outputs="probabilities"))
+    for other in (output, output.at[1].set(0.5)):  # Nothing is predicted in the second row.
+        np.testing.assert_allclose(read(other).others, 0.9)
+    np.testing.assert_allclose(read(output.at[0, 0].set(0.3)).others, 0.3)
+    broken = reader(output.at[1].set(jnp.nan), segcam.targets.region(1, mask))
+    assert np.isnan(broken(output).dice)
+
+
+def test_nan_in_is_nan_out():
+    some = jnp.array([1.0, 2.0, jnp.nan, 4.0])
+    assert np.isnan(metrics.rank_correlation(some, jnp.arange(4.0)))
+    assert np.isnan(metrics.rank_correlation(jnp.arange(4), some))
+    x, params = 1 + jax.random.uniform(KEY, (4, 4, 1)), jnp.ones(2)
+    split = segcam.split(lambda p, x: x.sum() * p, "input", params, x, outputs="logits")
+
+    def method(split, params, x, target):
+        return Explanation(x[..., 0] * params[0], jnp.zeros(()))
+
+    given = (split, params, x, segcam.targets.whole_image(0), method)
+    for value in (jnp.nan, 0.0):  # A map of NaN, and a constant one.
+        draw = lambda key, values: values * value  # noqa: B023, E731
+        assert np.isnan(metrics.efficient_mprt(*given, key=KEY, draw=draw))
+        for independent in (True, False):
+            found = metrics.parameter_randomisation(
+                *given, key=KEY, draw=draw, independent=independent
+            )
+            assert np.isnan(found.last)
+
+    @jax.jit
+    def alike(x):
+        return metrics.parameter_randomisation(*given[:2], x, *given[3:], key=KEY)
+
+    found = alike(x)  # A pytree, whose layers are known.
+    np.testing.assert_allclose(found.last, 1)
+    assert len(found.layers) == 1
 
 
 def test_controls_of_a_segmentation():
@@ -264,6 +326,8 @@ def test_what_else_is_lost():
     )
     np.testing.assert_allclose(positive, [0.75, 0.25, 0])
     np.testing.assert_allclose(negative, [0, 0, 1])
+    with pytest.raises(InputError, match="give both at the same extents"):
+        metrics.evidence_shares(jnp.ones((1, 2)), jnp.zeros((2, 2), jnp.int32), classes=2)
     labels = jnp.asarray(planted.segmentation(params, x).argmax(-1), jnp.int32)
     matrix = metrics.ablation_matrix(split, params, x, target, labels)
     np.testing.assert_allclose(matrix[1], 0, atol=1e-6)  # Nothing looks at segment 1 itself.

@@ -35,7 +35,7 @@ class SensitivityN:
     """Correlations over random subsets of each of several sizes.
 
     Attributes:
-        mean: over the sizes.
+        mean: over the sizes that have one; NaN if a score is.
         correlations: of each size; NaN where all subsets sum to the same.
         sizes: positions of a subset.
     """
@@ -97,7 +97,8 @@ def sensitivity_n(
     sums, falls = _sums_and_falls(there, target, masks, baseline, execution)
     rows = (len(asked), samples)
     found = jax.vmap(correlation)(sums.reshape(rows), falls.reshape(rows))
-    return SensitivityN(jnp.nanmean(found), found, jnp.asarray(asked, jnp.int32))
+    mean = jnp.where(jnp.isnan(falls).any(), jnp.nan, jnp.nanmean(found))
+    return SensitivityN(mean, found, jnp.asarray(asked, jnp.int32))
 
 
 @metric(

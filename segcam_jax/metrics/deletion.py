@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, Int
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
-from segcam_jax.metrics.registry import metric
+from segcam_jax.metrics.registry import differ, metric
 from segcam_jax.metrics.removal import (
     At,
+    By,
     Order,
     RankMasks,
     Scene,
@@ -57,7 +58,7 @@ def curve_of(
     whole: Float[Array, ""],
     empty: Float[Array, ""],
 ) -> Curve:
-    """The curve of scores, with its areas.
+    """The curve of scores, with its areas; NaN where the fractions do not move.
 
     Args:
         fractions: ascending.
@@ -69,7 +70,9 @@ def curve_of(
     span = whole - empty
     defined = span > 0
     share = (area - empty) / jnp.where(defined, span, 1)
-    return Curve(area, jnp.where(defined, share, jnp.nan), fractions, scores)
+    found = Curve(area, jnp.where(defined, share, jnp.nan), fractions, scores)
+    moves = fractions[-1] > fractions[0]
+    return jax.tree.map(lambda leaf: jnp.where(moves, leaf, jnp.nan), found)
 
 
 @metric(
@@ -93,6 +96,7 @@ def deletion(
     at: At = "input",
     where: Where = "all",
     channel: int | None = None,
+    by: By | None = None,
     execution: Execution = Execution(),
 ) -> Curve:
     """Deletion: the area under the score while the most important positions go first.
@@ -112,10 +116,13 @@ def deletion(
         where: remove all positions, those in the target's region, or those outside (what is left is
             never removed).
         channel: remove from this channel of the input or activation alone: one modality.
+        by: whether a map of one axis is of `"positions"` or of `"channels"`, where its shape does
+            not say it.
         execution: how the engine runs it; does not change the result.
 
     Returns:
-        The curve; lower areas are better.
+        The curve; lower areas are better. NaN where nothing may be removed, or the map orders
+        nothing of what may.
 
     Raises:
         InputError: if there are fewer positions than steps, or no positions at all.
@@ -124,7 +131,7 @@ def deletion(
     References:
         Petsiuk et al., RISE, BMVC 2018. Steps and areas as torch-cam's, over true fractions.
     """
-    there = scene(split, params, x, map, at, execution)
+    there = scene(split, params, x, map, at, execution, by)
     masks, size = _masks(there, target, steps, order, where, channel, around=1.0)
     return removal_curve(there, target, masks, size, baseline, execution)
 
@@ -150,6 +157,7 @@ def insertion(
     at: At = "input",
     where: Where = "all",
     channel: int | None = None,
+    by: By | None = None,
     execution: Execution = Execution(),
 ) -> Curve:
     """Insertion: the area under the score while the most important positions come back first.
@@ -160,7 +168,7 @@ def insertion(
     References:
         Petsiuk et al., RISE, BMVC 2018, whose baseline is `"blur"` here.
     """
-    there = scene(split, params, x, map, at, execution)
+    there = scene(split, params, x, map, at, execution, by)
     masks, size = _masks(there, target, steps, order, where, channel, around=0.0)
     return removal_curve(there, target, masks, size, baseline, execution)
 
@@ -168,20 +176,22 @@ def insertion(
 def ordered(
     there: Scene, target: Any, order: Order, where: Where, channel: int | None
 ) -> tuple[Int[Array, "..."], Int[Array, ""], int]:
-    """The rank of each position (channel, element), how many may be removed, and of how many."""
+    """The rank of each position (channel, element), how many may be removed, and of how many.
+
+    None of them may where the map orders nothing: all that may be removed has one value.
+    """
     values = importance(there.map, order)
     positions, channels = there.positions, there.activation.shape[-1]
-    if values.ndim == 1:
+    if there.of_channels:
         if where != "all" or channel is not None:
             raise InputError("a map of channels orders whole channels; leave `where` and `channel`")
-        return ranks(values), jnp.int32(channels), channels
+        return ranks(values), jnp.where(differ(values), channels, 0), channels
     allowed = there.region(target, where)
     if values.ndim == len(positions):
-        places, free = ranks(values, allowed)[..., None], allowed[..., None]
-    else:
-        free = jnp.broadcast_to(allowed[..., None], values.shape)
-        places = ranks(values, free)
-    count = free.sum(dtype=jnp.int32)
+        values = values[..., None]
+    free = jnp.broadcast_to(allowed[..., None], values.shape)
+    places = ranks(values, free)
+    count = jnp.where(differ(values, free), free.sum(dtype=jnp.int32), 0)
     if channel is not None:
         if not 0 <= channel < channels:
             raise InputError(f"channel={channel}; there are {channels}, 0 to {channels - 1}")
@@ -193,7 +203,7 @@ def ordered(
 
 def _masks(there, target, steps, order, where, channel, around) -> tuple[RankMasks, Array]:
     places, count, size = ordered(there, target, order, where, channel)
-    check_steps(steps, size, "channels" if places.ndim == 1 else "positions")
+    check_steps(steps, size, "channels" if there.of_channels else "positions")
     # What may not be removed is kept by masks that keep, too: it comes before all.
     ends = counts(steps, count)
     if around == 0:

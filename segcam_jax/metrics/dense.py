@@ -5,7 +5,8 @@ The target is frozen on the untouched image: its region R and class k stay. Of e
     logit         mean of the output of k over R
     probability   mean of the probability of k over R
     dice          2 |P' and P| / (|P'| + |P|),    P where k is predicted: untouched, and now
-    others        mean outside of R of the probability of what was predicted there
+    others        mean of the probability of what was predicted, where something was outside of R;
+                  NaN where nothing was
 
 side by side, of one evaluation: logits have no scale, probabilities saturate, Dice is blind to what
 stays on its side of a threshold. Removing the object itself is trivially harmful: `where="outside"`
@@ -25,35 +26,25 @@ from segcam_jax.engine import Execution
 from segcam_jax.masks import ablate
 from segcam_jax.metrics.deletion import Curve, curve_of, ordered
 from segcam_jax.metrics.drop import mask_of
+from segcam_jax.metrics.readings import Reading, Threshold, check_threshold, reader
 from segcam_jax.metrics.registry import metric
 from segcam_jax.metrics.removal import (
     At,
+    By,
     Order,
     RankMasks,
     Scene,
     Where,
     check_steps,
     counts,
-    region_of,
     scene,
 )
-from segcam_jax.outputs import Meaning
+from segcam_jax.outputs import THRESHOLD
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
-from segcam_jax.types import InputError, wide
+from segcam_jax.types import InputError
 
 _SHARE = (0.0, 1.0)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What is read of an output; see above."""
-
-    logit: Float[Array, ""]
-    probability: Float[Array, ""]
-    dice: Float[Array, ""]
-    others: Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -78,45 +69,12 @@ class DenseCurve:
     curves: dict[str, Curve]
 
 
-def reader(output: Float[Array, "*space k"], target: Target) -> Callable[[Any], Reading]:
-    """Reads outputs against the untouched one; see above.
-
-    Raises:
-        TargetError: if the target has no region.
-    """
-    positions = output.shape[:-1]
-    inside = region_of(target, positions)
-    meaning = Meaning(target.outputs, target.exclusive)
-    before = _class(meaning.predicted(output), target.class_index)
-    first = meaning.probabilities(output)
-    top, frozen = first.argmax(-1), first.max(-1) > 0
-    area = jnp.maximum(inside.sum(dtype=jnp.float32), 1)
-    elsewhere = jnp.maximum((~inside & frozen).sum(dtype=jnp.float32), 1)
-
-    def read(output):
-        probabilities = meaning.probabilities(output)
-        now = _class(meaning.predicted(output), target.class_index)
-        size = now.sum(dtype=jnp.float32) + before.sum(dtype=jnp.float32)
-        both = 2 * (now & before).sum(dtype=jnp.float32)
-        other = jnp.take_along_axis(probabilities, top[..., None], -1)[..., 0]
-        return Reading(
-            jnp.where(inside, _class(wide(output), target.class_index), 0).sum() / area,
-            jnp.where(inside, _class(probabilities, target.class_index), 0).sum() / area,
-            jnp.where(size > 0, both / jnp.where(size > 0, size, 1), jnp.nan),
-            jnp.where(inside, 0, other).sum() / elsewhere,
-        )
-
-    return read
-
-
-def _class(values: Float[Array, "*space k"], index: Any) -> Array:
-    return jax.lax.dynamic_index_in_dim(values, index, -1, keepdims=False)
-
-
-def _read(there: Scene, target: Any, execution: Execution) -> Callable[[Array], Reading]:
+def _read(
+    there: Scene, target: Any, threshold: Threshold, execution: Execution
+) -> Callable[[Array], Reading]:
     """Readings as a function of the activation."""
     output = there.split.decode(there.activation, there.carry)
-    return engine.read_of(there.split, there.carry, reader(output, target), execution)
+    return engine.read_of(there.split, there.carry, reader(output, target, threshold), execution)
 
 
 def _dense_curve(
@@ -125,6 +83,7 @@ def _dense_curve(
     masks: RankMasks,
     count: Int[Array, ""],
     baseline: Any,
+    threshold: Threshold,
     execution: Execution,
 ) -> DenseCurve:
     base = there.base(baseline)
@@ -132,7 +91,7 @@ def _dense_curve(
     def shown(index):
         return base + ablate(there.activation - base, masks(index))
 
-    read = _read(there, target, execution)
+    read = _read(there, target, threshold, execution)
     found: Reading = engine.readings(read, shown, len(masks), execution)
     fractions = masks.ends / jnp.maximum(count, 1)
     whole, empty = (0, -1) if masks.around else (-1, 0)
@@ -152,6 +111,7 @@ def _dense_curve(
     range=_SHARE,
     cost="steps + 1 evaluations",
     paper="Petsiuk et al., BMVC 2018, with Dice as the score",
+    check=check_threshold,
 )
 def dice_deletion(
     split: Split,
@@ -165,18 +125,22 @@ def dice_deletion(
     order: Order = "signed",
     at: At = "input",
     where: Where = "all",
+    by: By | None = None,
+    threshold: Threshold = THRESHOLD,
     execution: Execution = Execution(),
 ) -> DenseCurve:
     """Dice deletion: how fast the predicted region is lost while the map's largest positions go.
 
-    Arguments as in `deletion`; the target needs a region. Lower areas of dice, probability and
-    logit are better, of others higher ones.
+    Arguments as in `deletion`; the target needs a region. Where classes do not exclude each other,
+    one is predicted where its probability is above `threshold`: give that of the target's region,
+    one number or one for each class. Lower areas of dice, probability and logit are better, of
+    others higher ones.
     """
-    there = scene(split, params, x, map, at, execution)
+    there = scene(split, params, x, map, at, execution, by)
     places, count, size = ordered(there, target, order, where, None)
     check_steps(steps, size, "positions")
     masks = RankMasks(places, counts(steps, count), 1.0)
-    return _dense_curve(there, target, masks, count, baseline, execution)
+    return _dense_curve(there, target, masks, count, baseline, threshold, execution)
 
 
 @metric(
@@ -187,6 +151,7 @@ def dice_deletion(
     range=_SHARE,
     cost="steps + 1 evaluations",
     paper="Petsiuk et al., BMVC 2018, with Dice as the score",
+    check=check_threshold,
 )
 def dice_insertion(
     split: Split,
@@ -200,17 +165,20 @@ def dice_insertion(
     order: Order = "signed",
     at: At = "input",
     where: Where = "all",
+    by: By | None = None,
+    threshold: Threshold = THRESHOLD,
     execution: Execution = Execution(),
 ) -> DenseCurve:
     """Dice insertion: how soon the predicted region is there while the largest positions come.
 
-    Arguments as in `insertion`; the target needs a region. Higher areas are better.
+    Arguments as in `insertion` and `dice_deletion`; the target needs a region. Higher
+    areas are better.
     """
-    there = scene(split, params, x, map, at, execution)
+    there = scene(split, params, x, map, at, execution, by)
     places, count, size = ordered(there, target, order, where, None)
     check_steps(steps, size, "positions")
     masks = RankMasks(jnp.where(places < count, places, -1), counts(steps, count), 0.0)
-    return _dense_curve(there, target, masks, count, baseline, execution)
+    return _dense_curve(there, target, masks, count, baseline, threshold, execution)
 
 
 @jax.tree_util.register_dataclass
@@ -239,6 +207,7 @@ class Sufficiency:
     range=_SHARE,
     cost="one evaluation a threshold",
     paper="the explained Dice and saliency ratio of dense predictions",
+    check=check_threshold,
 )
 def sufficiency(
     split: Split,
@@ -250,6 +219,7 @@ def sufficiency(
     thresholds: int = 10,
     baseline: Any = "zeros",
     at: At = "input",
+    threshold: Threshold = THRESHOLD,
     execution: Execution = Execution(),
 ) -> Sufficiency:
     """Sufficiency: Dice of what is predicted of the part of the image above a threshold.
@@ -263,6 +233,7 @@ def sufficiency(
         thresholds: how many, evenly from 0 to below 1.
         baseline: as in `Scene.empty`.
         at: as in `deletion`.
+        threshold: of probabilities, as in `dice_deletion`.
         execution: how the engine runs it.
 
     Returns:
@@ -279,7 +250,7 @@ def sufficiency(
     def shown(index):
         return jnp.where((mask > levels[index])[..., None], there.activation, base)
 
-    read = _read(there, target, execution)
+    read = _read(there, target, threshold, execution)
     dice = engine.readings(read, shown, len(levels), execution).dice
     kept = (mask[None] > levels.reshape(-1, *[1] * mask.ndim)).reshape(len(levels), -1)
     shares = kept.mean(1, dtype=jnp.float32)
@@ -295,6 +266,7 @@ def sufficiency(
     range=_SHARE,
     cost="2 evaluations",
     paper="SegClarity, J. Imaging 11(12), 2025",
+    check=check_threshold,
 )
 def iou_drop(
     split: Split,
@@ -304,15 +276,17 @@ def iou_drop(
     map: Float[Array, "*space"],
     *,
     at: At = "input",
+    threshold: Threshold = THRESHOLD,
     execution: Execution = Execution(),
 ) -> Float[Array, ""]:
     """IoU drop: `1 - IoU(P(A M), P(A))` of the class, M as in `average_drop`.
 
-    A map of ones has 0: read it beside the mask's mean. NaN for a map without a positive value.
+    A map that is 1 nearly everywhere has 0: read it beside the mask's mean. NaN for a map that is
+    constant or has no positive value. `threshold` as in `dice_deletion`.
     """
     there = scene(split, params, x, map, at, execution)
     mask = mask_of(there.map, there.positions)
-    dice = _read(there, target, execution)(there.activation * mask[..., None]).dice
+    dice = _read(there, target, threshold, execution)(there.activation * mask[..., None]).dice
     return jnp.where(mask.max() > 0, 1 - dice / (2 - dice), jnp.nan)
 
 
@@ -324,7 +298,7 @@ class OffTarget:
     Attributes:
         specific: `target - others`; higher is better.
         target: fall of the mean probability over the region.
-        others: fall of that of what was predicted elsewhere.
+        others: fall of that of what was predicted elsewhere; NaN where nothing was.
     """
 
     specific: Float[Array, ""]
@@ -340,6 +314,7 @@ class OffTarget:
     range=(-1.0, 1.0),
     cost="2 evaluations",
     paper="DEA, arXiv 2603.22624",
+    check=check_threshold,
 )
 def off_target_drop(
     split: Split,
@@ -351,6 +326,8 @@ def off_target_drop(
     share: float = 0.2,
     baseline: Any = "zeros",
     at: At = "input",
+    by: By | None = None,
+    threshold: Threshold = THRESHOLD,
     execution: Execution = Execution(),
 ) -> OffTarget:
     """Off-target drop: how much more the target loses than other regions without the map's top.
@@ -360,12 +337,14 @@ def off_target_drop(
         share: of the positions that go; the paper does not say its own.
         baseline: as in `Scene.empty`.
         at: as in `deletion`.
+        by: likewise.
+        threshold: of probabilities, as in `dice_deletion`.
         execution: how the engine runs it.
     """
-    there = scene(split, params, x, map, at, execution)
+    there = scene(split, params, x, map, at, execution, by)
     places, _, size = ordered(there, target, "signed", "all", None)
     base = there.base(baseline)
-    read = _read(there, target, execution)
+    read = _read(there, target, threshold, execution)
     before = read(there.activation)
     gone = places.astype(jnp.float32) < share * size
     after = read(jnp.where(gone, base, there.activation))

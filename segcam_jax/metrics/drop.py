@@ -1,7 +1,7 @@
 """What is left of the score when the map masks the image.
 
-A map of ones has a drop of 0: read it beside the mean of the mask (Poppi et al., CVPR workshop
-2021), as `arcc` does.
+A map that is 1 nearly everywhere drops nearly nothing: read it beside the mean of the mask (Poppi
+et al., CVPR workshop 2021), as `arcc` does.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ from segcam_jax.metrics.registry import is_defined, metric
 from segcam_jax.metrics.removal import At, scene
 from segcam_jax.metrics.road import road
 from segcam_jax.metrics.similarity import correlation
-from segcam_jax.types import InputError
+from segcam_jax.targets import Target
+from segcam_jax.types import InputError, TargetError
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +88,8 @@ def average_drop(
     fall, room = score - masked, 1 - score
     drop = jnp.maximum(fall, 0) / jnp.where(score != 0, jnp.abs(score), jnp.nan)
     gain = jnp.maximum(-fall, 0) / jnp.where(room > 0, room, jnp.nan)
-    found = Drop(drop, (fall < 0).astype(score.dtype), gain, mask.mean(), masked, score)
+    increase = jnp.where(jnp.isnan(fall), jnp.nan, (fall < 0).astype(score.dtype))
+    found = Drop(drop, increase, gain, mask.mean(), masked, score)
     positive = there.map.max() > 0
     return jax.tree.map(lambda leaf: jnp.where(positive, leaf, jnp.nan), found)
 
@@ -146,15 +148,20 @@ def arcc(
         3 / (1 / coherency + 1 / (1 - mean M) + 1 / road),    M as in `average_drop`
 
     Args:
-        split, params, x, target, method: see `metrics.registry`; the target is a probability.
+        split, params, x, target, method: see `metrics.registry`; the target is a probability, or
+            its mean over a region.
         key: of ROAD's noise.
         execution: how the engine runs it.
         options: of the method, as pairs.
+
+    Raises:
+        TargetError: if the target is no probability, by which ROAD would be cut off at 1.
 
     References:
         arXiv 2605.14641; constants as pytorch-grad-cam's, whose docstring calls it geometric and
         whose code is harmonic.
     """
+    _check_probability(target, len(split.output.shape) > 1)
     map = method(split, params, x, target, **dict(options)).map
     there = scene(split, params, x, map, "input", execution)
     mask = mask_of(there.map, there.positions)
@@ -168,3 +175,19 @@ def arcc(
     parts = jnp.stack([coherency, 1 - complexity, removal]) + 1e-8
     value = jnp.where(is_defined(map, False), 3 / (1 / parts).sum(), jnp.nan)
     return Arcc(value, coherency, complexity, removal)
+
+
+def _check_probability(target: Any, dense: bool) -> None:
+    """Raises `TargetError` for a score that may lie outside of 0 to 1."""
+    if not isinstance(target, Target):
+        said = "no Target, which alone says so"
+    elif "probabilities" not in (target.of, target.outputs):
+        said = "of logits"
+    elif dense and target.reduce == "sum":
+        said = "a sum over positions"
+    else:
+        return
+    raise TargetError(
+        f"ARCC needs the score to be a probability, and the target is {said}; make one with "
+        "of='probabilities', and reduce='mean' over a region"
+    )

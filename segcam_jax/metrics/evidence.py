@@ -4,15 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
-from segcam_jax.metrics.removal import At, scene
+from segcam_jax.metrics.removal import At, scene, touched
 from segcam_jax.metrics.saliency import region_shares
 from segcam_jax.outputs import Meaning
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
+from segcam_jax.types import InputError
 
 
 def evidence_shares(
@@ -28,7 +29,15 @@ def evidence_shares(
     Returns:
         `(positive, negative)`: the shares of the positive and of the negative part that lie on each
         class; all 0 for a part that is 0. Means over images are those of a data set.
+
+    Raises:
+        InputError: if the map has other extents than the labels.
     """
+    if jnp.shape(map) != jnp.shape(labels):
+        raise InputError(
+            f"the map has shape {jnp.shape(map)}, and the labels {jnp.shape(labels)}; give both at "
+            "the same extents"
+        )
     every = jnp.arange(classes).reshape(-1, *[1] * jnp.ndim(map))
     regions = jnp.asarray(labels)[None] == every
     parts = (jnp.maximum(map, 0), jnp.maximum(-map, 0))
@@ -78,8 +87,7 @@ def ablation_matrix(
         return jnp.where(segments, shares, 0).sum(tuple(range(1, shares.ndim)))
 
     def without(index):
-        segment = segments[index].astype(jnp.float32)
-        inside: Bool[Array, "*space"] = jax.image.resize(segment, there.positions, "linear") > 0
+        inside = touched(segments[index], there.positions)
         return jnp.where(inside[..., None], base, there.activation)
 
     value = engine.read_of(there.split, there.carry, read, execution)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from segcam_jax import engine
 from segcam_jax.engine import Execution
 from segcam_jax.metrics.registry import metric
-from segcam_jax.metrics.removal import At, scene
+from segcam_jax.metrics.removal import At, By, scene
 from segcam_jax.types import InputError
 
 
@@ -36,6 +36,7 @@ def infidelity(
     samples: int = 100,
     normalise: bool = False,
     at: At = "input",
+    by: By | None = None,
     execution: Execution = Execution(),
 ) -> Float[Array, ""]:
     """Infidelity: how wrong the map is as a linear account of what a perturbation does.
@@ -45,7 +46,8 @@ def infidelity(
     Args:
         split, params, x, target: see `metrics.registry`.
         map: slopes, `*space c` as `Explanation.attribution` has them (not multiplied by the input);
-            a map of positions stands for the slope of every channel.
+            a map of positions stands for the slope of every channel, one of channels for that of
+            every position.
         key: of the perturbations.
         perturbation: normal noise, or squares (cubes) at random places that become 0.
         deviation: of the noise.
@@ -53,6 +55,7 @@ def infidelity(
         samples: perturbations.
         normalise: multiply the map by the factor that fits best (captum's `normalize`).
         at: as in `deletion`.
+        by: likewise.
         execution: how the engine runs it.
 
     References:
@@ -60,9 +63,9 @@ def infidelity(
     """
     if perturbation not in ("noise", "squares"):
         raise InputError(f"perturbation={perturbation!r}; choose noise or squares")
-    there = scene(split, params, x, map, at, execution)
+    there = scene(split, params, x, map, at, execution, by)
     activation = there.activation
-    slopes = there.map if there.map.ndim == activation.ndim else there.map[..., None]
+    slopes = there.map[..., None] if there.map.shape == there.positions else there.map
 
     def change(index):
         drawn = jax.random.fold_in(key, index)

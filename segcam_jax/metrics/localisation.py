@@ -202,7 +202,9 @@ def _checked(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> tu
         raise InputError(f"the mask has dtype {inside.dtype}; give booleans, True inside")
     if not isinstance(inside, Tracer) and not bool(inside.any()):
         raise InputError("the mask is empty; give one with a position inside")
-    return brought(map, (*inside.shape, 1)), inside
+    if jnp.ndim(map) != inside.ndim:
+        raise InputError(f"the map has shape {jnp.shape(map)}, and the mask {inside.shape}")
+    return brought(map, (*inside.shape, 1), "positions"), inside
 
 
 def _share(values: Array, inside: Array) -> Float[Array, ""]:

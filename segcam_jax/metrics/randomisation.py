@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax import engine
-from segcam_jax.metrics.registry import metric
+from segcam_jax.metrics.registry import is_defined, metric
 from segcam_jax.metrics.similarity import rank_correlation, ssim
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
@@ -27,13 +27,18 @@ Options = tuple[tuple[str, Any], ...]
 Draw = Callable[[Array, Array], Array]
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["last", "spearman", "ssim", "maps"],
+    meta_fields=["layers"],
+)
 @dataclasses.dataclass(frozen=True)
 class Randomisation:
     """How alike the maps of a network and of its randomised copies are, layer by layer.
 
     Attributes:
         last: Spearman's correlation of magnitudes when the last step is done: all parameters at
-            random, or of independent steps the mean.
+            random, or of independent steps the mean of those that have one; NaN if a map holds NaN.
         spearman: of each step; NaN where a map is constant.
         ssim: structural similarity of the magnitudes, each by its largest value, of each step.
         layers: names of the parameters that each step draws anew.
@@ -102,7 +107,8 @@ def parameter_randomisation(
         names.append(name)
     maps = jnp.stack(found)
     spearman, alike = _likeness(whole, maps)
-    last = jnp.nanmean(spearman) if independent else spearman[-1]
+    mean = jnp.where(jnp.isnan(maps).any(), jnp.nan, jnp.nanmean(spearman))
+    last = mean if independent else spearman[-1]
     return Randomisation(last, spearman, alike, tuple(names), maps)
 
 
@@ -166,7 +172,7 @@ def efficient_mprt(
 
         (H after - H before) / H before,    H the entropy of a histogram of the map in 100 bins
 
-    Arguments as in `parameter_randomisation`.
+    Arguments as in `parameter_randomisation`. NaN where one of both maps is constant or holds NaN.
 
     References:
         Hedström et al., A fresh look at sanity checks for saliency maps, 2024.
@@ -224,6 +230,6 @@ def _likeness(
 
 @engine.compiled_function
 def _entropy(map: Float[Array, "*space"]) -> Float[Array, ""]:
-    shares = jnp.histogram(map.ravel(), _BINS)[0] / map.size
+    shares = jnp.histogram(jnp.where(jnp.isfinite(map), map, 0).ravel(), _BINS)[0] / map.size
     told = jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0)
-    return -told.sum()
+    return jnp.where(is_defined(map, False), -told.sum(), jnp.nan)

@@ -29,7 +29,7 @@ def rank_correlation(a: Float[ArrayLike, "..."], b: Float[ArrayLike, "..."]) -> 
         b: values of the same shape.
 
     Returns:
-        In [-1, 1]; NaN where all values of one side are equal, which has no order.
+        In [-1, 1]; NaN where a value is NaN, or all values of one side are equal: no order.
 
     Raises:
         InputError: if the shapes differ.
@@ -49,4 +49,5 @@ def rank_correlation(a: Float[ArrayLike, "..."], b: Float[ArrayLike, "..."]) -> 
     middle = (first.size + 1) / 2
     first, second = first - middle, second - middle
     size = jnp.sqrt((first**2).sum()) * jnp.sqrt((second**2).sum())
-    return jnp.where(size > 0, (first * second).sum() / jnp.where(size > 0, size, 1), jnp.nan)
+    told = (size > 0) & ~(jnp.isnan(jnp.asarray(a)).any() | jnp.isnan(jnp.asarray(b)).any())
+    return jnp.where(told, (first * second).sum() / jnp.where(size > 0, size, 1), jnp.nan)

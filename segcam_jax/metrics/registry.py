@@ -32,6 +32,7 @@ from segcam_jax.types import Explanation, InputError, nearest_first
 
 F = TypeVar("F", bound=Callable)
 Need = Literal["network", "method", "mask", "region", "superpixels"]
+_ROUNDING = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,19 +80,27 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 
 
-def metric(*needs: Need, constant: bool = False, **fields: Any) -> Callable[[F], F]:
+def metric(
+    *needs: Need,
+    constant: bool = False,
+    check: Callable[..., None] | None = None,
+    **fields: Any,
+) -> Callable[[F], F]:
     """Enters a metric in the registry under its function's name; compiles those of a network.
 
     Args:
         needs: as in `Metric`.
         constant: likewise.
-        fields: likewise.
+        check: raises for arguments that cannot be right, which it is given by their names, outside
+            of the program.
+        fields: as in `Metric`.
     """
 
     def register(function: F) -> F:
         of_map = "map" in inspect.signature(function).parameters
         made: Any = _undefined(function, constant) if of_map else function
         made = engine.compiled(made) if "network" in needs else made
+        made = made if check is None else _checked(made, check)
         name = function.__name__
         METRICS[name] = Metric(name, made, needs, constant=constant, **fields)
         return made
@@ -115,8 +124,33 @@ def find(name: str) -> Metric:
 
 def is_defined(map: Float[Array, "..."], constant: bool) -> Bool[Array, ""]:
     """Whether a map is finite, and not the same everywhere (with `constant`: not 0 everywhere)."""
-    told = (map != 0).any() if constant else map.max() > map.min()
-    return jnp.isfinite(map).all() & told
+    return jnp.isfinite(map).all() & ((map != 0).any() if constant else differ(map))
+
+
+def differ(values: Float[Array, "..."], among: Bool[Array, "..."] | None = None) -> Bool[Array, ""]:
+    """Whether values, or those among some, differ by more than float32 rounds.
+
+    >>> bool(differ(jnp.array([1.0, 1.0, 2.0]), jnp.array([True, True, False])))
+    False
+    """
+    eps = min(float(jnp.finfo(kind).eps) for kind in (values.dtype, jnp.float32))
+    high = values.max(initial=-jnp.inf, where=among)
+    low = values.min(initial=jnp.inf, where=among)
+    return high - low > _ROUNDING * eps * jnp.maximum(jnp.abs(high), jnp.abs(low))
+
+
+def _checked(function: Callable, check: Callable[..., None]) -> Callable:
+    """The function, called once what is known of its arguments passed a check."""
+    signature, names = inspect.signature(function), list(inspect.signature(check).parameters)
+
+    @functools.wraps(function)
+    def run(*given: Any, **options: Any):
+        bound = signature.bind(*given, **options)
+        bound.apply_defaults()
+        check(**{name: bound.arguments[name] for name in names})
+        return function(*given, **options)
+
+    return run
 
 
 def _undefined(function: Callable, constant: bool) -> Callable:

@@ -23,6 +23,7 @@ from segcam_jax.types import InputError, TargetError, wide
 At = Literal["input", "tap"]
 Where = Literal["all", "inside", "outside"]
 Order = Literal["signed", "positive", "absolute"]
+By = Literal["positions", "channels"]
 # Petsiuk et al.: a kernel of 11 pixels.
 _BLUR, _BLUR_REACH = 5.0, 1.0
 
@@ -35,7 +36,7 @@ class Scene:
         split: the model, cut at the input or at the tap.
         activation: there.
         carry: of it.
-        map: at the positions there, or of its channels, or of both.
+        map: `*space` at the positions there, `1 c` (`1 1 c`, ...) of the channels, or `*space c`.
     """
 
     split: Split
@@ -47,6 +48,11 @@ class Scene:
     def positions(self) -> tuple[int, ...]:
         """Extents."""
         return self.activation.shape[:-1]
+
+    @property
+    def of_channels(self) -> bool:
+        """Whether the map has one value for each channel."""
+        return self.map.shape not in (self.positions, self.activation.shape)
 
     def empty(self, baseline: Any) -> Float[Array, "*space c"] | None:
         """What takes the place of what is removed; None: 0.
@@ -94,11 +100,19 @@ class Scene:
         return inside if where == "inside" else ~inside
 
 
-def scene(split: Split, params: Any, x: Any, map: Any, at: At, execution: Execution) -> Scene:
+def scene(
+    split: Split,
+    params: Any,
+    x: Any,
+    map: Any,
+    at: At,
+    execution: Execution,
+    by: By | None = "positions",
+) -> Scene:
     """Runs the network up to where something is removed, and brings the map there.
 
     Raises:
-        InputError: if there are no positions, or the map is of another number of dimensions.
+        InputError: if there are no positions, or the map is not as `brought` takes it.
     """
     if at not in ("input", "tap"):
         raise InputError(f"at={at!r}; choose input or tap")
@@ -106,27 +120,50 @@ def scene(split: Split, params: Any, x: Any, map: Any, at: At, execution: Execut
     activation, carry = engine.encode(there, params, x, execution)
     if activation.ndim < 2:
         raise InputError(f"tap {there.tap!r} has no positions to remove; remove at the input")
-    return Scene(there, activation, carry, brought(map, activation.shape))
+    return Scene(there, activation, carry, brought(map, activation.shape, by))
 
 
-def brought(map: Float[ArrayLike, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
+def brought(
+    map: Float[ArrayLike, "..."], shape: tuple[int, ...], by: By | None = None
+) -> Float[Array, "..."]:
     """A map `*space`, `*space c` or `c`, its positions resized linearly to an activation's.
 
+    Args:
+        map: its values.
+        shape: of the activation, `*space c`.
+        by: what the values are of. None: as the shape says; in 1D as many as channels are of those.
+
+    Returns:
+        `*space`, `*space c`, or of channels `c` with an axis of 1 for each axis of positions.
+
     Raises:
-        InputError: if it is of another number of dimensions, or of other channels.
+        InputError: if it is of another number of dimensions or of other channels, or if there are
+            as many positions as channels and nothing says which the map is of.
     """
+    if by not in (None, "positions", "channels"):
+        raise InputError(f"by={by!r}; choose positions or channels")
     values, positions = jnp.asarray(map), shape[:-1]
     values = wide(values) if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
-    if values.ndim == len(positions):
+    of_channels = values.shape == shape[-1:] and by != "positions"
+    if of_channels and values.shape == positions and by is None:
+        raise InputError(
+            f"the map has shape {values.shape}, and there are {shape[-1]} positions and as many "
+            "channels; say by='positions' or by='channels'"
+        )
+    if of_channels:
+        return values.reshape((1,) * len(positions) + shape[-1:])
+    if values.ndim == len(positions) and by != "channels":
         return _resized(values, positions)
-    if values.ndim == len(shape) and values.shape[-1] == shape[-1]:
+    if values.ndim == len(shape) and values.shape[-1] == shape[-1] and by != "channels":
         return _resized(values, shape)
-    if values.shape == shape[-1:]:
-        return values
-    raise InputError(
-        f"the map has shape {values.shape}; expected {len(positions)} axes of positions, as "
-        f"{positions}, alone or with {shape[-1]} channels, or a weight for each channel"
+    choices = {
+        "positions": f"{len(positions)} axes of positions, as {positions}",
+        "channels": f"a weight for each of {shape[-1]} channels",
+    }
+    wanted = choices.get(str(by)) or (
+        f"{choices['positions']}, alone or with {shape[-1]} channels, or {choices['channels']}"
     )
+    raise InputError(f"the map has shape {values.shape}; expected {wanted}")
 
 
 def _resized(values: Array, shape: tuple[int, ...]) -> Array:
@@ -134,18 +171,43 @@ def _resized(values: Array, shape: tuple[int, ...]) -> Array:
 
 
 def region_of(target: Any, positions: tuple[int, ...]) -> Bool[Array, "*space"]:
-    """The positions that a target's region touches.
+    """The positions that a target's region touches: those with a pixel of it.
 
     Raises:
-        TargetError: if it has none.
+        TargetError: if it has none, or one of another number of dimensions.
     """
     if not isinstance(target, Target) or target.mask is None:
         raise TargetError(
             "the target has no region; give one of a segmentation network, such as "
             "segcam.targets.predicted makes it"
         )
-    mask = jnp.asarray(target.mask).astype(bool).astype(jnp.float32)
-    return _resized(mask, positions) > 0
+    return touched(jnp.asarray(target.mask).astype(bool), positions)
+
+
+def touched(region: Bool[Array, "*region"], positions: tuple[int, ...]) -> Bool[Array, "*space"]:
+    """A region on another grid: a larger cell has any of its pixels, a smaller one the nearest.
+
+    Raises:
+        TargetError: if the grid has another number of dimensions.
+
+    >>> touched(jnp.array([False, False, True, False]), (2,)).tolist()
+    [False, True]
+    """
+    if region.ndim != len(positions):
+        raise TargetError(
+            f"the target's region has shape {region.shape}, and the positions to remove are "
+            f"{positions}; give where='all'"
+        )
+    for axis, (many, few) in enumerate(zip(region.shape, positions, strict=True)):
+        cell = np.arange(few)
+        if few >= many:
+            pixels = ((2 * cell + 1) * many // (2 * few))[:, None]
+        else:
+            first, last = cell * many // few, -(-(cell + 1) * many // few) - 1
+            reach = np.arange((last - first).max() + 1)
+            pixels = np.minimum(first[:, None] + reach, last[:, None])
+        region = jnp.take(region, pixels, axis=axis).any(axis + 1)
+    return region
 
 
 def importance(map: Float[Array, "..."], order: Order) -> Float[Array, "..."]:

@@ -75,7 +75,7 @@ def road(
     Args:
         split, params, x, target, map: see `metrics.registry`.
         key: of the noise.
-        percentiles: p, from 0 up to 100: `100 - p` percent of the positions go.
+        percentiles: p, above 0 and below 100: `100 - p` percent of the positions go.
         noise: standard deviation, in units of the input (or activation).
         at: as in `deletion`.
         execution: how the engine runs it.
@@ -84,7 +84,7 @@ def road(
         Both curves and their means.
 
     Raises:
-        InputError: if a percentile is not from 0 to below 100, or removes everything.
+        InputError: if a percentile is not above 0 and below 100, or removes everything or nothing.
 
     References:
         Rong et al., A consistent and efficient evaluation strategy for attribution methods, ICML

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from segcam_jax.engine import Execution
@@ -102,6 +103,19 @@ def selectivity(
     return removal_curve(there, target, masks, jnp.int32(count), baseline, execution)
 
 
+def _check_segments(segments: Any, count: int) -> None:
+    """Raises `InputError` for numbers of superpixels that are not 0 to `count - 1`."""
+    if not jnp.issubdtype(jnp.result_type(segments), jnp.integer):
+        raise InputError(f"segments have dtype {jnp.result_type(segments)}; give integers from 0")
+    if isinstance(segments, Tracer):
+        return
+    low, high = int(np.min(segments)), int(np.max(segments))
+    if low < 0 or high >= count:
+        raise InputError(
+            f"segments are numbered {low} to {high}; with count={count} give 0 to {count - 1}"
+        )
+
+
 @metric(
     "network",
     "superpixels",
@@ -110,6 +124,7 @@ def selectivity(
     range=_ANY,
     cost="one evaluation a superpixel",
     paper="Rieger and Hansen, IROF, 2020",
+    check=_check_segments,
 )
 def irof(
     split: Any,
@@ -131,13 +146,17 @@ def irof(
     Args:
         split, params, x, target, map: see `metrics.registry`.
         segments: number of each position's superpixel, from 0, as `superpixels` makes them.
-        count: how many numbers there may be; some of them may be missing.
+        count: how many numbers there may be, 0 to `count - 1`; some of them may be missing.
         baseline: as in `Scene.empty`; the original's is the mean.
         at: as in `deletion`.
         execution: how the engine runs it.
 
     Returns:
         The area; higher is better. NaN where the untouched score is not positive.
+
+    Raises:
+        InputError: if the segments are of other extents, are no integers, or are known to have
+            other numbers.
 
     References:
         Rieger and Hansen, IROF: a low resource evaluation metric for explanation methods, 2020.
