@@ -1,15 +1,8 @@
 """Metrics made for segmentation: what removing and keeping does to the prediction itself.
 
-The target is frozen on the untouched image: its region R and class k stay. Of each output is read
-
-    logit         mean of the output of k over R
-    probability   mean of the probability of k over R
-    dice          2 |P' and P| / (|P'| + |P|),    P where k is predicted: untouched, and now
-    others        mean of the probability of what was predicted, where something was outside of R;
-                  NaN where nothing was
-
-side by side, of one evaluation: logits have no scale, probabilities saturate, Dice is blind to what
-stays on its side of a threshold. Removing the object itself is trivially harmful: `where="outside"`
+The target is frozen on the untouched image. Of each output all `readings` are taken side by side,
+of one evaluation: logits have no scale, probabilities saturate, Dice is blind to what stays on its
+side of a threshold. Removing the object itself is trivially harmful: `where="outside"`
 removes its context alone. Run `controls` beside every comparison.
 """
 
