@@ -1,5 +1,7 @@
 """Metrics of the map alone, on a mask, under noise and under random parameters."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,6 +154,66 @@ def test_layers_stand_in_the_order_in_which_they_are_computed():
     assert list(layers_of(cut, many)) == ["['second']", "['first']", "['last']"]
     with pytest.raises(InputError, match="no parameters"):
         layers_of(segcam.split(lambda p, x: x[0], "input", {}, jnp.ones((1, 3))), {})
+
+
+@pytest.mark.parametrize("call", [jax.jit, jax.checkpoint, lambda fn: jax.jit(jax.jit(fn))])
+def test_layers_in_calls_come_in_the_order_of_computation(call):
+    weights = {"a_head": jnp.ones((2, 2)), "m_scale": jnp.ones((2, 2)), "z_stem": jnp.ones((2, 2))}
+
+    def fn(params, x):
+        hidden = jax.nn.relu(x @ (params["z_stem"] * params["m_scale"]))
+        return hidden @ params["a_head"]
+
+    cut = segcam.split(lambda *given: call(fn)(*given), "input", weights, jnp.ones((3, 2)))
+    assert list(layers_of(cut, weights)) == ["['m_scale']", "['z_stem']", "['a_head']"]
+
+
+class _Signed:
+    sign = 1.0
+
+    def explain(self, split, params, x, target):
+        return edges(split, params, self.sign * jnp.maximum(self.sign * x, 0), target)
+
+    __call__ = explain
+
+
+def test_what_can_be_called_is_a_method_and_is_read_anew():
+    x = jnp.array([[[1.0], [-2.0]], [[3.0], [-4.0]]])
+    split = segcam.split(lambda params, x: x * params, "input", jnp.ones(()), x)
+    target, signed = segcam.targets.whole_image(0, outputs="logits"), _Signed()
+
+    def kept(split, params, x, target):  # Reads what changes, and is the same object.
+        return signed(split, params, x, target)
+
+    def of(method, key=KEY):
+        options = {"key": key, "samples": 1, "radius": 1e-3}
+        return float(metrics.average_sensitivity(split, jnp.ones(()), x, target, method, **options))
+
+    before = of(kept)
+    assert [of(signed), of(signed.explain)] == [before] * 2
+    assert of(jax.jit(edges, static_argnums=0)) > 0
+    signed.sign = -1.0
+    after = of(lambda *given: signed(*given))
+    assert after != before
+    assert of(kept) == of(signed) == after
+    inside = jax.jit(
+        lambda key: metrics.average_sensitivity(
+            split, jnp.ones(1), x, target, functools.partial(_keyed, key=key), key=KEY, samples=1
+        )
+    )
+    assert [float(inside(jax.random.key(seed))) for seed in (1, 1)] == [0, 0]
+
+
+def _keyed(split, params, x, target, *, key):
+    return edges(split, params, jax.random.normal(key, x.shape), target)
+
+
+def test_a_metric_gives_its_program():
+    x, target = jnp.ones((2, 2, 1)), segcam.targets.whole_image(0, outputs="logits")
+    split = segcam.split(lambda params, x: x * params, "input", jnp.ones(()), x)
+    map = jnp.arange(4.0).reshape(2, 2)
+    program = metrics.deletion.program(split, jnp.ones(()), x, target, map, steps=4)
+    assert program.executable is not None
 
 
 def test_randomisation_finds_maps_that_know_no_network():

@@ -5,7 +5,8 @@ equations that make the variable and the carry are `encode`.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -106,31 +107,48 @@ def cut(whole: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
 
 
 def order_of_use(made: Slice, count: int) -> list[int]:
-    """For each of the last `count` inputs of `encode`, the first equation of `decode` it meets.
+    """For each of the last `count` inputs of `encode`, the step in which it is used first.
 
     There a value that is made of it meets one that depends on the activation. What never does comes
     last.
     """
     encode, decode = made.encode_jaxpr, made.decode_jaxpr
-    dependent = _dependents(decode.eqns, decode.invars[:1])
-    made_of: dict[Var, Sequence[Any]] = {}
-    for equation in (*encode.eqns, *decode.eqns):
-        made_of |= dict.fromkeys(equation.outvars, equation.invars)
-    for inside, outside in zip(decode.invars[1:], encode.outvars[1:], strict=True):
-        if inside is not outside:
-            made_of[inside] = [outside]
-    first = dict.fromkeys(encode.invars[-count:], len(decode.eqns)) if count else {}
-    seen = set(dependent)
-    for place, equation in enumerate(decode.eqns):
-        waiting = list(equation.invars) if _reads(equation, dependent) else []
-        while waiting:
-            atom = waiting.pop()
-            if is_variable(atom) and atom not in seen:
-                seen.add(atom)
-                waiting += made_of.get(atom, ())
-                if atom in first:
-                    first[atom] = place
-    return list(first.values())
+    first: dict[Var, int] = {}
+    steps = itertools.count()
+    own = set(encode.invars[-count:] if count else ())
+    sources = [frozenset({variable} & own) for variable in encode.invars]
+    carry = _sources(encode, sources, first, steps)[1:]
+    _sources(decode, [None, *carry], first, steps)
+    last = next(steps)
+    return [first.get(variable, last) for variable in encode.invars[-count:]] if count else []
+
+
+def _sources(
+    jaxpr: Any,
+    inputs: Sequence[frozenset[Var] | None],
+    first: dict[Var, int],
+    steps: Iterator[int],
+) -> list[frozenset[Var] | None]:
+    """What each output of a jaxpr is made of: inputs of the whole, or None: the activation.
+
+    Calls are opened. `first` takes down in which step an input meets the activation.
+    """
+    known = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(atom: Any) -> frozenset[Var] | None:
+        return known.get(atom, frozenset()) if is_variable(atom) else frozenset()
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        body = graph.opened(equation)
+        if body is not None:
+            known |= zip(equation.outvars, _sources(body, operands, first, steps), strict=True)
+            continue
+        place, sources = next(steps), frozenset().union(*(each or () for each in operands))
+        if None in operands:
+            first |= dict.fromkeys(sources - first.keys(), place)
+        known |= dict.fromkeys(equation.outvars, None if None in operands else sources)
+    return [read(atom) for atom in jaxpr.outvars]
 
 
 def apart(whole: Graph) -> tuple[Callable[[], list], Callable[[Sequence[Any], list], list]]:

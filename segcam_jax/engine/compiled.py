@@ -13,7 +13,7 @@ import numpy as np
 
 from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.fitting import Program, Programs, kept
+from segcam_jax.engine.fitting import Anew, Program, Programs, kept
 from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
@@ -22,6 +22,7 @@ from segcam_jax.types import Explanation, InputError, TargetError
 F = TypeVar("F", bound=Callable)
 Static = tuple[tuple[str, Any], ...]
 _STATIC = (str, int, bool, tuple, type(None), Execution, FunctionType, functools.partial)
+_SETTLED = (str, int, float, bool, type(None), Execution, jax.Array)
 
 
 def compiled(method: F) -> F:
@@ -29,7 +30,9 @@ def compiled(method: F) -> F:
 
     Options that are strings, integers, booleans, tuples, functions, None or an `Execution` are part
     of the program; floats, arrays and keys are its inputs, so that another value does not compile
-    again. Further positional arguments, such as the map that a metric is of, are options too.
+    again. A function that is no compiled method itself may read what changes: its program is traced
+    anew for each call. Further positional arguments, such as the map that a metric is of, are
+    options too.
     Inside a caller's own `jit`, `vmap` or `grad` the method is traced along.
 
     A target may be a pytree with a `check(output)` method, or any function `output -> scalar`. A
@@ -55,8 +58,10 @@ def compiled(method: F) -> F:
         given = (split, params, x, target, *more)
         return programs.run(*_prepared(signature, given, options))
 
-    def program(split: Split, params: Any, x: Any, target: Any, **options: Any) -> Program:
-        return programs.compiled(*_prepared(signature, (split, params, x, target), options))
+    def program(
+        split: Split, params: Any, x: Any, target: Any, *more: Any, **options: Any
+    ) -> Program:
+        return programs.compiled(*_prepared(signature, (split, params, x, target, *more), options))
 
     cast(Any, call).program = program
     return cast(F, call)
@@ -128,8 +133,29 @@ def _execution(static: Static) -> Execution:
 def divided(options: Mapping[str, Any]) -> tuple[Static, dict[str, Any]]:
     """Options that are part of a program, sorted by name, and those that are its inputs."""
     options = {key: _plain(value) for key, value in options.items()}
-    static = tuple((k, v) for k, v in sorted(options.items()) if isinstance(v, _STATIC))
-    return static, {k: v for k, v in options.items() if not isinstance(v, _STATIC)}
+    static = tuple((k, v) for k, v in sorted(options.items()) if _is_static(v))
+    static = static if _is_settled(static) else Anew(static)
+    return static, {k: v for k, v in options.items() if not _is_static(v)}
+
+
+def _is_static(option: Any) -> bool:
+    """Whether an option is part of a program: of what can be called, all but pytrees are."""
+    if isinstance(option, _STATIC):
+        return True
+    return callable(option) and jax.tree_util.all_leaves([option])
+
+
+def _is_settled(option: Any) -> bool:
+    """Whether a part of a program computes the same whenever it is given, as far as can be known.
+
+    A function may read a global, or an attribute, that changes; a compiled method does not.
+    """
+    if isinstance(option, tuple):
+        return all(_is_settled(each) and not isinstance(each, jax.Array) for each in option)
+    if isinstance(option, functools.partial):
+        held = (option.func, *option.args, *option.keywords.values())
+        return all(map(_is_settled, held))
+    return hasattr(option, "program") if callable(option) else isinstance(option, _SETTLED)
 
 
 def checked_target(target: Any, split: Split) -> Any:

@@ -46,6 +46,14 @@ class Program:
         return getattr(self.executable.memory_analysis(), "argument_size_in_bytes", 0)
 
 
+class Anew(tuple):
+    """Static arguments that may compute something else in the next call: no program is kept."""
+
+
+def _is_anew(static: Any) -> bool:
+    return isinstance(static, Anew) or (isinstance(static, tuple) and any(map(_is_anew, static)))
+
+
 class _Kept:
     """A kernel jitted for itself: with the last reference to it all that it compiled is freed.
 
@@ -76,6 +84,8 @@ def kept(kernel: Callable, static: tuple, inputs: tuple) -> Callable:
 def _kept(kernel: Callable, static: tuple, inputs: tuple) -> _Kept:
     if holds_tracers(static, inputs):
         return _passing(kernel, static, jax.tree.structure(inputs))
+    if _is_anew(static):
+        return _Kept(jax.jit(functools.partial(kernel, *static)))
     key = (kernel, static, *_signature(inputs))
     return _PROGRAMS.get(key, lambda: _Kept(jax.jit(functools.partial(kernel, *static))))
 

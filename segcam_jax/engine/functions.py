@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Hashable
+from types import FunctionType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from segcam_jax import faults
 from segcam_jax._jaxpr import content, graph
@@ -153,12 +156,23 @@ def holds_tracers(static: tuple, inputs: Any) -> bool:
         static: what a program is of, splits among it.
         inputs: a pytree, targets among it.
     """
-    if any(isinstance(each, Split) and each.holds_tracers for each in static):
+    if any(map(_holds_tracers, static)):
         return True
     if not _HOLDING:
         return False
     leaves = jax.tree.leaves(inputs, is_leaf=lambda each: isinstance(each, FunctionTarget))
     return any(isinstance(each, FunctionTarget) and each.formula in _HOLDING for each in leaves)
+
+
+def _holds_tracers(static: Any) -> bool:
+    if isinstance(static, tuple):
+        return any(map(_holds_tracers, static))
+    if isinstance(static, functools.partial):
+        return _holds_tracers((static.func, *static.args, *static.keywords.values()))
+    if isinstance(static, FunctionType):
+        held = inspect.getclosurevars(static).nonlocals.values()
+        return any(isinstance(each, Tracer) for each in held)
+    return isinstance(static, Tracer) or (isinstance(static, Split) and static.holds_tracers)
 
 
 def _read(output: Any) -> Any:
