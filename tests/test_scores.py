@@ -1,7 +1,10 @@
 """`segcam score`: a stored run, measured; a planted truth is ranked first, a random map last."""
 
+import dataclasses
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import polars
 import pytest
@@ -10,9 +13,10 @@ from PIL import Image
 import segcam_jax as segcam
 from segcam_jax import metrics
 from segcam_jax.cli import main
+from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
-from segcam_jax.runs.scores import SCHEMA, Scoring, measures
+from segcam_jax.runs.scores import CONTROL, RANDOM, SCHEMA, Measure, Scoring, measures
 from segcam_jax.types import InputError
 
 MODEL = '''
@@ -179,9 +183,9 @@ def test_faults_are_one_line(place, run, tmp_path, capsys):
 
 
 def _scores(rows):
-    names = ("row", "item", "method", "tap", "metric", "value")
+    names = ("row", "item", "method", "tap", "metric", "value", "normalised")
     return polars.DataFrame(
-        [dict(zip(names, row, strict=True)) for row in rows], schema=dict(SCHEMA)
+        [dict(zip(names, row, strict=False)) for row in rows], schema=dict(SCHEMA)
     )
 
 
@@ -196,12 +200,126 @@ def test_cards_by_hand(run):
     ]
     made = report.cards(open_store(run), _scores(rows))
     first, second = made[:2]
-    assert (first.method, first.mean, first.images, first.undefined) == ("a", 2.0, 2, 0)
-    assert (first.wins, first.worst, first.place) == (0.5, "0", 1)
-    assert (first.low, first.high) == (1.0, 3.0)
-    assert (second.method, second.mean, second.images, second.undefined) == ("b", 2.0, 1, 1)
-    assert second.wins == 1
+    # Over the first image alone: of the second b has no value.
+    assert (first.method, first.mean, first.images, first.undefined) == ("b", 2.0, 1, 1)
+    assert (first.wins, first.worst, first.place, first.compared) == (1, "0", 1, 1)
+    assert (first.low, first.high) == (2.0, 2.0)
+    assert (second.method, second.mean, second.images, second.undefined) == ("a", 1.0, 2, 0)
+    assert (second.wins, second.compared) == (0, 1)
     assert [card.wins for card in made[2:]] == [1, 1]  # A tie is won by both.
+
+
+def test_areas_are_ranked_by_their_shares_and_wins_are_of_images_without_controls(run):
+    shares = {"a": (0.1, 0.1, 0.4), "b": (0.2, 0.2, 0.3), "random map": (0.0, 0.0, 0.0)}
+    raw = {"a": (1.0, 1.0, 900.0), "b": (2.0, 2.0, 10.0), "random map": (3.0, 3.0, 3.0)}
+    rows = [
+        (row, (0, 0, 1)[row], method, tap, "deletion", raw[method][row], shares[method][row])
+        for method, tap in (("b", "t"), ("a", "t"), ("random map", "control"))
+        for row in range(3)
+    ]
+    rows += [(row, row, "fails", "t", "deletion", None) for row in range(3)]
+    made = report.cards(open_store(run), _scores(rows))
+    assert [card.method for card in made] == ["random map", "a", "b", "fails"]
+    np.testing.assert_allclose([card.mean for card in made[:3]], [0, 0.2, 0.7 / 3])
+    assert [card.wins for card in made] == [None, 0.5, 0.5, None]
+    assert [card.images for card in made] == [card.compared for card in made] == [2, 2, 2, 0]
+    assert [card.place for card in made] == [1, 2, 3, None]
+
+
+def test_curves_of_other_fractions_by_hand():
+    nan = float("nan")
+    lines = [
+        ([nan] * 3, [nan] * 3),
+        ([0.0, 0.5, 1.0], [1.0, 0.5, 0.0]),
+        ([0.0, 0.25, 1.0], [1.0, 0.0, 0.0]),
+    ]
+    about = {"metric": "deletion", "method": "a", "tap": "t"}
+    rows = [{**about, "fractions": places, "scores": scores} for places, scores in lines]
+    table = polars.DataFrame(rows, schema=dict(SCHEMA))
+    (found,) = report._curves(table)["Deletion"].values()
+    np.testing.assert_allclose(found, [[0, 0.5, 1], [1, 0.25, 0], [0, 0.25, 0]])
+    (alone,) = report._curves(table[:2])["Deletion"].values()
+    np.testing.assert_allclose(alone, [[0, 0.5, 1], [1, 0.5, 0], [nan] * 3])
+
+
+def test_the_random_map_is_no_sample_and_thresholds_reach_metrics(run):
+    given = {}
+
+    def spied(split, params, x, target, map, *, key, threshold=0.9):
+        given.update(key=key, threshold=threshold, map=map)
+        return jnp.float32(0)
+
+    scoring = Scoring(open_store(run), ())
+    about = scoring._rows(0)[1]
+    metric = dataclasses.replace(metrics.METRICS["dice_deletion"], function=spied)
+    scoring._score(Measure(metric), about, RANDOM, CONTROL)
+    assert given["threshold"] == scoring.network.meaning.threshold == 0.5
+    of_row = jax.random.fold_in(jax.random.key(0), about["row"])
+    for key in (of_row, given["key"]):
+        drawn = jax.vmap(lambda i, key=key: random_map(jax.random.fold_in(key, i), (16, 16)))
+        assert not (np.asarray(drawn(jnp.arange(20))) == given["map"]).any((1, 2)).all()
+        assert not np.array_equal(random_map(key, (16, 16)), given["map"])
+    first = given["key"]
+    scoring._score(Measure(dataclasses.replace(metric, name="road")), about, RANDOM, CONTROL)
+    assert not np.array_equal(jax.random.key_data(first), jax.random.key_data(given["key"]))
+
+
+def test_a_class_rather_than_another_is_scored_by_what_reads_both(place, tmp_path, capsys):
+    out = tmp_path / "rather.zarr"
+    words = ("--method", "grad_cam", "--tap", "hidden", "--class", "1 rather than 0")
+    given = ["sweep", "images", "--weights", "own.py:make", *FORM, *words, "--out", str(out)]
+    assert main(given) == 3
+    capsys.readouterr()
+    score(out, "--option", "steps=2", "--no-controls")
+    said = capsys.readouterr()
+    assert "off_target_drop are of one class, not of one rather than another" in said.err
+    assert set(ranking(out)["metric"]) == {"deletion", "insertion", "road"}
+    for asked in (("--metric", "iou_drop"), ("--metric", "deletion", "--option", "where=inside")):
+        score(out, *asked, code=2)
+        assert "the run explains a class rather than another" in capsys.readouterr().err
+
+
+def test_completeness_has_no_controls_and_infidelity_says_what_it_takes(run, capsys):
+    score(run, "--metric", "completeness", "infidelity", "--option", "samples=2")
+    assert "a sum over channels, for the slope" in capsys.readouterr().err
+    found = ranking(run)
+    assert "control" not in found.filter(polars.col("metric") == "completeness")["tap"].to_list()
+    assert "control" in found["tap"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("metric", "word", "said"),
+    [
+        ("deletion", "steps=abc", "deletion takes a whole number"),
+        ("deletion", "steps=2.5", "deletion takes a whole number"),
+        ("deletion", "where=left", "takes one of all, inside, outside"),
+        ("road", "percentiles=10,x", "takes whole numbers, as 10,20,30"),
+        ("mu_fidelity", "rate=nan", "takes a number"),
+        ("pointing_game", "ties=perhaps", "takes true or false"),
+    ],
+)
+def test_options_are_of_their_type(metric, word, said):
+    with pytest.raises(InputError, match=said):
+        measures([metric], [word])
+
+
+def test_options_as_they_are_read():
+    words = ("percentiles=20", "channel=none", "baseline=blur", "rate=1", "steps=4", "at=tap")
+    names = ("road", "deletion", "mu_fidelity")
+    found = {each.folder: dict(each.options) for each in measures(names, words)}
+    assert found == {
+        "road": {"percentiles": (20,), "at": "tap"},
+        "deletion": {"channel": None, "baseline": "blur", "steps": 4, "at": "tap"},
+        "mu_fidelity": {"rate": 1.0, "baseline": "blur", "at": "tap"},
+    }
+    for name, options in (
+        ("infidelity", {"samples": 0}),
+        ("pointing_game", {"tolerance": -1}),
+        ("off_target_drop", {"share": 3.0}),
+        ("deletion", {"steps": 2.5}),
+    ):
+        with pytest.raises(InputError, match="; give"):
+            metrics.METRICS[name].function(None, None, None, None, None, **options)
 
 
 def test_kendalls_tau_of_rankings_by_hand(run):

@@ -20,11 +20,13 @@ counts those.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from segcam_jax import engine
@@ -78,6 +80,15 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
+# The least and the largest value of options that are numbers.
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("rate", "share"), (0, 1)),
+    **dict.fromkeys(("noise", "deviation", "radius", "tolerance"), (0, math.inf)),
+    **dict.fromkeys(
+        ("samples", "steps", "subset", "grid", "side", "k", "patch", "regions", "thresholds"),
+        (1, math.inf),
+    ),
+}
 
 
 def metric(
@@ -99,7 +110,7 @@ def metric(
     def register(function: F) -> F:
         of_map = "map" in inspect.signature(function).parameters
         made: Any = _undefined(function, constant) if of_map else function
-        made = engine.compiled(made) if "network" in needs else made
+        made = _in_range(engine.compiled(made) if "network" in needs else made)
         made = made if check is None else _checked(made, check)
         name = function.__name__
         METRICS[name] = Metric(name, made, needs, constant=constant, **fields)
@@ -178,6 +189,27 @@ def _undefined(function: Callable, constant: bool) -> Callable:
         return jax.tree.map(told, found)
 
     return run
+
+
+def _in_range(function: F) -> F:
+    """The function, which refuses options that are no whole number, or out of `_RANGES`."""
+    kinds = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
+
+    @functools.wraps(function)
+    def run(*given: Any, **options: Any):
+        for name, value in options.items():
+            if kinds.get(name) is int and not isinstance(value, (int, np.integer, jax.Array)):
+                raise InputError(f"{name}={value!r}; give a whole number")
+            known = name in _RANGES and isinstance(value, (int, float, np.number))
+            if known and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+                least, most = _RANGES[name]
+                ends = (
+                    f"at least {least}" if most == math.inf else f"a number from {least} to {most}"
+                )
+                raise InputError(f"{name}={value}; give {ends}")
+        return function(*given, **options)
+
+    return cast(F, run)
 
 
 def _plain(name: str) -> str:

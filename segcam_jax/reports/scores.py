@@ -6,7 +6,7 @@ RUN/scores/ranking.png, curves.png
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +33,15 @@ class Card:
         metric: its name.
         method: its name, or that of a control.
         tap: where.
-        mean: over the images that have a value; None if none has.
+        mean: over the images of which all methods have a value, those left out that have none at
+            all; of deletion and insertion that of the normalised area. None if there is none.
         low: 2.5th percentile of the mean over resampled images.
         high: 97.5th.
         images: that have a value.
         undefined: maps that order nothing, or of which the metric has no value.
         failed: maps that could not be scored.
-        wins: share of images where no other method is better.
+        compared: images that the mean is over.
+        wins: share of them where no other method is better; None for controls.
         worst: name of the image with the worst value; None if there is none.
         place: among methods at taps and controls, 1 for the best; None without a direction.
     """
@@ -53,6 +55,7 @@ class Card:
     images: int
     undefined: int
     failed: int
+    compared: int
     wins: float | None
     worst: str | None
     place: int | None
@@ -69,20 +72,15 @@ def cards(run: StoredRun, scores: polars.DataFrame, *, seed: int = 0) -> list[Ca
     found: list[Card] = []
     for (metric,), rows in scores.group_by("metric", maintain_order=True):
         higher = METRICS[str(metric)].higher_is_better
-        values = rows.with_columns(
-            polars.when(polars.col("value").is_finite()).then(polars.col("value")).alias("value")
-        )
-        column = polars.col("value")
-        best = {True: column.max(), False: column.min(), None: None}[higher]
-        if best is not None:
-            values = values.with_columns((column == best.over("row")).alias("won"))
+        values = _compared(rows)
+        won = {} if higher is None else _wins(values, higher)
         made = [
-            _card(run, str(metric), str(method), str(tap), each, higher, seed)
+            _card(run, str(metric), str(method), str(tap), each, higher, seed, won)
             for (method, tap), each in values.group_by("method", "tap", maintain_order=True)
         ]
         made.sort(key=lambda card: _rank_key(card, higher))
         found += [
-            dataclasses.replace(card, place=place if higher is not None and card.images else None)
+            dataclasses.replace(card, place=place if higher is not None and card.compared else None)
             for place, card in enumerate(made, 1)
         ]
     return found
@@ -144,18 +142,47 @@ def _card(
     rows: polars.DataFrame,
     higher: bool | None,
     seed: int,
+    won: Mapping[tuple[str, str], float],
 ) -> Card:
     failed = rows["error"].count()
-    there = rows.filter(polars.col("value").is_not_null())
+    known = rows.filter(polars.col("value").is_not_null())
+    there = known.filter(polars.col("compared"))
     values = there["value"].to_numpy()
-    about = (len(values), len(rows) - failed - len(values), failed)
+    about = (known["item"].n_unique(), len(rows) - failed - len(known), failed)
+    about = (*about, there["item"].n_unique())
     if not len(values):
         return Card(metric, method, tap, None, None, None, *about, None, None, None)
     low, high = interval(values, there["item"].to_numpy(), seed)
-    wins = float(there["won"].mean()) if "won" in there.columns else None  # pyright: ignore
+    wins = won.get((method, tap))
     worst = int(np.argmin(values) if higher else np.argmax(values))
     name = run.names[there["item"][worst]] if higher is not None else None
     return Card(metric, method, tap, float(values.mean()), low, high, *about, wins, name, None)
+
+
+def _compared(rows: polars.DataFrame) -> polars.DataFrame:
+    """Rows of a metric with the `value` they are ranked by, null where there is none.
+
+    The column `compared` says of which maps all methods and controls have one; those that never
+    have any do not count.
+    """
+    value = polars.coalesce("normalised", "value")
+    rows = rows.with_columns(polars.when(value.is_finite()).then(value).alias("value"))
+    known = rows.filter(polars.col("value").is_not_null())
+    all_methods = known.select("method", "tap").n_unique() if len(known) else 0
+    complete = polars.col("value").count().over("row") == all_methods
+    return rows.with_columns(complete.alias("compared"))
+
+
+def _wins(values: polars.DataFrame, higher: bool) -> dict[tuple[str, str], float]:
+    """By method and tap: the share of images where no other one is better; controls left out."""
+    value = polars.col("value")
+    there = values.filter(polars.col("compared") & value.is_not_null())
+    there = there.filter(polars.col("tap") != CONTROL)
+    images = there.group_by("item", "method", "tap", maintain_order=True).agg(value.mean())
+    best = value.max() if higher else value.min()
+    images = images.with_columns((value == best.over("item")).alias("won"))
+    shares = images.group_by("method", "tap").agg(polars.col("won").mean())
+    return {(method, tap): won for method, tap, won in shares.iter_rows()}
 
 
 def interval(
@@ -176,25 +203,35 @@ def _rank_key(card: Card, higher: bool | None) -> tuple[bool, float]:
 
 
 def _curves(scores: polars.DataFrame) -> dict[str, dict[str, Float[np.ndarray, "3 s"]]]:
-    """By metric and method: fractions, the mean score, and the standard error of it."""
+    """By metric and method: fractions, the mean score, and the standard error of it.
+
+    Lines of other fractions are interpolated to those that all reach; the error of one is NaN.
+    """
     found: dict[str, dict[str, np.ndarray]] = {}
     there = scores.filter(polars.col("scores").is_not_null())
     for (metric, method, tap), rows in there.group_by(
         "metric", "method", "tap", maintain_order=True
     ):
-        lines = rows["scores"].to_list()
-        if len({len(line) for line in lines}) != 1:  # Images of other extents have other steps.
-            continue
-        values = np.array(lines, float)
-        values = values[np.isfinite(values).all(1)]
-        if len(values):
-            error = values.std(0) / np.sqrt(len(values))
-            fractions = np.array(rows["fractions"][0], float)
+        pairs = zip(rows["fractions"].to_list(), rows["scores"].to_list(), strict=True)
+        lines = [np.array(pair, float) for pair in pairs]
+        lines = [line for line in lines if np.isfinite(line).all()]
+        if lines:
             title = METRICS[str(metric)].title
-            found.setdefault(title, {})[f"{method}, {tap}"] = np.stack(
-                [fractions, values.mean(0), error]
-            )
+            found.setdefault(title, {})[f"{method}, {tap}"] = _mean_line(lines)
     return found
+
+
+def _mean_line(lines: Sequence[Float[np.ndarray, "2 _"]]) -> Float[np.ndarray, "3 s"]:
+    """Fractions, the mean of lines `(fractions, scores)`, and its standard error."""
+    fractions = lines[0][0]
+    if not all(np.array_equal(line[0], fractions) for line in lines):
+        low, high = max(line[0, 0] for line in lines), min(line[0, -1] for line in lines)
+        fractions = np.linspace(low, high, max(line.shape[1] for line in lines))
+    values = np.array([np.interp(fractions, *line) for line in lines])
+    error = np.full(len(fractions), np.nan)
+    if len(lines) > 1:
+        error = values.std(0, ddof=1) / np.sqrt(len(lines))
+    return np.stack([fractions, values.mean(0), error])
 
 
 def _write_csv(path: Path, table: polars.DataFrame) -> None:

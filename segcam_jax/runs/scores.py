@@ -10,10 +10,13 @@ import dataclasses
 import functools
 import inspect
 import io
+import math
 import time
+import types
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +51,17 @@ SCHEMA: Mapping[str, Any] = {
     "tap": polars.String,
     "metric": polars.String,
     "value": polars.Float64,
+    "normalised": polars.Float64,  # What methods are ranked by, of a metric that has it.
     "fractions": polars.List(polars.Float64),
     "scores": polars.List(polars.Float64),
     "error": polars.String,
 }
 # What a scoring gives by itself.
-_GIVEN = frozenset({"key", "options", "execution", "segments", "count"})
+_GIVEN = frozenset({"key", "options", "execution", "segments", "count", "draw"})
+# Those of a map at its own positions: a control has others.
+_WITHOUT_CONTROLS = frozenset({"completeness"})
+_UNIONS = (types.UnionType, Union)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,16 +86,17 @@ def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, 
     """Metrics by name, with options `NAME=VALUE` for each that has one of the name.
 
     Raises:
-        InputError: if a metric is unknown, or no metric has the option.
+        InputError: if a metric is unknown, no metric has the option, or its value is of another
+            type than the metric says.
     """
     found = {each.name: each for each in map(metrics.find, names)}
     given: dict[str, dict[str, Any]] = {name: {} for name in found}
     known = {
-        name: [
-            option
+        name: {
+            option: each.annotation
             for option, each in inspect.signature(metric.function).parameters.items()
             if each.kind is each.KEYWORD_ONLY and option not in _GIVEN
-        ]
+        }
         for name, metric in found.items()
     }
     for word in words:
@@ -99,17 +108,50 @@ def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, 
             choices = nearest_first(name, {o for options in known.values() for o in options})
             raise InputError(f"--option {word!r}: no metric here has it; they have {choices}")
         for metric in having:
-            given[metric][name] = _read(value)
+            try:
+                given[metric][name] = _read(value, known[metric][name])
+            except ValueError:
+                expected = _expected(known[metric][name])
+                raise InputError(f"--option {word!r}: {metric} takes {expected}") from None
     return tuple(Measure(found[n], tuple(sorted(options.items()))) for n, options in given.items())
 
 
-def _read(words: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(words)
-        except ValueError:
-            continue
-    return {"none": None, "true": True, "false": False}.get(words.lower(), words)
+def compares(run: StoredRun) -> bool:
+    """Whether a run explains a class rather than another one."""
+    return run.table["rather_than"].is_not_null().any()
+
+
+def _read(words: str, kind: Any) -> Any:
+    """The value of an option, of a type that a signature names; raises `ValueError`."""
+    if get_origin(kind) is tuple:
+        return tuple(_read(each, get_args(kind)[0]) for each in words.split(","))
+    if get_origin(kind) in _UNIONS:  # Of a type, and of None.
+        first, *_, last = get_args(kind)
+        return None if last is type(None) and words.lower() == "none" else _read(words, first)
+    if kind is bool or get_origin(kind) is Literal:
+        known = {"true": True, "false": False} if kind is bool else {k: k for k in get_args(kind)}
+        if words not in known:
+            raise ValueError(words)
+        return known[words]
+    try:
+        number = int(words) if kind is int else float(words)
+    except ValueError:
+        if kind is Any:
+            return words
+        raise
+    if not math.isfinite(number):
+        raise ValueError(words)
+    return number
+
+
+def _expected(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return "whole numbers, as 10,20,30"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) in _UNIONS:
+        return _expected(get_args(kind)[0])
+    return _KINDS.get(kind, "a word or a number")
 
 
 class Scoring:
@@ -150,6 +192,12 @@ class Scoring:
                 raise InputError(
                     f"{each.metric.name} needs a region, and {record.title} classifies whole "
                     "images; leave it out"
+                )
+            where = dict(each.options).get("where", "all")
+            if compares(run) and ("region" in each.metric.needs or where != "all"):
+                raise InputError(
+                    f"{each.metric.name} reads the region of one class, and the run explains a "
+                    "class rather than another; leave it out, or score a run of one class"
                 )
         self._params = jax.device_put(self.network.params)
         self._calls = {call.method.name: call for call in self.options.calls}
@@ -213,6 +261,7 @@ class Scoring:
     def _key(self, measure: Measure, shard: int) -> str:
         part = self.run.path / PARTS / f"{shard:05d}.parquet"
         made_of = [self.run.manifest.key, _files.sha256_of(part), self.seed, self.controls]
+        made_of.append(list(SCHEMA))
         return _files.key_of([measure.metric.name, [list(o) for o in measure.options], *made_of])
 
     def _part(self, measure: Measure, shard: int) -> polars.DataFrame | None:
@@ -258,7 +307,8 @@ class Scoring:
         """The maps of a row, by method and tap, and the controls."""
         run = self.run
         found = [(m, tap) for tap in run.taps for m in run.methods(tap) if run.has_map(row, tap, m)]
-        if self.controls and "method" not in measure.metric.needs:
+        alone = "method" in measure.metric.needs or measure.metric.name in _WITHOUT_CONTROLS
+        if self.controls and not alone:
             found += [(RANDOM, CONTROL)]
             found += [] if run.manifest.network.classifies else [(MASK, CONTROL)]
         return found
@@ -269,7 +319,12 @@ class Scoring:
         metric, options = measure.metric, dict(measure.options)
         key = jax.random.fold_in(jax.random.key(self.seed), about["row"])
         if metric.needs_key:
-            options["key"] = key
+            options["key"] = _apart(key, metric.name)
+        if (
+            "region" in metric.needs
+            and "threshold" in inspect.signature(metric.function).parameters
+        ):
+            options.setdefault("threshold", self.network.meaning.threshold)
         region = self._region(about)
         if "network" not in metric.needs and "method" not in metric.needs:
             masks = () if region is None or "mask" not in metric.needs else (jnp.asarray(region),)
@@ -295,6 +350,7 @@ class Scoring:
         return {
             "metric": metric.name,
             "value": values[metric.name],
+            "normalised": float(found.normalised) if isinstance(found, metrics.Curve) else None,
             "fractions": _listed(getattr(found, "fractions", None)),
             "scores": _listed(getattr(found, "scores", None)),
         }
@@ -316,7 +372,7 @@ class Scoring:
         region: Bool[np.ndarray, "u v"] | None,
     ) -> Float[np.ndarray, "u v"]:
         if method == RANDOM:
-            return np.asarray(random_map(jax.random.fold_in(key, 1), _extent(about["padded"])))
+            return np.asarray(random_map(_apart(key, CONTROL), _extent(about["padded"])))
         if method == MASK:
             assert region is not None
             return np.asarray(mask_shaped(region))
@@ -362,6 +418,11 @@ class Scoring:
 @engine.compiled_function
 def _of_map(map: Any, *masks: Any, function: Callable, options: tuple) -> Any:
     return function(map, *masks, **dict(options))
+
+
+def _apart(key: jax.Array, word: str) -> jax.Array:
+    """A key of its own for each use, none of which is that of a sample."""
+    return jax.random.fold_in(key, zlib.crc32(word.encode()))
 
 
 def _listed(values: Any) -> list[float] | None:

@@ -77,7 +77,7 @@ def curves(
     """Draws a panel for each metric: the mean score of each method, with its standard error.
 
     Args:
-        lines: by metric and method: fractions, mean and standard error.
+        lines: by metric and method: fractions, mean and standard error, NaN where there is none.
         title: a line above all.
 
     Raises:
@@ -93,9 +93,10 @@ def curves(
             colour = _COLOURS[number % len(_COLOURS)]
             style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
             axes.plot(fractions, mean, style, color=colour, linewidth=1.2, label=method)
-            axes.fill_between(
-                fractions, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0
-            )
+            if np.isfinite(error).all():
+                axes.fill_between(
+                    fractions, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0
+                )
         axes.set_title(metric, fontsize=8.5, loc="left", **_PLAIN)
         axes.set_xlabel("share of positions", fontsize=7)
         axes.set_ylabel("score", fontsize=7)
