@@ -16,7 +16,8 @@ from segcam_jax.cli import main
 from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
-from segcam_jax.runs.scores import CONTROL, RANDOM, SCHEMA, Measure, Scoring, measures
+from segcam_jax.runs.measures import Measure, measures
+from segcam_jax.runs.scores import CONTROL, RANDOM, SCHEMA, Scoring
 from segcam_jax.types import InputError
 
 MODEL = '''

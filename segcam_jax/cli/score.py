@@ -6,7 +6,8 @@ from segcam_jax.cli import commands, console
 from segcam_jax.cli.arguments import names_in
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
-from segcam_jax.runs.scores import CONTROL, FOLDER, Scoring, compares, measures
+from segcam_jax.runs.measures import measures
+from segcam_jax.runs.scores import CONTROL, FOLDER, Scoring, compares
 from segcam_jax.types import InputError, counted
 
 _USUAL = ("deletion", "insertion", "road", "average_drop")

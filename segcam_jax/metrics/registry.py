@@ -110,11 +110,11 @@ def metric(
     def register(function: F) -> F:
         of_map = "map" in inspect.signature(function).parameters
         made: Any = _undefined(function, constant) if of_map else function
-        made = _in_range(engine.compiled(made) if "network" in needs else made)
+        made = engine.compiled(made) if "network" in needs else made
         made = made if check is None else _checked(made, check)
         name = function.__name__
-        METRICS[name] = Metric(name, made, needs, constant=constant, **fields)
-        return made
+        METRICS[name] = Metric(name, _in_range(made), needs, constant=constant, **fields)
+        return cast(F, METRICS[name].function)
 
     return register
 

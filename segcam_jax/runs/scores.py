@@ -10,13 +10,11 @@ import dataclasses
 import functools
 import inspect
 import io
-import math
 import time
-import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +25,18 @@ from polars.exceptions import PanicException, PolarsError
 
 from segcam_jax import _files, engine, metrics, targets
 from segcam_jax.methods import MethodCall
-from segcam_jax.metrics import Metric
 from segcam_jax.metrics.controls import mask_shaped, random_map
 from segcam_jax.metrics.segments import superpixels
 from segcam_jax.networks.image_inputs import Sample, read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
+from segcam_jax.runs.measures import Measure
 from segcam_jax.runs.pipeline import Progress
 from segcam_jax.runs.stored_run import StoredRun
 from segcam_jax.runs.table import FOLDER as PARTS, failure
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.targets import Difference, Target
-from segcam_jax.types import InputError, SegcamError, nearest_first
+from segcam_jax.types import InputError, SegcamError
 
 FOLDER = "scores"
 CONTROL = "control"  # In place of a tap.
@@ -56,102 +54,13 @@ SCHEMA: Mapping[str, Any] = {
     "scores": polars.List(polars.Float64),
     "error": polars.String,
 }
-# What a scoring gives by itself.
-_GIVEN = frozenset({"key", "options", "execution", "segments", "count", "draw"})
 # Those of a map at its own positions: a control has others.
 _WITHOUT_CONTROLS = frozenset({"completeness"})
-_UNIONS = (types.UnionType, Union)
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """A metric with the options that it is called with.
-
-    Attributes:
-        metric: it.
-        options: name and value of each, in the order of the names.
-    """
-
-    metric: Metric
-    options: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def folder(self) -> str:
-        """Where its parts lie."""
-        return self.metric.name
-
-
-def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, ...]:
-    """Metrics by name, with options `NAME=VALUE` for each that has one of the name.
-
-    Raises:
-        InputError: if a metric is unknown, no metric has the option, or its value is of another
-            type than the metric says.
-    """
-    found = {each.name: each for each in map(metrics.find, names)}
-    given: dict[str, dict[str, Any]] = {name: {} for name in found}
-    known = {
-        name: {
-            option: each.annotation
-            for option, each in inspect.signature(metric.function).parameters.items()
-            if each.kind is each.KEYWORD_ONLY and option not in _GIVEN
-        }
-        for name, metric in found.items()
-    }
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise InputError(f"--option was given {word!r}; give NAME=VALUE")
-        having = [metric for metric, options in known.items() if name in options]
-        if not having:
-            choices = nearest_first(name, {o for options in known.values() for o in options})
-            raise InputError(f"--option {word!r}: no metric here has it; they have {choices}")
-        for metric in having:
-            try:
-                given[metric][name] = _read(value, known[metric][name])
-            except ValueError:
-                expected = _expected(known[metric][name])
-                raise InputError(f"--option {word!r}: {metric} takes {expected}") from None
-    return tuple(Measure(found[n], tuple(sorted(options.items()))) for n, options in given.items())
 
 
 def compares(run: StoredRun) -> bool:
     """Whether a run explains a class rather than another one."""
     return run.table["rather_than"].is_not_null().any()
-
-
-def _read(words: str, kind: Any) -> Any:
-    """The value of an option, of a type that a signature names; raises `ValueError`."""
-    if get_origin(kind) is tuple:
-        return tuple(_read(each, get_args(kind)[0]) for each in words.split(","))
-    if get_origin(kind) in _UNIONS:  # Of a type, and of None.
-        first, *_, last = get_args(kind)
-        return None if last is type(None) and words.lower() == "none" else _read(words, first)
-    if kind is bool or get_origin(kind) is Literal:
-        known = {"true": True, "false": False} if kind is bool else {k: k for k in get_args(kind)}
-        if words not in known:
-            raise ValueError(words)
-        return known[words]
-    try:
-        number = int(words) if kind is int else float(words)
-    except ValueError:
-        if kind is Any:
-            return words
-        raise
-    if not math.isfinite(number):
-        raise ValueError(words)
-    return number
-
-
-def _expected(kind: Any) -> str:
-    if get_origin(kind) is tuple:
-        return "whole numbers, as 10,20,30"
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if get_origin(kind) in _UNIONS:
-        return _expected(get_args(kind)[0])
-    return _KINDS.get(kind, "a word or a number")
 
 
 class Scoring:
