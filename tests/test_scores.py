@@ -156,6 +156,12 @@ def test_a_map_that_fails_is_a_row(place, run, capsys):
         file.write_bytes(before)
 
 
+def test_a_run_is_scored_from_any_folder(run, monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Scoring(open_store(run), ()).network.sha256 == open_store(run).manifest.network.sha256
+
+
 def test_what_explains_again_is_scored_too(run):
     score(run, "--metric", "parameter_randomisation", "max_sensitivity", "--option", "samples=2")
     found = ranking(run)

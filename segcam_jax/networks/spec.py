@@ -57,6 +57,15 @@ class NetworkSpec:
             return cls(weights, "user")
         return cls(weights, "random" if weights.startswith(RANDOM) else "weights")
 
+    def from_anywhere(self, absolute: Path) -> "NetworkSpec":
+        """The same, its file by its whole path where the name of it leads nowhere from here."""
+        name, colon, factory = self.words.partition(":")
+        ends = {"user": (".py",), "weights": (".safetensors",)}
+        is_file = Path(name).suffix in ends.get(self.kind, ())
+        if not is_file or Path(name).exists() or not absolute.is_file():
+            return self
+        return NetworkSpec(f"{absolute}{colon}{factory}", self.kind)
+
 
 @dataclasses.dataclass(frozen=True)
 class Said:

@@ -8,6 +8,7 @@ segmentation network can halve. Convolutions must go along the axes of what is g
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -347,7 +348,8 @@ def _multiple(fit: _Fit) -> int | None:
 
 def _digest(made: Made, fit: _Fit, prepared: Sequence[Any]) -> str:
     """A digest of the parameters, the source, how images are prepared, and what the model holds."""
-    digest = hashlib.sha256(f"{made.words} {made.source} {prepared}".encode())
+    words = Path(made.words).name  # Wherever the file is named from.
+    digest = hashlib.sha256(f"{words} {made.source} {prepared}".encode())
     leaves = [
         (jax.tree_util.keystr(path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(fit.params)

@@ -89,7 +89,8 @@ class Scoring:
         record = run.manifest.network
         origin = f"manifest of {str(run.path)!r}"
         self.options = StudyOptions.of_words(run.manifest.options, origin)
-        self.network: Network = open_network(self.options.network, self.options.opening)
+        spec = self.options.network.from_anywhere(Path(record.absolute))
+        self.network: Network = open_network(spec, self.options.opening)
         if self.network.sha256 != record.sha256:
             raise InputError(
                 f"{record.given!r} is not the network of {str(run.path)!r} (SHA-256): its weights "
