@@ -132,8 +132,8 @@ def deletion(
         Petsiuk et al., RISE, BMVC 2018. Steps and areas as torch-cam's, over true fractions.
     """
     there = scene(split, params, x, map, at, execution, by)
-    masks, size = _masks(there, target, steps, order, where, channel, around=1.0)
-    return removal_curve(there, target, masks, size, baseline, execution)
+    masks, count = steps_of(there, target, steps, order, where, channel, around=1.0)
+    return removal_curve(there, target, masks, count, baseline, execution)
 
 
 @metric(
@@ -169,8 +169,8 @@ def insertion(
         Petsiuk et al., RISE, BMVC 2018, whose baseline is `"blur"` here.
     """
     there = scene(split, params, x, map, at, execution, by)
-    masks, size = _masks(there, target, steps, order, where, channel, around=0.0)
-    return removal_curve(there, target, masks, size, baseline, execution)
+    masks, count = steps_of(there, target, steps, order, where, channel, around=0.0)
+    return removal_curve(there, target, masks, count, baseline, execution)
 
 
 def ordered(
@@ -201,14 +201,27 @@ def ordered(
     return places, count, free.size
 
 
-def _masks(there, target, steps, order, where, channel, around) -> tuple[RankMasks, Array]:
+def steps_of(
+    there: Scene,
+    target: Any,
+    steps: int,
+    order: Order,
+    where: Where,
+    channel: int | None = None,
+    *,
+    around: float,
+) -> tuple[RankMasks, Int[Array, ""]]:
+    """The masks of a deletion (`around=1`) or an insertion (`around=0`), and how much may go.
+
+    Raises:
+        InputError: as `deletion`.
+    """
     places, count, size = ordered(there, target, order, where, channel)
     check_steps(steps, size, "channels" if there.of_channels else "positions")
-    # What may not be removed is kept by masks that keep, too: it comes before all.
-    ends = counts(steps, count)
     if around == 0:
+        # What may not be removed is kept by masks that keep, too: it comes before all.
         places = jnp.where(places < count, places, -1)
-    return RankMasks(places, ends, around), count
+    return RankMasks(places, counts(steps, count), around), count
 
 
 def drops_of(

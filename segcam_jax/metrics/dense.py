@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from segcam_jax import engine
 from segcam_jax.engine import Execution
 from segcam_jax.masks import ablate
-from segcam_jax.metrics.deletion import Curve, curve_of, ordered
+from segcam_jax.metrics.deletion import Curve, curve_of, ordered, steps_of
 from segcam_jax.metrics.drop import mask_of
 from segcam_jax.metrics.readings import Reading, Threshold, check_threshold, reader
 from segcam_jax.metrics.registry import metric
@@ -28,8 +28,6 @@ from segcam_jax.metrics.removal import (
     RankMasks,
     Scene,
     Where,
-    check_steps,
-    counts,
     scene,
 )
 from segcam_jax.outputs import THRESHOLD
@@ -130,9 +128,7 @@ def dice_deletion(
     others higher ones.
     """
     there = scene(split, params, x, map, at, execution, by)
-    places, count, size = ordered(there, target, order, where, None)
-    check_steps(steps, size, "positions")
-    masks = RankMasks(places, counts(steps, count), 1.0)
+    masks, count = steps_of(there, target, steps, order, where, around=1.0)
     return _dense_curve(there, target, masks, count, baseline, threshold, execution)
 
 
@@ -168,9 +164,7 @@ def dice_insertion(
     areas are better.
     """
     there = scene(split, params, x, map, at, execution, by)
-    places, count, size = ordered(there, target, order, where, None)
-    check_steps(steps, size, "positions")
-    masks = RankMasks(jnp.where(places < count, places, -1), counts(steps, count), 0.0)
+    masks, count = steps_of(there, target, steps, order, where, around=0.0)
     return _dense_curve(there, target, masks, count, baseline, threshold, execution)
 
 
