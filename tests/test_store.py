@@ -1,6 +1,7 @@
 """A run on disk: values back bit for bit, what is lost is noticed, nobody harms anybody."""
 
 import dataclasses
+import io
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ import xarray
 
 from segcam_jax.runs import open_store
 from segcam_jax.runs.store import Store
-from segcam_jax.runs.table import COLUMNS
+from segcam_jax.runs.table import COLUMNS, Part
 from segcam_jax.types import FileError, InputError
 from tests import stored_runs as runs
 
@@ -202,6 +203,30 @@ def test_what_is_lost_or_cut_off_is_noticed_and_made_again(tmp_path):
     assert store.finish() is not None
     store.close()
     assert runs.contents(tmp_path) == whole
+
+
+def test_no_damaged_table_reaches_its_decoder(monkeypatch):
+    """Which aborts the process on some, and reads other numbers of others."""
+    rows = [{"row": row, "item": row, "path": f"{row}.png", "score": row / 3} for row in range(5)]
+    data = Part.of(rows, {"one": 1}, {"one": 7}).encode()
+    whole = Part.decode(data)
+    assert whole is not None
+    assert whole.table["score"].to_list() == [row / 3 for row in range(5)]
+    assert (whole.objects, whole.checksums) == ({"one": 1}, {"one": 7})
+    monkeypatch.setattr("polars.read_parquet", lambda *_: pytest.fail("it was read"))
+    for place in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[place] ^= 1 << place % 8
+        assert Part.decode(bytes(changed)) is None, place
+
+
+def test_a_table_of_before_checksums_is_read(monkeypatch):
+    rows = [{"row": 0, "item": 0, "path": "a.png", "score": 0.5}]
+    stream = io.BytesIO()
+    Part.of(rows, {}, {}).table.write_parquet(stream, metadata={"objects": "{}"})
+    old = Part.decode(stream.getvalue())
+    assert old is not None
+    assert old.table["score"].to_list() == [0.5]
 
 
 def test_bytes_that_changed_inside_an_object_are_noticed_when_asked(tmp_path):

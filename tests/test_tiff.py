@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from segcam_jax.data.images import Reading, read_image
 from segcam_jax.types import InputError
@@ -111,3 +112,27 @@ def test_pages_orientation_alpha_and_what_cannot_be_decoded_are_said(tmp_path):
         cut.write_bytes(opaque.read_bytes()[:length])
         with pytest.raises(InputError):
             read_image(cut, channels=3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_images_without_pixels_are_one_line(tmp_path, dtype):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.ones((16, 16), dtype)).save(path)
+    data = path.read_bytes()
+    tags = {int.from_bytes(data[at : at + 2], "little"): at for at in range(10, 10 + 12 * 9, 12)}
+    for tag in (256, 257):  # Width and height.
+        path.write_bytes(data[: tags[tag] + 8] + bytes(4) + data[tags[tag] + 12 :])
+        with pytest.raises(InputError, match=r"a\.tif' (has no pixels|is (a|no) )"):
+            read_image(path, channels=1)
+
+
+def test_a_damaged_second_frame_is_one_line(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.ones((16, 16), np.uint8)).save(path)
+    data = path.read_bytes()
+    end = 10 + 12 * int.from_bytes(data[8:10], "little")
+    # A frame behind all others, of one tag that says no extents.
+    frame = (1).to_bytes(2, "little") + bytes(16)
+    path.write_bytes(data[:end] + len(data).to_bytes(4, "little") + data[end + 4 :] + frame)
+    with pytest.raises(InputError, match="is a corrupt image"):
+        read_image(path, channels=1)

@@ -266,6 +266,8 @@ def _in_range(
     values: np.ndarray, name: str, reading: Reading
 ) -> tuple[Float[np.ndarray, "h w c"], list[str]]:
     """Values of any type as float32, brought to [0, 1] as `reading` says."""
+    if not values.size:
+        raise InputError(f"{name!r} has no pixels: {' x '.join(map(str, values.shape))}")
     kind, dtype = values.dtype.kind, values.dtype
     # What leaves float32's range is caught as infinite later.
     with np.errstate(over="ignore"):
@@ -293,19 +295,22 @@ def _in_range(
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
-    """The first frame, decoded and turned as its orientation says."""
+    """The first frame, decoded; the others are found, too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data))
             image.load()
-            return image
+            getattr(image, "n_frames", 1)  # Looks at the other frames, which may be damaged.
     except UnidentifiedImageError:
         raise InputError(f"{name!r} is no image file that can be read, or is corrupt") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{name!r} is too large: {_one_line(error)}") from None
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt data.
         raise InputError(f"{name!r} is a corrupt image: {_one_line(error)}") from None
+    if 0 in image.size:
+        raise InputError(f"{name!r} has no pixels: {image.height} x {image.width}")
+    return image
 
 
 def _picture(data: bytes, name: str, reading: Reading) -> tuple[np.ndarray, list[str]]:

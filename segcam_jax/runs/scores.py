@@ -9,7 +9,6 @@ that was killed goes on, and another metric costs itself alone. What fails is a 
 import dataclasses
 import functools
 import inspect
-import io
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 import polars
 from jaxtyping import Bool, Float
-from polars.exceptions import PanicException, PolarsError
 
 from segcam_jax import _files, engine, metrics, targets
 from segcam_jax.methods import MethodCall
@@ -30,6 +28,7 @@ from segcam_jax.metrics.segments import superpixels
 from segcam_jax.networks.image_inputs import Sample, read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
+from segcam_jax.runs import parquet
 from segcam_jax.runs.measures import Measure
 from segcam_jax.runs.pipeline import Progress
 from segcam_jax.runs.stored_run import StoredRun
@@ -176,21 +175,14 @@ class Scoring:
 
     def _part(self, measure: Measure, shard: int) -> polars.DataFrame | None:
         data = _files.read_if_there(self._file(measure, shard))
-        if data is None:
+        found = None if data is None else parquet.decode(data)
+        if found is None or found[1].get("key") != self._key(measure, shard):
             return None
-        try:
-            if polars.read_parquet_metadata(io.BytesIO(data)).get("key") != self._key(
-                measure, shard
-            ):
-                return None
-            return polars.read_parquet(io.BytesIO(data))
-        except (PolarsError, PanicException):  # It was cut off.
-            return None
+        return found[0]
 
     def _write(self, measure: Measure, shard: int, table: polars.DataFrame) -> None:
-        stream = io.BytesIO()
-        table.write_parquet(stream, metadata={"key": self._key(measure, shard)})
-        _files.write_bytes(self._file(measure, shard), stream.getvalue())
+        data = parquet.encode(table, {"key": self._key(measure, shard)})
+        _files.write_bytes(self._file(measure, shard), data)
 
     # ---- maps
 

@@ -78,7 +78,9 @@ class StoredRun:
                 continue
             part, shard = Part.decode(data), whole_number(file.stem)
             if part is None or shard is None:
-                raise InputError(f"{str(file)!r} is cut off; the same command computes it again")
+                raise InputError(
+                    f"{str(file)!r} is damaged or cut off; the same command computes it again"
+                )
             found[shard] = part
         return found
 

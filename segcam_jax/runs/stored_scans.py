@@ -69,7 +69,9 @@ class StoredScans:
             data = _files.read_if_there(file)
             part = None if data is None else Part.decode(data)
             if data is not None and part is None:
-                raise InputError(f"{str(file)!r} is cut off; the same command computes it again")
+                raise InputError(
+                    f"{str(file)!r} is damaged or cut off; the same command computes it again"
+                )
             if part is not None and (lost := part.broken(self.path)):
                 raise InputError(
                     f"{str(self.path / lost)!r} was lost or cut off; the same command computes it "

@@ -1,7 +1,6 @@
 """The table of a run: a Parquet part per shard, which also says which objects its shard has."""
 
 import dataclasses
-import io
 import json
 import os
 import zlib
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import polars
-from polars.exceptions import PanicException, PolarsError
 
 from segcam_jax import _files
+from segcam_jax.runs import parquet
 
 FOLDER = "items"
 # Besides, two columns for each map: its largest value, and the share of it that ReLU hides.
@@ -130,25 +129,25 @@ class Part:
 
     def encode(self) -> bytes:
         """The part as a file: the same bytes for equal parts."""
-        stream = io.BytesIO()
         about = {"objects": self.objects, "checksums": self.checksums}
         metadata = {name: json.dumps(dict(sorted(each.items()))) for name, each in about.items()}
         if self.unfinished:
             metadata["unfinished"] = "1"
-        self.table.write_parquet(stream, metadata=metadata)
-        return stream.getvalue()
+        return parquet.encode(self.table, metadata)
 
     @classmethod
     def decode(cls, data: bytes) -> "Part | None":
-        """The part that a file holds; None if it was cut off."""
-        try:
-            metadata = polars.read_parquet_metadata(io.BytesIO(data))
-            objects, checksums = metadata["objects"], metadata.get("checksums", "{}")
-            table = polars.read_parquet(io.BytesIO(data))
-            unfinished = "unfinished" in metadata
-            return cls(table, json.loads(objects), json.loads(checksums), unfinished)
-        except (PolarsError, PanicException, KeyError, ValueError):
+        """The part that a file holds; None if it was damaged or cut off."""
+        found = parquet.decode(data)
+        if found is None:
             return None
+        table, about = found
+        try:
+            objects = json.loads(about["objects"])
+            checksums = json.loads(about.get("checksums", "{}"))
+        except (KeyError, ValueError):
+            return None
+        return cls(table, objects, checksums, "unfinished" in about)
 
     @property
     def failures(self) -> int:
