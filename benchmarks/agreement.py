@@ -5,7 +5,7 @@ pip install -e ".[bench]" && python -m benchmarks.agreement
 One torchvision ResNet-50 with random weights, which segcam_jax reads from its state dict; a cat of
 scikit-image, 128 x 128; the class with the largest logit; the outputs of the last two stages. A
 figure is the largest difference of two heatmaps in [0, 1]. FullGrad, which has no layer, is held to
-pytorch-grad-cam's in `tests/test_full_grad.py`; RandomCAM draws its map at random.
+pytorch-grad-cam's in `tests/methods/test_full_grad.py`; RandomCAM draws its map at random.
 """
 
 import argparse

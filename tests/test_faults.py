@@ -9,8 +9,8 @@ from PIL import Image
 
 import segcam_jax as segcam
 from segcam_jax import InputError, TapError, tap
-from tests import own_networks
-from tests.networks import convolve, make_input, make_params, pool, skip_net, upsample
+from tests.support import own_networks
+from tests.support.networks import convolve, make_input, make_params, pool, skip_net, upsample
 
 X = np.linspace(0, 1, 6 * 8 * 3, dtype=np.float32).reshape(6, 8, 3)
 

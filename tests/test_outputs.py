@@ -14,7 +14,7 @@ import segcam_jax as segcam
 from segcam_jax import InputError, TargetError
 from segcam_jax._jaxpr import graph, logits, naming, probabilities
 from segcam_jax.outputs import Meaning
-from tests.networks import make_input, make_params, skip_net
+from tests.support.networks import make_input, make_params, skip_net
 
 BLOB = np.zeros((64, 64), bool)
 BLOB[20:36, 8:40] = True

@@ -9,7 +9,7 @@ import pytest
 
 import segcam_jax as segcam
 from segcam_jax import InputError, TapError, tap
-from tests.networks import convolve, make_input, make_params, skip_net
+from tests.support.networks import convolve, make_input, make_params, skip_net
 
 
 def whole_equals_parts(fn, name, params, x, **layout):

@@ -10,7 +10,7 @@ import pytest
 
 import segcam_jax as segcam
 from segcam_jax import TargetError
-from tests.networks import make_input, make_params, skip_net
+from tests.support.networks import make_input, make_params, skip_net
 
 LOGITS = jax.random.normal(jax.random.key(0), (5, 7, 3))
 MASK = np.zeros((5, 7), bool)

@@ -30,7 +30,7 @@ import numpy as np
 from efficientnet_lite_pytorch import EfficientNet
 
 from tests.goldens.drawing import drawn, image, sampled
-from tests.torchvision_networks import filled, network, outputs
+from tests.support.torchvision_networks import filled, network, outputs
 
 FILE = Path(__file__).with_name("classifiers.npz")
 TORCHVISION = {"resnet18": 64, "resnet50": 64, "densenet121": 64, "inception_v3": 96}

@@ -25,7 +25,7 @@ from segcam_jax.models.monai_unet import MonaiUNet
 from segcam_jax.models.monai_unet.weights import monai_taps
 from tests.goldens.drawing import sampled, volume
 from tests.goldens.monai_unets import NETWORKS
-from tests.monai_networks import network, outputs, state
+from tests.support.monai_networks import network, outputs, state
 
 FILE = Path(__file__).with_name("monai.npz")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.trained_folders import (
+from tests.support.trained_folders import (
     LABELS,
     REGIONS,
     plans,

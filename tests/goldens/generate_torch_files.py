@@ -2,7 +2,7 @@
 
     python tests/goldens/generate_torch_files.py        # torch 2.13
 
-What they hold is written again in NumPy in `tests/test_weights_foreign.py`.
+What they hold is written again in NumPy in `tests/weights/test_foreign.py`.
 """
 
 from pathlib import Path

@@ -18,7 +18,7 @@ from PIL import Image
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
-from tests import stored_runs
+from tests.support import stored_runs
 
 # How files end that commands are given.
 SUFFIXES = (

@@ -1,0 +1,150 @@
+"""FEM, KPCA-CAM, ShapleyCAM and Finer-CAM against their formulas in NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.decomposition import KernelPCA
+
+import segcam_jax as segcam
+from segcam_jax import InputError
+from tests.support.networks import make_input, make_params, skip_net
+
+
+@functools.cache
+def case(ndim=2, **options):
+    params, x = make_params(ndim), make_input(ndim)
+    logits = skip_net(params, x)
+    chosen = int(np.bincount(np.ravel(logits.argmax(-1))).argmax())
+    target = segcam.targets.predicted(logits, chosen, **options)
+    return segcam.split(skip_net, "bottleneck", params, x), params, x, target
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("deviations", [2.0, 0.5])
+def test_fem(ndim, deviations):
+    split, params, x, target = case(ndim)
+    a = np.asarray(split.encode(params, x)[0])
+    space = tuple(range(ndim))
+    weights = (a > a.mean(space) + deviations * a.std(space)).mean(space)
+    found = segcam.methods.fem(split, params, x, target, deviations=deviations)
+    np.testing.assert_allclose(found.weights, weights, atol=1e-6)
+    np.testing.assert_allclose(found.map, a @ weights, atol=1e-5)
+    assert not segcam.methods.METHODS["fem"].uses_target
+
+
+@pytest.mark.parametrize("gamma", [None, 0.05])
+@pytest.mark.parametrize("kernel", ["sigmoid", "rbf", "linear"])
+def test_kpca_cam_equals_scikit_learn(kernel, gamma):
+    split, params, x, target = case()
+    rows = np.asarray(split.encode(params, x)[0]).reshape(-1, split.activation.shape[-1])
+    rows = (rows - rows.mean(0)).astype(np.float64)
+    expected = KernelPCA(1, kernel=kernel, gamma=gamma).fit_transform(rows)[:, 0]
+    expected *= np.sign(expected @ rows.sum(-1))
+    found = segcam.methods.kpca_cam(split, params, x, target, kernel=kernel, gamma=gamma)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found.map.ravel() / scale, expected / scale, atol=1e-4)
+    if kernel == "linear":
+        eigen = segcam.methods.eigen_cam(split, params, x, target)
+        np.testing.assert_allclose(found.map / scale, eigen.map / scale, atol=1e-4)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_shapley_cam_of_logits_is_grad_cam(ndim):
+    split, params, x, target = case(ndim)
+    plain = segcam.methods.grad_cam(split, params, x, target)
+    found = segcam.methods.shapley_cam(split, params, x, target)
+    np.testing.assert_allclose(found.weights, plain.weights, rtol=1e-4, atol=1e-5)
+
+
+def test_shapley_cam_of_a_quadratic_and_of_probabilities():
+    def squared(params, x):
+        return (segcam.tap(x, "hidden") * params) ** 2
+
+    params, x = jnp.array([[[1.0, 0.5]]]), make_input()
+    split = segcam.split(squared, "hidden", params, x)
+    target = segcam.targets.whole_image(0)
+    # S = sum a^2: g = 2 a, H a = 2 a, and half of that is taken away.
+    found = segcam.methods.shapley_cam(split, params, x, target)
+    np.testing.assert_allclose(found.weights, [x[..., 0].mean(), 0], atol=1e-5)
+
+    split, params, x, target = case(of="probabilities")
+    activation, carry = split.encode(params, x)
+    slope = jax.grad(lambda a: target(split.decode(a, carry)))
+    curved = jax.jvp(slope, (activation,), (activation,))[1]
+    expected = (slope(activation) - curved / 2).mean((0, 1))
+    found = segcam.methods.shapley_cam(split, params, x, target)
+    np.testing.assert_allclose(found.weights, expected, rtol=1e-3, atol=1e-5)
+    plain = segcam.methods.grad_cam(split, params, x, target)
+    assert not np.allclose(found.weights, plain.weights, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("reduce", "of", "comparisons", "alpha"),
+    [("sum", "logits", 1, 1.0), ("mean", "logits", 9, 0.5), ("sum", "probabilities", 2, 1.0)],
+)
+def test_finer_cam(reduce, of, comparisons, alpha):
+    split, params, x, target = case(reduce=reduce, of=of)
+    activation, carry = split.encode(params, x)
+    read = {"logits": lambda y: y, "probabilities": lambda y: jax.nn.softmax(y, -1)}[of]
+    mask = np.asarray(target.mask)
+    means = np.asarray(read(split.decode(activation, carry)))[mask].mean(0)
+    others = [k for k in range(3) if k != target.class_index]
+    others.sort(key=lambda k: abs(means[k] - means[target.class_index]))
+    others = jnp.array(others[:comparisons])
+
+    def contrast(a):
+        y = split.decode(a, carry)
+        share = jax.nn.softmax(y, -1)[..., others]
+        y = read(y)
+        own = y[..., target.class_index, None]
+        each = (share * (own - alpha * y[..., others])).sum(-1) / share.sum(-1)
+        return (each * mask.astype(np.float32)).sum() / (int(mask.sum()) if reduce == "mean" else 1)
+
+    weights = jax.grad(contrast)(activation).mean((0, 1))
+    found = segcam.methods.finer_cam(split, params, x, target, comparisons=comparisons, alpha=alpha)
+    np.testing.assert_allclose(found.weights, weights, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.score, target(split.decode(activation, carry)), rtol=1e-5)
+
+
+def test_finer_cam_without_comparison_is_grad_cam():
+    split, params, x, target = case()
+    plain = segcam.methods.grad_cam(split, params, x, target)
+    found = segcam.methods.finer_cam(split, params, x, target, alpha=0.0)
+    np.testing.assert_allclose(found.weights, plain.weights, rtol=1e-3, atol=1e-5)
+
+
+def test_finer_cam_of_a_classifier_with_a_traced_class():
+    def classifier(params, x):
+        return jax.nn.relu(segcam.tap(x, "hidden")).mean((0, 1)) @ params
+
+    params, x = jax.random.normal(jax.random.key(0), (2, 5)), make_input()
+    split = segcam.split(classifier, "hidden", params, x)
+    targets = segcam.targets.stack([segcam.targets.whole_image(k) for k in range(5)])
+    batched = jax.vmap(lambda t: segcam.methods.finer_cam(split, params, x, t))(targets)
+    for k in range(5):
+        one = segcam.methods.finer_cam(split, params, x, segcam.targets.whole_image(k))
+        np.testing.assert_allclose(batched.map[k], one.map, atol=1e-6)
+
+
+def test_faults_in_one_line():
+    split, params, x, target = case()
+    for method, given, options, words in (
+        (segcam.methods.kpca_cam, target, {"kernel": "cosine"}, "choose sigmoid, rbf or linear"),
+        (segcam.methods.finer_cam, lambda y: y.sum(), {}, "give a Target"),
+        (segcam.methods.finer_cam, target, {"comparisons": 0}, "comparisons=0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            method(split, params, x, given, **options)
+
+    def single(params, x):
+        return segcam.tap(x, "hidden") @ params
+
+    weight, large = jnp.ones((1, 1)), jnp.ones((80, 80, 1))
+    split = segcam.split(single, "hidden", weight, large)
+    with pytest.raises(InputError, match="one only"):
+        segcam.methods.finer_cam(split, weight, large, segcam.targets.whole_image(0))
+    with pytest.raises(InputError, match="6400 positions, more than 4096"):
+        segcam.methods.kpca_cam(split, weight, large, segcam.targets.whole_image(0))

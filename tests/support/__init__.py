@@ -1,0 +1,1 @@
+"""What several tests use: networks, runs, files, and what they say."""
