@@ -50,6 +50,7 @@ class Difference:
     Attributes:
         known: `(input, *others) -> [*outputs, *prepared]` of the unchanged run.
         count: of the outputs.
+        structs: of the inputs of `known`.
         jaxpr: `(change, *prepared) -> [*changes of the outputs]`, flat.
         change: evaluates it.
         subtracted: names of primitives without a rule.
@@ -58,6 +59,7 @@ class Difference:
 
     known: Callable[..., list]
     count: int
+    structs: Sequence[jax.ShapeDtypeStruct]
     jaxpr: Any
     change: Callable[..., list]
     subtracted: tuple[str, ...]
@@ -69,8 +71,30 @@ class Difference:
             self._plans[extents] = windows.plan(self.jaxpr, extents)
         return self._plans[extents]
 
+    def known_on(self, extents: tuple[int, ...]) -> tuple[windows.WindowPlan, tuple[Array, ...]]:
+        """How as much of the unchanged run is computed as `plan` reads; cached per extents.
+
+        Returns:
+            The plan, and what it takes after the inputs of `known`.
+        """
+        jaxpr, consts = self._known
+        if extents not in self._known_plans:
+            change = self.plan(extents)
+            wanted = [*change.wanted, *change.needed[1:]]
+            self._known_plans[extents] = windows.plan_of(jaxpr, wanted, change.extents)
+        return self._known_plans[extents], consts
+
+    @functools.cached_property
+    def _known(self) -> tuple[Any, tuple[Array, ...]]:
+        closed, jaxpr = graph.closed(self.known, *self.structs)
+        return slicing.opened(jaxpr, graph.constants_of(closed))
+
     @functools.cached_property
     def _plans(self) -> dict[tuple[int, ...], windows.WindowPlan]:
+        return {}
+
+    @functools.cached_property
+    def _known_plans(self) -> dict[tuple[int, ...], windows.WindowPlan]:
         return {}
 
 
@@ -102,6 +126,7 @@ def difference(jaxpr: Any) -> Difference:
     return Difference(
         known,
         count,
+        structs,
         flat,
         lambda *inputs: evaluated((), *inputs),
         tuple(form.subtracted),

@@ -58,7 +58,7 @@ def _dtypes(jaxpr: Any) -> list[Any]:
     ]
 
 
-def opened(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
+def opened(jaxpr: Any, consts: Sequence[Any] = ()) -> tuple[Any, tuple[Any, ...]]:
     """A jaxpr without calls that mean no more than their body, and its further inputs' values.
 
     What is joined of parts of one value is gathered from it.
@@ -66,7 +66,7 @@ def opened(jaxpr: Any) -> tuple[Any, tuple[Any, ...]]:
     structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
 
     def run(*inputs):
-        return graph.evaluate(jaxpr, (), inputs, moves.Gathering())
+        return graph.evaluate(jaxpr, consts, inputs, moves.Gathering())
 
     flat, _ = graph.trace(run, "", *structs)
     equations = constants.as_literals(flat.equations, flat.constvars, flat.consts)

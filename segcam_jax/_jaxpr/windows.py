@@ -23,15 +23,15 @@ Array = Any
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WindowPlan:
-    """What of every value is needed for a window of the first output.
+    """What of every value is needed for windows of the outputs.
 
     Attributes:
-        jaxpr: flat; one output.
-        extents: of the output window, one per output axis; None for a whole axis.
+        jaxpr: flat.
+        extents: of the window that all follow, one per axis; None for a whole axis.
         windows: variable -> what is needed of it.
         fallbacks: primitives computed whole, or along one axis, for want of what they read.
         steps: what is computed, in order of evaluation.
-        wanted: the output window, of which more may be computed.
+        wanted: the window of each output, of which more may be computed; None: nothing of it.
     """
 
     jaxpr: Any
@@ -39,24 +39,44 @@ class WindowPlan:
     windows: dict[Any, Window]
     fallbacks: tuple[str, ...]
     steps: tuple[Step, ...]
-    wanted: Window
+    wanted: tuple[Window | None, ...]
 
-    def run(self, inputs: Sequence[Array], corner: Sequence[Array]) -> Array:
-        """The output window that starts at `corner`, from whole inputs.
+    def run(self, inputs: Sequence[Array | None], corner: Sequence[Array]) -> Array:
+        """The window of the one output that starts at `corner`, as `outputs` does."""
+        (found,) = self.outputs(inputs, corner)
+        return found
+
+    def outputs(
+        self, inputs: Sequence[Array | None], corner: Sequence[Array]
+    ) -> list[Array | None]:
+        """The windows of the outputs where that which all follow starts at `corner`.
 
         Args:
-            inputs: one per input of the jaxpr; the first may be what `narrowed` leaves of it.
-            corner: start along each output axis; the window must lie inside.
+            inputs: one per input of the jaxpr, whole or its window; None where nothing is needed.
+            corner: start along each axis; the window must lie inside.
+
+        Returns:
+            None for an output of which nothing is wanted.
         """
         places = self._places(corner)
-        values = map(spans.all_of, inputs)
-        environment = dict(zip(self.jaxpr.invars, values, strict=True))
-        first, (out,) = self.jaxpr.invars[0], self.jaxpr.outvars
-        shape = first.aval.shape
-        if np.shape(inputs[0]) != shape:
-            environment[first] = Windowed(inputs[0], self.windows[first], shape)
+        environment = {}
+        for variable, array in zip(self.jaxpr.invars, inputs, strict=True):
+            if array is not None:
+                shape = variable.aval.shape
+                window = spans.whole(shape) if np.shape(array) == shape else self.windows[variable]
+                environment[variable] = Windowed(array, window, shape)
         windowed.run(self.steps, environment, places)
-        return spans.narrow(windowed.read(environment, out), self.wanted, places)
+        return [
+            None
+            if window is None
+            else spans.narrow(windowed.read(environment, out), window, places)
+            for out, window in zip(self.jaxpr.outvars, self.wanted, strict=True)
+        ]
+
+    @property
+    def needed(self) -> list[Window | None]:
+        """What of each input is needed; None: nothing."""
+        return [self.windows.get(variable) for variable in self.jaxpr.invars]
 
     def narrowed(self, first: Array, corner: Sequence[Array]) -> Array:
         """The part of the first input that the output window at `corner` depends on."""
@@ -109,14 +129,30 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
         jaxpr: flat, one output.
         extents: of the window, one per axis of the output; a full extent is the whole axis.
     """
-    (out,) = jaxpr.outvars
-    shape = out.aval.shape
+    shape = jaxpr.outvars[0].aval.shape
     wanted = tuple(
         None if size >= n else spans.Span(axis, np.arange(n - size + 1), size)
         for axis, (size, n) in enumerate(zip(extents, shape, strict=True))
     )
+    return plan_of(jaxpr, (wanted,), tuple(None if s is None else s.size for s in wanted))
+
+
+def plan_of(
+    jaxpr: Any, wanted: Sequence[Window | None], extents: tuple[int | None, ...]
+) -> WindowPlan:
+    """Works out what windows of several outputs need, which follow one window.
+
+    Args:
+        jaxpr: flat.
+        wanted: the window of each output; None: nothing of it.
+        extents: of the window that they follow, as `WindowPlan.extents`.
+    """
     known = constants.known(jaxpr)
-    windows: dict[Any, Window] = {out: wanted}
+    windows: dict[Any, Window] = {}
+    for out, window in zip(jaxpr.outvars, wanted, strict=True):
+        if window is not None and graph.is_variable(out):
+            had = windows.get(out)
+            windows[out] = window if had is None else spans.union(had, window, out.aval.shape)
     fallbacks: dict[str, None] = {}
     steps: list[Step] = []
     for equation in reversed(jaxpr.eqns):
@@ -138,5 +174,5 @@ def plan(jaxpr: Any, extents: Sequence[int]) -> WindowPlan:
             if graph.is_variable(atom):
                 had = windows.get(atom)
                 windows[atom] = need if had is None else spans.union(had, need, atom.aval.shape)
-    kept = tuple(None if s is None else s.size for s in wanted)
-    return WindowPlan(jaxpr, kept, windows, tuple(fallbacks), tuple(reversed(steps)), wanted)
+    steps.reverse()
+    return WindowPlan(jaxpr, extents, windows, tuple(fallbacks), tuple(steps), tuple(wanted))

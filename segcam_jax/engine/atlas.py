@@ -154,8 +154,7 @@ def _dealt_changes(split, masks, block, dtype, subtract, execution, params, x, r
     summed = functools.partial(_summed, block=block)
     by_change = None
     if not subtract:
-        unchanged = fall.known(split, activation, carry, execution)
-        by_change = fall.falls(split, activation, unchanged, summed, masks, execution)
+        by_change = fall.falls(split, activation, activation, carry, summed, masks, execution)
     before = split.decode(activation, carry)
 
     def change_of(row):

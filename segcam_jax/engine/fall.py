@@ -13,7 +13,7 @@ model is written: right at ties, and for ablations that change nothing and are n
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ class Falls:
 
     Attributes:
         fall: index -> scalar; not to be differentiated.
+        score: of what the falls are from; not to be differentiated.
         live_bytes: bytes that one evaluation holds at its peak.
         flops: operations of its convolutions and products.
         window: what of the output is computed, or None for all of it.
@@ -46,6 +47,7 @@ class Falls:
     """
 
     fall: Callable[[Array], Array]
+    score: Callable[[], Array]
     live_bytes: int
     flops: int
     window: tuple[int | None, ...] | None
@@ -54,18 +56,30 @@ class Falls:
     subtracted: tuple[str, ...]
 
 
-def known(
-    split: Split, activation: Float[Array, "*space c"], carry: Carry, execution: Execution
-) -> tuple[Any, Carry]:
-    """The output, and what changes of it are read off, in float32; not to be differentiated.
+def _known(
+    split: Split,
+    activation: Float[Array, "*space c"],
+    carry: Carry,
+    window: tuple[tuple[int, ...], Sequence[Array]] | None,
+    execution: Execution,
+) -> tuple[Sequence[Array], tuple[Array | None, ...]]:
+    """The leaves of the output, and what changes of it are read off, in float32.
 
-    Slow equations are rewritten where `execution` says so.
+    As much of both as a window of the output needs, given by its extents and corner; None: all.
+    Not to be differentiated. Slow equations are rewritten where `execution` says so.
     """
     given = jax.lax.stop_gradient((split.native(activation), *carry))
-    run = at_precision(split.changes.known, "float32", *given)
+    run = split.changes.known
+    if window is not None:
+        plan, consts = split.changes.known_on(window[0])
+
+        def run(*given):
+            return plan.outputs([*given, *consts], window[1])
+
+    run = at_precision(run, "float32", *given)
     found = fast(run, execution, *given)(*given)
-    tree = jax.tree.structure(split.output)
-    return jax.tree.unflatten(tree, found[: tree.num_leaves]), tuple(found[tree.num_leaves :])
+    count = len(jax.tree.leaves(split.output))
+    return found[:count], tuple(found[count:])
 
 
 def is_linear(split: Split, target: Any) -> bool:
@@ -78,8 +92,9 @@ def is_linear(split: Split, target: Any) -> bool:
 
 def falls(
     split: Split,
+    base: Float[Array, "*space c"],
     activation: Float[Array, "*space c"],
-    unchanged: tuple[Any, Carry],
+    carry: Carry,
     target: Any,
     masks: Masks,
     execution: Execution,
@@ -88,32 +103,34 @@ def falls(
 
     Args:
         split: the model.
-        activation: of the input.
-        unchanged: as `known` returned it for what the masks are compared with.
+        base: what scores are compared with.
+        activation: what masks take away, or keep.
+        carry: what decode needs besides.
         target: the score.
         masks: the ablations.
         execution: how to run.
     """
-    ways = [_falls(split, activation, unchanged, target, masks, execution)]
+    given = (split, base, activation, carry, target, masks)
+    ways = [_falls(*given, execution)]
     if ways[0].window is not None and isinstance(masks, LocalMasks):
         without = dataclasses.replace(execution, windows=False)
-        other = _falls(split, activation, unchanged, target, masks, without)
+        other = _falls(*given, without)
         # What the target does not see is known either way.
         ways.append(dataclasses.replace(other, seen=ways[0].seen))
     return min(ways, key=lambda way: way.flops)
 
 
-def _falls(split, activation, unchanged, target, masks, execution) -> Falls:
-    output, prepared = unchanged
+def _falls(split, base, activation, carry, target, masks, execution) -> Falls:
     activation = jax.lax.stop_gradient(activation)
     subtracted = dict.fromkeys(split.changes.subtracted)
-    plan = None
+    plan = window_of_target = None
+    tree = jax.tree.structure(split.output)
     if on_window(split, target, execution):
-        plan = split.changes.plan((*target.extent, output.shape[-1]))
+        extents = (*target.extent, jax.tree.leaves(split.output)[0].shape[-1])
         corner = [jnp.asarray(at, jnp.int32) for at in (*target.corner, 0)]
-        output = jax.lax.dynamic_slice(output, corner, (*target.extent, output.shape[-1]))
+        plan, window_of_target = split.changes.plan(extents), (extents, corner)
         target = target.cropped()
-    leaves, tree = jax.tree.flatten(output)
+    leaves, prepared = _known(split, base, carry, window_of_target, execution)
 
     def fall(change):
         if plan is None:
@@ -152,6 +169,7 @@ def _falls(split, activation, unchanged, target, masks, execution) -> Falls:
     _, traced = graph.closed(lambda index: of_index(index, None), index)
     return Falls(
         of_index,
+        lambda: target(jax.tree.unflatten(tree, leaves)),
         cost.live_bytes(traced),
         cost.flops(traced),
         None if plan is None else plan.extents[:-1],

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -89,7 +90,7 @@ def plan_of(
         masks=0 if study is None or study.masks is None else len(study.masks),
         live=None if live is None else len(live),
         network_flops=_encode_flops(split, given) + split.flops(),
-        once_flops=_encode_flops(split, given, known=by_change),
+        once_flops=_encode_flops(split, given, known=by_change, window=window),
         decode_flops=split.flops(),
         steps=steps,
         idle=idle,
@@ -220,23 +221,34 @@ def _measured(
     return taken, measuring.map_error(method, execution) if rounds else None
 
 
-def _encode_flops(split: Split, given: tuple, *, known: bool = False) -> int:
+def _encode_flops(
+    split: Split, given: tuple, *, known: bool = False, window: tuple[int, ...] | None = None
+) -> int:
     """Operations of what runs once.
 
     Args:
         split: the model.
         given: parameters, input and target.
         known: with decode of the unchanged activation, off which changes are read.
+        window: what of the output that is for; None: all of it.
     """
 
     def once(params, x):
         activation, carry = split.encode(params, x)
-        if known:
+        if not known:
+            return activation, carry
+        if window is None:
             return split.changes.known(split.native(activation), *carry)
-        return activation, carry
+        plan, consts = split.changes.known_on((*window, _classes(split)))
+        corner = [jnp.zeros((), jnp.int32)] * (len(window) + 1)
+        return plan.outputs([split.native(activation), *carry, *consts], corner)
 
     params, x, _ = given
     return cost.flops(graph.closed(lambda *given: jax.tree.leaves(once(*given)), params, x)[1])
+
+
+def _classes(split: Split) -> int:
+    return jax.tree.leaves(split.output)[0].shape[-1]
 
 
 def _whole_extents(split: Split, window: Sequence[int | None] | None) -> tuple[int, ...] | None:
@@ -251,7 +263,7 @@ def _seen(split: Split, window: tuple[int, ...] | None, by_change: bool) -> tupl
     """Extents of the activation's window that a window of the output needs."""
     if window is None:
         return None
-    extents = (*window, jax.tree.leaves(split.output)[0].shape[-1])
+    extents = (*window, _classes(split))
     plan = split.changes.plan(extents) if by_change else split.on_window(extents)
     variable = plan.jaxpr.invars[0]
     if variable not in plan.windows or variable.aval.shape != split.activation.shape:

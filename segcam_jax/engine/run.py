@@ -72,9 +72,8 @@ def ablation_drops(
         return _closed_form(ablated, how)
     if not execution.difference:
         return _subtracted(ablated, how, execution)
-    output, prepared = fall.known(split, base, carry, execution)
-    by_change = fall.falls(split, there, (output, prepared), target, masks, execution)
-    score_of = fall.differentiable(lambda: target(output), lambda: how.score(base))
+    by_change = fall.falls(split, base, there, carry, target, masks, execution)
+    score_of = fall.differentiable(by_change.score, lambda: how.score(base))
     score = score_of()
     live = _live(there, masks, by_change.seen, execution)
 

@@ -47,6 +47,13 @@ def test_operations_by_hand():
     assert plan.activation == (4, 6, 8)
 
 
+def test_the_unchanged_network_runs_on_the_window_of_the_target():
+    """The convolutions after the tap on 2 x 3 of 8 x 12 positions, by hand."""
+    before = 2 * 9 * (96 * 2 * 4 + 24 * 4 * 8)
+    there = 2 * 6 * (9 * 12 * 4 + 4 * 3)
+    assert planned(a_region(), compile=False).once_flops == before + there
+
+
 def test_windows_and_dead_channels():
     params = {**PARAMS, "deep": PARAMS["deep"].at[..., ::2].set(0)}
     plan = planned(a_region(), params, execution=Execution(chunk_size=2))
