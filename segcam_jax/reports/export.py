@@ -7,7 +7,8 @@ OUT/cat.top2/...                              where several targets of an image 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,6 +17,7 @@ import polars
 from segcam_jax import _files, viz
 from segcam_jax.reports.figures import Look, Subject
 from segcam_jax.reports.images import Pair, map_figure, montage, pairs, subject_of
+from segcam_jax.reports.processes import spread
 from segcam_jax.runs import StoredRun
 from segcam_jax.types import InputError
 
@@ -85,11 +87,12 @@ def export(
     if "csv" in what:
         write_table(run, folder)
         count += 1
-    for row, name in names.items():
-        files = row_files(run, [row], what)
-        write_row(run, row, files, folder / name, look)
-        count += len(files)
-        advance(1, name)
+    tasks = [
+        RowTask(row, folder / name, row_files(run, [row], what)) for row, name in names.items()
+    ]
+    for task in write_rows(run, tasks, look):
+        count += len(task.files)
+        advance(1, task.folder.name)
     return count
 
 
@@ -132,19 +135,39 @@ class RowFile:
                 viz.save(montage(run, row, look, subject=subject), path, mark=mark)
 
 
-def write_row(
-    run: StoredRun,
-    row: int,
-    files: Sequence[RowFile],
-    folder: Path,
-    look: Look,
-    mark: str | None = None,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class RowTask:
+    """What is to be written of a row.
+
+    Attributes:
+        row: its number.
+        folder: where.
+        files: which.
+        mark: that its figures carry.
+    """
+
+    row: int
+    folder: Path
+    files: Sequence[RowFile]
+    mark: str | None = None
+
+    @property
+    def figures(self) -> int:
+        """How many of the files are drawn."""
+        return sum(each.kind in ("figure", "montage") for each in self.files)
+
+
+def write_rows(run: StoredRun, tasks: Sequence[RowTask], look: Look) -> Iterator[RowTask]:
+    """Writes the files of rows, on all cores where they are many; yields each row that is done."""
+    figures = sum(task.figures for task in tasks)
+    return spread(functools.partial(_write_row, run, look), tasks, figures)
+
+
+def _write_row(run: StoredRun, look: Look, task: RowTask) -> None:
     """Writes the files of a row; its image is read once for all figures."""
-    drawn = any(each.kind in ("figure", "montage") for each in files)
-    subject = subject_of(run, row) if drawn else None
-    for each in files:
-        each.write(run, row, folder, look, subject, mark)
+    subject = subject_of(run, task.row) if task.figures else None
+    for each in task.files:
+        each.write(run, task.row, task.folder, look, subject, task.mark)
 
 
 def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list[RowFile]:

@@ -21,9 +21,10 @@ from segcam_jax import _files, viz
 from segcam_jax.reports.export import (
     TABLE,
     RowFile,
+    RowTask,
     row_files,
     row_names,
-    write_row,
+    write_rows,
     write_table,
 )
 from segcam_jax.reports.figures import Look
@@ -113,17 +114,17 @@ class ReportFolder:
         """
         names = row_names(run, items)
         self._remove_failed(run, items, set(names.values()))
-        count = 0
+        tasks = []
         for row, name in names.items():
             files = row_files(run, [row], self._what)
-            mark, folder = self._mark(run, row), self.path / name
-            if self._is_current(folder, files, mark):
+            task = RowTask(row, self.path / name, files, self._mark(run, row))
+            if self._is_current(task.folder, files, task.mark):
                 advance(1, "")
-                continue
-            write_row(run, row, files, folder, self._look, mark)
-            count += 1
-            advance(1, f"{name}: {counted(len(files), 'file')}")
-        return count
+            else:
+                tasks.append(task)
+        for task in write_rows(run, tasks, self._look):
+            advance(1, f"{task.folder.name}: {counted(len(task.files), 'file')}")
+        return len(tasks)
 
     def _remove_failed(self, run: StoredRun, items: Sequence[int], kept: Set[str]) -> None:
         """Removes the files of images that had results once, and fail now."""
@@ -157,10 +158,10 @@ class ReportFolder:
         look = dataclasses.asdict(self._look)
         return _files.key_of([segcam_jax.__version__, run.manifest.key, run.row(row), look])
 
-    def _is_there(self, folder: Path, files: Sequence[RowFile], mark: str) -> bool:
+    def _is_there(self, folder: Path, files: Sequence[RowFile], mark: str | None) -> bool:
         there = all((folder / each.name).is_file() for each in files)
         return there and (not self._figures or viz.mark_of(folder / files[-1].name) == mark)
 
-    def _is_current(self, folder: Path, files: Sequence[RowFile], mark: str) -> bool:
+    def _is_current(self, folder: Path, files: Sequence[RowFile], mark: str | None) -> bool:
         # Arrays alone carry no mark; to write them again costs little.
         return self._figures and self._is_there(folder, files, mark)

@@ -12,6 +12,7 @@ are written before it.
 """
 
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from segcam_jax import _files, viz
 from segcam_jax.reports import display, words
 from segcam_jax.reports.comparison import Kind, Line, comparison, layers
 from segcam_jax.reports.figures import Look
+from segcam_jax.reports.processes import spread
 from segcam_jax.runs import StoredRun, open_store
 from segcam_jax.runs.manifest import FILE
 from segcam_jax.runs.stored_run import names_of
@@ -174,17 +176,24 @@ class GalleryFolder:
                 there.
         """
         self._remove_others(plates, images)
-        for plate in plates:
-            mark = plate.mark(self._look)
-            if self._is_current(plate, mark):
-                advance(1, "")
-                continue
-            if plate.maps:
-                _files.write_bytes(self.path / plate.maps, _archive(plate.lines[0]))
-            if self._figures:
-                figure = comparison(plate.lines, plate.kind, self._look)
-                viz.save(figure, self.path / plate.file, mark=mark)
-            advance(1, plate.file)
+        left = [
+            number
+            for number, plate in enumerate(plates)
+            if not self._is_current(plate, plate.mark(self._look))
+        ]
+        advance(len(plates) - len(left), "")
+        work = functools.partial(self._write, plates)
+        for number in spread(work, left, len(left) if self._figures else 0):
+            advance(1, plates[number].file)
+
+    def _write(self, plates: Sequence[Plate], number: int) -> None:
+        """Writes the files of a plate."""
+        plate = plates[number]
+        if plate.maps:
+            _files.write_bytes(self.path / plate.maps, _archive(plate.lines[0]))
+        if self._figures:
+            figure = comparison(plate.lines, plate.kind, self._look)
+            viz.save(figure, self.path / plate.file, mark=plate.mark(self._look))
 
     def _is_current(self, plate: Plate, mark: str) -> bool:
         if plate.maps and not (self.path / plate.maps).is_file():

@@ -69,6 +69,10 @@ class StoredRun:
         self._arrays: dict[str, zarr.Array | None] = {}
         self._whole: set[int] = set()
 
+    def __reduce__(self):
+        # Another process opens it for itself.
+        return StoredRun, (self.path, self._names)
+
     @functools.cached_property
     def _parts(self) -> Mapping[int, Part]:
         found = {}

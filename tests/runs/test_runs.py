@@ -25,6 +25,7 @@ from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
+from segcam_jax.reports import processes
 from segcam_jax.runs import open_store, results
 from segcam_jax.runs.items import list_items
 from segcam_jax.runs.programs import ImageKernel, batches
@@ -223,13 +224,19 @@ def test_a_killed_run_goes_on_to_the_same_bytes(place, run, tmp_path, delay):
     assert files_of(out) == files_of(run)
 
 
-def test_a_killed_explain_goes_on_to_the_same_bytes(place, tmp_path):
-    """Killed while it draws; the same command ends with the same folder, figures and all."""
+def test_a_killed_explain_goes_on_to_the_same_bytes(place, tmp_path, monkeypatch):
+    """Killed while it draws; the same command ends with the same folder, figures and all.
+
+    One process draws what two draw elsewhere.
+    """
     files = [str(place / "images" / f"{index:02}.png") for index in (0, 1, 2, 4)]
     given = ["explain", *files, "--weights", f"{place / 'own.py'}:make"]
     given += ["--method", "grad_cam", "--shard", "2", "--out"]
     whole, out = tmp_path / "whole", tmp_path / "out"
-    assert main([*given, str(whole)]) == 3
+    with monkeypatch.context() as two:
+        two.setattr(processes, "_cores", lambda: 2)
+        two.setattr(processes, "FIGURES", 3)
+        assert main([*given, str(whole)]) == 3
     child = subprocess.Popen(
         [sys.executable, "-m", "segcam_jax", *given, str(out)],
         stdout=subprocess.DEVNULL,

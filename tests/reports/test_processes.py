@@ -1,0 +1,76 @@
+"""Processes beside this one do what it does itself, and end when it does."""
+
+import functools
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from segcam_jax.reports import processes
+from segcam_jax.reports.processes import spread
+from segcam_jax.types import InputError, SegcamError
+
+
+def work_in(folder: Path, how: str, number: int) -> None:
+    """Writes who did a task; the first process of all waits for another to have done one."""
+    mine = os.getpid() == int((folder / "parent").read_text())
+    (folder / f"task{number}").write_text("here" if mine else "beside")
+    print("what is printed is no answer")
+    deadline = time.monotonic() + 60
+    while mine and not (folder / "other").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if not mine:
+        (folder / "other").touch()
+    if not mine and how == "refuses":
+        raise InputError(f"task {number} is refused")
+    if not mine and how == "dies":
+        os._exit(7)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_cores", lambda: 2)
+    (tmp_path / "parent").write_text(str(os.getpid()))
+    return tmp_path
+
+
+def test_tasks_are_divided_among_processes(folder):
+    work = functools.partial(work_in, folder, "works")
+    assert sorted(spread(work, range(4), 2 * processes.FIGURES)) == [0, 1, 2, 3]
+    assert {file.read_text() for file in folder.glob("task*")} == {"here", "beside"}
+    assert len(list(folder.glob("task*"))) == 4
+
+
+def test_few_tasks_start_no_process(folder, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    done: list[int] = []
+    assert list(spread(done.append, range(4), 2 * processes.FIGURES - 1)) == done == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("refuses", "^task . is refused$"), ("dies", "ended early, with exit code 7; the same")],
+)
+def test_what_fails_beside_fails_here(folder, how, message):
+    work = functools.partial(work_in, folder, how)
+    with pytest.raises(SegcamError, match=message):
+        list(spread(work, range(4), 2 * processes.FIGURES))
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    child = subprocess.Popen(
+        [sys.executable, "-c", processes._START],
+        stdin=subprocess.PIPE,
+        env=os.environ | processes._environment(),
+    )
+    with child:
+        assert child.stdin is not None
+        for each in (sys.path, time.sleep, 600.0):
+            pickle.dump(each, child.stdin)
+        child.stdin.close()
+        assert child.wait(60) == 0
