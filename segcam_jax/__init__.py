@@ -24,7 +24,7 @@ the same map for every chunk size and every number of devices.
 
 from typing import TYPE_CHECKING
 
-from segcam_jax import _signals as _signals, methods as methods, targets as targets
+from segcam_jax import _process as _process, methods as methods, targets as targets
 from segcam_jax.adapters import (
     from_equinox as from_equinox,
     from_function as from_function,

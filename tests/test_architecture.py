@@ -13,7 +13,7 @@ FLOORS = {
     "types": 0,
     "_files": 1,
     "files": 1,
-    "_signals": 0,
+    "_process": 0,
     "extras": 1,
     "faults": 1,
     "schema": 1,

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import segcam_jax
-from segcam_jax import _signals
+from segcam_jax import _process
 from segcam_jax.cli import cache, console
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    with _signals.raised():
+    with _process.raised():
         return _code_of(list(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -132,7 +132,7 @@ def _run(given: list[str]) -> int:
     if given in (["--version"], ["-V"]):
         print(f"segcam {segcam_jax.__version__}")
         return 0
-    with _signals.at_once():
+    with _process.at_once():
         from segcam_jax.cli import commands
     if not given or given[0] in ("-h", "--help"):
         rows = [f"  {name:<10}{each.about}" for name, each in commands.COMMANDS.items()]

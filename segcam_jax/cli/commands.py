@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
-from segcam_jax import _signals
+from segcam_jax import _process
 from segcam_jax.cli.arguments import (
     Layouts,
     MaybeCount,
@@ -170,7 +170,7 @@ class Command:
     def run(self, options: Any, line: Sequence[str]) -> int:
         """Runs it; returns the exit code."""
         module, _, name = self.runs.partition(":")
-        with _signals.at_once():
+        with _process.at_once():
             function = getattr(importlib.import_module(f"segcam_jax.cli.{module}"), name)
         return (function(options, line) if self.takes_line else function(options)) or 0
 

@@ -50,7 +50,6 @@ def spread(work: Callable[[Task], object], tasks: Sequence[Task], figures: int) 
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(_Helper(work, left, done))
-        stack.enter_context(_without_garbage())
         for _ in tasks:
             if done.empty() and (taken := _take(left)):
                 work(taken[0])
@@ -75,16 +74,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _without_garbage() -> Iterator[None]:
-    """In the block, the garbage collector passes by what is there: a fifth of a figure's time."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class _Helper:
@@ -156,7 +145,7 @@ def serve() -> None:
     work = pickle.load(sys.stdin.buffer)
     tasks = queue.SimpleQueue[Any]()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
-    gc.freeze()
+    gc.freeze()  # Modules are no garbage; to look at them took a fifth of a figure's time.
     while True:
         task = tasks.get()
         try:
