@@ -166,8 +166,9 @@ def write_rows(run: StoredRun, tasks: Sequence[RowTask], look: Look) -> Iterator
 def _write_row(run: StoredRun, look: Look, task: RowTask) -> None:
     """Writes the files of a row; its image is read once for all figures."""
     subject = subject_of(run, task.row) if task.figures else None
-    for each in task.files:
-        each.write(run, task.row, task.folder, look, subject, task.mark)
+    with viz.reused():
+        for each in task.files:
+            each.write(run, task.row, task.folder, look, subject, task.mark)
 
 
 def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list[RowFile]:

@@ -192,8 +192,9 @@ class GalleryFolder:
         if plate.maps:
             _files.write_bytes(self.path / plate.maps, _archive(plate.lines[0]))
         if self._figures:
-            figure = comparison(plate.lines, plate.kind, self._look)
-            viz.save(figure, self.path / plate.file, mark=plate.mark(self._look))
+            with viz.reused():
+                figure = comparison(plate.lines, plate.kind, self._look)
+                viz.save(figure, self.path / plate.file, mark=plate.mark(self._look))
 
     def _is_current(self, plate: Plate, mark: str) -> bool:
         if plate.maps and not (self.path / plate.maps).is_file():

@@ -23,5 +23,6 @@ from segcam_jax.viz.papers import (
     six_panels as six_panels,
 )
 from segcam_jax.viz.plots import bias_table as bias_table
+from segcam_jax.viz.reuse import reused as reused
 from segcam_jax.viz.slices import Cut as Cut, slices as slices
 from segcam_jax.viz.style import Style as Style, blend as blend

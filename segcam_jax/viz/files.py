@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from segcam_jax import _files
 from segcam_jax.types import InputError
+from segcam_jax.viz.reuse import kept
 from segcam_jax.viz.style import DPI, drawing
 
 _MARK = "segcam_jax"
@@ -66,6 +67,10 @@ def mark_of(path: str | Path) -> str | None:
 
 def to_array(figure: Figure, *, dpi: float = DPI) -> UInt8[np.ndarray, "h w 3"]:
     """Renders a figure to RGB pixels, `dpi` of them per inch."""
+    there = kept(figure)
+    if there is not None and dpi == figure.dpi:
+        with drawing():
+            return np.array(there.draw().buffer_rgba())[..., :3]
     dots, canvas = figure.dpi, figure.canvas
     try:
         figure.set_dpi(dpi)

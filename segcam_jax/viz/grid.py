@@ -17,12 +17,15 @@ from segcam_jax.viz.panels import (
     Noted,
     blank,
     colour_bar,
+    entitle,
+    hide,
     importance,
     noted,
     outline,
     overlaid,
     picture,
 )
+from segcam_jax.viz.reuse import element
 from segcam_jax.viz.style import SMALL, SOFT, Scale, Style, drawing, wrap
 
 # Inches: the side of a square panel that is alone, in rows, in many rows.
@@ -130,8 +133,7 @@ def montage(
         for row in rows
     ]
     scale = style.scale(_values(table))
-    made = _rows(table, columns, scale, once=True)
-    _bar_below(made, scale, importance(scale))
+    made = _rows(table, columns, scale, importance(scale), once=True)
     return finished(made.figure, Words(title, caption=caption))
 
 
@@ -167,9 +169,9 @@ def gallery(
     table = [dataclasses.replace(row, maps=[_relative(each) for each in row.maps]) for row in table]
     # Zero belongs to every scale, so that a gallery of zero maps has one too.
     scale = style.scale([*_values(table), np.array([[0.0, 1.0]])])
-    made = _rows(table, columns, scale, once=False)
     against = "; negative: against it" if scale.signed else ""
-    _bar_below(made, scale, f"importance, each map relative to its own largest value{against}")
+    label = f"importance, each map relative to its own largest value{against}"
+    made = _rows(table, columns, scale, label, once=False)
     return finished(made.figure, Words(title, subtitle, caption))
 
 
@@ -209,8 +211,10 @@ def _relative(given: AnyMap | None) -> Noted | None:
     return Noted(given.values / largest, given.note) if largest > 0 else given
 
 
-def _rows(rows: Sequence[Row], columns: Sequence[str], scale: Scale, *, once: bool) -> Panels:
-    """Draws checked rows: the input, in the first alone if `once`, and the maps."""
+def _rows(
+    rows: Sequence[Row], columns: Sequence[str], scale: Scale, label: str, *, once: bool
+) -> Panels:
+    """Draws checked rows: the input, in the first alone if `once`, the maps, and their bar."""
     labels = [wrap(row.label, _LABEL, lines=3) for row in rows]
     details = [
         "\n".join(wrap(line, _LABEL, SMALL, lines=3) for line in row.detail.split("\n"))
@@ -224,10 +228,11 @@ def _rows(rows: Sequence[Row], columns: Sequence[str], scale: Scale, *, once: bo
     )
     shapes = [(row.image.shape[0], row.image.shape[1]) for row in rows]
     side = _SMALL if len(columns) > _MANY or (once and len(rows) > _MANY) else _IN_ROWS
-    made = panels(shapes, 1 + len(columns), side, longest)
+    around = (label, *columns, *labels, *details, str(once))
+    made = panels(shapes, 1 + len(columns), side, longest, words=around)
     for number, (row, (first, *others)) in enumerate(zip(rows, made.axes, strict=True)):
         if once and number:
-            first.set_axis_off()
+            hide(first)
         else:
             picture(first, row.image)
             outline(first, row.region)
@@ -238,10 +243,13 @@ def _rows(rows: Sequence[Row], columns: Sequence[str], scale: Scale, *, once: bo
                 blank(axes, "no map", made.width)
         _label(others[0] if once else first, labels[number], details[number])
     for axes, words in zip(made.axes[0], ("input", *columns), strict=True):
-        axes.set_title(wrap(words, made.width, lines=3))
+        entitle(axes, words, made.width, lines=3)
+    maps = made.axes[-1][1:]
+    colour_bar(maps, scale, label, len(maps) * made.width)
     return made
 
 
+@element
 def _label(axes: Axes, label: str, detail: str) -> None:
     """Writes left of a panel what its row shows: the label above its middle, the detail below."""
     beside: dict[str, Any] = {
@@ -256,9 +264,3 @@ def _label(axes: Axes, label: str, detail: str) -> None:
         below = "top" if label else "center"
         words: dict[str, Any] = {"fontsize": SMALL, "color": SOFT}
         axes.annotate(detail, (0, 0.5), (-5, -1 if label else 0), va=below, **words, **beside)
-
-
-def _bar_below(made: Panels, scale: Scale, label: str) -> None:
-    """The bar of all maps, below the last row."""
-    maps = made.axes[-1][1:]
-    colour_bar(maps, scale, label, len(maps) * made.width)

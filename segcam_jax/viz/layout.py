@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import LayoutEngine
 from matplotlib.legend import Legend
 
+from segcam_jax.viz.reuse import Laid, keep, kept, taken
 from segcam_jax.viz.style import DPI, INK, LARGE, NORMAL, SMALL, SOFT, wrap
 
 _MARGIN = 0.1  # inches: around all
@@ -63,16 +64,24 @@ def new_figure(width: float, height: float, layout: LayoutEngine | str = "compre
 
 
 def panels(
-    shapes: Sequence[tuple[int, int]], columns: int, side: float, beside: float = 0.0
+    shapes: Sequence[tuple[int, int]],
+    columns: int,
+    side: float,
+    beside: float = 0.0,
+    words: Sequence[str] | None = None,
 ) -> Panels:
-    """Makes a row of panels for pictures of each shape.
+    """Makes a row of panels for pictures of each shape; or takes those of a figure before.
 
     Args:
         shapes: of the pictures of each row (h, w).
         columns: how many are in a row.
         side: in inches: of a square panel; others have the same area.
         beside: inches for what stands beside the rows, about.
+        words: all that will stand around the panels, if such figures may follow each other.
     """
+    key = (tuple(shapes), columns, side, beside, words)
+    if words is not None and (there := taken(key)) is not None:
+        return there
     sizes = [_size(shape, side) for shape in shapes]
     width = max(across for across, _ in sizes)
     ratios = [along / width for _, along in sizes]
@@ -85,7 +94,10 @@ def panels(
     for shape, ratio, row in zip(shapes, ratios, axes, strict=True):
         for each in row:
             fit(each, shape, ratio)
-    return Panels(figure, axes.tolist(), width)
+    made = Panels(figure, axes.tolist(), width)
+    if words is not None:
+        keep(key, made)
+    return made
 
 
 def _size(shape: tuple[int, int], side: float) -> tuple[float, float]:
@@ -132,17 +144,14 @@ def finished(figure: Figure, words: Words, legend: Sequence[Artist] = ()) -> Fig
     Returns:
         `figure`, as large as what it holds.
     """
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    for axes in figure.axes:
-        # What lies inside asks for no room: words do.
-        inside = (*axes.images, *axes.lines, *axes.patches, *axes.collections)
-        for artist in (*inside, *axes.spines.values()):
-            artist.set_in_layout(False)
-    engine.execute(figure)
-    figure.set_layout_engine("none")  # Once is enough: nothing moves any more.
-    box = figure.get_tightbbox()
-    size = figure.get_size_inches()
+    there = kept(figure)
+    laid = None if there is None else there.laid
+    before = None if laid is None else tuple(figure.get_size_inches())
+    laid = _laid(figure) if laid is None else laid
+    if there is not None:
+        there.forget_others()
+        there.laid = laid
+    box, size = laid.box, laid.size
     width = max(box.width, _NARROWEST)
     texts = (
         (words.title, LARGE, INK, 3),
@@ -166,8 +175,7 @@ def finished(figure: Figure, words: Words, legend: Sequence[Artist] = ()) -> Fig
     top -= heights[0] + heights[1]
     middle = _MARGIN + (width - box.width) / 2
     shift = np.array([middle - box.x0, top - box.y1])
-    for axes in figure.axes:
-        x, y, across, along = axes.get_position(original=True).bounds
+    for axes, (x, y, across, along) in laid.places.items() if around != before else ():
         corner = (np.array([x, y]) * size + shift) / around
         axes.set_position((*corner, across * size[0] / around[0], along * size[1] / around[1]))
     top -= box.height + _APART
@@ -175,6 +183,21 @@ def finished(figure: Figure, words: Words, legend: Sequence[Artist] = ()) -> Fig
         key.set_bbox_to_anchor((left, top / around[1]), figure.transFigure)
     caption.set_position((left, (top - heights[2]) / around[1]))
     return figure
+
+
+def _laid(figure: Figure) -> Laid:
+    """Lays the axes of a figure out for good."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    for axes in figure.axes:
+        # What lies inside asks for no room: words do.
+        inside = (*axes.images, *axes.lines, *axes.patches, *axes.collections)
+        for artist in (*inside, *axes.spines.values()):
+            artist.set_in_layout(False)
+    engine.execute(figure)
+    figure.set_layout_engine("none")  # Once is enough: nothing moves any more.
+    places = {axes: axes.get_position(original=True).bounds for axes in figure.axes}
+    return Laid(figure.get_size_inches(), figure.get_tightbbox(), places)
 
 
 def _height(figure: Figure, artist: Artist | None) -> float:

@@ -9,11 +9,13 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from segcam_jax.viz.checks import AnyArray, ClassNames, as_map, check_class, class_name
 from segcam_jax.viz.colour import GREY_RANGE, class_colour, grey, label_colours
+from segcam_jax.viz.reuse import element, kept
 from segcam_jax.viz.style import FAINT, INK, SMALL, Scale, number, wrap
 
 # An outline is a bright line on a dark one, so that it stands out from any colour.
@@ -24,6 +26,7 @@ _BAR = 0.09  # inches: the thickness of a colour bar
 _LONGEST_BAR = 2.8  # inches
 
 
+@element
 def picture(
     axes: Axes,
     rgb: Float[AnyArray, "h w 3"],
@@ -64,6 +67,7 @@ def edges(region: Bool[AnyArray, "h w"]) -> Float[np.ndarray, "edges 2 2"]:
     return np.concatenate([horizontal, vertical]) - 0.5
 
 
+@element
 def outline(axes: Axes, region: Bool[AnyArray, "h w"] | None, colour: str = OUTLINE) -> None:
     """Draws the exact outline of a region; nothing for None or an empty region."""
     if region is None or not region.any():
@@ -75,6 +79,7 @@ def outline(axes: Axes, region: Bool[AnyArray, "h w"] | None, colour: str = OUTL
         axes.add_collection(lines, autolim=False)
 
 
+@element
 def mark_pixel(axes: Axes, pixel: tuple[int, ...]) -> None:
     """Marks a pixel (row, column) with a ring around a dot."""
     row, column = pixel
@@ -86,6 +91,7 @@ def mark_pixel(axes: Axes, pixel: tuple[int, ...]) -> None:
     axes.plot(column, row, ".", color=OUTLINE, markersize=3, clip_on=False, zorder=4)
 
 
+@element
 def note(axes: Axes, words: str, width: float, *, boxed: bool = False) -> None:
     """Writes a remark in the middle of axes of `width` inches, in as many lines as it needs."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.5}
@@ -103,6 +109,7 @@ def note(axes: Axes, words: str, width: float, *, boxed: bool = False) -> None:
     )
 
 
+@element
 def tag(axes: Axes, words: str, width: float) -> None:
     """Writes a few small words into the lower left corner of the axes; nothing for none."""
     if words:
@@ -142,8 +149,26 @@ def beside(
 
 def blank(axes: Axes, words: str, width: float) -> None:
     """An empty panel that says why."""
-    axes.set_facecolor("#f4f4f4")
+    _fill(axes, "#f4f4f4")
     note(axes, words, width)
+
+
+@element
+def _fill(axes: Axes, colour: str) -> None:
+    around = Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor=colour, zorder=-1)
+    axes.add_patch(around)
+
+
+@element
+def entitle(axes: Axes, words: str, width: float, *, lines: int = 2) -> None:
+    """Writes a title above axes of `width` inches."""
+    axes.set_title(wrap(words, width, lines=lines))
+
+
+@element
+def hide(axes: Axes) -> None:
+    """Leaves nothing of axes to be seen."""
+    axes.set_axis_off()
 
 
 def colour_bar(
@@ -162,10 +187,23 @@ def colour_bar(
     middle = np.full((256, 3), sum(GREY_RANGE) / 2)
     pixels = scale.colours(values) if opaque else scale.blend(middle, values)
     length = min(width, _LONGEST_BAR)
-    figure = axes[0].figure
-    bar = figure.colorbar(
-        # From 0 to 1, whatever the values are: some are too small for an axis.
-        ScalarMappable(Normalize(0, 1), ListedColormap(np.clip(pixels, 0, 1))),
+    words = wrap(label, length, SMALL, lines=4)
+    ends = (scale.low, (scale.low + scale.high) / 2, scale.high)
+    there = kept(axes[0].figure)
+    bar = None if there is None else there.bars.get(axes[0])
+    if bar is None:
+        bar = _new_bar(axes, width, length)
+        bar.set_label(words, fontsize=SMALL, labelpad=1)
+        if there is not None:
+            there.bars[axes[0]] = bar
+    _show(bar.ax, np.clip(pixels, 0, 1), [number(value) for value in ends], bar)
+    return bar.ax
+
+
+def _new_bar(axes: Sequence[Axes], width: float, length: float) -> Colorbar:
+    """An empty bar from 0 to 1, whatever its values are: some are too small for an axis."""
+    bar = axes[0].figure.colorbar(
+        ScalarMappable(Normalize(0, 1)),
         ax=list(axes),
         location="bottom",
         shrink=length / width,
@@ -173,14 +211,19 @@ def colour_bar(
         pad=0.03,
         fraction=0.1,  # of the panels' height, which holds the bar
     )
-    ends = (scale.low, (scale.low + scale.high) / 2, scale.high)
-    bar.set_ticks([0, 0.5, 1], labels=[number(value) for value in ends])
-    for word, side in zip(bar.ax.get_xticklabels(), ("left", "center", "right"), strict=True):
-        word.set(ha=side)
     bar.ax.tick_params(length=0, pad=2)
     bar.outline.set(linewidth=0.6, edgecolor=FAINT)
-    bar.set_label(wrap(label, length, SMALL, lines=4), fontsize=SMALL, labelpad=1)
-    return bar.ax
+    return bar
+
+
+@element
+def _show(axes: Axes, colours: Float[np.ndarray, "n 3"], words: Sequence[str], bar: Colorbar):
+    """Gives a bar its colours, and the words at its ends and in its middle."""
+    assert bar.solids is not None
+    bar.solids.set_cmap(ListedColormap(colours))
+    bar.set_ticks([0, 0.5, 1], labels=words)
+    for word, side in zip(axes.get_xticklabels(), ("left", "center", "right"), strict=True):
+        word.set(ha=side)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from segcam_jax.viz.panels import (
     Classes,
     blank,
     colour_bar,
+    entitle,
     importance,
     mark_pixel,
     note,
@@ -24,7 +25,7 @@ from segcam_jax.viz.panels import (
     overlaid,
     picture,
 )
-from segcam_jax.viz.style import Style, drawing, wrap
+from segcam_jax.viz.style import Style, drawing
 
 _SIDE, _IN_FOUR = 2.4, 2.0  # inches: of a square panel, of one of four
 
@@ -89,7 +90,7 @@ class _Case:
 def _lettered(panels: Sequence[Axes], titles: Sequence[str], width: float) -> None:
     """Names panels (a), (b), ..."""
     for number, (axes, words) in enumerate(zip(panels, titles, strict=True)):
-        axes.set_title(wrap(f"({chr(ord('a') + number)}) {words}", width))
+        entitle(axes, f"({chr(ord('a') + number)}) {words}", width)
 
 
 @drawing()
@@ -126,7 +127,12 @@ def six_panels(
     case = _Case(segmented, heatmap, style)
     raw = as_map(raw_map, "raw_map")
     own = Style(style.colormap).scale([raw])
-    made = panels([case.shape, case.shape], 3, _SIDE)
+    titles = ("input", "ground truth", "prediction", f"raw map, {raw.shape[0]} by {raw.shape[1]}")
+    titles += ("heatmap", "overlay" if case.region is None else "overlay, region outlined")
+    against = "; negative: against it" if case.scale.signed else ""
+    # Titles of one length have as many lines.
+    words = ("six", str(len(titles[3])), titles[5], against)
+    made = panels([case.shape, case.shape], 3, _SIDE, words=words)
     (first, truth, prediction), (low, high, over) = made.axes
     width = made.width
     zero = case.heatmap.note or ZERO
@@ -138,10 +144,7 @@ def six_panels(
         if not values.any():
             note(axes, zero, width, boxed=True)
     case.draw_overlay(over, width)
-    titles = ("input", "ground truth", "prediction", f"raw map, {raw.shape[0]} by {raw.shape[1]}")
-    titles += ("heatmap", "overlay" if case.region is None else "overlay, region outlined")
     _lettered([*made.axes[0], *made.axes[1]], titles, width)
-    against = "; negative: against it" if case.scale.signed else ""
     colour_bar([low], own, "raw value", width, opaque=True)
     colour_bar([high], case.scale, f"heatmap{against}", width, opaque=True)
     colour_bar([over], case.scale, f"importance{against}", width)

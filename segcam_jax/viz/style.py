@@ -84,6 +84,7 @@ def _families() -> list[str]:
     return [_FONTS[0], *(name for name in _FONTS[1:] if name in installed)]
 
 
+@functools.lru_cache(1024)
 def wrap(words: str | None, width: float, size: float = NORMAL, *, lines: int = 2) -> str:
     """Breaks words into lines of at most `width` inches; what does not fit ends in an ellipsis."""
     words = " ".join((words or "").split())

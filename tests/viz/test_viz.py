@@ -139,6 +139,30 @@ def test_every_figure_shows_all_it_says(name):
     assert (np.array(pixels.shape[:2]) - used.max(0) < 14).all()
 
 
+def test_figures_of_axes_before_have_the_pixels_of_new_ones():
+    """Panels that change and such that stay, other words around them, other layouts in between."""
+    few = np.zeros(SHAPE, bool)
+    few[2, 3:5] = True
+    cells = {("a", "c"): Noted(SIGNED, "9 %"), ("b", "c"): HEATMAP}
+    makers = [
+        lambda: six(title="one"),
+        lambda: six(title="two", heatmap=2 * HEATMAP, raw_map=3 * SIGNED[::4, ::4]),
+        lambda: viz.montage(RGB, cells, region=few, title="many"),
+        lambda: six(truth=None, region=few, heatmap=Noted(0 * HEATMAP, "nothing"), title=LONG),
+        lambda: viz.montage(RGB, {**cells, ("b", "c"): None}, title="many", caption="below"),
+        lambda: six(title="one"),
+    ]
+    made = []
+    for make in makers:
+        with viz.reused():
+            made.append(make())
+            found = viz.to_array(made[-1])
+        np.testing.assert_array_equal(found, viz.to_array(make()))
+    assert made[0] is made[1] is made[3] is made[5]
+    assert made[2] is made[4]
+    assert six() is not six()
+
+
 def test_words_that_hide_others_are_found():
     """Of `hidden_words`, on which the test above rests."""
     figure = viz.overlay(RGB, HEATMAP, title="above")
