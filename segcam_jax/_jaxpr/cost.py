@@ -49,6 +49,30 @@ def total_bytes(jaxpr: Any) -> int:
     return total
 
 
+# What a gradient flows through without the values: moves, and sums.
+_FREE = frozenset(
+    """
+    add add_any sub neg reduce_sum cumsum name copy convert_element_type stop_gradient
+    transpose reshape squeeze expand_dims broadcast_in_dim concatenate pad rev split
+    slice dynamic_slice dynamic_update_slice gather
+    """.split()
+)
+
+
+def kept_by(equation: Any) -> int:
+    """Bytes of an equation's results, if a gradient keeps any of its values for its way back."""
+    if equation.primitive.name in _FREE:
+        return 0
+    rounds = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+    within = rounds * sum(map(kept_bytes, graph.bodies(equation)))
+    return within or sum(_bytes(variable.aval) for variable in equation.outvars)
+
+
+def kept_bytes(jaxpr: Any) -> int:
+    """About the bytes that a gradient keeps for its way back."""
+    return sum(map(kept_by, jaxpr.eqns))
+
+
 def flops(jaxpr: Any) -> int:
     """Floating point operations of the convolutions and products of a jaxpr.
 

@@ -38,10 +38,19 @@ def lowered(closed: Any) -> Callable[..., list]:
 
 
 def rewritten(equation: Equation, operands: Sequence[Array]) -> list[Array] | None:
-    """The results of an equation that has a faster form, or None."""
+    """The results of an equation that has a faster form, or whose body has, or None."""
     if equation.primitive.name == "conv_general_dilated":
         return [convolution(equation, *operands)]
+    if equation.primitive.name in ("scan", "while", "cond") and _convolves(equation):
+        return graph.bind(graph.with_bodies(equation, lowered), *operands)
     return None
+
+
+def _convolves(equation: Equation) -> bool:
+    """Whether there is a convolution inside."""
+    return equation.primitive.name == "conv_general_dilated" or any(
+        _convolves(each) for body in graph.bodies(equation) for each in body.eqns
+    )
 
 
 def convolution(equation: Equation, value: Array, weight: Array) -> Array:

@@ -30,16 +30,33 @@ def slope(closed: Any, first: Array) -> tuple[list[Array], Callable[..., Array]]
         closed: a jaxpr of one input, as `jax.make_jaxpr` returns it.
         first: the input.
     """
+    outputs, pull = pulled(closed, graph.constants_of(closed), [first])
+    return outputs, lambda *cotangents: pull(cotangents)[0]
+
+
+def pulled(
+    jaxpr: Any, known: Sequence[Array], inputs: Sequence[Array]
+) -> tuple[list[Array], Callable[[Sequence[Array]], list[Array]]]:
+    """The outputs of a jaxpr, and `cotangents of the outputs -> gradients` at several inputs.
+
+    Args:
+        jaxpr: closed or not.
+        known: what it closes over, or of its inputs those before the others.
+        inputs: its last inputs.
+    """
+    opened = getattr(jaxpr, "jaxpr", jaxpr)
     outputs: list[Array] = []
 
-    def tangents(tangent):
-        start = Value(first, change=tangent)
-        found = interpret(closed, graph.constants_of(closed), [start], _Tangents())
+    def tangents(*moving):
+        starts = [Value(x, change=tangent) for x, tangent in zip(inputs, moving, strict=True)]
+        before = [Value(x) for x in known[len(opened.constvars) :]]
+        found = interpret(opened, known[: len(opened.constvars)], [*before, *starts], _Tangents())
         outputs[:] = [value.known for value in found]
         return [difference_linear.filled(v.known, v.whole_change()) for v in found]
 
-    pull = jax.linear_transpose(tangents, jax.ShapeDtypeStruct(first.shape, first.dtype))
-    return outputs, lambda *cotangents: pull(list(cotangents))[0]
+    structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+    pull = jax.linear_transpose(tangents, *structs)
+    return outputs, lambda cotangents: list(pull(list(cotangents)))
 
 
 def has_slope(jaxpr: Any) -> bool:

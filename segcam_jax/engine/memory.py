@@ -15,6 +15,11 @@ _ACCELERATOR_SHARE = 0.4
 _UNKNOWN_ACCELERATOR_BYTES = 2 * 2**30
 
 
+# On CPUs a gradient keeps up to so many bytes for its way back.
+_CPU_KEPT = 4 * 2**30
+_MOST_BLOCKS = 64
+
+
 class NoSmallerChunk(Exception):
     """Halving chunks once more changes nothing: all run one evaluation at a time."""
 
@@ -61,6 +66,27 @@ def chunk(execution: Execution, count: int, bytes_each: int, most: int | None = 
     fewer = max(1, planned >> halving.times)
     halving.helps |= fewer < max(1, planned >> (halving.times - 1))
     return -(-count // -(-count // fewer))
+
+
+def blocks(execution: Execution, kept: int) -> int:
+    """Into how many blocks a gradient is divided, so that what it keeps of each is small.
+
+    Where all fits there is one. Else what is kept of a block is a quarter of the limit, or less by
+    `halved`.
+
+    Args:
+        execution: how to run.
+        kept: bytes that the whole gradient keeps.
+    """
+    most = limit(execution) or _CPU_KEPT
+    if kept <= most:
+        return 1
+    planned = min(_MOST_BLOCKS, -(-4 * kept // most))
+    halving = _HALVING.get()
+    if halving is None or halving.times == 0:
+        return planned
+    halving.helps |= planned << (halving.times - 1) < _MOST_BLOCKS
+    return min(_MOST_BLOCKS, planned << halving.times)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax._jaxpr import cost, graph, lowering, slopes
+from segcam_jax._jaxpr import blocks, cost, graph, lowering, slopes
 from segcam_jax._jaxpr.windows import WindowPlan
+from segcam_jax.engine import memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.precision import at_precision
 from segcam_jax.taps import Carry, Split
@@ -58,8 +59,9 @@ class Scoring:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all its values, a bound on what its gradient holds."""
-        return cost.total_bytes(self._opened)
+        """Bytes of all its values, or of a block's: a bound on what its gradient holds."""
+        total = cost.total_bytes(self._opened)
+        return max(self.live_bytes, total // _block_count(self._opened, self.execution))
 
     @property
     def flops(self) -> int:
@@ -109,7 +111,7 @@ class Scoring:
         if not self.execution.difference:
             score, pull = jax.vjp(self.plain, activation)
             return score, pull(cotangent)[0]
-        (score,), pull = slopes.slope(self.jaxpr, activation)
+        (score,), pull = _slope(self.jaxpr, activation, self.execution)
         return score, pull(cotangent)
 
     @functools.cached_property
@@ -203,7 +205,7 @@ class Reading:
         if not self.execution.difference:
             pull = jax.vjp(self.read, part)[1]
             return lambda cotangent: pull(cotangent)[0]
-        return slopes.slope(self._jaxpr, part)[1]
+        return _slope(self._jaxpr, part, self.execution)[1]
 
     @functools.cached_property
     def _jaxpr(self) -> Any:
@@ -242,6 +244,18 @@ def reading(split: Split, carry: Carry, target: Target, execution: Execution) ->
 
     unit = functools.partial(_unit, summed, output) if _is_half(split) else None
     return Reading(part, read, weights, whole, struct, unit, execution)
+
+
+def _slope(
+    closed: Any, first: Array, execution: Execution
+) -> tuple[list[Array], Callable[..., Array]]:
+    """The outputs of a function and their pull to its input, in blocks where it is large."""
+    count = _block_count(getattr(closed, "jaxpr", closed), execution)
+    return slopes.slope(closed, first) if count == 1 else blocks.slope(closed, first, count)
+
+
+def _block_count(jaxpr: Any, execution: Execution) -> int:
+    return memory.blocks(execution, cost.kept_bytes(jaxpr)) if execution.difference else 1
 
 
 def _unchanged(value: Array) -> Array:

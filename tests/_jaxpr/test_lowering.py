@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segcam_jax._jaxpr import graph
 from segcam_jax._jaxpr.lowering import lowered
 
 KEYS = jax.random.split(jax.random.key(0), 2)
@@ -189,3 +190,39 @@ def test_transposed_3d(kernel, dilation, padding, channels):
         )
 
     compared(fn, x, w)
+
+
+def _convolutions(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield equation
+        for body in graph.bodies(equation):
+            yield from _convolutions(body)
+
+
+def test_convolutions_inside_of_loops_and_branches():
+    """In 3D, which become 2D: in a scan, its gradient too, a while loop and a condition."""
+    x = jax.random.normal(KEYS[0], (1, 3, 4, 4, 2))
+    w = 0.3 * jax.random.normal(KEYS[1], (2, 3, 3, 3, 2, 2))
+    numbers = ("NDHWC", "DHWIO", "NDHWC")
+
+    def step(x, w):
+        y = jax.lax.conv_general_dilated(x, w, (1, 1, 1), "SAME", dimension_numbers=numbers)
+        return jnp.tanh(y), None
+
+    def scanned(x, w):
+        return jax.lax.scan(jax.checkpoint(step), x, w)[0]
+
+    def branched(x, w):
+        y = jax.lax.cond(x.sum() < 1e3, lambda: step(x, w[0])[0], lambda: x)
+        return jax.lax.fori_loop(0, 2, lambda at, y: step(y, w[at])[0], y)
+
+    for fn in (jax.value_and_grad(lambda x, w: scanned(x, w).sum()), branched):
+        traced = jax.make_jaxpr(fn)(x, w)
+        fast = jax.make_jaxpr(lowered(traced))(x, w)
+        ranks = {each.invars[0].aval.ndim for each in _convolutions(fast.jaxpr)}
+        assert ranks == {4}
+        assert {e.invars[0].aval.ndim for e in _convolutions(traced.jaxpr)} == {5}
+        found, expected = jax.jit(lowered(traced))(x, w), jax.tree.leaves(jax.jit(fn)(x, w))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

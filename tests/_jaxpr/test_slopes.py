@@ -8,7 +8,7 @@ from jax import lax
 
 import segcam_jax as segcam
 from segcam_jax import Execution, TargetError, engine, tap
-from segcam_jax._jaxpr import cost, graph, slopes
+from segcam_jax._jaxpr import blocks, cost, graph, slopes
 from tests._jaxpr.test_difference import ANY, POSITIVE
 from tests.engine.test_engine import Recipe, random_net
 from tests.support.networks import convolve, make_input, make_params, skip_net
@@ -194,3 +194,55 @@ def test_a_score_without_a_slope_is_told():
             )
         with pytest.raises(TargetError, match="does not depend on tap"):
             segcam.methods.grad_cam(split, params, x, lambda y: jnp.ones(()), execution=execution)
+
+
+def test_gradients_in_blocks_are_those_of_the_whole():
+    """Skips over blocks, integers and what is known on the way, a result that is not asked for."""
+
+    def fn(x):
+        order = jnp.argsort(x[0])
+        skip = jnp.tanh(x) * jnp.arange(4.0)[None]
+        y = jax.jit(jnp.sin)(skip @ jnp.ones((4, 4)))[:, order]
+        y = jnp.concatenate([lax.fori_loop(0, 2, lambda _, v: v * jnp.cos(v), y + skip), skip * 0])
+        return (y[:3] * skip).sum(), y[0], order
+
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+    closed = jax.make_jaxpr(fn)(x)
+    one, row = jnp.float32(2), jnp.arange(4.0)
+    wanted, turned = jax.vjp(lambda x: fn(x)[:2], x)
+    for count, mapped in ((3, False), (50, True)):
+
+        def both(x, count=count):
+            (score, first, _), pull = blocks.slope(closed, x, count)
+            return score, first, pull(one, row, np.zeros(4, jax.dtypes.float0))
+
+        run = jax.jit(jax.vmap(both) if mapped else both)
+        *found, gradient = (each[0] for each in run(x[None])) if mapped else run(x)
+        for ours, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        np.testing.assert_allclose(gradient, turned((one, row))[0], rtol=1e-5, atol=1e-6)
+
+
+def deep_net(params, x):
+    x = tap(x, "first")
+    for weight in params:
+        x = jnp.tanh(x @ weight)
+    return x
+
+
+def test_a_gradient_that_keeps_too_much_runs_in_blocks():
+    """In less memory by XLA's own account, and to the same values."""
+    params = list(jnp.eye(8)[None] + 0.1 * jax.random.normal(jax.random.key(2), (24, 8, 8)))
+    x = jax.random.normal(jax.random.key(1), (64, 64, 8))
+    split = segcam.split(deep_net, "first", params, x)
+    target = segcam.targets.region(1, np.ones((64, 64), bool))
+    options = {"key": jax.random.key(0), "samples": 2}
+    small = Execution(memory_limit=3 * 2**20, chunk_size=1)
+    held, found = [], []
+    for execution in (Execution(chunk_size=1), small):
+        given = (split, params, x, target)
+        program = segcam.methods.smooth_grad.program(*given, **options, execution=execution)
+        held.append(program.temporaries)
+        found.append(segcam.methods.smooth_grad(*given, **options, execution=execution).attribution)
+    assert held[1] < 0.6 * held[0]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-6)
