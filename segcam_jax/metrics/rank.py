@@ -37,7 +37,7 @@ def rank_correlation(a: Float[ArrayLike, "..."], b: Float[ArrayLike, "..."]) -> 
     References:
         Spearman, 1904; ties as in `scipy.stats.spearmanr`.
 
-    >>> float(rank_correlation(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 4.0, 9.0])))
+    >>> round(float(rank_correlation(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 4.0, 9.0]))), 3)
     1.0
     """
     if jnp.shape(a) != jnp.shape(b):

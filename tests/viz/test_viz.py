@@ -1,7 +1,6 @@
 """Figures: what they show, what they refuse, and that nothing else is touched."""
 
 import dataclasses
-import doctest
 import subprocess
 import sys
 from typing import Any
@@ -17,7 +16,7 @@ from segcam_jax import viz
 from segcam_jax.data.instances import Instance
 from segcam_jax.reports import instances as portraits
 from segcam_jax.types import InputError
-from segcam_jax.viz import Classes, Cut, Noted, Row, Segmented, Style, style
+from segcam_jax.viz import Classes, Cut, Noted, Row, Segmented, Style
 from segcam_jax.viz.colour import class_colour, grey, label_colours
 from segcam_jax.viz.panels import edges
 from segcam_jax.viz.plots import peak_table
@@ -199,10 +198,6 @@ def test_blend_is_its_formula():
     np.testing.assert_allclose(viz.blend(image, values)[0, 0], base[0, 0])
     flat = viz.blend(image, values, Style(alpha=0.5, fade=False))
     np.testing.assert_allclose(flat, 0.5 * base + 0.5 * found.colours(values), atol=1e-12)
-
-
-def test_example_of_blend():
-    assert doctest.testmod(style) == (0, 2)
 
 
 def test_blend_shows_the_image_without_its_colours():
