@@ -1,6 +1,7 @@
 """`segcam layers` and `segcam methods`."""
 
 import math
+import textwrap
 from collections.abc import Iterable
 
 from segcam_jax.cli import commands, console
@@ -92,24 +93,31 @@ def _times(numbers: Iterable[int]) -> str:
 
 def methods(_: commands.Methods) -> None:
     """Prints the registries of methods, with their options, and of metrics, and the profiles."""
-    rows = [
-        (each.name, each.explains, each.cost, each.paper, each.notes) for each in METHODS.values()
-    ]
-    console.table("Methods", ("method", "explains", "cost", "paper", "notes"), rows)
-    rows = [
-        (name, option.name, str(option.default).lower(), option.choices)
-        for name, method in METHODS.items()
-        for option in method.options.values()
-    ]
-    console.table(
-        "Options of methods, by --option NAME=VALUE", ("method", "option", "default", "is"), rows
-    )
-    way = {True: "higher", False: "lower", None: ""}
-    measured = [
-        (m.name, m.title, ", ".join(m.needs), way[m.higher_is_better], m.cost, m.paper)
-        for m in METRICS.values()
-    ]
-    columns = ("metric", "title", "needs", "better", "cost", "paper")
-    console.table("Metrics, by `segcam score RUN --metric NAME`", columns, measured)
-    profiles = [(p.name, "yes" if p.signed else "no", p.about) for p in PROFILES.values()]
-    console.table("Profiles of heatmaps", ("profile", "signed", "what it does"), profiles)
+    print("Methods, by --method NAME; their options by --option NAME=VALUE\n")
+    for method in METHODS.values():
+        where = "the input" if method.explains == "input" else "a layer"
+        facts = [f"{method.title}, at {where}", method.cost, method.paper, method.notes]
+        options = [
+            f"{option.name}={str(option.default).lower()} ({option.choices}): {option.about}"
+            for option in method.options.values()
+        ]
+        _entry(method.name, facts, options)
+    print("Metrics, by `segcam score RUN --metric NAME`\n")
+    way = {True: "higher is better", False: "lower is better", None: ""}
+    for metric in METRICS.values():
+        needs = f"needs {', '.join(metric.needs)}" if metric.needs else ""
+        facts = [metric.title, way[metric.higher_is_better], needs, metric.cost, metric.paper]
+        _entry(metric.name, facts)
+    print("Profiles of heatmaps, by --profile NAME\n")
+    for profile in PROFILES.values():
+        _entry(profile.name, [profile.about, "signed" if profile.signed else "not signed"])
+
+
+def _entry(name: str, facts: Iterable[str], options: Iterable[str] = ()) -> None:
+    """Prints a name, what there is to know of it, and its options, in 80 columns."""
+    print(name)
+    paragraphs = [("", "; ".join(filter(None, facts))), *(("  ", option) for option in options)]
+    for indent, text in paragraphs:
+        lines = textwrap.wrap(text, 74 - len(indent), break_on_hyphens=False)
+        print(textwrap.indent("\n  ".join(lines), f"    {indent}"))
+    print()

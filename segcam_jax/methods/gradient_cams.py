@@ -176,6 +176,13 @@ def xgrad_cam(
 
     A channel whose activations cancel to a sum of exactly -epsilon gets weight 0.
 
+    Args:
+        split: the model, cut at the tap to explain.
+        params: its parameters.
+        x: one example.
+        target: the score to explain.
+        epsilon: added to the denominator.
+
     Returns:
         `map` `*space`, `weights` `c`, `score`.
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -36,11 +37,13 @@ class Option:
         name: of the option.
         default: its value where it is not given.
         kinds: what words may mean: types, or the words themselves.
+        about: what it means: the first sentence that the method's documentation says of it.
     """
 
     name: str
     default: Any
     kinds: tuple[Any, ...]
+    about: str = ""
 
     @property
     def choices(self) -> str:
@@ -135,7 +138,12 @@ class Method:
     def options(self) -> Mapping[str, Option]:
         """The options that words can give, by name."""
         return {
-            name: Option(name, parameter.default, tuple(_kinds(parameter.annotation)))
+            name: Option(
+                name,
+                parameter.default,
+                tuple(_kinds(parameter.annotation)),
+                _about(self.function, name),
+            )
             for name, parameter in self._keywords.items()
             if name not in _NOT_IN_WORDS
         }
@@ -245,6 +253,13 @@ def _unknown(word: str, name: str, asked: Sequence[Method]) -> str:
         f"--option {word!r}: {', '.join(each.name for each in asked)} has no option {name!r}; "
         f"there are {choices} (`segcam methods` lists them)"
     )
+
+
+def _about(function: Callable, option: str) -> str:
+    """The first sentence that the docstring of a function says of one of its arguments."""
+    said = re.search(rf"^    {option}: (.*(?:\n        .*)*)", inspect.getdoc(function) or "", re.M)
+    words = " ".join(said[1].split()) if said else ""
+    return words.split(". ")[0].rstrip(".")
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -91,7 +91,12 @@ def test_version_and_help(capsys):
 def test_methods_and_layers(capsys, weights):
     assert run("methods") == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in (*segcam_jax.methods.METHODS, *PROFILES))
+    names = (*segcam_jax.methods.METHODS, *segcam_jax.metrics.METRICS, *PROFILES)
+    assert all(f"\n{name}\n" in out for name in names)
+    assert max(map(len, out.splitlines())) <= 80
+    for method in segcam_jax.methods.METHODS.values():
+        assert all(option.about for option in method.options.values()), method.name
+    assert "relative=true (true or false): divide by |S|" in out
     assert run("layers", "--weights", weights, "--size", 16, 11) == 0
     out, err = capsys.readouterr()
     assert re.search(r"bottleneck +│ +8 x 6 +│ +4 │ the bottleneck", out)
