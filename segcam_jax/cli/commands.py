@@ -54,7 +54,7 @@ class Layers:
         size: Height and width of an image, or one number for both; of a volume, three numbers.
         channels: As in `segcam explain`.
         layout: As in `segcam explain`.
-        seed: Of random weights.
+        seed: The seed of random weights.
     """
 
     network: Annotated[
@@ -107,16 +107,15 @@ class Convert:
         out: The .safetensors file to write.
         layout: Whose file it is: torchvision, keras (DenseNet), torch (EfficientNet-Lite)
             or monai. Default: keras for .h5, else the first that fits the network.
-        normalisation: What is done to an image in [0, 1] first: none, imagenet, symmetric or
-            efficientnet_lite. Default: what the library's trained weights expect.
+        normalisation: How the network expects images that are in [0, 1] to be changed: none,
+            imagenet, symmetric or efficientnet_lite. Default: as the library's trained weights do.
         labels: A text file with the name of one class a line.
         outputs: What the network returns, if not logits.
         multi_label: The classes do not exclude each other: the file then says so.
-        strides: The strides of monai-unet's levels, which weights do not tell. Default: all 2.
-        orientation: Of a 3D network: where the axes lead of the volumes that it was trained on,
-            such as RAS or LPS. Default: unknown; volumes are given to it as in their files.
-        spacing: Of a 3D network: the size in mm of the voxels that it was trained on, one number or
-            three.
+        strides: The strides of monai-unet's levels, which the file does not hold. Default: all 2.
+        orientation: Where the axes of a 3D network's training volumes lead, such as RAS or LPS.
+            Default: unknown; the network gets volumes as they lie in their files.
+        spacing: The size in mm of the voxels that a 3D network was trained on, one number or three.
         overwrite: Replace the file.
     """
 

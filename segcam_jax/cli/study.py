@@ -45,22 +45,23 @@ class Opening:
             params.
         checkpoint: A file of weights (.pth, .pt, .ckpt, .safetensors) for a PyTorch module that a
             factory makes.
-        mirror: Of nnunet:FOLDER, the mean over mirrored inputs: 4 times as many passes.
+        mirror: Average an nnU-Net over mirrored inputs, which takes 4 times as many passes.
         tap: Where to explain: taps (`segcam layers` lists them), first, middle, last, conv:N, or
-            all. Default: the bottleneck, of a classifier the last block. Methods of the input
-            always use the input.
+            all. Default: the bottleneck of a segmentation network, the last block of a classifier.
+            Methods of the input always use the input.
         size: Height and width that images are brought to, or one number for both. Default: 299 for
             Inception, 224 for other classifiers; segmentation networks take images as they are.
         fit: crop the middle of an image, or stretch all of it, to that size. Default: crop.
         range: Values of the image files that become 0 and 1. Default: 8 bits are divided by 255,
             16 bits by the range of the bits that they use, and floats must lie in [0, 1].
-        channels: A model of your own: channels of its images. Default: what it takes, 3 or 1.
-        normalisation: A model of your own: what is done to an image in [0, 1] first: none (floats
-            of any range are taken as they are), imagenet, symmetric, efficientnet_lite, or
+        channels: How many channels the images of your own model have. Default: what it takes, 3
+            or 1.
+        normalisation: How your own model expects images that are in [0, 1] to be changed: none
+            (floats of any range stay as they are), imagenet, symmetric, efficientnet_lite, or
             MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
-        layout: TAP=chw: how a tap lies inside of the model, without a batch, where `segcam layers`
-            tells it wrong.
-        seed: Of all random numbers. Default: 0.
+        layout: TAP=chw says how a tap lies inside of the model, without a batch, if `segcam layers`
+            gets it wrong.
+        seed: The seed of all random numbers. Default: 0.
     """
 
     weights: MaybeName = None
@@ -85,24 +86,26 @@ class Explaining:
         option: Options of methods: window=2, or fast_ablation_cam.window=2 for one of them
             (`segcam methods` lists them).
         classes: Classes by name, number or rank (top:2), or predicted; each is explained by itself.
-            Or what speaks for one and against another: "tabby rather than tiger cat". The first of
-            pixels is the most frequent class but the background. Default: predicted.
+            "tabby rather than tiger cat" explains what speaks for one class and against another. In
+            a segmentation, the first class is the most frequent one apart from the background.
+            Default: predicted.
         region: The explained pixels: predicted, all, largest, smallest, component:K, at:ROW,COL,
             pixel:ROW,COL, mask:FILE or mask:FILE=VALUE, in coordinates of the image as displayed.
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
-        mask_threshold: Of masks, inside is what lies above it, in units of the files' values.
+        mask_threshold: Values of a mask file above this are inside, in units of the file.
         outputs: What the network returns. Default: what its weights or adapter say, or its last
             operations, if they are a softmax over classes or a sigmoid.
         multi_label: The classes do not exclude each other: each has a probability of its own, its
             sigmoid. Pixels are predicted as each class whose probability lies above --threshold.
-        threshold: With --multi-label, or one class alone: one number, or one per class; 0.5 if
-            nothing is given.
+        threshold: With --multi-label, or with one class alone: one number, or one per class.
+            Default: 0.5.
         labels: A file with the name of one class a line. Default: those of the weights, or
             ImageNet's for 1000 classes.
-        of: What is explained. Default: logits.
-        reduce: How the region's pixels are reduced to one score. Default: sum.
-        precision: Of convolutions and products after the tap; float32, the default, is exact.
-        store: Type of the stored maps. Default: float32.
+        of: Explain logits or probabilities. Default: logits.
+        reduce: How the region's pixels become one score. Default: sum.
+        precision: The precision of convolutions and products after the tap. Default: float32, which
+            is exact.
+        store: The type of the stored maps. Default: float32.
     """
 
     method: Names = ()
@@ -129,21 +132,23 @@ class Running:
         images: Image files (PNG, JPEG, TIFF, ... or .npy arrays in [0, 1]), folders, one .csv with
             the columns image and class, region or mask, or one .zarr array of images.
         shard: Items that are computed and stored together. Default: 64, fewer of large images.
-        batch: Images at once, a power of two. Default: as many as serve.
-        config: Options from a .toml file or a run's manifest.json, by the same names; those given
-            here count more. Without images, a manifest's run is repeated.
+        batch: How many images run at once, a power of two. Default: the command finds it out.
+        config: Options from a .toml file or a run's manifest.json, by the same names; options given
+            here override them. Without images, the run of a manifest is repeated.
         out: Where results go. A run that was interrupted there goes on.
         overwrite: Replace another run; other people's files stay.
         devices: How many devices of this machine share the images. Default: all.
-        memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
-        on_error: What an image that fails does: be a row with its reason, or stop the run.
-        verify: Trust finished shards by the digests of their files and of what is stored, not by
-            sizes and times.
-        share: K/N: only every N-th shard, from the K-th on. N processes, each with its own K, fill
-            one run together.
+        memory_limit: How much memory a method may take besides parameters and input, such as 500MB
+            or 2GiB.
+        on_error: What happens if an image fails: it becomes a row with its reason, or the run
+            stops.
+        verify: Check finished shards by the digests of their files and of what is stored, not only
+            by sizes and times.
+        share: K/N computes only every N-th shard, from the K-th on. N processes, each with its own
+            K, fill one run together.
         ray: Compute on a Ray cluster: its address, or auto (extra `ray`).
-        workers: With --ray: how many processes, each with one GPU where there are any.
-        dry_run: Tell what would be done and what it costs; nothing is written.
+        workers: With --ray, how many processes there are, each with one GPU if there are any.
+        dry_run: Say what would be done and what it costs, and write nothing.
     """
 
     images: Images = ()
@@ -179,8 +184,8 @@ class Sweep(Study):
 
       segcam sweep scans/ --config sweep.toml --share 3/64
 
-    Images that fail are rows of the table with their reason; the run goes on (exit code 3 at its
-    end). `segcam show run.zarr` looks at it, `segcam export run.zarr` writes files.
+    If an image fails, its row of the table says why, and the run goes on (exit code 3 at its end).
+    `segcam show run.zarr` shows a run, `segcam export run.zarr` writes files of it.
 
     Attributes:
         store_images: Store the images too.
@@ -227,8 +232,8 @@ class Explain(Drawn):
       segcam explain --config results/manifest.json --out again
 
     The folder holds the run (run.zarr, which `segcam show` and `segcam export` take), a folder of
-    maps (.npy) and figures (.png) for each image, items.csv, and manifest.json. Images that fail
-    are rows of the table with their reason; the run goes on (exit code 3 at its end).
+    maps (.npy) and figures (.png) for each image, items.csv, and manifest.json. If an image fails,
+    its row of the table says why, and the run goes on (exit code 3 at its end).
 
     Attributes:
         method: Methods by name (`segcam methods` lists them). Default: grad_cam ablation_cam.
@@ -251,19 +256,19 @@ class Gallery(Drawn):
 
       segcam gallery cat.jpg --weights resnet50.safetensors --class "tabby rather than Egyptian cat"
 
-    Every network gets one figure per image and layer, and one with its layers below each other;
-    several networks, or several classes, are compared in a figure of their own. Raw maps lie beside
-    the figures, the run of each network (NETWORK.zarr, which `segcam show` takes) beside the
-    images' folders, and gallery.json lists all of it. A gallery that was interrupted goes on, and
-    one grows by further images in the same folder; what is there stays. Images that fail are told
-    with their reason; the gallery goes on (exit code 3 at its end).
+    Every network gets one figure per image and layer, and one with its layers below each other.
+    Further figures compare several networks or several classes. Raw maps lie beside the figures,
+    the run of each network (NETWORK.zarr, which `segcam show` takes) beside the folders of the
+    images, and gallery.json lists all of it. A gallery that was interrupted goes on. You can add
+    images to a gallery in the same folder; what is there stays. If an image fails, the command says
+    why and goes on (exit code 3 at its end).
 
     Attributes:
         weights: Networks, each as in `segcam explain`: names, files, models of your own
             (file.py:factory), or random:NAME (random:resnet50) for random weights.
-        tap: Where to explain: first, middle and last are outputs of the network's blocks, the
-            middle of a segmentation network its bottleneck; conv:N is the N-th convolution, from 1;
-            or taps (`segcam layers` lists them), or all. Default: first middle last.
+        tap: Where to explain: first, middle and last are outputs of the network's blocks (the
+            middle of a segmentation network is its bottleneck), conv:N is the N-th convolution,
+            from 1; taps (`segcam layers` lists them), or all. Default: first middle last.
         method: Methods by name (`segcam methods` lists them). Default: grad_cam grad_cam_pp
             eigen_cam xgrad_cam.
         shard: Images that are computed and stored together. Default: 8.
@@ -281,19 +286,20 @@ class Embed(Running, Opening):
 
     For example: segcam embed photos --weights efficientnet-lite0-imagenet --tap middle last
 
-    An image's activation is pooled over its positions; images that the layer takes for alike lie
-    close together. Images in a sub-folder get that folder's colour. The pooled activations are kept
-    as a run (run.zarr): one that was interrupted goes on, other projections are drawn of it.
-    Images that fail are told with their reason, and left out (exit code 3).
+    The command pools the activation of an image over its positions; images that are alike to the
+    layer lie close together. Images in a sub-folder get that folder's colour. The pooled
+    activations are kept as a run (run.zarr): the same command goes on with it after an
+    interruption, and draws other projections of it. Images that fail are named with their reason,
+    and left out (exit code 3).
 
     Attributes:
         tap: Where to look: first, middle, last, conv:N, or taps (`segcam layers` lists them).
             Default: last.
         pool: How positions are pooled. Default: mean.
         projection: pca, tsne (needs the extra `embed`), or both.
-        perplexity: t-SNE: how many neighbours an image has, about. Default: 30, or a third of the
+        perplexity: About how many neighbours an image has in t-SNE. Default: 30, or a third of the
             number of images if that is less.
-        seed: Of t-SNE, and of random weights. Default: 0.
+        seed: The seed of t-SNE and of random weights. Default: 0.
         out: Folder of the figures.
     """
 

@@ -40,23 +40,23 @@ class Volumetric:
             (module.path:factory or file.py:factory).
         checkpoint: As in `segcam explain`.
         layout: As in `segcam explain`.
-        mirror: Of nnunet:FOLDER, the mean over mirrored inputs, along the axes of its training:
-            up to 8 times as many passes.
-        channels: A model of your own: modalities that it takes. Default: as many as --prefixes or
+        mirror: Average an nnU-Net over inputs that are mirrored along the axes of its training,
+            which takes up to 8 times as many passes.
+        channels: How many modalities your own model takes. Default: as many as --prefixes or
             --modalities names, or what it takes, 1 to 4.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
-        prefixes: With --data: the file names of the modalities, or how they begin.
-        truth: A label map per scan; instances are then TP, FP or FN. A map of one positive value is
-            a mask; its connected components are the lesions.
-        truth_prefix: With --data: the file name of the label maps, or how it begins.
-        truth_labels: What several positive values are. instances: each is one lesion, and touching
-            ones stay apart. classes: tissues; the connected components of those that count are the
-            lesions.
-        truth_classes: The values that count, for classes. Default: all positive ones.
-        truth_threshold: For a truth of probabilities: values above this are inside.
-        ignore_label: The value of what is unknown: neither lesion nor background.
+        prefixes: With --data, the file names of the modalities, or how they begin.
+        truth: A label map per scan; instances are then TP, FP or FN. A map with one positive value
+            is a mask; its connected components are the lesions.
+        truth_prefix: With --data, the file name of the label maps, or how it begins.
+        truth_labels: What several positive values mean. instances: each value is one lesion, and
+            touching lesions stay apart. classes: values are tissues, and the connected components
+            of those that count are the lesions.
+        truth_classes: With classes, the values that count. Default: all positive ones.
+        truth_threshold: Values above this are inside, in a truth of probabilities.
+        ignore_label: The value that marks the unknown, neither lesion nor background.
         modalities: Names of the modalities, for files and tables. Default: those of the files.
-        classes: Number or name of the class, one. Default: the last.
+        classes: The number or name of one class. Default: the last.
         outputs: What the network returns. Default: what its weights say, or logits.
         multi_label: The classes do not exclude each other: each has a probability of its own, its
             sigmoid, not its share of all (softmax). One class alone always has.
@@ -64,27 +64,28 @@ class Volumetric:
         connectivity: Neighbours of a voxel in an instance.
         min_voxels: Drop smaller instances, once all are matched with the truth.
         min_volume: Drop instances below this volume, in mm^3.
-        iou: Match instances with the truth from this intersection over union on; a lesser overlap
-            is WEAK. Default: one common voxel is enough.
+        iou: An instance matches a lesion if their intersection over union is at least this; a
+            lesser overlap is WEAK. Default: one common voxel is enough.
         group: Only instances of these groups: TP, WEAK, FP, IGNORED, FN.
         normalise: zscore: each modality's non-zero voxels get mean 0 and standard deviation 1.
             Default: what the network's folder says, or zscore.
-        resample: Bring volumes of other grids onto the first one's; else they are refused.
-        orientation: Where the axes lead of the volumes that the network was trained on, such as RAS
-            or LPS; scans are turned to it, and maps back. Default: what its weights say; else as in
-            the file.
+        resample: Resample volumes onto the grid of the scan's first one. Default: refuse volumes of
+            another grid.
+        orientation: Where the axes of the training volumes lead, such as RAS or LPS; scans are
+            turned to it, and maps back. Default: what the weights say, or else as in the file.
         spacing: Size in mm of the voxels that the network was trained on, one number or three,
             along these axes. Default: what its weights say.
-        match_spacing: Resample scans to that size; maps come back on the file's grid. Else another
-            size is told only.
+        match_spacing: Resample scans to that size; maps come back on the file's grid. Default: only
+            note that the size is another.
         roi: Extents of the network's window, one number or three. Default: what its folder says,
             or 96.
-        overlap: Of neighbouring windows, as a share of a window. Default: what the network's folder
-            says, or 0.25.
-        memory_limit: What a method may take besides parameters and input, such as 500MB or 2GiB.
-        on_error: What a scan or an instance that fails does: be a row with its reason, or stop the
-            run.
-        out: Folder of the results. A run that was interrupted there is resumed.
+        overlap: The overlap of neighbouring windows, as a share of a window. Default: what the
+            network's folder says, or 0.25.
+        memory_limit: How much memory a method may take besides parameters and input, such as 500MB
+            or 2GiB.
+        on_error: What happens if a scan or an instance fails: it becomes a row with its reason, or
+            the run stops.
+        out: Folder of the results. A run that was interrupted there goes on.
         overwrite: Replace another run in that folder; other people's files stay.
     """
 
@@ -138,9 +139,9 @@ class Instances(Volumetric):
       segcam instances --data cohort --prefixes flair t1 --truth-prefix mask
       --weights lesions.safetensors --option aggregation=max samples=10
 
-    Maps are signed and not normalised, so that instances compare, and lie on the grid of the scan's
-    first volume. Every instance has a figure, all on one scale of colours. Killed at any moment,
-    the same command goes on with the next instance.
+    Maps are signed and not normalised, so that you can compare instances, and lie on the grid of
+    the scan's first volume. Every instance has a figure, all on one scale of colours. If a run is
+    killed, the same command goes on with the next instance.
 
     Attributes:
         method: Methods by name (`segcam methods` lists them).
@@ -148,15 +149,15 @@ class Instances(Volumetric):
             bottleneck.
         option: Options of methods: samples=10, or instance_smooth_grad.aggregation=max for one of
             them (`segcam methods` lists them).
-        of: What is explained, averaged over the instance.
-        legacy_divisor: instance_smooth_grad, mean: divide by the number of predicted instances, as
-            the method's authors do, not by that of voxels.
-        noise_modality: The modality, by name or number from 0, of whose range over the whole volume
-            the option sigma is a share.
-        field: Give the network a window around the instance, as large as --roi; all of the volume
-            at once; or stitched, the blended windows of the segmentation that the instance lies in
-            (methods of the input).
-        seed: Of all random numbers.
+        of: Explain logits or probabilities, averaged over the instance.
+        legacy_divisor: Divide the mean of instance_smooth_grad by the number of predicted
+            instances, as the method's authors do, and not by the number of voxels.
+        noise_modality: The option sigma is a share of this modality's range over the whole volume;
+            its name, or its number from 0.
+        field: What the network is given: a window around the instance, as large as --roi; the whole
+            volume; or stitched, the blended windows of the segmentation that the instance lies in
+            (for methods of the input).
+        seed: The seed of all random numbers.
     """
 
     method: Names = ("instance_smooth_grad",)
@@ -178,13 +179,14 @@ class Context(Volumetric):
 
       segcam context flair.nii.gz t1.nii.gz --weights lesions.safetensors --steps 20
 
-    The input outside of the instance, dilated once, twice, ..., is set to 0. Tables and figures
-    show the mean probability inside and the number of instances that are still detected, against
-    the distance that is left: distance_mm is dilations times the smallest extent of a voxel, and
-    reach_mm the largest Euclidean distance that is kept, along diagonals and longer voxels.
+    The command dilates the instance once, twice, ..., and sets the input outside to 0. Tables and
+    figures show the mean probability inside and the number of instances that are still detected,
+    against the distance that is left: distance_mm is dilations times the smallest extent of a
+    voxel, and reach_mm the largest Euclidean distance that is kept, along diagonals and longer
+    voxels.
 
     Attributes:
-        steps: Dilations.
+        steps: How many dilations there are.
         max_voxels: Leave out larger instances.
     """
 
