@@ -24,6 +24,8 @@ from sphinx.util.docutils import SphinxDirective
 
 # Before JAX is imported, here and in the kernels, which inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent / "_build" / ".jax_cache")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["COLUMNS"] = "98"  # of help texts
 
 import segcam_jax
