@@ -103,10 +103,10 @@ class Convert:
     Attributes:
         source: .safetensors, .pth, .pt or .bin, .h5 or .hdf5 (extra `keras`).
         model: resnet18, 34, 50, 101, 152, densenet121, 169, 201, inception_v3,
-            efficientnet_lite0 or monai-unet.
+            efficientnet_lite0, monai-unet or unet-vgg16.
         out: The .safetensors file to write.
-        layout: Whose file it is: torchvision, keras (DenseNet), torch (EfficientNet-Lite)
-            or monai. Default: keras for .h5, else the first that fits the network.
+        layout: Whose file it is: torchvision, keras (DenseNet and unet-vgg16), torch
+            (EfficientNet-Lite) or monai. Default: keras for .h5, else the first that fits.
         normalisation: How the network expects images that are in [0, 1] to be changed: none,
             imagenet, symmetric or efficientnet_lite. Default: as the library's trained weights do.
         labels: A text file with the name of one class a line.

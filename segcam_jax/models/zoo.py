@@ -20,6 +20,7 @@ from segcam_jax.models.efficientnet_lite import (
 from segcam_jax.models.inception import Inception, InceptionConfig, weights as inception_weights
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig, weights as monai_weights
 from segcam_jax.models.resnet import ResNet, ResNetConfig, weights as resnet_weights
+from segcam_jax.models.vgg_unet import VggUNet, VggUNetConfig, weights as vgg_weights
 from segcam_jax.types import InputError, Outputs, nearest_first
 from segcam_jax.weights import foreign, tables
 
@@ -141,6 +142,12 @@ NETWORKS: dict[str, Network] = {
                 )
             },
         ),
+        Network(
+            "vgg_unet",
+            VggUNet,
+            VggUNetConfig,
+            {"keras": Layout(_plain(vgg_weights.keras_table), vgg_weights.keras_sizes, "none")},
+        ),
     )
 }
 
@@ -152,7 +159,10 @@ CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "efficientnet_lite0": ("efficientnet_lite", {}),
 }
 # The same of networks that give every position of an image its logits.
-SEGMENTERS: dict[str, tuple[str, dict[str, Any]]] = {"monai-unet": ("monai_unet", {})}
+SEGMENTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "monai-unet": ("monai_unet", {}),
+    "unet-vgg16": ("vgg_unet", {}),
+}
 _NAMED = {**CLASSIFIERS, **SEGMENTERS}
 
 

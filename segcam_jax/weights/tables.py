@@ -90,6 +90,12 @@ def norm_rules(source: str, target: str) -> tuple[Rule, ...]:
     return tuple(Rule(f"{source}.{old}", f"{target}/{new}") for old, new in names.items())
 
 
+def keras_norm_rules(source: str, target: str) -> tuple[Rule, ...]:
+    """The rules of a BatchNorm of Keras."""
+    names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+    return tuple(Rule(f"{source}/{old}", f"{target}/{new}") for old, new in names.items())
+
+
 def converted(
     source: Mapping[str, np.ndarray],
     table: Table,

@@ -10,12 +10,13 @@ from segcam_jax.models.efficientnet_lite import model as efficientnet_lite
 from segcam_jax.models.inception import model as inception
 from segcam_jax.models.monai_unet import blocks as monai_blocks, model as monai_unet
 from segcam_jax.models.resnet import model as resnet
+from segcam_jax.models.vgg_unet import model as vgg_unet
 
 
 def activations(fn, params, x):
     """Returns `(tap -> activation, output)`."""
 
-    modules = (densenet, efficientnet_lite, inception, monai_blocks, monai_unet, resnet)
+    modules = (densenet, efficientnet_lite, inception, monai_blocks, monai_unet, resnet, vgg_unet)
 
     @jax.jit
     def run(params, x):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from segcam_jax.models.densenet.model import DenseNetConfig
-from segcam_jax.weights.tables import Rule, Table, norm_rules
+from segcam_jax.weights.tables import Rule, Table, keras_norm_rules, norm_rules
 
 _KERAS_EPSILON = 1.001e-5
 _LAYER = "blocks/{block-1}/{layer-1}"
@@ -57,13 +57,13 @@ def keras_table(config: DenseNetConfig, names: tuple[str, ...]) -> Table:
     rules = []
     for join in "/_":
         rules.append(Rule(f"conv1{join}conv/kernel", "conv/kernel"))
-        rules += _keras_norm(f"conv1{join}bn", "norm")
+        rules += keras_norm_rules(f"conv1{join}bn", "norm")
     for number, part in enumerate(("conv1", "conv2"), 1):
-        rules += _keras_norm(f"{layer}_{number - 1}_bn", f"{place}/norm{number}")
+        rules += keras_norm_rules(f"{layer}_{number - 1}_bn", f"{place}/norm{number}")
         rules.append(Rule(f"{layer}_{number}_conv/kernel", f"{place}/{part}/kernel"))
-    rules += _keras_norm("pool{block}_bn", "transitions/{block-2}/norm")
+    rules += keras_norm_rules("pool{block}_bn", "transitions/{block-2}/norm")
     rules.append(Rule("pool{block}_conv/kernel", "transitions/{block-2}/conv/kernel"))
-    rules += _keras_norm("bn", "last_norm")
+    rules += keras_norm_rules("bn", "last_norm")
     parts = ("hidden", "head") if config.hidden else ("head",)
     for dense, part in zip(keras_dense(names), parts, strict=False):
         rules += [Rule(f"{dense}/{each}", f"{part}/{each}") for each in ("kernel", "bias")]
@@ -88,8 +88,3 @@ def keras_dense(names: tuple[str, ...]) -> list[str]:
     """The Dense layers of a file, in its order."""
     layers = [name.rpartition("/")[0] for name in names if name.endswith("/kernel")]
     return [name for name in layers if "conv" not in name]
-
-
-def _keras_norm(source: str, target: str) -> list[Rule]:
-    names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
-    return [Rule(f"{source}/{old}", f"{target}/{new}") for old, new in names.items()]
