@@ -1,24 +1,30 @@
 """What every script of training has in common on the command line: options, folders, faults."""
 
+import argparse
 import contextlib
 import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, nearest_first
 from train import reports
 
 _FAULT, _INTERRUPTED = 2, 130
 _MOST_SEED = 2**32
 
 
-def run(work: Callable[[Any], Any], config: Any, description: str | None) -> Any:
+def run(
+    work: Callable[[Any], Any],
+    config: Any,
+    description: str | None,
+    recipes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Any:
     """Runs what a script is for on its command line's options.
 
     Ends the process with 2 and one line where something given is at fault, and with 130 where
@@ -28,12 +34,37 @@ def run(work: Callable[[Any], Any], config: Any, description: str | None) -> Any
         work: what is done with the options.
         config: their type.
         description: of the script.
+        recipes: what `--recipe NAME` puts in place of the options' defaults.
     """
     with faults_in_one_line():
-        done = work(tyro.cli(config, description=description))
+        recipe, arguments = _recipe(sys.argv[1:], recipes or {})
+        default = _with_defaults(config, recipe) if recipe else None
+        done = work(tyro.cli(config, args=arguments, description=description, default=default))
     if done is None:
         raise SystemExit(_INTERRUPTED)
     return done
+
+
+def _recipe(
+    arguments: list[str], recipes: Mapping[str, Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], list[str]]:
+    """The recipe that a command line names, if any, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--recipe", nargs="?")
+    found, others = parser.parse_known_args(arguments) if recipes else (None, arguments)
+    if found is None or (found.recipe is None and others == arguments):
+        return {}, others
+    if found.recipe is None or found.recipe not in recipes:
+        choices = ", ".join(nearest_first(str(found.recipe), recipes))
+        raise InputError(f"--recipe was given {found.recipe or 'no name'}; choose from {choices}")
+    return recipes[found.recipe], others
+
+
+def _with_defaults(config: Any, values: Mapping[str, Any]) -> Any:
+    """Options with these defaults; those that have none are to be given."""
+    missing = dataclasses.MISSING
+    required = {f.name: tyro.MISSING for f in dataclasses.fields(config) if f.default is missing}
+    return config(**required, **values)
 
 
 @contextlib.contextmanager

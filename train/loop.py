@@ -49,6 +49,8 @@ class Training:
         evaluate: the scores of a state.
         merit: of a row of scores; the state with the highest is the best, the first of equals.
         told: the scores that progress shows, and what it calls them.
+        adjusted: a state after an evaluation, with another rate, by all scores so far; None leaves
+            states as they are.
     """
 
     title: str
@@ -61,6 +63,7 @@ class Training:
     evaluate: Callable[[TrainState], Row]
     merit: Callable[[Row], Any]
     told: dict[str, str]
+    adjusted: Callable[[TrainState, list[Row]], TrainState] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +259,8 @@ def _evaluated(
     is_best = not history or training.merit(row) > max(map(training.merit, history))
     history.append(row)
     state = dataclasses.replace(state, loss_sum=jnp.zeros(()))
+    if training.adjusted is not None:
+        state = training.adjusted(state, history)
     if is_best:
         checkpoints.save("best", state, history)
     checkpoints.save("last", state, history)

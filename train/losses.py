@@ -1,7 +1,8 @@
-"""The losses of IES: normalised Dice plus focal.
+"""The losses of segmentation networks: IES's, and those of networks of many classes.
 
-Logits are `n *space k`, labels `n *space` with the numbers of classes; class 0 is the background,
-which has no loss of its own.
+Logits are `n *space k`, labels `n *space` with the numbers of classes. In IES's, normalised Dice
+and focal, class 0 is the background, which has no loss of its own. In the others all classes count
+alike, and positions whose label is none of theirs (-1) are left out.
 """
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 LOAD = 1e-3
 GAMMA = 2.0
+ALPHA = 0.25
 DICE_WEIGHT, FOCAL_WEIGHT = 0.5, 1.0
 _SMOOTH = 1e-5
 
@@ -94,6 +96,65 @@ def normalised_dice_focal(
     """
     dice = normalised_dice(logits, labels, load=load)
     return DICE_WEIGHT * dice + FOCAL_WEIGHT * focal(logits, labels, gamma=gamma)
+
+
+def cross_entropy(
+    logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"]
+) -> Float[Array, ""]:
+    """The mean of `-log p` of the true class, over the labelled positions."""
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return -(truth * jax.nn.log_softmax(logits)).sum() / jnp.maximum(truth.sum(), 1)
+
+
+def soft_dice(
+    logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"]
+) -> Float[Array, ""]:
+    """One minus the Dice coefficient of probabilities, the mean over classes.
+
+        D_k = (2 sum p_k g_k + e) / (sum p_k + sum g_k + e),    e = 1e-5
+
+    Sums are over all labelled positions of the batch. A class that is nowhere in the batch has
+    little to lose: its term falls to 0 as its probability does.
+
+    References:
+        The Dice loss of segmentation_models (Yakubovskiy, 2019) with its defaults.
+    """
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    probability = jax.nn.softmax(logits) * truth.sum(-1, keepdims=True)
+    axes = tuple(range(logits.ndim - 1))
+    common = 2 * (probability * truth).sum(axes)
+    sizes = probability.sum(axes) + truth.sum(axes)
+    return 1 - ((common + _SMOOTH) / (sizes + _SMOOTH)).mean()
+
+
+def categorical_focal(
+    logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"]
+) -> Float[Array, ""]:
+    """Cross-entropy that counts little where it is small already: the mean over positions, classes.
+
+        -a g (1 - p)^2 log p,    a = 0.25
+
+    References:
+        Lin et al., ICCV 2017, as the categorical focal loss of segmentation_models has it.
+    """
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    entropy = -truth * jax.nn.log_softmax(logits)
+    weighed = ALPHA * (1 - jax.nn.softmax(logits)) ** GAMMA * entropy
+    return weighed.sum() / jnp.maximum(truth.sum() * logits.shape[-1], 1)
+
+
+def dice_cross_entropy(
+    logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"]
+) -> Float[Array, ""]:
+    """`soft_dice` plus `cross_entropy`."""
+    return soft_dice(logits, labels) + cross_entropy(logits, labels)
+
+
+def dice_focal(
+    logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"]
+) -> Float[Array, ""]:
+    """`soft_dice` plus `categorical_focal`: what `Unet` of segmentation_models is trained with."""
+    return soft_dice(logits, labels) + categorical_focal(logits, labels)
 
 
 def _foreground(values: Array, labels: Array) -> tuple[Array, Array, tuple[int, ...]]:

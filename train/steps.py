@@ -104,6 +104,42 @@ def adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
 
 
 @functools.lru_cache
+def steady_adam(learning_rate: float) -> optax.GradientTransformation:
+    """Adam at a rate that `with_rate` sets."""
+    return optax.inject_hyperparams(optax.adam)(learning_rate=learning_rate)
+
+
+def with_rate(state: TrainState, rate: float) -> TrainState:
+    """The state of `steady_adam` with another rate."""
+    before = state.optimizer_state
+    rates = before.hyperparams | {"learning_rate": jnp.asarray(rate, jnp.float32)}
+    return dataclasses.replace(state, optimizer_state=before._replace(hyperparams=rates))
+
+
+def rate_on_plateau(
+    losses: Sequence[float], rate: float, *, factor: float = 0.1, patience: int = 10
+) -> float:
+    """The rate after a history of losses, as Keras's `ReduceLROnPlateau` has it.
+
+    Args:
+        losses: of all evaluations so far.
+        rate: at the start.
+        factor: what the rate is multiplied by where the loss has not fallen by more than 1e-4 below
+            its lowest for `patience` evaluations; they are counted anew then.
+        patience: how many.
+    """
+    lowest, waited = np.inf, 0
+    for loss in losses:
+        if loss < lowest - 1e-4:
+            lowest, waited = loss, 0
+            continue
+        waited += 1
+        if waited >= patience:
+            rate, waited = rate * factor, 0
+    return rate
+
+
+@functools.lru_cache
 def sgd(learning_rate: float, momentum: float, steps: int | None) -> optax.GradientTransformation:
     """SGD at a constant rate or, with steps, at one that falls to zero along a cosine."""
     rate = optax.cosine_decay_schedule(learning_rate, steps) if steps else learning_rate

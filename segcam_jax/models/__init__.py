@@ -31,6 +31,7 @@ _LOADERS: dict[str, Callable] = {
     "unet": load_unet,
     **{name: network.load for name, network in NETWORKS.items()},
 }
+_OF_A_RUN = "weights.safetensors"
 _UNET_TRAINED = Path(__file__).parent / "unet" / "trained"
 
 BUNDLED: dict[str, Path] = {
@@ -101,7 +102,7 @@ def load(weights: str | Path, *, model: str | None = None) -> LoadedModel:
     """Opens bundled or installed weights by name, or a `.safetensors` file that the library wrote.
 
     Args:
-        weights: a name in `BUNDLED` or `INSTALLED`, or a path.
+        weights: a name in `BUNDLED` or `INSTALLED`, a file, or the folder of a training.
         model: the network expected in it; None takes what the file says.
 
     Raises:
@@ -117,7 +118,7 @@ def load(weights: str | Path, *, model: str | None = None) -> LoadedModel:
 
 
 def path_of(weights: str | Path) -> Path:
-    """The file of weights given as `load` takes them.
+    """The file of weights given as `load` takes them; that of a folder is `weights.safetensors`.
 
     Raises:
         InputError: if there is none.
@@ -126,6 +127,13 @@ def path_of(weights: str | Path) -> Path:
     if str(weights) in INSTALLED:
         return INSTALLED[str(weights)].path()
     path = BUNDLED.get(str(weights), Path(weights))
+    if path.is_dir():
+        if not (path / _OF_A_RUN).is_file():
+            raise InputError(
+                f"weights {str(weights)!r} are a folder without {_OF_A_RUN}, which a training "
+                "leaves at its end; give the file"
+            )
+        return path / _OF_A_RUN
     if not path.exists():
         choices = ", ".join(nearest_first(str(weights), (*BUNDLED, *INSTALLED)))
         raise InputError(

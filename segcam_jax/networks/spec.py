@@ -62,7 +62,8 @@ class NetworkSpec:
         name, colon, factory = self.words.partition(":")
         ends = {"user": (".py",), "weights": (".safetensors",)}
         is_file = Path(name).suffix in ends.get(self.kind, ())
-        if not is_file or Path(name).exists() or not absolute.is_file():
+        of_folder = self.kind == "weights" and Path(name).name == absolute.parent.name
+        if not (is_file or of_folder) or Path(name).exists() or not absolute.is_file():
             return self
         return NetworkSpec(f"{absolute}{colon}{factory}", self.kind)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segcam_jax.data.labels import imagenet_labels
-from segcam_jax.models import classifier, randomised, stored
+from segcam_jax.models import classifier, path_of, randomised, stored
 from segcam_jax.networks import image_inputs
 from segcam_jax.networks.class_queries import (
     ClassChoice,
@@ -38,6 +38,22 @@ def test_a_network_is_named_by_weights_or_by_a_factory(words, kind):
 def test_one_network_is_named():
     with pytest.raises(InputError, match="no weights were given; add --weights"):
         NetworkSpec.parse(None)
+
+
+def test_weights_are_named_by_the_folder_of_a_training(tmp_path):
+    model = randomised(lambda: classifier("resnet18", width=4, classes=5))
+    (tmp_path / "net").mkdir()
+    with pytest.raises(InputError, match="a folder without weights.safetensors, which a training"):
+        path_of(tmp_path / "net")
+    file = tmp_path / "net" / "weights.safetensors"
+    stored.save(file, "resnet", model, {})
+    spec = NetworkSpec.parse(str(tmp_path / "net"))
+    network = open_network(spec, OpenOptions(size=(64, 64)))
+    assert (network.name, network.path) == ("net", file)
+    # From another folder the name leads nowhere, and the file is found where it lies.
+    for words in ("net", "runs/net", "net.safetensors"):
+        assert NetworkSpec.parse(words).from_anywhere(file).words == str(file)
+    assert NetworkSpec.parse("other").from_anywhere(file).words == "other"
 
 
 def test_convolutions_by_number_and_layers_by_word(tmp_path):

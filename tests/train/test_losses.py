@@ -110,3 +110,29 @@ def test_space_of_any_rank():
     logits, labels = logits_of(LESION), TRUTH
     volume = normalised_dice_focal(logits.reshape(1, 1, 2, 5, 2), labels.reshape(1, 1, 2, 5))
     assert volume == pytest.approx(normalised_dice_focal(logits, labels), rel=1e-6)
+
+
+# Two images of two pixels, three classes; the last pixel is of no class that is known.
+THREE = np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], [[0.2, 0.2, 0.6], [0.9, 0.05, 0.05]]])
+LABELS = np.array([[0, 1], [1, -1]], np.int32)
+
+
+def test_losses_of_all_classes_by_hand():
+    """The unknown pixel counts nowhere; an absent class loses by what is given to it."""
+    logits = jnp.log(jnp.asarray(THREE, jnp.float32))
+    entropy = -np.log([0.5, 0.8, 0.2]).mean()
+    # Of each class: twice the common, by the sum of probabilities and of truth.
+    dice = 1 - np.mean([1.0 / (0.8 + 1), 2 * (0.8 + 0.2) / (1.25 + 2), 1e-5 / (0.95 + 1e-5)])
+    terms = [(1 - p) ** 2 * -np.log(p) for p in (0.5, 0.8, 0.2)]
+    focal = 0.25 * np.sum(terms) / (3 * 3)
+    for loss, expected in (
+        (losses.cross_entropy, entropy),
+        (losses.soft_dice, dice),
+        (losses.categorical_focal, focal),
+        (losses.dice_cross_entropy, dice + entropy),
+        (losses.dice_focal, dice + focal),
+    ):
+        found = value_of(loss)(logits, LABELS)
+        assert found == pytest.approx(expected, rel=1e-4), loss.__name__
+        # Nothing is known: no loss but that of Dice, and no NaN.
+        assert 0 <= value_of(loss)(logits, np.full_like(LABELS, -1)) < 1e-6

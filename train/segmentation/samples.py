@@ -1,0 +1,79 @@
+"""Writes a folder of images and masks on which a segmentation network is trained in minutes.
+
+    python -m train.segmentation_samples runs/defects
+
+Scratches and inclusions on real surfaces (`train.data.defects`): 240 images to train on in
+`runs/defects/train` and 60 held-out ones in `runs/defects/test`, grey, each with a binary mask. The
+same files each time.
+Needs the extra `train`. Cost: seconds.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from segcam_jax.types import InputError
+from train import command
+from train.data.defects import DefectConfig, defect
+
+
+def write(out: Path, *, training: int = 240, held_out: int = 60, size: int = 128) -> int:
+    """Writes `out/train` and `out/test`, each with `images/NNN.png` and `masks/NNN.png`.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        InputError: if the folder is there already.
+    """
+    if out.exists():
+        raise InputError(f"{str(out)!r} is there already; give another folder, or remove it")
+    for config, count in (
+        (DefectConfig("train", size), training),
+        (DefectConfig("test", size), held_out),
+    ):
+        folders = [out / config.split / name for name in ("images", "masks")]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        for number in range(count):
+            image, mask = defect(config, number)
+            for folder, values in zip(folders, (image, mask.astype(np.uint8) * 255), strict=True):
+                Image.fromarray(values).save(folder / f"{number:03}.png")
+    return training + held_out
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Which files are written.
+
+    Attributes:
+        out: the folder to make.
+        training: images that are trained on.
+        held_out: images that are held out.
+        size: their height and width.
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+    training: int = 240
+    held_out: int = 60
+    size: int = 128
+
+    def written(self) -> int:
+        """Writes the files; returns how many images they are."""
+        command.check_at_least(self, 1, "training", "held_out")
+        return write(self.out, training=self.training, held_out=self.held_out, size=self.size)
+
+
+def main() -> None:
+    """The command line."""
+    with command.faults_in_one_line():
+        samples = tyro.cli(Samples, description=__doc__)
+        print(f"{samples.written()} images written to {samples.out}")
+
+
+if __name__ == "__main__":
+    main()
