@@ -13,7 +13,7 @@ import segcam_jax
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(path for path in DOCS.glob("**/*.md") if "_build" not in path.parts)
-CELL = re.compile(r"```\{code-cell\} python\n((?::.*\n)*)(.*?)```", flags=re.DOTALL)
+CELL = re.compile(r"```\{code-cell\} python\n((?::[^\n]*\n)*)(.*?)```", flags=re.DOTALL)
 NOTEBOOKS = [page for page in PAGES if CELL.search(page.read_text())]
 LISTED = re.compile(r"\.\. auto(function|class|data|exception):: (segcam_jax[\w.]*)")
 # Rooms whose public names are those of their `__init__`, or that they define.
