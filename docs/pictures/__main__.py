@@ -3,10 +3,13 @@
 `own_unet.png` is what the README's lines on a network of one's own draw: they are read from the
 page and run, with `my_project.py` beside this file as the user's project. `first_page.png` shows
 two bundled networks: a 2D one that has learned a shortcut, and a 3D one that finds lesions.
+`occlusion.png` is what `segcam occlude` draws of the former.
 """
 
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -14,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import segcam_jax as segcam
-from segcam_jax import models, viz
+from segcam_jax import cli, models, viz
 from segcam_jax.data import instances, samples, scans
 from segcam_jax.data.samples import lesions
 
@@ -117,10 +120,21 @@ def first_page() -> Figure:
     return figure
 
 
+def occlusion() -> None:
+    """Occludes the activation maps that segment the same digit; writes `occlusion.png`."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "digit-2.npy"
+        np.save(image, samples.load().biased.image[0])
+        given = ["--weights", "texture-mnist-biased", "--class", str(CLASS), "--tap", TAP]
+        cli.main(["occlude", str(image), *given, "--out", f"{folder}/out"])
+        shutil.copy(f"{folder}/out/{image.stem}/occlusion.png", HERE / "occlusion.png")
+
+
 def main() -> None:
-    """Writes both pictures beside this file."""
+    """Writes the pictures beside this file."""
     viz.save(first_page(), HERE / "first_page.png", dpi=150)
     own_unet()
+    occlusion()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from segcam_jax.cli.study import (
     Embed as Embed,
     Explain as Explain,
     Gallery as Gallery,
+    Occlude as Occlude,
     Sweep as Sweep,
 )
 from segcam_jax.cli.volumetric import Context as Context, Instances as Instances
@@ -211,6 +212,11 @@ COMMANDS = {
         "compare networks, layers and methods on photographs, in one figure each",
         Gallery,
         "gallery:gallery",
+    ),
+    "occlude": Command(
+        "occlude activation maps of a segmentation network, one by one and all at once",
+        Occlude,
+        "occlude:occlude",
     ),
     "embed": Command("map images by a layer's activations: PCA and t-SNE", Embed, "embed:embed"),
     "layers": Command("list the taps of a network with their shapes", Layers, "listing:layers"),

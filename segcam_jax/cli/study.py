@@ -307,3 +307,67 @@ class Embed(Running, Opening):
     projection: Names = ("pca", "tsne")
     perplexity: MaybeNumber = None
     out: Path = Path("segcam-embedding")
+
+
+@dataclasses.dataclass(frozen=True)
+class Occlude(Opening):
+    """Occlude parts of activation maps, one by one and all at once: what does a segmentation lose?
+
+    For example:
+
+      segcam occlude scan.png --weights texture-mnist-unbiased --out occluded
+
+      segcam occlude peaches/ --truth masks/ --mask-threshold 100 --weights unet.safetensors
+
+    The foreground is a class of the truth, or of the prediction; each share of it, and of the rest,
+    is set to 0 in the maps of a tap. Tables tell the mean logits of foreground and background and
+    the mean Dice, before and after, of every map; ablations.csv those of whole maps, sorted. The
+    same command goes on with one that was interrupted.
+
+    Attributes:
+        images: Image files, or folders of them.
+        tap: Whose maps: a tap (`segcam layers` lists them), first, middle or last. Default: the
+            bottleneck.
+        truth: Masks of the images, or maps of classes: a file for each, or a folder; paired by name
+            or by number (pesca001.png, taglio001.png). Default: what is predicted.
+        mask_threshold: Of masks, inside is what lies above it, in units of the files' values.
+        mask_value: Of masks, inside is what has this value.
+        truth_labels: The truth's values are numbers of classes; 255 is unknown.
+        classes: The foreground, one: by name, number or rank (top:2). Default: predicted.
+        outputs: As in `segcam explain`.
+        multi_label: As in `segcam explain`.
+        threshold: As in `segcam explain`.
+        labels: As in `segcam explain`.
+        shares: Of the foreground's (background's) positions, above 0 and at most 1.
+        places: How many for each share below 1, the first in the middle, the others apart.
+        occluded: foreground, background, or both.
+        value: What is occluded becomes this.
+        cover: Which positions of the maps are foreground: where its mask, resized linearly, lies
+            above 100 of 255; or all that it has touched.
+        memory_limit: As in `segcam explain`.
+        on_error: What an image that fails does: be told with its reason, or stop the study.
+        no_figures: Write tables only.
+        out: Folder of the results.
+        overwrite: Write into a folder that holds other files of these names.
+    """
+
+    images: Images = ()
+    truth: Annotated[tuple[Path, ...], optional("FILE ...")] = ()
+    mask_threshold: MaybeNumber = None
+    mask_value: Annotated[int | None, optional("VALUE")] = None
+    truth_labels: bool = False
+    classes: Classes = ()
+    outputs: MaybeOutputs = None
+    multi_label: bool = False
+    threshold: Thresholds = ()
+    labels: MaybeFile = None
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    places: int = 2
+    occluded: Names = ("foreground", "background")
+    value: float = 0.0
+    cover: Literal["linear", "touched"] = "linear"
+    memory_limit: Annotated[str | None, optional("BYTES")] = None
+    on_error: Literal["row", "stop"] = "row"
+    no_figures: bool = False
+    out: Path = Path("segcam-occlusion")
+    overwrite: bool = False

@@ -158,7 +158,9 @@ def read_mask(
         return stored == value
     if len(found) > 2 or (len(found) == 2 and found[0].any()):
         ways = "a threshold (--mask-threshold)"
-        ways += "" if stored.ndim == 3 else " or one of them (mask:FILE=VALUE)"
+        ways += (
+            "" if stored.ndim == 3 else " or one of them (mask:FILE=VALUE, of a truth --mask-value)"
+        )
         raise InputError(
             f"mask {name!r} has the values {_listed(found)}; expected 0 and one more: give {ways}"
         )

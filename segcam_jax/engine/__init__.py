@@ -28,6 +28,7 @@ from segcam_jax.engine.plan import Plan as Plan
 from segcam_jax.engine.planning import plan_of as plan_of
 from segcam_jax.engine.positions import region_gradients as region_gradients
 from segcam_jax.engine.readings import (
+    change_readings as change_readings,
     read_of as read_of,
     readings as readings,
     score_of as score_of,

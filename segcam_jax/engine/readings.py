@@ -5,13 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from segcam_jax._jaxpr import cost, graph
-from segcam_jax.engine import devices, memory
+from segcam_jax.engine import devices, fall, memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.scoring import fast, scoring
+from segcam_jax.masks import Masks, ablate
 from segcam_jax.taps import Carry, Split
+from segcam_jax.types import wide
 
 
 def score_of(
@@ -54,3 +56,72 @@ def readings(
     rows, _ = dealt.rows(memory.chunk(execution, len(dealt), cost.live_bytes(jaxpr)))
     found = jax.lax.map(jax.vmap(one), rows)
     return jax.tree.map(lambda leaf: dealt.gathered(leaf.reshape(-1, *leaf.shape[2:])), found)
+
+
+def change_readings(
+    split: Split,
+    activation: Float[Array, "*space c"],
+    carry: Carry,
+    masks: Masks,
+    read: Callable[[Array, Array], Any],
+    execution: Execution,
+    empty: Float[Array, "*space c"],
+) -> Any:
+    """`read(y_m, y - y_m)` for every mask, along a new leading axis: for what no scalar says.
+
+    The change goes through the network by itself, as in `ablation_drops`; masks that change nothing
+    are not run, and their change is exactly 0. Not to be differentiated.
+
+    Args:
+        split: the model; its output is one array.
+        activation: of the input.
+        carry: likewise.
+        masks: the ablations, around 1.
+        read: of the output under a mask, and of how far it falls; a pytree.
+        execution: how to run; with a mesh, its devices share the masks.
+        empty: what is ablated becomes this.
+    """
+    output, prepared = fall.known(split, activation, carry, execution)
+    output, there = wide(output), activation - empty
+    by_change = fall.falls(split, there, (output, prepared), _itself, masks, execution)
+
+    def subtracted(index):
+        after = wide(split.decode(empty + ablate(there, masks(index)), carry))
+        return read(after, output - after)
+
+    def moved(index):
+        change = by_change.fall(index)
+        return read(output - change, change)
+
+    one = moved if execution.difference else subtracted
+    live = masks.removed((there != 0).astype(jnp.float32)) != 0
+    live = live if execution.skip_dead else jnp.ones_like(live)
+    order, needed = jnp.argsort(~live).astype(jnp.int32), live.sum(dtype=jnp.int32)
+    unchanged = read(output, jnp.zeros_like(output))
+
+    def chunk(found):
+        rows, first = found
+        nothing = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (len(rows), *leaf.shape)), unchanged
+        )
+        return jax.lax.cond(first < needed, jax.vmap(one), lambda _: nothing, order[rows])
+
+    dealt = devices.share(len(masks), execution.mesh)
+    rows, _ = dealt.rows(memory.chunk(execution, len(dealt), by_change.live_bytes))
+    found = jax.lax.map(chunk, (rows, rows[:, 0]))
+    found = jax.tree.map(lambda leaf: dealt.gathered(leaf.reshape(-1, *leaf.shape[2:])), found)
+    found = jax.tree.map(lambda leaf: jnp.zeros_like(leaf).at[order].set(leaf), found)
+    if not execution.difference:
+        return found
+    drowning = fall.drowning(there, masks)
+    drowned = jnp.argsort(~drowning).astype(jnp.int32)
+
+    def replaced(at, found):
+        index = drowned[at]
+        return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), found, subtracted(index))
+
+    return jax.lax.fori_loop(0, drowning.sum(dtype=jnp.int32), replaced, found)
+
+
+def _itself(output: Array) -> Array:
+    return output

@@ -68,6 +68,12 @@ from segcam_jax.metrics.localisation import (
     rank_accuracy as rank_accuracy,
     top_k_intersection as top_k_intersection,
 )
+from segcam_jax.metrics.occlusion import (
+    OcclusionStudy as OcclusionStudy,
+    Patch as Patch,
+    Quality as Quality,
+    occlusion_study as occlusion_study,
+)
 from segcam_jax.metrics.randomisation import (
     Randomisation as Randomisation,
     efficient_mprt as efficient_mprt,

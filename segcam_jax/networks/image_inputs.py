@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from PIL import Image
 
 from segcam_jax.data import images
@@ -53,9 +53,16 @@ def fitted_mask(
     mask: Bool[np.ndarray, "h w"], size: tuple[int, int], fit: Fit
 ) -> Bool[np.ndarray, "u v"]:
     """A mask of an image as `fitted` brings the image to a size; the nearest pixel counts."""
-    top, left, rows, columns = kept((mask.shape[0], mask.shape[1]), size, fit)
-    part = Image.fromarray(mask[top : top + rows, left : left + columns].astype(np.uint8))
-    return np.asarray(part.resize((size[1], size[0]), Image.Resampling.NEAREST)) > 0
+    return fitted_labels(mask, size, fit) > 0
+
+
+def fitted_labels(
+    labels: Shaped[np.ndarray, "h w"], size: tuple[int, int], fit: Fit
+) -> Int[np.ndarray, "u v"]:
+    """Labels of an image's pixels, likewise."""
+    top, left, rows, columns = kept((labels.shape[0], labels.shape[1]), size, fit)
+    part = Image.fromarray(labels[top : top + rows, left : left + columns].astype(np.int32))
+    return np.asarray(part.resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def fitted_position(

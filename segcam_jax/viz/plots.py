@@ -36,7 +36,7 @@ GROUP_COLOURS = {
 }
 
 
-def _plot(axes: Axes) -> None:
+def plot(axes: Axes) -> None:
     """Grid lines behind all, and numbers as on colour bars."""
     axes.grid(visible=True)
     axes.set_axisbelow(True)
@@ -238,7 +238,7 @@ def _context_axes(
 ) -> tuple[Figure, Axes]:
     figure = new_figure(5.4, 3.1, "constrained")
     axes = figure.subplots()
-    _plot(axes)
+    plot(axes)
     axes.set(xlim=(0, float(distance[-1]) * 1.02 or 1.0), ylim=ends, xlabel=_DISTANCE, ylabel=name)
     return figure, axes
 
@@ -294,7 +294,7 @@ def peak_table(
     figure = new_figure(0.6 + 2.6 * len(peaks), 2.9, "constrained")
     row = figure.subplots(1, len(peaks), squeeze=False, sharey=True)[0]
     for axes, (modality, groups) in zip(row, peaks.items(), strict=True):
-        _plot(axes)
+        plot(axes)
         axes.set_title(wrap(modality, 2.4, lines=1))
         axes.axhline(0, color=FAINT, linewidth=0.9, zorder=1)
         names = [f"{group}\n({len(found)})" for group, found in groups.items()]

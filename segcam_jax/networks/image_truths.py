@@ -1,0 +1,97 @@
+"""Truths of images: the class of each pixel, of a mask or of a map of classes."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from segcam_jax.data import images
+from segcam_jax.data.pairs import paired
+from segcam_jax.networks import image_inputs
+from segcam_jax.types import InputError
+
+UNKNOWN = -1
+_IGNORED = 255  # what maps of classes say of pixels that do not count
+
+
+@dataclasses.dataclass(frozen=True)
+class TruthReading:
+    """What the values of a truth's files mean.
+
+    Attributes:
+        threshold: of a mask, what lies above it is inside, as in `images.read_mask`.
+        value: of a mask, what has this value is inside.
+        labels: values are numbers of classes, 255 is unknown; else a file is a mask of one class.
+    """
+
+    threshold: float | None = None
+    value: int | None = None
+    labels: bool = False
+
+    def __post_init__(self):
+        if self.labels and (self.threshold is not None or self.value is not None):
+            raise InputError(
+                "--truth-labels says that values are classes; leave out --mask-threshold and "
+                "--mask-value"
+            )
+        if self.threshold is not None and self.value is not None:
+            raise InputError("give one of --mask-threshold and --mask-value")
+
+
+def pair_truths(files: Sequence[Path], truths: Sequence[Path]) -> dict[Path, Path]:
+    """The truth of each image: one of one whatever it is called, of several as `data.pairs` says.
+
+    Raises:
+        InputError: if an image has no truth, or a truth no image.
+    """
+    if len(files) == len(truths) == 1:
+        return {files[0]: truths[0]}
+    return dict(paired(files, truths))
+
+
+def read_labels(
+    path: Path,
+    sample: image_inputs.Sample,
+    reading: TruthReading,
+    *,
+    class_index: int,
+    outside: int,
+    classes: int,
+    fit: image_inputs.Fit = "crop",
+) -> Int[np.ndarray, "h w"]:
+    """The class of each pixel of an image as a network is given it, without the padding.
+
+    Args:
+        path: the truth's file, of the image's extents.
+        sample: the image.
+        reading: what its values mean.
+        class_index: that a mask is of.
+        outside: the label of the pixels outside of a mask.
+        classes: of the network.
+        fit: how the image was brought to its size.
+
+    Raises:
+        InputError: if it cannot be read, has other extents, or has values that say nothing.
+    """
+    if not reading.labels:
+        mask = images.read_mask(
+            path, sample.file_extent, threshold=reading.threshold, value=reading.value
+        )
+        found = np.where(mask, class_index, outside)
+        return image_inputs.fitted_labels(found, sample.extent, fit)
+    stored = images.stored_mask(path)
+    if stored.shape != sample.file_extent:
+        raise InputError(
+            f"truth {str(path)!r} has shape {stored.shape}; expected one value for each pixel of "
+            f"the image, {sample.file_extent}"
+        )
+    wrong = np.setdiff1d(stored, [*range(classes), _IGNORED])
+    if wrong.size:
+        raise InputError(
+            f"truth {str(path)!r} has the value {wrong[0]:g}, no class of the network's 0 to "
+            f"{classes - 1} and not {_IGNORED}, unknown; of a mask, leave out --truth-labels"
+        )
+    labels = np.where(stored == _IGNORED, UNKNOWN, stored) if classes <= _IGNORED else stored
+    return image_inputs.fitted_labels(labels, sample.extent, fit)

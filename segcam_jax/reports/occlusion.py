@@ -1,0 +1,204 @@
+"""The files of the occlusion study of images, from the studies' results.
+
+OUT/IMAGE/ablations.csv     whole maps: one row each, the most important first
+OUT/IMAGE/occlusions.csv    a row per map, region, share and place
+OUT/IMAGE/occlusion.png     curves over the share, maps sorted
+OUT/IMAGE/patches.png       what was occluded
+OUT/IMAGE/record.json       the last file: a folder with it is complete
+OUT/occlusion.csv, .png     all images: of all maps at once, means over places
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from segcam_jax import _files, viz
+from segcam_jax.metrics import OcclusionStudy
+from segcam_jax.reports.figures import drawable
+from segcam_jax.reports.scans import as_csv
+from segcam_jax.types import counted
+from segcam_jax.viz.occlusion import (
+    OcclusionCurves,
+    SortedMaps,
+    occlusion,
+    occlusion_patches,
+)
+
+RECORD, TABLE, FIGURE = "record.json", "occlusion.csv", "occlusion.png"
+FILES = (TABLE, FIGURE)
+REGIONS = ("foreground", "background")
+_READ = ("foreground", "background", "dice")
+_TOP = 5
+_MEANS = ("positions", *_READ, *(f"{name}_{end}" for name in _READ for end in ("after", "fall")))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OccludedImage:
+    """An image whose maps were occluded, for its files.
+
+    Attributes:
+        name: of the image.
+        pixels: of it.
+        mask: the foreground.
+        padded: extents that the network was given.
+        said: what is studied, in words.
+        study: what was found.
+    """
+
+    name: str
+    pixels: Float[np.ndarray, "h w c"]
+    mask: Bool[np.ndarray, "h w"]
+    padded: tuple[int, int]
+    said: str
+    study: OcclusionStudy
+
+
+def write_image(
+    found: OccludedImage, folder: Path, about: Mapping[str, Any], *, figures: bool = True
+) -> dict[str, Any]:
+    """Writes the files of an image; its record is the last.
+
+    Args:
+        found: the image and its study.
+        folder: where they go.
+        about: what the record says besides what was found.
+        figures: draw them.
+
+    Returns:
+        The record.
+    """
+    study = found.study
+    for name, ablations in (("ablations.csv", True), ("occlusions.csv", False)):
+        rows = [*study.rows(ablations=ablations)]
+        _files.write_bytes(folder / name, as_csv([*rows[0]], [[*row.values()] for row in rows]))
+    if figures:
+        viz.save(_figure(found), folder / FIGURE)
+        viz.save(_patches(found), folder / "patches.png")
+    record = {**about, "means": _means(study), "ablated": _ablated(study)}
+    _files.write_json(folder / RECORD, record)
+    return record
+
+
+def write_table(records: Sequence[Mapping[str, Any]], out: Path, *, figures: bool = True) -> None:
+    """Writes what there is to say of all images together, from their records."""
+    columns = ("image", "truth", "class", "tap")
+    rows = [
+        [*(record[name] for name in columns), *(_number(value) for value in row.values())]
+        for record in records
+        for row in record["means"]
+    ]
+    _files.write_bytes(out / TABLE, as_csv([*columns, "region", "share", *_MEANS], rows))
+    together = {side: curves for side in REGIONS if (curves := _over_images(records, side))}
+    if figures and together:
+        title = f"Activation maps occluded in {counted(len(records), 'image')}"
+        taps = ", ".join(dict.fromkeys(record["tap"] for record in records))
+        caption = "Lines: means over images, of the mean over places; bands: all images."
+        viz.save(
+            occlusion(together, title=title, subtitle=f"tap {taps}", caption=caption), out / FIGURE
+        )
+
+
+def _number(value: Any) -> Any:
+    return np.nan if value is None else value
+
+
+def _means(study: OcclusionStudy) -> list[dict[str, Any]]:
+    """Of all maps at once, for each region and share: the mean over places; None: undefined."""
+    rows = []
+    kinds = dict.fromkeys((each.region, each.share) for each in study.patches)
+    for region, share in kinds:
+        chosen = study.chosen(region, share)
+        row: dict[str, Any] = {"region": region, "share": share}
+        row["positions"] = int(study.positions[chosen[0]].sum())
+        before = {name: float(getattr(study.before, name)) for name in _READ}
+        falls = {name: float(getattr(study.together, name)[chosen].mean()) for name in _READ}
+        values = dict(before)
+        for name in _READ:
+            values |= {f"{name}_after": before[name] - falls[name], f"{name}_fall": falls[name]}
+        rows.append(row | {name: None if np.isnan(v) else v for name, v in values.items()})
+    return rows
+
+
+def _ablated(study: OcclusionStudy) -> list[dict[str, Any]]:
+    """The most important maps, each ablated by itself."""
+    rows = []
+    for number in study.order[:_TOP].tolist():
+        falls = {f"{name}_fall": float(getattr(study.falls, name)[0, number]) for name in _READ}
+        rows.append({"map": number} | {n: None if np.isnan(v) else v for n, v in falls.items()})
+    return rows
+
+
+def _curve(study: OcclusionStudy, region: str) -> tuple[np.ndarray, list[list[int]]]:
+    """The shares of a region, and the patches of each: as many at each, for each place."""
+    shares = sorted({each.share for each in study.patches if each.region == region})
+    chosen = [study.chosen(region, share) for share in shares]
+    most = max(map(len, chosen), default=0)
+    return np.array(shares), [(each * most)[:most] for each in chosen]
+
+
+def _figure(found: OccludedImage) -> Any:
+    study = found.study
+    together = {}
+    for side in REGIONS:
+        shares, chosen = _curve(study, side)
+        if not len(shares):
+            continue
+        values = {}
+        for name in _READ:
+            before = float(getattr(study.before, name))
+            after = before - getattr(study.together, name)[np.array(chosen).T]
+            values[name] = np.concatenate([np.full((len(after), 1), before), after], 1)
+        together[side] = OcclusionCurves(np.array([0, *shares]), **values)
+    shares, chosen = _curve(study, "foreground")
+    top = np.zeros((min(_TOP, len(study.order)), 1 + len(shares)))
+    for place, patches in enumerate(chosen, 1):
+        top[:, place] = study.falls.foreground[patches].mean(0)[study.order[: len(top)]]
+    falls = {name: getattr(study.falls, name)[0][study.order] for name in _READ[:2]}
+    maps = SortedMaps(study.order, **falls, shares=np.array([0, *shares]), top=top)
+    places = max(each.place for each in study.patches)
+    caption = "Lines: means over places; bands: all places. " if places > 1 else ""
+    caption += "Positive falls: the logit falls without the map, so that the map supports it."
+    return occlusion(
+        together,
+        maps,
+        title=f"{found.name}: activation maps occluded",
+        subtitle=found.said,
+        caption=caption,
+    )
+
+
+def _patches(found: OccludedImage) -> Any:
+    study = found.study
+    names = {}
+    for patch, positions in zip(study.patches, study.positions, strict=True):
+        if patch.region == "map":
+            continue
+        end = f", place {patch.place}" if patch.share < 1 else ""
+        names[patch.region, f"{100 * patch.share:g} %{end}"] = positions
+    extents = " x ".join(map(str, study.positions.shape[1:]))
+    caption = f"Orange: what is occluded, of {extents} positions; outlined: the foreground."
+    pixels = drawable(found.pixels)
+    title = f"{found.name}: what is occluded"
+    return occlusion_patches(
+        pixels, found.mask, names, over=found.padded, title=title, caption=caption
+    )
+
+
+def _over_images(records: Sequence[Mapping[str, Any]], side: str) -> OcclusionCurves | None:
+    """A row per image; None where nothing of that kind is occluded."""
+    rows = [[row for row in record["means"] if row["region"] == side] for record in records]
+    rows = [sorted(each, key=lambda row: row["share"]) for each in rows if each]
+    if not rows:
+        return None
+    values = {
+        name: np.array(
+            [[_number(e[0][name]), *(_number(row[f"{name}_after"]) for row in e)] for e in rows],
+            float,
+        )
+        for name in _READ
+    }
+    return OcclusionCurves(np.array([0, *(row["share"] for row in rows[0])]), **values)
