@@ -105,9 +105,9 @@ class _Job:
         Raises:
             SegcamError: whatever is wrong with what was given.
         """
-        reading = TruthReading(command.mask_threshold, command.mask_value, command.truth_labels)
+        reading = TruthReading(command.truth_threshold, command.truth_value, command.truth_labels)
         if not command.truth and reading != TruthReading():
-            raise InputError("--mask-threshold, --mask-value and --truth-labels need --truth")
+            raise InputError("--truth-threshold, --truth-value and --truth-labels need --truth")
         files = _files_in(command.images)
         truths = pair_truths(files, _files_in(command.truth)) if command.truth else {}
         network = _network(command)

@@ -317,7 +317,7 @@ class Occlude(Opening):
 
       segcam occlude scan.png --weights texture-mnist-unbiased --out occluded
 
-      segcam occlude peaches/ --truth masks/ --mask-threshold 100 --weights unet.safetensors
+      segcam occlude peaches/ --truth masks/ --truth-threshold 100 --weights unet.safetensors
 
     The foreground is a class of the truth, or of the prediction; each share of it, and of the rest,
     is set to 0 in the maps of a tap. Tables tell the mean logits of foreground and background and
@@ -330,8 +330,8 @@ class Occlude(Opening):
             bottleneck.
         truth: Masks of the images, or maps of classes: a file for each, or a folder; paired by name
             or by number (pesca001.png, taglio001.png). Default: what is predicted.
-        mask_threshold: Of masks, inside is what lies above it, in units of the files' values.
-        mask_value: Of masks, inside is what has this value.
+        truth_threshold: Of masks, inside is what lies above it, in units of the files' values.
+        truth_value: Of masks, inside is what has this value.
         truth_labels: The truth's values are numbers of classes; 255 is unknown.
         classes: The foreground, one: by name, number or rank (top:2). Default: predicted.
         outputs: As in `segcam explain`.
@@ -353,8 +353,8 @@ class Occlude(Opening):
 
     images: Images = ()
     truth: Annotated[tuple[Path, ...], optional("FILE ...")] = ()
-    mask_threshold: MaybeNumber = None
-    mask_value: Annotated[int | None, optional("VALUE")] = None
+    truth_threshold: MaybeNumber = None
+    truth_value: Annotated[int | None, optional("VALUE")] = None
     truth_labels: bool = False
     classes: Classes = ()
     outputs: MaybeOutputs = None

@@ -120,6 +120,7 @@ def read_mask(
     *,
     threshold: float | None = None,
     value: int | None = None,
+    truth: bool = False,
 ) -> Bool[np.ndarray, "h w"]:
     """Reads a region from an image file or a `.npy` array: inside wherever a value is not 0.
 
@@ -133,6 +134,7 @@ def read_mask(
         threshold: inside is what lies above it, in units of the file's values; of colours their
             largest channel. Grey and lossy masks need one.
         value: inside is what has this value: of a mask of several labels, one.
+        truth: whether it is one, for messages.
 
     Raises:
         InputError: if the file cannot be read, has several pages or values that are not finite, or
@@ -157,10 +159,9 @@ def read_mask(
             raise InputError(f"mask {name!r} has no value {value}; it has {_listed(found)}")
         return stored == value
     if len(found) > 2 or (len(found) == 2 and found[0].any()):
-        ways = "a threshold (--mask-threshold)"
-        ways += (
-            "" if stored.ndim == 3 else " or one of them (mask:FILE=VALUE, of a truth --mask-value)"
-        )
+        ways = f"a threshold (--{'truth' if truth else 'mask'}-threshold)"
+        one = "--truth-value VALUE" if truth else "mask:FILE=VALUE"
+        ways += "" if stored.ndim == 3 else f" or one of them ({one})"
         raise InputError(
             f"mask {name!r} has the values {_listed(found)}; expected 0 and one more: give {ways}"
         )

@@ -33,11 +33,11 @@ class TruthReading:
     def __post_init__(self):
         if self.labels and (self.threshold is not None or self.value is not None):
             raise InputError(
-                "--truth-labels says that values are classes; leave out --mask-threshold and "
-                "--mask-value"
+                "--truth-labels says that values are classes; leave out --truth-threshold and "
+                "--truth-value"
             )
         if self.threshold is not None and self.value is not None:
-            raise InputError("give one of --mask-threshold and --mask-value")
+            raise InputError("give one of --truth-threshold and --truth-value")
 
 
 def pair_truths(files: Sequence[Path], truths: Sequence[Path]) -> dict[Path, Path]:
@@ -77,7 +77,7 @@ def read_labels(
     """
     if not reading.labels:
         mask = images.read_mask(
-            path, sample.file_extent, threshold=reading.threshold, value=reading.value
+            path, sample.file_extent, threshold=reading.threshold, value=reading.value, truth=True
         )
         found = np.where(mask, class_index, outside)
         return image_inputs.fitted_labels(found, sample.extent, fit)

@@ -61,7 +61,7 @@ def test_images_and_masks_are_studied_and_gone_on_with(folder, capsys, monkeypat
         np.testing.assert_array_equal(truth, expected)
 
     monkeypatch.setattr(occlude, "occlusion_study", recorded)
-    given = ("--truth", folder / "masks", "--mask-threshold", "100", "--shares", "0.5", "1")
+    given = ("--truth", folder / "masks", "--truth-threshold", "100", "--shares", "0.5", "1")
     assert run(folder, *given) == 0
     out = folder / "out"
     table = polars.read_csv(out / "occlusion.csv")
@@ -119,9 +119,9 @@ def test_an_image_that_fails_is_told_and_the_others_go_on(folder, capsys, monkey
     ("more", "words"),
     [
         (("--truth", "masks/taglio001.png"), "no mask (pesca011.png)"),
-        (("--truth", "masks"), "--mask-value"),
-        (("--mask-threshold", "100"), "need --truth"),
-        (("--truth", "masks", "--truth-labels", "--mask-value", "3"), "leave out"),
+        (("--truth", "masks"), "--truth-value"),
+        (("--truth-threshold", "100"), "need --truth"),
+        (("--truth", "masks", "--truth-labels", "--truth-value", "3"), "leave out"),
         (("--truth", "masks", "--truth-labels"), "no class of the network's 0 to 1"),
         (("--tap", "bottleneck", "encoder1"), "one class and one tap"),
         (("--tap", "bottlenek"), "bottleneck"),
