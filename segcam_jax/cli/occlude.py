@@ -24,8 +24,7 @@ from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.reports.occlusion import FILES, RECORD, OccludedImage, write_image, write_table
 from segcam_jax.reports.words import short
-from segcam_jax.runs.items import list_items
-from segcam_jax.runs.work import StudyOptions
+from segcam_jax.runs.items import files_in
 from segcam_jax.types import InputError, SegcamError, counted, shortened
 
 _COLUMNS = ("image", "class", "of", "Dice", "Dice, foreground occluded", "first maps", "fall")
@@ -108,8 +107,10 @@ class _Job:
         reading = TruthReading(command.truth_threshold, command.truth_value, command.truth_labels)
         if not command.truth and reading != TruthReading():
             raise InputError("--truth-threshold, --truth-value and --truth-labels need --truth")
-        files = _files_in(command.images)
-        truths = pair_truths(files, _files_in(command.truth)) if command.truth else {}
+        if not command.images:
+            raise InputError("no images were given; name files or folders")
+        files = files_in(command.images, console.note)
+        truths = pair_truths(files, files_in(command.truth)) if command.truth else {}
         network = _network(command)
         if len(command.classes) > 1 or len(names_in(command.tap)) > 1:
             raise InputError("an occlusion study is of one class and one tap; give one of each")
@@ -234,11 +235,3 @@ def _network(command: Occlude) -> Network:
             "explain it by `segcam explain --method ablation_cam`"
         )
     return network
-
-
-def _files_in(given: Sequence[Path]) -> list[Path]:
-    """The image files of files and folders."""
-    items = list_items(given, StudyOptions(), console.note)
-    if items.rows is not None or items.goals:
-        raise InputError(f"{str(given[0])!r} is no image; give image files or folders of them")
-    return [Path(item.path) for item in items]

@@ -21,6 +21,7 @@ from segcam_jax.cli.arguments import (
     optional,
 )
 
+Files = Annotated[tuple[Path, ...], optional("FILE ...")]
 MaybeWords = Annotated[str | None, optional("WORDS")]
 MaybeFit = Annotated[Literal["crop", "stretch"] | None, optional("{crop,stretch}")]
 MaybeOf = Annotated[Literal["logits", "probabilities"] | None, optional("{logits,probabilities}")]
@@ -85,6 +86,8 @@ class Explaining:
         method: Methods by name (`segcam methods` lists them). Default: grad_cam.
         option: Options of methods: window=2, or fast_ablation_cam.window=2 for one of them
             (`segcam methods` lists them).
+        importance: A file with a weight for each channel of the tap (METHOD.TAP.weights.csv of
+            another run, or .npy): maps of these weights. Without --method, the only ones.
         classes: Classes by name, number or rank (top:2), or predicted; each is explained by itself.
             "tabby rather than tiger cat" explains what speaks for one class and against another. In
             a segmentation, the first class is the most frequent one apart from the background.
@@ -93,6 +96,13 @@ class Explaining:
             pixel:ROW,COL, mask:FILE or mask:FILE=VALUE, in coordinates of the image as displayed.
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
         mask_threshold: Values of a mask file above this are inside, in units of the file.
+        truth: Of a segmentation network, masks of the explained class in the images, or maps of
+            classes, which figures show: a file for each image, or a folder; paired by name or by
+            number (pesca001.png, taglio001.png).
+        truth_threshold: Of these masks, inside is what lies above it, in units of the files'
+            values.
+        truth_value: Of these masks, inside is what has this value.
+        truth_labels: The truth's values are numbers of classes; 255 is unknown.
         outputs: What the network returns. Default: what its weights or adapter say, or its last
             operations, if they are a softmax over classes or a sigmoid.
         multi_label: The classes do not exclude each other: each has a probability of its own, its
@@ -110,10 +120,15 @@ class Explaining:
 
     method: Names = ()
     option: Options = ()
+    importance: MaybeFile = None
     classes: Classes = ()
     region: MaybeWords = None
     min_probability: MaybeNumber = None
     mask_threshold: MaybeNumber = None
+    truth: Files = ()
+    truth_threshold: MaybeNumber = None
+    truth_value: MaybeCount = None
+    truth_labels: bool = False
     outputs: MaybeOutputs = None
     multi_label: bool = False
     threshold: Thresholds = ()
@@ -328,11 +343,10 @@ class Occlude(Opening):
         images: Image files, or folders of them.
         tap: Whose maps: a tap (`segcam layers` lists them), first, middle or last. Default: the
             bottleneck.
-        truth: Masks of the images, or maps of classes: a file for each, or a folder; paired by name
-            or by number (pesca001.png, taglio001.png). Default: what is predicted.
-        truth_threshold: Of masks, inside is what lies above it, in units of the files' values.
-        truth_value: Of masks, inside is what has this value.
-        truth_labels: The truth's values are numbers of classes; 255 is unknown.
+        truth: As in `segcam explain`. Default: what is predicted.
+        truth_threshold: As in `segcam explain`.
+        truth_value: As in `segcam explain`.
+        truth_labels: As in `segcam explain`.
         classes: The foreground, one: by name, number or rank (top:2). Default: predicted.
         outputs: As in `segcam explain`.
         multi_label: As in `segcam explain`.
@@ -352,9 +366,9 @@ class Occlude(Opening):
     """
 
     images: Images = ()
-    truth: Annotated[tuple[Path, ...], optional("FILE ...")] = ()
+    truth: Files = ()
     truth_threshold: MaybeNumber = None
-    truth_value: Annotated[int | None, optional("VALUE")] = None
+    truth_value: MaybeCount = None
     truth_labels: bool = False
     classes: Classes = ()
     outputs: MaybeOutputs = None

@@ -16,6 +16,7 @@ from segcam_jax import _files, schema
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of, names_in
 from segcam_jax.cli.study import Drawn, Running
+from segcam_jax.data.importance import read_importance
 from segcam_jax.engine.devices import local_mesh
 from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.reports.figures import Look
@@ -34,6 +35,7 @@ from segcam_jax.types import InputError
 Options = TypeVar("Options", bound=StudyOptions)
 _LOOK = tuple(field.name for field in dataclasses.fields(Look))
 _MOST_NOTES = 8
+_OF_IMPORTANCE = "given_weights"
 _FILES = (*SUFFIXES, ".csv", ".zarr")
 
 
@@ -106,9 +108,14 @@ def _values(command: Running, kind: type[StudyOptions]) -> dict[str, Any]:
             )
     for name in {"tap", "method"} & values.keys():
         values[name] = names_in(values[name])
+    if values.get("importance") is not None:
+        values["importance"] = read_importance(values["importance"])
+        values["method"] = values["method"] or (_OF_IMPORTANCE,)
     for name in {"checkpoint", "labels"} & values.keys():
         if values[name] is not None:
             values[name] = os.path.abspath(values[name])
+    if "truth" in values:
+        values["truth"] = tuple(map(os.path.abspath, values["truth"]))
     word, _, file = (values.get("region") or "").partition(":")
     if word.strip().lower() == "mask" and file:
         values["region"] = f"mask:{os.path.abspath(file)}"

@@ -21,7 +21,11 @@ from segcam_jax.methods.factorization import (
     Factorization as Factorization,
     deep_feature_factorization as deep_feature_factorization,
 )
-from segcam_jax.methods.feature_cams import fem as fem, kpca_cam as kpca_cam
+from segcam_jax.methods.feature_cams import (
+    fem as fem,
+    given_weights as given_weights,
+    kpca_cam as kpca_cam,
+)
 from segcam_jax.methods.full_grad import (
     FullGradient as FullGradient,
     full_grad as full_grad,

@@ -134,3 +134,56 @@ def _kernel(rows: Float[Array, "p c"], kernel: str, gamma: Any) -> Float[Array, 
         return jnp.tanh(scale * products + 1)
     squares = jnp.diagonal(products)
     return jnp.exp(-scale * (squares[:, None] + squares[None] - 2 * products))
+
+
+@method(
+    "activation",
+    title="Given weights",
+    cost="1 forward",
+    paper="the importance vector of MODAL-UNINA, Eurocon 2023",
+    aliases=("importance",),
+    uses_target=False,
+)
+def given_weights(
+    split: Split,
+    params: Any,
+    x: Array,
+    target: Any,
+    *,
+    weights: Float[Array, "c"] | tuple[float, ...] | None = None,
+    execution: Execution = Execution(),
+) -> Explanation:
+    """A map from channel weights that are known: an importance vector, of this image or others.
+
+        map[p] = sum_k w_k A[p, k]
+
+    Args:
+        split: the model, cut at the tap to explain.
+        params: its parameters.
+        x: one example.
+        target: gives `score` only.
+        weights: w, a number for each channel, as methods that weigh channels return them
+            (`Explanation.weights`); None: 1 for each, the sum of the maps.
+        execution: how the engine runs it; does not change the result.
+
+    Returns:
+        `map` `*space`, `weights` `c`, `score`.
+
+    Raises:
+        InputError: if there is another number of weights than of channels.
+
+    References:
+        The code of "Ablation studies in activation maps for explainable semantic segmentation in
+        Industry 4.0", IEEE Eurocon 2023, which has 256 numbers. Deviation: it takes the mean over
+        channels, 1 / c of this map.
+    """
+    activation, _, score = engine.baseline(split, params, x, target, execution)
+    activation = wide(activation)
+    channels = activation.shape[-1]
+    given = jnp.ones(channels) if weights is None else jnp.asarray(weights)
+    if given.shape != (channels,):
+        raise InputError(
+            f"the weights have shape {given.shape}, and tap {split.tap!r} has {channels} channels; "
+            "give one for each (--importance FILE on the command line)"
+        )
+    return weighted(activation, given.astype(activation.dtype), score)

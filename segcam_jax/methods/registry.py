@@ -16,8 +16,8 @@ from segcam_jax import engine
 from segcam_jax.types import InputError, nearest_first
 
 F = TypeVar("F", bound=Callable)
-# What the engine and the run's seed give.
-_NOT_IN_WORDS = ("execution", "key")
+# What the engine, the run's seed and files give.
+_NOT_IN_WORDS = ("execution", "key", "weights")
 _FROM_ZERO = ("sigma", "epsilon")
 _LARGEST = 10**8  # of evaluations, positions, channels: more would take years
 _KINDS: dict[type, str] = {

@@ -2,6 +2,7 @@
 
 OUT/items.csv                                 all rows, those that failed too
 OUT/cat/grad_cam.bottleneck.npy               raw and signed; `.attribution.npy` by channel
+OUT/cat/grad_cam.bottleneck.weights.csv       of the channels, where the method weighs them
 OUT/cat/grad_cam.bottleneck.png               OUT/cat/montage.png: all maps of the image
 OUT/cat.top2/...                              where several targets of an image are explained
 """
@@ -15,6 +16,7 @@ from typing import Literal, get_args
 import polars
 
 from segcam_jax import _files, viz
+from segcam_jax.data.importance import as_csv
 from segcam_jax.reports.figures import Look, Subject
 from segcam_jax.reports.images import Pair, map_figure, montage, pairs, subject_of
 from segcam_jax.reports.processes import spread
@@ -107,7 +109,7 @@ class RowFile:
     """
 
     name: str
-    kind: Literal["map", "attribution", "figure", "montage"]
+    kind: Literal["map", "attribution", "weights", "figure", "montage"]
     pair: Pair
 
     def write(
@@ -129,6 +131,10 @@ class RowFile:
                 values = run.attribution(row, tap, method)
                 assert values is not None
                 _files.write_array(path, values)
+            case "weights":
+                weights = run.weights(row, tap, method)
+                assert weights is not None
+                _files.write_bytes(path, as_csv(weights))
             case "figure":
                 viz.save(map_figure(run, row, self.pair, look, subject=subject), path, mark=mark)
             case "montage":
@@ -182,6 +188,8 @@ def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list
             found.append(RowFile(f"{start}.npy", "map", pair))
             if run.has_attribution(tap, method):
                 found.append(RowFile(f"{start}.attribution.npy", "attribution", pair))
+            if run.has_weights(tap, method):
+                found.append(RowFile(f"{start}.weights.csv", "weights", pair))
         if "png" in what:
             found.append(RowFile(f"{start}.png", "figure", pair))
     if "png" in what and every:

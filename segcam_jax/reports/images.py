@@ -192,6 +192,7 @@ def subject_of(run: StoredRun, row: int) -> Subject:
         region=region,
         chosen=chosen,
         prediction=prediction,
+        truth=run.truth(row),
     )
 
 

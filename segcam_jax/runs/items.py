@@ -14,6 +14,7 @@ from segcam_jax.data import zarr_rows
 from segcam_jax.data.images import stored_mask
 from segcam_jax.networks.class_queries import parse_queries
 from segcam_jax.networks.image_inputs import SUFFIXES
+from segcam_jax.networks.image_truths import pair_truths
 from segcam_jax.networks.regions import Region
 from segcam_jax.runs.work import Goal, StudyOptions
 from segcam_jax.types import InputError
@@ -44,11 +45,13 @@ class Item:
         index: its place in the run.
         path: its file, or `ARRAY.zarr#ROW`.
         goals: what is explained of it, where the list says so; else what the study says.
+        truth: the file of its truth, if there is one.
     """
 
     index: int
     path: str
     goals: tuple[Goal, ...] = ()
+    truth: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,12 +63,14 @@ class Items(Sequence[Item]):
         rows: of the array; None for files.
         goals: of each file, by its path, as a list of images gives them.
         targets: of an image at most, where a list says so; 0: those of the study.
+        truths: the file of each image's truth, by the image's path; empty: there are none.
     """
 
     paths: Sequence[str]
     rows: int | None = None
     goals: Mapping[str, tuple[Goal, ...]] = dataclasses.field(default_factory=dict)
     targets: int = 0
+    truths: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths) if self.rows is None else self.rows
@@ -76,7 +81,7 @@ class Items(Sequence[Item]):
         if self.rows is not None:
             return Item(index, zarr_rows.row_name(self.paths[0], index))
         path = self.paths[index]
-        return Item(index, path, self.goals.get(path, ()))
+        return Item(index, path, self.goals.get(path, ()), self.truths.get(path))
 
     @property
     def every_goal(self) -> Iterator[Goal]:
@@ -84,7 +89,7 @@ class Items(Sequence[Item]):
         return (goal for each in self.goals.values() for goal in each)
 
     def digest(self, where: Region) -> str:
-        """Of their names, and of what is explained of each; of masks as their files are now.
+        """Of their names, and what is explained of each; of masks and truths as they are now.
 
         Args:
             where: the pixels of images that do not say so themselves.
@@ -95,6 +100,7 @@ class Items(Sequence[Item]):
         ]
         regions = (where, *(goal.region for goal in self.every_goal))
         masks = dict.fromkeys(each.value[0] for each in regions if each.kind == "mask")
+        masks |= dict.fromkeys(self.truths.values())
         found = [dataclasses.astuple(file_now(Item(0, mask))) for mask in masks]
         return _files.key_of([list(self.paths), self.rows, goals, found])
 
@@ -123,17 +129,36 @@ def list_items(
         raise InputError(f"{str(special[0])!r} was given with other images; give it alone")
     if special:
         (path,) = special
+        if options.truth:
+            raise InputError(f"--truth is for image files; {str(path)!r} is none")
         return _listed(path, options) if path.suffix.lower() == ".csv" else _rows(path, options)
     _check_threshold(options, options.where.kind == "mask")
-    found: dict[str, None] = {}
+    found = files_in(given, report)
+    truths = pair_truths(found, files_in([*map(Path, options.truth)])) if options.truth else {}
+    return Items([*map(str, found)], truths={str(each): str(truths[each]) for each in truths})
+
+
+def files_in(
+    given: Sequence[Path], report: Callable[[str], None] = lambda line: None
+) -> list[Path]:
+    """Image files, and those in folders, by their full names.
+
+    Args:
+        given: files and folders.
+        report: is told of files that were given twice.
+
+    Raises:
+        InputError: if one does not exist, or a folder holds no images.
+    """
+    found: dict[Path, None] = {}
     for path in given:
         if not path.exists():
             raise InputError(f"{str(path)!r} does not exist")
-        for file in _inside(path) if path.is_dir() else [os.path.abspath(path)]:
+        for file in map(Path, _inside(path) if path.is_dir() else [os.path.abspath(path)]):
             if file in found:
                 report(f"{file}: given more than once, taken once")
             found[file] = None
-    return Items(list(found))
+    return list(found)
 
 
 def _inside(folder: Path) -> list[str]:

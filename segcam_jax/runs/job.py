@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import Int
 
 from segcam_jax import _files
 from segcam_jax.engine import Execution
 from segcam_jax.engine.devices import local_mesh
-from segcam_jax.networks.image_inputs import ImageForm, read_sample
+from segcam_jax.networks.image_inputs import ImageForm, Sample, read_sample
+from segcam_jax.networks.image_truths import read_labels
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.runs.items import ImageFile, Item, Items, file_of, list_items
@@ -87,7 +90,8 @@ def _can_grow(out: Path, items: Items, options: StudyOptions) -> bool:
     """Whether the images of a run are files, of all of which the same is explained."""
     there = read_manifest(out / FILE).source.words if (out / FILE).is_file() else ()
     lists = any(word.lower().endswith((".csv", ".zarr")) for word in there)
-    return not lists and items.rows is None and not items.goals and options.where.kind != "mask"
+    own = items.rows is not None or items.goals or items.truths
+    return not lists and not own and options.where.kind != "mask"
 
 
 def _grown(job: Job, items: Items, options: StudyOptions) -> tuple[Job, Items]:
@@ -202,9 +206,24 @@ class OpenJob:
         except SegcamError as error:
             return Failure.of(error)
         try:
-            return Loaded(read_sample(Path(item.path), self.form), file)
+            sample = read_sample(Path(item.path), self.form)
+            return Loaded(sample, file, self._truth(item, sample))
         except SegcamError as error:
             return Failure.of(error, file)
+
+    def _truth(self, item: Item, sample: Sample) -> Int[np.ndarray, "h w"] | None:
+        """The truth of an item, of a mask 1 inside and 0 outside."""
+        if item.truth is None:
+            return None
+        return read_labels(
+            Path(item.truth),
+            sample,
+            self.options.truth_reading,
+            class_index=1,
+            outside=0,
+            classes=self.network.config.classes,
+            fit=self.options.fit,
+        )
 
     @property
     def _some(self) -> dict[int, Loaded]:

@@ -45,7 +45,7 @@ class PoolOptions(StudyOptions):
     UNUSED: ClassVar[frozenset[str]] = frozenset(
         ("methods", "options", "classes", "outputs", "multi_label", "threshold", "labels", "region")
         + ("min_probability", "mask_threshold", "of", "reduce", "precision", "store")
-        + ("store_images",)
+        + ("store_images", "importance", "truth", "truth_threshold", "truth_value", "truth_labels")
     )
 
     pool: Pool = "mean"

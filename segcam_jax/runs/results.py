@@ -5,6 +5,7 @@ map.TAP.METHOD   (row, y, x)                      others, as those that ablate w
 weight.TAP       (row, method, channel.TAP)       NaN where a method weighs no channels
 drop.TAP.METHOD, attribution.TAP.METHOD           of methods that have them
 score.TAP (row), region (row, y, x), prediction (row, y, x), image (item, y, x, c)
+truth (row, y, x)                                 of images that have one
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import _files
+from segcam_jax.networks.image_truths import UNKNOWN
 from segcam_jax.networks.network import Network
 from segcam_jax.runs.items import ImageFile, Item
 from segcam_jax.runs.reading import Failure
@@ -47,7 +49,7 @@ def of_group(
         for number in range(len(goals))
     }
     explained = [place for place, row in rows.items() if row["error"] is None]
-    variables = [*_of_images(group, explained)]
+    variables = [*_of_images(group, explained), *_truths(network, options, group, explained)]
     places = group.places
     taps = list(dict.fromkeys(place.tap for place in places))
     names = _files.unique_names([tap.replace("/", ".") for tap in taps])
@@ -117,6 +119,23 @@ def _of_images(group: Group, explained: Sequence[tuple[int, int]]) -> Iterator[V
         yield Variable("prediction", ("row", "y", "x"), predictions)
 
 
+def _truths(
+    network: Network, options: StudyOptions, group: Group, explained: Sequence[tuple[int, int]]
+) -> Iterator[Variable]:
+    """Truths, where images have some; a mask is of the class that is explained."""
+    outside = UNKNOWN if network.background is None else network.background.index
+    found = []
+    for member, number in explained:
+        goal, truth = group.goals[member][number], group.loaded[member].truth
+        if truth is None or not isinstance(goal, Explained):
+            return
+        if not options.truth_labels:
+            truth = np.where(truth == 1, goal.class_index, outside)
+        found.append(truth.astype(np.int16))
+    if found:
+        yield Variable("truth", ("row", "y", "x"), np.stack(found))
+
+
 def _of_tap(
     options: StudyOptions,
     group: Group,
@@ -161,6 +180,7 @@ def _of_tap(
     if weights:
         none = np.full((len(explained), shape[-1]), np.nan, np.float32)
         every = np.stack([weights.get(method, none) for method in stacked], axis=1)
+        about = {**about, "weighing": list(weights)}
         yield Variable(f"weight.{name}", ("row", axis, f"channel.{name}"), every, about)
     if score is not None:
         yield Variable(f"score.{name}", ("row",), score, {"tap": tap})

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from segcam_jax.methods import MethodCall
 from segcam_jax.networks.class_queries import Prediction
@@ -27,10 +27,12 @@ class Loaded:
     Attributes:
         sample: its image.
         file: its file, when it was opened.
+        truth: the class of each pixel, or 1 inside of a mask; None: it has no truth.
     """
 
     sample: Sample
     file: ImageFile
+    truth: Int[np.ndarray, "h w"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -136,6 +136,8 @@ class StoredRun:
                 for method, index in _along(each):
                     key = each["name"].partition(".")[0], each["tap"], method
                     places.setdefault(key, {})[group] = each["name"], index
+                for method in each.get("weighing", ()):
+                    places.setdefault(("weighing", each["tap"], method), {})[group] = "", ()
         return places
 
     @property
@@ -187,6 +189,10 @@ class StoredRun:
         """Whether there are maps by channel, of some rows at least."""
         return ("attribution", tap, method) in self._places
 
+    def has_weights(self, tap: str, method: str) -> bool:
+        """Whether a method weighs the channels of a layer, of some rows at least."""
+        return ("weighing", tap, method) in self._places
+
     def drops(self, row: int, tap: str, method: str) -> Float[np.ndarray, "c"] | None:
         """How far the score falls without each channel, of methods that ask; raises as `map`."""
         return self._of_method(row, "drop", tap, method)
@@ -198,6 +204,10 @@ class StoredRun:
     def prediction(self, row: int) -> Int[np.ndarray, "h w"] | None:
         """The predicted class of each pixel, -1 where there is none; None of a classifier."""
         return self._values(row, "prediction")
+
+    def truth(self, row: int) -> Int[np.ndarray, "h w"] | None:
+        """The true class of each pixel, -1 where it is unknown; None where there is no truth."""
+        return self._values(row, "truth")
 
     def image(self, item: int) -> Float[np.ndarray, "h w c"] | None:
         """The image as it was explained, without padding; None where images are not stored."""

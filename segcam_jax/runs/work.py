@@ -10,6 +10,7 @@ from segcam_jax.engine.execution import Precision
 from segcam_jax.methods import MethodCall, find_all, parse_calls
 from segcam_jax.networks.class_queries import ClassQuery, parse_queries
 from segcam_jax.networks.image_inputs import Fit
+from segcam_jax.networks.image_truths import TruthReading
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.regions import Region
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said, check_seed
@@ -32,6 +33,7 @@ class StudyOptions:
             bottleneck, of a classifier the last block. Methods of the input use the input.
         methods: by name.
         options: of the methods, as `parse_calls` reads them.
+        importance: weights of the channels, of a method that takes some.
         classes: by name, number or rank (`top:2`), each explained by itself, or `A rather than B`;
             `predicted` is `top:1`, as is none.
         outputs: what the network's output holds; None: what is known of it.
@@ -49,6 +51,10 @@ class StudyOptions:
         region: the explained pixels, as `Region.parse` reads them.
         min_probability: predicted pixels need a probability above this.
         mask_threshold: of the region `mask:FILE`, what lies above it is inside.
+        truth: files or folders of masks, or maps of classes, that figures show; one for each image.
+        truth_threshold: of these masks, as `TruthReading` has it.
+        truth_value: likewise.
+        truth_labels: likewise.
         of: whether logits or probabilities are explained.
         reduce: sum or mean over the region.
         precision: of convolutions and products after a tap, as in `Execution`.
@@ -66,6 +72,7 @@ class StudyOptions:
     taps: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    importance: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
     outputs: Outputs | None = None
     multi_label: bool = False
@@ -82,6 +89,10 @@ class StudyOptions:
     region: str = "predicted"
     min_probability: float | None = None
     mask_threshold: float | None = None
+    truth: tuple[str, ...] = ()
+    truth_threshold: float | None = None
+    truth_value: int | None = None
+    truth_labels: bool = False
     of: Literal["logits", "probabilities"] = "logits"
     reduce: Literal["sum", "mean"] = "sum"
     precision: Precision = "float32"
@@ -119,9 +130,31 @@ class StudyOptions:
         return Region.parse(words, min_probability=self.min_probability, mask_threshold=threshold)
 
     @functools.cached_property
+    def truth_reading(self) -> TruthReading:
+        """What the values of truths mean."""
+        reading = TruthReading(self.truth_threshold, self.truth_value, self.truth_labels)
+        if not self.truth and reading != TruthReading():
+            raise InputError("--truth-threshold, --truth-value and --truth-labels need --truth")
+        return reading
+
+    @functools.cached_property
     def calls(self) -> tuple[MethodCall, ...]:
         """The methods with their options."""
-        return parse_calls(find_all(self.methods), self.options)
+        calls = parse_calls(find_all(self.methods), self.options)
+        taking = [call.method.name for call in calls if call.method.takes("weights")]
+        if bool(taking) != bool(self.importance):
+            raise InputError(
+                f"{taking[0]} needs weights of the channels; give a file of them (--importance)"
+                if taking
+                else "--importance gives channel weights, and no chosen method takes any"
+            )
+        given = (("weights", self.importance),) if taking else ()
+        return tuple(
+            dataclasses.replace(call, options=tuple(sorted((*call.options, *given))))
+            if call.method.name in taking
+            else call
+            for call in calls
+        )
 
     @functools.cached_property
     def opening(self) -> OpenOptions:
@@ -150,7 +183,7 @@ class StudyOptions:
         Raises:
             InputError: if a name is unknown, or a value is out of range.
         """
-        _ = self.network, self.queries, self.where, self.calls, self.opening
+        _ = self.network, self.queries, self.where, self.calls, self.opening, self.truth_reading
         names = tuple(call.method.name for call in self.calls)
         return dataclasses.replace(self, methods=names, taps=tuple(dict.fromkeys(self.taps)))
 
@@ -181,9 +214,9 @@ class StudyOptions:
             return
         kinds = {self.where.kind, *(goal.region.kind for goal in own)}
         given = self.min_probability is not None or not kinds <= {"predicted", "all"}
-        if given or self.reduce != "sum":
+        if given or self.truth or self.reduce != "sum":
             raise InputError(
-                f"{network.name} classifies whole images; leave out regions, masks, "
+                f"{network.name} classifies whole images; leave out regions, masks, truths, "
                 "--min-probability and --reduce"
             )
 

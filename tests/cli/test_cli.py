@@ -21,6 +21,7 @@ from segcam_jax import _files, cli, engine, viz
 from segcam_jax.cli import cache, commands
 from segcam_jax.heatmap import PROFILES
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
+from segcam_jax.reports import images
 from tests.support.explained import files_of, manifest_of, rows_of, run_of
 
 CLASSES = ["square", "circle", "background"]
@@ -115,8 +116,10 @@ def test_explain_writes_maps_figures_and_a_manifest(tmp_path, weights, image, ca
         "manifest.json",
         "scan/grad_cam.bottleneck.npy",
         "scan/grad_cam.bottleneck.png",
+        "scan/grad_cam.bottleneck.weights.csv",
         "scan/grad_cam.decoder1.npy",
         "scan/grad_cam.decoder1.png",
+        "scan/grad_cam.decoder1.weights.csv",
         "scan/montage.png",
         "scan/smooth_grad.input.attribution.npy",
         "scan/smooth_grad.input.npy",
@@ -150,7 +153,8 @@ def test_figures_are_drawn_once_and_again_for_another_look(tmp_path, weights, im
     line = ("explain", image, "--weights", weights, "--region", "all", "--method", "grad_cam")
     assert run(*line, "--no-figures", "--out", out) == 0
     assert not drawn
-    assert files_of(out) == ["items.csv", "manifest.json", "scan/grad_cam.bottleneck.npy"]
+    files = [f"scan/grad_cam.bottleneck.{end}" for end in ("npy", "weights.csv")]
+    assert files_of(out) == ["items.csv", "manifest.json", *files]
     both = ["grad_cam.bottleneck.png", "montage.png"]
     assert run(*line, "--out", out) == 0
     assert drawn == both
@@ -220,6 +224,53 @@ def test_maps_are_those_of_the_library(tmp_path, weights, image):
     np.testing.assert_allclose(
         np.load(out / "scan/ablation_cam.bottleneck.npy"), expected, rtol=1e-5, atol=1e-6
     )
+
+
+def test_channel_weights_are_written_and_make_the_map_again(tmp_path, weights, image, fault):
+    line = ("explain", image, "--weights", weights, "--region", "all", "--no-figures")
+    assert run(*line, "--method", "grad_cam", "--out", tmp_path / "out") == 0
+    file = tmp_path / "out" / "scan" / "grad_cam.bottleneck.weights.csv"
+    assert run(*line, "--importance", file, "--out", tmp_path / "again") == 0
+    first = np.load(file.parent / "grad_cam.bottleneck.npy")
+    second = np.load(tmp_path / "again" / "scan" / "given_weights.bottleneck.npy")
+    np.testing.assert_allclose(second, first, rtol=1e-5, atol=1e-7)
+    # The manifest holds the weights: the file is not needed any more.
+    file.unlink()
+    config = ("--config", tmp_path / "again" / "manifest.json", "--no-figures")
+    assert run("explain", *config, "--out", tmp_path / "third") == 0
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "third" / "scan" / "given_weights.bottleneck.npy"), second
+    )
+    np.save(tmp_path / "three.npy", np.ones(3))
+    out = ("--out", tmp_path / "none")
+    assert "has 4 channels" in fault(*line, "--importance", tmp_path / "three.npy", *out)
+    both = ("--importance", tmp_path / "three.npy", "--method", "grad_cam")
+    assert "no chosen method takes any" in fault(*line, *both, *out)
+    assert "needs weights" in fault(*line, "--method", "given_weights", *out)
+    assert "is a folder" in fault(*line, "--importance", tmp_path, *out)
+
+
+def test_a_truth_is_in_the_run_and_in_its_figure(tmp_path, weights, image, fault):
+    mask = np.random.default_rng(0).integers(0, 100, (16, 12), dtype=np.uint8)
+    mask[4:9, 2:7] = 200
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    line = ("explain", image, "--weights", weights, "--class", "circle", "--region", "all")
+    line = (*line, "--method", "grad_cam", "--no-figures")
+    given = ("--truth", tmp_path / "mask.png", "--truth-threshold", "100")
+    assert run(*line, *given, "--out", tmp_path / "out") == 0
+    stored = run_of(tmp_path / "out")
+    expected = np.zeros((16, 12), int)
+    expected[4:9, 2:7] = 1
+    np.testing.assert_array_equal(stored.truth(0), expected)
+    np.testing.assert_array_equal(images.subject_of(stored, 0).truth, expected)
+    labels = np.where(mask > 100, 2, 255).astype(np.uint8)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    given = ("--truth", tmp_path / "labels.png", "--truth-labels")
+    assert run(*line, *given, "--out", tmp_path / "two") == 0
+    np.testing.assert_array_equal(run_of(tmp_path / "two").truth(0), np.where(expected == 1, 2, -1))
+    assert "need --truth" in fault(*line, "--truth-threshold", "9", "--out", tmp_path / "none")
+    wrong = ("--truth", tmp_path / "mask.png", "--out", tmp_path / "none")
+    assert "--truth-threshold" in fault(*line, *wrong)
 
 
 def test_odd_sizes_are_padded_and_cropped_back(tmp_path, weights, capsys):

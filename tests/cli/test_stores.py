@@ -161,7 +161,7 @@ def test_rows_of_other_layers_are_shown_and_exported(tmp_path, drawn, capsys):
     assert run("export", folder, "--out", out, "--items", "3-4", "--what", "npy") == 0
     names = {path.name for path in (out / "image4.top1").iterdir()}
     maps = ["ablation_cam.neck", "fast_ablation_cam.neck", "grad_cam.neck", "gradient.input"]
-    assert names == {f"{name}.npy" for name in maps}
+    assert names == {*(f"{name}.npy" for name in maps), "grad_cam.neck.weights.csv"}
     assert (out / "image3.top1" / "grad_cam.body.npy").exists()
 
 
@@ -235,7 +235,8 @@ def test_export_writes_maps_figures_and_the_table(folder, drawn, capsys):
     maps = ["ablation_cam.body", "fast_ablation_cam.body", "grad_cam.body", "gradient.input"]
     targets = [f"image{item}.top{target}" for item in (0, 1, 4) for target in (1, 2)]
     names = {str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()}
-    assert names == {f"{each}/{name}.npy" for each in targets for name in maps}
+    files = [*(f"{name}.npy" for name in maps), "grad_cam.body.weights.csv"]
+    assert names == {f"{each}/{name}" for each in targets for name in files}
     assert f"{len(names)} files of 6 results" in capsys.readouterr().out
     written = np.load(out / "image4.top2" / "ablation_cam.body.npy")
     np.testing.assert_array_equal(written, runs.values_of(9, "map.body", (2, 2, 3))[1])

@@ -35,6 +35,19 @@ def test_fem(ndim, deviations):
     assert not segcam.methods.METHODS["fem"].uses_target
 
 
+def test_given_weights_make_the_map_that_they_are_of():
+    split, params, x, target = case()
+    method, cam = segcam.methods.given_weights, segcam.methods.ablation_cam(*case())
+    found = method(split, params, x, target, weights=cam.weights)
+    np.testing.assert_allclose(found.map, cam.map, rtol=1e-6)
+    alike = method(split, params, x, target, weights=tuple(np.asarray(cam.weights).tolist()))
+    np.testing.assert_array_equal(alike.map, found.map)
+    a = np.asarray(split.encode(params, x)[0])
+    np.testing.assert_allclose(method(split, params, x, target).map, a.sum(-1), rtol=1e-5)
+    with pytest.raises(segcam.InputError, match=r"shape \(3,\), and tap 'bottleneck' has 8"):
+        method(split, params, x, target, weights=jnp.ones(3))
+
+
 @pytest.mark.parametrize("gamma", [None, 0.05])
 @pytest.mark.parametrize("kernel", ["sigmoid", "rbf", "linear"])
 def test_kpca_cam_equals_scikit_learn(kernel, gamma):

@@ -68,10 +68,11 @@ def variables(rows, extent):
     weights = stacked("weight.body", (2, 3))
     weights[:, 1] = np.nan  # As of a method that has none.
     axes = ("method.body", "y.body", "x.body")
+    weighing = {"tap": "body", "methods": list(METHODS["body"]), "weighing": ["grad_cam"]}
     both, one = ({"tap": tap, "methods": list(names)} for tap, names in METHODS.items())
     return (
         Variable("map.body", ("row", *axes), stacked("map.body", (2, *cells)), both),
-        Variable("weight.body", ("row", "method.body", "channel.body"), weights, both),
+        Variable("weight.body", ("row", "method.body", "channel.body"), weights, weighing),
         Variable(
             "map.input",
             ("row", "method.input", "y.input", "x.input"),
