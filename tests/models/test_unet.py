@@ -38,7 +38,11 @@ def test_taps_of_the_twin():
     blocks += ["bottleneck", *(f"decoder{level}" for level in (4, 3, 2, 1))]
     assert list(taps) == [
         "input",
-        *(name for block in blocks for name in (f"{block}/conv1", block)),
+        *(
+            name
+            for block in blocks
+            for name in (f"{block}/norm1", f"{block}/conv1", f"{block}/norm2", block)
+        ),
         "logits",
     ]
     assert [channels[block] for block in blocks] == [32, 64, 128, 256, 256, 128, 64, 32, 32]

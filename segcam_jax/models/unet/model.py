@@ -81,13 +81,13 @@ class ConvNormRelu(nnx.Module):
         )
         self.norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-3, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        """Returns `relu(norm(conv(x)))`."""
-        return nnx.relu(self.norm(self.conv(x)))
+    def __call__(self, x: Array, name: str) -> Array:
+        """Returns `relu(norm(conv(x)))`; what the ReLU is given is the tap of that name."""
+        return nnx.relu(tap(self.norm(self.conv(x)), name))
 
 
 class Block(nnx.Module):
-    """Two convolutions; taps `{name}/conv1` and `{name}`."""
+    """Two convolutions; taps `{name}/conv1` and `{name}`, before their ReLUs `{name}/norm1`, 2."""
 
     def __init__(
         self, name: str, inputs: int, hidden: int, outputs: int, config: UNetConfig, rngs: nnx.Rngs
@@ -99,17 +99,18 @@ class Block(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Returns the second convolution's activation."""
-        x = tap(self.conv1(x), f"{self.name}/conv1")
+        x = tap(self.conv1(x, f"{self.name}/norm1"), f"{self.name}/conv1")
         if self.dropout is not None:
             x = self.dropout(x)
-        return tap(self.conv2(x), self.name)
+        return tap(self.conv2(x, f"{self.name}/norm2"), self.name)
 
 
 class UNet(nnx.Module):
     """Encoder, bottleneck and decoder with concatenated skips (Ronneberger et al., 2015).
 
     Taps, from input to output: `encoder1` ... `encoder{depth}`, `bottleneck`,
-    `decoder{depth}` ... `decoder1`, `logits`; each block also has `{block}/conv1`.
+    `decoder{depth}` ... `decoder1`, `logits`; each block also has `{block}/conv1`, and before the
+    ReLUs `{block}/norm1` and `{block}/norm2`.
     """
 
     def __init__(self, config: UNetConfig = UNetConfig(), *, rngs: nnx.Rngs):
