@@ -104,15 +104,17 @@ class Convert:
     Attributes:
         source: .safetensors, .pth, .pt or .bin, .h5 or .hdf5 (extra `keras`).
         model: resnet18, 34, 50, 101, 152, densenet121, 169, 201, inception_v3,
-            efficientnet_lite0, monai-unet or unet-vgg16.
+            efficientnet_lite0, monai-unet, unet-vgg16, or unet: that of the Eurocon 2023 paper
+            (PyTorch) and CSBDeep's (Keras).
         out: The .safetensors file to write.
-        layout: Whose file it is: torchvision, keras (DenseNet and unet-vgg16), torch
-            (EfficientNet-Lite) or monai. Default: keras for .h5, else the first that fits.
+        layout: Whose file it is: torchvision, keras (DenseNet, unet-vgg16, unet), torch
+            (EfficientNet-Lite, unet) or monai. Default: keras for .h5, else the first that fits.
         normalisation: How the network expects images that are in [0, 1] to be changed: none,
             imagenet, symmetric or efficientnet_lite. Default: as the library's trained weights do.
         labels: A text file with the name of one class a line.
         outputs: What the network returns, if not logits.
         multi_label: The classes do not exclude each other: the file then says so.
+        bgr: A unet was trained on images as OpenCV reads them, blue first.
         strides: The strides of monai-unet's levels, which the file does not hold. Default: all 2.
         orientation: Where the axes of a 3D network's training volumes lead, such as RAS or LPS.
             Default: unknown; the network gets volumes as they lie in their files.
@@ -128,6 +130,7 @@ class Convert:
     labels: MaybeFile = None
     outputs: MaybeOutputs = None
     multi_label: bool = False
+    bgr: bool = False
     strides: Annotated[
         tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...", help_behavior_hint="")
     ] = ()

@@ -1,5 +1,6 @@
 """`segcam convert`: a weights file of another library becomes one of ours."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,6 @@ def convert(command: commands.Convert) -> None:
         InputError: naming what does not fit.
     """
     from segcam_jax import models
-    from segcam_jax.models.monai_unet.weights import monai_assumed
 
     out = command.out
     if out.exists() and not command.overwrite:
@@ -34,6 +34,7 @@ def convert(command: commands.Convert) -> None:
         frame=frame,
         outputs=command.outputs,
         multi_label=command.multi_label,
+        bgr=command.bgr,
         **({"strides": command.strides} if command.strides else {}),
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(models.stored.parameters(model)))
@@ -45,17 +46,18 @@ def convert(command: commands.Convert) -> None:
         ("classes", f"{config.classes}{', not exclusive' if command.multi_label else ''}"),
     ]
     rows += [("outputs", command.outputs)] if command.outputs else []
+    assumed: Sequence[str] = ()
     if hasattr(config, "normalisation"):
         rows.append(("normalisation", config.normalisation))
     else:
-        rows.append(("shape", _shape(config)))
-        assumed = monai_assumed(config, strides=not command.strides)
+        shape, assumed = _told(model, command)
+        rows.append(("shape", shape))
         rows += [("" if n else "assumed", words) for n, words in enumerate(assumed)]
         if config.ndim == AXES:
             rows += [(name, frame.metadata.get(name, "unknown")) for name in _TRAINED_ON]
     rows.append(("written", out))
     console.table(f"Converted {command.source}", ("", "what"), rows)
-    if not hasattr(config, "normalisation"):
+    if assumed:
         console.note(
             "what is assumed is what the file does not tell; a network that differs in it "
             "has the same tensors, and other outputs"
@@ -65,11 +67,20 @@ def convert(command: commands.Convert) -> None:
 _TRAINED_ON = ("orientation", "spacing")
 
 
-def _shape(config: Any) -> str:
-    """What the weights say of a segmentation network, in one line."""
+def _told(model: Any, command: commands.Convert) -> tuple[str, Sequence[str]]:
+    """What the weights say of a segmentation network, in one line, and what they do not tell."""
+    from segcam_jax.models.monai_unet.weights import monai_assumed
+    from segcam_jax.models.unet import UNet
+    from segcam_jax.models.unet.weights import TORCH_ASSUMED
+
+    config = model.config
+    if isinstance(model, UNet):
+        shape = f"{config.ndim}D, {counted(config.depth, 'pooling')}, first width {config.width}"
+        return shape, TORCH_ASSUMED if config.upsample == "transposed" else ()
     channels = "-".join(map(str, config.channels))
     strides = "-".join(str(each).strip("()") for each in config.strides)
-    return (
+    shape = (
         f"{config.ndim}D, channels {channels}, strides {strides}, "
         f"{counted(config.num_res_units, 'residual unit')}, {config.norm} norm"
     )
+    return shape, monai_assumed(config, strides=not command.strides)

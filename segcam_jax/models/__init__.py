@@ -12,7 +12,6 @@ from segcam_jax.models import stored as stored
 from segcam_jax.models.convolutions import convolution_tap as convolution_tap
 from segcam_jax.models.layers import Keys as Keys
 from segcam_jax.models.randomised import randomised as randomised
-from segcam_jax.models.unet import load_unet
 from segcam_jax.models.zoo import (
     CLASSIFIERS as CLASSIFIERS,
     NETWORKS as NETWORKS,
@@ -27,10 +26,7 @@ from segcam_jax.models.zoo import (
 from segcam_jax.types import InputError, Outputs, counted, nearest_first
 from segcam_jax.weights import store
 
-_LOADERS: dict[str, Callable] = {
-    "unet": load_unet,
-    **{name: network.load for name, network in NETWORKS.items()},
-}
+_LOADERS: dict[str, Callable] = {name: network.load for name, network in NETWORKS.items()}
 _OF_A_RUN = "weights.safetensors"
 _UNET_TRAINED = Path(__file__).parent / "unet" / "trained"
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from segcam_jax.data.frames import AXES, Frame
@@ -20,6 +21,7 @@ from segcam_jax.models.efficientnet_lite import (
 from segcam_jax.models.inception import Inception, InceptionConfig, weights as inception_weights
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig, weights as monai_weights
 from segcam_jax.models.resnet import ResNet, ResNetConfig, weights as resnet_weights
+from segcam_jax.models.unet import UNet, UNetConfig, weights as unet_weights
 from segcam_jax.models.vgg_unet import VggUNet, VggUNetConfig, weights as vgg_weights
 from segcam_jax.types import InputError, Outputs, nearest_first
 from segcam_jax.weights import foreign, tables
@@ -148,6 +150,15 @@ NETWORKS: dict[str, Network] = {
             VggUNetConfig,
             {"keras": Layout(_plain(vgg_weights.keras_table), vgg_weights.keras_sizes, "none")},
         ),
+        Network(
+            "unet",
+            UNet,
+            UNetConfig,
+            {
+                "torch": Layout(unet_weights.torch_table, unet_weights.torch_sizes, None),
+                "keras": Layout(unet_weights.keras_table, unet_weights.keras_sizes, None),
+            },
+        ),
     )
 }
 
@@ -162,6 +173,7 @@ CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
 SEGMENTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "monai-unet": ("monai_unet", {}),
     "unet-vgg16": ("vgg_unet", {}),
+    "unet": ("unet", {}),
 }
 _NAMED = {**CLASSIFIERS, **SEGMENTERS}
 
@@ -227,6 +239,7 @@ def convert(
     frame: Frame | None = None,
     outputs: Outputs | None = None,
     multi_label: bool = False,
+    bgr: bool = False,
     **options,
 ) -> Any:
     """Converts a weights file of another library to one that `models.load` opens.
@@ -243,6 +256,8 @@ def convert(
             on, which weights do not tell; None leaves both unknown.
         outputs: what the network returns, `"logits"` or `"probabilities"`; None: not said.
         multi_label: whether classes do not exclude each other, each with a probability of its own.
+        bgr: the network was trained on blue, green, red, as OpenCV reads images; it is given red,
+            green, blue then. Of a `"unet"` of three channels.
         options: fields of the configuration that the shapes in the file do not tell, for example
             the `strides` of `"monai-unet"`.
 
@@ -264,6 +279,11 @@ def convert(
     if chosen.normalisation is not None:
         options["normalisation"] = normalisation or chosen.normalisation
     model = from_tensors(foreign.read(path), name, layout=layout, origin=str(path), **options)
+    if bgr and not (family.name == "unet" and model.config.in_channels == 3):
+        raise InputError(f"bgr is for a unet of images of three channels, not for {name!r}")
+    if bgr:
+        kernel = model.encoder[0].conv1.conv.kernel
+        kernel.set_value(jnp.flip(kernel[...], -2))
     if labels is not None and len(labels) != model.config.classes:
         raise InputError(
             f"{len(labels)} labels were given for {model.config.classes} classes; give one each"

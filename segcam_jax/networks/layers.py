@@ -153,7 +153,7 @@ def _convolution(network: Network, word: str) -> str:
     words = word.removeprefix(CONVOLUTION)
     number = whole_number(words)
     family = models.NETWORKS.get(network.model.name)
-    if family is None:
+    if family is None or not hasattr(family.model, "convolutions"):
         raise InputError(f"{network.name} does not number its convolutions; name a tap")
     if number is None:
         raise InputError(f"layer {word!r}: {words!r} is no number; give {CONVOLUTION}1 or more")

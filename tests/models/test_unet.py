@@ -1,5 +1,7 @@
 """The U-Net: the CSBDeep twin's parameter count, its taps, its options, its weights on disk."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -160,3 +162,127 @@ def test_weights_files_that_are_none(tmp_path):
         models.load("texture-mnist-bias")
     with pytest.raises(InputError, match="unknown model 'unett'; choose from unet"):
         models.load(path, model="unett")
+
+
+def source_unet(torch, depth, inner):
+    """The PyTorch U-Net whose encoder the Eurocon 2023 code publishes, written from its tables."""
+    nn, functional = torch.nn, torch.nn.functional
+
+    def block(name, inputs, width):
+        layers = {}
+        for n, given in ((1, inputs), (2, width)):
+            layers[f"{name}conv{n}"] = nn.Conv2d(given, width, 3, padding=1, bias=False)
+            layers[f"{name}norm{n}"] = nn.BatchNorm2d(width)
+            layers[f"{name}relu{n}"] = nn.ReLU()
+        made = nn.Sequential()
+        for key, layer in layers.items():
+            made.add_module(key, layer)
+        return made
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            widths = [4 * 2**level for level in range(depth + 1)]
+            self.names = [f"encoder{n + 1}" for n in range(depth)]
+            self.names.append("bottleneck" if inner else f"encoder{depth + 1}")
+            for n, (name, width) in enumerate(zip(self.names, widths, strict=True)):
+                inputs = 3 if n == 0 else widths[n - 1]
+                short = name if name == "bottleneck" else f"enc{n + 1}"
+                self.add_module(name, block(short, inputs, width))
+            for n in range(depth, 0, -1):
+                up = nn.ConvTranspose2d(widths[n], widths[n - 1], 2, stride=2)
+                self.add_module(f"upconv{n}", up)
+                self.add_module(f"decoder{n}", block(f"dec{n}", 2 * widths[n - 1], widths[n - 1]))
+            self.conv = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            skips = []
+            for name in self.names[:-1]:
+                skips.append(x := getattr(self, name)(x))
+                x = functional.max_pool2d(x, 2)
+            x = getattr(self, self.names[-1])(x)
+            for n in range(depth, 0, -1):
+                x = torch.cat([getattr(self, f"upconv{n}")(x), skips[n - 1]], 1)
+                x = getattr(self, f"decoder{n}")(x)
+            return self.conv(x)
+
+    torch.manual_seed(0)
+    net = Net()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.3, 0.3)
+            layer.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.bias, -0.3, 0.3)
+    return net.eval()
+
+
+@pytest.mark.parametrize(("depth", "inner"), [(2, False), (1, True)])
+def test_weights_of_the_pytorch_source_give_its_logits(tmp_path, depth, inner):
+    torch = pytest.importorskip("torch")
+    net = source_unet(torch, depth, inner)
+    torch.save(net.state_dict(), tmp_path / "peaches.pt")
+    image = np.random.default_rng(0).random((8, 12, 3), np.float32)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(image.transpose(2, 0, 1))[None])[0].numpy()
+    for bgr in (False, True):
+        out = tmp_path / f"{bgr}.safetensors"
+        models.convert(tmp_path / "peaches.pt", "unet", out, bgr=bgr, labels=["background", "cut"])
+        loaded = models.load(out)
+        assert (loaded.config.depth, loaded.config.width, loaded.config.classes) == (depth, 4, 2)
+        found = loaded.fn(loaded.params, image[..., ::-1] if bgr else image)
+        np.testing.assert_allclose(found, expected.transpose(1, 2, 0), atol=2e-5)
+    state = dict(net.state_dict())
+    state["decoder1.other.weight"] = state.pop("decoder1.dec1conv2.weight")
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"1 unknown to the table: decoder1\.other\.weight"):
+        models.convert(tmp_path / "other.pt", "unet", tmp_path / "none.safetensors")
+    assert not (tmp_path / "none.safetensors").exists()
+
+
+def test_weights_of_csbdeep_give_their_logits(tmp_path):
+    """A Keras model of CSBDeep's layers and names, saved as Keras 2 did."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    h5py = pytest.importorskip("h5py")
+    layers, depth, width = keras.layers, 2, 2
+
+    def block(x, channels, name):
+        x = layers.Conv2D(channels, 3, padding="same", name=name)(x)
+        return layers.ReLU()(layers.BatchNormalization()(x))
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(1)
+        x = image = keras.Input((8, 12, 1))
+        skips = []
+        for level in range(depth):
+            for n in (0, 1):
+                x = block(x, width * 2**level, f"down_level_{level}_no_{n}")
+            skips.append(x)
+            x = layers.MaxPooling2D()(x)
+        x = block(x, width * 2**depth, "middle_0")
+        x = block(x, width * 2 ** (depth - 1), "middle_2")
+        for level in reversed(range(depth)):
+            x = layers.Concatenate()([layers.UpSampling2D()(x), skips[level]])
+            x = block(x, width * 2**level, f"up_level_{level}_no_0")
+            x = block(x, width * 2 ** max(0, level - 1), f"up_level_{level}_no_2")
+        model = keras.Model(image, layers.Conv2D(3, 1)(x))
+        rng = np.random.default_rng(0)
+        weights = [layer for layer in model.layers if layer.weights]
+        for layer in weights:
+            layer.set_weights([rng.uniform(0.3, 1, w.shape) for w in layer.get_weights()])
+        given = rng.random((8, 12, 1), np.float32)
+        expected = np.asarray(model(given[None]))[0]
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file.attrs["layer_names"] = [layer.name for layer in weights]
+        for layer in weights:
+            names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = names
+            for name, value in zip(names, layer.get_weights(), strict=True):
+                group[name] = value
+    model = models.convert(tmp_path / "weights.h5", "unet", tmp_path / "net.safetensors")
+    assert model.config == UNetConfig(in_channels=1, classes=3, depth=depth, width=width)
+    loaded = models.load(tmp_path / "net.safetensors")
+    np.testing.assert_allclose(loaded.fn(loaded.params, given), expected, rtol=1e-4)

@@ -34,6 +34,8 @@ class UNetConfig:
         halve: what halves the channels from level to level of the decoder: the second convolution
             of the deeper `"block"`, as in CSBDeep; or the transposed convolution, `"upsample"`, as
             in Ronneberger et al. (2015), whose bottleneck keeps all its channels.
+        bias: whether the convolutions before a BatchNorm have one.
+        epsilon: of the BatchNorms.
     """
 
     in_channels: int = 1
@@ -45,6 +47,8 @@ class UNetConfig:
     upsample: Literal["nearest", "linear", "transposed"] = "nearest"
     skips: bool = True
     halve: Literal["block", "upsample"] = "block"
+    bias: bool = True
+    epsilon: float = 1e-3
 
     def __post_init__(self):
         if self.ndim not in (2, 3):
@@ -73,13 +77,18 @@ class UNetConfig:
 
 
 class ConvNormRelu(nnx.Module):
-    """Convolution 3^ndim with bias, BatchNorm, ReLU."""
+    """Convolution 3^ndim, BatchNorm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, ndim: int, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, config: UNetConfig, *, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
-            inputs, outputs, (3,) * ndim, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs
+            inputs,
+            outputs,
+            (3,) * config.ndim,
+            use_bias=config.bias,
+            kernel_init=nnx.initializers.glorot_uniform(),
+            rngs=rngs,
         )
-        self.norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-3, rngs=rngs)
+        self.norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=config.epsilon, rngs=rngs)
 
     def __call__(self, x: Array, name: str) -> Array:
         """Returns `relu(norm(conv(x)))`; what the ReLU is given is the tap of that name."""
@@ -93,9 +102,9 @@ class Block(nnx.Module):
         self, name: str, inputs: int, hidden: int, outputs: int, config: UNetConfig, rngs: nnx.Rngs
     ):
         self.name = name
-        self.conv1 = ConvNormRelu(inputs, hidden, config.ndim, rngs=rngs)
+        self.conv1 = ConvNormRelu(inputs, hidden, config, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs) if config.dropout else None
-        self.conv2 = ConvNormRelu(hidden, outputs, config.ndim, rngs=rngs)
+        self.conv2 = ConvNormRelu(hidden, outputs, config, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Returns the second convolution's activation."""
