@@ -12,6 +12,7 @@ from segcam_jax.cli.study import Explain
 from segcam_jax.reports import display, images
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.folder import ReportFolder
+from segcam_jax.reports.layers import ENDING, draw_layers
 from segcam_jax.reports.words import explained, percent, short
 from segcam_jax.runs import StoredRun
 from segcam_jax.runs.job import OpenJob
@@ -21,7 +22,7 @@ from segcam_jax.runs.table import MAX, NEGATIVE
 from segcam_jax.types import counted, shortened
 
 METHODS = ("grad_cam", "ablation_cam")
-_MOST_LINES = 60
+_MOST_LINES, _MOST_NAMED = 60, 4
 
 
 def explain(command: Explain) -> int:
@@ -42,6 +43,8 @@ def explain(command: Explain) -> int:
         folder.check_free()
     opened.check()
     before = folder.files_there() if command.overwrite else [command.out / FILE]
+    if command.overwrite and len(before):
+        before += command.out.glob(f"*{ENDING}")
     numbers = study_run.numbers_of(command, opened)
     mine = study_run.items_of(opened, numbers)
     with opened.create(beside=folder.folders()) as store:
@@ -54,18 +57,23 @@ def explain(command: Explain) -> int:
             folder.update(run, mine, advance)
         # A process looks at the files of others after it has written its own: one sees all.
         complete = folder.finish(folder.open_run())
+        drawn = []
+        if not command.no_figures:
+            drawn = [*draw_layers(run, mine, command.out, look)]
     if done.before:
         console.note(f"{counted(done.before, 'image')} finished before")
     _summarise(folder.open_run(), command, look, complete=complete)
+    if drawn:
+        print(f"all layers and targets: {', '.join(drawn[:_MOST_NAMED])}")
     return study_run.exit_code(done, finished)
 
 
 def _folder(command: Explain, opened: OpenJob, look: Look) -> ReportFolder:
-    queries = [
-        *opened.options.queries,
-        *(goal.query for goals in opened.items.goals.values() for goal in goals),
+    titles = [
+        *(query.name for query in opened.options.queries),
+        *(goal.title for goal in opened.items.every_goal),
     ]
-    names = dict.fromkeys(query.name for query in queries) if opened.targets > 1 else {}
+    names = dict.fromkeys(titles) if opened.targets > 1 else {}
     return ReportFolder(
         command.out,
         (item.path for item in opened.items),

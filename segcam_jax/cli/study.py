@@ -22,7 +22,6 @@ from segcam_jax.cli.arguments import (
 )
 
 Files = Annotated[tuple[Path, ...], optional("FILE ...")]
-MaybeWords = Annotated[str | None, optional("WORDS")]
 MaybeFit = Annotated[Literal["crop", "stretch"] | None, optional("{crop,stretch}")]
 MaybeOf = Annotated[Literal["logits", "probabilities"] | None, optional("{logits,probabilities}")]
 MaybeReduce = Annotated[Literal["sum", "mean"] | None, optional("{sum,mean}")]
@@ -93,7 +92,8 @@ class Explaining:
             a segmentation, the first class is the most frequent one apart from the background.
             Default: predicted.
         region: The explained pixels: predicted, all, largest, smallest, component:K, at:ROW,COL,
-            pixel:ROW,COL, mask:FILE or mask:FILE=VALUE, in coordinates of the image as displayed.
+            pixel:ROW,COL, mask:FILE or mask:FILE=VALUE, in coordinates of the image as displayed;
+            of several each is explained by itself. Default: predicted.
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
         mask_threshold: Values of a mask file above this are inside, in units of the file.
         truth: Of a segmentation network, masks of the explained class in the images, or maps of
@@ -122,7 +122,7 @@ class Explaining:
     option: Options = ()
     importance: MaybeFile = None
     classes: Classes = ()
-    region: MaybeWords = None
+    region: Annotated[tuple[str, ...], optional("WORDS ...")] = ()
     min_probability: MaybeNumber = None
     mask_threshold: MaybeNumber = None
     truth: Files = ()

@@ -22,7 +22,7 @@ from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.words import about_background
 from segcam_jax.runs import StoredRun, cost, open_store, sharing
-from segcam_jax.runs.items import file_now
+from segcam_jax.runs.items import at_full_path, file_now
 from segcam_jax.runs.job import Job, JobWorker, OpenJob
 from segcam_jax.runs.manifest import FILE, Finished, Manifest, read_manifest
 from segcam_jax.runs.pipeline import Progress
@@ -99,9 +99,10 @@ def _values(command: Running, kind: type[StudyOptions]) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(kind)}
     known = fields | {"tap", "method", "option", "classes"}
     values = {name: value for name, value in vars(command).items() if name in known}
-    for name in {"tap", "method", "classes"} & values.keys():
+    for name in {"tap", "method", "classes", "region"} & values.keys():
         option = f"--{name.replace('classes', 'class')}"
         files = [word for word in values[name] if Path(word).suffix.lower() in _FILES]
+        files = [word for word in files if not word.lower().startswith("mask:")]
         if files:
             raise InputError(
                 f"{option} was given {files[0]!r}, a file; name images before the options"
@@ -116,9 +117,8 @@ def _values(command: Running, kind: type[StudyOptions]) -> dict[str, Any]:
             values[name] = os.path.abspath(values[name])
     if "truth" in values:
         values["truth"] = tuple(map(os.path.abspath, values["truth"]))
-    word, _, file = (values.get("region") or "").partition(":")
-    if word.strip().lower() == "mask" and file:
-        values["region"] = f"mask:{os.path.abspath(file)}"
+    if regions := tuple(at_full_path(each, os.getcwd()) for each in values.get("region", ())):
+        values["region"] = regions[0] if len(regions) == 1 else regions
     return values
 
 

@@ -171,8 +171,9 @@ def subject_of(run: StoredRun, row: int) -> Subject:
     """
     about, network, options = run.row(row), run.manifest.network, run.manifest.options
     region, prediction = run.region(row), run.prediction(row)
-    kind = options.get("region", "predicted").partition(":")[0]
-    chosen = options.get("region", "predicted") if kind != "mask" else kind
+    where = about["region"] or options.get("region", "predicted")
+    kind = where.partition(":")[0]
+    chosen = where if kind != "mask" else kind
     if chosen == "predicted" and region is not None and prediction is not None:
         # A list of images may ask for other pixels.
         chosen = chosen if (prediction[region] == about["class_index"]).all() else ""

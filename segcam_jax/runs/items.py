@@ -120,8 +120,9 @@ def list_items(
             things, or cannot be read; or if the mask that all images have cannot be
             read.
     """
-    if options.where.kind == "mask":
-        stored_mask(options.where.value[0])
+    for region in options.regions:
+        if region.kind == "mask":
+            stored_mask(region.value[0])
     if not given:
         raise InputError("no images were given; name files, a folder, a .csv or a .zarr array")
     special = [path for path in given if path.suffix.lower() in (".csv", ".zarr")]
@@ -129,13 +130,29 @@ def list_items(
         raise InputError(f"{str(special[0])!r} was given with other images; give it alone")
     if special:
         (path,) = special
-        if options.truth:
-            raise InputError(f"--truth is for image files; {str(path)!r} is none")
+        if options.truth or len(options.regions) > 1:
+            what = "--truth is" if options.truth else "several regions are"
+            raise InputError(f"{what} for image files; {str(path)!r} is none")
         return _listed(path, options) if path.suffix.lower() == ".csv" else _rows(path, options)
-    _check_threshold(options, options.where.kind == "mask")
+    _check_threshold(options, any(region.kind == "mask" for region in options.regions))
     found = files_in(given, report)
     truths = pair_truths(found, files_in([*map(Path, options.truth)])) if options.truth else {}
-    return Items([*map(str, found)], truths={str(each): str(truths[each]) for each in truths})
+    paths = [*map(str, found)]
+    goals = _goals_of_regions(options) if len(options.regions) > 1 else ()
+    return Items(
+        paths,
+        goals=dict.fromkeys(paths, goals) if goals else {},
+        targets=len(goals),
+        truths={str(each): str(truths[each]) for each in truths},
+    )
+
+
+def _goals_of_regions(options: StudyOptions) -> tuple[Goal, ...]:
+    """What is explained of every image, where several regions are: each class in each of them."""
+    pairs = [(query, region) for query in options.queries for region in options.regions]
+    words = (f"{query.name}.{_files.slug(region.words, 'region')}" for query, region in pairs)
+    names = _files.unique_names([*words])
+    return tuple(Goal(*pair, name) for pair, name in zip(pairs, names, strict=True))
 
 
 def files_in(

@@ -94,7 +94,8 @@ def _row(network: Network, targets: int, group: Group, member: int, number: int)
         prediction = goal.prediction
         first = prediction.order[0] if prediction.order else None
         row |= {
-            "target": goal.goal.query.name,
+            "target": goal.goal.title,
+            "region": None if goal.region is None else goal.goal.region.words,
             "chosen": goal.goal.query.words,
             "class_index": goal.class_index,
             "class": network.labels[goal.class_index],

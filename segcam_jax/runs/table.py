@@ -31,6 +31,7 @@ COLUMNS: Mapping[str, Any] = {
     "rather_than": polars.String,
     "share": polars.Float64,
     "chosen": polars.String,
+    "region": polars.String,
     "predicted": polars.String,
     "predicted_share": polars.Float64,
     "pixels": polars.Int64,

@@ -48,7 +48,7 @@ class StudyOptions:
         channels: of a user's own model.
         normalisation: likewise.
         layout: of taps inside of the model, as `parse_layouts` reads it.
-        region: the explained pixels, as `Region.parse` reads them.
+        region: the explained pixels, as `Region.parse` reads them; of several each by itself.
         min_probability: predicted pixels need a probability above this.
         mask_threshold: of the region `mask:FILE`, what lies above it is inside.
         truth: files or folders of masks, or maps of classes, that figures show; one for each image.
@@ -86,7 +86,7 @@ class StudyOptions:
     channels: int | None = None
     normalisation: str | None = None
     layout: tuple[str, ...] = ()
-    region: str = "predicted"
+    region: str | tuple[str, ...] = "predicted"
     min_probability: float | None = None
     mask_threshold: float | None = None
     truth: tuple[str, ...] = ()
@@ -119,9 +119,21 @@ class StudyOptions:
         return parse_queries(self.classes)
 
     @functools.cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The explained pixels of an image that does not say so itself, each by themselves.
+
+        Raises:
+            InputError: if there are none, or as `Region.parse`.
+        """
+        words = (self.region,) if isinstance(self.region, str) else self.region
+        if not words:
+            raise InputError("no region was given; `predicted` is the usual one")
+        return tuple(map(self.region_of, dict.fromkeys(words)))
+
+    @property
     def where(self) -> Region:
-        """The explained pixels of an image that does not say so itself."""
-        return self.region_of(self.region)
+        """The first of these."""
+        return self.regions[0]
 
     def region_of(self, words: str) -> Region:
         """A region, narrowed as the options say."""
@@ -212,7 +224,7 @@ class StudyOptions:
             )
         if not network.classifies:
             return
-        kinds = {self.where.kind, *(goal.region.kind for goal in own)}
+        kinds = {*(region.kind for region in self.regions), *(goal.region.kind for goal in own)}
         given = self.min_probability is not None or not kinds <= {"predicted", "all"}
         if given or self.truth or self.reduce != "sum":
             raise InputError(
@@ -267,7 +279,14 @@ class Goal:
     Attributes:
         query: the class.
         region: the pixels.
+        name: of both, where regions tell apart what is explained; empty: that of the class.
     """
 
     query: ClassQuery
     region: Region
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called among those of an image."""
+        return self.name or self.query.name

@@ -44,6 +44,7 @@ class Row:
         label: what the row shows, for example a layer; left of the image.
         detail: what else there is to say of it, smaller; lines are kept.
         region: boolean mask of the target's pixels, outlined.
+        regions: one for each map, outlined in it; None: `region` in all.
     """
 
     image: Float[AnyArray, "h w *c"]
@@ -51,6 +52,7 @@ class Row:
     label: str = ""
     detail: str = ""
     region: Bool[AnyArray, "h w"] | None = None
+    regions: Sequence[Bool[AnyArray, "h w"] | None] | None = None
 
 
 @drawing()
@@ -98,6 +100,7 @@ def montage(
     maps: Mapping[tuple[str, str], AnyMap | None],
     *,
     region: Bool[AnyArray, "h w"] | None = None,
+    regions: Mapping[str, Bool[AnyArray, "h w"] | None] | None = None,
     style: Style = Style(),
     title: str | None = None,
     caption: str | None = None,
@@ -114,6 +117,7 @@ def montage(
             columns in the order of their first appearance. A cell without a map (no key, or None)
             says "no map".
         region: boolean mask of the target's pixels, outlined in every cell.
+        regions: by the label of the column, where columns are of targets of their own.
         style: how the maps are coloured; limits are those of all maps.
         title: a line above.
         caption: words below the maps.
@@ -124,9 +128,10 @@ def montage(
     checked = as_image(image)
     mask = None if region is None else as_region(region, checked.shape[:2])
     rows, columns = (list(dict.fromkeys(key[place] for key in maps)) for place in (0, 1))
+    own = None if regions is None else [regions.get(each) for each in columns]
     table = [
         _checked(
-            Row(checked, [maps.get((row, each)) for each in columns], row, "", mask),
+            Row(checked, [maps.get((row, each)) for each in columns], row, "", mask, own),
             repr(row),
             columns,
         )
@@ -188,7 +193,10 @@ def _checked(row: Row, name: str, columns: Sequence[str]) -> Row:
         for each, column in zip(row.maps, columns, strict=True)
     ]
     region = None if row.region is None else as_region(row.region, shape)
-    return dataclasses.replace(row, image=image, maps=maps, region=region)
+    own = [region] * len(maps)
+    if row.regions is not None:
+        own = [None if each is None else as_region(each, shape) for each in row.regions]
+    return dataclasses.replace(row, image=image, maps=maps, region=region, regions=own)
 
 
 def _values(rows: Sequence[Row]) -> list[AnyArray]:
@@ -236,9 +244,9 @@ def _rows(
         else:
             picture(first, row.image)
             outline(first, row.region)
-        for axes, given in zip(others, row.maps, strict=True):
+        for axes, given, region in zip(others, row.maps, row.regions or (), strict=True):
             if isinstance(given, Noted):
-                overlaid(axes, row.image, given, scale, row.region, made.width)
+                overlaid(axes, row.image, given, scale, region, made.width)
             else:
                 blank(axes, "no map", made.width)
         _label(others[0] if once else first, labels[number], details[number])

@@ -21,7 +21,8 @@ from segcam_jax import _files, cli, engine, viz
 from segcam_jax.cli import cache, commands
 from segcam_jax.heatmap import PROFILES
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
-from segcam_jax.reports import images
+from segcam_jax.reports import images, layers
+from tests.support.drawn import prose_of
 from tests.support.explained import files_of, manifest_of, rows_of, run_of
 
 CLASSES = ["square", "circle", "background"]
@@ -248,6 +249,40 @@ def test_channel_weights_are_written_and_make_the_map_again(tmp_path, weights, i
     assert "no chosen method takes any" in fault(*line, *both, *out)
     assert "needs weights" in fault(*line, "--method", "given_weights", *out)
     assert "is a folder" in fault(*line, "--importance", tmp_path, *out)
+
+
+def test_several_regions_at_several_layers_are_one_figure(tmp_path, weights, image, monkeypatch):
+    out, saved = tmp_path / "out", []
+    save = viz.save
+    monkeypatch.setattr(viz, "save", lambda *a, **k: saved.append(a[1].name) or save(*a, **k))
+    line = ("explain", image, "--weights", weights, "--class", "circle", "--method", "grad_cam")
+    line = (*line, "--tap", "bottleneck", "decoder1", "--region", "all", "pixel:3,5", "--out", out)
+    assert run(*line) == 0
+    stored = run_of(out)
+    assert stored.table["region"].to_list() == ["all", "pixel:3,5"]
+    assert stored.table["pixels"].to_list() == [16 * 12, 1]
+    names = ["circle.all", "circle.pixel-3-5"]
+    assert stored.table["target"].to_list() == names
+    assert saved.count("scan.grad_cam.layers.png") == 1
+    assert (out / f"scan.{names[1]}" / "grad_cam.bottleneck.npy").is_file()
+    assert manifest_of(out)["options"]["region"] == ["all", "pixel:3,5"]
+    figure = layers.layers_figure(stored, 0, "grad_cam")
+    # Two layers of an input and two targets, and the colour bar.
+    assert len(figure.axes) == 2 * 3 + 1
+    said = prose_of(figure)
+    for words in ("circle, all", "circle, pixel:3,5", "bottleneck", "decoder1"):
+        assert words in said
+    alone = ("--region", "pixel:3,5", "--out", tmp_path / "alone", "--no-figures")
+    assert run(*line[:-5], *alone) == 0
+    np.testing.assert_allclose(
+        stored.map(1, "bottleneck", "grad_cam"),
+        run_of(tmp_path / "alone").map(0, "bottleneck", "grad_cam"),
+        rtol=1e-5,
+        atol=1e-7,
+    )
+    saved.clear()
+    assert run(*line) == 0
+    assert not saved
 
 
 def test_a_truth_is_in_the_run_and_in_its_figure(tmp_path, weights, image, fault):
