@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of
 from segcam_jax.cli.instances import computed, exit_code, groups_of, opened
-from segcam_jax.cli.volumetric import Context
+from segcam_jax.cli.volumetric import Context, chosen
 from segcam_jax.engine import Execution
 from segcam_jax.reports.context import FILES, TABLE, ContextReport
 from segcam_jax.runs.instance_studies import ContextStudy
@@ -17,7 +17,8 @@ def context(command: Context, line: Sequence[str]) -> int:
     """Studies every instance; tells what came out, and returns the exit code."""
     execution = Execution(memory_limit=bytes_of(command.memory_limit))
     network, segmenting, cases, modalities = opened(command)
-    study = ContextStudy(network, segmenting, command.steps, command.max_voxels, groups_of(command))
+    most, groups = chosen(command, "max_voxels"), groups_of(command)
+    study = ContextStudy(network, segmenting, command.steps, most, groups)
     study.check(tuple(cases))
     stored = computed(
         ScanRun(network, tuple(cases), modalities, segmenting, study, execution),
@@ -31,9 +32,9 @@ def context(command: Context, line: Sequence[str]) -> int:
         report.write(advance, line)
     rows = report.rows()
     if not rows:
-        chosen = [f" of {', '.join(groups_of(command))}"] if command.group else []
-        chosen += [f" of at most {command.max_voxels} voxels"] if command.max_voxels else []
-        words = f"no instance{''.join(chosen)} was found in {counted(len(cases), 'scan')}"
+        which = [f" of {', '.join(groups)}"] if groups else []
+        which += [f" of at most {most} voxels"] if most else []
+        words = f"no instance{''.join(which)} was found in {counted(len(cases), 'scan')}"
         print(f"{words}; {command.out / TABLE} is empty")
         return exit_code(stored)
     columns = ("distance_mm", "average_score", "std_dev", "n_predictions", "reach_mm")

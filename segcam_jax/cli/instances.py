@@ -7,7 +7,7 @@ from typing import Any
 from segcam_jax import _files, methods
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of, names_in
-from segcam_jax.cli.volumetric import Instances, Volumetric
+from segcam_jax.cli.volumetric import Instances, Volumetric, chosen
 from segcam_jax.data.frames import Frame
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.engine import Execution
@@ -122,8 +122,8 @@ def opened(
             network,
             class_index=_class_of(command),
             threshold=command.threshold,
-            connectivity=command.connectivity,
-            min_voxels=command.min_voxels,
+            connectivity=chosen(command, "connectivity"),
+            min_voxels=chosen(command, "min_voxels"),
             min_volume=command.min_volume,
             min_iou=command.iou,
             truth=TruthOptions(
@@ -224,7 +224,9 @@ def groups_of(command: Volumetric) -> tuple[str, ...]:
     Raises:
         InputError: if there is none.
     """
-    groups = tuple(word.upper() for word in names_in(command.group))
+    if not command.group and not _has_truth(command):
+        return ()
+    groups = tuple(word.upper() for word in names_in(chosen(command, "group")))
     if groups and not _has_truth(command):
         raise InputError("--group needs a ground truth; add --truth, or --truth-prefix with --data")
     return groups

@@ -1,8 +1,9 @@
 """The commands over volumes as dataclasses."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -61,8 +62,10 @@ class Volumetric:
         multi_label: The classes do not exclude each other: each has a probability of its own, its
             sigmoid, not its share of all (softmax). One class alone always has.
         threshold: Voxels with a probability above this are inside.
-        connectivity: Neighbours of a voxel in an instance.
-        min_voxels: Drop smaller instances, once all are matched with the truth.
+        preset: ies: as Instance SmoothGrad's code: 18 neighbours, instances of more than 5 voxels;
+            of `segcam context` true positives of 91 to 119. What is given besides counts more.
+        connectivity: Neighbours of a voxel in an instance. Default: 26.
+        min_voxels: Drop smaller instances, once all are matched with the truth. Default: 1.
         min_volume: Drop instances below this volume, in mm^3.
         iou: An instance matches a lesion if their intersection over union is at least this; a
             lesser overlap is WEAK. Default: one common voxel is enough.
@@ -110,8 +113,9 @@ class Volumetric:
     outputs: MaybeOutputs = None
     multi_label: bool = False
     threshold: float = 0.5
-    connectivity: Literal[6, 18, 26] = 26
-    min_voxels: int = 1
+    preset: Annotated[Literal["ies"] | None, optional("{ies}")] = None
+    connectivity: Annotated[Literal[6, 18, 26] | None, optional("{6,18,26}")] = None
+    min_voxels: MaybeCount = None
     min_volume: float = 0.0
     iou: MaybeNumber = None
     group: Names = ()
@@ -126,6 +130,22 @@ class Volumetric:
     on_error: Literal["row", "stop"] = "row"
     out: Path = Path("segcam-volumes")
     overwrite: bool = False
+
+
+# What is taken where nothing is said: always, and by a preset.
+_USUAL: Mapping[str, Any] = {"connectivity": 26, "min_voxels": 1, "max_voxels": None, "group": ()}
+_PRESETS: Mapping[str, Mapping[str, Any]] = {"ies": {"connectivity": 18, "min_voxels": 6}}
+_OF_CONTEXT: Mapping[str, Mapping[str, Any]] = {
+    "ies": {"connectivity": 18, "min_voxels": 91, "max_voxels": 119, "group": ("TP",)}
+}
+
+
+def chosen(command: Volumetric, name: str) -> Any:
+    """An option that presets say: as given, as the preset has it, or the usual one."""
+    given = getattr(command, name)
+    presets = _OF_CONTEXT if isinstance(command, Context) else _PRESETS
+    by_preset = presets.get(command.preset or "", {})
+    return by_preset.get(name, _USUAL[name]) if given in (None, ()) else given
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,8 @@ from scipy import ndimage
 
 import segcam_jax as segcam
 from segcam_jax import Execution, InputError, cli
+from segcam_jax.cli.instances import groups_of
+from segcam_jax.cli.volumetric import Context, Instances, chosen
 from segcam_jax.data import nifti, scans
 from segcam_jax.data.instances import measured
 from segcam_jax.data.truths import TruthOptions
@@ -771,3 +773,13 @@ def test_cuts_of_large_and_small_volumes_come_back_in_place():
 def _window(cut, target):
     place = tuple(slice(c, c + e) for c, e in zip(target.corner, target.extent, strict=True))
     return cut.x[place]
+
+
+def test_a_preset_says_what_is_not_given():
+    assert (chosen(Instances(), "connectivity"), chosen(Instances(), "min_voxels")) == (26, 1)
+    one = Instances(preset="ies", min_voxels=3)
+    assert (chosen(one, "connectivity"), chosen(one, "min_voxels")) == (18, 3)
+    study = Context(preset="ies")
+    assert [chosen(study, name) for name in ("min_voxels", "max_voxels")] == [91, 119]
+    assert groups_of(study) == ()  # Without a truth nothing is known of them.
+    assert groups_of(Context(preset="ies", truth=(Path("a.nii"),))) == ("TP",)
