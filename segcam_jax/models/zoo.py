@@ -273,12 +273,14 @@ def convert(
     _check_options(family, options, normalisation)
     if Path(out).suffix != ".safetensors":
         raise InputError(f"`out` is {str(out)!r}; give a file that ends in .safetensors")
+    source = foreign.read(path)
     if layout is None and Path(path).suffix.lower() in (".h5", ".hdf5"):
         layout = "keras"
+        foreign.check_keras(source, str(path))
     chosen = _layout(family, layout)
     if chosen.normalisation is not None:
         options["normalisation"] = normalisation or chosen.normalisation
-    model = from_tensors(foreign.read(path), name, layout=layout, origin=str(path), **options)
+    model = from_tensors(source, name, layout=layout, origin=str(path), **options)
     if bgr and not (family.name == "unet" and model.config.in_channels == 3):
         raise InputError(f"bgr is for a unet of images of three channels, not for {name!r}")
     if bgr:

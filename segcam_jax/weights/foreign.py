@@ -1,7 +1,8 @@
 """Tensors of other libraries' weights files: safetensors, PyTorch, Keras; no code in them runs."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         MissingExtraError: if the library that reads it is not installed.
     """
     path = Path(path)
+    if path.suffix == ".index" or re.fullmatch(r"\.data-\d+-of-\d+", path.suffix):
+        raise InputError(
+            f"weights file {str(path)!r} is of a TensorFlow checkpoint, which only TensorFlow "
+            "reads; load it into the Keras model there, and save that (model.save('net.h5')) or "
+            "explain it as it is (segcam.from_keras)"
+        )
     if path.suffix.lower() not in _READERS:
         raise InputError(
             f"weights file {str(path)!r} has suffix {path.suffix!r}; expected one of "
@@ -153,6 +160,32 @@ def _keras(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # h5py raises many kinds on damaged files.
         raise _unreadable(path, error) from None
     return tensors
+
+
+# What is in the names of a network's layers in keras.applications, of those that no network here is.
+_KERAS_NETWORKS = {
+    "ResNetV2": r"conv\d_block\d+_preact_bn/.*",
+    "Xception": r"block\d+_sepconv\d_bn/.*",
+    "InceptionResNetV2": r"conv_7b(_bn)?/.*",
+    "InceptionV3": r"conv2d_9[0-3]/kernel",
+}
+
+
+def check_keras(names: Iterable[str], origin: str) -> None:
+    """Raises `InputError` if weights are of a network of keras.applications that is none of ours.
+
+    Args:
+        names: of a file's tensors, as `read` gives them.
+        origin: the file's name.
+    """
+    names = list(names)
+    for network, pattern in _KERAS_NETWORKS.items():
+        if any(re.fullmatch(pattern, name) for name in names):
+            raise InputError(
+                f"weights of {origin!r} are those of Keras's {network}, which no network here "
+                "takes; explain the Keras model as it is: segcam.from_keras(model), or on the "
+                "command line a factory that returns it (my_networks.py:make)"
+            )
 
 
 def _text(name: bytes | str) -> str:

@@ -270,3 +270,25 @@ def test_files_of_no_kind(tmp_path):
     safetensors.numpy.save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(InputError, match="holds no tensors"):
         foreign.read(tmp_path / "empty.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.ckpt.index", "model.ckpt.data-00000-of-00001"])
+def test_checkpoints_of_tensorflow_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"TensorFlow checkpoint.*segcam\.from_keras"):
+        foreign.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("layer", "network"),
+    [
+        ("conv2_block1_preact_bn/gamma", "ResNetV2"),
+        ("block2_sepconv1_bn/gamma", "Xception"),
+        ("conv_7b/kernel", "InceptionResNetV2"),
+        ("conv2d_93/kernel", "InceptionV3"),
+    ],
+)
+def test_networks_of_keras_that_are_none_of_ours_are_named(layer, network):
+    with pytest.raises(InputError, match=f"Keras's {network}, which no network here"):
+        foreign.check_keras(["conv1_conv/kernel", layer], "net.h5")
+    foreign.check_keras(["conv1/conv/kernel", "conv2_block1_0_bn/gamma", "conv2d_1/kernel"], "a.h5")
