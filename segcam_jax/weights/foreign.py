@@ -162,12 +162,12 @@ def _keras(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-# What is in the names of a network's layers in keras.applications, of those that no network here is.
+# Networks of keras.applications that are none of ours: names of their tensors, and how many.
 _KERAS_NETWORKS = {
-    "ResNetV2": r"conv\d_block\d+_preact_bn/.*",
-    "Xception": r"block\d+_sepconv\d_bn/.*",
-    "InceptionResNetV2": r"conv_7b(_bn)?/.*",
-    "InceptionV3": r"conv2d_9[0-3]/kernel",
+    "ResNetV2": (r"conv\d_block\d+_preact_bn/.*", 1),
+    "Xception": (r"block\d+_sepconv\d_bn/.*", 1),
+    "InceptionResNetV2": (r"conv_7b(_bn)?/.*", 1),
+    "InceptionV3": (r"conv2d(_\d+)?/kernel", 50),
 }
 
 
@@ -179,8 +179,8 @@ def check_keras(names: Iterable[str], origin: str) -> None:
         origin: the file's name.
     """
     names = list(names)
-    for network, pattern in _KERAS_NETWORKS.items():
-        if any(re.fullmatch(pattern, name) for name in names):
+    for network, (pattern, least) in _KERAS_NETWORKS.items():
+        if sum(re.fullmatch(pattern, name) is not None for name in names) >= least:
             raise InputError(
                 f"weights of {origin!r} are those of Keras's {network}, which no network here "
                 "takes; explain the Keras model as it is: segcam.from_keras(model), or on the "
