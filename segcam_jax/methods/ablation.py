@@ -37,6 +37,7 @@ def ablation_cam(
     *,
     ablation_value: float = 0.0,
     relative: bool = True,
+    eigen_smooth: bool = False,
     execution: Execution = Execution(),
 ) -> Explanation:
     """Ablation-CAM: channels are weighted by the fall of the score without them.
@@ -53,6 +54,7 @@ def ablation_cam(
         target: the score to explain.
         ablation_value: what an ablated channel is multiplied by.
         relative: divide by |S|; a score of exactly 0 divides by 1.
+        eigen_smooth: as in `grad_cam`.
         execution: how the engine runs it; does not change the result.
 
     Returns:
@@ -67,7 +69,7 @@ def ablation_cam(
     masks = ChannelMasks(activation.shape[-1], ablation_value)
     score, drops = engine.ablation_drops(split, activation, carry, target, masks, execution)
     weights = scaled(drops, score, relative=relative)
-    explanation = weighted(wide(activation), weights, score)
+    explanation = weighted(wide(activation), weights, score, eigen_smooth=eigen_smooth)
     return Explanation(explanation.map, score, weights, score - drops, drops)
 
 

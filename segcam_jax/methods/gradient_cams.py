@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
+from segcam_jax.methods.eigen_cams import first_component
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
@@ -27,10 +28,15 @@ def _space(x: Array) -> tuple[int, ...]:
 
 
 def weighted(
-    activation: Float[Array, "*space c"], weights: Float[Array, "c"], score
+    activation: Float[Array, "*space c"],
+    weights: Float[Array, "c"],
+    score: Any,
+    *,
+    eigen_smooth: bool = False,
 ) -> Explanation:
-    """The map sum_k w_k A_k."""
-    return Explanation(map=activation @ weights, score=score, weights=weights)
+    """The map sum_k w_k A_k; or the first principal component of w_k A_k, see `first_component`."""
+    smooth = first_component(activation * weights)[0] if eigen_smooth else activation @ weights
+    return Explanation(map=smooth, score=score, weights=weights)
 
 
 @method(
@@ -48,6 +54,7 @@ def grad_cam(
     *,
     absolute_weights: bool = False,
     positive_weights: bool = False,
+    eigen_smooth: bool = False,
     execution: Execution = Execution(),
 ) -> Explanation:
     """Grad-CAM; with a segmentation target, Seg-Grad-CAM.
@@ -61,6 +68,8 @@ def grad_cam(
         target: the score to explain.
         absolute_weights: take |w_k| (`abs_w` of the Seg-Grad-CAM code).
         positive_weights: take max(w_k, 0) (`posit_w`), after the absolute value.
+        eigen_smooth: in place of the sum over channels, the first principal component of w_k A_k,
+            as pytorch-grad-cam's option of that name, its sign that of the sum.
 
     Returns:
         `map` `*space`, `weights` `c`, `score`.
@@ -75,7 +84,7 @@ def grad_cam(
         weights = jnp.abs(weights)
     if positive_weights:
         weights = jnp.maximum(weights, 0)
-    return weighted(activation, weights, score)
+    return weighted(activation, weights, score, eigen_smooth=eigen_smooth)
 
 
 @method(
@@ -118,6 +127,7 @@ def grad_cam_pp(
     target: Any,
     *,
     epsilon: float = 0.0,
+    eigen_smooth: bool = False,
     execution: Execution = Execution(),
 ) -> Explanation:
     """Grad-CAM++.
@@ -133,6 +143,7 @@ def grad_cam_pp(
         epsilon: added to the denominator. pytorch-grad-cam adds 1e-6, with which the weights
             depend on the scale of the score: a mean over a large region has gradients so small
             that epsilon takes over. The default 0 divides g^2 out and needs none.
+        eigen_smooth: as in `grad_cam`.
 
     Returns:
         `map` `*space`, `weights` `c`, `score`.
@@ -152,7 +163,7 @@ def grad_cam_pp(
     usable = positive & (denominator != 0)
     alpha = jnp.where(usable, 1 / jnp.where(usable, denominator, 1), 0)
     weights = (alpha * jnp.maximum(gradient, 0)).sum(_space(gradient))
-    return weighted(activation, weights, score)
+    return weighted(activation, weights, score, eigen_smooth=eigen_smooth)
 
 
 @method(
@@ -168,13 +179,15 @@ def xgrad_cam(
     target: Any,
     *,
     epsilon: float = 1e-7,
+    eigen_smooth: bool = False,
     execution: Execution = Execution(),
 ) -> Explanation:
     """XGrad-CAM.
 
         w_k = sum_p A[p, k] g[p, k] / (sum_q A[q, k] + epsilon),    map[p] = sum_k w_k A[p, k]
 
-    A channel whose activations cancel to a sum of exactly -epsilon gets weight 0.
+    A channel whose activations cancel to a sum of exactly -epsilon gets weight 0. `eigen_smooth` as
+    in `grad_cam`.
 
     Args:
         split: the model, cut at the tap to explain.
@@ -193,7 +206,7 @@ def xgrad_cam(
     total = activation.sum(_space(activation)) + epsilon
     products = (activation * gradient).sum(_space(activation))
     weights = jnp.where(total != 0, products / jnp.where(total != 0, total, 1), 0)
-    return weighted(activation, weights, score)
+    return weighted(activation, weights, score, eigen_smooth=eigen_smooth)
 
 
 @method(

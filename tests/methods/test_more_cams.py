@@ -35,6 +35,21 @@ def test_fem(ndim, deviations):
     assert not segcam.methods.METHODS["fem"].uses_target
 
 
+@pytest.mark.parametrize("name", ["grad_cam", "xgrad_cam", "ablation_cam"])
+def test_eigen_smooth_is_the_first_component_of_weighted_channels(name):
+    split, params, x, target = case()
+    method = segcam.methods.METHODS[name].function
+    plain, found = method(*case()), method(*case(), eigen_smooth=True)
+    np.testing.assert_allclose(found.weights, plain.weights, rtol=1e-5)
+    a = np.asarray(split.encode(params, x)[0], np.float64)
+    rows = (a * np.asarray(plain.weights)).reshape(-1, a.shape[-1])
+    rows -= rows.mean(0)
+    expected = rows @ np.linalg.svd(rows)[2][0]  # As pytorch-grad-cam has it, but for the sign.
+    expected *= np.sign(expected @ rows.sum(-1))
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found.map.ravel() / scale, expected / scale, atol=1e-4)
+
+
 def test_given_weights_make_the_map_that_they_are_of():
     split, params, x, target = case()
     method, cam = segcam.methods.given_weights, segcam.methods.ablation_cam(*case())
