@@ -37,7 +37,7 @@ def test_fem(ndim, deviations):
 
 @pytest.mark.parametrize("name", ["grad_cam", "xgrad_cam", "ablation_cam"])
 def test_eigen_smooth_is_the_first_component_of_weighted_channels(name):
-    split, params, x, target = case()
+    split, params, x, _ = case()
     method = segcam.methods.METHODS[name].function
     plain, found = method(*case()), method(*case(), eigen_smooth=True)
     np.testing.assert_allclose(found.weights, plain.weights, rtol=1e-5)
