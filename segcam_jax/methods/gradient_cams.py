@@ -35,8 +35,10 @@ def weighted(
     eigen_smooth: bool = False,
 ) -> Explanation:
     """The map sum_k w_k A_k; or the first principal component of w_k A_k, see `first_component`."""
-    smooth = first_component(activation * weights)[0] if eigen_smooth else activation @ weights
-    return Explanation(map=smooth, score=score, weights=weights)
+    if not eigen_smooth:
+        return Explanation(map=activation @ weights, score=score, weights=weights)
+    each = activation * weights.reshape((1,) * (activation.ndim - 1) + (-1,))
+    return Explanation(map=first_component(each)[0], score=score, weights=weights)
 
 
 @method(

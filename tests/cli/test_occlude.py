@@ -111,7 +111,7 @@ def test_an_image_that_fails_is_told_and_the_others_go_on(folder, capsys, monkey
     assert "1 image occluded" in said.out
     assert not [*(folder / "partly").rglob("*.png")]
     table = polars.read_csv(folder / "partly" / "occlusion.csv")
-    assert table["background_fall"].to_list() == [None, None]
+    assert table["background_after"].to_list() == [None, None]
     assert run(folder, *more, "--on-error", "stop", out="stop") == 2
 
 

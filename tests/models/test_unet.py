@@ -271,7 +271,8 @@ def test_weights_of_csbdeep_give_their_logits(tmp_path):
         rng = np.random.default_rng(0)
         weights = [layer for layer in model.layers if layer.weights]
         for layer in weights:
-            layer.set_weights([rng.uniform(0.3, 1, w.shape) for w in layer.get_weights()])
+            for weight in layer.weights:
+                weight.assign(rng.uniform(0.3, 1, weight.shape).astype(np.float32))
         given = rng.random((8, 12, 1), np.float32)
         expected = np.asarray(model(given[None]))[0]
     with h5py.File(tmp_path / "weights.h5", "w") as file:
@@ -280,8 +281,8 @@ def test_weights_of_csbdeep_give_their_logits(tmp_path):
             names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
             group = file.create_group(layer.name)
             group.attrs["weight_names"] = names
-            for name, value in zip(names, layer.get_weights(), strict=True):
-                group[name] = value
+            for name, weight in zip(names, layer.weights, strict=True):
+                group[name] = np.asarray(weight.value)
     model = models.convert(tmp_path / "weights.h5", "unet", tmp_path / "net.safetensors")
     assert model.config == UNetConfig(in_channels=1, classes=3, depth=depth, width=width)
     loaded = models.load(tmp_path / "net.safetensors")
