@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 import segcam_jax as segcam
@@ -164,79 +165,86 @@ def test_weights_files_that_are_none(tmp_path):
         models.load(path, model="unett")
 
 
-def source_unet(torch, depth, inner):
-    """The PyTorch U-Net whose encoder the Eurocon 2023 code publishes, written from its tables."""
-    nn, functional = torch.nn, torch.nn.functional
+def source_unet(depth, inner):
+    """The weights and the forward pass of the PyTorch U-Net of the Eurocon 2023 code, in its layout.
 
-    def block(name, inputs, width):
-        layers = {}
+    Images are `c h w`; convolutions `out in h w`, transposed ones `in out h w`.
+    """
+    rng, state = np.random.default_rng(0), {}
+    widths = [4 * 2**level for level in range(depth + 1)]
+    deepest = "bottleneck" if inner else f"encoder{depth + 1}"
+    names = [*(f"encoder{n + 1}" for n in range(depth)), deepest]
+
+    def add(name, *shape, low=-0.3, high=0.3):
+        state[name] = rng.uniform(low, high, shape).astype(np.float32)
+
+    def add_block(name, inputs, width):
         for n, given in ((1, inputs), (2, width)):
-            layers[f"{name}conv{n}"] = nn.Conv2d(given, width, 3, padding=1, bias=False)
-            layers[f"{name}norm{n}"] = nn.BatchNorm2d(width)
-            layers[f"{name}relu{n}"] = nn.ReLU()
-        made = nn.Sequential()
-        for key, layer in layers.items():
-            made.add_module(key, layer)
-        return made
+            add(f"{name}conv{n}.weight", width, given, 3, 3)
+            add(f"{name}norm{n}.bias", width)
+            add(f"{name}norm{n}.running_mean", width)
+            for part in ("weight", "running_var"):
+                add(f"{name}norm{n}.{part}", width, low=0.5, high=1.5)
+            state[f"{name}norm{n}.num_batches_tracked"] = np.array(3)
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            widths = [4 * 2**level for level in range(depth + 1)]
-            self.names = [f"encoder{n + 1}" for n in range(depth)]
-            self.names.append("bottleneck" if inner else f"encoder{depth + 1}")
-            for n, (name, width) in enumerate(zip(self.names, widths, strict=True)):
-                inputs = 3 if n == 0 else widths[n - 1]
-                short = name if name == "bottleneck" else f"enc{n + 1}"
-                self.add_module(name, block(short, inputs, width))
-            for n in range(depth, 0, -1):
-                up = nn.ConvTranspose2d(widths[n], widths[n - 1], 2, stride=2)
-                self.add_module(f"upconv{n}", up)
-                self.add_module(f"decoder{n}", block(f"dec{n}", 2 * widths[n - 1], widths[n - 1]))
-            self.conv = nn.Conv2d(4, 2, 1)
+    def inside(name):
+        return name if name == "bottleneck" else f"enc{name[-1]}"
 
-        def forward(self, x):
-            skips = []
-            for name in self.names[:-1]:
-                skips.append(x := getattr(self, name)(x))
-                x = functional.max_pool2d(x, 2)
-            x = getattr(self, self.names[-1])(x)
-            for n in range(depth, 0, -1):
-                x = torch.cat([getattr(self, f"upconv{n}")(x), skips[n - 1]], 1)
-                x = getattr(self, f"decoder{n}")(x)
-            return self.conv(x)
+    for n, (name, width) in enumerate(zip(names, widths, strict=True)):
+        add_block(f"{name}.{inside(name)}", widths[n - 1] if n else 3, width)
+    for n in range(depth, 0, -1):
+        add(f"upconv{n}.weight", widths[n], widths[n - 1], 2, 2)
+        add(f"upconv{n}.bias", widths[n - 1])
+        add_block(f"decoder{n}.dec{n}", 2 * widths[n - 1], widths[n - 1])
+    add("conv.weight", 2, 4, 1, 1)
+    add("conv.bias", 2)
 
-    torch.manual_seed(0)
-    net = Net()
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.uniform_(-0.3, 0.3)
-            layer.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.uniform_(layer.bias, -0.3, 0.3)
-    return net.eval()
+    def block(x, name):
+        for n in (1, 2):
+            x = jax.lax.conv(x[None], state[f"{name}conv{n}.weight"], (1, 1), "SAME")[0]
+            norm = {
+                part: state[f"{name}norm{n}.{part}"][:, None, None]
+                for part in ("weight", "bias", "running_mean", "running_var")
+            }
+            x = (x - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-5)
+            x = jax.nn.relu(x * norm["weight"] + norm["bias"])
+        return x
+
+    def forward(x):
+        skips = []
+        for name in names[:-1]:
+            skips.append(x := block(x, f"{name}.{inside(name)}"))
+            x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2).max((2, 4))
+        x = block(x, f"{deepest}.{inside(deepest)}")
+        for n in range(depth, 0, -1):
+            up = np.einsum("chw,coab->ohawb", x, state[f"upconv{n}.weight"])
+            up = up.reshape(len(up), 2 * x.shape[1], 2 * x.shape[2])
+            up = up + state[f"upconv{n}.bias"][:, None, None]
+            x = block(np.concatenate([up, skips[n - 1]]), f"decoder{n}.dec{n}")
+        kernel = state["conv.weight"][:, :, 0, 0]
+        return np.einsum("chw,oc->ohw", x, kernel) + state["conv.bias"][:, None, None]
+
+    return state, forward
 
 
 @pytest.mark.parametrize(("depth", "inner"), [(2, False), (1, True)])
 def test_weights_of_the_pytorch_source_give_its_logits(tmp_path, depth, inner):
-    torch = pytest.importorskip("torch")
-    net = source_unet(torch, depth, inner)
-    torch.save(net.state_dict(), tmp_path / "peaches.pt")
-    image = np.random.default_rng(0).random((8, 12, 3), np.float32)
-    with torch.no_grad():
-        expected = net(torch.from_numpy(image.transpose(2, 0, 1))[None])[0].numpy()
+    state, forward = source_unet(depth, inner)
+    safetensors.numpy.save_file(state, tmp_path / "peaches.safetensors", {"format": "pt"})
+    image = np.random.default_rng(1).random((8, 12, 3), np.float32)
+    expected = forward(image.transpose(2, 0, 1)).transpose(1, 2, 0)
     for bgr in (False, True):
         out = tmp_path / f"{bgr}.safetensors"
-        models.convert(tmp_path / "peaches.pt", "unet", out, bgr=bgr, labels=["background", "cut"])
+        names = ["background", "cut"]
+        models.convert(tmp_path / "peaches.safetensors", "unet", out, bgr=bgr, labels=names)
         loaded = models.load(out)
         assert (loaded.config.depth, loaded.config.width, loaded.config.classes) == (depth, 4, 2)
         found = loaded.fn(loaded.params, image[..., ::-1] if bgr else image)
-        np.testing.assert_allclose(found, expected.transpose(1, 2, 0), atol=2e-5)
-    state = dict(net.state_dict())
+        np.testing.assert_allclose(found, expected, atol=2e-5)
     state["decoder1.other.weight"] = state.pop("decoder1.dec1conv2.weight")
-    torch.save(state, tmp_path / "other.pt")
+    safetensors.numpy.save_file(state, tmp_path / "other.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"1 unknown to the table: decoder1\.other\.weight"):
-        models.convert(tmp_path / "other.pt", "unet", tmp_path / "none.safetensors")
+        models.convert(tmp_path / "other.safetensors", "unet", tmp_path / "none.safetensors")
     assert not (tmp_path / "none.safetensors").exists()
 
 
