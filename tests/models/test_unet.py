@@ -166,7 +166,7 @@ def test_weights_files_that_are_none(tmp_path):
 
 
 def source_unet(depth, inner):
-    """The weights and the forward pass of the PyTorch U-Net of the Eurocon 2023 code, in its layout.
+    """Weights and forward pass of the PyTorch U-Net of the Eurocon 2023 code, in its layout.
 
     Images are `c h w`; convolutions `out in h w`, transposed ones `in out h w`.
     """

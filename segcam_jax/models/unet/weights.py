@@ -68,7 +68,7 @@ def torch_sizes(shapes: Shapes) -> dict[str, Any]:
     """What the names and shapes in such a file say of the configuration."""
     first, head = shapes.get("encoder1.enc1conv1.weight", ()), shapes.get("conv.weight", ())
     levels = sum(f"encoder{level}.enc{level}conv1.weight" in shapes for level in range(1, 17))
-    if len(first) != 4 or len(head) != 4 or levels < 2:
+    if len(first) != 4 or len(head) != 4 or levels + (_INSIDE in shapes) < 2:
         return {}
     return {
         "in_channels": first[1],
