@@ -87,11 +87,17 @@ def read_labels(
             f"truth {str(path)!r} has shape {stored.shape}; expected one value for each pixel of "
             f"the image, {sample.file_extent}"
         )
+    if not np.isfinite(stored).all() or classes > _IGNORED:
+        raise InputError(
+            f"truth {str(path)!r} holds NaN, or is of {classes} classes; maps of up to {_IGNORED} "
+            "classes are read"
+        )
     wrong = np.setdiff1d(stored, [*range(classes), _IGNORED])
     if wrong.size:
         raise InputError(
             f"truth {str(path)!r} has the value {wrong[0]:g}, no class of the network's 0 to "
             f"{classes - 1} and not {_IGNORED}, unknown; of a mask, leave out --truth-labels"
         )
-    labels = np.where(stored == _IGNORED, UNKNOWN, stored) if classes <= _IGNORED else stored
+    labels = stored.astype(np.int32)
+    labels[labels == _IGNORED] = UNKNOWN
     return image_inputs.fitted_labels(labels, sample.extent, fit)

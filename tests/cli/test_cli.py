@@ -294,7 +294,7 @@ def test_a_truth_is_in_the_run_and_in_its_figure(tmp_path, weights, image, fault
     given = ("--truth", tmp_path / "mask.png", "--truth-threshold", "100")
     assert run(*line, *given, "--out", tmp_path / "out") == 0
     stored = run_of(tmp_path / "out")
-    expected = np.zeros((16, 12), int)
+    expected = np.full((16, 12), 2)  # The background.
     expected[4:9, 2:7] = 1
     np.testing.assert_array_equal(stored.truth(0), expected)
     np.testing.assert_array_equal(images.subject_of(stored, 0).truth, expected)
