@@ -2,44 +2,14 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
+from segcam_jax.methods.components import first_component
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
-
-
-def first_component(values: Float[Array, "*space c"]) -> tuple[Array, Array]:
-    """Projects positions on their first principal direction.
-
-        X = values as (positions, c), centred per channel;  X = U S V^T;  X V_1
-
-    The sign of V_1 is free; it is chosen so that the projection goes up with the sum of channels
-    (and, where both are unrelated, so that its largest magnitude is positive).
-
-    Returns:
-        `(projection, direction)`, `*space` and `c`.
-    """
-    rows = values.reshape(-1, values.shape[-1])
-    centred = rows - rows.mean(0, keepdims=True)
-    direction = _first_right_singular_vector(centred)
-    projection = centred @ direction
-    agreement = projection @ centred.sum(-1)
-    largest = projection[jnp.argmax(jnp.abs(projection))]
-    sign = jnp.where(agreement != 0, jnp.sign(agreement), jnp.where(largest < 0, -1.0, 1.0))
-    return (sign * projection).reshape(values.shape[:-1]), sign * direction
-
-
-def _first_right_singular_vector(rows: Float[Array, "p c"]) -> Float[Array, "c"]:
-    """V_1 of rows = U S V^T, from the smaller of the two Gram matrices: far cheaper than an SVD."""
-    if rows.shape[1] <= rows.shape[0]:
-        return jnp.linalg.eigh(rows.T @ rows)[1][:, -1]
-    direction = rows.T @ jnp.linalg.eigh(rows @ rows.T)[1][:, -1]
-    length = jnp.linalg.norm(direction)
-    return direction / jnp.where(length > 0, length, 1)
 
 
 @method(

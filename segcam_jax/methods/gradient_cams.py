@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
-from segcam_jax.methods.eigen_cams import first_component
+from segcam_jax.methods.components import first_component
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
@@ -188,8 +188,7 @@ def xgrad_cam(
 
         w_k = sum_p A[p, k] g[p, k] / (sum_q A[q, k] + epsilon),    map[p] = sum_k w_k A[p, k]
 
-    A channel whose activations cancel to a sum of exactly -epsilon gets weight 0. `eigen_smooth` as
-    in `grad_cam`.
+    A channel whose activations cancel to a sum of exactly -epsilon gets weight 0.
 
     Args:
         split: the model, cut at the tap to explain.
@@ -197,6 +196,7 @@ def xgrad_cam(
         x: one example.
         target: the score to explain.
         epsilon: added to the denominator.
+        eigen_smooth: as in `grad_cam`.
 
     Returns:
         `map` `*space`, `weights` `c`, `score`.
