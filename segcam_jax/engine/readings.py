@@ -81,9 +81,9 @@ def change_readings(
         execution: how to run; with a mesh, its devices share the masks.
         empty: what is ablated becomes this.
     """
-    output, prepared = fall.known(split, activation, carry, execution)
-    output, there = wide(output), activation - empty
-    by_change = fall.falls(split, there, (output, prepared), _itself, masks, execution)
+    there = activation - empty
+    by_change = fall.falls(split, activation, there, carry, _itself, masks, execution)
+    output = wide(by_change.score())
 
     def subtracted(index):
         after = wide(split.decode(empty + ablate(there, masks(index)), carry))
