@@ -27,6 +27,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent / "_build" / ".jax_cache")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # Pages compile much and run it once.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 os.environ["COLUMNS"] = "98"  # of help texts
 
 import segcam_jax

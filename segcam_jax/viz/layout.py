@@ -5,6 +5,7 @@ it holds.
 """
 
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 
@@ -56,9 +57,18 @@ class Panels:
     width: float
 
 
+class Picture(Figure):
+    """A figure that a notebook shows, also where nobody has imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
+
+
 def new_figure(width: float, height: float, layout: LayoutEngine | str = "compressed") -> Figure:
     """An empty figure that belongs to nobody: no pyplot, no display."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)  # pyright: ignore
+    figure = Picture(figsize=(width, height), dpi=DPI, facecolor="white", layout=layout)  # pyright: ignore
     FigureCanvasAgg(figure)
     return figure
 

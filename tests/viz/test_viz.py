@@ -1,6 +1,7 @@
 """Figures: what they show, what they refuse, and that nothing else is touched."""
 
 import dataclasses
+import io
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ import matplotlib.style
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
+from PIL import Image
 
 from segcam_jax import viz
 from segcam_jax.data.instances import Instance
@@ -198,6 +200,12 @@ def test_blend_is_its_formula():
     np.testing.assert_allclose(viz.blend(image, values)[0, 0], base[0, 0])
     flat = viz.blend(image, values, Style(alpha=0.5, fade=False))
     np.testing.assert_allclose(flat, 0.5 * base + 0.5 * found.colours(values), atol=1e-12)
+
+
+def test_a_notebook_shows_figures_without_pyplot():
+    figure: Any = viz.overlay(IMAGE, HEATMAP)
+    with Image.open(io.BytesIO(figure._repr_png_())) as shown:
+        assert shown.size == viz.to_array(figure).shape[1::-1]
 
 
 def test_blend_shows_the_image_without_its_colours():
