@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from segcam_jax import metrics
 from segcam_jax.metrics import Metric
+from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, nearest_first
 
 # What a scoring gives by itself.
@@ -33,6 +34,14 @@ class Measure:
     def folder(self) -> str:
         """Where its parts lie."""
         return self.metric.name
+
+    @property
+    def at_input(self) -> bool:
+        """Whether the network is cut at its input, whatever tap a map is of."""
+        known = inspect.signature(self.metric.function).parameters.get("at")
+        if known is None or "method" in self.metric.needs:
+            return False
+        return dict(self.options).get("at", known.default) == INPUT
 
 
 def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, ...]:

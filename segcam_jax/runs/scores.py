@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from segcam_jax import _files, engine, metrics, targets
 from segcam_jax.methods import MethodCall
 from segcam_jax.metrics.controls import mask_shaped, random_map
+from segcam_jax.metrics.removal import brought
 from segcam_jax.metrics.segments import superpixels
 from segcam_jax.networks.image_inputs import Sample, read_sample
 from segcam_jax.networks.network import Network
@@ -34,6 +35,7 @@ from segcam_jax.runs.pipeline import Progress
 from segcam_jax.runs.stored_run import StoredRun
 from segcam_jax.runs.table import FOLDER as PARTS, failure
 from segcam_jax.runs.work import StudyOptions
+from segcam_jax.taps import INPUT
 from segcam_jax.targets import Difference, Target
 from segcam_jax.types import InputError, SegcamError
 
@@ -234,7 +236,8 @@ class Scoring:
             found = _of_map(map, *masks, function=metric.function, options=measure.options)
         else:
             sample = self._sample(about["path"], about["sha256"])
-            at = self.run.taps[0] if tap == CONTROL else tap
+            # Of the input, maps of all taps take one program.
+            at = INPUT if measure.at_input else self.run.taps[0] if tap == CONTROL else tap
             split = self.network.split(at, sample.padded.shape)
             given = (split, self._params, sample.padded, self._target(about, region))
             if "superpixels" in metric.needs:
@@ -247,6 +250,7 @@ class Scoring:
                 found = metric.function(*given, options=call.options, **options)
             else:
                 map = self._map(about, method, tap, key, region)
+                map = brought(map, split.activation.shape) if measure.at_input else map
                 found = metric.function(*given, map, **options)
         values = {name: float(each) for name, each in metric.values(found).items()}
         return {

@@ -12,7 +12,9 @@ from PIL import Image
 
 import segcam_jax as segcam
 from segcam_jax import metrics
+from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.cli import main
+from segcam_jax.engine import fitting
 from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
@@ -341,3 +343,12 @@ def test_kendalls_tau_of_rankings_by_hand(run):
     # Deletion is better where it is lower: it agrees with insertion.
     assert found["insertion", "deletion"] == pytest.approx(1)
     assert found["insertion", "road"] == pytest.approx(1 / 3)
+
+
+def test_maps_of_all_taps_take_one_program(run, monkeypatch):
+    kept = Recent(99)
+    monkeypatch.setattr(fitting, "_PROGRAMS", kept)
+    stored = open_store(run)
+    assert {stored.map(0, tap, stored.methods(tap)[0]).shape for tap in stored.taps} == {(16, 16)}
+    Scoring(stored, measures(("deletion",), ("steps=4",))).compute()
+    assert len(kept._values) == 1
