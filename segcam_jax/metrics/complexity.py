@@ -67,7 +67,8 @@ def effective_complexity(map: Float[Array, "..."], *, threshold: float = 1e-5) -
 
     Args:
         map: of any shape.
-        threshold: that share; Quantus' default is of maps divided by their maximum, too.
+        threshold: that share; Quantus counts what is above a number, by default of maps that are
+            divided by the largest magnitude of their batch.
     """
     size = jnp.abs(map)
     return (size > threshold * size.max()).sum(dtype=jnp.float32)

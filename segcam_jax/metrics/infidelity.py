@@ -59,7 +59,8 @@ def infidelity(
         execution: how the engine runs it.
 
     References:
-        Yeh et al., On the (in)fidelity and sensitivity of explanations, NeurIPS 2019, eq. 1.
+        Yeh et al., On the (in)fidelity and sensitivity of explanations, NeurIPS 2019, eq. 1. As
+        captum's; Quantus removes one block after the other, and none comes back.
     """
     if perturbation not in ("noise", "squares"):
         raise InputError(f"perturbation={perturbation!r}; choose noise or squares")

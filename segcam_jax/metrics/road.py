@@ -90,7 +90,8 @@ def road(
         Rong et al., A consistent and efficient evaluation strategy for attribution methods, ICML
         2022; percentiles and signs as `ROADCombined` of pytorch-grad-cam. Deviation: positions of
         equal values go as they lie, so that as many go as the percentile says; there all of them
-        go, of a map that is 0 nearly everywhere the whole image.
+        go, of a map that is 0 nearly everywhere the whole image. Quantus' ROAD is another number:
+        the share of the images of its first batch whose class is still predicted.
     """
     there = scene(split, params, x, map, at, execution)
     if there.map.shape != there.positions:

@@ -56,7 +56,8 @@ def region_perturbation(
 
     References:
         Samek et al., Evaluating the visualization of what a deep neural network has learned, TNNLS
-        2017, eq. 12, for one image.
+        2017, eq. 12, for one image. Quantus returns the falls one by one, without that of the
+        untouched image, 0.
     """
     if first not in ("most", "least"):
         raise InputError(f"first={first!r}; choose most or least")

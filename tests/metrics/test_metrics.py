@@ -12,6 +12,7 @@ import segcam_jax as segcam
 from segcam_jax import metrics
 from segcam_jax.masks import ablate
 from segcam_jax.metrics.infidelity import squared_error
+from segcam_jax.metrics.rank import rank_correlation
 from segcam_jax.metrics.registry import is_defined
 from segcam_jax.metrics.removal import RandomMasks, RankMasks, brought, ranks, touched
 from segcam_jax.metrics.segments import patches
@@ -422,6 +423,40 @@ def test_other_libraries_agree():
     falls = whole - jax.vmap(lambda change: fn(params, x - change)[2])(noise)
     close(squared_error(sums, falls, normalise=False), "captum/infidelity")
     close(squared_error(sums, falls, normalise=True), "captum/infidelity_normalised")
+
+
+def test_quantus_agrees():
+    """On one map of one channel in one batch, as it is; see goldens/generate_quantus.py."""
+    golden = dict(np.load(goldens.FOLDER / "quantus.npz"))
+    params = {name: jnp.asarray(golden[name]) for name in ("kernel", "bias", "head")}
+
+    def fn(params, x):
+        hidden = jax.nn.relu(convolve(x, params["kernel"], params["bias"]))
+        return hidden.mean((0, 1)) @ params["head"]
+
+    x, map, mask = golden["image"], golden["map"], golden["mask"]
+    split = segcam.split(fn, "input", params, x, outputs="logits")
+    given = (split, params, x, segcam.targets.whole_image(2), map)
+    falls = {
+        first: metrics.region_perturbation(*given, patch=4, regions=6, first=first)
+        for first in ("most", "least")
+    }
+    found = {
+        "pixel_flipping": metrics.deletion(*given, steps=24).scores[1:],
+        "selectivity": metrics.selectivity(*given, patch=4).scores[1:],
+        "faithfulness_estimate": metrics.faithfulness_estimate(*given, steps=24),
+        "top_k_intersection": metrics.top_k_intersection(map, mask, k=50),
+        "sparseness": metrics.sparseness(map),
+        "entropy": metrics.entropy(map),
+        "spearman": rank_correlation(map, golden["other"]),
+    }
+    of_mask = ("pointing_game", "rank_accuracy", "mass_accuracy", "attribution_localisation", "auc")
+    found |= {name: metrics.find(name).function(map, mask) for name in of_mask}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, golden[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    # Theirs leaves out the image itself, of which the score has not fallen.
+    for first, value in falls.items():
+        np.testing.assert_allclose(value, golden[first].sum() / 7, rtol=1e-5, atol=1e-6)
 
 
 def _better(metric, good, bad):
