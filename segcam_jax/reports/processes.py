@@ -25,8 +25,7 @@ Task = TypeVar("Task")
 FIGURES = 20
 _MOST = 8  # processes: each takes about 300 MB
 _START = (
-    "import pickle, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-    "sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     f"from {__name__} import serve; serve()"
 )
 
@@ -95,6 +94,7 @@ class _Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | _environment(),
+            start_new_session=True,  # A terminal's Ctrl-C is not for it.
         )
         self._thread.start()
         return self

@@ -53,18 +53,23 @@ def picture(
 
 
 def edges(region: Bool[AnyArray, "h w"]) -> Float[np.ndarray, "edges 2 2"]:
-    """The pixel edges that separate a region from the rest, as segments ((x, y), (x, y)).
+    """The straight lines between a region and the rest, as segments ((x, y), (x, y)).
 
     The image's border counts as outside, so that a region that touches it is closed there.
     """
     padded = np.pad(region, 1)
-    across = padded[1:, 1:-1] != padded[:-1, 1:-1]  # edge above row i
-    along = padded[1:-1, 1:] != padded[1:-1, :-1]  # edge left of column j
-    i, j = np.nonzero(across)
-    horizontal = np.stack([np.stack([j, i], -1), np.stack([j + 1, i], -1)], 1)
-    i, j = np.nonzero(along)
-    vertical = np.stack([np.stack([j, i], -1), np.stack([j, i + 1], -1)], 1)
+    i, j, end = _stretches(padded[1:, 1:-1] != padded[:-1, 1:-1])  # above row i
+    horizontal = np.stack([np.stack([j, i], -1), np.stack([end, i], -1)], 1)
+    j, i, end = _stretches((padded[1:-1, 1:] != padded[1:-1, :-1]).T)  # left of column j
+    vertical = np.stack([np.stack([j, i], -1), np.stack([j, end], -1)], 1)
     return np.concatenate([horizontal, vertical]) - 0.5
+
+
+def _stretches(mask: Bool[np.ndarray, "rows n"]) -> tuple[Int[np.ndarray, "stretches"], ...]:
+    """Row, start and end of what is true without a gap."""
+    change = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    row, start = np.nonzero(change == 1)
+    return row, start, np.nonzero(change == -1)[1]
 
 
 @element

@@ -265,7 +265,20 @@ def test_region_is_outlined_along_its_pixels():
         ((1.5, 0.5), (1.5, 1.5)),
         ((2.5, 0.5), (2.5, 1.5)),  # the image's border closes the outline
     }
-    assert len(edges(np.ones((3, 5), bool))) == 2 * (3 + 5)
+    assert len(edges(np.ones((3, 5), bool))) == 4
+    # Every unit edge by brute force, of regions of any form.
+    for seed in range(20):
+        region = np.random.default_rng(seed).random((5, 7)) < 0.5
+        padded = np.pad(region, 1)
+        across = {(x, y, 1, 0) for y, x in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])}
+        along = {(x, y, 0, 1) for y, x in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])}
+        found = []
+        for start, end in edges(region) + 0.5:
+            step = np.sign(end - start)
+            length = int(np.abs(end - start).sum())
+            found += [(*(start + k * step), *step) for k in range(length)]
+        assert len(found) == len(set(found))
+        assert set(found) == across | along
 
 
 @pytest.mark.parametrize(
