@@ -122,6 +122,8 @@ def _label(line: Line, kind: Kind) -> tuple[str, str]:
     if kind == "targets":
         rather = about["rather_than"]
         detail = f"rather than {words.short(rather)}" if rather else words.percent(about["share"])
+        if not isinstance(line.run.manifest.options.get("region", ""), str):
+            detail += f"\n{about['region']}"
         return words.short(about["class"]), detail
     if kind == "models":
         return network.title, f"{words.in_words(about, network)}\n{line.place}"

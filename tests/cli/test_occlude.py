@@ -74,11 +74,15 @@ def test_images_and_masks_are_studied_and_gone_on_with(folder, capsys, monkeypat
         for read in ("foreground", "background", "dice"):
             expected = getattr(study.together, read)[chosen].mean()
             assert row[f"{read}_fall"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-        maps = polars.read_csv(out / name / "ablations.csv", schema_overrides={"map": str})
+        maps = polars.read_csv(
+            out / name / "ablations.csv", schema_overrides={"map": polars.String}
+        )
         assert maps["map"].to_list() == ["all", *map(str, study.order)]
         falls = study.falls.foreground[0][study.order]
         np.testing.assert_allclose(maps["foreground_fall"][1:], falls, rtol=1e-4)
-        parts = polars.read_csv(out / name / "occlusions.csv", schema_overrides={"map": str})
+        parts = polars.read_csv(
+            out / name / "occlusions.csv", schema_overrides={"map": polars.String}
+        )
         assert len(parts) == 6 * (1 + len(study.order))
         assert (out / name / "patches.png").stat().st_size > 1000
         assert json.loads((out / name / "record.json").read_text())["image"] == name

@@ -29,6 +29,11 @@ def truth():
     return labels
 
 
+def studied(case, truth, **options):
+    split, params, x = case
+    return occlusion_study(split, params, x, truth, **options)
+
+
 def dice_by_hand(logits, truth):
     """The source's formula."""
     found, scores = np.asarray(logits).argmax(-1), []
@@ -53,7 +58,7 @@ def read_by_hand(logits, truth):
 @pytest.mark.parametrize("value", [0.0, 0.7])
 def test_every_row_equals_a_whole_pass(case, truth, value):
     split, params, x = case
-    study = occlusion_study(*case, truth, class_index=FOREGROUND, shares=SHARES, value=value)
+    study = studied(case, truth, class_index=FOREGROUND, shares=SHARES, value=value)
     kinds = [(p.region, p.share, p.place) for p in study.patches]
     sides = ("foreground", "background")
     assert kinds == [
@@ -83,7 +88,7 @@ def test_every_row_equals_a_whole_pass(case, truth, value):
 
 
 def test_where_patches_lie(case, truth):
-    study = occlusion_study(*case, truth, class_index=FOREGROUND, shares=SHARES)
+    study = studied(case, truth, class_index=FOREGROUND, shares=SHARES)
     (foreground,) = study.chosen("foreground", 1.0)
     # Rows 2 to 7 and columns 3 to 10 of 8 x 12, at 4 x 6: columns 1 (half) to 5 (half).
     expected = np.zeros((4, 6), bool)
@@ -130,8 +135,8 @@ def test_a_map_that_drowns_the_others_leaves_their_digits(case, truth):
 
 def test_classes_that_do_not_exclude_each_other_and_no_background(case, truth):
     labels = np.where(truth == 0, CLASSES, truth)
-    study = occlusion_study(
-        *case,
+    study = studied(
+        case,
         labels,
         class_index=FOREGROUND,
         background=None,
@@ -163,22 +168,22 @@ def test_classes_that_do_not_exclude_each_other_and_no_background(case, truth):
 )
 def test_wrong_options(case, truth, options, words):
     with pytest.raises(InputError, match=words):
-        occlusion_study(*case, truth, **{"class_index": FOREGROUND, **options})
+        studied(case, truth, **{"class_index": FOREGROUND, **options})
 
 
 def test_truths_that_do_not_fit(case, truth):
     with pytest.raises(TargetError, match="class 7"):
-        occlusion_study(*case, truth, class_index=7)
+        studied(case, truth, class_index=7)
     with pytest.raises(InputError, match="no position of class 2"):
-        occlusion_study(*case, truth, class_index=2)
+        studied(case, truth, class_index=2)
     with pytest.raises(InputError, match="holds label 9"):
-        occlusion_study(*case, np.where(truth == 1, 9, truth), class_index=1)
+        studied(case, np.where(truth == 1, 9, truth), class_index=1)
     with pytest.raises(InputError, match=r"shape \(4, 12\)"):
-        occlusion_study(*case, truth[:4], class_index=1)
+        studied(case, truth[:4], class_index=1)
     thin = np.zeros((8, 12), int)
     thin[0, 0] = FOREGROUND
     thin[:, 5] = BACKGROUND
     with pytest.raises(InputError, match="thinner"):
-        occlusion_study(*case, thin, class_index=FOREGROUND)
-    study = occlusion_study(*case, thin, class_index=FOREGROUND, cover="touched", shares=SHARES)
+        studied(case, thin, class_index=FOREGROUND)
+    study = studied(case, thin, class_index=FOREGROUND, cover="touched", shares=SHARES)
     assert study.positions[1].sum() == 1
