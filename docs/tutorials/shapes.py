@@ -6,7 +6,7 @@ CLASSES = ("background", "disc", "square")
 
 
 def batch(count: int, *, side: int = 48, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy pictures with two discs and two squares each.
+    """Noisy pictures with four shapes each: discs are bright, squares are dark.
 
     Args:
         count: n.
@@ -30,5 +30,5 @@ def batch(count: int, *, side: int = 48, seed: int = 0) -> tuple[np.ndarray, np.
                 np.hypot(down, across) <= size if kind == 1 else np.maximum(down, across) < size
             )
             label[inside] = kind
-            image[inside] += 0.4
+            image[inside] += 0.4 if kind == 1 else -0.2
     return np.clip(images, 0, 1).astype(np.float32), labels
