@@ -8,7 +8,7 @@ import numpy as np
 
 from segcam_jax.adapters.torch_modules import unwrapped
 from segcam_jax.extras import require
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, nearest_first
 from segcam_jax.weights import foreign
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def load_tensors(
     prefix, found = _without_prefix(tensors, needed)
     told = {
         "lacks": sorted(needed - found.keys()),
-        "has besides": sorted(found.keys() - wanted.keys()),
+        "has besides": _nearest(sorted(found.keys() - wanted.keys()), needed - found.keys()),
         "has in other shapes": [
             f"{name} {tuple(tensor.shape)} for {tuple(wanted[name].shape)}"
             for name, tensor in found.items()
@@ -80,6 +80,11 @@ def _without_prefix(
             found = {name: each for name, each in tensors.items() if name.startswith(prefix)}
             return prefix, {name.removeprefix(prefix): each for name, each in found.items()}
     return "", tensors
+
+
+def _nearest(names: Sequence[str], lacking: Collection[str]) -> Sequence[str]:
+    """Names, those most alike to the first that is lacking before the others."""
+    return nearest_first(min(lacking), names) if lacking else names
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,9 +12,10 @@ import jax
 from segcam_jax import faults
 from segcam_jax.adapters.torch_storage import LostWriteError, storage
 from segcam_jax.extras import require
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, MissingExtraError
 
 EXTRA = "torchax"
+_FITS = "torch 2.11 to 2.13"
 # What a trace sets in torch holds for the process.
 _TRACING = threading.RLock()
 
@@ -42,10 +43,12 @@ def load_torchax() -> Any:
     try:
         torchax = require("torchax", extra=EXTRA)
         torchax.default_env()
+    except MissingExtraError:
+        raise
     except (AttributeError, ImportError, RuntimeError) as error:
         raise InputError(
-            f"torchax does not work with torch {torch.__version__} ({faults.words_of(error)}); "
-            f'run: pip install "segcam-jax[{EXTRA}]"'
+            f"torchax does not work with torch {torch.__version__} ({faults.words_of(error)}), it "
+            f'needs {_FITS}; run: pip install "segcam-jax[{EXTRA}]"'
         ) from error
     finally:
         packet.__getattr__ = plain

@@ -7,18 +7,20 @@ that needs arguments or fails, a result that is no model.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from segcam_jax import _files, faults
-from segcam_jax.adapters import FORMS, is_model
+from segcam_jax.adapters import FORMS, adapted, is_model
 from segcam_jax.adapters.detect import is_torch
 from segcam_jax.adapters.torch_checkpoints import load_checkpoint
 from segcam_jax.types import InputError, nearest_first
@@ -49,6 +51,18 @@ class Made:
         one = self.model[0] if isinstance(self.model, tuple) else self.model
         name = getattr(one, "__name__", type(one).__name__)
         return "a function" if name == "<lambda>" else name
+
+    @functools.cached_property
+    def batched(self) -> tuple[Callable, Any]:
+        """The model, given a batch of one."""
+        return adapted(self.model, batch=True)
+
+    @functools.cached_property
+    def single(self) -> tuple[Callable, Any]:
+        """The model, given one example; what there is to warn of, `batched` has."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return adapted(self.model, batch=False)
 
 
 def is_factory(words: str) -> bool:
@@ -84,13 +98,15 @@ def make(words: str) -> Made:
 
 
 def load(made: Made, checkpoint: Path | None) -> str:
-    """Loads a checkpoint into a PyTorch module; says what its names lost for that.
+    """Loads a checkpoint into a PyTorch module; says what its names lost, or that there is none.
 
     Raises:
         InputError: if the model is of another library, or the checkpoint of another network.
     """
     if checkpoint is None:
-        return ""
+        if not is_torch(made.model):
+            return ""
+        return f"; its weights are those that {made.words} made (--checkpoint names others)"
     if not is_torch(made.model):
         raise InputError(
             f"--checkpoint is for a factory of a torch.nn.Module; {made.words} makes {made.name}, "

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segcam_jax import faults, models
-from segcam_jax.adapters import adapted, program
+from segcam_jax.adapters import program
 from segcam_jax.adapters.calls import ArgumentError
 from segcam_jax.networks import user_code
 from segcam_jax.networks.network import USUAL_SIDE, USUAL_VOLUME, Network
@@ -170,7 +170,7 @@ def open_user_model(spec: NetworkSpec, options: OpenOptions = OpenOptions()) -> 
     """
     size, normalisation = options.size, options.normalisation or NO_NORMALISATION
     made = user_code.make(spec.words)
-    lost = user_code.load(made, options.checkpoint)
+    weights = user_code.load(made, options.checkpoint)
     fit = _fit(made, size, options.channels, options.ndims)
     count, moments = fit.shape[-1], normalisation.moments
     normalisation.check(count)
@@ -187,7 +187,7 @@ def open_user_model(spec: NetworkSpec, options: OpenOptions = OpenOptions()) -> 
     loaded = models.LoadedModel(made.name, fn, fit.params, config, {})
     digest = _digest(made, fit, [brought, multiple, moments])
     meaning, about_outputs = _meaning(fit, options.said)
-    note = f"{_note(made, fit, brought, multiple, normalisation)}; {about_outputs}{lost}"
+    note = f"{_note(made, fit, brought, multiple, normalisation)}; {about_outputs}{weights}"
     return Network(spec, made.file, digest, loaded, meaning, size=brought, note=note)
 
 
@@ -283,11 +283,9 @@ def _callings(made: Made) -> Iterator[tuple[Callable, Any]]:
     A model that is written for a batch could take the rows of one image for examples, and would
     not always fail; hence the order.
     """
-    first = adapted(made.model, batch=True)
-    yield first
-    second = adapted(made.model, batch=False)
-    if second[0] != first[0]:
-        yield second
+    yield made.batched
+    if made.single[0] != made.batched[0]:
+        yield made.single
 
 
 def _check_axes(fit: _Fit) -> None:

@@ -4,6 +4,8 @@ import copy
 import functools
 import importlib.util
 import re
+import sys
+import types
 import warnings
 
 import jax
@@ -14,7 +16,9 @@ from PIL import Image
 
 import segcam_jax as segcam
 from segcam_jax import InputError
+from segcam_jax.adapters.torch_runtime import load_torchax
 from segcam_jax.cli import main
+from segcam_jax.types import MissingExtraError
 
 if importlib.util.find_spec("torchax") is None:  # A release of it may need the adapter's bridge.
     pytest.skip("needs the extra torchax", allow_module_level=True)
@@ -323,6 +327,40 @@ def test_outputs_inputs_and_arguments():
         fn(params, X)
 
 
+def test_sizes_that_are_computed_from_shapes():
+    class Sized(nn.Module):
+        def forward(self, x):
+            batch, channels, height, width = x.shape
+            y = F.interpolate(F.max_pool2d(x, 2), size=x.shape[-2:], mode="bilinear")
+            y = (
+                y.reshape(batch, channels, height * width)
+                .softmax(-1)
+                .view(batch, -1, height, width)
+            )
+            half = x[:, :, : height // 2].mean((2, 3), keepdim=True)
+            return torch.cat([y * width, half.expand_as(x)], 1)
+
+    module = Sized().eval()
+    fn, params = segcam.from_torch(module)
+    for x in (X, X[:11, :9]):
+        np.testing.assert_allclose(fn(params, x), back(module(given(x))), rtol=1e-5, atol=1e-6)
+
+
+def test_packages_that_are_missing_or_do_not_fit(monkeypatch):
+    def unfit():
+        raise AttributeError("no such overload")
+
+    monkeypatch.setitem(sys.modules, "torchax", types.SimpleNamespace(default_env=unfit))
+    with pytest.raises(
+        InputError, match=r"torchax does not .* it needs torch 2.* run: pip install"
+    ):
+        load_torchax.__wrapped__()
+    for package in ("torchax", "torch"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtraError, match=rf"{package} is .*segcam-jax\[torchax\]"):
+            load_torchax.__wrapped__()
+
+
 def test_weights_shared_halved_and_kept_loose():
     class Tied(nn.Module):
         def __init__(self):
@@ -499,7 +537,7 @@ class Unknown(nn.Module):
 @pytest.mark.parametrize(
     ("inner", "said"),
     [
-        (Branching, r"in the submodule '1': .*test_adapters_torch\.py, line \d+: .*concrete value"),
+        (Branching, r"in the submodule '1': .*test_torch\.py, line \d+: .*concrete value"),
         (
             Unknown,
             "in the submodule '1': torchax .* lacks an operator of torch .*fractional_max_pool2d",
@@ -522,6 +560,9 @@ def make():
         torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.ReLU(),
         torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(4, 2, 3, padding=1),
     ).eval()
+
+def training():
+    return torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
 """
 
 
@@ -532,6 +573,14 @@ def test_a_factory_of_a_module_on_the_command_line(tmp_path, monkeypatch, capsys
     told = capsys.readouterr()
     assert "112 x 112" in told.out
     assert "multiples of 2" in told.err + told.out
+    made = "its weights are those that my_torch_nets.py:{} made (--checkpoint names others)"
+    assert made.format("make") in " ".join((told.err + told.out).split())
+    with pytest.warns() as warned:  # Though images of three channels are tried first.
+        assert main(["layers", "--weights", "my_torch_nets.py:training"]) == 0
+    (one,) = [text for each in warned if "training mode" in (text := str(each.message))]
+    assert "in training mode, and is explained in eval mode (BatchNorm2d)" in one
+    told = capsys.readouterr()
+    assert made.format("training") in " ".join((told.err + told.out).split())
 
 
 def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
@@ -543,7 +592,10 @@ def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsy
     state = {"loss.weight": torch.ones(2)}  # Of a loss beside the network.
     state |= {f"model.{name}": tensor for name, tensor in other.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "trained.ckpt")
-    torch.save({"0.weight": torch.zeros(4, 1, 3, 3), "9.bias": torch.zeros(2)}, "wrong.pth")
+    torch.save(
+        {"0.weight": torch.zeros(4, 1, 3, 3), "1.scale": torch.zeros(2), "9.bias": torch.zeros(2)},
+        "wrong.pth",
+    )
     torch.save(other, "whole.pth")
     torch.save({"model": other.state_dict(), "ema": other.state_dict()}, "two.pth")
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save("grey.png")
@@ -561,8 +613,8 @@ def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsy
     found = segcam.explain(module, image, tap="1", target=segcam.targets.whole_image(1))
     np.testing.assert_allclose(run.map(0, "1", "grad_cam"), found.map, rtol=1e-5, atol=1e-7)
     for name, said in {
-        "wrong.pth": r"it lacks 0.bias, 3.bias, 3.weight; it has besides 9.bias; it has in other "
-        r"shapes 0.weight \(4, 1, 3, 3\) for \(4, 3, 3, 3\)",
+        "wrong.pth": r"it lacks 0.bias, 3.bias, 3.weight; it has besides 9.bias, 1.scale; it has "
+        r"in other shapes 0.weight \(4, 1, 3, 3\) for \(4, 3, 3, 3\)",
         "two.pth": "holds 2 state dicts, 'model' and 'ema'; save the one that is meant",
         "whole.pth": "could run code when read",
         "absent.pt": "does not exist",
