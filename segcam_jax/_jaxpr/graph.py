@@ -220,25 +220,6 @@ def bodies(equation: Equation) -> list[Any]:
     return [getattr(inner, "jaxpr", inner) for inner in held]
 
 
-def with_bodies(equation: Equation, rewrite: Callable[[Any], Callable]) -> Equation:
-    """An equation whose closed jaxprs are run by what a rewrite makes of them.
-
-    Args:
-        equation: a loop, or a condition.
-        rewrite: as `rewritten` takes it.
-    """
-
-    def other(value):
-        if isinstance(value, tuple):
-            return tuple(map(other, value))
-        if not hasattr(value, "in_avals"):
-            return value
-        return jax.make_jaxpr(rewrite(value))(*map(_struct, value.in_avals))
-
-    params = {name: other(value) for name, value in equation.params.items()}
-    return equation.replace(params=params)
-
-
 def constants_of(jaxpr: Any) -> Sequence[Any]:
     """The arrays that a closed jaxpr closes over."""
     return getattr(jaxpr, "consts", ())

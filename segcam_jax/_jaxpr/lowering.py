@@ -42,7 +42,7 @@ def rewritten(equation: Equation, operands: Sequence[Array]) -> list[Array] | No
     if equation.primitive.name == "conv_general_dilated":
         return [convolution(equation, *operands)]
     if equation.primitive.name in ("scan", "while", "cond") and _convolves(equation):
-        return graph.bind(graph.with_bodies(equation, lowered), *operands)
+        return graph.bind(_with_fast_bodies(equation), *operands)
     return None
 
 
@@ -51,6 +51,20 @@ def _convolves(equation: Equation) -> bool:
     return equation.primitive.name == "conv_general_dilated" or any(
         _convolves(each) for body in graph.bodies(equation) for each in body.eqns
     )
+
+
+def _with_fast_bodies(equation: Equation) -> Equation:
+    """A loop or condition whose closed jaxprs are rewritten."""
+
+    def other(value):
+        if isinstance(value, tuple):
+            return tuple(map(other, value))
+        if not hasattr(value, "in_avals"):
+            return value
+        structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in value.in_avals]
+        return jax.make_jaxpr(lowered(value))(*structs)
+
+    return equation.replace(params={name: other(value) for name, value in equation.params.items()})
 
 
 def convolution(equation: Equation, value: Array, weight: Array) -> Array:
