@@ -118,8 +118,7 @@ def _read_docstring(app, what: str, name: str, thing, options, lines: list[str])
     if what == "data":  # A constant has the words of its type.
         lines[:] = []
         return
-    text = re.sub(r"`+([^`]+)`+", lambda code: f"``{' '.join(code[1].split())}``", "\n".join(lines))
-    text = re.sub(r"``(\S[^`]*)``(?=\w)", r"``\1``\\ ", text)
+    text = re.sub(r"`+([^`]+)`+(\w?)", _code, "\n".join(lines))
     written: list[str] = []
     formula = False
     for line in text.split("\n"):
@@ -132,6 +131,11 @@ def _read_docstring(app, what: str, name: str, thing, options, lines: list[str])
             formula = False
         written.append(line if formula else _escaped(line))
     lines[:] = written
+
+
+def _code(span: re.Match[str]) -> str:
+    """Code between backticks, in one line; a letter behind it, of a plural, is apart."""
+    return f"``{' '.join(span[1].split())}``" + (f"\\ {span[2]}" if span[2] else "")
 
 
 def _escaped(line: str) -> str:
