@@ -1,7 +1,11 @@
 """Files that are written whole or not at all, and their digests, for scripts beside the package."""
 
 from segcam_jax._files import (
+    check_folder as check_folder,
+    check_writable as check_writable,
     digest_of as digest_of,
+    parse_json as parse_json,
+    read_bytes as read_bytes,
     read_json as read_json,
     sha256_of as sha256_of,
     whole_file as whole_file,

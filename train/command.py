@@ -1,27 +1,29 @@
 """What every script of training has in common on the command line: options, folders, faults."""
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from segcam_jax import cli, files
 from segcam_jax.types import InputError, nearest_first
 from train import reports
 
-_FAULT, _INTERRUPTED = 2, 130
+# Steps and epochs beyond would take years; images and units at once, more memory than there is.
+MOST, MOST_AT_ONCE, MOST_WIDTH, MOST_WORKERS = 10**7, 2**16, 2**14, 256
+_INTERRUPTED = 130
 _MOST_SEED = 2**32
 
 
 def run(
     work: Callable[[Any], Any],
-    config: Any,
+    config: type,
     description: str | None,
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
@@ -36,13 +38,22 @@ def run(
         description: of the script.
         recipes: what `--recipe NAME` puts in place of the options' defaults.
     """
-    with faults_in_one_line():
+    found = None
+
+    def worked() -> int:
+        nonlocal found
+        cli.check_words("train", sys.argv[1:])
         recipe, arguments = _recipe(sys.argv[1:], recipes or {})
         default = _with_defaults(config, recipe) if recipe else None
-        done = work(tyro.cli(config, args=arguments, description=description, default=default))
-    if done is None:
-        raise SystemExit(_INTERRUPTED)
-    return done
+        options = cli.parsed(config, arguments, description=description, default=default)
+        if options is None:
+            sys.exit()
+        found = work(options)
+        return _INTERRUPTED if found is None else 0
+
+    if code := cli.code_of(worked):
+        raise SystemExit(code)
+    return found
 
 
 def _recipe(
@@ -67,22 +78,18 @@ def _with_defaults(config: Any, values: Mapping[str, Any]) -> Any:
     return config(**required, **values)
 
 
-@contextlib.contextmanager
-def faults_in_one_line() -> Iterator[None]:
-    """Ends the process with 2 and one line where something given is at fault."""
-    try:
-        yield
-    except (InputError, ImportError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(_FAULT) from None
+def check_at_least(config: Any, least: int, *fields: str, most: int = MOST) -> None:
+    """Raises `InputError`, naming the setting, if one is a smaller or larger number; None passes.
 
-
-def check_at_least(config: Any, least: int, *fields: str) -> None:
-    """Raises `InputError`, naming the setting, if one is a smaller number; None passes."""
+    A setting of several numbers is checked number by number.
+    """
     for field in fields:
         value = getattr(config, field)
-        if value is not None and value < least:
-            raise InputError(f"`{field}` is {value}; give at least {least}")
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None and each < least:
+                raise InputError(f"`{field}` is {each}; give at least {least}")
+            if each is not None and each > most:
+                raise InputError(f"`{field}` is {each}; give at most {most}")
 
 
 def check_positive(config: Any, *fields: str) -> None:
@@ -91,6 +98,14 @@ def check_positive(config: Any, *fields: str) -> None:
         value = getattr(config, field)
         if not 0 < value < math.inf:
             raise InputError(f"`{field}` is {value}; give a number above 0")
+
+
+def check_outputs(*, out: Path | None = None, written: Collection[Path | None] = ()) -> None:
+    """Raises `InputError` if a folder or a file cannot be written; makes nothing."""
+    if out is not None:
+        files.check_folder(out)
+    for path in filter(None, written):
+        files.check_writable(path)
 
 
 def check_seed(seed: int) -> None:
@@ -119,7 +134,7 @@ def claim_folder(folder: Path, config: Any, without: Collection[str], **others: 
     if not path.is_file():
         reports.write_json(path, settings)
         return
-    before = json.loads(path.read_text())
+    before = reports.read_json(path)
     changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
     if changed:
         raise InputError(

@@ -27,6 +27,7 @@ from jaxtyping import Array
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segcam_jax.extras import require
+from segcam_jax.types import InputError
 from train import reports, steps
 from train.steps import TrainState
 
@@ -141,8 +142,15 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(like), history=ocp.args.JsonRestore()
         )
-        restored = manager.restore(step, args=arguments)
-        return restored["state"], restored["history"]["rows"]
+        try:
+            restored = manager.restore(step, args=arguments)
+            return restored["state"], restored["history"]["rows"]
+        except Exception as error:  # Of a damaged file orbax and what it is made of raise anything.
+            why = " ".join(str(error).split())
+            folder = str(manager.directory / str(step))
+            raise InputError(
+                f"checkpoint {folder!r} cannot be read; remove it, or give another --out ({why})"
+            ) from None
 
     def close(self) -> None:
         """Releases the checkpoint managers."""
@@ -167,13 +175,17 @@ def watched() -> Iterator[Watch]:
     """Shows progress, and turns the first Ctrl-C or termination signal into a request to stop.
 
     A step is never torn: its buffers are donated and would be lost. A second Ctrl-C interrupts.
+    After the block, a termination signal does what it would have done.
     """
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     watch = Watch(Progress(*columns, TextColumn("{task.fields[note]}")))
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    asked = []
+
     def ask(number, frame):
         watch.asked_to_stop = True
+        asked.append(number)
         signal.signal(number, before[number])
 
     try:
@@ -184,6 +196,8 @@ def watched() -> Iterator[Watch]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if signal.SIGTERM in asked:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def fit(training: Training, folder: Path, watch: Watch) -> Fitted | None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from segcam_jax import files, viz
 from segcam_jax.extras import require
+from segcam_jax.types import InputError
 
 _COUNTED = 30  # classes up to which cells are wide enough for their numbers
 
@@ -19,6 +20,18 @@ _COUNTED = 30  # classes up to which cells are wide enough for their numbers
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON; a reader never sees half a file."""
     files.write_bytes(path, json.dumps(content, indent=1).encode())
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """What a file of `write_json` holds.
+
+    Raises:
+        InputError: if it is none, or lacks one of the keys: a run cannot be gone on with.
+    """
+    found = files.parse_json(files.read_bytes(path), f"{str(path)!r} is")
+    if not isinstance(found, dict) or not found.keys() >= {*keys}:
+        raise InputError(f"{str(path)!r} was changed by hand; give another --out, or remove it")
+    return found
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """The command line `segcam`.
 
 Results go to stdout, notes, progress and errors to stderr. Exit codes: 0 done, 2 a fault in what
-was given (one line says which), 3 finished, with images that failed, 130 interrupted.
+was given (one line says which), 3 finished, with images that failed, 130 interrupted by Ctrl-C,
+143 ended by SIGTERM.
 """
 
 import contextlib
@@ -9,11 +10,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import segcam_jax
 from segcam_jax import _process
 from segcam_jax.cli import cache, console
+from segcam_jax.cli.parser import check_words as check_words, parsed as parsed
 from segcam_jax.types import InputError, SegcamError, nearest_first
 
 _HELP = """usage: segcam COMMAND [options]
@@ -31,7 +33,7 @@ examples:
 `segcam COMMAND --help` explains a command; `segcam --version` tells the version."""
 # What it says of a home that cannot be written is no concern of ours.
 logging.getLogger("matplotlib").addHandler(logging.NullHandler())
-_INTERRUPTED, _FAULT, _CLOSED_PIPE = 130, 2, 141
+_INTERRUPTED, _TERMINATED, _FAULT, _CLOSED_PIPE = 130, 143, 2, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,25 +45,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return code_of(lambda: _run(given))
+
+
+def code_of(work: Callable[[], int]) -> int:
+    """The exit code of work, which it returns; what ends it early is said in one line."""
     with _process.raised():
-        return _code_of(list(sys.argv[1:] if arguments is None else arguments))
+        return _code_of(work)
 
 
-def _code_of(given: list[str]) -> int:
+def _code_of(work: Callable[[], int]) -> int:
     try:
         _check_streams()
         with warnings.catch_warnings(), _backend_of_files():
             # A cache that fails must not disturb; the run goes on without it.
             warnings.filterwarnings("ignore", message=".*persistent compilation cache.*")
-            code = _run(given)
+            code = work()
             sys.stdout.flush()
             return code
     except SegcamError as problem:
         console.error(problem)
         return _FAULT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.note("interrupted; all files are whole, and the same command goes on from here")
-        return _INTERRUPTED
+        return _TERMINATED if isinstance(stop, _process.Terminated) else _INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone.
         _drop_output()
@@ -116,19 +124,8 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _check_words(given: list[str]) -> None:
-    """Raises `InputError` if a word is empty, or no text, which tables could not hold."""
-    for before, word in zip(["segcam", *given], given, strict=False):
-        if not word.strip():
-            raise InputError(f"after {before!r} an empty word was given; give one, or leave it out")
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{word!r} is no text in UTF-8; rename the file") from None
-
-
 def _run(given: list[str]) -> int:
-    _check_words(given)
+    check_words("segcam", given)
     if given in (["--version"], ["-V"]):
         print(f"segcam {segcam_jax.__version__}")
         return 0

@@ -1,13 +1,10 @@
 """The commands: what each is told, of which `tyro` makes options and help texts, and runs."""
 
-import contextlib
 import dataclasses
 import difflib
 import functools
 import importlib
-import io
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -24,6 +21,7 @@ from segcam_jax.cli.arguments import (
     Size,
     optional,
 )
+from segcam_jax.cli.parser import parsed
 from segcam_jax.cli.stored import Export as Export, Score as Score, Show as Show
 from segcam_jax.cli.study import (
     Embed as Embed,
@@ -256,26 +254,15 @@ def parse(command: Command, name: str, arguments: Sequence[str]) -> Any:
         Its options; None where its help was asked for, and is printed.
 
     Raises:
-        InputError: if they are wrong; tyro's message without its frame.
+        InputError: if they are wrong.
     """
     _check_options(name, command.several, arguments)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                command.options,
-                prog=f"segcam {name}",
-                args=gathered(arguments, command.several),
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            return None
-    # A frame of lines or of dashes, whose title the text below repeats.
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
-    rows = [re.sub(r"[\u2500-\u257f]+|-{4,}", " ", row).strip() for row in plain.splitlines()]
-    text = re.sub(r"(\s*;)+\s*", "; ", " ".join(row or ";" for row in rows[1:])).strip("; ")
-    raise InputError(" ".join(text.split()) or f"wrong options; see segcam {name} --help")
+    return parsed(
+        command.options,
+        gathered(arguments, command.several),
+        prog=f"segcam {name}",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
 
 
 def _check_options(name: str, several: Mapping[str, bool], arguments: Sequence[str]) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import segcam_jax
+from segcam_jax._files import is_temporary
 from tests.hard_inputs import world
+from tests.hard_inputs.rows import files
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LINE = ("explain", "image.png", "--weights", "net.safetensors", "--region", "all")
@@ -25,7 +28,7 @@ def folder(tmp_path_factory):
 
 def start(folder, *line, home=None, shell="", **options):
     """A process of the command line in a folder; what a shell does before it begins."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(world.stored_runs.__file__)))
+    root = str(Path(segcam_jax.__file__).resolve().parents[1])
     environment = {name: each for name, each in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": root, "XDG_CACHE_HOME": str(folder / "cache")}
     if home is not None:
@@ -36,7 +39,8 @@ def start(folder, *line, home=None, shell="", **options):
             "MPLCONFIGDIR": "",
         }
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    words = [sys.executable, "-m", "segcam_jax", *map(str, line)]
+    module = () if line[0].startswith("train.") else ("segcam_jax",)
+    words = [sys.executable, "-m", *module, *map(str, line)]
     words = ["sh", "-c", f'{shell}exec "$@"', "sh", *words] if shell else words
     return subprocess.Popen(words, cwd=folder, env=environment, text=True, **given)
 
@@ -67,6 +71,28 @@ def test_signals_while_modules_are_imported(folder, number):
     assert not (folder / "stopped").exists()
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+def test_signals_while_a_file_is_written(folder, number):
+    """The process says that it ends, ends by itself and leaves nothing behind."""
+    (folder / "busy.py").write_text(
+        "import time\n"
+        "from segcam_jax.files import whole_file\n\n\n"
+        "def make():\n"
+        '    with whole_file("whole.txt") as half:\n'
+        '        half.write_text("half")\n'
+        "        time.sleep(60)\n"
+    )
+    child = start(folder, "layers", "busy.py:make")
+    while child.poll() is None and not list(folder.glob(".*.whole.txt")):
+        time.sleep(0.01)
+    child.send_signal(number)
+    code, said = ended(child)
+    assert child.returncode == code == SIGNALS[number]
+    assert said.startswith("segcam: interrupted; all files are whole")
+    assert len(said.splitlines()) == 1
+    assert not list(folder.glob("*whole.txt"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_signals_at_any_moment(folder, tmp_path, seed):
@@ -74,6 +100,7 @@ def test_signals_at_any_moment(folder, tmp_path, seed):
     number, after = chance.choice(list(SIGNALS)), chance.uniform(0, 12)
     code, said = stopped(folder, number, after, *LINE, "--out", tmp_path / "out")
     assert code in (0, SIGNALS[number]), (after, code, said)
+    assert not [name for name in files(tmp_path) if is_temporary(os.path.basename(name))]
     code, said = ended(start(folder, *LINE, "--out", tmp_path / "out"))
     assert code == 0, said
 
@@ -99,6 +126,7 @@ def test_a_closed_stdout_and_a_full_disk(folder):
         ("gallery", *LINE[1:]),
         ("embed", "photos", "image.png", "other.png", "--weights", "net.safetensors"),
         ("export", "run.zarr"),
+        ("train.texture_mnist", "--steps", "1", "--evaluate-samples", "1"),
         ("demo",),
         ("convert", "net.safetensors", "--model", "monai-unet"),
         ("instances", "scan.nii", "--weights", "vol.safetensors", "--roi", "8"),

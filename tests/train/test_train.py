@@ -220,5 +220,5 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, 
         with pytest.raises(SystemExit) as stop:
             runpy.run_module(module, run_name="__main__")
         assert stop.value.code == 2
-        assert re.fullmatch(r"error: .* is .*\n", capsys.readouterr().err), module
+        assert re.fullmatch(r"segcam: error: .* is .*\n", capsys.readouterr().err), module
     assert not list(tmp_path.iterdir())

@@ -75,9 +75,12 @@ class ClassifierConfig:
         """
         if not self.data:
             raise InputError("`data` is empty; give a folder of images, or TFRecord files")
-        command.check_at_least(self, 1, "epochs", "batch", "growth", "width")
+        command.check_outputs(out=self.out, written=(self.export,))
+        command.check_at_least(self, 1, "epochs", most=command.MOST_AT_ONCE)
+        command.check_at_least(self, 1, "batch", most=command.MOST_AT_ONCE)
+        command.check_at_least(self, 1, "growth", "width", "size", most=command.MOST_WIDTH)
         command.check_at_least(self, 2, "folds")
-        command.check_at_least(self, 0, "hidden")
+        command.check_at_least(self, 0, "hidden", most=command.MOST_WIDTH)
         command.check_positive(self, "learning_rate", "scale")
         command.check_seed(self.seed)
         if not 0 <= self.momentum < 1:

@@ -8,14 +8,16 @@ brick, gravel and grass; they do not overlap, so that no fold holds a pixel of a
 Needs the extra `train`. Cost: seconds.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import tyro
 from PIL import Image
 
+from segcam_jax import files
 from segcam_jax.extras import require
 from segcam_jax.types import InputError
 from train import command
@@ -46,6 +48,7 @@ def write(kind: Literal["digits", "textures"], out: Path) -> int:
     Raises:
         InputError: if the folder is there already.
     """
+    files.check_folder(out)
     if out.exists():
         raise InputError(f"{str(out)!r} is there already; give another folder, or remove it")
     images = {"digits": digits, "textures": textures}[kind]()
@@ -58,23 +61,23 @@ def write(kind: Literal["digits", "textures"], out: Path) -> int:
     return sum(counts.values())
 
 
-def _command(
-    kind: Annotated[Literal["digits", "textures"], tyro.conf.Positional],
-    out: Annotated[Path, tyro.conf.Positional],
-) -> None:
-    """Writes a folder of images.
+@dataclasses.dataclass(frozen=True)
+class ImageFolder:
+    """A folder of images.
 
-    Args:
+    Attributes:
         kind: which images.
         out: the folder to make.
     """
-    print(f"{write(kind, out)} images written to {out}")
+
+    kind: tyro.conf.Positional[Literal["digits", "textures"]]
+    out: tyro.conf.Positional[Path]
 
 
 def main() -> None:
     """The command line."""
-    with command.faults_in_one_line():
-        tyro.cli(_command, description=__doc__)
+    count = command.run(lambda told: write(told.kind, told.out), ImageFolder, __doc__)
+    print(f"{count} images written")
 
 
 if __name__ == "__main__":

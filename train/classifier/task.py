@@ -1,7 +1,6 @@
 """A classifier's training: folds, loss, scores, and what it leaves."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from train.classifier.data import TrainingImages, folds_of, read_images, steps_a
 from train.classifier.model import HEAD_PARAMETERS, make_model
 from train.data.labelled import LabelledImages
 
-_NO_EFFECT = ("out", "export", "only", "data", "start")
+NO_EFFECT = ("out", "export", "only", "data", "start")
+_OF_FOLD = ("fold", "scores", "confusion")
 _CHUNK = 32  # images that are evaluated at once
 
 
@@ -152,7 +152,7 @@ def train(config: ClassifierConfig) -> dict[str, Any] | None:
     run = prepare(config)
     # Contents, not paths.
     start = None if config.start is None else files.sha256_of(models.path_of(config.start))
-    command.claim_folder(config.out, config, _NO_EFFECT, data=run.images.sha256, start=start)
+    command.claim_folder(config.out, config, NO_EFFECT, data=run.images.sha256, start=start)
     for note in run.images.notes:
         rich.print(f"note: {note}")
     with loop.watched() as watch:
@@ -199,7 +199,7 @@ def report(run: Run) -> dict[str, Any]:
     """Writes what all finished folds say together, and the weights of the best."""
     config, names = run.config, run.images.class_names
     folders = [run.folder(n) for n in range(1, config.folds + 1) if run.is_finished(n)]
-    folds = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    folds = [reports.read_json(folder / "metrics.json", *_OF_FOLD) for folder in folders]
     scores = [fold["scores"] for fold in folds]
     sizes = [int(np.sum(fold["confusion"])) for fold in folds]
     matrix = np.sum([fold["confusion"] for fold in folds], axis=0)

@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from segcam_jax.models.monai_unet import MonaiUNetConfig
 from segcam_jax.types import InputError
 from train import command
 
+_FINEST, _COARSEST = 0.5, 16.0  # mm; finer grids take more memory, on coarser no lesion is left
 Loss = Literal["dice_cross_entropy", "normalised_dice_focal"]
 
 
@@ -50,16 +52,28 @@ class LesionTraining:
     threshold: float = 0.5
     workers: int = 0
 
+    def network(self) -> MonaiUNetConfig:
+        """The shape of the network; raises `InputError` if there is none of these channels."""
+        return MonaiUNetConfig(channels=self.channels, strides=self.strides)
+
     def check(self) -> None:
         """Checks the settings; not when they are made, where tyro would draw a box around it.
 
         Raises:
             InputError: naming the setting.
         """
-        counts = ("steps", "batch", "evaluate_every", "evaluate_cases", "score_cases")
-        command.check_at_least(self, 1, *counts)
-        command.check_at_least(self, 0, "workers")
-        command.check_positive(self, "learning_rate", "spacing")
+        command.check_outputs(out=self.out, written=(self.export,))
+        command.check_at_least(self, 1, "steps", "evaluate_every")
+        counts = ("batch", "evaluate_cases", "score_cases")
+        command.check_at_least(self, 1, *counts, most=command.MOST_AT_ONCE)
+        command.check_at_least(self, 1, "channels", "strides", most=command.MOST_WIDTH)
+        command.check_at_least(self, 0, "workers", most=command.MOST_WORKERS)
+        command.check_positive(self, "learning_rate")
+        self.network()
+        if not _FINEST <= self.spacing <= _COARSEST:
+            raise InputError(
+                f"`spacing` is {self.spacing} mm; give a number from {_FINEST} to {_COARSEST}"
+            )
         command.check_seed(self.seed)
         if not 0 < self.threshold < 1:
             raise InputError(f"`threshold` is {self.threshold}; give a probability")

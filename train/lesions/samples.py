@@ -8,45 +8,53 @@ sizes and a false alarm.
 Cost: seconds.
 """
 
+import dataclasses
 from pathlib import Path
-
-import tyro
 
 from segcam_jax import files
 from segcam_jax.data.samples import lesions
 from segcam_jax.types import InputError
 from train import command
 from train.data.brain_template import mni152
-from train.data.lesions import LesionCases, LesionConfig
+from train.data.lesions import CASES, LesionCases, LesionConfig
 
 INDEX = 12
 
 
 def make_case(index: int = INDEX) -> lesions.BundledCase:
     """A held-out case of the default configuration."""
+    if not 0 <= index < CASES["test"]:
+        raise InputError(f"`index` is {index}; there are cases 0 to {CASES['test'] - 1}")
     template = mni152()
     cases = LesionCases(template, LesionConfig(split="test"))
-    if not 0 <= index < len(cases):
-        raise InputError(f"`index` is {index}; there are cases 0 to {len(cases) - 1}")
     case = cases[index]
     return lesions.BundledCase(case.image, case.lesions, case.kind, template.affine)
 
 
-def write(out: Path = lesions.PATH, index: int = INDEX) -> None:
-    """Writes the case.
+@dataclasses.dataclass(frozen=True)
+class LesionSample:
+    """The case.
 
-    Args:
+    Attributes:
         out: the file to write.
         index: of the case.
     """
-    with files.whole_file(out) as temporary:
-        lesions.save(temporary, make_case(index))
+
+    out: Path = lesions.PATH
+    index: int = INDEX
+
+
+def write(told: LesionSample) -> Path:
+    """Writes the case; returns its file."""
+    files.check_writable(told.out)
+    with files.whole_file(told.out) as temporary:
+        lesions.save(temporary, make_case(told.index))
+    return told.out
 
 
 def main() -> None:
     """The command line."""
-    with command.faults_in_one_line():
-        tyro.cli(write, description=__doc__)
+    command.run(write, LesionSample, __doc__)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine import sliding_window
 from segcam_jax.types import InputError
 from segcam_jax.volumes import measure, target_of
-from train import command
+from train import command, reports
 from train.data.brain_template import Template, mni152, read_template
 from train.data.lesions import (
     FLAIR_ONLY,
@@ -89,10 +89,13 @@ class LesionStudy:
 
     def check(self) -> None:
         """Raises `InputError`, naming the setting, if one is none."""
+        command.check_outputs(written=(self.out,))
         counts = ("lesions", "cases", "min_voxels", "mean_samples", "max_samples")
-        command.check_at_least(self, 1, *counts)
-        command.check_positive(self, "threshold", "sigma")
+        command.check_at_least(self, 1, *counts, most=command.MOST_AT_ONCE)
+        command.check_positive(self, "sigma")
         command.check_seed(self.seed)
+        if not 0 < self.threshold < 1:
+            raise InputError(f"`threshold` is {self.threshold}; give a probability")
 
 
 Explain = Callable[[Float[np.ndarray, "d h w c"], Bool[np.ndarray, "d h w"], str], np.ndarray]
@@ -139,7 +142,7 @@ def _resumed(config: LesionStudy, params: Any) -> dict[str, Any]:
     fresh = {"settings": settings, "cases": [], "rows": [], "summary": {}}
     if not config.out.is_file():
         return fresh
-    found = json.loads(config.out.read_text())
+    found = reports.read_json(config.out, *fresh)
     if found["settings"] != settings:
         raise InputError(f"{str(config.out)!r} is of another study; give another --out")
     return found

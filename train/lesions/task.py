@@ -15,7 +15,7 @@ from segcam_jax.data.instances import find_instances, matched, measured
 from segcam_jax.data.scans import zscore
 from segcam_jax.data.volume import orientation
 from segcam_jax.models import stored
-from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
+from segcam_jax.models.monai_unet import MonaiUNet
 from train import command, loop, reports, steps
 from train.data.brain_template import Template
 from train.data.lesions import CLASSES, MODALITIES, LesionCases
@@ -58,8 +58,7 @@ def prepare(config: LesionTraining, template: Template) -> loop.Training:
 
 def make_model(config: LesionTraining) -> MonaiUNet:
     """The network of a run as it starts, its convolutions in the form that is fast."""
-    shape = MonaiUNetConfig(channels=config.channels, strides=config.strides)
-    model = MonaiUNet(shape, rngs=nnx.Rngs(config.seed))
+    model = MonaiUNet(config.network(), rngs=nnx.Rngs(config.seed))
     as_products(model)
     return model
 

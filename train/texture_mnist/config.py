@@ -63,9 +63,12 @@ class TrainConfig:
         Raises:
             InputError: naming the setting.
         """
-        counts = ("steps", "batch", "evaluate_every", "evaluate_samples", "score_samples")
-        command.check_at_least(self, 1, *counts, "depth", "width")
-        command.check_at_least(self, 0, "workers")
+        command.check_outputs(out=self.out, written=(self.export,))
+        command.check_at_least(self, 1, "steps", "evaluate_every", "depth")
+        counts = ("batch", "evaluate_samples", "score_samples")
+        command.check_at_least(self, 1, *counts, most=command.MOST_AT_ONCE)
+        command.check_at_least(self, 1, "width", most=command.MOST_WIDTH)
+        command.check_at_least(self, 0, "workers", most=command.MOST_WORKERS)
         command.check_positive(self, "learning_rate")
         command.check_seed(self.seed)
         if self.depth > _MOST_HALVINGS:

@@ -41,7 +41,8 @@ class QualityConfig:
 
     def check(self) -> None:
         """Raises `InputError`, naming the setting, if one is none."""
-        command.check_at_least(self, 1, "samples")
+        command.check_outputs(written=(self.json,))
+        command.check_at_least(self, 1, "samples", most=command.MOST_AT_ONCE)
 
 
 def measure(config: QualityConfig) -> dict[str, Any]:

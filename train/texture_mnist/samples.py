@@ -9,8 +9,6 @@ Cost: seconds.
 import dataclasses
 from pathlib import Path
 
-import tyro
-
 from segcam_jax import files
 from segcam_jax.data import samples
 from train import command
@@ -33,20 +31,28 @@ def make_samples() -> samples.BundledSamples:
     )
 
 
-def write(out: Path = samples.PATH) -> None:
-    """Writes the samples.
+@dataclasses.dataclass(frozen=True)
+class ShippedSamples:
+    """The samples.
 
-    Args:
+    Attributes:
         out: the file to write.
     """
-    with files.whole_file(out) as temporary:
+
+    out: Path = samples.PATH
+
+
+def write(told: ShippedSamples) -> Path:
+    """Writes the samples; returns their file."""
+    files.check_writable(told.out)
+    with files.whole_file(told.out) as temporary:
         samples.save(temporary, make_samples())
+    return told.out
 
 
 def main() -> None:
     """The command line."""
-    with command.faults_in_one_line():
-        tyro.cli(write, description=__doc__)
+    command.run(write, ShippedSamples, __doc__)
 
 
 if __name__ == "__main__":

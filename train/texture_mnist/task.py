@@ -34,8 +34,8 @@ def prepare(config: TrainConfig) -> loop.Training:
         InputError: if the settings do not fit together, or data or weights cannot be read.
     """
     config.check()
-    network = steps.Network(make_model(config))
     source = TextureMnist(dataset_config(config, "train"))
+    network = steps.Network(make_model(config))
     chosen_by = held_out(config, choosing=True)
     every = range(config.evaluate_every, config.steps, config.evaluate_every)
     return loop.Training(
