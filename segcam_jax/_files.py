@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import itertools
 import json
@@ -48,8 +49,27 @@ def is_temporary(name: str) -> bool:
 
 
 def whole_files(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder by name, without those that another process is writing."""
-    return sorted(path for path in folder.glob(pattern) if not is_temporary(path.name))
+    """The files in a folder by name, without those that another process is writing.
+
+    Raises:
+        InputError: if the folder may not be listed.
+    """
+    names = fnmatch.filter(names_in(folder), pattern)
+    return [folder / name for name in names if not is_temporary(name)]
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, in order; none if it does not exist.
+
+    Raises:
+        InputError: if it may not be listed.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise not_read(folder, error) from None
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
@@ -218,7 +238,10 @@ def parse_json(text: bytes | str, origin: str) -> Any:
         InputError: if it is none, or is nested too deeply.
     """
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # pyright: ignore
+            json.dumps(found, ensure_ascii=False).encode()  # No text has half a letter.
+        return found
     except (ValueError, RecursionError) as error:
         raise InputError(f"{origin} no JSON: {error}") from None
 

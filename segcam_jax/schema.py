@@ -39,6 +39,23 @@ def read(
         raise InputError(f"{origin}: {error.__cause__ or error}") from None
 
 
+def check(values: Any, kind: Any, origin: str) -> None:
+    """Checks that values of another program's file are of a type; keys that it lacks are let be.
+
+    Args:
+        values: that JSON holds.
+        kind: a `TypedDict`, or what else `msgspec` knows.
+        origin: what holds the values, in messages.
+
+    Raises:
+        InputError: naming the first that is not, and where it stands.
+    """
+    try:
+        msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
 def _faults(
     values: Mapping[str, Any], kind: Any, start: str, words: Mapping[str, str] | None = None
 ) -> Iterator[str]:

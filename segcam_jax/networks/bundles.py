@@ -14,9 +14,11 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
-from segcam_jax import _files, models
+import msgspec
+
+from segcam_jax import _files, models, schema
 from segcam_jax.adapters import from_torch
 from segcam_jax.adapters.torch_checkpoints import load_checkpoint
 from segcam_jax.data import preparation
@@ -34,6 +36,41 @@ _TARGET = "_target_"
 _HALVED = 32
 # Transforms that change neither values nor the grid.
 _PASSED = ("LoadImage", "EnsureChannelFirst", "EnsureType", "CastToType", "ToTensor", "ToDevice")
+
+
+class Transform(TypedDict):
+    """What is read of a transform, besides by its class."""
+
+    _target_: str
+
+
+class Section(TypedDict, total=False):
+    """What is read of an object in a configuration, besides by its class."""
+
+    _target_: Required[str]
+    transforms: list[Transform]
+    roi_size: Any
+    overlap: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    mode: str
+
+
+class Channels(TypedDict, total=False):
+    """What metadata say of an input or output."""
+
+    channel_def: dict[Annotated[str, msgspec.Meta(pattern="^[0-9]+$")], str]
+
+
+class Format(TypedDict, total=False):
+    """Of all."""
+
+    inputs: dict[str, Channels]
+    outputs: dict[str, Channels]
+
+
+class Metadata(TypedDict, total=False):
+    """What is read of `metadata.json`."""
+
+    network_data_format: Format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +99,9 @@ class Bundle:
             raise InputError(
                 f"{str(folder / _CONFIG)!r} is missing, or no JSON; give the folder of a bundle"
             )
-        about = _files.read_json(folder / _METADATA)
-        return cls(folder / _CONFIG, found, about if isinstance(about, dict) else {})
+        about = _files.read_json(folder / _METADATA) or {}
+        schema.check(about, Metadata, f"{str(folder / _METADATA)!r} is not as MONAI writes it")
+        return cls(folder / _CONFIG, found, about)
 
     def resolved(self, value: Any, seen: tuple[str, ...] = ()) -> Any:
         """A value with its references followed, and expressions of literals read.
@@ -84,7 +122,7 @@ class Bundle:
         if value.startswith("$"):
             try:
                 return ast.literal_eval(value[1:].strip())
-            except (ValueError, SyntaxError):
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 raise InputError(
                     f"{str(self.path)!r} holds the expression {value!r}, and no code in a bundle "
                     "is run; write the value there"
@@ -104,7 +142,10 @@ class Bundle:
         """A part that makes an object, its references followed; None if there is none."""
         found = self.config.get(key)
         found = self.resolved(found) if isinstance(found, (dict, str)) else found
-        return found if isinstance(found, dict) and _TARGET in found else None
+        if not (isinstance(found, dict) and _TARGET in found):
+            return None
+        schema.check(found, Section, f"{str(self.path)!r} is not as MONAI reads it: {key}")
+        return found
 
     def network(self) -> tuple[str, dict[str, Any]]:
         """The network's class, and the arguments of its constructor.
@@ -115,7 +156,7 @@ class Bundle:
         for key in ("network_def", "network", "net"):
             told = self.config.get(key)
             if isinstance(told, dict) and _TARGET in told:
-                found = self.resolved(told)
+                found = self.section(key) or {}
                 arguments = {k: v for k, v in found.items() if not k.startswith("_")}
                 return found[_TARGET], arguments
         met = self.config.get("network_def", self.config.get("network"))
@@ -189,8 +230,8 @@ class Bundle:
 
     def names(self, side: str) -> list[str]:
         """Names of the channels of an input or output, if metadata say them."""
-        form = self.metadata.get("network_data_format") or {}
-        said = next(iter((form.get(side) or {}).values()), {}).get("channel_def") or {}
+        form = self.metadata.get("network_data_format", {})
+        said = next(iter(form.get(side, {}).values()), {}).get("channel_def", {})
         return [str(said[key]) for key in sorted(said, key=int)]
 
 
@@ -339,5 +380,5 @@ def _module(bundle: Bundle, target: str, arguments: Mapping[str, Any]) -> Any:
         )
     try:
         return found(**arguments)
-    except (TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # Whatever a constructor makes of arguments that it cannot take.
         raise InputError(f"{str(bundle.path)!r}: no {name} is made of it: {error}") from None

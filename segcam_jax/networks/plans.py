@@ -4,13 +4,16 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 
-from segcam_jax import _files
+import msgspec
+
+from segcam_jax import _files, schema
 from segcam_jax.data import preparation
 from segcam_jax.extras import require
 from segcam_jax.types import InputError, nearest_first
 
+T = TypeVar("T")
 ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 PLANS, DATASET = "plans.json", "dataset.json"
 # Of readers, the order of the axes of an array, as they follow each other in a file: z, y, x.
@@ -20,6 +23,73 @@ _IMAGE_READERS = ("NaturalImage2DIO",)
 _RESAMPLED = "resample_data_or_seg_to_shape"
 _NOT_RESAMPLED = "no_resampling_data_or_seg_to_shape"
 _OF_IMAGES = ("ZScoreNormalization", "RGBTo01Normalization", "RescaleTo01Normalization")
+
+
+Number = Annotated[str, msgspec.Meta(pattern="^[0-9]+$")]
+Axis = Annotated[int, msgspec.Meta(ge=0, le=2)]
+Extent = Annotated[int, msgspec.Meta(ge=1, le=2**15)]
+Size = Annotated[float, msgspec.Meta(gt=0)]
+Each = Annotated[list[T], msgspec.Meta(min_length=1)]
+
+
+class Intensities(TypedDict):
+    """What a channel's foreground is like."""
+
+    mean: float
+    std: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class Arguments(TypedDict, total=False):
+    """The arguments of a network that are read here; its class reads the others."""
+
+    strides: Each[Extent | list[Extent]]
+
+
+class Architecture(TypedDict):
+    """A network's class, and what it is made of."""
+
+    network_class_name: str
+    arch_kwargs: NotRequired[Arguments]
+
+
+class Configuration(TypedDict, total=False):
+    """What is read of a configuration; plans before 2.4 have its network apart."""
+
+    inherits_from: str | None
+    previous_stage: str | None
+    patch_size: Annotated[list[Extent], msgspec.Meta(min_length=2, max_length=3)]
+    spacing: Each[Size]
+    normalization_schemes: Each[str]
+    use_mask_for_norm: Each[bool]
+    architecture: Architecture
+    resampling_fn_data: str
+    resampling_fn_data_kwargs: dict[str, Any]
+    UNet_class_name: str
+    UNet_base_num_features: Extent
+    unet_max_num_features: Extent
+    n_conv_per_stage_encoder: Each[int]
+    n_conv_per_stage_decoder: Each[int]
+    pool_op_kernel_sizes: Each[Extent | list[Extent]]
+
+
+class Plans(TypedDict, total=False):
+    """What is read of `plans.json`."""
+
+    configurations: dict[str, Configuration]
+    image_reader_writer: str
+    transpose_forward: Annotated[list[Axis], msgspec.Meta(min_length=3, max_length=3)]
+    foreground_intensity_properties_per_channel: dict[str, Intensities]
+    foreground_intensity_properties_by_modality: dict[str, Intensities]
+
+
+class Dataset(TypedDict, total=False):
+    """What is read of `dataset.json`."""
+
+    channel_names: dict[Number, str]
+    modality: dict[Number, str]
+    labels: dict[str, int | Number | Each[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +119,7 @@ class Plan:
                 second stage of a cascade.
         """
         path = folder / PLANS
-        plans, dataset = _json(path), _json(folder / DATASET)
+        plans, dataset = _json(path, Plans), _json(folder / DATASET, Dataset)
         found, chain = {}, [name]
         while chain[-1] is not None:
             known = plans.get("configurations") or {}
@@ -145,7 +215,7 @@ class Plan:
                 f"are {', '.join(nearest_first(name, ARCHITECTURES))}. Any torch.nn.Module is "
                 "explained by a function that makes it: --weights file.py:make --checkpoint FILE"
             )
-        return name, dict(told["arch_kwargs"]) if told else self._old_arguments(name)
+        return name, dict(told.get("arch_kwargs", {})) if told else self._old_arguments(name)
 
     def _old_arguments(self, name: str) -> dict[str, Any]:
         """The arguments of a constructor, of plans before 2.4."""
@@ -170,8 +240,12 @@ class Plan:
     @property
     def multiples(self) -> tuple[int, ...]:
         """What extents of a window must be multiples of, along each axis."""
-        strides = self.architecture[1]["strides"]
+        strides = self.architecture[1].get("strides")
+        if strides is None:
+            raise InputError(f"{str(self.path)!r} lacks the strides of {self.name}")
         each = [[int(s)] * self.ndim if isinstance(s, int) else list(map(int, s)) for s in strides]
+        if any(len(one) != self.ndim for one in each):
+            raise InputError(f"{str(self.path)!r}: strides {strides} of {self.ndim} axes")
         return tuple(math.prod(along) for along in zip(*each, strict=True))
 
     def module(self) -> Any:
@@ -194,7 +268,7 @@ class Plan:
                 deep_supervision=False,
                 **arguments,
             )
-        except (TypeError, ValueError, AssertionError, IndexError) as error:
+        except Exception as error:  # Whatever a constructor makes of arguments that it cannot take.
             raise InputError(
                 f"{str(self.path)!r}: no {name} is made of {self.name}: {error}"
             ) from None
@@ -218,6 +292,8 @@ class Plan:
             self._unknown("reader", reader, _READERS)
         oriented = _READERS[reader]
         order = [_REVERSED[axis] for axis in self.plans.get("transpose_forward", (0, 1, 2))]
+        if len(set(order)) < len(order):
+            raise InputError(f"{str(self.path)!r}: transpose_forward names an axis twice")
         resize = self._resize()
         return (
             *([preparation.Orient(oriented)] if oriented else ()),
@@ -246,9 +322,9 @@ class Plan:
         return preparation.Resize(spacing, said["order"], said.get("force_separate_z"))
 
     def _scheme(self, channel: int) -> preparation.Scheme:
-        name = str(self.get("normalization_schemes")[channel]).removesuffix("Normalization")
+        name = self._of_channel("normalization_schemes", channel).removesuffix("Normalization")
         if name == "ZScore":
-            return preparation.ZScore(inside=bool(self.get("use_mask_for_norm")[channel]))
+            return preparation.ZScore(inside=self._of_channel("use_mask_for_norm", channel))
         if name == "CT":
             found = self._intensities(channel)
             bounds = (float(found["percentile_00_5"]), float(found["percentile_99_5"]))
@@ -263,9 +339,18 @@ class Plan:
             self._unknown("normalisation", name, ("ZScore", "CT", *known))
         return known[name]
 
+    def _of_channel(self, key: str, channel: int) -> Any:
+        values = self.get(key)
+        if channel >= len(values):
+            raise InputError(
+                f"{str(self.path)!r}: {key} of {self.name} says nothing of channel {channel}"
+            )
+        return values[channel]
+
     def _intensities(self, channel: int) -> Mapping[str, Any]:
         for key in ("per_channel", "by_modality"):
-            if found := self.plans.get(f"foreground_intensity_properties_{key}"):
+            found = self.plans.get(f"foreground_intensity_properties_{key}", {})
+            if str(channel) in found:
                 return found[str(channel)]
         raise InputError(f"{str(self.path)!r} lacks the intensities of its foreground")
 
@@ -277,7 +362,7 @@ class Plan:
             InputError: if it is done in another way, or within a mask.
         """
         for at, name in enumerate(self.get("normalization_schemes")):
-            masked = name == "ZScoreNormalization" and self.get("use_mask_for_norm")[at]
+            masked = name == "ZScoreNormalization" and self._of_channel("use_mask_for_norm", at)
             if masked or name not in _OF_IMAGES:
                 raise InputError(
                     f"{str(self.path)!r}: {name}{' within a mask' if masked else ''} is unknown of "
@@ -286,8 +371,9 @@ class Plan:
         return tuple(self._scheme(at) for at in range(len(self.channels)))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, kind: type) -> dict[str, Any]:
     found = _files.read_json(path)
     if not isinstance(found, dict):
         raise InputError(f"{str(path)!r} is missing, or no JSON of nnU-Net")
+    schema.check(found, kind, f"{str(path)!r} is not as nnU-Net writes it")
     return found

@@ -233,7 +233,7 @@ def check_free(
     _files.check_folder(out)
     old = _files.read_json(out / _OLD_CLAIM)
     if overwrite:
-        found = [*old.get("files", ()), _OLD_CLAIM] if isinstance(old, dict) else []
+        found = [*_named(old), _OLD_CLAIM] if isinstance(old, dict) else []
         with contextlib.suppress(InputError):
             names = [row["scan"] for row in open_scans(out).scans.values()]
             found += [file for files in _records(out, names).values() for file in files]
@@ -258,8 +258,14 @@ def _records(out: Path, scans: Iterable[str]) -> dict[str, list[str]]:
         for path in [*(out / scan).glob("instance-*/" + RECORD), out / scan / RECORD]:
             name, there = path.parent.relative_to(out).as_posix(), _files.read_json(path)
             if isinstance(there, dict):
-                found[name] = [*there.get("files", ()), f"{name}/{RECORD}"]
+                found[name] = [*_named(there), f"{name}/{RECORD}"]
     return found
+
+
+def _named(record: Mapping[str, Any]) -> list[str]:
+    """The files that a record names; none, if it was changed by hand to something else."""
+    files = record.get("files")
+    return [each for each in files if isinstance(each, str)] if isinstance(files, list) else []
 
 
 def remove_others(out: Path, scans: Iterable[str], kept: Container[str]) -> None:

@@ -14,8 +14,9 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypedDict
 
-from segcam_jax import _files
+from segcam_jax import _files, schema
 from segcam_jax.runs import table
 from segcam_jax.runs.manifest import FILE, Manifest, read_manifest
 from segcam_jax.types import FileError, InputError
@@ -116,6 +117,54 @@ def _entered(
     return found or manifest
 
 
+class Attributes(TypedDict, total=False):
+    """What this library says of an array that holds results; of a coordinate nothing.
+
+    Of an array by taps all three are said, and either `method` or `methods`.
+    """
+
+    name: str
+    place: int
+    tap: str
+    method: str
+    methods: list[str]
+
+
+class ArrayMetadata(TypedDict):
+    """What is read of an array's metadata, besides by zarr."""
+
+    shape: list[int]
+    dimension_names: list[str]
+    attributes: Attributes
+
+
+def array_metadata(file: Path) -> dict[str, Any]:
+    """What an array's metadata say of it; no attributes where they are being written.
+
+    Raises:
+        InputError: if they were changed by hand, and describe no array.
+    """
+    about = _files.read_json(file)
+    if about is None:
+        return {"attributes": {}}
+    origin = f"{str(file)!r} was changed by hand"
+    schema.check(about, ArrayMetadata, origin)
+    if "tap" in (told := about["attributes"]) and not {"name", "place"} <= told.keys():
+        raise InputError(f"{origin}: it says no name and place beside its tap")
+    return about
+
+
+@contextlib.contextmanager
+def array_reading(path: Path) -> Iterator[None]:
+    """Says in one line that an array cannot be read."""
+    try:
+        yield
+    except Exception as error:  # Of metadata that were changed by hand zarr raises anything.
+        raise InputError(
+            f"array {str(path)!r} cannot be read: it was changed by hand, or damaged ({error})"
+        ) from None
+
+
 def _resize(path: Path, manifest: Manifest) -> None:
     """Makes a run's arrays as long as a manifest says, and removes parts that are beyond."""
     lengths = {"row": manifest.source.items * manifest.targets, "item": manifest.source.items}
@@ -124,8 +173,8 @@ def _resize(path: Path, manifest: Manifest) -> None:
         if part.stem.isdigit() and int(part.stem) >= shards:
             part.unlink()
     for file in path.glob(f"*/*/{METADATA}"):
-        about = _files.read_json(file) or {}
-        if "place" not in about.get("attributes", {}):  # A coordinate.
+        about = array_metadata(file)
+        if "place" not in about["attributes"]:  # A coordinate.
             continue
         length = lengths[about["dimension_names"][0]]
         if about["shape"][0] != length:
@@ -145,7 +194,7 @@ def _clear(path: Path) -> None:
     (path / FILE).unlink()
 
 
-def remove_other_groups(path: Path, folder: int, keep: Collection[str]) -> None:
+def remove_others(path: Path, folder: int, keep: Collection[str]) -> None:
     """Removes the arrays of extents but those to keep, if no other process writes the run.
 
     The lock may be lost for a moment: whoever calls this has nothing more to write.

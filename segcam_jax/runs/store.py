@@ -30,7 +30,7 @@ from zarr.storage import MemoryStore
 
 from segcam_jax import _files
 from segcam_jax.runs import table
-from segcam_jax.runs.folder import METADATA, open_folder, remove_other_groups, written
+from segcam_jax.runs.folder import METADATA, array_metadata, open_folder, remove_others, written
 from segcam_jax.runs.items import ImageFile
 from segcam_jax.runs.manifest import FILE, Finished, Manifest, read_manifest
 from segcam_jax.runs.table import Part, group_of, part_file, read_part
@@ -264,8 +264,8 @@ class Store:
             array = path.parents[1]
             if array.relative_to(self.path).as_posix() in arrays:
                 continue
-            about = _files.read_json(array / METADATA) or {}
-            if "place" not in about.get("attributes", {}):  # A coordinate, or no array of ours.
+            # A coordinate, or no array of ours.
+            if "place" not in array_metadata(array / METADATA)["attributes"]:
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
@@ -375,7 +375,7 @@ class Store:
         with written(self.path):
             self._write_manifest(found)
             self._arrays.clear()
-            remove_other_groups(self.path, self._folder, groups)
+            remove_others(self.path, self._folder, groups)
         return self.manifest
 
     def _write_manifest(self, finished: Finished | None) -> None:

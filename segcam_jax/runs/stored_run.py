@@ -17,7 +17,7 @@ import zarr
 from jaxtyping import Bool, Float, Int
 
 from segcam_jax import _files
-from segcam_jax.runs.folder import METADATA
+from segcam_jax.runs.folder import METADATA, array_metadata, array_reading
 from segcam_jax.runs.manifest import FILE, read_manifest
 from segcam_jax.runs.store import node
 from segcam_jax.runs.table import COLUMNS, FOLDER, Part
@@ -129,8 +129,9 @@ class StoredRun:
         """
         places: dict[tuple[str, str, str], dict[str, tuple[str, tuple[int, ...]]]] = {}
         for group in self.table["extent"].drop_nulls().unique(maintain_order=True):
-            files = (self.path / group).glob(f"*/{METADATA}")
-            attributes = [_attributes_of(file) for file in files]
+            names = _files.names_in(self.path / group)
+            files = [self.path / group / name / METADATA for name in names]
+            attributes = [array_metadata(file)["attributes"] for file in files]
             about = sorted((a for a in attributes if "tap" in a), key=lambda a: a["place"])
             for each in about:
                 for method, index in _along(each):
@@ -174,7 +175,8 @@ class StoredRun:
             InputError: if there is none, or its file was lost.
         """
         found = self._of_method(row, _MAP, tap, method)
-        assert found is not None  # Maps that are not finite are errors of their rows.
+        if found is None:  # Maps that are not finite are errors of their rows.
+            raise InputError(f"{str(self.path)!r}: the map of row {row} was changed by hand")
         return found
 
     def attribution(self, row: int, tap: str, method: str) -> Float[np.ndarray, "u v c"] | None:
@@ -281,24 +283,17 @@ class StoredRun:
         if array is None:
             return None
         self._check_whole(about["item"] // self.manifest.items_per_shard)
-        return np.asarray(array[(place, *index)])
+        with array_reading(self.path / about["extent"] / node(name)):
+            return np.asarray(array[(place, *index)])
 
     def _array(self, group: str, name: str) -> zarr.Array | None:
         key = f"{group}/{name}"
         if key not in self._arrays:
             there = (self.path / key / METADATA).is_file()
-            self._arrays[key] = zarr.open_array(self.path, path=key, mode="r") if there else None
+            with array_reading(self.path / key):
+                found = zarr.open_array(self.path, path=key, mode="r") if there else None
+            self._arrays[key] = found
         return self._arrays[key]
-
-
-def _attributes_of(file: Path) -> Mapping[str, Any]:
-    """What an array's metadata say of it; nothing where they are being written."""
-    about = _files.read_json(file)
-    if about is None:
-        return {}
-    if not isinstance(about, dict) or not isinstance(about.get("attributes"), dict):
-        raise InputError(f"{str(file)!r} was changed by hand, and describes no array")
-    return about["attributes"]
 
 
 def _along(attributes: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:

@@ -12,7 +12,7 @@ import zarr
 
 from segcam_jax import _files
 from segcam_jax.data.instances import Instance, Instances
-from segcam_jax.runs.folder import METADATA
+from segcam_jax.runs.folder import METADATA, array_reading
 from segcam_jax.runs.manifest import FILE, Kind, read_manifest
 from segcam_jax.runs.store import node
 from segcam_jax.runs.stored_run import STORE
@@ -122,7 +122,8 @@ class StoredScans:
         key = f"{group_of(item)}/{node(name)}"
         if not (self.path / key / METADATA).is_file():
             return None
-        return np.asarray(zarr.open_array(self.path, path=key, mode="r")[:])
+        with array_reading(self.path / key):
+            return np.asarray(zarr.open_array(self.path, path=key, mode="r")[:])
 
 
 def segmented_of(

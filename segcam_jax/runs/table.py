@@ -5,7 +5,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars
@@ -148,6 +148,9 @@ class Part:
             checksums = json.loads(about.get("checksums", "{}"))
         except (KeyError, ValueError):
             return None
+        groups = table["extent"].drop_nulls() if "extent" in table.columns else ()
+        if not all(map(is_inside, (*objects, *groups))):
+            return None
         return cls(table, objects, checksums, "unfinished" in about)
 
     @property
@@ -181,6 +184,12 @@ class Part:
             except FileNotFoundError:
                 return name
         return None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name leads to a part of the folder that it stands in."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def failure(row: Mapping[str, Any]) -> str:

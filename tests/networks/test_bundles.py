@@ -12,54 +12,19 @@ from segcam_jax.data.preparation import Linear, NonzeroZScore, Normalise, Orient
 from segcam_jax.networks.bundles import Bundle
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
-from tests.support.trained_folders import drawn, write_scan
-
-UNET = {
-    "_target_": "UNet",
-    "spatial_dims": 3,
-    "in_channels": 2,
-    "out_channels": "@classes",
-    "channels": "$(4, 8)",
-    "strides": [2],
-    "norm": "instance",
-}
-TRANSFORMS = [
-    {"_target_": "LoadImaged", "keys": "@key"},
-    {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": "@key"},
-    {"_target_": "Orientationd", "keys": "@key", "axcodes": "RAS"},
-    {"_target_": "Spacingd", "keys": "@key", "pixdim": [1.5, 1.5, 2], "mode": "bilinear"},
-    {"_target_": "NormalizeIntensityd", "keys": "@key", "nonzero": True, "channel_wise": True},
-]
-CONFIG = {
-    "bundle_root": ".",
-    "key": "image",
-    "classes": 3,
-    "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-    "network_def": UNET,
-    "network": "$@network_def.to(@device)",
-    "preprocessing": {"_target_": "Compose", "transforms": TRANSFORMS},
-    "inferer": {
-        "_target_": "SlidingWindowInferer",
-        "roi_size": [16, 16, 16],
-        "sw_batch_size": 4,
-        "overlap": 0.5,
-        "mode": "gaussian",
-    },
-    "postprocessing": {
-        "_target_": "Compose",
-        "transforms": [{"_target_": "Activationsd", "keys": "pred", "sigmoid": True}],
-    },
-}
-NAMES = {"0": "whole", "1": "core", "2": "enhancing"}
+from tests.support.trained_folders import (
+    CONFIG,
+    NAMES,
+    TRANSFORMS,
+    UNET,
+    drawn,
+    write_bundle,
+    write_scan,
+)
 
 
 def write_config(folder, **changed):
-    (folder / "configs").mkdir(parents=True, exist_ok=True)
-    (folder / "models").mkdir(exist_ok=True)
-    config = {**CONFIG, **changed}
-    (folder / "configs" / "inference.json").write_text(json.dumps(config))
-    about = {"network_data_format": {"outputs": {"pred": {"channel_def": NAMES}}}}
-    (folder / "configs" / "metadata.json").write_text(json.dumps(about))
+    write_bundle(folder, **changed)
     return Bundle.read(folder)
 
 
@@ -118,12 +83,26 @@ def test_intensities_become_schemes(tmp_path):
         ({"network_def": "$make()"}, r"names no network .* but '\$make\(\)'"),
         ({"network_def": {**UNET, "in_channels": "@nowhere"}}, "'@nowhere' leads nowhere"),
         ({"network_def": {**UNET, "in_channels": "@key", "key": 2}, "key": "@key"}, "itself"),
+        ({"network_def": {**UNET, "_target_": 3}}, "Expected `str`, got `int`"),
+        (transforms("Orientationd"), "Expected `object`, got `str`"),
+        (transforms({"keys": "image"}), "missing required field `_target_`"),
+        ({"inferer": {**CONFIG["inferer"], "overlap": 2}}, "< 1.0 - at `\\$.overlap`"),
+        ({"inferer": {**CONFIG["inferer"], "overlap": "x"}}, "Expected `float`, got `str`"),
+        ({"key": "$" + "(" * 300, "network_def": "@key"}, "no network"),
     ],
 )
 def test_what_is_unknown_is_refused(changed, words, tmp_path):
     bundle = write_config(tmp_path, **changed)
     with pytest.raises(InputError, match=words):
         _ = bundle.network(), bundle.steps, bundle.window
+
+
+def test_metadata_of_another_form_are_refused(tmp_path):
+    write_config(tmp_path)
+    for said in ([1], {"network_data_format": {"outputs": {"pred": {"channel_def": ["a"]}}}}):
+        (tmp_path / "configs" / "metadata.json").write_text(json.dumps(said))
+        with pytest.raises(InputError, match="is not as MONAI writes it: Expected `object`"):
+            Bundle.read(tmp_path)
 
 
 PACKAGES = ("torch", "torchax", "monai", "nibabel")

@@ -106,6 +106,38 @@ def test_plans_that_do_what_is_unknown_are_refused(changed, words, tmp_path):
         _ = plan.architecture, plan.steps
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"transpose_forward": [0, 1]}, "length >= 3 - at `\\$.transpose_forward`"),
+        ({"transpose_forward": [0, 1, 1]}, "names an axis twice"),
+        ({"image_reader_writer": ["x"]}, "Expected `str`, got `array`"),
+        ({"configurations": [1]}, "Expected `object`, got `array`"),
+        ({"patch_size": [16, 0, 16]}, "Expected `int` >= 1"),
+        ({"spacing": None}, "Expected `array`, got `null`"),
+        ({"spacing": [1, 1, 0]}, "Expected `float` > 0"),
+        (
+            {"normalization_schemes": ["ZScoreNormalization"] * 2, "use_mask_for_norm": [True]},
+            "says nothing of channel 1",
+        ),
+        ({"architecture": 3}, "Expected `object`, got `int`"),
+        ({"channel_names": {"x": "a"}}, "regex .* in `\\$.channel_names`"),
+        ({"labels": {"background": 0, "core": None}}, "got `null` - at `\\$.labels"),
+        ({"labels": {"background": 0, "core": float("nan")}}, "got `float`"),
+    ],
+)
+def test_plans_that_are_of_another_form_are_refused(changed, words, tmp_path):
+    (key, value) = next(iter(changed.items()))
+    of_dataset = key in ("channel_names", "labels")
+    whole = key in plans()
+    write_plans(tmp_path, said=plans() if whole or of_dataset else plans(**changed))
+    if whole or of_dataset:
+        path = tmp_path / ("dataset.json" if of_dataset else "plans.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match=words):
+        _ = Plan.read(tmp_path, "3d_fullres").steps
+
+
 def test_folders_that_hold_no_model_are_refused(tmp_path):
     def refused(words, place=tmp_path):
         with pytest.raises(InputError, match=words):

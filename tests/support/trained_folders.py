@@ -141,3 +141,52 @@ def write_nnunet(folder, *, folds=("fold_0",), labels=LABELS, said=None, name="3
         }
         torch.save(checkpoint, folder / fold / "checkpoint_final.pth")
     return folder
+
+
+UNET = {
+    "_target_": "UNet",
+    "spatial_dims": 3,
+    "in_channels": 2,
+    "out_channels": "@classes",
+    "channels": "$(4, 8)",
+    "strides": [2],
+    "norm": "instance",
+}
+TRANSFORMS = [
+    {"_target_": "LoadImaged", "keys": "@key"},
+    {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": "@key"},
+    {"_target_": "Orientationd", "keys": "@key", "axcodes": "RAS"},
+    {"_target_": "Spacingd", "keys": "@key", "pixdim": [1.5, 1.5, 2], "mode": "bilinear"},
+    {"_target_": "NormalizeIntensityd", "keys": "@key", "nonzero": True, "channel_wise": True},
+]
+CONFIG = {
+    "bundle_root": ".",
+    "key": "image",
+    "classes": 3,
+    "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+    "network_def": UNET,
+    "network": "$@network_def.to(@device)",
+    "preprocessing": {"_target_": "Compose", "transforms": TRANSFORMS},
+    "inferer": {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": [16, 16, 16],
+        "sw_batch_size": 4,
+        "overlap": 0.5,
+        "mode": "gaussian",
+    },
+    "postprocessing": {
+        "_target_": "Compose",
+        "transforms": [{"_target_": "Activationsd", "keys": "pred", "sigmoid": True}],
+    },
+}
+NAMES = {"0": "whole", "1": "core", "2": "enhancing"}
+
+
+def write_bundle(folder, **changed):
+    """Writes what a bundle of MONAI says of itself, without weights."""
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    (folder / "models").mkdir(exist_ok=True)
+    config = {**CONFIG, **changed}
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+    about = {"network_data_format": {"outputs": {"pred": {"channel_def": NAMES}}}}
+    (folder / "configs" / "metadata.json").write_text(json.dumps(about))
