@@ -35,7 +35,7 @@ def embed(command: Embed) -> int:
         return 0
     names = {word: _files.slug(word, "layer") for word in layers}
     _check_free(command, names, chosen)
-    opened.check()
+    study_run.check(command, opened)
     numbers = study_run.numbers_of(command, opened)
     with opened.create(beside=[command.out]) as store:
         done = study_run.compute(command, opened, store, numbers)

@@ -41,7 +41,7 @@ def explain(command: Explain) -> int:
     folder = _folder(command, opened, look)
     if not command.overwrite:
         folder.check_free()
-    opened.check()
+    study_run.check(command, opened)
     before = folder.files_there() if command.overwrite else [command.out / FILE]
     if command.overwrite and len(before):
         before += command.out.glob(f"*{ENDING}")

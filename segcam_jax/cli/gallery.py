@@ -37,7 +37,7 @@ def gallery(command: Gallery) -> int:
     if not command.overwrite:
         folder.check_free()
     for each in opened.values():
-        each.check()
+        study_run.check(command, each)
     done, code = Progress(), 0
     mine: dict[str, None] = {}
     for each in opened.values():

@@ -241,6 +241,14 @@ def tell_cost(opened: OpenJob) -> None:
     print(cost.summary(opened))
 
 
+def check(command: Running, opened: OpenJob) -> None:
+    """Looks at the first image, and whether the run can end; raises `SegcamError` if not."""
+    _, count = sharing.parse_share(command.share)
+    if command.ray is None:  # Other machines do the work, and are not known here.
+        cost.check(opened, count)
+    opened.check()
+
+
 def numbers_of(command: Running, opened: OpenJob) -> Sequence[int]:
     """The shards that this process is to compute."""
     return sharing.numbers_of(sharing.parse_share(command.share), opened.shards)

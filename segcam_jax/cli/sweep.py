@@ -20,7 +20,7 @@ def sweep(command: Sweep) -> int:
     if command.dry_run:
         study_run.tell_cost(opened)
         return 0
-    opened.check()
+    study_run.check(command, opened)
     with opened.create() as store:
         done = study_run.compute(command, opened, store, study_run.numbers_of(command, opened))
         finished = study_run.check_whole(command, store)

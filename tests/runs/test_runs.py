@@ -26,7 +26,7 @@ from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.reports import processes
-from segcam_jax.runs import open_store, results
+from segcam_jax.runs import cost, open_store, results
 from segcam_jax.runs.items import list_items
 from segcam_jax.runs.programs import ImageKernel, batches
 from segcam_jax.runs.reading import Failure, read_ahead
@@ -427,6 +427,28 @@ def test_the_plan_is_told_and_nothing_written(place, tmp_path, capsys):
     assert "3 shards of 4" in said
     assert "ablation_cam" in said
     assert not out.exists()
+
+
+def test_a_run_that_would_never_end_is_refused_by_its_plan(place, tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        cost, "plans", lambda job, plans=cost.plans: made.append(plans(job)) or made[-1]
+    )
+    line = ["sweep", str(place / "images" / "01.png"), "--weights", f"{place / 'own.py'}:make"]
+    line += ["--method", "smooth_grad", "--out", str(tmp_path / "run.zarr"), "--option"]
+    monkeypatch.setattr(cost, "_YEAR", 1e-3)
+    assert main([*line, "samples=100000000"]) == 2
+    (plan,) = made.pop()
+    assert plan.evaluations == 10**8
+    said = capsys.readouterr().err
+    assert f"needs about {cost.flops(plan):.0e} operations" in said
+    assert "100,000,000 evaluations by smooth_grad at 'input'" in said
+    assert len(said) < 300
+    assert not (tmp_path / "run.zarr").exists()
+    # Of what is cheap enough no plan is made.
+    monkeypatch.setattr(cost, "_YEAR", 365 * 24 * 3600)
+    assert main([*line, "samples=2"]) == 0
+    assert not made
 
 
 def test_batches_are_of_few_sizes():
