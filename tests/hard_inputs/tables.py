@@ -1,5 +1,6 @@
 """The tables: for each command, what it cannot do."""
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -11,7 +12,10 @@ VOL = "--weights vol.safetensors"
 SEEN = f"explain image.png {NET}"
 FOUND = f"instances scan.nii {VOL} --roi 8"
 # Names of `world.paths`, and what is said of each.
-UNREADABLE = ("loop", "gone", "fifo", "folder", "empty", "letters", "noise")
+UNREADABLE = (
+    *("loop", "gone", "fifo", "folder", "empty", "letters", "noise"),
+    *("locked", "closed/inside"),
+)
 
 
 def paths(line, suffix, names=UNREADABLE) -> Iterator[Row]:
@@ -32,6 +36,8 @@ def outputs(line) -> Iterator[Row]:
         yield Row(f"{line} --out {name}", name[:20])
     yield Row(f"{line} --out {shlex.quote(LOST + '/new')}")
     yield Row(f"{line} --out /proc/new", "/proc/new")
+    for name in ("closed", "closed/new", "fixed", "fixed/new", "fixed/new/newer"):
+        yield Row(f"{line} --out {name}", name.split("/")[0])
 
 
 def each(line, *rows, code=2) -> Iterator[Row]:
@@ -60,12 +66,15 @@ def images(command) -> Iterator[Row]:
         *("number.npy", "header.npy", "claims.npy", "minus.npy", "nested.npy", "dtype.npy"),
         *("code.npy", "cut.tif", "offset.tif", "self.tif", "noise.png", "noise.npy", "noise.tif"),
         *("scan.nii", "/dev/zero", "list.csv image.png", "run.zarr image.png"),
+        *("closed", "unlisted", "closed/image.png", "closed.zarr", "closed/none.png"),
     ):
         yield Row(line.format(name), name.split(".")[0].split()[0])
 
 
 def explain() -> Iterator[Row]:
     yield from images("explain")
+    yield Row(f"explain leaves.csv {NET}", "/etc/passwd")
+    yield Row(f"explain leaves_mask.csv {NET}", "/etc/passwd", 3)
     lists = ("list", "column", "ragged", "missing", "twice", "quote", "both", "blank")
     for name in (*lists, "latin", "null", "long"):
         yield Row(f"explain {name}.csv {NET}", "" if name == "list" else name)
@@ -297,6 +306,10 @@ def options() -> Iterator[Row]:
 
 def configs() -> Iterator[Row]:
     """Options in files, and manifests as options."""
+    changed = manifests(f"explain {NET} --config {{}}/manifest.json")
+    yield from [row for row in changed if not re.search("stored_|_part|unlisted", row.line)][::3]
+    for name in ("leaves_network", "leaves_source"):
+        yield Row(f"explain --config {name}.zarr", "passwd")
     for name in (
         *("syntax", "unknown", "kind", "float", "nested", "list", "date", "negative", "huge"),
         *("nan", "infinite", "twice", "deep", "out", "both", "latin"),
@@ -340,8 +353,10 @@ def manifests(line) -> Iterator[Row]:
     for name, count in counts.items():
         for end in [f"_{number}" for number in range(count)] or [""]:
             yield Row(line.format(f"{name}{end}.zarr"), f"{name}{end}")
-    for name in ("table", "short", "words", "part_loop"):
+    for name in ("table", "short", "words", "part_loop", "leaves", "extent"):
         yield Row(line.format(f"stored_{name}.zarr"), f"stored_{name}")
+    for name in ("closed", "unlisted", "locked_manifest", "locked_part"):
+        yield Row(line.format(f"{name}.zarr"), name)
 
 
 def show() -> Iterator[Row]:
@@ -377,6 +392,8 @@ def show() -> Iterator[Row]:
         (f"--out {LONG}.png", "nnn"),
         (f"--out {DEEP}new.png", "d/d"),
         ("--out /proc/new.png", "/proc"),
+        ("--out closed/new.png", "closed"),
+        ("--out fixed/new.png", "fixed"),
         ("other", ""),
     )
     yield from each(
@@ -409,6 +426,32 @@ def export() -> Iterator[Row]:
         ("--out", ""),
     )
     yield from each("export run.zarr", "")
+
+
+def score() -> Iterator[Row]:
+    yield from list(manifests("score {}"))[::2]
+    yield from paths("score {}", ".zarr")
+    yield Row("score run.zarr", "net.safetensors")  # Which is not the one that was explained.
+    yield from each(
+        "score scored.zarr",
+        ("--metric none", "none"),
+        ("--metric ''", ""),
+        (f"--metric {'x' * 5000}", "xx"),
+        ("--option none=3", "none"),
+        ("--option steps=0", "steps"),
+        ("--option steps=-1", "steps"),
+        (f"--option steps={HUGE}", "steps"),
+        ("--option steps=nan", "steps"),
+        ("--option steps=", "steps"),
+        ("--option baseline=none", "baseline"),
+        ("--option at=none", "none"),
+        ("--seed -1", "seed"),
+        (f"--seed {2**70}", "seed"),
+        ("--on-error none", "on-error"),
+        ("other", ""),
+    )
+    yield Row("score leaves_network.zarr")
+    yield from each("score", "", "image.png", "photos", "scan.nii", "net.safetensors", "fixed.zarr")
 
 
 def sweep() -> Iterator[Row]:
@@ -465,6 +508,20 @@ def embed() -> Iterator[Row]:
 
 
 def layers() -> Iterator[Row]:
+    for place in ("nnunet", "bundle"):
+        for folder in (
+            "closed",
+            "unlisted",
+            "photos",
+            "none",
+            "loop",
+            "fifo",
+            "image.png",
+            LONG,
+            DEEP,
+        ):
+            yield Row(f"layers {place}:{folder}")
+        yield Row(f"layers {place}:")
     yield from paths("layers {}", ".safetensors")
     yield from paths("layers --weights {}", ".py", ("loop", "gone", "fifo", "folder", "empty"))
     yield from each(
@@ -707,6 +764,136 @@ def context() -> Iterator[Row]:
     yield from each(f"context scan.nii {VOL} --roi", "8000", "0", f"{HUGE}")
 
 
+def training() -> Iterator[Row]:
+    """Of the scripts that train: settings, data and folders."""
+    rates = ("nan", "inf", "-1", "0", "x")
+    counts = ("0", "-1", f"{10**12}", "1.5", "x")
+    shared = [
+        *(f"--learning-rate {rate}" for rate in rates),
+        *(f"--batch {count}" for count in counts),
+        *(f"--seed {seed}" for seed in (-1, 2**70, "x")),
+        "--none 1",
+        f"--{'x' * 5000}",
+        "--export photos",
+        "--export loop",
+        "--export image.png/new",
+    ]
+    grids = [
+        *(f"--steps {count}" for count in counts),
+        "--evaluate-every 0",
+        *(f"--workers {count}" for count in (-1, 10**12)),
+    ]
+    of_classes = "train.classifier --data classes --size 32 --channels 1 --model resnet18 --width 4"
+    for line, own in {
+        "train.texture_mnist": [
+            *grids,
+            *(f"--jitter {share}" for share in ("nan", "-1", "inf", "6")),
+            *(f"--depth {depth}" for depth in (9, 0, -1, 10**12)),
+            *(f"--width {width}" for width in (0, -1, 10**12)),
+            *(f"--{name}-samples {n}" for name in ("evaluate", "score") for n in (0, 10**12)),
+            "--variant none",
+            "--digit-rounding none",
+            *(f"--start {name}" for name in ("none", "folder", "fifo", "loop", "letters.pth")),
+            "--start vol.safetensors",
+            "--start config_float.safetensors",
+            "--digits none",
+            "--digits empty",
+            "--digits photos",
+            "--textures none",
+            "--textures image.png",
+            "--textures photos",
+            "extra",
+        ],
+        "train.lesions": [
+            *grids,
+            *(f"--spacing {size}" for size in ("nan", "0", "-1", "1e-30", "1e30")),
+            *(f"--threshold {value}" for value in ("nan", "0", "1", "2")),
+            *(f"--channels {each}" for each in ("0 4", "4", f"{10**12} 4 4 4", "x")),
+            "--strides 0 2 2",
+            "--strides 2",
+            "--loss none",
+            *(f"--template {name}" for name in ("none.nii", "image.png", "cut.nii", "zeros.nii")),
+            *(
+                f"--template {name}"
+                for name in ("nan.nii", "four.nii", "fifo.nii", "affine_tiny.nii")
+            ),
+        ],
+        of_classes: [
+            *(f"--epochs {count}" for count in counts),
+            *(f"--momentum {value}" for value in ("nan", "1", "-1", "inf")),
+            *(f"--folds {count}" for count in (1, 0, -1, 3, 10**12)),
+            *(f"--only {fold}" for fold in (0, 6, -1)),
+            *(f"--growth {count} --model densenet121" for count in (0, -1, 10**12)),
+            *(f"--hidden {count} --model densenet121" for count in (-1, 10**12)),
+            "--growth 4",
+            "--model none",
+            "--model ''",
+            "--normalisation none",
+            "--schedule none",
+            "--augment none2",
+            "--freeze",
+            *(
+                f"--start {name}"
+                for name in ("none", "fifo", "letters.safetensors", "cut.safetensors")
+            ),
+            "--start net.safetensors",
+            "--folds 2 --out trained_none",
+            "--folds 2 --out trained_list",
+            "--folds 2 --out trained_other",
+            "--folds 2 --out trained_damaged",
+        ],
+    }.items():
+        yield from each(line, *shared, *own)
+        yield from outputs(line if line != of_classes else f"{line} --folds 2")
+    for line in (f"{of_classes} --width {n}" for n in (0, -1, 10**12)):
+        yield Row(line.replace("--width 4 ", ""), "`width`")
+    yield from each(
+        "train.classifier --data classes", "--size 0", f"--size {10**12}", "--scale nan"
+    )
+    yield from each("train.classifier --data classes", "--channels 2", "--channels 0", "--size x")
+    line = "train.classifier --size 8 --data {}"
+    yield from paths(line, "", ("loop", "gone", "fifo", "folder", "empty", "letters"))
+    yield from paths(line, ".tfrecords", ("loop", "gone", "fifo", "folder", "empty", "letters"))
+    yield from each(
+        "train.classifier --size 8 --data",
+        *(f"classes_{name}" for name in ("none", "one", "hollow", "broken", "loop")),
+        *("classes_closed", "classes_unlisted", "closed", "unlisted"),
+        "classes classes",
+        "image.png",
+        "",
+    )
+    yield Row("train.classifier --size 8")
+    yield from each("train.quality --weights", "none", "vol.safetensors", "net.safetensors", "")
+    yield from each(
+        "train.quality --weights texture-mnist-biased --samples",
+        "0",
+        f"{10**12}",
+        "1 --json photos",
+    )
+    yield from each(
+        "train.lesions_study",
+        *(f"--{name} {n}" for name in ("cases", "max-samples") for n in (0, 10**12)),
+        *(f"--sigma {value}" for value in ("nan", "0")),
+        *(f"--threshold {value}" for value in ("nan", "2")),
+        "--weights none",
+        "--out photos",
+        "--out cut.json",
+        "--out numbers.json",
+        "--out object.json",
+        "--out image.png/new",
+    )
+    yield from each(
+        "train.classifier_samples",
+        "none new",
+        "digits photos",
+        "digits image.png/new",
+        "digits",
+        "",
+    )
+    yield from each("train.lesions_samples", "--index -1", "--index 99999", "--out photos", "x")
+    yield from each("train.texture_mnist_samples", "--out photos", "--out loop", "--none", "x")
+
+
 def none() -> Iterator[Row]:
     """Of no command."""
     yield from (Row(line) for line in ("none", "--none", "explain2", "''", "'a b'", "x" * 5000))
@@ -718,7 +905,7 @@ def none() -> Iterator[Row]:
 TABLES = {
     table.__name__: list(dict.fromkeys(table()))
     for table in (
-        *(explain, sweep, gallery, embed, show, export, layers, methods, demo, convert),
-        *(instances, context, none),
+        *(explain, sweep, gallery, embed, show, score, export, layers, methods, demo, convert),
+        *(instances, context, training, none),
     )
 }

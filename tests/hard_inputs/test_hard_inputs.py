@@ -13,6 +13,7 @@ from tests.hard_inputs.rows import check
 from tests.hard_inputs.tables import TABLES
 
 _OPENED = functools.cache(open_network)
+SEEN = {}  # By folder.
 ROWS = [(command, row) for command, rows in TABLES.items() for row in rows]
 
 
@@ -21,7 +22,8 @@ def files(tmp_path_factory):
     """The folder of all files, in which every row runs."""
     folder = tmp_path_factory.mktemp("hard")
     world.build(folder)
-    return folder
+    yield folder
+    world.with_rights(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -52,5 +54,5 @@ def test_weights_of_16_bits_are_taken_and_said(capfd):
 
 
 @pytest.mark.parametrize(("command", "row"), ROWS, ids=lambda each: getattr(each, "name", each))
-def test_row(command, row, capfd):
-    check(row, capfd)
+def test_row(command, row, capfd, files):
+    check(row, capfd, SEEN.setdefault(files, {}))

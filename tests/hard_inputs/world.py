@@ -1,5 +1,6 @@
 """The files that rows name: some that are right, and those that no reader can take."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -11,14 +12,21 @@ from pathlib import Path
 import jax.numpy as jnp
 import nibabel
 import numpy as np
+import polars
 import safetensors.numpy
 from flax import nnx
 from PIL import Image
 
+from segcam_jax import _files
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
+from segcam_jax.runs.table import Part
 from tests.support import stored_runs
+from train import command
+from train.classifier.config import ClassifierConfig
+from train.classifier.data import read_images
+from train.classifier.task import NO_EFFECT
 
 # How files end that commands are given.
 SUFFIXES = (
@@ -36,6 +44,8 @@ def build(folder):
     """Makes all files in a folder."""
     here = Path(folder)
     right(here)
+    for name in ("closed", "unlisted", "fixed"):
+        (here / name).mkdir()
     for suffix in SUFFIXES:
         paths(here, suffix)
     weights(here)
@@ -45,6 +55,37 @@ def build(folder):
     nrrd(here)
     options(here)
     runs(here)
+    trained(here)
+    without_rights(here)
+
+
+# What rights folders have that may not be entered; not listed; not written to.
+RIGHTS = {"closed": 0o000, "unlisted": 0o311, "fixed": 0o555}
+
+
+def without_rights(here):
+    """Folders that nobody may enter, list, or write to; a run in each, and classes."""
+    for name in RIGHTS:
+        shutil.copy(here / "image.png", here / name / "image.png")
+        shutil.copytree(here / "run.zarr", here / f"{name}.zarr")
+        shutil.copytree(here / "classes", here / f"classes_{name}")
+    for name in ("manifest", "part"):
+        shutil.copytree(here / "run.zarr", here / f"locked_{name}.zarr")
+    (here / "locked_manifest.zarr" / "manifest.json").chmod(0)
+    next((here / "locked_part.zarr").rglob("*.parquet")).chmod(0)
+    (here / "fixed_file.png").write_bytes(b"x")
+    (here / "fixed_file.png").chmod(0o444)
+    for name, mode in RIGHTS.items():
+        (here / f"classes_{name}" / "a").chmod(mode)
+        (here / f"{name}.zarr" / "items").chmod(mode)
+        (here / name).chmod(mode)
+
+
+def with_rights(here):
+    """Gives all back, so that the folder can be removed."""
+    for name in RIGHTS:
+        for folder in (name, f"{name}.zarr/items", f"classes_{name}/a"):
+            (here / folder).chmod(0o755)
 
 
 def right(here):
@@ -66,7 +107,12 @@ def right(here):
     nibabel.save(nibabel.Nifti1Image(values, AFFINE), here / "scan.nii.gz")
     truth = (values > 6).astype(np.uint8)
     nibabel.save(nibabel.Nifti1Image(truth, AFFINE), here / "truth.nii")
-    stored_runs.write(here / "run.zarr", images=stored_runs.photos(here / "shots"))
+    shots = stored_runs.photos(here / "shots")
+    options = {"tap": ["body"], "seed": 0, "weights": "net.safetensors"}
+    stored_runs.write(here / "run.zarr", images=shots, made=stored_runs.manifest(options))
+    mine = stored_runs.network(sha256=_files.sha256_of(here / "net.safetensors"))
+    made = stored_runs.manifest(options, net=mine)
+    stored_runs.write(here / "scored.zarr", images=shots, made=made)
 
 
 def paths(here, suffix):
@@ -79,8 +125,9 @@ def paths(here, suffix):
     (here / f"empty{suffix}").write_bytes(b"")
     (here / f"letters{suffix}").write_bytes(b"twenty letters of it")
     (here / f"noise{suffix}").write_bytes(np.random.default_rng(5).bytes(5000))
-    (here / f"locked{suffix}").write_bytes(b"x")
+    shutil.copy(here / "image.png", here / f"locked{suffix}")
     (here / f"locked{suffix}").chmod(0)
+    shutil.copy(here / "image.png", here / "closed" / f"inside{suffix}")
     shutil.copy(here / "image.png", here / f"{LOST}{suffix}")
 
 
@@ -268,6 +315,8 @@ def images(here):
     (here / "quote.csv").write_text('image,class\n"image.png,1\n')
     (here / "both.csv").write_text("image,region,mask\nimage.png,all,image.png\n")
     (here / "mask.csv").write_text("image,mask\nimage.png,none.png\n")
+    (here / "leaves.csv").write_text("image\n../../../../../../../../etc/passwd\n")
+    (here / "leaves_mask.csv").write_text("image,mask\nimage.png,/etc/passwd\n")
     (here / "blank.csv").write_text("image\n\n")
     (here / "latin.csv").write_bytes(b"image\n\xe9.png\n")
     (here / "null.csv").write_bytes(b"image\na\0b.png\n")
@@ -453,6 +502,42 @@ def options(here):
     (here / "cut.json").write_text('["a",')
 
 
+def trained(here):
+    """What classifiers are trained on, and folders of trainings that were changed by hand."""
+    for name, kinds in {
+        "classes": ("a", "b"),
+        "classes_one": ("a",),
+        "classes_hollow": ("a", "b"),
+        "classes_broken": ("a", "b"),
+        "classes_loop": ("a", "b"),
+        "classes_none": (),
+    }.items():
+        (here / name).mkdir()
+        for kind in kinds:
+            (here / name / kind).mkdir()
+            for number in range(2):
+                shutil.copy(here / "image.png", here / name / kind / f"{number}.png")
+    for number in range(2):
+        (here / "classes_hollow" / "a" / f"{number}.png").unlink()
+    shutil.copy(here / "cut.png", here / "classes_broken" / "a" / "0.png")
+    os.symlink("loop.png", here / "classes_loop" / "a" / "loop.png")
+    for name, text in {
+        "none": "twenty letters of it",
+        "list": "[1, 2]",
+        "other": '{"checkpoints": 1}',
+    }.items():
+        (here / f"trained_{name}").mkdir()
+        (here / f"trained_{name}" / "config.json").write_text(text)
+    options = {"size": 32, "channels": 1, "model": "resnet18", "width": 4, "folds": 2}
+    config = ClassifierConfig((here / "classes",), here / "trained_damaged", **options)
+    images = read_images(config)
+    command.claim_folder(config.out, config, NO_EFFECT, data=images.sha256, start=None)
+    step = config.out / "fold1" / "checkpoints" / "last" / "3"
+    step.mkdir(parents=True)
+    (step.parents[1] / "best").mkdir()
+    (step / "state").write_bytes(b"twenty letters of it")
+
+
 def runs(here):
     """Runs whose manifests, tables and arrays were changed by hand."""
 
@@ -520,12 +605,22 @@ def runs(here):
                 f"source_{field}_{number}.zarr",
                 lambda found, field=field, value=value: found["source"].update({field: value}),
             )
+    path = "../../../../../../../../etc/passwd"
+    network = {"given": path, "absolute": "/etc/passwd"}
+    changed("leaves_source.zarr", lambda values: values["source"].update(words=[path]))
+
+    def led_away(values):
+        values["network"].update(network)
+        values["source"].update(words=["image.png"])
+        values["options"].update(weights=path)
+
+    changed("leaves_network.zarr", led_away)
     changed("unknown_key.zarr", lambda values: values.update(colour=3))
     changed("nested.zarr", lambda values: "[" * 100_000)
     changed("array.zarr", lambda values: [1, 2])
     changed("text.zarr", lambda values: "twenty letters of it")
     changed("nothing.zarr", lambda values: "")
-    for name in ("table", "short", "words", "metadata", "chunk", "outside", "part_loop"):
+    for name in ("table", "short", "words", "metadata", "chunk", "part_loop", "leaves", "extent"):
         shutil.copytree(here / "run.zarr", here / f"stored_{name}.zarr")
     parts = sorted((here / "stored_table.zarr").rglob("*.parquet"))
     parts[0].write_bytes(b"twenty letters of it")
@@ -538,6 +633,15 @@ def runs(here):
     chunk = sorted((here / "stored_chunk.zarr").rglob("map.body/c/*"))[0]
     target = chunk if chunk.is_file() else sorted(p for p in chunk.rglob("*") if p.is_file())[0]
     target.write_bytes(b"twenty letters of it")
+    for name in ("leaves", "extent"):
+        file = sorted((here / f"stored_{name}.zarr").rglob("*.parquet"))[0]
+        part = Part.decode(file.read_bytes())
+        if name == "leaves":
+            part = dataclasses.replace(part, objects={path: 1000})
+        else:
+            out = polars.lit("../../..").alias("extent")
+            part = dataclasses.replace(part, table=part.table.with_columns(out))
+        file.write_bytes(part.encode())
     part = sorted((here / "stored_part_loop.zarr").rglob("*.parquet"))[0]
     part.unlink()
     os.symlink(part.name, part)
