@@ -3,19 +3,22 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from segcam_jax import engine
 from segcam_jax.engine.plan import Plan, flops_in_words
+from segcam_jax.methods import MethodCall
 from segcam_jax.runs.job import OpenJob
+from segcam_jax.taps import Split
+from segcam_jax.targets import Target
 from segcam_jax.types import InputError, counted
 
 # More operations a second than a core of a CPU, and than an accelerator, does.
 _CORE, _ACCELERATOR = 10**11, 10**15
 _YEAR = 365 * 24 * 3600
-_MOST_YEARS = 1
 _BACKWARDS = 4  # Operations of a gradient, by those of the score, at most.
 COLUMNS = ("method", "tap", "map", "evaluations", "FLOP an image", "FLOP in all")
 
@@ -61,37 +64,66 @@ def check(job: OpenJob, processes: int = 1) -> None:
         InputError: if its operations would take more than a year, if the devices did more a second
             than any does.
     """
-    rate = jax.local_device_count() * _ACCELERATOR
-    if jax.default_backend() == "cpu":
-        rate = (os.cpu_count() or 1) * _CORE
-    a_year = rate * _YEAR * processes
     each = len(job.items) * job.targets
-    if job.first is None or _at_most(job) * each <= _MOST_YEARS * a_year:
+    if job.first is None:
         return
-    found = plans(job)
-    total = sum(map(flops, found)) * each
-    if total > _MOST_YEARS * a_year:
+    shape = job.first.sample.padded.shape
+    most = sum(
+        _at_most(job.network.split(place.tap, shape), place.call)
+        for place in job.kernel.places(shape)
+    )
+    if most * each > _in_a_year() * processes:
+        _refuse(plans(job), each, f"{counted(len(job.items), 'image')}, of each", processes)
+
+
+def check_instance(
+    split: Split, params: Any, shape: tuple[int, ...], call: MethodCall, target: Target
+) -> None:
+    """The same of one instance of a scan, and of one call.
+
+    Args:
+        split: the network, cut at a tap.
+        params: its parameters.
+        shape: of its input.
+        call: the method, and its options.
+        target: the least that an instance can be.
+
+    Raises:
+        InputError: as `check`.
+    """
+    if _at_most(split, call) > _in_a_year():
+        image = jax.ShapeDtypeStruct(shape, np.float32)
+        method, options = call.method.function, call.arguments()
+        plan = engine.plan_of(method, split, params, image, target, compile=False, **options)
+        _refuse([plan], 1, "of each instance", 1)
+
+
+def _refuse(found: Sequence[Plan], each: int, of: str, processes: int) -> None:
+    """Raises `InputError` if plans would take more than a year, each so many times."""
+    total, a_year = sum(map(flops, found)) * each, _in_a_year() * processes
+    if total > a_year:
         most = max(found, key=flops)
         raise InputError(
             f"the run needs about {total:.0e} operations, {total / a_year:,.0f} years or more on "
-            f"this machine: {counted(len(job.items), 'image')}, of each {most.evaluations:,} "
-            f"evaluations by {most.method} at {most.tap!r}; give --option fewer, fewer images or a "
-            "smaller --size (--dry-run tells the cost)"
+            f"this machine: {of} {most.evaluations:,} evaluations by {most.method} at "
+            f"{most.tap!r}; give smaller numbers by --option, fewer images or a smaller --size"
         )
 
 
-def _at_most(job: OpenJob) -> int:
-    """More operations than methods need for a target of an image, told without tracing them."""
-    assert job.first is not None
-    shape, total = job.first.sample.padded.shape, 0
-    for place in job.kernel.places(shape):
-        method = place.call.method
-        defaults = {name: option.default for name, option in method.options.items()}
-        given = {**defaults, **dict(place.call.options)}.values()
-        evaluations = math.prod(each for each in given if type(each) is int and each > 0)
-        evaluations *= math.prod(place.shape) if method.ablates else 1
-        total += _BACKWARDS * evaluations * job.network.split(place.tap, shape).flops()
-    return total
+def _in_a_year() -> int:
+    """Operations that the devices of this machine cannot do in a year."""
+    if jax.default_backend() == "cpu":
+        return (os.cpu_count() or 1) * _CORE * _YEAR
+    return jax.local_device_count() * _ACCELERATOR * _YEAR
+
+
+def _at_most(split: Split, call: MethodCall) -> int:
+    """More operations than a method needs for a target, told without tracing it."""
+    defaults = {name: option.default for name, option in call.method.options.items()}
+    given = {**defaults, **dict(call.options)}.values()
+    evaluations = math.prod(each for each in given if type(each) is int and each > 0)
+    evaluations *= math.prod(split.activation.shape) if call.method.ablates else 1
+    return _BACKWARDS * evaluations * split.flops()
 
 
 def rows(job: OpenJob, found: Sequence[Plan]) -> list[tuple[str, ...]]:

@@ -12,9 +12,10 @@ from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine import Execution
 from segcam_jax.engine.sliding import tiling
-from segcam_jax.methods import METHODS
+from segcam_jax.methods import METHODS, MethodCall
 from segcam_jax.networks.layers import check_map
 from segcam_jax.networks.network import Network
+from segcam_jax.runs import cost
 from segcam_jax.runs.manifest import Kind
 from segcam_jax.runs.scans import Row
 from segcam_jax.runs.store import Variable
@@ -33,6 +34,7 @@ from segcam_jax.volumes import (
     measure,
     scale_of,
     stitched,
+    target_of,
 )
 from segcam_jax.volumes.context import SAME_SPACING
 from segcam_jax.volumes.instance_maps import passes
@@ -92,13 +94,19 @@ class MapStudy:
                 f"--tap is for methods of activations; {' and '.join(explaining.methods)} look at "
                 "the input"
             )
+        voxel = np.zeros(segmenting.window, bool)
+        voxel[tuple(extent // 2 for extent in voxel.shape)] = True
+        least = target_of(voxel, 0, explaining.of, tight=False, meaning=network.meaning)
         for method, tap in pairs:
             if explaining.field == "stitched" and tap != INPUT:
                 raise InputError(
                     f"--field stitched explains the input, and {method} looks at {tap!r}, which "
                     "every window has of its own; name a method of the input, or --field window"
                 )
-            check_map(tap, network.split(tap, window).activation)
+            split = network.split(tap, window)
+            check_map(tap, split.activation)
+            call = MethodCall(METHODS[method], tuple(explaining.given[method].items()))
+            cost.check_instance(split, network.params, window, call, least)
         return cls(network, segmenting, explaining, modalities, pairs, groups)
 
     def options(self) -> Mapping[str, Any]:

@@ -2,12 +2,14 @@
 
 import functools
 import os
+import re
 import sys
 
 import pytest
 
 from segcam_jax import cli
 from segcam_jax.networks.open import open_network
+from segcam_jax.runs import cost
 from tests.hard_inputs import world
 from tests.hard_inputs.rows import check
 from tests.hard_inputs.tables import TABLES
@@ -51,6 +53,16 @@ def test_weights_of_16_bits_are_taken_and_said(capfd):
     assert cli.main(["layers", "bfloat16.safetensors"]) == 0
     said = "bfloat16.safetensors: its weights are bfloat16, and computed with as float32"
     assert said in capfd.readouterr().err
+
+
+def test_instances_that_would_never_be_explained_are_refused(capfd, monkeypatch):
+    monkeypatch.setattr(cost, "_YEAR", 1e-6)
+    line = "instances scan.nii --weights vol.safetensors --roi 8 --out new --option samples=1000000"
+    assert cli.main(line.split()) == 2
+    said = capfd.readouterr().err
+    assert re.search(r"needs about \de\+\d\d operations, [\d,]+ years", said)
+    assert "of each instance 1,000,000 evaluations by instance_smooth_grad at 'input'" in said
+    assert not os.path.exists("new")
 
 
 @pytest.mark.parametrize(("command", "row"), ROWS, ids=lambda each: getattr(each, "name", each))
