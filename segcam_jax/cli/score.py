@@ -4,6 +4,7 @@ from collections import Counter
 
 from segcam_jax.cli import commands, console
 from segcam_jax.cli.arguments import names_in
+from segcam_jax.networks.spec import check_seed
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
 from segcam_jax.runs.measures import measures
@@ -18,6 +19,7 @@ _COLUMNS = ("", "method", "tap", "mean", "95 %", "images", "undefined", "wins", 
 
 def score(command: commands.Score) -> int:
     """Scores the maps of a run, prints and draws a ranking; returns the exit code."""
+    check_seed(command.seed)
     run = open_store(command.run)
     if not run.taps:
         raise InputError(f"{str(run.path)!r} has no maps to score yet")

@@ -15,7 +15,8 @@ from segcam_jax.types import InputError, nearest_first
 # What a scoring gives by itself.
 _GIVEN = frozenset({"key", "options", "execution", "segments", "count", "draw"})
 _UNIONS = (types.UnionType, Union)
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_LARGEST = 10**8  # Of what is counted: more would take years.
+_KINDS = {int: f"a whole number up to {_LARGEST:,}", float: "a number", bool: "true or false"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _read(words: str, kind: Any) -> Any:
         if kind is Any:
             return words
         raise
-    if not math.isfinite(number):
+    if not math.isfinite(number) or (kind is int and abs(number) > _LARGEST):
         raise ValueError(words)
     return number
 
