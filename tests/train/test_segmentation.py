@@ -262,7 +262,7 @@ def test_the_table_of_classes_against_hand_counted_ones():
         ({"held_out_share": 0.99}, "8 images, of which 8 would be held out: none is left"),
         ({"colour": 2.0}, "`colour` is 2.0; give at most 1"),
         ({"zoom": -1.0}, "`zoom` is -1.0; give at least 0"),
-        ({"crop": (0, 8)}, r"`crop` is \(0, 8\); give a height"),
+        ({"crop": (0, 8)}, "`crop` is 0; give at least 1"),
         ({"crop": (9, 8)}, r"extents \(9, 8\); pad them to multiples of 2"),
         ({"seed": -1}, "`seed` is -1"),
     ],

@@ -94,8 +94,12 @@ class SegmentationTraining:
         Raises:
             InputError: naming the setting.
         """
-        command.check_at_least(self, 1, "epochs", "batch", "depth", "width", "evaluate_every")
-        command.check_at_least(self, 0, "workers", "zoom", "colour")
+        command.check_outputs(out=self.out, written=(self.export,))
+        counts = ("epochs", "batch", "evaluate_every")
+        command.check_at_least(self, 1, *counts, most=command.MOST_AT_ONCE)
+        command.check_at_least(self, 1, "depth", "width", "size", "crop", most=command.MOST_WIDTH)
+        command.check_at_least(self, 0, "workers", most=command.MOST_WORKERS)
+        command.check_at_least(self, 0, "zoom", "colour")
         command.check_positive(self, "learning_rate")
         command.check_seed(self.seed)
         if self.channels not in (1, 3):
@@ -107,10 +111,6 @@ class SegmentationTraining:
         for field, most in (("colour", 1.0), ("zoom", 10.0)):
             if not getattr(self, field) <= most:
                 raise InputError(f"`{field}` is {getattr(self, field)}; give at most {most:g}")
-        for field in ("size", "crop"):
-            extents = getattr(self, field)
-            if extents is not None and min(extents) < 1:
-                raise InputError(f"`{field}` is {extents}; give a height and a width of at least 1")
 
 
 # What `--recipe NAME` puts in place of the defaults: how Seg-Grad-CAM's networks were trained on

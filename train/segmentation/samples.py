@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from segcam_jax import files
 from segcam_jax.types import InputError
 from train import command
 from train.data.defects import DefectConfig, defect
@@ -64,15 +65,14 @@ class Samples:
 
     def written(self) -> int:
         """Writes the files; returns how many images they are."""
-        command.check_at_least(self, 1, "training", "held_out")
+        files.check_folder(self.out)
+        command.check_at_least(self, 1, "training", "held_out", most=command.MOST_AT_ONCE)
         return write(self.out, training=self.training, held_out=self.held_out, size=self.size)
 
 
 def main() -> None:
     """The command line."""
-    with command.faults_in_one_line():
-        samples = tyro.cli(Samples, description=__doc__)
-        print(f"{samples.written()} images written to {samples.out}")
+    print(f"{command.run(Samples.written, Samples, __doc__)} images written")
 
 
 if __name__ == "__main__":
