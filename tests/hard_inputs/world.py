@@ -108,7 +108,7 @@ def right(here):
     truth = (values > 6).astype(np.uint8)
     nibabel.save(nibabel.Nifti1Image(truth, AFFINE), here / "truth.nii")
     shots = stored_runs.photos(here / "shots")
-    options = {"tap": ["body"], "seed": 0, "weights": "net.safetensors"}
+    options = {"tap": ["body"], "method": ["grad_cam"], "seed": 0, "weights": "net.safetensors"}
     stored_runs.write(here / "run.zarr", images=shots, made=stored_runs.manifest(options))
     mine = stored_runs.network(sha256=_files.sha256_of(here / "net.safetensors"))
     made = stored_runs.manifest(options, net=mine)
@@ -607,7 +607,13 @@ def runs(here):
             )
     path = "../../../../../../../../etc/passwd"
     network = {"given": path, "absolute": "/etc/passwd"}
-    changed("leaves_source.zarr", lambda values: values["source"].update(words=[path]))
+
+    def other_images(values):
+        scored = json.loads((here / "scored.zarr" / "manifest.json").read_text())
+        values["network"].update(sha256=scored["network"]["sha256"])
+        values["source"].update(words=[path])
+
+    changed("leaves_source.zarr", other_images)
 
     def led_away(values):
         values["network"].update(network)
