@@ -842,6 +842,25 @@ def training() -> Iterator[Row]:
     }.items():
         yield from each(line, *shared, *own)
         yield from outputs(line if line != of_classes else f"{line} --folds 2")
+    line = "train.segmentation --data classes"
+    yield from each(
+        line,
+        *(each for each in shared if "1.5" not in each and not each.endswith(" x")),
+        *(f"--epochs {count}" for count in (0, -1, 10**12)),
+        *(f"--{name} {value}" for name in ("zoom", "colour") for value in ("nan", "-1", "inf")),
+        *(f"--held-out-share {share}" for share in ("nan", "0", "1")),
+        *(f"--width {width}" for width in (0, -1, 10**12)),
+        *(f"--size {size}" for size in ("0 0", f"{10**12} 8", "8")),
+        "--depth 0",
+        "--network none",
+        "--recipe none",
+        "--recipe",
+        "",
+    )
+    yield from outputs(line)
+    for data in ("none", "loop", "fifo", "image.png", "closed", "folder", "classes_none"):
+        yield Row(f"train.segmentation --data {data}")
+    yield from each("train.segmentation_samples", "photos", "image.png/new", "new --size 0", "")
     for line in (f"{of_classes} --width {n}" for n in (0, -1, 10**12)):
         yield Row(line.replace("--width 4 ", ""), "`width`")
     yield from each(
