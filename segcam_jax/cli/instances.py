@@ -224,11 +224,10 @@ def groups_of(command: Volumetric) -> tuple[str, ...]:
     Raises:
         InputError: if there is none.
     """
-    if not command.group and not _has_truth(command):
-        return ()
     groups = tuple(word.upper() for word in names_in(chosen(command, "group")))
     if groups and not _has_truth(command):
-        raise InputError("--group needs a ground truth; add --truth, or --truth-prefix with --data")
+        asked = "--group" if command.group else f"--preset {command.preset} ({', '.join(groups)})"
+        raise InputError(f"{asked} needs a ground truth; add --truth, or --truth-prefix with --data")
     return groups
 
 

@@ -781,5 +781,6 @@ def test_a_preset_says_what_is_not_given():
     assert (chosen(one, "connectivity"), chosen(one, "min_voxels")) == (18, 3)
     study = Context(preset="ies")
     assert [chosen(study, name) for name in ("min_voxels", "max_voxels")] == [91, 119]
-    assert groups_of(study) == ()  # Without a truth nothing is known of them.
     assert groups_of(Context(preset="ies", truth=(Path("a.nii"),))) == ("TP",)
+    with pytest.raises(InputError, match=r"--preset ies \(TP\) needs a ground truth"):
+        groups_of(study)

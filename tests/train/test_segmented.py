@@ -65,6 +65,7 @@ def test_the_values_of_masks_become_classes(masks, options, names, labels, tmp_p
         ([[[0, 1, 2, 255]]], {}, "the values 0, 1, 2, 255, and they do not number classes from 0"),
         ([[[0, 128, 255]]], {"class_names": tuple("abc")}, "and 3 classes are named: say which"),
         ([[[0, 5]]], {"class_names": ("a",)}, "one class name was given"),
+        ([[[0, 1, 2]]], {"class_names": tuple("abc"), "ignore": 1}, "label 1 is among 0 to 2, the"),
         ([[[0, 9]]], {"threshold": 100}, "have the values 0, 9: none on one side of the thresh"),
         ([[[0, 9]]], {"threshold": 5, "ignore": 9}, "makes two classes; give no more names"),
         ([[[[0, 1, 2]]]], {}, "has colours; save the numbers of classes"),

@@ -168,6 +168,11 @@ def _classes(
     if len(known) == 2 and known[0] == 0 and len(names) in (0, 2):
         return names or ("background", "foreground"), (0.0, known[1])
     count = len(names) or len(known)
+    if names and ignored & set(range(count)):
+        raise InputError(
+            f"--ignore-label {values.ignore:g} is among 0 to {count - 1}, the values of the "
+            f"{count} classes that are named; renumber the masks, or leave it out"
+        )
     if not set(known) <= set(range(count)):
         what = f"{count} classes are named" if names else "they do not number classes from 0"
         raise InputError(
