@@ -227,7 +227,7 @@ def groups_of(command: Volumetric) -> tuple[str, ...]:
     groups = tuple(word.upper() for word in names_in(chosen(command, "group")))
     if groups and not _has_truth(command):
         asked = "--group" if command.group else f"--preset {command.preset} ({', '.join(groups)})"
-        raise InputError(f"{asked} needs a ground truth; add --truth, or --truth-prefix with --data")
+        raise InputError(f"{asked} needs a truth; add --truth, or --truth-prefix with --data")
     return groups
 
 

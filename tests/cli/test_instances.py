@@ -614,7 +614,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
         (("--option", "window=2"), "has no option 'window'"),
         (("--noise-modality", "pd"), "choose from flair, t1"),
         (("--option", "aggregation=max", "--legacy-divisor"), "for aggregation mean"),
-        (("--group", "TP"), "needs a ground truth"),
+        (("--group", "TP"), "needs a truth"),
         (("--truth", case / "truth.nii.gz", "--group", "TN"), "group 'TN' is unknown"),
         (("--memory-limit", "lots"), "500MB, 2GiB"),
         (("--modalities", "a", "A"), "2 different names"),
@@ -782,5 +782,5 @@ def test_a_preset_says_what_is_not_given():
     study = Context(preset="ies")
     assert [chosen(study, name) for name in ("min_voxels", "max_voxels")] == [91, 119]
     assert groups_of(Context(preset="ies", truth=(Path("a.nii"),))) == ("TP",)
-    with pytest.raises(InputError, match=r"--preset ies \(TP\) needs a ground truth"):
+    with pytest.raises(InputError, match=r"--preset ies \(TP\) needs a truth"):
         groups_of(study)
