@@ -12,13 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 from PIL import Image
 
 import segcam_jax as segcam
 from segcam_jax import InputError
 from segcam_jax.adapters.torch_runtime import load_torchax
 from segcam_jax.cli import main
+from segcam_jax.data import scans
+from segcam_jax.data.nifti import read_volume
 from segcam_jax.types import MissingExtraError
+from tests.support.trained_folders import write_scan
 
 if importlib.util.find_spec("torchax") is None:  # A release of it may need the adapter's bridge.
     pytest.skip("needs the extra torchax", allow_module_level=True)
@@ -627,3 +631,62 @@ def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsy
     line[3] = "jax_net.py:make"
     assert main([*line, "--checkpoint", "trained.ckpt", "--out", "other"]) == 2
     assert "--checkpoint is for a factory of a torch.nn.Module" in capsys.readouterr().err
+
+
+DYNUNET = """
+from monai.networks.nets import DynUNet
+
+def make():
+    filters, norm = [4, 8, 16], "instance"
+    net = DynUNet(3, 2, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters, 0.1, norm, res_block=True)
+    return net.eval()
+"""
+
+
+def test_a_lesion_network_of_monai_on_the_command_line(tmp_path, monkeypatch):
+    """A lesion is that of MONAI's sliding windows, its gradient torch's through all of them."""
+    inferers = pytest.importorskip("monai.inferers")
+    pytest.importorskip("nibabel")
+    monkeypatch.chdir(tmp_path)
+    files = write_scan(tmp_path)
+    (tmp_path / "lesion_nets.py").write_text(DYNUNET)
+    made = {}
+    exec(DYNUNET, made)
+    torch.manual_seed(0)
+    module = made["make"]()
+    slide = functools.partial(
+        inferers.sliding_window_inference, roi_size=(16,) * 3, sw_batch_size=1, overlap=0.25
+    )
+    values = scans.zscore(np.stack([read_volume(each).values for each in files], -1))
+    x = given(values).requires_grad_()
+    logits = slide(x, predictor=module, mode="gaussian")[0]
+    difference = (logits[1] - logits[0]).detach().numpy()
+    level = np.quantile(difference, 0.97)
+    with torch.no_grad():  # So that three voxels of a hundred are above the threshold.
+        module.output_block.conv.conv.bias[1] += np.log(0.4 / 0.6) - level
+    torch.save(module.state_dict(), "dynunet.pth")
+    labels, _ = scipy.ndimage.label(difference > level, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())[1:]
+    lesion = labels == 1 + sizes.argmax()
+    logits[1][torch.from_numpy(lesion)].mean().backward()
+
+    line = ["instances", *map(str, files), "--weights", "lesion_nets.py:make"]
+    line += ["--checkpoint", "dynunet.pth", "--threshold", "0.4", "--roi", "16"]
+    line += ["--min-voxels", str(sizes.max())]
+    two = ["--method", "instance_smooth_grad", "grad_cam_pp", "--tap", "bottleneck"]
+    assert main([*line, *two, "--option", "samples=1", "--out", "two"]) == 0
+    (folder,) = tmp_path.glob("two/*/instance-001")
+    found = read_volume(folder.parent / "instances.nii.gz").values
+    np.testing.assert_array_equal(found > 0, lesion)
+    maps = {path.name: read_volume(path).values for path in folder.glob("*_*.nii.gz")}
+    assert len(maps) == 3  # One of a modality each, and one of the tap.
+    assert all(np.abs(each).max() > 0 for each in maps.values())
+    stitched = ["--method", "gradient", "--field", "stitched", "--out", "whole"]
+    assert main([*line, *stitched]) == 0
+    (folder,) = tmp_path.glob("whole/*/instance-001")
+    maps = [read_volume(path).values for path in sorted(folder.glob("gradient.*.nii.gz"))]
+    wanted = back(x.grad)
+    for channel, each in enumerate(maps):
+        own = wanted[..., channel]
+        np.testing.assert_allclose(each, own, atol=1e-4 * np.abs(own).max())
+    assert len(maps) == 2
