@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import Event
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
@@ -78,6 +79,14 @@ class Kept:
     _panels: dict[Axes, _Panel] = dataclasses.field(default_factory=dict)
     _size: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        self.made.figure.canvas.mpl_connect("draw_event", self._forget_pixels)
+
+    def _forget_pixels(self, _: Event) -> None:
+        """Another renderer drew the figure: axes no longer tell that they changed before."""
+        for panel in self._panels.values():
+            panel.pixels = None
+
     def begin(self) -> None:
         """Takes away what stands around the panels; what is in them is kept if called for."""
         for artist in (*self.made.figure.texts, *self.made.figure.legends):
@@ -106,7 +115,7 @@ class Kept:
         figure: Figure = self.made.figure
         canvas = figure.canvas
         assert isinstance(canvas, FigureCanvasAgg)
-        renderer, size = canvas.get_renderer(), tuple(figure.get_size_inches())
+        renderer, size = canvas.get_renderer(), tuple(figure.bbox.size)
         renderer.clear()
         figure.patch.draw(renderer)
         for axes in figure.axes:

@@ -164,6 +164,27 @@ def test_figures_of_axes_before_have_the_pixels_of_new_ones():
     assert six() is not six()
 
 
+def test_a_figure_made_of_one_before_has_its_own_pixels_in_every_format(tmp_path):
+    """Other renderers draw a figure, and so leave no sign that its axes have changed."""
+
+    def changed():
+        return six(title="two", heatmap=HEATMAP[::-1])
+
+    expected = viz.to_array(changed())
+    others = (
+        lambda figure: viz.save(figure, tmp_path / "two.pdf"),
+        lambda figure: viz.to_array(figure, dpi=2 * figure.dpi),
+        lambda figure: figure._repr_png_(),
+    )
+    for draw_otherwise in others:
+        with viz.reused():
+            viz.save(six(title="one"), tmp_path / "one.png")
+            figure = changed()
+            draw_otherwise(figure)
+            with Image.open(viz.save(figure, tmp_path / "two.png")) as found:
+                np.testing.assert_array_equal(np.asarray(found), expected)
+
+
 def test_words_that_hide_others_are_found():
     """Of `hidden_words`, on which the test above rests."""
     figure = viz.overlay(RGB, HEATMAP, title="above")
