@@ -17,7 +17,13 @@ from segcam_jax.engine import Execution
 from segcam_jax.metrics import occlusion_study
 from segcam_jax.networks.class_queries import ClassChoice, Prediction
 from segcam_jax.networks.image_inputs import ImageForm, Sample, read_sample
-from segcam_jax.networks.image_truths import UNKNOWN, TruthReading, pair_truths, read_labels
+from segcam_jax.networks.image_truths import (
+    UNKNOWN,
+    TruthReading,
+    outside_of_mask,
+    pair_truths,
+    read_labels,
+)
 from segcam_jax.networks.layers import check_map, find_layer
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
@@ -163,18 +169,21 @@ class _Job:
             sample.cropped(output), network.labels, network.meaning, network.background
         )
         index = self.choice.resolve(prediction, network.labels)
-        background, classes = network.background, network.config.classes
-        outside = classes if background is None or background.index == index else background.index
+        classes = network.config.classes
+        background = None if network.background is None else network.background.index
+        background = None if background == index else background
         if truth is None:
             labels = network.predicted_labels(sample.cropped(output))
             labels = np.where(labels < 0, classes, labels)
         else:
+            if not self.reading.labels:
+                background = outside_of_mask(index, background, classes)
             labels = read_labels(
                 truth,
                 sample,
                 self.reading,
                 class_index=index,
-                outside=outside,
+                outside=classes if background is None else background,
                 classes=classes,
                 fit=self.form.fit,
             )
@@ -190,7 +199,7 @@ class _Job:
             sample.padded,
             padded,
             class_index=index,
-            background=None if outside == classes else outside,
+            background=background,
             exclusive=network.meaning.exclusive,
             threshold=network.meaning.threshold,
             execution=Execution(memory_limit=bytes_of(self.command.memory_limit)),

@@ -1,7 +1,8 @@
 """The occlusion study of activation maps: what a segmentation loses when parts are covered.
 
     R      the foreground at the activation's positions: its mask, resized linearly, above 100 / 255
-           (a pixel's grey, for a mask of 0 and 255); or all other positions, the background
+           (a pixel's grey, for a mask of 0 and 255); or all other positions that touch a known
+           pixel, the background
     R_sp   the share s of R that lies nearest to place p in it
     A_k    becomes `value` on R_sp, in map k alone, or in all maps at once
 
@@ -182,7 +183,8 @@ def occlusion_study(
     labels, mask = _checked(split, truth, class_index, background)
     _check_options(shares, places, occluded, cover)
     at_tap = _at_tap(mask, split, cover)
-    regions = {"foreground": at_tap, "background": ~at_tap}
+    known = np.asarray(touched(jnp.asarray(labels != UNKNOWN), at_tap.shape))
+    regions = {"foreground": at_tap, "background": known & ~at_tap}
     patches, covered = [Patch("map", 1.0)], [np.ones(at_tap.shape, bool)]
     for name in dict.fromkeys(occluded):
         for patch, positions in _patches(name, regions[name], shares, places, split.tap):
@@ -263,7 +265,7 @@ def _patches(
     if not len(there):
         how = {
             "foreground": "it is thinner than one; cover='touched' takes all that it touches",
-            "background": "the foreground takes all",
+            "background": "the foreground takes all that is known",
         }
         raise InputError(f"the {name} has no position at tap {tap!r}: {how[name]}")
     nearest, distance = there.mean(0), np.full(len(there), np.inf)

@@ -51,6 +51,20 @@ def pair_truths(files: Sequence[Path], truths: Sequence[Path]) -> dict[Path, Pat
     return dict(paired(files, truths))
 
 
+def outside_of_mask(class_index: int, background: int | None, classes: int) -> int | None:
+    """The class of what lies outside of a mask of one class; None: the mask does not say it.
+
+    Args:
+        class_index: that the mask is of.
+        background: the class of the background; None: there is none.
+        classes: of the network: of more than two, what is not in the mask may be any other.
+
+    >>> outside_of_mask(1, 0, 2), outside_of_mask(1, 0, 21), outside_of_mask(0, 0, 2)
+    (0, None, None)
+    """
+    return None if classes != 2 or background == class_index else background
+
+
 def read_labels(
     path: Path,
     sample: image_inputs.Sample,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import _files
-from segcam_jax.networks.image_truths import UNKNOWN
+from segcam_jax.networks.image_truths import UNKNOWN, outside_of_mask
 from segcam_jax.networks.network import Network
 from segcam_jax.runs.items import ImageFile, Item
 from segcam_jax.runs.reading import Failure
@@ -124,14 +124,15 @@ def _truths(
     network: Network, options: StudyOptions, group: Group, explained: Sequence[tuple[int, int]]
 ) -> Iterator[Variable]:
     """Truths, where images have some; a mask is of the class that is explained."""
-    outside = UNKNOWN if network.background is None else network.background.index
+    background = None if network.background is None else network.background.index
     found = []
     for member, number in explained:
         goal, truth = group.goals[member][number], group.loaded[member].truth
         if truth is None or not isinstance(goal, Explained):
             return
         if not options.truth_labels:
-            truth = np.where(truth == 1, goal.class_index, outside)
+            outside = outside_of_mask(goal.class_index, background, len(network.labels))
+            truth = np.where(truth == 1, goal.class_index, UNKNOWN if outside is None else outside)
         found.append(truth.astype(np.int16))
     if found:
         yield Variable("truth", ("row", "y", "x"), np.stack(found))

@@ -289,13 +289,14 @@ def test_a_truth_is_in_the_run_and_in_its_figure(tmp_path, weights, image, fault
     mask = np.random.default_rng(0).integers(0, 100, (16, 12), dtype=np.uint8)
     mask[4:9, 2:7] = 200
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    line = ("explain", image, "--weights", weights, "--class", "circle", "--region", "all")
-    line = (*line, "--method", "grad_cam", "--no-figures")
-    given = ("--truth", tmp_path / "mask.png", "--truth-threshold", "100")
+    line = ("explain", image, "--weights", weights, "--region", "all", "--method", "grad_cam")
+    line = (*line, "--no-figures", "--class", "circle")
+    given = ("background", "--truth", tmp_path / "mask.png", "--truth-threshold", "100")
     assert run(*line, *given, "--out", tmp_path / "out") == 0
     stored = run_of(tmp_path / "out")
-    expected = np.full((16, 12), 2)  # The background.
+    expected = np.full((16, 12), -1)  # The background, or the third class.
     expected[4:9, 2:7] = 1
+    np.testing.assert_array_equal(stored.truth(1), np.where(expected == 1, 2, -1))
     np.testing.assert_array_equal(stored.truth(0), expected)
     np.testing.assert_array_equal(images.subject_of(stored, 0).truth, expected)
     labels = np.where(mask > 100, 2, 255).astype(np.uint8)

@@ -38,8 +38,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, *more, out="out", images="peaches"):
-    given = [folder / images, "--weights", folder / "tiny.safetensors", "--class", "cut"]
+def run(folder, *more, out="out", images="peaches", weights="tiny.safetensors"):
+    given = [folder / images, "--weights", folder / weights, "--class", "cut"]
     return cli.main(["occlude", *map(str, (*given, "--out", folder / out, *more))])
 
 
@@ -92,15 +92,38 @@ def test_images_and_masks_are_studied_and_gone_on_with(folder, capsys, monkeypat
     assert polars.read_csv(out / "occlusion.csv").equals(table)
 
 
-def test_an_image_that_fails_is_told_and_the_others_go_on(folder, capsys, monkeypatch):
+def nothing(*given, **options):
     ones = np.ones((2, 3))
+    patches = (metrics.Patch("map", 1.0), metrics.Patch("foreground", 1.0))
+    falls = metrics.Quality(ones, ones, ones), metrics.Quality(*ones.T)
+    before = metrics.Quality(1.0, np.nan, 0.5)
+    return metrics.OcclusionStudy(patches, np.ones((2, 8, 8), bool), before, *falls)
 
-    def nothing(*given, **options):
-        patches = (metrics.Patch("map", 1.0), metrics.Patch("foreground", 1.0))
-        falls = metrics.Quality(ones, ones, ones), metrics.Quality(*ones.T)
-        before = metrics.Quality(1.0, np.nan, 0.5)
-        return metrics.OcclusionStudy(patches, np.ones((2, 8, 8), bool), before, *falls)
 
+def test_a_mask_of_one_of_three_classes_says_nothing_of_the_others(folder, monkeypatch):
+    seen = []
+
+    def recorded(split, params, x, truth, *, background, **options):
+        seen.append((set(np.unique(truth).tolist()), background))
+        return nothing()
+
+    monkeypatch.setattr(occlude, "occlusion_study", recorded)
+    model = UNet(UNetConfig(in_channels=3, classes=3, depth=1, width=4), rngs=nnx.Rngs(3))
+    names = ["background", "cut", "bruise"]
+    save_unet(folder / "three.safetensors", model, {"classes": names})
+    given = {"images": "peaches/pesca001.png", "weights": "three.safetensors", "out": "three"}
+    line = ("--no-figures", "--truth")
+    mask = (folder / "masks" / "taglio001.png", "--truth-threshold", "100")
+    assert run(folder, *line, *mask, **given) == 0
+    labels = np.zeros((15, 16), np.uint8)
+    labels[3:9, 4:9] = 1
+    Image.fromarray(labels).save(folder / "labels.png")
+    assert run(folder, *line, folder / "labels.png", "--truth-labels", **given) == 0
+    # Of a mask the others are none of the classes; of a map of classes the background is known.
+    assert seen == [({-1, 1, 3}, None), ({-1, 0, 1}, 0)]
+
+
+def test_an_image_that_fails_is_told_and_the_others_go_on(folder, capsys, monkeypatch):
     monkeypatch.setattr(occlude, "occlusion_study", nothing)
     masks = folder / "few"
     masks.mkdir()

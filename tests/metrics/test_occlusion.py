@@ -105,6 +105,24 @@ def test_where_patches_lie(case, truth):
     ]
 
 
+def test_unknown_positions_are_no_background(case, truth):
+    """A position of the tap is left out where all of its pixels are unknown."""
+    unknown = truth.copy()
+    unknown[:2, :5] = -1  # Two positions of 4 x 6, and half of a third.
+    unknown[:, 11] = -1  # Half of the last column.
+    study = studied(case, unknown, class_index=FOREGROUND, shares=SHARES)
+    (foreground,) = study.chosen("foreground", 1.0)
+    (background,) = study.chosen("background", 1.0)
+    expected = np.ones((4, 6), bool)
+    expected[1:, 1:] = False
+    expected[0, :2] = False
+    np.testing.assert_array_equal(study.positions[background], expected)
+    assert not (study.positions[foreground] & expected).any()
+    unknown[unknown == BACKGROUND] = -1
+    with pytest.raises(InputError, match="takes all that is known"):
+        studied(case, unknown, class_index=FOREGROUND)
+
+
 def test_devices_share_the_work_and_dead_maps_fall_by_nothing(case, truth):
     split, params, x = case
     given = {**params, "deep": params["deep"].at[..., 2].set(0)}
