@@ -49,7 +49,7 @@ class Section(TypedDict, total=False):
 
     _target_: Required[str]
     transforms: list[Transform]
-    roi_size: Any
+    roi_size: int | list[int | None] | None
     overlap: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     mode: str
 
@@ -195,7 +195,7 @@ class Bundle:
         given = {key: value for key, value in given.items() if key not in _OF_DICTIONARIES}
         try:
             return [_TRANSFORMS[name](**given)]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             why = str(error).replace("_" + name.lower(), name)
             raise InputError(f"{str(self.path)!r}: {told[_TARGET]}: {why}") from None
 

@@ -86,6 +86,8 @@ def test_intensities_become_schemes(tmp_path):
         ({"network_def": {**UNET, "_target_": 3}}, "Expected `str`, got `int`"),
         (transforms("Orientationd"), "Expected `object`, got `str`"),
         (transforms({"keys": "image"}), "missing required field `_target_`"),
+        (transforms({"_target_": "Spacingd", "pixdim": 1, "mode": []}), "Spacingd: "),
+        ({"inferer": {**CONFIG["inferer"], "roi_size": 2.5}}, "got `float` - at `\\$.roi_size`"),
         ({"inferer": {**CONFIG["inferer"], "overlap": 2}}, "< 1.0 - at `\\$.overlap`"),
         ({"inferer": {**CONFIG["inferer"], "overlap": "x"}}, "Expected `float`, got `str`"),
         ({"key": "$" + "(" * 300, "network_def": "@key"}, "no network"),
