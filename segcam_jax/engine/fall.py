@@ -62,7 +62,7 @@ def _known(
     carry: Carry,
     window: tuple[tuple[int, ...], Sequence[Array]] | None,
     execution: Execution,
-) -> tuple[Sequence[Array], tuple[Array | None, ...]]:
+) -> tuple[Sequence[Any], tuple[Any, ...]]:
     """The leaves of the output, and what changes of it are read off, in float32.
 
     As much of both as a window of the output needs, given by its extents and corner; None: all.
