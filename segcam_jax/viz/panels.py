@@ -1,7 +1,7 @@
 """What is drawn into one pair of axes: pictures, maps, outlines, marks, words, a colour bar."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -301,14 +301,25 @@ class Classes:
         """A map of classes as a picture."""
         return label_colours(labels, background=self.background, ignored=self.ignored)
 
-    def legend(self, labels: Iterable[Int[np.ndarray, "h w"]]) -> list[Patch]:
-        """An entry for every class present or explained, in order of index."""
-        present = {int(index) for values in labels for index in np.unique(values)}
+    def legend(
+        self, prediction: Int[np.ndarray, "h w"], truth: Int[np.ndarray, "h w"] | None = None
+    ) -> list[Patch]:
+        """An entry for every class present or explained, in order of index.
+
+        Args:
+            prediction: -1 is not predicted.
+            truth: -1 is unknown; None: there is no truth.
+        """
+        missing = {"not predicted": prediction, "unknown": truth}
+        maps = {words: values for words, values in missing.items() if values is not None}
+        none = ", ".join(words for words, values in maps.items() if (values < 0).any())
+        present = {int(index) for values in maps.values() for index in np.unique(values)}
         if self.explained is not None:
             present.add(self.explained)
         entries: dict[str, Patch] = {}
         for index in sorted(present, key=lambda k: (self._hidden(k), k == self.background, k)):
-            words = self._name(index)
+            words = none if self._hidden(index) else self._name(index)
+            words = "ignored" if index == self.ignored else words
             colour = class_colour(index, background=self.background, ignored=self.ignored)
             words = words if len(words) <= LONGEST_NAME else f"{words[: LONGEST_NAME - 1]}…"
             words = f"{words} (explained)" if index == self.explained else words
@@ -321,7 +332,5 @@ class Classes:
         return index < 0 or index == self.ignored
 
     def _name(self, index: int) -> str:
-        if self._hidden(index):
-            return "ignored" if index == self.ignored else "not predicted"
         named = self.names is not None and class_name(index, self.names) != f"class {index}"
         return class_name(index, self.names) if named or index != self.background else "background"

@@ -69,9 +69,7 @@ class _Case:
     @property
     def legend(self):
         """The classes of both maps."""
-        return self.classes.legend(
-            [each for each in (self.truth, self.prediction) if each is not None]
-        )
+        return self.classes.legend(self.prediction, self.truth)
 
     def draw_classes(self, axes: Axes, labels: np.ndarray | None, width: float) -> None:
         """Draws a class map, or says that there is none."""

@@ -353,8 +353,11 @@ def test_legend_names_the_classes_present():
     assert {"car (explained)", "person", "road", "ignored"} <= set(words)
     assert "sky" not in words
     alone = words_of(six(classes=Classes(names), truth=np.where(REGION, -1, 0)))
-    assert "not predicted" in alone
-    assert "ignored" not in alone
+    assert "unknown" in alone
+    assert not {"ignored", "not predicted"} & set(alone)
+    mixed = np.where(REGION, -1, 0)
+    assert "not predicted" in words_of(six(prediction=mixed))
+    assert "not predicted, unknown" in words_of(six(prediction=mixed, truth=mixed))
     assert {"class 2", "background"} <= set(words_of(six()))
     assert {"thing", "background"} <= set(words_of(six(classes=Classes({2: "thing"}))))
     assert "class 0" in words_of(six(classes=Classes(background=None)))
