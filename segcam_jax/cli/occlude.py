@@ -28,7 +28,14 @@ from segcam_jax.networks.layers import check_map, find_layer
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
-from segcam_jax.reports.occlusion import FILES, RECORD, OccludedImage, write_image, write_table
+from segcam_jax.reports.occlusion import (
+    FILES,
+    OF_IMAGE,
+    RECORD,
+    OccludedImage,
+    write_image,
+    write_table,
+)
 from segcam_jax.reports.words import short
 from segcam_jax.runs.items import files_in
 from segcam_jax.types import InputError, SegcamError, counted, shortened
@@ -55,7 +62,7 @@ def occlude(command: Occlude) -> int:
                 if command.on_error == "stop" or len(names) == 1:
                     raise
                 failed += 1
-                _files.remove(folder, [RECORD])
+                _files.remove(folder, OF_IMAGE)
                 console.note(f"{file}: {problem}")
                 advance(1, "")
     if records:
@@ -153,7 +160,7 @@ class _Job:
         there = _files.read_json(folder / RECORD)
         if isinstance(there, dict) and there.get("key") == key:
             return there
-        _files.remove(folder, [RECORD])
+        _files.remove(folder, OF_IMAGE)
         found, label = self._studied(sample, truth, tap, name)
         about = {"key": key, "image": name, "file": str(file), "class": label, "tap": tap}
         about |= {"truth": None if truth is None else str(truth), "notes": list(sample.notes)}
@@ -208,7 +215,8 @@ class _Job:
         of = "prediction" if truth is None else "truth"
         said = f"{short(label)} of the {of}; {network.title} at {tap}"
         pad = (sample.padded.shape[0], sample.padded.shape[1])
-        return OccludedImage(name, sample.shown, mask, pad, said, study), label
+        outputs = network.meaning.outputs or "logits"
+        return OccludedImage(name, sample.shown, mask, pad, said, study, outputs), label
 
     @functools.cache  # noqa: B019 - a job lasts as long as its command.
     def _tap(self, shape: tuple[int, ...]) -> str:

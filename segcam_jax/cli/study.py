@@ -335,9 +335,9 @@ class Occlude(Opening):
       segcam occlude peaches/ --truth masks/ --truth-threshold 100 --weights unet.safetensors
 
     The foreground is a class of the truth, or of the prediction; each share of it, and of the rest,
-    is set to 0 in the maps of a tap. Tables tell the mean logits of foreground and background and
-    the mean Dice, before and after, of every map; ablations.csv those of whole maps, sorted. The
-    same command goes on with one that was interrupted.
+    is set to 0 in the maps of a tap. Tables tell the mean outputs (logits, or probabilities) of
+    foreground and background and the mean Dice, before and after, of every map; ablations.csv those
+    of whole maps, sorted. The same command goes on with one that was interrupted.
 
     Attributes:
         images: Image files, or folders of them.

@@ -20,16 +20,19 @@ from segcam_jax import _files, viz
 from segcam_jax.metrics import OcclusionStudy
 from segcam_jax.reports.figures import drawable
 from segcam_jax.reports.scans import as_csv
-from segcam_jax.types import counted
+from segcam_jax.types import Outputs, counted
 from segcam_jax.viz.occlusion import (
     OcclusionCurves,
     SortedMaps,
     occlusion,
     occlusion_patches,
+    one_of,
 )
 
 RECORD, TABLE, FIGURE = "record.json", "occlusion.csv", "occlusion.png"
 FILES = (TABLE, FIGURE)
+TABLES, PATCHES = ("ablations.csv", "occlusions.csv"), "patches.png"
+OF_IMAGE = (RECORD, *TABLES, FIGURE, PATCHES)
 REGIONS = ("foreground", "background")
 _READ = ("foreground", "background", "dice")
 _TOP = 5
@@ -47,6 +50,7 @@ class OccludedImage:
         padded: extents that the network was given.
         said: what is studied, in words.
         study: what was found.
+        of: what the network's output holds.
     """
 
     name: str
@@ -55,6 +59,7 @@ class OccludedImage:
     padded: tuple[int, int]
     said: str
     study: OcclusionStudy
+    of: Outputs = "logits"
 
 
 def write_image(
@@ -72,13 +77,13 @@ def write_image(
         The record.
     """
     study = found.study
-    for name, ablations in (("ablations.csv", True), ("occlusions.csv", False)):
+    for name, ablations in zip(TABLES, (True, False), strict=True):
         rows = [*study.rows(ablations=ablations)]
         _files.write_bytes(folder / name, as_csv([*rows[0]], [[*row.values()] for row in rows]))
     if figures:
         viz.save(_figure(found), folder / FIGURE)
-        viz.save(_patches(found), folder / "patches.png")
-    record = {**about, "means": _means(study), "ablated": _ablated(study)}
+        viz.save(_patches(found), folder / PATCHES)
+    record = {**about, "outputs": found.of, "means": _means(study), "ablated": _ablated(study)}
     _files.write_json(folder / RECORD, record)
     return record
 
@@ -97,9 +102,11 @@ def write_table(records: Sequence[Mapping[str, Any]], out: Path, *, figures: boo
         title = f"Activation maps occluded in {counted(len(records), 'image')}"
         taps = ", ".join(dict.fromkeys(record["tap"] for record in records))
         caption = "Lines: means over images, of the mean over places; bands: all images."
-        viz.save(
-            occlusion(together, title=title, subtitle=f"tap {taps}", caption=caption), out / FIGURE
-        )
+        of = records[0]["outputs"]
+        figure = occlusion(together, of=of, title=title, subtitle=f"tap {taps}", caption=caption)
+        viz.save(figure, out / FIGURE)
+    else:
+        _files.remove(out, [FIGURE])
 
 
 def _number(value: Any) -> Any:
@@ -161,10 +168,12 @@ def _figure(found: OccludedImage) -> Any:
     maps = SortedMaps(study.order, **falls, shares=np.array([0, *shares]), top=top)
     places = max(each.place for each in study.patches)
     caption = "Lines: means over places; bands: all places. " if places > 1 else ""
-    caption += "Positive falls: the logit falls without the map, so that the map supports it."
+    one = one_of(found.of)
+    caption += f"Positive falls: the {one} falls without the map, so that the map supports it."
     return occlusion(
         together,
         maps,
+        of=found.of,
         title=f"{found.name}: activation maps occluded",
         subtitle=found.said,
         caption=caption,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, Outputs
 from segcam_jax.viz.checks import AnyArray, as_image, as_region
 from segcam_jax.viz.colour import grey
 from segcam_jax.viz.layout import Words, finished, new_figure, panels
@@ -19,7 +19,6 @@ from segcam_jax.viz.plots import plot
 from segcam_jax.viz.style import FAINT, SMALL, drawing, wrap
 
 _READ = {"foreground": "#D55E00", "background": "#0072B2", "dice": "#009E73"}
-_NAMES = {"foreground": "logit, foreground", "background": "logit, background", "dice": "Dice"}
 _LINES: dict[str, Any] = {
     "foreground": {"linestyle": "-", "marker": "o", "markersize": 4},
     "background": {"linestyle": (0, (4, 2)), "marker": "s", "markersize": 3.5},
@@ -35,7 +34,7 @@ class OcclusionCurves:
 
     Attributes:
         shares: from 0, ascending.
-        foreground: mean logit of the foreground, a row per place or image.
+        foreground: mean output of the class over the foreground, a row per place or image.
         background: of the background, likewise.
         dice: mean Dice, likewise.
     """
@@ -52,7 +51,7 @@ class SortedMaps:
 
     Attributes:
         maps: their numbers, the most important first.
-        foreground: how far the foreground's mean logit falls without each.
+        foreground: how far the foreground's mean falls without each.
         background: likewise of the background.
         shares: ascending from 0.
         top: how far the foreground's falls by the share that is occluded of the first maps.
@@ -70,6 +69,7 @@ def occlusion(
     together: Mapping[str, OcclusionCurves],
     sorted_maps: SortedMaps | None = None,
     *,
+    of: Outputs = "logits",
     title: str | None = None,
     subtitle: str | None = None,
     caption: str | None = None,
@@ -79,6 +79,7 @@ def occlusion(
     Args:
         together: by what is occluded, `"foreground"` or `"background"`: of all maps.
         sorted_maps: of an image; None draws the curves alone.
+        of: what the output holds, whose means are drawn.
         title: a line above.
         subtitle: a smaller one.
         caption: words below.
@@ -93,13 +94,14 @@ def occlusion(
     every = figure.subplots(rows, 2, squeeze=False)
     for axes, read in zip(every[0], (("foreground", "background"), ("dice",)), strict=True):
         _curves(axes, together, read)
-    every[0, 0].set_title("(a) all maps occluded: mean logits")
+    every[0, 0].set_title(f"(a) all maps occluded: mean {of}")
     every[0, 1].set_title("(b) all maps occluded: Dice")
     if sorted_maps is not None:
-        _sorted(every[1, 0], sorted_maps)
+        _sorted(every[1, 0], sorted_maps, one_of(of))
         _top(every[1, 1], sorted_maps)
+    names = {read: f"{one_of(of)}, {read}" for read in _READ} | {"dice": "Dice"}
     legend = [
-        *(Line2D([], [], color=_READ[read], label=name) for read, name in _NAMES.items()),
+        *(Line2D([], [], color=_READ[read], label=name) for read, name in names.items()),
         *(Line2D([], [], color=FAINT, **_LINES[k], label=f"{k} occluded") for k in together),
     ]
     return finished(figure, Words(title, subtitle, caption), legend)
@@ -124,7 +126,12 @@ def _curves(axes: Axes, together: Mapping[str, OcclusionCurves], read: Sequence[
         axes.set(ylim=(0, 1.02))
 
 
-def _sorted(axes: Axes, maps: SortedMaps) -> None:
+def one_of(of: Outputs) -> str:
+    """One of the numbers that an output holds, in words."""
+    return "logit" if of == "logits" else "probability"
+
+
+def _sorted(axes: Axes, maps: SortedMaps, one: str) -> None:
     plot(axes)
     places = np.arange(1, len(maps.maps) + 1)
     axes.axhline(0, color=FAINT, linewidth=0.8)
@@ -132,7 +139,7 @@ def _sorted(axes: Axes, maps: SortedMaps) -> None:
         values = getattr(maps, name)
         axes.plot(places, values, "o", color=_READ[name], markersize=size, markeredgewidth=0)
     axes.set_title("(c) each map ablated, sorted")
-    axes.set(xlabel="rank of the map", ylabel="fall of the mean logit")
+    axes.set(xlabel="rank of the map", ylabel=f"fall of the mean {one}")
 
 
 def _top(axes: Axes, maps: SortedMaps) -> None:

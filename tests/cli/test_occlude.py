@@ -8,11 +8,13 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from segcam_jax import cli, metrics
+from segcam_jax import cli, metrics, viz
 from segcam_jax.cli import occlude
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.networks.image_truths import TruthReading
+from segcam_jax.reports.occlusion import OccludedImage, write_image
 from segcam_jax.types import InputError
+from tests.support.drawn import prose_of
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +142,35 @@ def test_an_image_that_fails_is_told_and_the_others_go_on(folder, capsys, monkey
     table = polars.read_csv(folder / "partly" / "occlusion.csv")
     assert table["background_after"].to_list() == [None, None]
     assert run(folder, *more, "--on-error", "stop", out="stop") == 2
+
+
+def test_files_of_an_earlier_study_do_not_stay(folder, monkeypatch):
+    monkeypatch.setattr(occlude, "occlusion_study", nothing)
+    out = folder / "again"
+    given = {"images": "peaches/pesca001.png", "out": "again"}
+    more = ("--truth", folder / "masks" / "taglio001.png", "--truth-threshold")
+    assert run(folder, *more, "100", **given) == 0
+    assert len([*out.rglob("*.png")]) == 3
+    (out / "pesca001" / "notes.txt").write_text("mine")
+    assert run(folder, *more, "100", "--no-figures", **given) == 0
+    assert not [*out.rglob("*.png")]
+    assert len([*out.rglob("*.csv")]) == 3
+    assert run(folder, *more, "255", **given) == 2
+    assert [each.name for each in (out / "pesca001").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(("of", "one"), [("logits", "logit"), ("probabilities", "probability")])
+def test_figures_say_what_the_output_holds(of, one, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(viz, "save", lambda figure, path: figures.append(figure))
+    study = nothing()
+    pixels, mask = np.zeros((8, 8, 1)), np.eye(8, dtype=bool)
+    found = OccludedImage("pesca001", pixels, mask, (8, 8), "cut", study, of)
+    assert write_image(found, tmp_path, {})["outputs"] == of
+    said = prose_of(figures[0])
+    assert f"mean {of}" in said
+    assert f"the {one} falls" in said
+    assert ("logit" in said) == (of == "logits")
 
 
 @pytest.mark.parametrize(
