@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,16 @@ FORMS = {
 }
 _KINDS = {form.split(":")[0]: form for form in FORMS}
 _OF_PREDICTION = {"predicted", "largest", "smallest", "component", "at"}
+
+
+def short_words(words: str) -> str:
+    """A region's words, of a mask its file's name without its folders.
+
+    >>> short_words("mask:scans/left/lesion.png=2"), short_words("pixel:3,5")
+    ('mask:lesion.png=2', 'pixel:3,5')
+    """
+    kind, _, value = words.partition(":")
+    return f"mask:{PurePath(value).name}" if kind.strip().lower() == "mask" else words
 
 
 @dataclasses.dataclass(frozen=True)

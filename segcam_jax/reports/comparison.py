@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from segcam_jax import viz
 from segcam_jax.methods import METHODS
+from segcam_jax.networks.regions import short_words
 from segcam_jax.reports import words
 from segcam_jax.reports.display import Display, in_words, is_signed
 from segcam_jax.reports.figures import Look, Subject, drawable, drawn, heading
@@ -123,7 +124,7 @@ def _label(line: Line, kind: Kind) -> tuple[str, str]:
         rather = about["rather_than"]
         detail = f"rather than {words.short(rather)}" if rather else words.percent(about["share"])
         if not isinstance(line.run.manifest.options.get("region", ""), str):
-            detail += f"\n{about['region']}"
+            detail += f"\n{short_words(about['region'])}"
         return words.short(about["class"]), detail
     if kind == "models":
         return network.title, f"{words.in_words(about, network)}\n{line.place}"

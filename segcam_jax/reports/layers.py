@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 import segcam_jax
 from segcam_jax import _files, viz
 from segcam_jax.methods import METHODS
+from segcam_jax.networks.regions import short_words
 from segcam_jax.reports import words
 from segcam_jax.reports.display import in_words
 from segcam_jax.reports.figures import Look, clipped, drawable, heading, own_scale
@@ -113,5 +114,5 @@ def _titles(run: StoredRun, rows: Sequence[int]) -> list[str]:
         about = run.row(row)
         title = words.explained(about)
         where = about["region"]
-        titles.append(f"{title}, {where}" if where else title)
+        titles.append(f"{title}, {short_words(where)}" if where else title)
     return _files.unique_names(titles)

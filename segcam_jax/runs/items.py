@@ -15,7 +15,7 @@ from segcam_jax.data.images import stored_mask
 from segcam_jax.networks.class_queries import parse_queries
 from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.networks.image_truths import pair_truths
-from segcam_jax.networks.regions import Region
+from segcam_jax.networks.regions import Region, short_words
 from segcam_jax.runs.work import Goal, StudyOptions
 from segcam_jax.types import InputError
 
@@ -150,8 +150,11 @@ def list_items(
 def _goals_of_regions(options: StudyOptions) -> tuple[Goal, ...]:
     """What is explained of every image, where several regions are: each class in each of them."""
     pairs = [(query, region) for query in options.queries for region in options.regions]
-    words = (f"{query.name}.{_files.slug(region.words, 'region')}" for query, region in pairs)
-    names = _files.unique_names([*words])
+    words = [
+        f"{query.name}.{_files.slug(short_words(region.words), 'region')}"
+        for query, region in pairs
+    ]
+    names = _files.unique_names(words)
     return tuple(Goal(*pair, name) for pair, name in zip(pairs, names, strict=True))
 
 

@@ -224,6 +224,11 @@ class StudyOptions:
             )
         if not network.classifies:
             return
+        if len(self.regions) > 1:
+            raise InputError(
+                f"{network.name} classifies whole images, and {len(self.regions)} regions were "
+                "given; leave out --region"
+            )
         kinds = {*(region.kind for region in self.regions), *(goal.region.kind for goal in own)}
         given = self.min_probability is not None or not kinds <= {"predicted", "all"}
         if given or self.truth or self.reduce != "sum":

@@ -22,6 +22,8 @@ from segcam_jax.cli import cache, commands
 from segcam_jax.heatmap import PROFILES
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.reports import images, layers
+from segcam_jax.runs.items import list_items
+from segcam_jax.runs.work import StudyOptions
 from tests.support.drawn import prose_of
 from tests.support.explained import files_of, manifest_of, rows_of, run_of
 
@@ -263,6 +265,13 @@ def test_several_regions_at_several_layers_are_one_figure(tmp_path, weights, ima
     assert stored.table["pixels"].to_list() == [16 * 12, 1]
     names = ["circle.all", "circle.pixel-3-5"]
     assert stored.table["target"].to_list() == names
+    # Of a mask the name of its file is told, not its folders.
+    masks = [folder / "a.png" for folder in (tmp_path, out)]
+    for mask in masks:
+        Image.fromarray(np.eye(16, 12, dtype=np.uint8)).save(mask)
+    options = StudyOptions(classes=("circle",), region=tuple(f"mask:{mask}" for mask in masks))
+    (item,) = list_items([Path(image)], options)
+    assert [goal.title for goal in item.goals] == ["circle.mask-a.png", "circle.mask-a.png-2"]
     assert saved.count("scan.grad_cam.layers.png") == 1
     assert (out / f"scan.{names[1]}" / "grad_cam.bottleneck.npy").is_file()
     assert manifest_of(out)["options"]["region"] == ["all", "pixel:3,5"]

@@ -52,6 +52,10 @@ def fault(explain, tmp_path, capsys):
     return check
 
 
+def test_several_regions_are_refused(fault):
+    assert "leave out --region" in fault("--region", "all", "predicted")
+
+
 def test_the_most_probable_classes(explain, files, tmp_path, capsys):
     chosen = ("--method", "ablation_cam", "gradient", "--option", "relative=false")
     ranks = ("--class", "top:1", "top:2")
