@@ -92,9 +92,10 @@ def export(
     tasks = [
         RowTask(row, folder / name, row_files(run, [row], what)) for row, name in names.items()
     ]
-    for task in write_rows(run, tasks, look):
-        count += len(task.files)
-        advance(1, task.folder.name)
+    with viz.reused():
+        for task in write_rows(run, tasks, look):
+            count += len(task.files)
+            advance(1, task.folder.name)
     return count
 
 
@@ -164,7 +165,10 @@ class RowTask:
 
 
 def write_rows(run: StoredRun, tasks: Sequence[RowTask], look: Look) -> Iterator[RowTask]:
-    """Writes the files of rows, on all cores where they are many; yields each row that is done."""
+    """Writes the files of rows, on all cores where they are many; yields each row that is done.
+
+    In a block of `viz.reused` it is faster.
+    """
     figures = sum(task.figures for task in tasks)
     return spread(functools.partial(_write_row, run, look), tasks, figures)
 
@@ -172,9 +176,8 @@ def write_rows(run: StoredRun, tasks: Sequence[RowTask], look: Look) -> Iterator
 def _write_row(run: StoredRun, look: Look, task: RowTask) -> None:
     """Writes the files of a row; its image is read once for all figures."""
     subject = subject_of(run, task.row) if task.figures else None
-    with viz.reused():
-        for each in task.files:
-            each.write(run, task.row, task.folder, look, subject, task.mark)
+    for each in task.files:
+        each.write(run, task.row, task.folder, look, subject, task.mark)
 
 
 def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list[RowFile]:

@@ -122,8 +122,9 @@ class ReportFolder:
                 advance(1, "")
             else:
                 tasks.append(task)
-        for task in write_rows(run, tasks, self._look):
-            advance(1, f"{task.folder.name}: {counted(len(task.files), 'file')}")
+        with viz.reused():
+            for task in write_rows(run, tasks, self._look):
+                advance(1, f"{task.folder.name}: {counted(len(task.files), 'file')}")
         return len(tasks)
 
     def _remove_failed(self, run: StoredRun, items: Sequence[int], kept: Set[str]) -> None:

@@ -183,8 +183,9 @@ class GalleryFolder:
         ]
         advance(len(plates) - len(left), "")
         work = functools.partial(self._write, plates)
-        for number in spread(work, left, len(left) if self._figures else 0):
-            advance(1, plates[number].file)
+        with viz.reused():
+            for number in spread(work, left, len(left) if self._figures else 0):
+                advance(1, plates[number].file)
 
     def _write(self, plates: Sequence[Plate], number: int) -> None:
         """Writes the files of a plate."""
@@ -192,9 +193,8 @@ class GalleryFolder:
         if plate.maps:
             _files.write_bytes(self.path / plate.maps, _archive(plate.lines[0]))
         if self._figures:
-            with viz.reused():
-                figure = comparison(plate.lines, plate.kind, self._look)
-                viz.save(figure, self.path / plate.file, mark=plate.mark(self._look))
+            figure = comparison(plate.lines, plate.kind, self._look)
+            viz.save(figure, self.path / plate.file, mark=plate.mark(self._look))
 
     def _is_current(self, plate: Plate, mark: str) -> bool:
         if plate.maps and not (self.path / plate.maps).is_file():

@@ -18,6 +18,7 @@ from typing import IO, Any, TypeVar
 
 import jax
 
+from segcam_jax import viz
 from segcam_jax.types import SegcamError
 
 Task = TypeVar("Task")
@@ -146,14 +147,15 @@ def serve() -> None:
     tasks = queue.SimpleQueue[Any]()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
     gc.freeze()  # Modules are no garbage; to look at them took a fifth of a figure's time.
-    while True:
-        task = tasks.get()
-        try:
-            work(task)
-        except SegcamError as error:
-            _send(answers, error)
-        else:
-            _send(answers, None)
+    with viz.reused():
+        while True:
+            task = tasks.get()
+            try:
+                work(task)
+            except SegcamError as error:
+                _send(answers, error)
+            else:
+                _send(answers, None)
 
 
 def _listen(tasks: "queue.SimpleQueue[Any]") -> None:

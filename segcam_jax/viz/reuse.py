@@ -146,12 +146,17 @@ _here = _Here()
 
 @contextlib.contextmanager
 def reused() -> Iterator[None]:
-    """In the block, in this thread, a figure may be made of one before, which is then gone."""
+    """In the block, in this thread, a figure may be made of one before, which is then gone.
+
+    Figures that are there when the outermost block ends stay as they are.
+    """
     before, _here.active = _here.active, True
     try:
         yield
     finally:
         _here.active = before
+        if not before:
+            _here.figures.clear()
 
 
 def taken(key: Hashable) -> Any:

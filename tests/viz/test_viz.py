@@ -12,6 +12,7 @@ import matplotlib.style
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from segcam_jax import viz
@@ -153,15 +154,28 @@ def test_figures_of_axes_before_have_the_pixels_of_new_ones():
         lambda: viz.montage(RGB, {**cells, ("b", "c"): None}, title="many", caption="below"),
         lambda: six(title="one"),
     ]
-    made = []
-    for make in makers:
-        with viz.reused():
-            made.append(make())
-            found = viz.to_array(made[-1])
-        np.testing.assert_array_equal(found, viz.to_array(make()))
+    made, found = [], []
+    with viz.reused():
+        for make in makers:
+            with viz.reused():
+                made.append(make())
+            found.append(viz.to_array(made[-1]))
+    for make, pixels in zip(makers, found, strict=True):
+        np.testing.assert_array_equal(pixels, viz.to_array(make()))
     assert made[0] is made[1] is made[3] is made[5]
     assert made[2] is made[4]
     assert six() is not six()
+
+
+def test_a_figure_that_outlives_its_block_is_its_holders():
+    with viz.reused():
+        figure = viz.overlay(RGB, HEATMAP, title="one")
+        before = viz.to_array(figure)
+    with viz.reused():
+        assert viz.overlay(RGB, -HEATMAP, title="two") is not figure
+    np.testing.assert_array_equal(viz.to_array(figure), before)
+    figure.add_artist(Line2D([0, 1], [0.5, 0.5], color="red"))
+    assert (viz.to_array(figure) != before).any()
 
 
 def test_a_figure_made_of_one_before_has_its_own_pixels_in_every_format(tmp_path):
