@@ -13,6 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, TypeVar
 
@@ -44,6 +45,7 @@ def spread(work: Callable[[Task], object], tasks: Sequence[Task], figures: int) 
 
     Raises:
         SegcamError: what a task raises; if a process ends before its work does.
+        Exception: what pickling a task raises.
     """
     left, done = collections.deque(tasks), queue.SimpleQueue[Task | BaseException]()
     count = min(_cores(), _MOST, figures // FIGURES) - 1
@@ -122,6 +124,8 @@ class _Helper:
             code = self._process.wait()
             what = f"a process that drew figures ended early, with exit code {code}"
             self._done.put(SegcamError(f"{what}; the same command goes on from here"))
+        except BaseException as error:  # Or else `spread` would wait for it for ever.
+            self._done.put(error)
 
 
 def _environment() -> dict[str, str]:
@@ -165,3 +169,7 @@ def _listen(tasks: "queue.SimpleQueue[Any]") -> None:
             tasks.put(pickle.load(sys.stdin.buffer))
         except EOFError:
             os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)

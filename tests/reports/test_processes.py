@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -60,6 +61,34 @@ def test_what_fails_beside_fails_here(folder, how, message):
     work = functools.partial(work_in, folder, how)
     with pytest.raises(SegcamError, match=message):
         list(spread(work, range(4), 2 * processes.FIGURES))
+
+
+def leave_the_other(_: object) -> None:
+    """Takes as long as the other process needs to begin a task."""
+    time.sleep(0.5)
+
+
+def test_a_task_that_cannot_be_pickled_fails_here(folder):
+    with pytest.raises(TypeError, match="cannot pickle"):
+        list(spread(leave_the_other, [threading.Lock(), threading.Lock()], 2 * processes.FIGURES))
+
+
+def test_a_process_that_understands_no_task_ends_and_says_why():
+    child = subprocess.Popen(
+        [sys.executable, "-c", processes._START],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | processes._environment(),
+    )
+    with child:
+        assert child.stdin is not None
+        assert child.stderr is not None
+        for each in (sys.path, time.sleep):
+            pickle.dump(each, child.stdin)
+        child.stdin.write(b"cno_such_module\nnone\n.")
+        child.stdin.flush()
+        assert child.wait(60) == 1
+        assert b"No module named 'no_such_module'" in child.stderr.read()
 
 
 def test_a_process_ends_with_the_one_that_started_it():
