@@ -137,14 +137,19 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 @contextlib.contextmanager
-def rates(what: str, total: int) -> Iterator[Callable[["Progress"], None]]:
+def rates(what: str, total: int, unit: str = "images") -> Iterator[Callable[["Progress"], None]]:
     """Shows how far a run is while the block runs: items a second, what is left, what failed.
+
+    Args:
+        what: is done.
+        total: of items.
+        unit: what items are called.
 
     Yields:
         A function of the run's `Progress`.
     """
     if not sys.stderr.isatty():
-        yield lambda done: note(f"{done.items + done.before} of {total}, {_rates(done)}")
+        yield lambda done: note(f"{done.items + done.before} of {total}, {_rates(done, unit)}")
         return
     columns = (
         TextColumn("{task.description}"),
@@ -157,10 +162,12 @@ def rates(what: str, total: int) -> Iterator[Callable[["Progress"], None]]:
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=total, text="")
-        yield lambda done: bars.update(task, completed=done.items + done.before, text=_rates(done))
+        yield lambda done: bars.update(
+            task, completed=done.items + done.before, text=_rates(done, unit)
+        )
 
 
-def _rates(done: "Progress") -> str:
+def _rates(done: "Progress", unit: str) -> str:
     failed = f", {counted(done.failures, 'failure')}" if done.failures else ""
     busy = f"device busy {100 * done.busy_share:.0f} %"
-    return f"{done.rate:.1f} images a second, {busy}{failed}"
+    return f"{done.rate:.1f} {unit} a second, {busy}{failed}"

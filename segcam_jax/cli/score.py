@@ -6,9 +6,11 @@ from segcam_jax.cli import commands, console
 from segcam_jax.cli.arguments import names_in
 from segcam_jax.networks.spec import check_seed
 from segcam_jax.reports import scores as report
-from segcam_jax.runs import open_store
+from segcam_jax.runs import StoredRun, StoredScans, open_scans, open_store
 from segcam_jax.runs.measures import measures
-from segcam_jax.runs.scores import CONTROL, FOLDER, Scoring, compares
+from segcam_jax.runs.scored_images import compares
+from segcam_jax.runs.scores import CONTROL, FOLDER, Scoring
+from segcam_jax.runs.stored_scans import kind_of
 from segcam_jax.types import InputError, counted
 
 _USUAL = ("deletion", "insertion", "road", "average_drop")
@@ -20,18 +22,20 @@ _COLUMNS = ("", "method", "tap", "mean", "95 %", "images", "undefined", "wins", 
 def score(command: commands.Score) -> int:
     """Scores the maps of a run, prints and draws a ranking; returns the exit code."""
     check_seed(command.seed)
-    run = open_store(command.run)
-    if not run.taps:
-        raise InputError(f"{str(run.path)!r} has no maps to score yet")
+    images = kind_of(command.run) == "images"
+    run = open_store(command.run) if images else open_scans(command.run)
     usual = _USUAL if run.manifest.network.classifies else (*_USUAL[:3], *_OF_REGIONS)
-    if not command.metric and compares(run):
+    if not command.metric and isinstance(run, StoredRun) and compares(run):
         usual = tuple(name for name in usual if name not in _OF_REGIONS)
         console.note(f"{', '.join(_OF_REGIONS)} are of one class, not of one rather than another")
     asked = measures(names_in(command.metric) or usual, command.option)
     scoring = Scoring(run, asked, seed=command.seed, controls=not command.no_controls)
+    if not scoring.scored.taps:
+        raise InputError(f"{str(run.path)!r} has no maps to score yet")
     _tell(scoring)
-    items = len(run.table.filter(run.table["error"].is_null())["item"].unique())
-    with console.rates("scoring", items) as show:
+    scored = [row for rows in scoring.scored.shards.values() for row in rows]
+    items = len({row["item"] for row in scored})
+    with console.rates("scoring", len(scored) * len(asked), "scores") as show:
         done = scoring.compute(show, stop_on_error=command.on_error == "stop")
     found = scoring.table()
     cards = report.write(run, found, seed=command.seed)
@@ -63,7 +67,10 @@ def score(command: commands.Score) -> int:
 def _tell(scoring: Scoring) -> None:
     """Says what is resized, and what is not scored."""
     run = scoring.run
-    if any("network" in each.metric.needs for each in scoring.measures):
+    scans = isinstance(run, StoredScans)
+    if scans:
+        console.note("each instance counts as an image; a map is the sum over modalities")
+    if not scans and any("network" in each.metric.needs for each in scoring.measures):
         small = [tap for tap in run.taps if tap != "input"]
         if small:
             console.note(f"maps at {', '.join(small)} are resized linearly to where they are used")

@@ -91,7 +91,8 @@ def sensitivity_n(
     most = math.prod(there.positions)
     asked = sizes or np.unique(np.geomspace(1, max(1, 0.8 * most), 8).astype(int)).tolist()
     if not all(1 <= size <= most for size in asked):
-        raise InputError(f"sizes={tuple(asked)}; give 1 to {most}, the number of positions")
+        given = ", ".join(f"{each}" for each in asked)
+        raise InputError(f"sizes were given as {given}; give 1 to {most}, the number of positions")
     each = jnp.repeat(jnp.asarray(asked, jnp.int32), samples)
     masks = RandomMasks(key, each, there.positions, there.positions)
     sums, falls = _sums_and_falls(there, target, masks, baseline, execution)

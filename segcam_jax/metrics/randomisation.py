@@ -95,7 +95,7 @@ def parameter_randomisation(
     """
     layers = layers_of(split, params)
     leaves, tree = jax.tree.flatten(params)
-    draw = _permuted if draw is None else draw
+    draw = permuted if draw is None else draw
     whole = _magnitude(method(split, params, x, target, **dict(options)).map)
     names, found, now = [], [], list(leaves)
     for name, members in reversed(list(layers.items())):
@@ -178,7 +178,7 @@ def efficient_mprt(
         Hedström et al., A fresh look at sanity checks for saliency maps, 2024.
     """
     leaves, tree = jax.tree.flatten(params)
-    draw = _permuted if draw is None else draw
+    draw = permuted if draw is None else draw
     drawn = [draw(jax.random.fold_in(key, i), jnp.asarray(leaf)) for i, leaf in enumerate(leaves)]
     both = (params, jax.tree.unflatten(tree, drawn))
     before, after = (
@@ -209,7 +209,8 @@ def layers_of(split: Split, params: Any) -> dict[str, list[int]]:
     return found
 
 
-def _permuted(key: Array, values: Array) -> Array:
+def permuted(key: Array, values: Array) -> Array:
+    """The values in another order."""
     return jax.random.permutation(key, values.ravel()).reshape(values.shape)
 
 

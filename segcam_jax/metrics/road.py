@@ -100,9 +100,10 @@ def road(
     # Those that lie on the percentile go too, as it is interpolated.
     removed = np.array([size + (1 - size) * p // 100 for p in percentiles], np.int32)
     if not percentiles or min(percentiles) < 0 or removed.max() >= size or removed.min() < 1:
+        given = ", ".join(f"{each}" for each in percentiles) or "none"
         raise InputError(
-            f"percentiles={percentiles}; give numbers above 0 and below 100, of which one leaves a "
-            f"part of {size} positions"
+            f"percentiles were given as {given}; give numbers above 0 and below 100, of which each "
+            f"leaves a part of {size} positions"
         )
     both = jnp.stack([ranks(there.map), ranks(-there.map)])
     count = len(percentiles)

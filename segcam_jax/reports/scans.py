@@ -15,33 +15,30 @@ import contextlib
 import csv
 import dataclasses
 import datetime
-import functools
 import io
 import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 import segcam_jax
 from segcam_jax import _files
 from segcam_jax.data import nifti
-from segcam_jax.data.scans import ScanFiles
 from segcam_jax.runs.manifest import FILE
 from segcam_jax.runs.stored_run import STORE
 from segcam_jax.runs.stored_scans import (
     MISSED,
     PREDICTED,
     PROBABILITY,
+    ScanOfRun,
     StoredScans,
     found_in,
     open_scans,
 )
 from segcam_jax.runs.table import SCORES
 from segcam_jax.types import InputError
-from segcam_jax.volumes import ScanInput, ScanOptions, Segmented, read_input
 
 RECORD, QUALITY = "record.json", "quality.csv"
 # What versions before 0.5 wrote first.
@@ -50,43 +47,8 @@ Advance = Callable[[int, str], None]
 Record = dict[str, Any]
 
 
-class StoredScan:
-    """A scan of a run, with what was found in it, read when it is asked for.
-
-    Args:
-        run: the run.
-        item: number of the scan.
-    """
-
-    def __init__(self, run: StoredScans, item: int):
-        self.run, self.item, self.row = run, item, run.scans[item]
-        self.name = self.row["scan"]
-
-    @functools.cached_property
-    def given(self) -> ScanInput:
-        """Its volumes.
-
-        Raises:
-            InputError: if they cannot be read, or have changed since.
-        """
-        files = ScanFiles(self.name, tuple(map(Path, self.row["files"])), None)
-        truth = None if self.row["truth"] is None else Path(self.row["truth"])
-        every = dataclasses.replace(files, truth=truth)
-        if every.stamp() != self.row["stamp"] and every.digest() != self.row["sha256"]:
-            raise InputError(f"the files of scan {self.name!r} have changed since it was explained")
-        return read_input(files, self.options, self.run.modalities)
-
-    @functools.cached_property
-    def options(self) -> ScanOptions:
-        """How its volumes were read."""
-        names = {field.name for field in dataclasses.fields(ScanOptions)}
-        options = self.run.manifest.options
-        return msgspec.convert({n: options[n] for n in names & options.keys()}, ScanOptions)
-
-    @functools.cached_property
-    def found(self) -> Segmented:
-        """What the network found in it."""
-        return self.run.segmented(self.item)
+class StoredScan(ScanOfRun):
+    """A scan of a run, and its files."""
 
     def write(self, path: Path, values: np.ndarray) -> None:
         """Writes values of the network's grid as a volume on the grid of the scan's first file."""

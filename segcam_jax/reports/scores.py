@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import polars
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from scipy import stats
 
 from segcam_jax import _files, viz
 from segcam_jax.metrics import METRICS
-from segcam_jax.runs import StoredRun
-from segcam_jax.runs.scores import CONTROL, FOLDER
+from segcam_jax.runs import StoredRun, StoredScans
+from segcam_jax.runs.scores import CONTROL, FOLDER, MASK, RANDOM
 from segcam_jax.types import shortened
 from segcam_jax.viz.ranking import Interval, curves, ranking
 
+Run = StoredRun | StoredScans
 _RESAMPLES = 1000
 _INTERVAL = (2.5, 97.5)
 
@@ -61,7 +63,7 @@ class Card:
     place: int | None
 
 
-def cards(run: StoredRun, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
+def cards(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
     """A card for each metric, method and tap, the best first; metrics as they were asked for.
 
     Args:
@@ -109,7 +111,7 @@ def agreement(found: Sequence[Card]) -> list[tuple[str, str, float]]:
     return pairs
 
 
-def write(run: StoredRun, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
+def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
     """Writes all files of the report; returns the cards.
 
     Raises:
@@ -120,22 +122,37 @@ def write(run: StoredRun, scores: polars.DataFrame, *, seed: int = 0) -> list[Ca
     columns = {"metric": polars.String, "other": polars.String, "kendall": polars.Float64}
     _write_csv(folder / "agreement.csv", polars.DataFrame(agreement(found), columns, orient="row"))
     title = f"{shortened(run.path.name)}: {run.manifest.network.title}"
-    intervals = [
-        Interval(METRICS[c.metric].title, f"{c.method}, {c.tap}", c.mean, c.low, c.high)
-        for c in found
-        if c.mean is not None and c.low is not None and c.high is not None
-    ]
+    by_title: dict[str, list[Card]] = {}
+    for card in found:
+        by_title.setdefault(METRICS[card.metric].title, []).append(card)
     better = {METRICS[c.metric].title: METRICS[c.metric].higher_is_better for c in found}
-    if intervals:
-        viz.save(ranking(intervals, better, title=title), folder / "ranking.png")
+    if any(card.mean is not None for card in found):
+        viz.save(ranked(by_title, better, title=title), folder / "ranking.png")
     drawn = _curves(scores)
     if drawn:
-        viz.save(curves(drawn, title=title), folder / "curves.png")
+        viz.save(curves(drawn, controls=(RANDOM, MASK), title=title), folder / "curves.png")
     return found
 
 
+def ranked(
+    found: Mapping[str, Sequence[Card]], better: Mapping[str, bool | None], *, title: str
+) -> Figure:
+    """A figure of cards by what their metric is called, as `viz.ranking.ranking` draws them.
+
+    Raises:
+        InputError: if no card has a mean.
+    """
+    intervals = [
+        Interval(metric, c.method, "" if c.tap == CONTROL else c.tap, c.mean, c.low, c.high)
+        for metric, cards in found.items()
+        for c in cards
+        if c.mean is not None and c.low is not None and c.high is not None
+    ]
+    return ranking(intervals, better, title=title)
+
+
 def _card(
-    run: StoredRun,
+    run: Run,
     metric: str,
     method: str,
     tap: str,
@@ -217,7 +234,8 @@ def _curves(scores: polars.DataFrame) -> dict[str, dict[str, Float[np.ndarray, "
         lines = [line for line in lines if np.isfinite(line).all()]
         if lines:
             title = METRICS[str(metric)].title
-            found.setdefault(title, {})[f"{method}, {tap}"] = _mean_line(lines)
+            name = str(method) if tap == CONTROL else f"{method}, {tap}"
+            found.setdefault(title, {})[name] = _mean_line(lines)
     return found
 
 

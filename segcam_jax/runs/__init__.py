@@ -1,5 +1,6 @@
 """Many explanations, resumed: a study of many images or scans, read ahead, computed, stored."""
 
+import importlib
 from typing import TYPE_CHECKING
 
 from segcam_jax.runs.job import Job as Job, OpenJob as OpenJob
@@ -12,15 +13,21 @@ from segcam_jax.runs.stored_run import StoredRun as StoredRun, open_store as ope
 from segcam_jax.runs.work import StudyOptions as StudyOptions
 
 if TYPE_CHECKING:
+    from segcam_jax.runs.measures import Measure as Measure
+    from segcam_jax.runs.scores import CONTROL as CONTROL, Scoring as Scoring
     from segcam_jax.runs.stored_scans import (
         StoredScans as StoredScans,
         open_scans as open_scans,
     )
 else:
+    # They import all that is known of scans, or of metrics.
+    _LATER = {
+        **dict.fromkeys(("StoredScans", "open_scans"), "stored_scans"),
+        **dict.fromkeys(("CONTROL", "Scoring"), "scores"),
+        "Measure": "measures",
+    }
 
     def __getattr__(name):
-        if name in ("StoredScans", "open_scans"):  # They import all that is known of scans.
-            from segcam_jax.runs import stored_scans
-
-            return getattr(stored_scans, name)
+        if name in _LATER:
+            return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

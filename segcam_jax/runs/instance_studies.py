@@ -125,7 +125,7 @@ class MapStudy:
         """How many steps of progress a method makes."""
         return passes(call[0], self.explaining)
 
-    def _shown(
+    def shown(
         self, given: ScanInput, found: Segmented, instance: Instance, tap: str
     ) -> tuple[Split, Any, Crop]:
         """What the network is given of an instance, and the split and the parameters for it."""
@@ -159,7 +159,7 @@ class MapStudy:
     ) -> tuple[list[Variable], list[Row]]:
         """The maps of a method, those of the part of its crop that lies in the scan."""
         method, tap = call
-        split, params, crop = self._shown(given, found, instance, tap)
+        split, params, crop = self.shown(given, found, instance, tap)
 
         def tell(done: int, samples: int) -> None:
             number = f", sample {done + 1} of {samples}" if samples > 1 else ""

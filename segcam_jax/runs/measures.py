@@ -68,7 +68,8 @@ def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, 
             raise InputError(f"--option was given {word!r}; give NAME=VALUE")
         having = [metric for metric, options in known.items() if name in options]
         if not having:
-            choices = nearest_first(name, {o for options in known.values() for o in options})
+            every = {option for options in known.values() for option in options}
+            choices = ", ".join(nearest_first(name, every)) or "none"
             raise InputError(f"--option {word!r}: no metric here has it; they have {choices}")
         for metric in having:
             try:

@@ -1,26 +1,30 @@
 """A run over scans as it is read: its table, what was found in each scan, maps of instances."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import polars
 import zarr
 
 from segcam_jax import _files
 from segcam_jax.data.instances import Instance, Instances
+from segcam_jax.data.scans import ScanFiles
 from segcam_jax.runs.folder import METADATA, array_reading
 from segcam_jax.runs.manifest import FILE, Kind, read_manifest
 from segcam_jax.runs.store import node
 from segcam_jax.runs.stored_run import STORE
 from segcam_jax.runs.table import FOLDER, TABLES, Part, group_of
 from segcam_jax.types import InputError
-from segcam_jax.volumes import Segmented
+from segcam_jax.volumes import ScanInput, ScanOptions, Segmented, read_input
 from segcam_jax.volumes.crops import Box
 
+T = TypeVar("T")
 PROBABILITY, PREDICTED, MISSED = "probability", "instances", "missed"
 
 
@@ -107,10 +111,26 @@ class StoredScans:
 
     def map(self, row: Mapping[str, Any]) -> np.ndarray:
         """The map of a row, at the voxels of its crop (`crop_of`)."""
-        name = map_name(row["instance"], row["method"], row["tap"])
-        found = _there(self.array(row["item"], name))
+        found = self.map_of(row["item"], row["instance"], row["method"], row["tap"])
         names = self.modalities
         return found[..., names.index(row["modality"])] if row["modality"] in names else found
+
+    def options(self, kind: type[T]) -> T:
+        """Options of a kind, a dataclass, as the manifest has them."""
+        names = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+        known = self.manifest.options
+        return msgspec.convert({name: known[name] for name in names & known.keys()}, kind)
+
+    def map_of(self, item: int, instance: int, method: str, tap: str) -> np.ndarray:
+        """The map of an instance, of all modalities where they are kept apart."""
+        return _there(self.array(item, map_name(instance, method, tap)))
+
+    @functools.cached_property
+    def names(self) -> Mapping[int, str]:
+        """What each instance is called, by the number of its first row."""
+        there = self.table.filter(polars.col("instance").is_not_null(), polars.col("step") == 0)
+        rows = there.select("row", "scan", "instance").iter_rows()
+        return {row: f"{scan}: instance {number}" for row, scan, number in rows}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -124,6 +144,43 @@ class StoredScans:
             return None
         with array_reading(self.path / key):
             return np.asarray(zarr.open_array(self.path, path=key, mode="r")[:])
+
+
+class ScanOfRun:
+    """A scan of a run, with what was found in it, read when it is asked for.
+
+    Args:
+        run: the run.
+        item: number of the scan.
+    """
+
+    def __init__(self, run: StoredScans, item: int):
+        self.run, self.item, self.row = run, item, run.scans[item]
+        self.name = self.row["scan"]
+
+    @functools.cached_property
+    def given(self) -> ScanInput:
+        """Its volumes.
+
+        Raises:
+            InputError: if they cannot be read, or have changed since.
+        """
+        files = ScanFiles(self.name, tuple(map(Path, self.row["files"])), None)
+        truth = None if self.row["truth"] is None else Path(self.row["truth"])
+        every = dataclasses.replace(files, truth=truth)
+        if every.stamp() != self.row["stamp"] and every.digest() != self.row["sha256"]:
+            raise InputError(f"the files of scan {self.name!r} have changed since it was explained")
+        return read_input(files, self.options, self.run.modalities)
+
+    @functools.cached_property
+    def options(self) -> ScanOptions:
+        """How its volumes were read."""
+        return self.run.options(ScanOptions)
+
+    @functools.cached_property
+    def found(self) -> Segmented:
+        """What the network found in it."""
+        return self.run.segmented(self.item)
 
 
 def segmented_of(

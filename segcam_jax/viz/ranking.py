@@ -1,10 +1,12 @@
 """How methods compare by metrics: means with their intervals, and curves."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from segcam_jax.types import InputError
@@ -12,18 +14,20 @@ from segcam_jax.types import InputError
 _COLUMNS = 3
 # Distinct in hue and in lightness.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_STYLES = ("-", "--", ":")
-_ROW, _HEAD, _WIDTH = 0.22, 0.75, 3.6  # inches
+_CONTROL = "#7a7a7a"
+_STYLES = ("-", "--", "-.")
+_ROW, _HEAD, _WIDTH = 0.22, 0.95, 3.6  # inches
 _PLAIN = {"parse_math": False}
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """The mean of a metric for a method.
+    """The mean of a metric for a method at a tap.
 
     Attributes:
         metric: what it is called.
         method: likewise.
+        tap: likewise; empty for a control, a map that no method made.
         mean: over images.
         low: the lower end of its interval.
         high: the upper end.
@@ -31,6 +35,7 @@ class Interval:
 
     metric: str
     method: str
+    tap: str
     mean: float
     low: float
     high: float
@@ -40,6 +45,9 @@ def ranking(
     intervals: Sequence[Interval], better: Mapping[str, bool | None], *, title: str = ""
 ) -> Figure:
     """Draws a panel for each metric: methods below each other as given, the best first.
+
+    A colour is a tap. Controls are hollow and grey, each with a line through the panel: what lies
+    on its worse side says less than such a map does.
 
     Args:
         intervals: of all metrics.
@@ -57,14 +65,18 @@ def ranking(
     tallest = max(map(len, by_metric.values()))
     figure, panels = _panels(len(by_metric), _HEAD + _ROW * tallest, title)
     words = {True: "higher is better", False: "lower is better", None: ""}
+    taps = dict.fromkeys(each.tap for each in intervals if each.tap)
+    colours = dict(zip(taps, itertools.cycle(_COLOURS[1:] + _COLOURS[:1])))
     for axes, (metric, rows) in zip(panels, by_metric.items(), strict=True):
-        places = np.arange(len(rows))
-        means = np.array([each.mean for each in rows])
-        ends = np.array([[e.mean - e.low, e.high - e.mean] for e in rows]).T
-        axes.errorbar(means, places, xerr=np.maximum(ends, 0), fmt="o", color=_COLOURS[1], ms=4)
-        axes.set_yticks(places, [each.method for each in rows], fontsize=7, **_PLAIN)
+        for place, row in enumerate(rows):
+            _point(axes, place, row, colours.get(row.tap, _CONTROL))
+        names = [f"{row.method}, {row.tap}" if row.tap else row.method for row in rows]
+        axes.set_yticks(range(len(rows)), names, fontsize=7, **_PLAIN)
+        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_color("black" if row.tap else _CONTROL)
         axes.set(ylim=(tallest - 0.5, -0.5))
         axes.set_title(f"{metric}\n{words[better[metric]]}", fontsize=8.5, loc="left", **_PLAIN)
+        axes.set_xlabel("mean over images, 95 % interval", fontsize=7)
         axes.grid(axis="x", color="#e4e4e4", linewidth=0.7)
         axes.tick_params(axis="x", labelsize=7)
         axes.set_axisbelow(True)
@@ -72,12 +84,16 @@ def ranking(
 
 
 def curves(
-    lines: Mapping[str, Mapping[str, Float[np.ndarray, "3 s"]]], *, title: str = ""
+    lines: Mapping[str, Mapping[str, Float[np.ndarray, "3 s"]]],
+    *,
+    controls: Collection[str] = (),
+    title: str = "",
 ) -> Figure:
     """Draws a panel for each metric: the mean score of each method, with its standard error.
 
     Args:
         lines: by metric and method: fractions, mean and standard error, NaN where there is none.
+        controls: methods that are none, drawn in grey.
         title: a line above all.
 
     Raises:
@@ -86,12 +102,15 @@ def curves(
     if not lines:
         raise InputError("no curve was given; there is nothing to draw")
     figure, panels = _panels(len(lines), 2.8, title)
-    methods = list(dict.fromkeys(method for each in lines.values() for method in each))
+    every = dict.fromkeys(method for each in lines.values() for method in each)
+    methods = [method for method in every if method not in controls]
+    looks: dict[str, tuple[str, str]] = dict.fromkeys(every, (_CONTROL, ":"))
+    for number, method in enumerate(methods):
+        style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+        looks[method] = _COLOURS[number % len(_COLOURS)], style
     for axes, (metric, by_method) in zip(panels, lines.items(), strict=True):
         for method, (fractions, mean, error) in by_method.items():
-            number = methods.index(method)
-            colour = _COLOURS[number % len(_COLOURS)]
-            style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+            colour, style = looks[method]
             axes.plot(fractions, mean, style, color=colour, linewidth=1.2, label=method)
             if np.isfinite(error).all():
                 axes.fill_between(
@@ -112,6 +131,15 @@ def curves(
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
+
+
+def _point(axes: Axes, place: int, row: Interval, colour: str) -> None:
+    """A mean with its interval, and of a control a line through the panel."""
+    ends = [[max(0.0, row.mean - row.low)], [max(0.0, row.high - row.mean)]]
+    inside = colour if row.tap else "white"
+    axes.errorbar([row.mean], [place], xerr=ends, fmt="o", color=colour, mfc=inside, ms=4)
+    if not row.tap:
+        axes.axvline(row.mean, color=colour, linewidth=0.8, linestyle=":", zorder=0)
 
 
 def _panels(count: int, height: float, title: str):

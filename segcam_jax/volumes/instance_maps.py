@@ -152,6 +152,15 @@ def explain_instance(
     return InstanceMap(values, score)
 
 
+def method_of(
+    method: str, options: SaliencyOptions, scale: float = 1.0, instances: int = 1
+) -> Callable:
+    """A method with the options that `explain_instance` gives it, all samples in one call."""
+    return functools.partial(
+        METHODS[method].function, **_arguments(method, options, scale, instances)
+    )
+
+
 def scale_of(x: Float[np.ndarray, "d h w c"], options: SaliencyOptions) -> float:
     """The range of the modality whose share noise is, over the whole volume.
 
@@ -212,6 +221,19 @@ def _calls(
     method: str, options: SaliencyOptions, scale: float, instances: int
 ) -> list[tuple[int, int, Mapping[str, Any]]]:
     """The calls whose mean is the result: first sample, number of samples, arguments."""
+    shared = _arguments(method, options, scale, instances)
+    if not METHODS[method].takes("first"):
+        return [(0, 1, shared)]
+    return [
+        (at, size, {**shared, "samples": size, "first": jnp.int32(at)})
+        for at, size in _parts(method, options)
+    ]
+
+
+def _arguments(
+    method: str, options: SaliencyOptions, scale: float, instances: int
+) -> dict[str, Any]:
+    """What a method is given besides samples."""
     known, shared = METHODS[method], dict(options.given[method])
     if known.needs_key:
         shared["key"] = jax.random.key(options.seed)
@@ -219,12 +241,7 @@ def _calls(
         shared |= {"sigma": options.value(method, "sigma") * scale, "sigma_unit": "absolute"}
     if known.takes("divisor") and options.legacy_divisor:
         shared["divisor"] = float(max(1, instances))
-    if not known.takes("first"):
-        return [(0, 1, shared)]
-    return [
-        (at, size, {**shared, "samples": size, "first": jnp.int32(at)})
-        for at, size in _parts(method, options)
-    ]
+    return shared
 
 
 def measure(

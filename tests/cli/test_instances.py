@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import nibabel
 import numpy as np
+import polars
 import pytest
 from flax import nnx
 from matplotlib.figure import Figure
@@ -241,6 +242,51 @@ def test_values_are_those_of_the_library(explained, case):
         assert told["mean_inside"] == pytest.approx(wanted[mask].mean(), rel=1e-4)
         values[place] = 0
         assert not values.any()
+
+
+def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(explained, out)
+    words = ("--metric", "deletion,rank_accuracy", "--option", "steps=4")
+    assert run("score", out, *words) == 0
+    assert "each instance counts as an image" in capsys.readouterr().err
+    found = polars.read_csv(out / "run.zarr" / "scores" / "ranking.csv")
+    stored = open_scans(out)
+    known = set(stored.names)
+    assert len(known) > 1
+    by_rank = found.filter(polars.col("metric") == "rank_accuracy")
+    assert by_rank["method"][0] == "mask-shaped map"
+    assert by_rank["mean"][0] == 1
+    assert set(by_rank["images"]) == {len(known)}
+    # Without any input the missed instance scores higher, so its area has no range to divide by.
+    by_deletion = found.filter(polars.col("metric") == "deletion")
+    assert set(by_deletion["images"]) == {len(known) - 1}
+    assert set(by_deletion["undefined"]) == {1}
+    assert set(found["worst"].drop_nulls()) <= set(stored.names.values())
+    scores = polars.read_parquet(out / "run.zarr/scores/deletion/00000.parquet")
+    without = set(scores.filter(polars.col("normalised").is_nan())["row"])
+    assert without == set(stored.table.filter(polars.col("group") == "FN")["row"]) & known
+    network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
+    files = scans.ScanFiles("one", (case / "flair.nii.gz", case / "t1.nii.gz"), None)
+    x = read_input(files, SegmentOptions()).x
+    labels = nifti.read_volume(explained / "patient" / "instances.nii.gz").values
+    instance = stored.segmented(0).predicted.instances[0]
+    crop = crop_around(x, labels == instance.label, instance.box, window=(12, 12, 12))
+    split = segcam.split(network.fn, "input", network.params, crop.x)
+    target = segcam.targets.region(1, crop.mask, reduce="mean")
+    map = np.zeros(crop.mask.shape, np.float32)
+    map[crop.place] = stored.map_of(0, instance.label, "grad_cam", "bottleneck")
+    want = segcam.metrics.deletion(split, network.params, crop.x, target, map, steps=4)
+    row = scores.filter(polars.col("method") == "grad_cam", polars.col("row") == min(known)).row(
+        0, named=True
+    )
+    np.testing.assert_allclose(row["scores"], want.scores, rtol=1e-4, atol=1e-5)
+    assert run("score", out, "--metric", "random_class", "--no-controls") == 0
+    context = {"kind": "context"}
+    manifest = out / "run.zarr" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | context))
+    assert run("score", out) == 2
+    assert "has no maps; give a run of `segcam instances`" in capsys.readouterr().err
 
 
 def test_the_stitched_field_explains_the_segmentation_itself(case, tmp_path, undrawn):

@@ -546,7 +546,7 @@ def test_wrong_arguments_are_said(net):
     with pytest.raises(InputError, match="choose from deletion"):
         metrics.find("deletions")
     assert metrics.find("Dice Deletion").name == "dice_deletion"
-    with pytest.raises(InputError, match="which one leaves"):
+    with pytest.raises(InputError, match="each leaves a part"):
         metrics.road(split, params, x, target, map, key=KEY, percentiles=(0,))
     labels = jnp.arange(96).reshape(8, 12) // 24 + 1
     for segments, said in ((labels, "numbered 1 to 4; with count=4 give 0 to 3"), (labels / 4, "")):

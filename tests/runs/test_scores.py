@@ -15,6 +15,7 @@ from segcam_jax import metrics
 from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.cli import main
 from segcam_jax.engine import fitting
+from segcam_jax.metrics import randomisation
 from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
@@ -164,11 +165,16 @@ def test_a_run_is_scored_from_any_folder(run, monkeypatch, tmp_path):
     assert Scoring(open_store(run), ()).network.sha256 == open_store(run).manifest.network.sha256
 
 
-def test_what_explains_again_is_scored_too(run):
+def test_what_explains_again_is_scored_too(run, monkeypatch):
+    drawn, permuted = [], randomisation.permuted
+    monkeypatch.setattr(
+        randomisation, "permuted", lambda key, values: drawn.append(1) or permuted(key, values)
+    )
     score(run, "--metric", "parameter_randomisation", "max_sensitivity", "--option", "samples=2")
     found = ranking(run)
     assert "random map" not in found["method"].to_list()
     assert found["images"].to_list() == [3] * 4
+    assert len(drawn) == 3  # One array of three images, once for both methods.
 
 
 def test_faults_are_one_line(place, run, tmp_path, capsys):
@@ -178,7 +184,9 @@ def test_faults_are_one_line(place, run, tmp_path, capsys):
         (("--option", "steps"), "give NAME=VALUE"),
     ):
         score(run, *words, code=2)
-        assert said in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert said in err
+        assert "[" not in err
     score(run, "--metric", "deletion", "--option", "steps=257", code=3)
     assert "there are 256 positions to remove" in capsys.readouterr().err
     given = ["sweep", "images", "--weights", "own.py:classify", "--tap", "hidden", *FORM]
@@ -259,7 +267,7 @@ def test_the_random_map_is_no_sample_and_thresholds_reach_metrics(run):
         return jnp.float32(0)
 
     scoring = Scoring(open_store(run), ())
-    about = scoring._rows(0)[1]
+    about = scoring.scored.shards[0][1]
     metric = dataclasses.replace(metrics.METRICS["dice_deletion"], function=spied)
     scoring._score(Measure(metric), about, RANDOM, CONTROL)
     assert given["threshold"] == scoring.network.meaning.threshold == 0.5
