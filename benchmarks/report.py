@@ -4,6 +4,7 @@ python -m benchmarks.planted_bias
 python -m train.lesions_study
 python -m benchmarks.fast_ablation && python -m benchmarks.agreement
 python -m benchmarks.sweeps
+python -m benchmarks.metric_speed && python -m benchmarks.faithfulness
 python -m benchmarks run --suite cpu
 python -m benchmarks report
 """
@@ -11,10 +12,21 @@ python -m benchmarks report
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agreement, fast_ablation, foreign, plots, sweeps, tables, torch_speed
+from benchmarks import (
+    agreement,
+    faithfulness,
+    fast_ablation,
+    foreign,
+    metric_speed,
+    plots,
+    sweeps,
+    tables,
+    torch_speed,
+)
 from benchmarks.workloads import Suite
 from segcam_jax.methods import METHODS
 
@@ -121,6 +133,9 @@ TABLES = {
     "fast_ablation": fast_ablation.table,
     "agreement": agreement.table,
     "sweeps": sweeps.table,
+    "metric_speed": metric_speed.table,
+    **{f"faithful_{key}": partial(faithfulness.table, key) for key in faithfulness.STUDIES},
+    **{f"agreement_{key}": partial(faithfulness.agreement, key) for key in faithfulness.STUDIES},
     "foreign": foreign.table,
     "torch_speed": torch_speed.table,
     "first_page": lambda: tables.first_page(tables.load("cpu")),
@@ -145,6 +160,7 @@ def main() -> None:
     """Rewrites the pages in place, and draws the plots."""
     for page in PAGES:
         page.write_text(filled(page.read_text()))
+    faithfulness.draw(ROOT / "docs" / "figures")
     for suite in ("cpu", "gpu"):
         plots.write(tables.load(suite), RESULTS, suite)
 

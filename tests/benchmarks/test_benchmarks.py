@@ -14,8 +14,10 @@ import segcam_jax as segcam
 from benchmarks import (
     __main__ as command,
     cost,
+    faithfulness,
     jax_rows,
     measure,
+    metric_speed,
     planted_bias,
     report,
     results,
@@ -398,6 +400,46 @@ def test_plots_are_written_for_what_there_is(tmp_path):
 def test_pages_hold_the_tables_of_the_results():
     for page in report.PAGES:
         assert report.filled(page.read_text()) == page.read_text()
+
+
+@pytest.mark.parametrize("what", ["channels", "positions"])
+def test_deletion_at_a_tap_is_that_of_whole_forwards(what, monkeypatch, tmp_path):
+    monkeypatch.setattr(metric_speed, "_TURNS", 1)
+    row = metric_speed._at_tap(what, "tiny")
+    assert row["apart"]["scores"] < 1e-5
+    (tmp_path / "speed.json").write_text(json.dumps({"P16": {"rows": [row]}}))
+    monkeypatch.setattr(metric_speed, "OUT", tmp_path / "speed.json")
+    assert f"| P16 | deletion by {what}" in metric_speed.table()
+
+
+def test_tables_of_faithfulness_by_hand(monkeypatch, tmp_path):
+    common = {"low": 0.0, "high": 1.0, "images": 2, "undefined": 0, "failed": 0, "compared": 2}
+    common |= {"wins": None, "worst": None}
+
+    def cards(metric, *means):
+        places = (("grad_cam", "a"), ("layer_cam", "a"), ("random map", "control"))
+        known = [
+            {"metric": metric, "method": method, "tap": tap, "mean": mean, "place": place, **common}
+            for place, ((method, tap), mean) in enumerate(zip(places, means, strict=True), 1)
+        ]
+        return {"higher_is_better": metric == "insertion", "explained": 2, "cards": known}
+
+    found = {"deletion": cards("deletion", 0.1, 0.2, 0.3)}
+    found["insertion"] = cards("insertion", 0.5, 0.75, None)
+    (tmp_path / "known.json").write_text(json.dumps({"biased": {"metrics": found}}))
+    monkeypatch.setattr(faithfulness, "OUT", tmp_path / "known.json")
+    assert faithfulness.table("biased").splitlines() == [
+        "| method | tap | deletion ↓ | insertion ↑ |",
+        "|---|---|---|---|",
+        "| `grad_cam` | `a` | 0.1 (1) | 0.5 (1) |",
+        "| `layer_cam` | `a` | 0.2 (2) | 0.75 (2) |",
+        "| random map | - | 0.3 (3) | - |",
+    ]
+    # Deletion prefers the former, insertion the latter.
+    assert "| deletion |  | -1.00 |" in faithfulness.agreement("biased")
+    assert faithfulness.table("lesions") == "Not measured yet."
+    faithfulness.draw(tmp_path)
+    assert (tmp_path / "faithfulness_biased.png").read_bytes()[1:4] == b"PNG"
 
 
 # PyTorch
