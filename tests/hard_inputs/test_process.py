@@ -19,6 +19,14 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LINE = ("explain", "image.png", "--weights", "net.safetensors", "--region", "all")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _heeds_ctrl_c():
+    """A process in the background may ignore Ctrl-C, and so does what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("process")
