@@ -83,4 +83,4 @@ else:
         return sorted({*globals(), *_LATER})
 
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
