@@ -8,6 +8,8 @@ it, beside a random map and, of segmentations, a mask-shaped one. What was kille
 
 import argparse
 import dataclasses
+import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -102,9 +104,15 @@ def _of_lesions(work: Path, count: int) -> Run:
 
 
 def _drawn(draw: Draw, folder: Path, count: int) -> None:
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        draw(folder, count)
+    """Draws into a folder that gets its name at the end: one that was killed is drawn again."""
+    if folder.exists():
+        return
+    part = folder.with_name(f"{folder.name}.part")
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    draw(part, count)
+    part.rename(folder)
 
 
 def _scans(folder: Path, count: int) -> None:
@@ -190,27 +198,37 @@ STUDIES: dict[str, Faithfulness] = {
 
 
 def measured(study: Faithfulness, work: Path, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Cards of each metric; those that are known are not computed again."""
+    """Cards of each metric; those that are known of the same code and options are kept."""
     found = dict(known)
     for count, by in ((study.images, study.by), (study.randomised, RANDOMISED)):
-        if all(name in found for name in by):
+        made = {name: _made_from(measure, count) for name, measure in by.items()}
+        missing = {name for name in by if not made[name].items() <= found.get(name, {}).items()}
+        if not missing:
             continue
         run = study.run(work / f"{count}", count)
         for name, measure in by.items():
-            if name in found:
+            if name not in missing:
                 continue
             scoring = Scoring(run, (measure,))
             explained = sum(map(len, scoring.scored.shards.values()))
             done = scoring.compute(lambda now, name=name: print(name, now, flush=True))
             cards = report.cards(run, scoring.table())
             found[name] = {
+                **made[name],
+                "commit": results.commit(),
+                "environment": timing.environment(),
                 "seconds": done.seconds,
-                "options": dict(measure.options),
                 "explained": explained,
                 "higher_is_better": measure.metric.higher_is_better,
                 "cards": [dataclasses.asdict(card) for card in cards],
             }
             yield found
+
+
+def _made_from(measure: Measure, count: int) -> dict[str, Any]:
+    """What a metric's cards depend on, as JSON holds it."""
+    made = {"options": dict(measure.options), "images": count, "code": results.code()}
+    return json.loads(json.dumps(made))
 
 
 def table(key: str) -> str:
@@ -302,8 +320,6 @@ def main() -> None:
                 "title": study.title,
                 "images": study.images,
                 "randomised": study.randomised,
-                "commit": results.commit(),
-                "environment": timing.environment(),
                 "metrics": found,
             }
             files.write_json(given.out, everything)

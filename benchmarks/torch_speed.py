@@ -157,10 +157,12 @@ def measured(study: Study) -> dict[str, Any]:
 
 def fewer_operations(plan: Plan, ways: Iterable[str]) -> dict[str, float]:
     """How many times the operations of ours other ways take: the bound at equal rates."""
-    whole, split, *_, ours = (step.total or 0 for step in plan.steps)
-    before = plan.network_flops - plan.decode_flops
+    totals = [step.total for step in plan.steps if step.total is not None]
+    assert len(totals) == len(plan.steps), "the operations of a step are not known"
+    whole_forwards, forwards_after_tap, *_, ours = totals
+    by_hand = plan.network_flops - plan.decode_flops + forwards_after_tap
     return {
-        way: (split + before if way == "by hand" else whole) / (ours + plan.once_flops)
+        way: (by_hand if way == "by hand" else whole_forwards) / (ours + plan.once_flops)
         for way in ways
     }
 

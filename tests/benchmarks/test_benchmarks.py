@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from benchmarks import (
     run,
     smooth_rows,
     tables,
+    torch_speed,
 )
 from benchmarks.peers import rows as peers
 from benchmarks.rows import Ready, Row
@@ -32,6 +34,7 @@ from benchmarks.workloads import ENGINE, JAX_LOOP, NAIVE_MAP, PGC, WORKLOADS, ch
 from segcam_jax import InputError, models
 from segcam_jax.data import samples
 from segcam_jax.engine import NAIVE, Execution
+from segcam_jax.engine.plan import Step
 from segcam_jax.masks import ChannelMasks
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 
@@ -440,6 +443,76 @@ def test_tables_of_faithfulness_by_hand(monkeypatch, tmp_path):
     assert faithfulness.table("lesions") == "Not measured yet."
     faithfulness.draw(tmp_path)
     assert (tmp_path / "faithfulness_biased.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_faithfulness_is_known_of_the_same_code_and_options(monkeypatch, tmp_path):
+    class Scored:
+        def __init__(self, run, measures):
+            asked.append(measures[0].metric.name)
+            self.scored = SimpleNamespace(shards={0: [run]})
+
+        compute = staticmethod(lambda report: SimpleNamespace(seconds=1.0))
+        table = staticmethod(list)
+
+    def measured(known=(), images=2):
+        asked.clear()
+        study = faithfulness.Faithfulness("", lambda *_: "run", images, 1, by)
+        *_, found = [known, *faithfulness.measured(study, tmp_path, dict(known))]
+        return json.loads(json.dumps(found)), list(asked)
+
+    asked = []
+    by = {name: faithfulness.INPUT[name] for name in ("deletion", "ROAD")}
+    every = ["deletion", "road", "parameter_randomisation"]
+    monkeypatch.setattr(faithfulness, "Scoring", Scored)
+    monkeypatch.setattr(faithfulness.report, "cards", lambda run, table: [])
+    monkeypatch.setattr(results, "code", lambda: "first")
+    monkeypatch.setattr(results, "commit", lambda: "then")
+    known, computed = measured()
+    assert computed == every
+    monkeypatch.setattr(results, "commit", lambda: "now")
+    assert measured(known) == (known, [])
+    by["ROAD"] = faithfulness._measure("road", percentiles=(50,))
+    found, computed = measured(known)
+    assert computed == ["road"]
+    assert {name: each["commit"] for name, each in found.items()} == {
+        "deletion": "then",
+        "ROAD": "now",
+        "randomisation": "then",
+    }
+    assert found["ROAD"]["options"] == {"percentiles": [50]}
+    assert measured(found, images=1)[1] == ["deletion", "road"]
+    monkeypatch.setattr(results, "code", lambda: "second")
+    assert measured(found)[1] == every
+
+
+def test_a_drawing_that_was_killed_is_drawn_again(tmp_path):
+    def draw(folder, count):
+        for index in range(count):
+            (folder / f"{index}").touch()
+            if killed:
+                raise KeyboardInterrupt
+
+    killed = True
+    with pytest.raises(KeyboardInterrupt):
+        faithfulness._drawn(draw, tmp_path / "work" / "images", 2)
+    killed = False
+    for count in (2, 3):  # What is there stays.
+        faithfulness._drawn(draw, tmp_path / "work" / "images", count)
+        assert [path.name for path in (tmp_path / "work").iterdir()] == ["images"]
+        assert sorted(path.name for path in (tmp_path / "work" / "images").iterdir()) == ["0", "1"]
+
+
+def test_operations_against_other_ways_by_hand():
+    steps = [Step(None, "", flops, 1.0, 10) for flops in (100, 60, 20, 3)]
+    plan = SimpleNamespace(steps=steps, network_flops=100, decode_flops=60, once_flops=50)
+    # 10 whole forwards, or 40 once and 10 of what follows; ours are 10 of 3, and 50 once.
+    assert torch_speed.fewer_operations(plan, ["whole", "by hand"]) == {
+        "whole": 1000 / 80,
+        "by hand": 640 / 80,
+    }
+    plan.steps = [*steps[:2], dataclasses.replace(steps[2], evaluations=None), steps[3]]
+    with pytest.raises(AssertionError, match="not known"):
+        torch_speed.fewer_operations(plan, ["whole"])
 
 
 # PyTorch
