@@ -71,12 +71,14 @@ def _told(model: Any, command: commands.Convert) -> tuple[str, Sequence[str]]:
     """What the weights say of a segmentation network, in one line, and what they do not tell."""
     from segcam_jax.models.monai_unet.weights import monai_assumed
     from segcam_jax.models.unet import UNet
-    from segcam_jax.models.unet.weights import TORCH_ASSUMED
+    from segcam_jax.models.unet.weights import torch_assumed
+    from segcam_jax.weights import foreign
 
     config = model.config
     if isinstance(model, UNet):
         shape = f"{config.ndim}D, {counted(config.depth, 'pooling')}, first width {config.width}"
-        return shape, TORCH_ASSUMED if config.upsample == "transposed" else ()
+        of_torch = config.upsample == "transposed"
+        return shape, torch_assumed(foreign.read(command.source)) if of_torch else ()
     channels = "-".join(map(str, config.channels))
     strides = "-".join(str(each).strip("()") for each in config.strides)
     shape = (

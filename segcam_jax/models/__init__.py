@@ -26,7 +26,6 @@ from segcam_jax.models.zoo import (
 from segcam_jax.types import InputError, Outputs, counted, nearest_first
 from segcam_jax.weights import store
 
-_LOADERS: dict[str, Callable] = {name: network.load for name, network in NETWORKS.items()}
 _OF_A_RUN = "weights.safetensors"
 _UNET_TRAINED = Path(__file__).parent / "unet" / "trained"
 
@@ -105,8 +104,8 @@ def load(weights: str | Path, *, model: str | None = None) -> LoadedModel:
         InputError: if the file is missing, corrupt, of another network, or does not fit.
         MissingExtraError: if weights are asked for whose package is not installed.
     """
-    if model is not None and model not in _LOADERS:
-        choices = ", ".join(nearest_first(model, _LOADERS))
+    if model is not None and model not in NETWORKS:
+        choices = ", ".join(nearest_first(model, NETWORKS))
         raise InputError(f"unknown model {model!r}; choose from {choices}")
     network, name, metadata = _opened(weights, model)
     fn, params = from_nnx(network)
@@ -148,14 +147,14 @@ def _opened(weights: str | Path, model: str | None) -> tuple[Any, str, Mapping[s
             f"weights file {str(path)!r} was not written by segcam_jax; `segcam convert` makes one "
             "of it that was"
         )
-    if name not in _LOADERS or model not in (None, name):
+    if name not in NETWORKS or model not in (None, name):
         raise InputError(
             f"weights file {str(path)!r} holds model {name!r}, expected "
-            f"{model or ' or '.join(_LOADERS)}"
+            f"{model or ' or '.join(NETWORKS)}"
         )
     if installed:
         return installed.load(), name, {"source": path.name}
-    network, metadata = _LOADERS[name](path)
+    network, metadata = NETWORKS[name].load(path)
     _check_about(metadata, network.config, path)
     return network, name, metadata
 

@@ -1,11 +1,11 @@
 """The networks by name, and the weights files of other libraries that they take."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 
 from segcam_jax.data.frames import AXES, Frame
@@ -55,12 +55,14 @@ class Network:
         model: its class, `model(config, rngs=...)`.
         config: the class of its configuration.
         layouts: library -> how it lays out weights; the first is the default.
+        from_bgr: turns a model that was trained on blue, green, red; None: cannot be turned.
     """
 
     name: str
     model: Callable[..., Any]
     config: type[Any]
     layouts: Mapping[str, Layout]
+    from_bgr: Callable[[Any], None] | None = None
 
     def make(self, config: Any) -> nnx.Module:
         """Makes a network with random weights."""
@@ -158,6 +160,7 @@ NETWORKS: dict[str, Network] = {
                 "torch": Layout(unet_weights.torch_table, unet_weights.torch_sizes, None),
                 "keras": Layout(unet_weights.keras_table, unet_weights.keras_sizes, None),
             },
+            unet_weights.from_bgr,
         ),
     )
 }
@@ -217,7 +220,7 @@ def from_tensors(
         InputError: if a name is unknown, or the tensors do not fit; every one is named.
     """
     family, fields = _family(name)
-    chosen = _layout(family, layout)
+    chosen = _layout(family, layout, source, origin)
     shapes = {key: tuple(value.shape) for key, value in source.items()}
     if chosen.check is not None:
         chosen.check(shapes, origin)
@@ -276,16 +279,15 @@ def convert(
     source = foreign.read(path)
     if layout is None and Path(path).suffix.lower() in (".h5", ".hdf5"):
         layout = "keras"
-        foreign.check_keras(source, str(path))
-    chosen = _layout(family, layout)
+    chosen = _layout(family, layout, source, str(path))
     if chosen.normalisation is not None:
         options["normalisation"] = normalisation or chosen.normalisation
     model = from_tensors(source, name, layout=layout, origin=str(path), **options)
-    if bgr and not (family.name == "unet" and model.config.in_channels == 3):
-        raise InputError(f"bgr is for a unet of images of three channels, not for {name!r}")
     if bgr:
-        kernel = model.encoder[0].conv1.conv.kernel
-        kernel.set_value(jnp.flip(kernel[...], -2))
+        if family.from_bgr is None or model.config.in_channels != 3:
+            known = " or ".join(each for each, network in NETWORKS.items() if network.from_bgr)
+            raise InputError(f"bgr is for a {known} of images of three channels, not for {name!r}")
+        family.from_bgr(model)
     if labels is not None and len(labels) != model.config.classes:
         raise InputError(
             f"{len(labels)} labels were given for {model.config.classes} classes; give one each"
@@ -351,8 +353,30 @@ def _check_options(family: Network, options: Mapping[str, Any], normalisation: s
             raise InputError(f"{family.name} has no option `{option}`; choose from {choices}")
 
 
-def _layout(family: Network, layout: str | None) -> Layout:
+# Networks of keras.applications that are none of ours: names of their tensors, and how many.
+_KERAS_NETWORKS = {
+    "ResNetV2": (r"conv\d_block\d+_preact_bn/.*", 1),
+    "Xception": (r"block\d+_sepconv\d_bn/.*", 1),
+    "InceptionResNetV2": (r"conv_7b(_bn)?/.*", 1),
+    "InceptionV3": (r"conv2d(_\d+)?/kernel", 50),
+}
+
+
+def _check_keras(names: Mapping[str, Any], origin: str) -> None:
+    """Raises `InputError` if tensors are of a network of keras.applications that is not ours."""
+    for network, (pattern, least) in _KERAS_NETWORKS.items():
+        if sum(re.fullmatch(pattern, name) is not None for name in names) >= least:
+            raise InputError(
+                f"weights of {origin!r} are those of Keras's {network}, which no network here "
+                "takes; explain the Keras model as it is: segcam.from_keras(model), or on the "
+                "command line a factory that returns it (my_networks.py:make)"
+            )
+
+
+def _layout(family: Network, layout: str | None, source: Mapping[str, Any], origin: str) -> Layout:
     name = next(iter(family.layouts)) if layout is None else layout
+    if name == "keras":
+        _check_keras(source, origin)
     if name not in family.layouts:
         choices = ", ".join(nearest_first(str(name), family.layouts))
         raise InputError(f"{family.name} has no table for layout {name!r}; choose from {choices}")

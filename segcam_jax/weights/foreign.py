@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,32 +160,6 @@ def _keras(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # h5py raises many kinds on damaged files.
         raise _unreadable(path, error) from None
     return tensors
-
-
-# Networks of keras.applications that are none of ours: names of their tensors, and how many.
-_KERAS_NETWORKS = {
-    "ResNetV2": (r"conv\d_block\d+_preact_bn/.*", 1),
-    "Xception": (r"block\d+_sepconv\d_bn/.*", 1),
-    "InceptionResNetV2": (r"conv_7b(_bn)?/.*", 1),
-    "InceptionV3": (r"conv2d(_\d+)?/kernel", 50),
-}
-
-
-def check_keras(names: Iterable[str], origin: str) -> None:
-    """Raises `InputError` if weights are of a network of keras.applications that is none of ours.
-
-    Args:
-        names: of a file's tensors, as `read` gives them.
-        origin: the file's name.
-    """
-    names = list(names)
-    for network, (pattern, least) in _KERAS_NETWORKS.items():
-        if sum(re.fullmatch(pattern, name) is not None for name in names) >= least:
-            raise InputError(
-                f"weights of {origin!r} are those of Keras's {network}, which no network here "
-                "takes; explain the Keras model as it is: segcam.from_keras(model), or on the "
-                "command line a factory that returns it (my_networks.py:make)"
-            )
 
 
 def _text(name: bytes | str) -> str:

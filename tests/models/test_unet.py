@@ -10,7 +10,8 @@ import safetensors.numpy
 from flax import nnx
 
 import segcam_jax as segcam
-from segcam_jax import InputError, models
+from segcam_jax import InputError, cli, models
+from segcam_jax.cli import cache
 from segcam_jax.models.unet import UNet, UNetConfig, load_unet, save_unet
 
 SMALL = UNetConfig(depth=2, width=2, classes=3)
@@ -228,7 +229,8 @@ def source_unet(depth, inner):
 
 
 @pytest.mark.parametrize(("depth", "inner"), [(2, False), (1, True)])
-def test_weights_of_the_pytorch_source_give_its_logits(tmp_path, depth, inner):
+def test_weights_of_the_pytorch_source_give_its_logits(tmp_path, depth, inner, capsys, monkeypatch):
+    monkeypatch.setattr(cache, "enable", lambda: None)
     state, forward = source_unet(depth, inner)
     safetensors.numpy.save_file(state, tmp_path / "peaches.safetensors", {"format": "pt"})
     image = np.random.default_rng(1).random((8, 12, 3), np.float32)
@@ -241,6 +243,11 @@ def test_weights_of_the_pytorch_source_give_its_logits(tmp_path, depth, inner):
         assert (loaded.config.depth, loaded.config.width, loaded.config.classes) == (depth, 4, 2)
         found = loaded.fn(loaded.params, image[..., ::-1] if bgr else image)
         np.testing.assert_allclose(found, expected, atol=2e-5)
+    line = ["convert", f"{tmp_path / 'peaches.safetensors'}", "--model", "unet"]
+    assert cli.main([*line, "--out", f"{tmp_path / 'told.safetensors'}"]) == 0
+    told = capsys.readouterr().out
+    assert "concatenated before the skip" in told
+    assert ("does not publish" in told) == (not inner)
     state["decoder1.other.weight"] = state.pop("decoder1.dec1conv2.weight")
     safetensors.numpy.save_file(state, tmp_path / "other.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"1 unknown to the table: decoder1\.other\.weight"):

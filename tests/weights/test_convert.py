@@ -140,3 +140,36 @@ def test_sizes_are_read_off_the_file():
         models.from_tensors(state, "resnet18")
     assert "conv1.weight" not in str(caught.value)
     assert "fc.weight" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layers", "network"),
+    [
+        (["conv2_block1_preact_bn/gamma"], "ResNetV2"),
+        (["block2_sepconv1_bn/gamma"], "Xception"),
+        (["conv_7b/kernel", *(f"conv2d_{n}/kernel" for n in range(203))], "InceptionResNetV2"),
+        ([f"conv2d_{n}/kernel" for n in range(94)], "InceptionV3"),
+    ],
+)
+def test_networks_of_keras_that_are_none_of_ours_are_named(layers, network):
+    tensors = dict.fromkeys(["conv1_conv/kernel", *layers], np.zeros(1))
+    # Whether the layout is given, or the only one; also where the network has no such layout.
+    for name, layout in (("densenet121", "keras"), ("unet-vgg16", None), ("resnet18", "keras")):
+        with pytest.raises(InputError, match=f"'net.h5' .* Keras's {network}, which no network"):
+            models.from_tensors(tensors, name, layout=layout, origin="net.h5")
+    # Names of PyTorch are not looked at.
+    with pytest.raises(InputError, match="choose another model"):
+        models.from_tensors(tensors, "densenet121")
+
+
+def test_names_that_networks_of_ours_share_with_those_of_keras():
+    names = ["conv1/conv/kernel", "conv2_block1_0_bn/gamma", "conv2d_1/kernel"]
+    with pytest.raises(InputError, match="do not fit the model"):
+        models.from_tensors(dict.fromkeys(names, np.zeros(1)), "densenet121", layout="keras")
+
+
+def test_a_network_that_cannot_be_turned_to_red_first(source, tmp_path):
+    out = tmp_path / "net.safetensors"
+    with pytest.raises(InputError, match="bgr is for a unet of images of three channels, not for"):
+        models.convert(source, "resnet18", out, bgr=True)
+    assert not out.exists()

@@ -1,23 +1,23 @@
 """The U-Net on disk, and where the tensors of its sources' files go."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from segcam_jax.models import stored
 from segcam_jax.models.unet.model import UNet, UNetConfig
-from segcam_jax.weights.tables import Rule, Table, norm_rules
+from segcam_jax.weights.tables import Rule, Table, keras_norm_rules, norm_rules
 
 Shapes = Mapping[str, tuple[int, ...]]
 _TORCH_EPSILON = 1e-5
 _INSIDE = "bottleneck.bottleneckconv1.weight"
-TORCH_ASSUMED = (
+_UNPUBLISHED = (
     "the decoder's names, which the source does not publish: upconv3, decoder3.dec3conv1, "
-    "dec3norm1, ... to conv, as in the U-Net that its encoder is named as",
-    "upsampling is concatenated before the skip; poolings and upsamplings are of 2",
+    "dec3norm1, ... to conv, as in the U-Net that its encoder is named as"
 )
 
 
@@ -82,6 +82,18 @@ def torch_sizes(shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def torch_assumed(names: Iterable[str]) -> list[str]:
+    """What such a file of these names does not tell, in words."""
+    order = "upsampling is concatenated before the skip; poolings and upsamplings are of 2"
+    return [order] if _INSIDE in names else [_UNPUBLISHED, order]
+
+
+def from_bgr(model: UNet) -> None:
+    """Turns the first convolution of a network of blue, green, red to take red, green, blue."""
+    kernel = model.encoder[0].conv1.conv.kernel
+    kernel.set_value(jnp.flip(kernel[...], -2))
+
+
 def _torch_block(source: str, target: str) -> list[Rule]:
     rules = [Rule(f"{source}conv{{n}}.weight", f"{target}/conv{{n}}/conv/kernel", "conv")]
     return [*rules, *norm_rules(f"{source}norm{{n}}", f"{target}/conv{{n}}/norm")]
@@ -105,8 +117,7 @@ def keras_table(config: UNetConfig, names: tuple[str, ...]) -> Table:
     rules = []
     for (conv, place), norm in zip(blocks, norms, strict=False):
         rules += [Rule(f"{conv}/{each}", f"{place}/conv/{each}") for each in ("kernel", "bias")]
-        parts = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
-        rules += [Rule(f"{norm}/{old}", f"{place}/norm/{new}") for old, new in parts.items()]
+        rules += keras_norm_rules(norm, f"{place}/norm")
     for head in _heads(names):
         rules += [Rule(f"{head}/{each}", f"head/{each}") for each in ("kernel", "bias")]
     return Table(tuple(rules))
