@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
-from segcam_jax.methods.components import first_component
+from segcam_jax.methods.principal_component import first_component
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
