@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, their digests, and names that file systems take."""
 
 import contextlib
+import csv
 import errno
 import fnmatch
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -247,11 +249,27 @@ def parse_json(text: bytes | str, origin: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; None if there is no such file, or it holds no JSON."""
+    """Reads JSON; None if there is no such file, it cannot be read, or it holds no JSON."""
     try:
-        return parse_json(path.read_bytes(), f"{str(path)!r} is")
-    except (OSError, InputError):
+        return parse_json(read_bytes(path), f"{str(path)!r} is")
+    except InputError:
         return None
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table as CSV; numbers with six significant digits, NaN as nothing."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (float, np.floating)):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    return value
 
 
 def digest_of(data: bytes | str) -> str:

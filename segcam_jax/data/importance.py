@@ -18,17 +18,13 @@ from segcam_jax.types import InputError
 _COLUMNS = ("channel", "weight")
 
 
-def as_csv(weights: Sequence[float] | np.ndarray) -> bytes:
+def importance_csv(weights: Sequence[float] | np.ndarray) -> bytes:
     """A vector as a table; every digit of float32 is kept."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(_COLUMNS)
-    writer.writerows(enumerate(f"{value:.9g}" for value in weights))
-    return text.getvalue().encode()
+    return _files.as_csv(_COLUMNS, enumerate(f"{value:.9g}" for value in weights))
 
 
 def read_importance(path: str | Path) -> tuple[float, ...]:
-    """The weights in a file: a table as `as_csv` writes it, or a `.npy` array of one axis.
+    """The weights in a file: a table as `importance_csv` writes it, or a `.npy` array of one axis.
 
     Raises:
         InputError: if it cannot be read, a channel is missing or stands twice, or a weight is no

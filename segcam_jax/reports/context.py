@@ -20,7 +20,6 @@ from segcam_jax.reports.scans import (
     Record,
     ScanReport,
     StoredScan,
-    as_csv,
     folder_of,
     is_current,
     values_of,
@@ -72,10 +71,10 @@ class ContextReport(ScanReport):
     def _write_together(self, advance: Advance) -> list[str]:
         rows, out = self.rows(), self._out
         columns = list(rows[0]) if rows else NO_COLUMNS
-        _files.write_bytes(out / TABLE, as_csv(columns, [list(row.values()) for row in rows]))
+        _files.write_bytes(out / TABLE, _files.as_csv(columns, [[*row.values()] for row in rows]))
         names = (*_COLUMNS, *_CURVE)
         long = [[row[name] for name in names] for each in self._rows.values() for row in each]
-        _files.write_bytes(out / INSTANCES, as_csv(names, long))
+        _files.write_bytes(out / INSTANCES, _files.as_csv(names, long))
         if rows:
             _draw([_curve(rows) for rows in self._rows.values()], out)
             return list(FILES)

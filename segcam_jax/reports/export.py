@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import polars
 
 from segcam_jax import _files, viz
-from segcam_jax.data.importance import as_csv
+from segcam_jax.data.importance import importance_csv
 from segcam_jax.reports.figures import Look, Subject
 from segcam_jax.reports.images import Pair, map_figure, montage, pairs, subject_of
 from segcam_jax.reports.processes import spread
@@ -135,7 +135,7 @@ class RowFile:
             case "weights":
                 weights = run.weights(row, tap, method)
                 assert weights is not None
-                _files.write_bytes(path, as_csv(weights))
+                _files.write_bytes(path, importance_csv(weights))
             case "figure":
                 viz.save(map_figure(run, row, self.pair, look, subject=subject), path, mark=mark)
             case "montage":

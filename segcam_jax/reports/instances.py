@@ -29,7 +29,6 @@ from segcam_jax.reports.scans import (
     Record,
     ScanReport,
     StoredScan,
-    as_csv,
     folder_of,
     is_current,
     values_of,
@@ -273,7 +272,7 @@ def write_table(records: Sequence[Record], out: Path) -> None:
         for maps in record["maps"]
         for numbers in maps["modalities"]
     ]
-    _files.write_bytes(out / TABLE, as_csv(COLUMNS, rows))
+    _files.write_bytes(out / TABLE, _files.as_csv(COLUMNS, rows))
 
 
 def _class_name(given: str | None, labels: Sequence[str]) -> str:

@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float
 from segcam_jax import _files, viz
 from segcam_jax.metrics import OcclusionStudy
 from segcam_jax.reports.figures import drawable
-from segcam_jax.reports.scans import as_csv
 from segcam_jax.types import Outputs, counted
 from segcam_jax.viz.occlusion import (
     OcclusionCurves,
@@ -79,7 +78,8 @@ def write_image(
     study = found.study
     for name, ablations in zip(TABLES, (True, False), strict=True):
         rows = [*study.rows(ablations=ablations)]
-        _files.write_bytes(folder / name, as_csv([*rows[0]], [[*row.values()] for row in rows]))
+        table = _files.as_csv([*rows[0]], [[*row.values()] for row in rows])
+        _files.write_bytes(folder / name, table)
     if figures:
         viz.save(_figure(found), folder / FIGURE)
         viz.save(_patches(found), folder / PATCHES)
@@ -96,7 +96,7 @@ def write_table(records: Sequence[Mapping[str, Any]], out: Path, *, figures: boo
         for record in records
         for row in record["means"]
     ]
-    _files.write_bytes(out / TABLE, as_csv([*columns, "region", "share", *_MEANS], rows))
+    _files.write_bytes(out / TABLE, _files.as_csv([*columns, "region", "share", *_MEANS], rows))
     together = {side: curves for side in REGIONS if (curves := _over_images(records, side))}
     if figures and together:
         title = f"Activation maps occluded in {counted(len(records), 'image')}"

@@ -12,10 +12,8 @@ A folder is current if its record says what it would say now, and the files that
 
 import abc
 import contextlib
-import csv
 import dataclasses
 import datetime
-import io
 import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -274,21 +272,5 @@ def write_quality(scans: Iterable[Mapping[str, Any]], out: Path) -> bool:
     rows.append(["mean", *(each.mean() if len(each) else np.nan for each in known)])
     spread = (each.std(ddof=1) if len(each) > 1 else np.nan for each in known)
     rows.append(["standard deviation", *spread])
-    _files.write_bytes(out / QUALITY, as_csv(["scan", *SCORES], rows))
+    _files.write_bytes(out / QUALITY, _files.as_csv(["scan", *SCORES], rows))
     return True
-
-
-def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    """A table as CSV; numbers with six significant digits, NaN as nothing."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(value) for value in row])
-    return text.getvalue().encode()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, (float, np.floating)):
-        return "" if np.isnan(value) else f"{value:.6g}"
-    return value

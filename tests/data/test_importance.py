@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from segcam_jax.data.importance import as_csv, read_importance
+from segcam_jax.data.importance import importance_csv, read_importance
 from segcam_jax.types import InputError
 
 
 def test_every_digit_comes_back(tmp_path):
     weights = np.random.default_rng(0).normal(size=7).astype(np.float32)
-    (tmp_path / "a.csv").write_bytes(as_csv(weights))
+    (tmp_path / "a.csv").write_bytes(importance_csv(weights))
     assert (tmp_path / "a.csv").read_text().splitlines()[0] == "channel,weight"
     np.testing.assert_array_equal(np.float32(read_importance(tmp_path / "a.csv")), weights)
     np.save(tmp_path / "a.npy", weights)

@@ -8,8 +8,8 @@ from scipy import ndimage
 
 import segcam_jax as segcam
 from segcam_jax import Execution, InputError
+from segcam_jax._files import as_csv
 from segcam_jax.data.instances import structure
-from segcam_jax.reports.scans import as_csv
 from segcam_jax.viz import plots as figures
 from segcam_jax.viz.files import to_array
 from segcam_jax.volumes import context_curve, context_table
