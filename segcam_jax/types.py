@@ -17,6 +17,7 @@ from segcam_jax import _print
 
 _MOST_DIGITS = 18
 Outputs = Literal["logits", "probabilities"]
+UNKNOWN = -1  # The label of positions of which no class is known.
 
 
 class SegcamError(ValueError):

@@ -352,15 +352,17 @@ class Occlude(Opening):
         multi_label: As in `segcam explain`.
         threshold: As in `segcam explain`.
         labels: As in `segcam explain`.
-        shares: Of the foreground's (background's) positions, above 0 and at most 1.
-        places: How many for each share below 1, the first in the middle, the others apart.
+        shares: Of the foreground's (background's) positions, above 0 and at most 1. Default: a
+            quarter, a half, three quarters, all.
+        places: How many for each share below 1, at most 100: the first in the middle, the others
+            apart.
         occluded: foreground, background, or both.
         value: What is occluded becomes this.
         cover: Which positions of the maps are foreground: where its mask, resized linearly, lies
             above 100 of 255; or all that it has touched.
         memory_limit: As in `segcam explain`.
         on_error: What an image that fails does: be told with its reason, or stop the study.
-        no_figures: Write tables only.
+        no_figures: Write tables only. Figures cannot be added later without computing again.
         out: Folder of the results.
         overwrite: Write into a folder that holds other files of these names.
     """
@@ -375,7 +377,7 @@ class Occlude(Opening):
     multi_label: bool = False
     threshold: Thresholds = ()
     labels: MaybeFile = None
-    shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    shares: Thresholds = ()
     places: int = 2
     occluded: Names = ("foreground", "background")
     value: float = 0.0

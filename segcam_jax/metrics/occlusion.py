@@ -35,12 +35,12 @@ from segcam_jax.metrics.removal import touched
 from segcam_jax.outputs import THRESHOLD, Meaning, check_class
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target, whole_image
-from segcam_jax.types import InputError, wide
+from segcam_jax.types import UNKNOWN, InputError, wide
 
 Occluded = Literal["foreground", "background"]
 Cover = Literal["linear", "touched"]
-UNKNOWN = -1
 _INSIDE = 100 / 255
+_PLACES = 100
 SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -162,8 +162,8 @@ def occlusion_study(
         background: the class of the background; None: there is none, and its mean is that of
             `class_index` over all positions of other classes.
         shares: of the foreground's (background's) positions, each above 0 and at most 1.
-        places: how many for each share below 1. The first lies in the middle, each further one
-            farthest from the others.
+        places: how many for each share below 1, at most 100. The first lies in the middle, each
+            further one farthest from the others.
         occluded: which of the two.
         value: what is occluded becomes this.
         cover: which of the activation's positions are foreground: where its mask, resized
@@ -181,7 +181,7 @@ def occlusion_study(
         TargetError: if there is no such class.
     """
     labels, mask = _checked(split, truth, class_index, background)
-    _check_options(shares, places, occluded, cover)
+    check_options(shares, places, occluded, value, cover)
     at_tap = _at_tap(mask, split, cover)
     known = np.asarray(touched(jnp.asarray(labels != UNKNOWN), at_tap.shape))
     regions = {"foreground": at_tap, "background": known & ~at_tap}
@@ -236,11 +236,20 @@ def _checked(
     return labels.astype(np.int32), mask
 
 
-def _check_options(shares: Any, places: int, occluded: Any, cover: str) -> None:
+def check_options(
+    shares: Sequence[float], places: int, occluded: Sequence[str], value: float, cover: str
+) -> None:
+    """Checks options of `occlusion_study`, which do not depend on what is studied.
+
+    Raises:
+        InputError: if one is out of range.
+    """
     if not len(shares) or not all(0 < share <= 1 for share in shares):
         raise InputError(f"shares={tuple(shares)}; give numbers above 0 and at most 1")
-    if places < 1:
-        raise InputError(f"places={places}; give at least 1")
+    if not 1 <= places <= _PLACES:
+        raise InputError(f"places={places}; give 1 to {_PLACES}")
+    if not np.isfinite(value):
+        raise InputError(f"value={value}; give a finite number")
     wrong = [each for each in occluded if each not in get_args(Occluded)]
     if wrong or not len(occluded):
         raise InputError(f"occluded={tuple(occluded)}; choose from foreground, background")

@@ -10,9 +10,8 @@ from jaxtyping import Int
 from segcam_jax.data import images
 from segcam_jax.data.pairs import paired
 from segcam_jax.networks import image_inputs
-from segcam_jax.types import InputError
+from segcam_jax.types import UNKNOWN, InputError
 
-UNKNOWN = -1
 _IGNORED = 255  # what maps of classes say of pixels that do not count
 
 
@@ -24,6 +23,7 @@ class TruthReading:
         threshold: of a mask, what lies above it is inside, as in `images.read_mask`.
         value: of a mask, what has this value is inside.
         labels: values are numbers of classes, 255 is unknown; else a file is a mask of one class.
+            Of a network of one class, 1 is inside of it and 0 outside.
     """
 
     threshold: float | None = None
@@ -39,6 +39,20 @@ class TruthReading:
         if self.threshold is not None and self.value is not None:
             raise InputError("give one of --truth-threshold and --truth-value")
 
+    @classmethod
+    def parse(
+        cls, truths: Sequence[object], threshold: float | None, value: int | None, labels: bool
+    ) -> "TruthReading":
+        """What options of a command line say of its truths.
+
+        Raises:
+            InputError: if they say something and there are none, or contradict each other.
+        """
+        reading = cls(threshold, value, labels)
+        if not truths and reading != cls():
+            raise InputError("--truth-threshold, --truth-value and --truth-labels need --truth")
+        return reading
+
 
 def pair_truths(files: Sequence[Path], truths: Sequence[Path]) -> dict[Path, Path]:
     """The truth of each image: one of one whatever it is called, of several as `data.pairs` says.
@@ -52,16 +66,21 @@ def pair_truths(files: Sequence[Path], truths: Sequence[Path]) -> dict[Path, Pat
 
 
 def outside_of_mask(class_index: int, background: int | None, classes: int) -> int | None:
-    """The class of what lies outside of a mask of one class; None: the mask does not say it.
+    """The label of what lies outside of a mask of one class; None: the mask does not say it.
 
     Args:
         class_index: that the mask is of.
         background: the class of the background; None: there is none.
-        classes: of the network: of more than two, what is not in the mask may be any other.
+        classes: of the network: of more than two, what is not in the mask may be any other; of one
+            (a sigmoid), it is not that class, which the number of classes stands for.
 
     >>> outside_of_mask(1, 0, 2), outside_of_mask(1, 0, 21), outside_of_mask(0, 0, 2)
     (0, None, None)
+    >>> outside_of_mask(0, None, 1)
+    1
     """
+    if classes == 1:
+        return classes
     return None if classes != 2 or background == class_index else background
 
 
@@ -76,6 +95,8 @@ def read_labels(
     fit: image_inputs.Fit = "crop",
 ) -> Int[np.ndarray, "h w"]:
     """The class of each pixel of an image as a network is given it, without the padding.
+
+    -1 is unknown; the number of classes is none of them, as outside of a network's only class.
 
     Args:
         path: the truth's file, of the image's extents.
@@ -106,12 +127,15 @@ def read_labels(
             f"truth {str(path)!r} holds NaN, or is of {classes} classes; maps of up to {_IGNORED} "
             "classes are read"
         )
-    wrong = np.setdiff1d(stored, [*range(classes), _IGNORED])
+    # Of one class, maps say whether a pixel is of it.
+    last = max(classes - 1, 1)
+    wrong = np.setdiff1d(stored, [*range(last + 1), _IGNORED])
     if wrong.size:
+        which = "no class of the network's" if classes > 1 else "neither outside nor inside,"
         raise InputError(
-            f"truth {str(path)!r} has the value {wrong[0]:g}, no class of the network's 0 to "
-            f"{classes - 1} and not {_IGNORED}, unknown; of a mask, leave out --truth-labels"
+            f"truth {str(path)!r} has the value {wrong[0]:g}, {which} 0 to {last}, and not "
+            f"{_IGNORED}, unknown; of a mask, leave out --truth-labels"
         )
-    labels = stored.astype(np.int32)
-    labels[labels == _IGNORED] = UNKNOWN
+    labels = stored.astype(np.int32) if classes > 1 else np.where(stored == 1, 0, classes)
+    labels[stored == _IGNORED] = UNKNOWN
     return image_inputs.fitted_labels(labels, sample.extent, fit)

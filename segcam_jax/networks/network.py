@@ -180,6 +180,11 @@ class Network:
         known, exclusive = self.model.class_names, self.meaning.exclusive
         return find_background(self.labels, exclusive=exclusive, known=known)
 
+    @property
+    def background_index(self) -> int | None:
+        """The number of that class."""
+        return None if self.background is None else self.background.index
+
     @functools.cached_property
     def _forward(self) -> Callable:
         return engine.compiled_function(self.fn)

@@ -125,8 +125,10 @@ class Subject:
 
 
 def legend(labels: Sequence[str], background: Background | None) -> list[str]:
-    """Names of classes for a legend: a number alone is none."""
+    """Names of classes for a legend, a number alone is none; and of what is not the only class."""
     names = [words.short(label) for label in labels]
+    if len(names) == 1:
+        return [*names, f"not {names[0]}"]
     if background is not None and background.assumed:
         names[background.index] += ", taken for background"
     return names

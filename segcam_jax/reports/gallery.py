@@ -264,7 +264,7 @@ class GalleryFolder:
             "sha256": network.sha256,
             "classifies": network.classifies,
             "outputs": network.meaning.to_json(),
-            "background": None if network.background is None else network.background.index,
+            "background": network.background_index,
         }
 
 

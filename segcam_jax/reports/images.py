@@ -189,7 +189,7 @@ def subject_of(run: StoredRun, row: int) -> Subject:
         of=units(run),
         reduce=options.get("reduce", "sum"),
         legend=legend(network.labels, network.background),
-        background=None if network.background is None else network.background.index,
+        background=network.background_index if len(network.labels) > 1 else len(network.labels),
         region=region,
         chosen=chosen,
         prediction=prediction,

@@ -1,10 +1,10 @@
-"""The files of the occlusion study of images, from the studies' results.
+"""The files of the occlusion study of images, each written once it was studied.
 
 OUT/IMAGE/ablations.csv     whole maps: one row each, the most important first
 OUT/IMAGE/occlusions.csv    a row per map, region, share and place
 OUT/IMAGE/occlusion.png     curves over the share, maps sorted
 OUT/IMAGE/patches.png       what was occluded
-OUT/IMAGE/record.json       the last file: a folder with it is complete
+OUT/IMAGE/record.json       whose folder it is; with a key, the last file: of what the others are
 OUT/occlusion.csv, .png     all images: of all maps at once, means over places
 """
 
@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float
 from segcam_jax import _files, viz
 from segcam_jax.metrics import OcclusionStudy
 from segcam_jax.reports.figures import drawable
+from segcam_jax.reports.words import short
+from segcam_jax.runs.occlusion import ImageToOcclude, OcclusionJob, OcclusionOfImage
 from segcam_jax.types import Outputs, counted
 from segcam_jax.viz.occlusion import (
     OcclusionCurves,
@@ -31,7 +33,8 @@ from segcam_jax.viz.occlusion import (
 RECORD, TABLE, FIGURE = "record.json", "occlusion.csv", "occlusion.png"
 FILES = (TABLE, FIGURE)
 TABLES, PATCHES = ("ablations.csv", "occlusions.csv"), "patches.png"
-OF_IMAGE = (RECORD, *TABLES, FIGURE, PATCHES)
+_OF_IMAGE = (RECORD, *TABLES, FIGURE, PATCHES)
+_OWN = {"key", "image", "class", "tap"}
 REGIONS = ("foreground", "background")
 _READ = ("foreground", "background", "dice")
 _TOP = 5
@@ -61,10 +64,80 @@ class OccludedImage:
     of: Outputs = "logits"
 
 
+def check_own(out: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
+    """Checks that nobody else's files are where those of a study will be.
+
+    Args:
+        out: the folder of all; it is a study's if one folder in it has the record of an image.
+        names: of the images.
+        overwrite: they may be.
+
+    Raises:
+        InputError: if some are, or a folder is a file.
+    """
+    for folder in (out, *(out / name for name in names)):
+        _files.check_folder(folder)
+    if overwrite:
+        return
+    started = any(_is_own(out / name) for name in _files.names_in(out))
+    others = [name for name in names if not _is_own(out / name)]
+    own = () if started else FILES
+    _files.check_free(out, [*own, *(f"{name}/{file}" for name in others for file in _OF_IMAGE)])
+
+
+def _is_own(folder: Path) -> bool:
+    record = _files.read_json(folder / RECORD)
+    return isinstance(record, dict) and record.keys() >= _OWN
+
+
+def remove_image(folder: Path) -> None:
+    """Removes what an earlier study left of an image, and its table of all images."""
+    _files.remove(folder, _OF_IMAGE)
+    _files.remove(folder.parent, FILES)
+
+
+def record_of(
+    job: OcclusionJob, file: Path, name: str, folder: Path, *, figures: bool = True
+) -> dict[str, Any]:
+    """What was found of an image, and its files: as they are, if the same study wrote them.
+
+    Args:
+        job: the study.
+        file: the image.
+        name: of it.
+        folder: where its files go.
+        figures: draw some.
+
+    Raises:
+        SegcamError: if it cannot be studied.
+    """
+    image = job.read(file)
+    key = _files.key_of([*job.key(image), figures])
+    there = _files.read_json(folder / RECORD)
+    if isinstance(there, dict) and there.get("key") == key:
+        return there
+    remove_image(folder)
+    found = job.study(image)
+    about = {"key": key, "image": name, "file": str(file), "class": found.label, "tap": image.tap}
+    truth = None if image.truth is None else str(image.truth)
+    about |= {"truth": truth, "notes": list(image.sample.notes)}
+    return write_image(_for_files(job, image, found, name), folder, about, figures=figures)
+
+
+def _for_files(
+    job: OcclusionJob, image: ImageToOcclude, found: OcclusionOfImage, name: str
+) -> OccludedImage:
+    of = "prediction" if image.truth is None else "truth"
+    said = f"{short(found.label)} of the {of}; {job.network.title} at {image.tap}"
+    outputs, (height, width, _) = job.network.meaning.outputs or "logits", image.sample.padded.shape
+    pixels, padded = image.sample.shown, (height, width)
+    return OccludedImage(name, pixels, found.mask, padded, said, found.study, outputs)
+
+
 def write_image(
     found: OccludedImage, folder: Path, about: Mapping[str, Any], *, figures: bool = True
 ) -> dict[str, Any]:
-    """Writes the files of an image; its record is the last.
+    """Writes the files of an image: first whose they are, last of what.
 
     Args:
         found: the image and its study.
@@ -76,6 +149,7 @@ def write_image(
         The record.
     """
     study = found.study
+    _files.write_json(folder / RECORD, {**about, "key": None})
     for name, ablations in zip(TABLES, (True, False), strict=True):
         rows = [*study.rows(ablations=ablations)]
         table = _files.as_csv([*rows[0]], [[*row.values()] for row in rows])

@@ -75,6 +75,11 @@ class NetworkRecord:
             images=None if fit is None else ImageForm.of(network, fit),
         )
 
+    @property
+    def background_index(self) -> int | None:
+        """The number of the background's class."""
+        return None if self.background is None else self.background.index
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:

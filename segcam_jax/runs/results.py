@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import _files
-from segcam_jax.networks.image_truths import UNKNOWN, outside_of_mask
+from segcam_jax.networks.image_truths import outside_of_mask
 from segcam_jax.networks.network import Network
 from segcam_jax.runs.items import ImageFile, Item
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.shard import Explained, Group, Place
 from segcam_jax.runs.store import Block, Variable
 from segcam_jax.runs.work import StudyOptions
+from segcam_jax.types import UNKNOWN
 
 _AXES = {1: "x", 2: "yx", 3: "zyx"}
 Row = dict[str, Any]
@@ -124,14 +125,14 @@ def _truths(
     network: Network, options: StudyOptions, group: Group, explained: Sequence[tuple[int, int]]
 ) -> Iterator[Variable]:
     """Truths, where images have some; a mask is of the class that is explained."""
-    background = None if network.background is None else network.background.index
     found = []
     for member, number in explained:
         goal, truth = group.goals[member][number], group.loaded[member].truth
         if truth is None or not isinstance(goal, Explained):
             return
         if not options.truth_labels:
-            outside = outside_of_mask(goal.class_index, background, len(network.labels))
+            classes = len(network.labels)
+            outside = outside_of_mask(goal.class_index, network.background_index, classes)
             truth = np.where(truth == 1, goal.class_index, UNKNOWN if outside is None else outside)
         found.append(truth.astype(np.int16))
     if found:

@@ -208,7 +208,10 @@ class StoredRun:
         return self._values(row, "prediction")
 
     def truth(self, row: int) -> Int[np.ndarray, "h w"] | None:
-        """The true class of each pixel, -1 where it is unknown; None where there is no truth."""
+        """The true class of each pixel; None where there is no truth.
+
+        It is -1 where it is unknown, and 1 outside of a network's only class, 0.
+        """
         return self._values(row, "truth")
 
     def image(self, item: int) -> Float[np.ndarray, "h w c"] | None:

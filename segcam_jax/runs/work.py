@@ -144,10 +144,8 @@ class StudyOptions:
     @functools.cached_property
     def truth_reading(self) -> TruthReading:
         """What the values of truths mean."""
-        reading = TruthReading(self.truth_threshold, self.truth_value, self.truth_labels)
-        if not self.truth and reading != TruthReading():
-            raise InputError("--truth-threshold, --truth-value and --truth-labels need --truth")
-        return reading
+        said = (self.truth_threshold, self.truth_value, self.truth_labels)
+        return TruthReading.parse(self.truth, *said)
 
     @functools.cached_property
     def calls(self) -> tuple[MethodCall, ...]:

@@ -318,6 +318,25 @@ def test_a_truth_is_in_the_run_and_in_its_figure(tmp_path, weights, image, fault
     assert "--truth-threshold" in fault(*line, *wrong)
 
 
+def test_a_truth_of_the_only_class_says_what_is_not_of_it(tmp_path, image):
+    model = UNet(UNetConfig(classes=1, depth=1, width=4), rngs=nnx.Rngs(3))
+    save_unet(tmp_path / "one.safetensors", model, {"classes": ["lesion"]})
+    inside = np.zeros((16, 12), np.uint8)
+    inside[4:9, 2:7] = 1
+    line = ("explain", image, "--weights", tmp_path / "one.safetensors", "--region", "all")
+    line = (*line, "--method", "grad_cam", "--no-figures", "--class", "lesion")
+    for scale, *more in ((255,), (1, "--truth-labels")):
+        Image.fromarray(scale * inside).save(tmp_path / "truth.png")
+        assert run(*line, "--truth", tmp_path / "truth.png", *more, "--out", tmp_path / "out") == 0
+        found = run_of(tmp_path / "out")
+        np.testing.assert_array_equal(found.truth(0), 1 - inside)
+        shown = images.subject_of(found, 0)
+        classes = viz.Classes(shown.legend, shown.class_index, shown.background, ignored=None)
+        entries = classes.legend(np.zeros((16, 12), int), shown.truth)
+        assert [each.get_label() for each in entries] == ["lesion (explained)", "not lesion"]
+        line = (*line, "--overwrite")
+
+
 def test_odd_sizes_are_padded_and_cropped_back(tmp_path, weights, capsys):
     path = tmp_path / "odd.npy"
     np.save(path, np.random.default_rng(1).random((13, 9)))

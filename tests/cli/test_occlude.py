@@ -9,10 +9,11 @@ from flax import nnx
 from PIL import Image
 
 from segcam_jax import cli, metrics, viz
-from segcam_jax.cli import occlude
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.networks.image_truths import TruthReading
+from segcam_jax.networks.network import Network
 from segcam_jax.reports.occlusion import OccludedImage, write_image
+from segcam_jax.runs import occlusion
 from segcam_jax.types import InputError
 from tests.support.drawn import prose_of
 
@@ -62,7 +63,7 @@ def test_images_and_masks_are_studied_and_gone_on_with(folder, capsys, monkeypat
         expected[15] = -1  # The padding.
         np.testing.assert_array_equal(truth, expected)
 
-    monkeypatch.setattr(occlude, "occlusion_study", recorded)
+    monkeypatch.setattr(occlusion, "occlusion_study", recorded)
     given = ("--truth", folder / "masks", "--truth-threshold", "100", "--shares", "0.5", "1")
     assert run(folder, *given) == 0
     out = folder / "out"
@@ -109,7 +110,7 @@ def test_a_mask_of_one_of_three_classes_says_nothing_of_the_others(folder, monke
         seen.append((set(np.unique(truth).tolist()), background))
         return nothing()
 
-    monkeypatch.setattr(occlude, "occlusion_study", recorded)
+    monkeypatch.setattr(occlusion, "occlusion_study", recorded)
     model = UNet(UNetConfig(in_channels=3, classes=3, depth=1, width=4), rngs=nnx.Rngs(3))
     names = ["background", "cut", "bruise"]
     save_unet(folder / "three.safetensors", model, {"classes": names})
@@ -125,8 +126,65 @@ def test_a_mask_of_one_of_three_classes_says_nothing_of_the_others(folder, monke
     assert seen == [({-1, 1, 3}, None), ({-1, 0, 1}, 0)]
 
 
+def test_outside_of_the_only_class_is_not_that_class(folder, capsys, monkeypatch):
+    """Of a sigmoid a mask and a map of 0 and 1 say the same: the class is number 0 inside."""
+    studies = []
+
+    def recorded(split, params, x, truth, **options):
+        studies.append((truth, metrics.occlusion_study(split, params, x, truth, **options)))
+        return studies[-1][1]
+
+    monkeypatch.setattr(occlusion, "occlusion_study", recorded)
+    model = UNet(UNetConfig(in_channels=3, classes=1, depth=1, width=4), rngs=nnx.Rngs(3))
+    save_unet(folder / "one.safetensors", model, {"classes": ["cut"]})
+    inside = np.zeros((15, 16), np.uint8)
+    inside[4:12, 2:9] = 1
+    for name, values in {"mask": 200 * inside, "map": inside, "three": 3 * inside}.items():
+        Image.fromarray(values).save(folder / f"one-{name}.png")
+    unknown = np.where(np.arange(16) == 15, 255, inside).astype(np.uint8)
+    Image.fromarray(unknown).save(folder / "one-unknown.png")
+    given = {"images": "peaches/pesca001.png", "weights": "one.safetensors"}
+    for name, *more in (("mask",), ("map", "--truth-labels"), ("unknown", "--truth-labels")):
+        line = ("--no-figures", "--shares", "1", "--truth", folder / f"one-{name}.png", *more)
+        assert run(folder, *line, **given, out=f"one-{name}") == 0
+    expected = np.full((16, 16), -1)  # The padding, the last row.
+    expected[:15] = 1 - inside
+    for truth, study in studies[:2]:
+        np.testing.assert_array_equal(truth, expected)
+        assert [each.region for each in study.patches] == ["map", "foreground", "background"]
+    expected[:, 15] = -1
+    np.testing.assert_array_equal(studies[2][0], expected)
+    mean = [float(getattr(studies[0][1].before, side)) for side in ("foreground", "background")]
+    table = polars.read_csv(folder / "one-map" / "occlusion.csv")
+    assert table["foreground"][0] == pytest.approx(mean[0], rel=1e-5)
+    assert table["background"][0] == pytest.approx(mean[1], rel=1e-5)
+    line = ("--no-figures", "--truth", folder / "one-three.png", "--truth-labels")
+    assert run(folder, *line, **given, out="none") == 2
+    assert "the value 3, neither outside nor inside, 0 to 1" in capsys.readouterr().err
+
+
+def test_names_of_classes_that_were_mended_are_another_study(folder, monkeypatch):
+    """With them in another order, a name means another class."""
+    seen = []
+
+    def recorded(*given, class_index, background, **options):
+        seen.append((class_index, background))
+        return nothing()
+
+    monkeypatch.setattr(occlusion, "occlusion_study", recorded)
+    given = {"images": "peaches/pesca001.png", "out": "names"}
+    mask = ("--truth", folder / "masks" / "taglio001.png", "--truth-threshold", "100")
+    for names in ("background\ncut\n", "cut\nbackground\n", "cut\nbackground\n"):
+        (folder / "names.txt").write_text(names)
+        line = (*mask, "--no-figures", "--labels", folder / "names.txt")
+        assert run(folder, *line, **given) == 0
+        # How images would be brought to a size is the same, whether it is said or not.
+        assert run(folder, *line, "--fit", "crop", **given) == 0
+    assert seen == [(1, 0), (0, 1)]
+
+
 def test_an_image_that_fails_is_told_and_the_others_go_on(folder, capsys, monkeypatch):
-    monkeypatch.setattr(occlude, "occlusion_study", nothing)
+    monkeypatch.setattr(occlusion, "occlusion_study", nothing)
     masks = folder / "few"
     masks.mkdir()
     half = np.zeros((15, 16), np.uint8)
@@ -145,7 +203,7 @@ def test_an_image_that_fails_is_told_and_the_others_go_on(folder, capsys, monkey
 
 
 def test_files_of_an_earlier_study_do_not_stay(folder, monkeypatch):
-    monkeypatch.setattr(occlude, "occlusion_study", nothing)
+    monkeypatch.setattr(occlusion, "occlusion_study", nothing)
     out = folder / "again"
     given = {"images": "peaches/pesca001.png", "out": "again"}
     more = ("--truth", folder / "masks" / "taglio001.png", "--truth-threshold")
@@ -156,7 +214,42 @@ def test_files_of_an_earlier_study_do_not_stay(folder, monkeypatch):
     assert not [*out.rglob("*.png")]
     assert len([*out.rglob("*.csv")]) == 3
     assert run(folder, *more, "255", **given) == 2
-    assert [each.name for each in (out / "pesca001").iterdir()] == ["notes.txt"]
+    assert [each for each in out.rglob("*") if each.is_file()] == [out / "pesca001" / "notes.txt"]
+    assert run(folder, *more, "100", "--no-figures", **given) == 0
+    assert (out / "pesca001" / "notes.txt").read_text() == "mine"
+    more = ("--truth", folder / "masks", "--truth-threshold")
+    assert run(folder, *more, "100", "--no-figures", out="again") == 0
+    assert len([*out.rglob("*.csv")]) == 5
+    assert run(folder, *more, "255", "--no-figures", out="again") == 3
+    assert not [*out.rglob("*.csv")]
+
+
+def test_files_of_others_stay_and_an_interrupted_study_goes_on(folder, capsys, monkeypatch):
+    monkeypatch.setattr(occlusion, "occlusion_study", nothing)
+    given = ("--truth", folder / "masks", "--truth-threshold", "100")
+    out = folder / "shared"
+    (out / "pesca001").mkdir(parents=True)
+    theirs = [out / "occlusion.csv", out / "pesca001" / "occlusion.png"]
+    for file in theirs:
+        file.write_text("theirs")
+        for line in (given, ("--truth", folder / "masks", "--truth-threshold", "255")):
+            assert run(folder, *line, out="shared") == 2
+            assert f"already holds '{file.relative_to(out)}'" in capsys.readouterr().err
+            assert file.read_text() == "theirs"
+        file.unlink()
+    (out / "pesca011").write_text("theirs")
+    assert run(folder, *given, "--overwrite", out="shared") == 2
+    assert "is a file" in capsys.readouterr().err
+    (out / "pesca011").unlink()
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(viz, "save", stopped)
+    assert run(folder, *given, out="shared") == 130
+    assert json.loads((out / "pesca001" / "record.json").read_text())["key"] is None
+    assert run(folder, *given, "--no-figures", out="shared") == 0
+    assert len([*out.rglob("*.csv")]) == 5
 
 
 @pytest.mark.parametrize(("of", "one"), [("logits", "logit"), ("probabilities", "probability")])
@@ -177,19 +270,29 @@ def test_figures_say_what_the_output_holds(of, one, tmp_path, monkeypatch):
     ("more", "words"),
     [
         (("--truth", "masks/taglio001.png"), "no mask (pesca011.png)"),
-        (("--truth", "masks"), "--truth-value"),
+        (("--truth", "masks", "--on-error", "stop"), "--truth-value"),
         (("--truth-threshold", "100"), "need --truth"),
         (("--truth", "masks", "--truth-labels", "--truth-value", "3"), "leave out"),
-        (("--truth", "masks", "--truth-labels"), "no class of the network's 0 to 1"),
+        (("--truth", "masks", "--truth-labels", "--on-error", "stop"), "no class of the network's"),
         (("--tap", "bottleneck", "encoder1"), "one class and one tap"),
         (("--tap", "bottlenek"), "bottleneck"),
+        (("--tap", "conv:0"), "convolutions; name a tap"),
         (("--shares", "0"), "shares"),
+        (("--shares", "2"), "shares"),
+        (("--places", "0"), "places=0"),
+        (("--occluded", "x"), "occluded"),
+        (("--value", "nan"), "value=nan"),
+        (("--memory-limit", "nonsense"), "--memory-limit"),
         (("--class", "stone"), "one class and one tap"),
     ],
 )
-def test_what_is_refused_in_a_line(folder, capsys, more, words):
+def test_what_is_refused_in_a_line_before_an_image_is_seen(
+    folder, capsys, more, words, monkeypatch
+):
     given = [str(folder / each) if each.startswith("masks") else each for each in more]
-    assert run(folder, *given, "--on-error", "stop", out="none") == 2
+    if "--on-error" not in more:
+        monkeypatch.setattr(Network, "logits", None)
+    assert run(folder, *given, out="none") == 2
     said = capsys.readouterr().err
     assert words in said
     assert len(said.strip().splitlines()) == 1

@@ -179,6 +179,8 @@ def test_classes_that_do_not_exclude_each_other_and_no_background(case, truth):
         ({"shares": (0.5, 1.2)}, "shares"),
         ({"shares": ()}, "shares"),
         ({"places": 0}, "places=0"),
+        ({"places": 10**30}, "give 1 to 100"),
+        ({"value": float("inf")}, "value=inf"),
         ({"occluded": ("object",)}, "occluded"),
         ({"cover": "any"}, "cover"),
         ({"background": FOREGROUND}, "is the background"),
