@@ -504,6 +504,50 @@ def embed() -> Iterator[Row]:
     yield from each(f"embed image.png {NET}", "")
 
 
+def occlude() -> Iterator[Row]:
+    line = f"occlude image.png {NET}"
+    yield from few_images("occlude")
+    yield from paths("occlude image.png --weights {}", ".safetensors", ("loop", "fifo", "letters"))
+    yield from paths(f"{line} --truth {{}}", ".png")
+    yield from paths(f"{line} --labels {{}}", ".txt", ("loop", "gone", "fifo", "folder", "empty"))
+    yield from outputs(line)
+    yield Row(f"occlude image.png other.png {NET} --truth image.png", "other.png")
+    yield Row(f"occlude {NET}", "no images")
+    # Of all images alike: said before the first, also where there are several.
+    yield from each(
+        f"occlude image.png other.png {NET}",
+        *(f"--shares {share}" for share in (2, 0, -1, "nan", "inf", "x", "0.5 2")),
+        *(f"--places {count}" for count in (0, -1, HUGE, 1.5, "x")),
+        *("--occluded x", "--occluded ''", f"--occluded foreground,{'x' * 5000}"),
+        *(f"--value {value}" for value in ("nan", "inf", "1e400", "x")),
+        *("--cover none", "--on-error none", "--fit none", "--outputs none", "--none"),
+        *(f"--memory-limit {words}" for words in (0, -1, "x", "nan", "1e400", HUGE)),
+        *(f"--tap {name}" for name in ("none", "conv:0", "image.png", "x" * 5000)),
+        "--tap encoder1 bottleneck",
+        *(f"--class {name}" for name in ("none", 3, -1, "''", "top:0", "top:4", HUGE)),
+        "--class square circle",
+        *(f"--threshold {value}" for value in ("0.5", "2 --multi-label", "nan --multi-label")),
+        *("--truth-threshold 1", "--truth-value 1", "--truth-labels"),
+        "--truth photos --truth-labels --truth-value 1",
+        *(f"--size {size}" for size in (HUGE, 0, -3, "16 16 16", "1.5")),
+        *(f"--range {words}" for words in ("1", "1 1", "nan 1")),
+        *(f"--seed {seed}" for seed in (-1, 2**70, "x")),
+        *("--channels 3", "--normalisation none", "--labels two.txt", "--layout none=chw"),
+    )
+    yield from each(
+        f"{line} --truth",
+        ("image.png", "--truth-threshold"),
+        ("image.png --truth-labels", "no class of the network's"),
+        ("image.png --truth-value 999", "999"),
+        ("image.png --truth-threshold 1e9", "nothing to occlude"),
+        ("nan.npy", "nan"),
+        ("vector.npy --truth-labels", "vector"),
+        ("image.png other.png", "other"),
+    )
+    line = "occlude image.png --weights"
+    yield from each(line, "random:resnet18", "nets.py:exits", "vol.safetensors")
+
+
 def layers() -> Iterator[Row]:
     for place in ("nnunet", "bundle"):
         for folder in (
@@ -921,7 +965,7 @@ def none() -> Iterator[Row]:
 TABLES = {
     table.__name__: list(dict.fromkeys(table()))
     for table in (
-        *(explain, sweep, gallery, embed, show, score, export, layers, methods, demo, convert),
-        *(instances, context, training, none),
+        *(explain, sweep, gallery, embed, occlude, show, score, export, layers, methods, demo),
+        *(convert, instances, context, training, none),
     )
 }
