@@ -20,7 +20,7 @@ from segcam_jax import _files, viz
 from segcam_jax.metrics import OcclusionStudy
 from segcam_jax.reports.figures import drawable
 from segcam_jax.reports.words import short
-from segcam_jax.runs.occlusion import ImageToOcclude, OcclusionJob, OcclusionOfImage
+from segcam_jax.runs.occlusion import OcclusionJob
 from segcam_jax.types import Outputs, counted
 from segcam_jax.viz.occlusion import (
     OcclusionCurves,
@@ -117,21 +117,15 @@ def record_of(
     if isinstance(there, dict) and there.get("key") == key:
         return there
     remove_image(folder)
-    found = job.study(image)
-    about = {"key": key, "image": name, "file": str(file), "class": found.label, "tap": image.tap}
-    truth = None if image.truth is None else str(image.truth)
-    about |= {"truth": truth, "notes": list(image.sample.notes)}
-    return write_image(_for_files(job, image, found, name), folder, about, figures=figures)
-
-
-def _for_files(
-    job: OcclusionJob, image: ImageToOcclude, found: OcclusionOfImage, name: str
-) -> OccludedImage:
-    of = "prediction" if image.truth is None else "truth"
-    said = f"{short(found.label)} of the {of}; {job.network.title} at {image.tap}"
-    outputs, (height, width, _) = job.network.meaning.outputs or "logits", image.sample.padded.shape
-    pixels, padded = image.sample.shown, (height, width)
-    return OccludedImage(name, pixels, found.mask, padded, said, found.study, outputs)
+    label, mask, study = job.study(image)
+    sample, truth, outputs = image.sample, image.truth, job.network.meaning.outputs or "logits"
+    height, width, _ = sample.padded.shape
+    of = "prediction" if truth is None else "truth"
+    said = f"{short(label)} of the {of}; {job.network.title} at {image.tap}"
+    found = OccludedImage(name, sample.shown, mask, (height, width), said, study, outputs)
+    about = {"key": key, "image": name, "file": str(file), "class": label, "tap": image.tap}
+    about |= {"truth": None if truth is None else str(truth), "notes": list(sample.notes)}
+    return write_image(found, folder, about, figures=figures)
 
 
 def write_image(

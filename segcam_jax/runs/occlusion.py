@@ -65,21 +65,6 @@ class ImageToOcclude:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OcclusionOfImage:
-    """What was found of an image.
-
-    Attributes:
-        label: of the foreground's class.
-        mask: the foreground.
-        study: what its segmentation loses.
-    """
-
-    label: str
-    mask: Bool[np.ndarray, "h w"]
-    study: OcclusionStudy
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class OcclusionJob:
     """What is studied of each image, on one device.
 
@@ -140,8 +125,11 @@ class OcclusionJob:
             dataclasses.astuple(self.options),
         ]
 
-    def study(self, image: ImageToOcclude) -> OcclusionOfImage:
+    def study(self, image: ImageToOcclude) -> tuple[str, Bool[np.ndarray, "h w"], OcclusionStudy]:
         """Occludes the maps of an image.
+
+        Returns:
+            The name of the foreground's class, the foreground, and what its segmentation loses.
 
         Raises:
             SegcamError: if it cannot be studied.
@@ -170,7 +158,7 @@ class OcclusionJob:
             execution=Execution(memory_limit=self.memory_limit),
             **vars(self.options),
         )
-        return OcclusionOfImage(label, mask, study)
+        return label, mask, study
 
     def _labels(
         self, image: ImageToOcclude, output: Float[np.ndarray, "h w k"], index: int
