@@ -155,12 +155,7 @@ def finished(figure: Figure, words: Words, legend: Sequence[Artist] = ()) -> Fig
         `figure`, as large as what it holds.
     """
     there = kept(figure)
-    laid = None if there is None else there.laid
-    before = None if laid is None else tuple(figure.get_size_inches())
-    laid = _laid(figure) if laid is None else laid
-    if there is not None:
-        there.forget_others()
-        there.laid = laid
+    laid = (None if there is None else there.laid) or _laid(figure)
     box, size = laid.box, laid.size
     width = max(box.width, _NARROWEST)
     texts = (
@@ -185,9 +180,13 @@ def finished(figure: Figure, words: Words, legend: Sequence[Artist] = ()) -> Fig
     top -= heights[0] + heights[1]
     middle = _MARGIN + (width - box.width) / 2
     shift = np.array([middle - box.x0, top - box.y1])
-    for axes, (x, y, across, along) in laid.places.items() if around != before else ():
+    place = (*around, *shift)
+    for axes, (x, y, across, along) in laid.places.items() if place != laid.place else ():
         corner = (np.array([x, y]) * size + shift) / around
         axes.set_position((*corner, across * size[0] / around[0], along * size[1] / around[1]))
+    if there is not None:
+        there.forget_others()
+        there.laid = dataclasses.replace(laid, place=place)
     top -= box.height + _APART
     if key is not None:
         key.set_bbox_to_anchor((left, top / around[1]), figure.transFigure)

@@ -40,11 +40,13 @@ class Laid:
         size: of the figure when it was laid out, in inches.
         box: what holds all axes with their words, in inches.
         places: of the axes (left, bottom, width, height), in shares of the figure.
+        place: of all axes in the figure that was made last: its size, and how far they were moved.
     """
 
     size: np.ndarray
     box: Bbox
     places: Mapping[Axes, tuple[float, float, float, float]]
+    place: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(eq=False)

@@ -19,7 +19,7 @@ from segcam_jax import viz
 from segcam_jax.data.instances import Instance
 from segcam_jax.reports import instances as portraits
 from segcam_jax.types import InputError
-from segcam_jax.viz import Classes, Cut, Noted, Row, Segmented, Style
+from segcam_jax.viz import Classes, Cut, Noted, Row, Segmented, Style, layout
 from segcam_jax.viz.colour import class_colour, grey, label_colours
 from segcam_jax.viz.panels import edges
 from segcam_jax.viz.plots import peak_table
@@ -165,6 +165,21 @@ def test_figures_of_axes_before_have_the_pixels_of_new_ones():
     assert made[0] is made[1] is made[3] is made[5]
     assert made[2] is made[4]
     assert six() is not six()
+
+
+def test_panels_move_where_words_above_grow_by_what_those_below_lose(monkeypatch):
+    """The figure is as large as before."""
+
+    def of_letters(figure, artist):
+        return 0.0 if artist is None else 0.25 * len(artist.get_text())
+
+    monkeypatch.setattr(layout, "_height", of_letters)
+    cells = {("a", "c"): HEATMAP, ("b", "c"): HEATMAP}
+    words = ({"title": "1", "caption": "22"}, {"title": "11", "caption": "2"})
+    with viz.reused():
+        found = [viz.to_array(viz.montage(RGB, cells, **each)) for each in words]
+    assert found[0].shape == found[1].shape
+    np.testing.assert_array_equal(found[1], viz.to_array(viz.montage(RGB, cells, **words[1])))
 
 
 def test_a_figure_that_outlives_its_block_is_its_holders():
