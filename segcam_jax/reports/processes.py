@@ -1,7 +1,8 @@
 """Figures on all cores: matplotlib keeps one busy for a quarter of a second, and holds the lock.
 
 A process beside this one reads tasks from its stdin and answers each on its stdout. It ends as soon
-as its stdin is closed, however this process ended; Ctrl-C is this process's alone.
+as its stdin is closed, however this process ended, or at SIGTERM, and takes with it the file that
+it was writing; Ctrl-C is this process's alone.
 """
 
 import collections
@@ -10,12 +11,13 @@ import gc
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import jax
 
@@ -26,6 +28,8 @@ Task = TypeVar("Task")
 # A process is worth its start, which takes as long as about so many figures.
 FIGURES = 20
 _MOST = 8  # processes: each takes about 300 MB
+_PATIENCE = 2.0  # seconds, for a process to end by itself
+_END = object()  # In place of a task.
 _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     f"from {__name__} import serve; serve()"
@@ -104,7 +108,8 @@ class _Helper:
 
     def __exit__(self, *about: Any) -> None:
         self._left.clear()
-        self._process.kill()
+        self._process.terminate()
+        self._ended()
         self._thread.join()
         with self._process:  # Waits, and closes what was open.
             pass
@@ -121,11 +126,18 @@ class _Helper:
                 error = pickle.load(stdout)
                 self._done.put(taken[0] if error is None else error)
         except (OSError, EOFError, pickle.UnpicklingError):
-            code = self._process.wait()
-            what = f"a process that drew figures ended early, with exit code {code}"
+            what = f"a process that drew figures ended early, with exit code {self._ended()}"
             self._done.put(SegcamError(f"{what}; the same command goes on from here"))
         except BaseException as error:  # Or else `spread` would wait for it for ever.
             self._done.put(error)
+
+    def _ended(self) -> int:
+        """The exit code of the process, which is killed if it does not end by itself."""
+        try:
+            return self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
 
 def _environment() -> dict[str, str]:
@@ -149,26 +161,38 @@ def serve() -> None:
     os.dup2(2, 1)
     work = pickle.load(sys.stdin.buffer)
     tasks = queue.SimpleQueue[Any]()
-    threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
-    gc.freeze()  # Modules are no garbage; to look at them took a fifth of a figure's time.
-    with viz.reused():
-        while True:
-            task = tasks.get()
+    with contextlib.suppress(_Left, BrokenPipeError), viz.reused():
+        signal.signal(signal.SIGTERM, _leave)
+        threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+        gc.freeze()  # Modules are no garbage; to look at them took a fifth of a figure's time.
+        while (task := tasks.get()) is not _END:
             try:
                 work(task)
             except SegcamError as error:
                 _send(answers, error)
             else:
                 _send(answers, None)
+    os._exit(0)  # The other thread is at stdin, which Python would close.
+
+
+class _Left(BaseException):
+    """Nobody waits for a task any more."""
+
+
+def _leave(*_: object) -> NoReturn:
+    """Ends the task in hand: a file that is being written is removed."""
+    raise _Left
 
 
 def _listen(tasks: "queue.SimpleQueue[Any]") -> None:
-    """Takes tasks in; ends the process, whatever it is at, when the other side is gone."""
+    """Takes tasks in; ends the one in hand, and the process, when the other side is gone."""
     while True:
         try:
             tasks.put(pickle.load(sys.stdin.buffer))
         except EOFError:
-            os._exit(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            tasks.put(_END)  # If it came where Python can raise nothing, as in a destructor.
+            return
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()

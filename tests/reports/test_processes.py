@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from segcam_jax import _files
 from segcam_jax.reports import processes
 from segcam_jax.reports.processes import spread
 from segcam_jax.types import InputError, SegcamError
@@ -63,6 +64,40 @@ def test_what_fails_beside_fails_here(folder, how, message):
         list(spread(work, range(4), 2 * processes.FIGURES))
 
 
+def wait_for_a_file(folder: Path) -> None:
+    """Until a process beside this one is in the middle of it."""
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".*.figure.png")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def write_for_ever(folder: Path, number: int) -> None:
+    """Fails in the first process of all, once another is in the middle of a file."""
+    if os.getpid() == int((folder / "parent").read_text()):
+        wait_for_a_file(folder)
+        raise InputError("enough")
+    with _files.whole_file(folder / "figure.png") as temporary:
+        temporary.write_bytes(b"half of it")
+        time.sleep(600)
+
+
+def test_nothing_is_left_of_a_file_that_another_process_was_writing(folder):
+    work = functools.partial(write_for_ever, folder)
+    with pytest.raises(InputError, match="^enough$"):
+        list(spread(work, range(2), 2 * processes.FIGURES))
+    assert [file.name for file in folder.iterdir()] == ["parent"]
+
+
+def test_a_process_that_answers_nonsense_is_ended(folder, monkeypatch):
+    """It would go on for ever."""
+    nonsense = "import time; print('no answer', flush=True); time.sleep(600)"
+    monkeypatch.setattr(processes, "_START", nonsense)
+    monkeypatch.setattr(processes, "_PATIENCE", 0.1)
+    with pytest.raises(SegcamError, match="ended early, with exit code -9"):
+        list(spread(leave_the_other, range(2), 2 * processes.FIGURES))
+
+
 def leave_the_other(_: object) -> None:
     """Takes as long as the other process needs to begin a task."""
     time.sleep(0.5)
@@ -91,15 +126,20 @@ def test_a_process_that_understands_no_task_ends_and_says_why():
         assert b"No module named 'no_such_module'" in child.stderr.read()
 
 
-def test_a_process_ends_with_the_one_that_started_it():
+def test_a_process_ends_with_the_one_that_started_it(folder):
+    """The file that it was writing goes too."""
     child = subprocess.Popen(
         [sys.executable, "-c", processes._START],
         stdin=subprocess.PIPE,
         env=os.environ | processes._environment(),
     )
+    (folder / "parent").write_text("0")
     with child:
         assert child.stdin is not None
-        for each in (sys.path, time.sleep, 600.0):
+        for each in (sys.path, functools.partial(write_for_ever, folder), 0):
             pickle.dump(each, child.stdin)
+        child.stdin.flush()
+        wait_for_a_file(folder)
         child.stdin.close()
         assert child.wait(60) == 0
+    assert [file.name for file in folder.iterdir()] == ["parent"]
