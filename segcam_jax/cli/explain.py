@@ -1,7 +1,7 @@
 """`segcam explain`: a run of images, and its maps and figures as files beside it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import polars
@@ -12,7 +12,6 @@ from segcam_jax.cli.study import Explain
 from segcam_jax.reports import display, images
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.folder import ReportFolder
-from segcam_jax.reports.layers import ENDING, draw_layers
 from segcam_jax.reports.words import explained, percent, short
 from segcam_jax.runs import StoredRun
 from segcam_jax.runs.job import OpenJob
@@ -42,9 +41,7 @@ def explain(command: Explain) -> int:
     if not command.overwrite:
         folder.check_free()
     study_run.check(command, opened)
-    before = folder.files_there() if command.overwrite else [command.out / FILE]
-    if command.overwrite and len(before):
-        before += command.out.glob(f"*{ENDING}")
+    before = folder.files_there() if command.overwrite else [FILE]
     numbers = study_run.numbers_of(command, opened)
     mine = study_run.items_of(opened, numbers)
     with opened.create(beside=folder.folders()) as store:
@@ -53,17 +50,14 @@ def explain(command: Explain) -> int:
         finished = study_run.check_whole(command, store)
         run = folder.open_run()
         study_run.tell_images([run], [opened.items[n].path for n in mine])
-        with console.progress("drawing", _targets(run, mine)) as advance:
+        with console.progress("drawing", folder.count(run, mine)) as advance:
             folder.update(run, mine, advance)
         # A process looks at the files of others after it has written its own: one sees all.
         complete = folder.finish(folder.open_run())
-        drawn = []
-        if not command.no_figures:
-            drawn = [*draw_layers(run, mine, command.out, look)]
     if done.before:
         console.note(f"{counted(done.before, 'image')} finished before")
     _summarise(folder.open_run(), command, look, complete=complete)
-    if drawn:
+    if drawn := [each.name for each in folder.layers(run, mine)]:
         print(f"all layers and targets: {', '.join(drawn[:_MOST_NAMED])}")
     return study_run.exit_code(done, finished)
 
@@ -73,20 +67,16 @@ def _folder(command: Explain, opened: OpenJob, look: Look) -> ReportFolder:
         *(query.name for query in opened.options.queries),
         *(goal.title for goal in opened.items.every_goal),
     ]
-    names = dict.fromkeys(titles) if opened.targets > 1 else {}
+    calls = [call.method for call in opened.options.calls]
+    several = opened.targets > 1
     return ReportFolder(
         command.out,
         (item.path for item in opened.items),
-        list(names),
+        list(dict.fromkeys(titles)) if several else [],
+        [each.name for each in calls if each.explains == "activation"] if several else [],
         look,
         figures=not command.no_figures,
     )
-
-
-def _targets(run: StoredRun, items: Sequence[int]) -> int:
-    """How many results there are of some images."""
-    there = run.table.filter(polars.col("error").is_null(), polars.col("item").is_in(items))
-    return len(there)
 
 
 def _summarise(run: StoredRun, command: Explain, look: Look, *, complete: bool) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import polars
 
@@ -21,7 +21,7 @@ from segcam_jax.reports.figures import Look, Subject
 from segcam_jax.reports.images import Pair, map_figure, montage, pairs, subject_of
 from segcam_jax.reports.processes import spread
 from segcam_jax.runs import StoredRun
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 
 What = Literal["png", "npy", "csv"]
 TABLE = "items.csv"
@@ -93,7 +93,7 @@ def export(
         RowTask(row, folder / name, row_files(run, [row], what)) for row, name in names.items()
     ]
     with viz.reused():
-        for task in write_rows(run, tasks, look):
+        for task in write_tasks(run, tasks, look):
             count += len(task.files)
             advance(1, task.folder.name)
     return count
@@ -163,21 +163,56 @@ class RowTask:
         """How many of the files are drawn."""
         return sum(each.kind in ("figure", "montage") for each in self.files)
 
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.name
 
-def write_rows(run: StoredRun, tasks: Sequence[RowTask], look: Look) -> Iterator[RowTask]:
-    """Writes the files of rows, on all cores where they are many; yields each row that is done.
+    @property
+    def said(self) -> str:
+        """What is told once they are written."""
+        return f"{self.name}: {counted(len(self.files), 'file')}"
+
+    def is_there(self) -> bool:
+        """Whether they are written, and show the row as it is."""
+        there = all((self.folder / each.name).is_file() for each in self.files)
+        last = self.folder / self.files[-1].name
+        return there and (not self.figures or viz.mark_of(last) == self.mark)
+
+    def write(self, run: StoredRun, look: Look) -> None:
+        """Writes them; the image is read once for all figures."""
+        subject = subject_of(run, self.row) if self.figures else None
+        for each in self.files:
+            each.write(run, self.row, self.folder, look, subject, self.mark)
+
+
+class Task(Protocol):
+    """What is to be written of a run."""
+
+    @property
+    def figures(self) -> int:
+        """How many files are drawn."""
+        ...
+
+    def write(self, run: StoredRun, look: Look) -> None:
+        """Writes them."""
+        ...
+
+
+Some = TypeVar("Some", bound=Task)
+
+
+def write_tasks(run: StoredRun, tasks: Sequence[Some], look: Look) -> Iterator[Some]:
+    """Does what is to be done, on all cores where it is much; yields each task that is done.
 
     In a block of `viz.reused` it is faster.
     """
     figures = sum(task.figures for task in tasks)
-    return spread(functools.partial(_write_row, run, look), tasks, figures)
+    return spread(functools.partial(_write, run, look), tasks, figures)
 
 
-def _write_row(run: StoredRun, look: Look, task: RowTask) -> None:
-    """Writes the files of a row; its image is read once for all figures."""
-    subject = subject_of(run, task.row) if task.figures else None
-    for each in task.files:
-        each.write(run, task.row, task.folder, look, subject, task.mark)
+def _write(run: StoredRun, look: Look, task: Task) -> None:
+    task.write(run, look)
 
 
 def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list[RowFile]:

@@ -2,10 +2,12 @@
 
 OUT/run.zarr                         the run
 OUT/cat/grad_cam.bottleneck.npy ...  the files of a row, as `export` writes them; montage.png last
+OUT/cat.grad_cam.layers.png          of several targets, all layers by a method
 OUT/items.csv, OUT/manifest.json     written when the run is finished and all its files are there
 
 A row is done when its files are there and its montage carries the mark of what it was drawn of: the
-row, its run, and the look. So an image that changed, or another colour table, draws it again.
+row, its run, and the look. So an image that changed, or another colour table, draws it again; so
+with figures of all layers.
 """
 
 import contextlib
@@ -20,18 +22,18 @@ import segcam_jax
 from segcam_jax import _files, viz
 from segcam_jax.reports.export import (
     TABLE,
-    RowFile,
     RowTask,
     row_files,
     row_names,
-    write_rows,
     write_table,
+    write_tasks,
 )
 from segcam_jax.reports.figures import Look
+from segcam_jax.reports.layers import LayersTask, file_of, layers_tasks
 from segcam_jax.runs import StoredRun, open_store
 from segcam_jax.runs.manifest import FILE
 from segcam_jax.runs.stored_run import STORE, names_of
-from segcam_jax.types import InputError, counted
+from segcam_jax.types import InputError
 
 
 class ReportFolder:
@@ -41,6 +43,7 @@ class ReportFolder:
         path: the folder.
         images: of the run, all of them, in order.
         targets: names of what is explained of each image, where that is known and several.
+        methods: names of those whose figures of all layers there may be.
         look: how maps are drawn.
         figures: whether they are.
     """
@@ -50,6 +53,7 @@ class ReportFolder:
         path: Path,
         images: Iterable[str],
         targets: Sequence[str],
+        methods: Sequence[str],
         look: Look,
         *,
         figures: bool,
@@ -57,6 +61,7 @@ class ReportFolder:
         self.path, self._look, self._figures = path, look, figures
         self._names = dict(enumerate(names_of(images)))
         self._ends = [f".{target}" for target in targets] or [""]
+        self._methods = methods
 
     @property
     def store(self) -> Path:
@@ -81,7 +86,8 @@ class ReportFolder:
         _files.check_folder(self.path)
         # Looked at before the run: whoever writes files has made it first.
         there = set(os.listdir(self.path)) if self.path.exists() else set()
-        wanted = [*(folder.name for folder in self.folders()[1:]), TABLE, FILE]
+        folders = (folder.name for folder in self.folders()[1:])
+        wanted = [*folders, *self._of_layers(self._names), TABLE, FILE]
         taken = [name for name in wanted if name in there]
         if taken and not (self.store / FILE).exists():
             raise InputError(
@@ -89,43 +95,58 @@ class ReportFolder:
                 "--overwrite"
             )
 
-    def files_there(self) -> list[Path]:
-        """The files of the run that is there; none where it cannot be read."""
+    def files_there(self) -> list[str]:
+        """The files of the run that is there, in the folder; none where it cannot be read."""
         with contextlib.suppress(InputError):
             run = open_store(self.store)
             names = row_names(run)
             files = row_files(run, names, ("npy", "png"))
-            rows = [self.path / name / each.name for name in names.values() for each in files]
-            return [*rows, self.path / TABLE, self.path / FILE]
+            rows = [f"{name}/{each.name}" for name in names.values() for each in files]
+            drawn = [task.name for task in layers_tasks(run, self.path, self._look)]
+            return [*rows, *drawn, TABLE, FILE]
         return []
+
+    def _of_layers(self, items: Iterable[int]) -> list[str]:
+        """The figures of all layers that there may be of some images."""
+        return [file_of(self._names[item], method) for item in items for method in self._methods]
+
+    def layers(self, run: StoredRun, items: Sequence[int] | None = None) -> list[LayersTask]:
+        """The figures of all layers that are to be there of some images; None: of all."""
+        return layers_tasks(run, self.path, self._look, items) if self._figures else []
 
     def update(
         self, run: StoredRun, items: Sequence[int], advance: Callable[[int, str], None]
-    ) -> int:
+    ) -> None:
         """Writes the files of some images that are not there yet, or not current.
 
         Args:
             run: as it is now.
             items: numbers of images.
-            advance: is called with the number of rows done since the last call, and what is there.
-
-        Returns:
-            How many rows had files to write.
+            advance: is called with the number of rows and figures of all layers (`count`) done
+                since the last call, and what is there.
         """
-        names = row_names(run, items)
-        self._remove_failed(run, items, set(names.values()))
-        tasks = []
-        for row, name in names.items():
-            files = row_files(run, [row], self._what)
-            task = RowTask(row, self.path / name, files, self._mark(run, row))
-            if self._is_current(task.folder, files, task.mark):
-                advance(1, "")
-            else:
-                tasks.append(task)
+        tasks = self._tasks(run, items)
+        self._remove_failed(run, items, {task.name for task in tasks})
+        # Arrays alone carry no mark; to write them again costs little.
+        left = [task for task in tasks if not (self._figures and task.is_there())]
+        advance(len(tasks) - len(left), "")
         with viz.reused():
-            for task in write_rows(run, tasks, self._look):
-                advance(1, f"{task.folder.name}: {counted(len(task.files), 'file')}")
-        return len(tasks)
+            for task in write_tasks(run, left, self._look):
+                advance(1, task.said)
+
+    def count(self, run: StoredRun, items: Sequence[int]) -> int:
+        """How many rows with results, and figures of all layers, some images have."""
+        return len(self._tasks(run, items))
+
+    def _tasks(
+        self, run: StoredRun, items: Sequence[int] | None = None
+    ) -> list[RowTask | LayersTask]:
+        """What is to be there of some images; None: of all."""
+        rows = [
+            RowTask(row, self.path / name, row_files(run, [row], self._what), self._mark(run, row))
+            for row, name in row_names(run, items).items()
+        ]
+        return [*rows, *self.layers(run, items)]
 
     def _remove_failed(self, run: StoredRun, items: Sequence[int], kept: Set[str]) -> None:
         """Removes the files of images that had results once, and fail now."""
@@ -134,17 +155,13 @@ class ReportFolder:
         )
         names = {f"{self._names[item]}{end}" for item in failed["item"] for end in self._ends}
         files = row_files(run, run.table["row"], ("npy", "png"))
-        gone = (f"{name}/{each.name}" for name in names - kept for each in files)
-        _files.remove(self.path, gone)
+        gone = [f"{name}/{each.name}" for name in names - kept for each in files]
+        _files.remove(self.path, [*gone, *(set(self._of_layers(failed["item"])) - kept)])
 
     def finish(self, run: StoredRun) -> bool:
         """Writes the table and the manifest, if the run is finished and all files are there."""
-        done = run.manifest.finished is not None and all(
-            self._is_there(
-                self.path / name, row_files(run, [row], self._what), self._mark(run, row)
-            )
-            for row, name in row_names(run).items()
-        )
+        finished = run.manifest.finished is not None
+        done = finished and all(task.is_there() for task in self._tasks(run))
         if done:
             write_table(run, self.path)
             manifest = dataclasses.replace(run.manifest, figures=dataclasses.asdict(self._look))
@@ -158,11 +175,3 @@ class ReportFolder:
     def _mark(self, run: StoredRun, row: int) -> str:
         look = dataclasses.asdict(self._look)
         return _files.key_of([segcam_jax.__version__, run.manifest.key, run.row(row), look])
-
-    def _is_there(self, folder: Path, files: Sequence[RowFile], mark: str | None) -> bool:
-        there = all((folder / each.name).is_file() for each in files)
-        return there and (not self._figures or viz.mark_of(folder / files[-1].name) == mark)
-
-    def _is_current(self, folder: Path, files: Sequence[RowFile], mark: str | None) -> bool:
-        # Arrays alone carry no mark; to write them again costs little.
-        return self._figures and self._is_there(folder, files, mark)

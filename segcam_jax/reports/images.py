@@ -5,7 +5,7 @@ figure = row_figure(run, 17)                        # all maps of a row
 figure = page(run, best(run, "score", 8))           # a row of maps per image
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +120,13 @@ def page(
         raise InputError(f"{str(run.path)!r} has no results to draw yet")
     every = pairs(run, rows)
     chosen = every if len(every) <= _WIDEST else _of_layer(every, column)
-    shown = [displays(run, row, chosen, look)[0] for row in rows]
-    hidden = [(each.method, each.hidden) for found in shown for each in found.values()]
-    signed = is_signed(look.profile, hidden)
-    if signed:
-        shown = [displays(run, row, chosen, look, signed=True)[0] for row in rows]
+    shown, signed = displays_of(run, dict.fromkeys(rows, chosen), look)
     taps = list(dict.fromkeys(tap for _, tap in chosen))
-    lines = [
-        _page_row(run, row, [each.get(pair) for pair in chosen], column)
-        for row, each in zip(rows, shown, strict=True)
-    ]
+    lines = [_page_row(run, row, [shown[row].get(pair) for pair in chosen], column) for row in rows]
     at = f"at {taps[0]}" if len(taps) == 1 else "each at its layer"
     outlined = "" if run.manifest.network.classifies else "; outlined: the explained pixels"
-    how = in_words((d for each in shown for d in each.values()), chosen=look.profile, signed=signed)
+    every_map = (each for found in shown.values() for each in found.values())
+    how = in_words(every_map, chosen=look.profile, signed=signed)
     left = [tap for tap in dict.fromkeys(tap for _, tap in every) if tap not in taps]
     besides = f" Not shown: maps at {', '.join(left)}." if left else ""
     return viz.gallery(
@@ -263,6 +257,19 @@ def displays(
             **sizes,
         )
         for (method, tap), raw in maps.items()
+    }
+    return shown, signed
+
+
+def displays_of(
+    run: StoredRun, chosen: Mapping[int, Sequence[Pair]], look: Look
+) -> tuple[dict[int, dict[Pair, Display]], bool]:
+    """What a figure of several rows shows of the maps chosen of each: all with signs, or none."""
+    own = {row: displays(run, row, pairs, look) for row, pairs in chosen.items()}
+    signed = any(each for _, each in own.values())
+    shown = {
+        row: found if each == signed else displays(run, row, chosen[row], look, signed=signed)[0]
+        for row, (found, each) in own.items()
     }
     return shown, signed
 

@@ -1,6 +1,7 @@
 """All layers of a network in one figure: a row for each, a column for each target of an image."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars
@@ -13,33 +14,80 @@ from segcam_jax.networks.regions import short_words
 from segcam_jax.reports import words
 from segcam_jax.reports.display import in_words
 from segcam_jax.reports.figures import Look, clipped, drawable, heading, own_scale
-from segcam_jax.reports.images import displays, subject_of
+from segcam_jax.reports.images import displays_of, subject_of
 from segcam_jax.runs import StoredRun
 from segcam_jax.types import InputError, shortened
 
-ENDING = ".layers.png"
 
+@dataclasses.dataclass(frozen=True)
+class LayersTask:
+    """A figure of all layers that is to be written.
 
-def draw_layers(
-    run: StoredRun, items: Sequence[int], folder: Path, look: Look = Look()
-) -> Iterator[str]:
-    """Draws the layers of images with several targets, a file for each method; yields their names.
-
-    Those that show the same already stay.
+    Attributes:
+        item: number of the image.
+        method: by name.
+        path: of the file.
+        mark: that it carries.
     """
-    for item in items:
-        rows = _rows(run, item)
-        if len(rows) < 2:
-            continue
-        for method in _methods(run, rows):
-            name = f"{run.names[item]}.{method}{ENDING}"
-            seen = [run.row(row) for row in rows]
-            mark = _files.key_of(
-                [segcam_jax.__version__, run.manifest.key, method, seen, repr(look)]
-            )
-            if viz.mark_of(folder / name) != mark:
-                viz.save(layers_figure(run, item, method, look), folder / name, mark=mark)
-            yield name
+
+    item: int
+    method: str
+    path: Path
+    mark: str
+
+    @property
+    def figures(self) -> int:
+        """How many files are drawn."""
+        return 1
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self.path.name
+
+    @property
+    def said(self) -> str:
+        """What is told once it is written."""
+        return self.name
+
+    def is_there(self) -> bool:
+        """Whether it is written."""
+        return viz.mark_of(self.path) == self.mark
+
+    def write(self, run: StoredRun, look: Look) -> None:
+        """Draws the figure."""
+        viz.save(layers_figure(run, self.item, self.method, look), self.path, mark=self.mark)
+
+
+def layers_tasks(
+    run: StoredRun, folder: Path, look: Look, items: Sequence[int] | None = None
+) -> list[LayersTask]:
+    """The figures of images with several targets, one for each method.
+
+    Args:
+        run: the run.
+        folder: where they are written.
+        look: how maps are drawn.
+        items: numbers of the images; None: all.
+    """
+    if run.manifest.targets < 2:
+        return []
+    there = run.table.filter(polars.col("error").is_null())
+    tasks = []
+    for item in there["item"].unique(maintain_order=True) if items is None else items:
+        rows = there.filter(polars.col("item") == item)["row"].to_list()
+        seen = [run.row(row) for row in rows]
+        for method in _methods(run, rows) if len(rows) > 1 else ():
+            facts = [method, seen, dataclasses.asdict(look)]
+            mark = _files.key_of([segcam_jax.__version__, run.manifest.key, *facts])
+            path = folder / file_of(run.names[item], method)
+            tasks.append(LayersTask(item, method, path, mark))
+    return tasks
+
+
+def file_of(image: str, method: str) -> str:
+    """The name of the figure of an image, by its name, and a method."""
+    return f"{image}.{method}.layers.png"
 
 
 def layers_figure(run: StoredRun, item: int, method: str, look: Look = Look()) -> Figure:
@@ -54,19 +102,15 @@ def layers_figure(run: StoredRun, item: int, method: str, look: Look = Look()) -
     Raises:
         InputError: if the image has no such maps, or its file changed or is gone.
     """
-    rows = _rows(run, item)
+    there = run.table.filter(polars.col("error").is_null(), polars.col("item") == item)
+    rows = there["row"].to_list()
     if method not in _methods(run, rows):
         raise InputError(f"image {item} of {str(run.path)!r} has no maps by {method}")
     subjects = {row: subject_of(run, row) for row in rows}
     columns = dict(zip(rows, _titles(run, rows), strict=True))
     taps = [tap for tap in run.taps if any(run.has_map(row, tap, method) for row in rows)]
     every = {row: [(method, tap) for tap in taps if run.has_map(row, tap, method)] for row in rows}
-    first = {row: displays(run, row, pairs, look) for row, pairs in every.items()}
-    signed = any(each for _, each in first.values())
-    shown = {
-        row: found if own == signed else displays(run, row, every[row], look, signed=signed)[0]
-        for row, (found, own) in first.items()
-    }
+    shown, signed = displays_of(run, every, look)
     maps = {
         (tap, columns[row]): viz.Noted(
             own_scale(clipped(method, shown[row][method, tap].heat)), shown[row][method, tap].zero
@@ -89,11 +133,6 @@ def layers_figure(run: StoredRun, item: int, method: str, look: Look = Look()) -
         title=f"{shortened(subject.name)}: {heading(method)} at every layer, {subject.network}",
         caption=f"Each map relative to its own largest value; outlined: what is explained. {how}",
     )
-
-
-def _rows(run: StoredRun, item: int) -> list[int]:
-    there = run.table.filter(polars.col("error").is_null(), polars.col("item") == item)
-    return there["row"].to_list()
 
 
 def _methods(run: StoredRun, rows: Sequence[int]) -> list[str]:

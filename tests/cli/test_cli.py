@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -253,8 +254,11 @@ def test_channel_weights_are_written_and_make_the_map_again(tmp_path, weights, i
     assert "is a folder" in fault(*line, "--importance", tmp_path, *out)
 
 
-def test_several_regions_at_several_layers_are_one_figure(tmp_path, weights, image, monkeypatch):
+def test_several_regions_at_several_layers_are_one_figure(
+    tmp_path, weights, image, monkeypatch, fault
+):
     out, saved = tmp_path / "out", []
+    image = shutil.copy(image, tmp_path)
     save = viz.save
     monkeypatch.setattr(viz, "save", lambda *a, **k: saved.append(a[1].name) or save(*a, **k))
     line = ("explain", image, "--weights", weights, "--class", "circle", "--method", "grad_cam")
@@ -292,6 +296,20 @@ def test_several_regions_at_several_layers_are_one_figure(tmp_path, weights, ima
     saved.clear()
     assert run(*line) == 0
     assert not saved
+    # It belongs to the run: it goes with it, and with an image that fails; others' stay.
+    drawn = "scan.grad_cam.layers.png"
+    (out / "mine.layers.png").touch()
+    again = ("explain", image, masks[0], *line[2:], "--no-figures", "--seed", 1)
+    assert run(*again, "--overwrite") == 0
+    assert not (out / drawn).exists()
+    (out / drawn).touch()
+    Path(image).write_bytes(b"no image")
+    assert run(*again) == 3
+    assert not list(out.glob("scan*"))
+    assert (out / "mine.layers.png").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / drawn).touch()
+    assert f"already holds '{drawn}'" in fault(*line[:-1], tmp_path / "other")
 
 
 def test_a_truth_is_in_the_run_and_in_its_figure(tmp_path, weights, image, fault):
@@ -377,7 +395,8 @@ def test_equal_names_in_different_folders(tmp_path, weights, image):
 def test_resumes_and_refuses_other_runs(tmp_path, weights, image, monkeypatch, fault, capsys):
     second = tmp_path / "second.png"
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(second)
-    out = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")
     line = ("explain", image, second, "--weights", weights, "--region", "all", "--out", out)
     line = (*line, "--method", "grad_cam", "--shard", 1)
     explain, calls = engine.explain_together, []
