@@ -16,7 +16,7 @@ from segcam_jax import engine, faults, models, taps
 from segcam_jax.data.images import Reading
 from segcam_jax.data.preparation import Step
 from segcam_jax.engine.sliding import Windows
-from segcam_jax.networks.spec import NetworkSpec
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.outputs import Meaning
 from segcam_jax.taps import Split, TapStruct
 from segcam_jax.targets import Of
@@ -102,6 +102,7 @@ class Network:
         reading: what the values of its images' files mean.
         layouts: how taps lie inside of it, where that is said: `"chw"` has its channels first.
         recipe: how it is run over scans, where its folder says so.
+        opening: how it was opened.
     """
 
     spec: NetworkSpec
@@ -116,6 +117,7 @@ class Network:
     reading: Reading = dataclasses.field(default_factory=Reading)
     layouts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     recipe: Recipe | None = None
+    opening: OpenOptions = OpenOptions()
 
     @property
     def config(self) -> Any:

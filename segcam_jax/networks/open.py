@@ -45,7 +45,8 @@ def open_network(
     as_stored = spec.kind == "user" and options.normalisation == NO_NORMALISATION
     name, reading = name_of(spec, taken), Reading(options.range, as_stored=as_stored)
     layouts = parse_layouts(options.layout)
-    network = dataclasses.replace(network, name=name, reading=reading, layouts=layouts)
+    said = {"reading": reading, "layouts": layouts, "opening": options}
+    network = dataclasses.replace(network, name=name, **said)
     if network.classifies and options.said.threshold:
         raise InputError(f"{name} classifies whole images; leave out --threshold")
     return dataclasses.replace(network, labels=_labels(network, options))

@@ -123,10 +123,17 @@ class ScanRun:
     def manifest(self) -> Manifest:
         """What makes the run: not the scans' contents, so that one can be mended by itself."""
         names = [[case.name, case.files.truth is not None] for case in self.cases]
+        opening = self.network.opening
+        opened = {
+            "checkpoint": opening.checkpoint and os.path.abspath(opening.checkpoint),
+            "layout": opening.layout,
+            "mirror": opening.mirror,
+        }
         options = {
             **dataclasses.asdict(self.segmenting),
             **self.study.options(),
             "modalities": self.modalities,
+            **{word: value for word, value in opened.items() if value},
         }
         words = tuple(os.path.abspath(file) for case in self.cases for file in case.files.files)
         return Manifest.of(

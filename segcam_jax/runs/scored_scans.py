@@ -1,6 +1,5 @@
 """What is scored of a run over scans: of each instance its window of the scan, target and maps."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.runs.instance_studies import MapStudy
-from segcam_jax.runs.stored_scans import ScanOfRun, StoredScans, box_of, found_in
+from segcam_jax.runs.stored_scans import ScanOfRun, StoredScans, found_in
 from segcam_jax.types import InputError
 from segcam_jax.volumes import Crop, SaliencyOptions, SegmentOptions, scale_of
 from segcam_jax.volumes.instance_maps import method_of, target_of
@@ -52,7 +51,7 @@ class ScoredScans:
     @property
     def taps(self) -> tuple[str, ...]:
         """Those that maps are of."""
-        return tuple(dict.fromkeys(tap for maps in self._maps.values() for _, tap in maps))
+        return tuple(dict.fromkeys(tap for pairs in self._pairs.values() for _, tap in pairs))
 
     @functools.cached_property
     def shards(self) -> Mapping[int, list[dict[str, Any]]]:
@@ -64,20 +63,19 @@ class ScoredScans:
             if len(there):
                 first = rows.row(0, named=True)
                 about = {"row": first["row"], "item": first["row"], "path": first["scan"]}
-                pairs = there.select("method", "tap", "crop").unique(maintain_order=True)
-                maps = {(method, tap): box_of(crop) for method, tap, crop in pairs.iter_rows()}
-                instance = {"scan": item, "instance": first["instance"], "maps": maps}
+                pairs = there.select("method", "tap").unique(maintain_order=True).rows()
+                instance = {"scan": item, "instance": first["instance"], "pairs": pairs}
                 found[int(item)].append(about | instance)  # pyright: ignore[reportArgumentType]
         return found
 
     @functools.cached_property
-    def _maps(self) -> Mapping[int, dict[tuple[str, str], Any]]:
-        """Where the maps of a row lie, by method and tap."""
-        return {row["row"]: row["maps"] for rows in self.shards.values() for row in rows}
+    def _pairs(self) -> Mapping[int, list[tuple[str, str]]]:
+        """The maps of each row, by method and tap."""
+        return {row["row"]: row["pairs"] for rows in self.shards.values() for row in rows}
 
     def pairs(self, row: int) -> list[tuple[str, str]]:
         """The maps of a row, by method and tap."""
-        return list(self._maps[row])
+        return list(self._pairs[row])
 
     def explained(self, about: Mapping[str, Any], tap: str) -> tuple[Any, ...]:
         """The split at a tap, the parameters, the input and the target."""
@@ -101,7 +99,15 @@ class ScoredScans:
         found = self._run.map_of(about["scan"], about["instance"], method, tap)
         crop = self._crop(about)
         values = np.zeros(crop.mask.shape, np.float32)
-        values[crop.place] = found if found.ndim == AXES else found.sum(-1)
+        place = values[crop.place]
+        if found.shape[:AXES] != place.shape:
+            extents = " x ".join(map(str, found.shape[:AXES]))
+            raise InputError(
+                f"{str(self._run.path)!r}: the map of instance {about['instance']} by {method} at "
+                f"{tap} was changed by hand: it has {extents} voxels, and its crop has "
+                f"{' x '.join(map(str, place.shape))}"
+            )
+        place[...] = found if found.ndim == AXES else found.sum(-1)
         return values
 
     def region(self, about: Mapping[str, Any]) -> Bool[np.ndarray, "u v w"]:
@@ -116,7 +122,7 @@ class ScoredScans:
         return method_of(name, self._study.explaining, scale, instances), ()
 
     def _crop(self, about: Mapping[str, Any]) -> Crop:
-        _, tap = next(iter(about["maps"]))
+        _, tap = about["pairs"][0]
         return self._shown(about["scan"], about["instance"], tap)[2]
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
@@ -132,19 +138,19 @@ class ScoredScans:
 
 
 def _opened(run: StoredScans) -> Network:
-    """The network of a run; one that is another today is found out by its digest."""
+    """The network of a run, opened as it was then."""
     record, options = run.manifest.network, run.manifest.options
     spec = NetworkSpec.parse(record.given).from_anywhere(Path(record.absolute))
     users, meaning = spec.kind == "user", record.meaning
-    roi = options["roi"]
+    roi, file = options["roi"], options.get("checkpoint")
     opening = OpenOptions(
         size=tuple(roi * AXES if len(roi) == 1 else roi) if users else None,
         channels=len(run.modalities) if users else None,
         ndims=(AXES,),
         said=Said(meaning.outputs, not meaning.exclusive),
+        # Earlier versions have none of these.
+        checkpoint=None if file is None else Path(file),
+        layout=tuple(options.get("layout", ())),
+        mirror=options.get("mirror", False),
     )
-    network = open_network(spec, opening)
-    if network.sha256 != record.sha256 and spec.kind == "nnunet":
-        mirrored = open_network(spec, dataclasses.replace(opening, mirror=True))
-        network = mirrored if mirrored.sha256 == record.sha256 else network
-    return network
+    return open_network(spec, opening)

@@ -675,6 +675,7 @@ def test_a_lesion_network_of_monai_on_the_command_line(tmp_path, monkeypatch):
     line += ["--min-voxels", str(sizes.max())]
     two = ["--method", "instance_smooth_grad", "grad_cam_pp", "--tap", "bottleneck"]
     assert main([*line, *two, "--option", "samples=1", "--out", "two"]) == 0
+    assert main(["score", "two", "--metric", "rank_accuracy"]) == 0
     (folder,) = tmp_path.glob("two/*/instance-001")
     found = read_volume(folder.parent / "instances.nii.gz").values
     np.testing.assert_array_equal(found > 0, lesion)

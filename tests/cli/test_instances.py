@@ -1,6 +1,7 @@
 """`segcam instances` and `segcam context`: what they write, how they resume, every bad input."""
 
 import csv
+import dataclasses
 import errno
 import functools
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import nibabel
 import numpy as np
 import polars
@@ -33,7 +35,9 @@ from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.reports import instances as report
-from segcam_jax.runs import instance_studies, open_scans
+from segcam_jax.runs import instance_studies, open_scans, scored_scans
+from segcam_jax.runs.scans import ScanRun
+from segcam_jax.runs.scored_scans import ScoredScans
 from segcam_jax.volumes import (
     SegmentOptions,
     crop_around,
@@ -45,6 +49,7 @@ from segcam_jax.volumes import (
     segment,
     segmentation,
 )
+from segcam_jax.volumes.scan_inputs import VolumeCase
 
 SHAPE = (16, 14, 12)
 AFFINE = np.array([[-1.0, 0, 0, 9], [0, 0, 2, -7], [0, 1.2, 0, 3], [0, 0, 0, 1]])
@@ -244,7 +249,7 @@ def test_values_are_those_of_the_library(explained, case):
         assert not values.any()
 
 
-def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys):
+def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(explained, out)
     words = ("--metric", "deletion,rank_accuracy", "--option", "steps=4")
@@ -282,11 +287,33 @@ def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys):
     )
     np.testing.assert_allclose(row["scores"], want.scores, rtol=1e-4, atol=1e-5)
     assert run("score", out, "--metric", "random_class", "--no-controls") == 0
+    monkeypatch.setattr(stored, "map_of", lambda *_: np.zeros((3, 4, 5)))
+    scored = ScoredScans(stored)
+    with pytest.raises(InputError, match=r"grad_cam at bottleneck .* 3 x 4 x 5 voxels, and its"):
+        scored.map(scored.shards[0][0], "grad_cam", "bottleneck")
     context = {"kind": "context"}
     manifest = out / "run.zarr" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | context))
     assert run("score", out) == 2
     assert "has no maps; give a run of `segcam instances`" in capsys.readouterr().err
+
+
+def test_a_run_is_scored_by_its_network_as_it_was_opened(explained, case, monkeypatch):
+    """Its manifest says how; one of an earlier version says nothing."""
+    opened = []
+    monkeypatch.setattr(scored_scans, "open_network", lambda _, how: opened.append(how))
+    network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
+    stored = open_scans(explained)
+    how = OpenOptions(checkpoint=Path("a.pth"), layout=("x=dhwc", "y=cn"), mirror=True)
+    study = ScoredScans(stored)._study
+    cases = (VolumeCase("one", scans.ScanFiles("one", (), None), ()),)
+    for opening in (OpenOptions(), how):
+        like = dataclasses.replace(network, opening=opening)
+        made = ScanRun(like, cases, stored.modalities, SegmentOptions(), study).manifest
+        stored.manifest.options.update(msgspec.json.decode(msgspec.json.encode(made.options)))
+        ScoredScans(stored)
+    words = [(each.checkpoint, each.layout, each.mirror) for each in opened]
+    assert words == [*2 * [(None, (), False)], (Path("a.pth").absolute(), how.layout, True)]
 
 
 def test_the_stitched_field_explains_the_segmentation_itself(case, tmp_path, undrawn):

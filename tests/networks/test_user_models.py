@@ -17,6 +17,8 @@ from segcam_jax.engine.sliding import sliding_window
 from segcam_jax.networks.layers import default_layer, find_layer, stages
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, Normalisation, OpenOptions
+from segcam_jax.runs import open_scans
+from segcam_jax.runs.scored_scans import ScoredScans
 from segcam_jax.types import InputError
 from tests.support import own_networks
 from tests.support.explained import manifest_of, rows_of, run_of
@@ -397,7 +399,10 @@ def test_volumes_are_explained_by_ones_own_network(tmp_path, capsys, fault):
     files = (tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     roi = ("--roi", 8, "--out", tmp_path / "out")
     model = ("--weights", f"{FILE}:volumetric", *roi)
-    assert run("instances", *files, *model, "--method", "grad_cam", "--min-voxels", 100) == 0
+    given = ("--method", "grad_cam", "--min-voxels", 100, "--layout", "coarse=dhwc")
+    assert run("instances", *files, *model, *given) == 0
+    scored = ScoredScans(open_scans(tmp_path / "out"))
+    assert scored.network.layouts == {"coarse": "dhwc"}
     said = capsys.readouterr()
     assert "is Volumetric: 2 classes for each voxel" in said.err.replace("\n", " ")
     (record,) = (tmp_path / "out").glob("*/instance-001/record.json")
