@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from segcam_jax import engine
+from segcam_jax.metrics.removal import check_baseline
 from segcam_jax.types import Explanation, InputError, nearest_first
 
 F = TypeVar("F", bound=Callable)
@@ -192,7 +193,7 @@ def _undefined(function: Callable, constant: bool) -> Callable:
 
 
 def _in_range(function: F) -> F:
-    """The function, which refuses options that are no whole number, or out of `_RANGES`."""
+    """The function, which refuses options that are no whole number, or as `check_option`."""
     kinds = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
 
     @functools.wraps(function)
@@ -200,16 +201,21 @@ def _in_range(function: F) -> F:
         for name, value in options.items():
             if kinds.get(name) is int and not isinstance(value, (int, np.integer, jax.Array)):
                 raise InputError(f"{name}={value!r}; give a whole number")
-            known = name in _RANGES and isinstance(value, (int, float, np.number))
-            if known and not _RANGES[name][0] <= value <= _RANGES[name][1]:
-                least, most = _RANGES[name]
-                ends = (
-                    f"at least {least}" if most == math.inf else f"a number from {least} to {most}"
-                )
-                raise InputError(f"{name}={value}; give {ends}")
+            check_option(name, value)
         return function(*given, **options)
 
     return cast(F, run)
+
+
+def check_option(name: str, value: Any) -> None:
+    """Raises `InputError` for a value that an option has in no metric."""
+    if name == "baseline":
+        check_baseline(value)
+    known = name in _RANGES and isinstance(value, (int, float, np.number))
+    if known and not _RANGES[name][0] <= value <= _RANGES[name][1]:
+        least, most = _RANGES[name]
+        ends = f"at least {least}" if most == math.inf else f"a number from {least} to {most}"
+        raise InputError(f"{name}={value}; give {ends}")
 
 
 def _plain(name: str) -> str:

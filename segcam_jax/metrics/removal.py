@@ -24,6 +24,7 @@ At = Literal["input", "tap"]
 Where = Literal["all", "inside", "outside"]
 Order = Literal["signed", "positive", "absolute"]
 By = Literal["positions", "channels"]
+_BASELINES = ("zeros", "mean", "blur")
 # Petsiuk et al.: a kernel of 11 pixels.
 _BLUR, _BLUR_REACH = 5.0, 1.0
 
@@ -66,15 +67,14 @@ class Scene:
         """
         values, space = self.activation, tuple(range(self.activation.ndim - 1))
         if isinstance(baseline, str):
+            check_baseline(baseline)
             if baseline == "zeros":
                 return None
             if baseline == "mean":
                 mean = values.mean(space, keepdims=True)
                 return jnp.broadcast_to(mean, values.shape)
-            if baseline == "blur":
-                blurred = functools.partial(smooth, sigma=_BLUR, truncate=_BLUR_REACH)
-                return jax.vmap(blurred, -1, -1)(values)
-            raise InputError(f"baseline={baseline!r}; choose zeros, mean, blur, or give a number")
+            blurred = functools.partial(smooth, sigma=_BLUR, truncate=_BLUR_REACH)
+            return jax.vmap(blurred, -1, -1)(values)
         return jnp.broadcast_to(jnp.asarray(baseline, values.dtype), values.shape)
 
     def base(self, baseline: Any) -> Float[Array, "*space c"]:
@@ -339,6 +339,13 @@ def counts(steps: int, count: Int[Array, ""] | int) -> Int[Array, "s"]:
         raise InputError(f"steps={steps}; give at least 1")
     each = -(-jnp.asarray(count, jnp.int32) // steps)
     return jnp.minimum(jnp.arange(steps + 1, dtype=jnp.int32) * each, count)
+
+
+def check_baseline(baseline: Any) -> None:
+    """Raises `InputError` for a word that is no baseline of `Scene.empty`."""
+    if isinstance(baseline, str) and baseline not in _BASELINES:
+        choices = ", ".join(_BASELINES)
+        raise InputError(f"baseline={baseline!r}; choose {choices}, or give a number")
 
 
 def check_steps(steps: int, count: int, what: str) -> None:

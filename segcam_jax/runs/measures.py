@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from segcam_jax import metrics
 from segcam_jax.metrics import Metric
+from segcam_jax.metrics.registry import check_option
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, nearest_first
 
@@ -50,7 +51,7 @@ def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, 
 
     Raises:
         InputError: if a metric is unknown, no metric has the option, or its value is of another
-            type than the metric says.
+            type than the metric says, or out of range.
     """
     found = {each.name: each for each in map(metrics.find, names)}
     given: dict[str, dict[str, Any]] = {name: {} for name in found}
@@ -74,6 +75,9 @@ def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, 
         for metric in having:
             try:
                 given[metric][name] = _read(value, known[metric][name])
+                check_option(name, given[metric][name])
+            except InputError as error:
+                raise InputError(f"--option {word!r}: {error}") from None
             except ValueError:
                 expected = _expected(known[metric][name])
                 raise InputError(f"--option {word!r}: {metric} takes {expected}") from None
