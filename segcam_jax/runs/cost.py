@@ -64,7 +64,6 @@ def check(job: OpenJob, processes: int = 1) -> None:
         InputError: if its operations would take more than a year, if the devices did more a second
             than any does.
     """
-    each = len(job.items) * job.targets
     if job.first is None:
         return
     shape = job.first.sample.padded.shape
@@ -72,8 +71,10 @@ def check(job: OpenJob, processes: int = 1) -> None:
         _at_most(job.network.split(place.tap, shape), place.call)
         for place in job.kernel.places(shape)
     )
+    each = len(job.items) * job.targets
     if most * each > _in_a_year() * processes:
-        _refuse(plans(job), each, f"{counted(len(job.items), 'image')}, of each", processes)
+        of = f"{counted(len(job.items), 'image')}, of each"
+        _refuse(plans(job), each, of, ", fewer images or a smaller --size", processes)
 
 
 def check_instance(
@@ -95,18 +96,26 @@ def check_instance(
         image = jax.ShapeDtypeStruct(shape, np.float32)
         method, options = call.method.function, call.arguments()
         plan = engine.plan_of(method, split, params, image, target, compile=False, **options)
-        _refuse([plan], 1, "of each instance", 1)
+        _refuse([plan], 1, "of each instance", " or a smaller --roi")
 
 
-def _refuse(found: Sequence[Plan], each: int, of: str, processes: int) -> None:
-    """Raises `InputError` if plans would take more than a year, each so many times."""
+def _refuse(found: Sequence[Plan], each: int, of: str, otherwise: str, processes: int = 1) -> None:
+    """Raises `InputError` if plans would take more than a year, each so many times.
+
+    Args:
+        found: the plans.
+        each: how many times.
+        of: what they are of, in words.
+        otherwise: what to give besides smaller options.
+        processes: that share the work.
+    """
     total, a_year = sum(map(flops, found)) * each, _in_a_year() * processes
     if total > a_year:
         most = max(found, key=flops)
         raise InputError(
             f"the run needs about {total:.0e} operations, {total / a_year:,.0f} years or more on "
             f"this machine: {of} {most.evaluations:,} evaluations by {most.method} at "
-            f"{most.tap!r}; give smaller numbers by --option, fewer images or a smaller --size"
+            f"{most.tap!r}; give smaller numbers by --option{otherwise}"
         )
 
 

@@ -62,6 +62,7 @@ def test_instances_that_would_never_be_explained_are_refused(capfd, monkeypatch)
     said = capfd.readouterr().err
     assert re.search(r"needs about \de\+\d\d operations, [\d,]+ years", said)
     assert "of each instance 1,000,000 evaluations by instance_smooth_grad at 'input'" in said
+    assert said.endswith("give smaller numbers by --option or a smaller --roi\n")
     assert not os.path.exists("new")
 
 

@@ -443,6 +443,7 @@ def test_a_run_that_would_never_end_is_refused_by_its_plan(place, tmp_path, caps
     said = capsys.readouterr().err
     assert f"needs about {cost.flops(plan):.0e} operations" in said
     assert "100,000,000 evaluations by smooth_grad at 'input'" in said
+    assert said.endswith("by --option, fewer images or a smaller --size\n")
     assert len(said.splitlines()[-1]) < 300
     assert not (tmp_path / "run.zarr").exists()
     # Of what is cheap enough no plan is made.
