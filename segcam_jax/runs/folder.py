@@ -120,7 +120,8 @@ def _entered(
 class Attributes(TypedDict, total=False):
     """What this library says of an array that holds results; of a coordinate nothing.
 
-    Of an array by taps all three are said, and either `method` or `methods`.
+    Of an array by taps all three are said; `method` of one by a method, `methods` of one that has
+    an axis of them, neither of others. `weighing`: those of the methods that weigh channels.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Attributes(TypedDict, total=False):
     tap: str
     method: str
     methods: list[str]
+    weighing: list[str]
 
 
 class ArrayMetadata(TypedDict):

@@ -6,8 +6,9 @@ run.map(17, "bottleneck", "grad_cam")              # signed and raw, at the laye
 """
 
 import functools
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,17 @@ class StoredRun:
         return {number: place for place, number in enumerate(self.table["row"])}
 
     @functools.cached_property
+    def _arrays_of_taps(self) -> Mapping[str, list[Mapping[str, Any]]]:
+        """What the arrays of each extent that are of a tap say, as they follow each other."""
+        found = {}
+        for group in self.table["extent"].drop_nulls().unique(maintain_order=True):
+            names = _files.names_in(self.path / group)
+            files = [self.path / group / name / METADATA for name in names]
+            every = [array_metadata(file)["attributes"] for file in files]
+            found[group] = sorted((a for a in every if "tap" in a), key=lambda a: a["place"])
+        return found
+
+    @functools.cached_property
     def _places(self) -> Mapping[tuple[str, str, str], Mapping[str, tuple[str, tuple[int, ...]]]]:
         """Which array of each extent holds what, and where along its axis.
 
@@ -128,18 +140,18 @@ class StoredRun:
         have other layers for images of other extents.
         """
         places: dict[tuple[str, str, str], dict[str, tuple[str, tuple[int, ...]]]] = {}
-        for group in self.table["extent"].drop_nulls().unique(maintain_order=True):
-            names = _files.names_in(self.path / group)
-            files = [self.path / group / name / METADATA for name in names]
-            attributes = [array_metadata(file)["attributes"] for file in files]
-            about = sorted((a for a in attributes if "tap" in a), key=lambda a: a["place"])
-            for each in about:
+        for group, arrays in self._arrays_of_taps.items():
+            for each in arrays:
                 for method, index in _along(each):
                     key = each["name"].partition(".")[0], each["tap"], method
                     places.setdefault(key, {})[group] = each["name"], index
-                for method in each.get("weighing", ()):
-                    places.setdefault(("weighing", each["tap"], method), {})[group] = "", ()
         return places
+
+    @functools.cached_property
+    def _weighing(self) -> Set[tuple[str, str]]:
+        """Which methods weigh the channels of which taps, of some rows at least."""
+        every = itertools.chain.from_iterable(self._arrays_of_taps.values())
+        return {(each["tap"], method) for each in every for method in each.get("weighing", ())}
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -193,7 +205,7 @@ class StoredRun:
 
     def has_weights(self, tap: str, method: str) -> bool:
         """Whether a method weighs the channels of a layer, of some rows at least."""
-        return ("weighing", tap, method) in self._places
+        return (tap, method) in self._weighing
 
     def drops(self, row: int, tap: str, method: str) -> Float[np.ndarray, "c"] | None:
         """How far the score falls without each channel, of methods that ask; raises as `map`."""

@@ -15,6 +15,7 @@ import polars
 import pytest
 import xarray
 
+from segcam_jax.methods import METHODS
 from segcam_jax.runs import open_store
 from segcam_jax.runs.store import Store
 from segcam_jax.runs.table import COLUMNS, Part
@@ -456,6 +457,17 @@ def test_a_manifest_is_checked_as_a_whole(tmp_path, change, said):
     file.write_text("{")
     with pytest.raises(InputError, match="is no JSON"):
         Store.create(tmp_path, runs.manifest())
+
+
+def test_which_methods_weigh_channels_is_told_or_refused(tmp_path):
+    runs.write(tmp_path)
+    stored = open_store(tmp_path)
+    weighs = {(tap, m) for tap in stored.taps for m in METHODS if stored.has_weights(tap, m)}
+    assert weighs == {("body", "grad_cam")}
+    file = tmp_path / "8x8" / "weight.body" / "zarr.json"
+    file.write_text(file.read_text().replace('"weighing": [\n', '"weighing": 3, "else": [\n'))
+    with pytest.raises(InputError, match="changed by hand: Expected `array`.*weighing`"):
+        open_store(tmp_path).has_weights("body", "grad_cam")
 
 
 def test_rows_that_are_not_there_say_why(tmp_path):
