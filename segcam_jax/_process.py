@@ -43,6 +43,7 @@ def raised() -> Iterator[None]:
     ours = signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.SIG_IGN)
     taken = [each for each in _RAISE if signal.getsignal(each) is signal.SIG_DFL]
     taken = taken if ours and _in_main_thread() else []
+    before = sys.unraisablehook
     if taken:
         sys.unraisablehook = _unraisable
     for number in taken:
@@ -52,6 +53,8 @@ def raised() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+        if taken:
+            sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -49,13 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code_of(lambda: _run(given))
 
 
+@_process.raised()
 def code_of(work: Callable[[], int]) -> int:
     """The exit code of work, which it returns; what ends it early is said in one line."""
-    with _process.raised():
-        return _code_of(work)
-
-
-def _code_of(work: Callable[[], int]) -> int:
     try:
         _check_streams()
         with warnings.catch_warnings(), _backend_of_files():

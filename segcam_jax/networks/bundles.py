@@ -61,7 +61,7 @@ class Channels(TypedDict, total=False):
 
 
 class Format(TypedDict, total=False):
-    """Of all."""
+    """What metadata say of all inputs and outputs."""
 
     inputs: dict[str, Channels]
     outputs: dict[str, Channels]
@@ -156,7 +156,8 @@ class Bundle:
         for key in ("network_def", "network", "net"):
             told = self.config.get(key)
             if isinstance(told, dict) and _TARGET in told:
-                found = self.section(key) or {}
+                found = self.section(key)
+                assert found is not None
                 arguments = {k: v for k, v in found.items() if not k.startswith("_")}
                 return found[_TARGET], arguments
         met = self.config.get("network_def", self.config.get("network"))

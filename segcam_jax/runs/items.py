@@ -143,7 +143,7 @@ def list_items(
         paths,
         goals=dict.fromkeys(paths, goals) if goals else {},
         targets=len(goals),
-        truths={str(each): str(truths[each]) for each in truths},
+        truths={str(image): str(truth) for image, truth in truths.items()},
     )
 
 

@@ -153,6 +153,7 @@ class Scoring:
                 progress.failures += table["error"].count()
                 self._write(measure, shard, table)
             tell()
+        self._draws.cache_clear()
         return progress
 
     def table(self) -> polars.DataFrame:
@@ -251,7 +252,10 @@ class Scoring:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _draws(self, row: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """Draws arrays in another order, each once for all methods of a row."""
+        """Draws arrays in another order, each once for all methods of a row.
+
+        It holds what it has drawn, as large as the parameters of the network together.
+        """
         known: dict[bytes, jax.Array] = {}
 
         def draw(key: jax.Array, values: jax.Array) -> jax.Array:

@@ -149,7 +149,7 @@ class Part:
         except (KeyError, ValueError):
             return None
         groups = table["extent"].drop_nulls() if "extent" in table.columns else ()
-        if not all(map(is_inside, (*objects, *groups))):
+        if not all(map(_is_inside, (*objects, *groups))):
             return None
         return cls(table, objects, checksums, "unfinished" in about)
 
@@ -186,7 +186,7 @@ class Part:
         return None
 
 
-def is_inside(name: str) -> bool:
+def _is_inside(name: str) -> bool:
     """Whether a name leads to a part of the folder that it stands in."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
