@@ -313,7 +313,7 @@ def test_completeness_has_no_controls_and_infidelity_says_what_it_takes(run, cap
         ("road", "percentiles=10,x", "takes whole numbers, as 10,20,30"),
         ("mu_fidelity", "rate=nan", "takes a number"),
         ("pointing_game", "ties=perhaps", "takes true or false"),
-        ("pointing_game", "tolerance=-1", "'tolerance=-1': tolerance=-1.0; give at least 0$"),
+        ("pointing_game", "tolerance=-1", "'tolerance=-1': tolerance=-1; give at least 0$"),
         ("mu_fidelity", "baseline=none", "'none'; choose zeros, mean, blur, or give a number$"),
     ],
 )
