@@ -15,7 +15,8 @@ from segcam_jax import cli, files
 from segcam_jax.types import InputError, nearest_first
 from train import reports
 
-# Steps and epochs beyond would take years; images and units at once, more memory than there is.
+# More steps would take years; more images at once (and epochs), channels, units, rows and columns,
+# or processes, more memory than there is.
 MOST, MOST_AT_ONCE, MOST_WIDTH, MOST_WORKERS = 10**7, 2**16, 2**14, 256
 _INTERRUPTED = 130
 _MOST_SEED = 2**32
@@ -106,6 +107,13 @@ def check_outputs(*, out: Path | None = None, written: Collection[Path | None] =
         files.check_folder(out)
     for path in filter(None, written):
         files.check_writable(path)
+
+
+def check_new(folder: Path) -> None:
+    """Raises `InputError` if a folder is there already, or cannot be made."""
+    files.check_folder(folder)
+    if folder.exists():
+        raise InputError(f"{str(folder)!r} is there already; give another folder, or remove it")
 
 
 def check_seed(seed: int) -> None:

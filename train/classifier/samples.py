@@ -17,9 +17,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from segcam_jax import files
 from segcam_jax.extras import require
-from segcam_jax.types import InputError
 from train import command
 
 CROP = 64
@@ -48,9 +46,7 @@ def write(kind: Literal["digits", "textures"], out: Path) -> int:
     Raises:
         InputError: if the folder is there already.
     """
-    files.check_folder(out)
-    if out.exists():
-        raise InputError(f"{str(out)!r} is there already; give another folder, or remove it")
+    command.check_new(out)
     images = {"digits": digits, "textures": textures}[kind]()
     counts: dict[str, int] = {}
     for name, image in images:

@@ -16,8 +16,6 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from segcam_jax import files
-from segcam_jax.types import InputError
 from train import command
 from train.data.defects import DefectConfig, defect
 
@@ -31,8 +29,7 @@ def write(out: Path, *, training: int = 240, held_out: int = 60, size: int = 128
     Raises:
         InputError: if the folder is there already.
     """
-    if out.exists():
-        raise InputError(f"{str(out)!r} is there already; give another folder, or remove it")
+    command.check_new(out)
     for config, count in (
         (DefectConfig("train", size), training),
         (DefectConfig("test", size), held_out),
@@ -65,7 +62,6 @@ class Samples:
 
     def written(self) -> int:
         """Writes the files; returns how many images they are."""
-        files.check_folder(self.out)
         command.check_at_least(self, 1, "training", "held_out", most=command.MOST_AT_ONCE)
         return write(self.out, training=self.training, held_out=self.held_out, size=self.size)
 
