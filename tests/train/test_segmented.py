@@ -11,7 +11,7 @@ from segcam_jax.types import InputError
 from train.data.cityscapes import CATEGORIES, category_of_id, read_cityscapes
 from train.data.coco_panoptic import read_panoptic
 from train.data.mask_folders import MaskValues, read_mask_folders
-from train.data.segmented import Form, nearest
+from train.data.segmented import Form
 
 GREY = Form(channels=1)
 
@@ -118,11 +118,17 @@ def test_the_digest_is_of_contents_and_of_what_they_are_read_as(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(2, 3), (6, 9), (5, 4), (1, 1)])
-def test_labels_are_brought_to_size_by_the_nearest_pixel(size):
+def test_labels_are_brought_to_size_by_the_nearest_pixel(size, tmp_path):
+    """Of each new pixel's middle, the label that lies there."""
     labels = np.arange(6 * 9).reshape(6, 9)
-    image = Image.fromarray(labels.astype(np.int32))
-    expected = np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST))
-    np.testing.assert_array_equal(nearest(labels, size), expected)
+    image = tmp_path / "image.png"
+    save(image, labels)
+    rows, columns = (
+        ((2 * np.arange(new) + 1) * old // (2 * new))
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    _, found = Form(channels=1, size=size).pair(image, labels)
+    np.testing.assert_array_equal(found, labels[rows[:, None], columns])
 
 
 IDS = {
@@ -247,8 +253,10 @@ def test_annotations_that_do_not_fit_are_refused(changes, message, tmp_path):
 def test_bad_json_and_other_files(tmp_path):
     path: Path = write_panoptic(tmp_path)
     path.write_text("[")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="panoptic_val2017.json' is no JSON: "):
         read_panoptic([path], form=Form())
+    with pytest.raises(InputError, match="none.json' does not exist"):
+        read_panoptic([tmp_path / "none.json"], form=Form())
     path.write_text("[1]")
     with pytest.raises(InputError, match="is no panoptic annotation"):
         read_panoptic([path], form=Form())

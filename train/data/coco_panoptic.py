@@ -72,7 +72,7 @@ class _Part:
 
     def __init__(self, path: Path, images: Path | None):
         self.path = path
-        content = files.read_json(path)
+        content = files.parse_json(files.read_bytes(path), f"{str(path)!r} is")
         try:
             self.categories: dict[int, str] = {
                 int(each["id"]): str(each["name"]) for each in content["categories"]

@@ -1,8 +1,8 @@
 """Images with a class at each pixel, read when they are asked for: what segmenters are trained on.
 
-images = read_mask_folders(["defects"], ...)   # or cityscapes, coco_panoptic
-image, labels = images[0]                      # float32 h w c in [0, 1], int32 h w
-images.class_names                             # ("background", "foreground")
+images = read_mask_folders([Path("defects")], form=Form())   # or cityscapes, coco_panoptic
+image, labels = images[0]                                    # float32 h w c in [0, 1], int32 h w
+images.class_names                                           # ("background", "foreground")
 
 Labels are the numbers of the classes; `UNKNOWN` is where nothing is said: neither losses nor scores
 count it.
@@ -17,11 +17,12 @@ from jaxtyping import Float, Int
 
 from segcam_jax import files
 from segcam_jax.data.images import read_image
-from segcam_jax.networks.image_inputs import fitted
+from segcam_jax.networks.image_inputs import fitted, fitted_labels
 from segcam_jax.types import InputError
 from train.data.labelled import fingerprint
 
 UNKNOWN = -1
+_KEPT_BYTES = 1 << 30  # images up to this size are read once and kept
 Pair = tuple[Float[np.ndarray, "h w c"], Int[np.ndarray, "h w"]]
 Extents = tuple[int, int]
 
@@ -78,16 +79,31 @@ class Form:
             raise InputError(f"image {str(path)!r} is {mine}, its mask {its}; give equal extents")
         if self.size is None:
             return image, labels
-        return fitted(image, self.size, "stretch"), nearest(labels, self.size)
+        labels = fitted_labels(labels, self.size, "stretch")
+        return fitted(image, self.size, "stretch"), labels
 
 
-def nearest(labels: Int[np.ndarray, "h w"], size: Extents) -> Int[np.ndarray, "u v"]:
-    """A label map at another size: of each new pixel's middle, the label that lies there."""
-    rows, columns = (
-        ((2 * np.arange(new) + 1) * old // (2 * new))
-        for new, old in zip(size, labels.shape, strict=True)
-    )
-    return labels[rows[:, None], columns]
+class _Kept(dict[int, Pair]):
+    """Images that are read once; a copy, in another process, reads its own."""
+
+    def __init__(self, read: Callable[[int], Pair]):
+        super().__init__()
+        self._read = read
+
+    def __missing__(self, index: int) -> Pair:
+        return self.setdefault(index, self._read(index))
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return _Kept, (self._read,)
+
+
+def kept(
+    images: SegmentedImages, members: Int[np.ndarray, "m"]
+) -> SegmentedImages | dict[int, Pair]:
+    """Images by index, each read once if the members are small enough to be kept."""
+    first = images[int(members[0])]
+    large = sum(each.nbytes for each in first) * len(members) > _KEPT_BYTES
+    return images if large else _Kept(images.read)
 
 
 def contents(
