@@ -99,6 +99,10 @@ def batches(
     stream = (items if pair is None else items.map(pair)).batch(batch)[start:]
     stream = stream.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8))
     if workers:
+        # grain asks absl's flags, which only a program of absl's own reads from its arguments.
+        flags = require("absl.flags", extra="train").FLAGS
+        if not flags.is_parsed():
+            flags.mark_as_parsed()
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(stream)
 
@@ -145,12 +149,13 @@ class Checkpoints:
         try:
             restored = manager.restore(step, args=arguments)
             return restored["state"], restored["history"]["rows"]
-        except Exception as error:  # Of a damaged file orbax and what it is made of raise anything.
+        # What orbax raises of files that are cut, garbled, exchanged or missing.
+        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             why = " ".join(str(error).split())
             folder = str(manager.directory / str(step))
             raise InputError(
                 f"checkpoint {folder!r} cannot be read; remove it, or give another --out ({why})"
-            ) from None
+            ) from error
 
     def close(self) -> None:
         """Releases the checkpoint managers."""

@@ -119,12 +119,17 @@ def soft_dice(
     References:
         The Dice loss of segmentation_models (Yakubovskiy, 2019) with its defaults.
     """
+    common, sizes = overlap(logits, labels, tuple(range(logits.ndim - 1)))
+    return 1 - ((2 * common + _SMOOTH) / (sizes + _SMOOTH)).mean()
+
+
+def overlap(
+    logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"], axes: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """`sum p g` and `sum p + sum g` of the labelled positions, along axes of the logits."""
     truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     probability = jax.nn.softmax(logits) * truth.sum(-1, keepdims=True)
-    axes = tuple(range(logits.ndim - 1))
-    common = 2 * (probability * truth).sum(axes)
-    sizes = probability.sum(axes) + truth.sum(axes)
-    return 1 - ((common + _SMOOTH) / (sizes + _SMOOTH)).mean()
+    return (probability * truth).sum(axes), probability.sum(axes) + truth.sum(axes)
 
 
 def categorical_focal(

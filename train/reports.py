@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import rich
 from jaxtyping import Int
 from matplotlib.figure import Figure
+from rich.markup import escape
+from rich.table import Table
 
 from segcam_jax import files, viz
 from segcam_jax.extras import require
@@ -29,8 +32,10 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         InputError: if it is none, or lacks one of the keys: a run cannot be gone on with.
     """
     found = files.parse_json(files.read_bytes(path), f"{str(path)!r} is")
-    if not isinstance(found, dict) or not found.keys() >= {*keys}:
-        raise InputError(f"{str(path)!r} was changed by hand; give another --out, or remove it")
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if lacking or not isinstance(found, dict):
+        what = ", ".join(lacking) or "all named values"
+        raise InputError(f"{str(path)!r} lacks {what}; give another --out, or remove it")
     return found
 
 
@@ -94,8 +99,6 @@ def class_scores(matrix: Int[np.ndarray, "k k"]) -> dict[str, Any]:
 
 def class_table(matrix: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> pl.DataFrame:
     """A row for each class: how many images, how many right, scores, what it is taken for."""
-    errors = matrix * ~np.eye(len(matrix), dtype=bool)
-    taken_for = [class_names[row.argmax()] if row.any() else None for row in errors]
     by_class = class_scores(matrix)["by_class"]
     return pl.DataFrame(
         {
@@ -103,9 +106,24 @@ def class_table(matrix: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> p
             "images": matrix.sum(1),
             "correct": np.diagonal(matrix),
             **{score: np.round(values, 4) for score, values in by_class.items()},
-            "mostly_taken_for": pl.Series(taken_for, dtype=pl.String),
+            "mostly_taken_for": mostly_taken_for(matrix, class_names),
         }
     )
+
+
+def mostly_taken_for(matrix: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> pl.Series:
+    """The class that each class is most often taken for; none where it always is right."""
+    errors = matrix * ~np.eye(len(matrix), dtype=bool)
+    names = [class_names[row.argmax()] if row.any() else None for row in errors]
+    return pl.Series(names, dtype=pl.String)
+
+
+def show_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints the rows of a table."""
+    table = Table(*(column.replace("_", " ") for column in rows[0]))
+    for row in rows:
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+    rich.print(table)
 
 
 def write_classes(folder: Path, matrix: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
+
+from segcam_jax.models import stored
 
 Head = Callable[[Array], Array]
 
@@ -88,6 +90,34 @@ class Network:
             x = jnp.asarray(np.stack(part))
             found.append(_outputs(state.params, state.rest, x, graph=self.eval_graph, head=head))
         return np.concatenate(found)[: len(members)]
+
+
+def take_over(
+    model: nnx.Module,
+    given: nnx.Module,
+    metadata: Mapping[str, Any],
+    class_names: Sequence[str],
+    *,
+    head: Collection[str],
+) -> None:
+    """Gives a network the weights of another; those of its head if classes and shapes are the same.
+
+    Args:
+        model: the network, as it starts.
+        given: the other; it has all tensors but those of the head.
+        metadata: what the weights say of themselves; weights that name no classes have others.
+        class_names: of the network.
+        head: the names of the parts that are made anew for other classes.
+    """
+    mine, theirs = (
+        {name: np.asarray(leaf[...]) for name, leaf in stored.tensors(each).items()}
+        for each in (model, given)
+    )
+    heads = [name for name in mine if name.split("/")[0] in head]
+    same = [name in theirs and theirs[name].shape == mine[name].shape for name in heads]
+    keeps_head = metadata.get("classes") == list(class_names) and all(same)
+    taken = {name: theirs[name] for name in mine if name not in heads or keeps_head}
+    stored.fill(model, mine | taken)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "head"))

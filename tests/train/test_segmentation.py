@@ -18,6 +18,7 @@ pytest.importorskip("grain")
 from segcam_jax import models
 from segcam_jax.data.images import pad_to_multiple
 from segcam_jax.types import InputError
+from tests.train.test_segmented import write_cityscapes
 from train import loop, segmentation, steps
 from train.segmentation import RECIPES, SegmentationTraining, data as seen, task
 
@@ -72,7 +73,9 @@ def whole_run(tmp_path_factory):
     root = write_folder(out / "data", palette=True, size=(17, 20))
     settings = {"out": out / "run", "export": out / "w.safetensors", "schedule": "plateau"}
     config = SegmentationTraining(data=root, **settings, **TINY)
-    return config, segmentation.train(config)
+    # As the tests: their runs take its programs.
+    with jax.numpy_rank_promotion("raise"):
+        return config, segmentation.train(config)
 
 
 def same_weights(one, two):
@@ -101,6 +104,7 @@ def test_the_scores_are_those_of_the_weights_on_held_out_images(whole_run):
     model = models.load(config.out)
     assert (model.name, model.class_names) == ("unet", ["class 0", "class 1", "class 2"])
     assert model.metadata["input_range"] == [0, 1]
+    assert model.metadata["training"]["size"] is None
     images = seen.read_images(config)
     apart = [images.names.index(name) for name in metrics["held_out"]]
     forward = jax.jit(model.fn)
@@ -144,18 +148,36 @@ def test_a_run_continues_from_the_weights_of_other_classes(whole_run, tmp_path):
     from train.segmentation.model import make_model
 
     config = dataclasses.replace(whole_run[0], start=whole_run[0].export, seed=7)
-    _, same = make_model(config, 3)
-    _, other = make_model(config, 2)
     given = models.load(config.export).params
-    for model, equal in ((same, True), (other, False)):
+    # The names decide: as many classes of other names have another head.
+    for names, equal in (
+        (("class 0", "class 1", "class 2"), True),
+        (("class 0", "class 2", "class 1"), False),
+        (("class 0", "class 1"), False),
+    ):
+        _, model = make_model(config, names)
         one = model.encoder[0].conv1.conv.kernel[...]
         np.testing.assert_array_equal(one, given["encoder"][0]["conv1"]["conv"]["kernel"][...])
         head = model.head.kernel[...]
-        assert (head.shape[-1] == 3) == equal
-        if equal:
-            np.testing.assert_array_equal(head, given["head"]["kernel"][...])
+        assert head.shape[-1] == len(names)
+        assert np.array_equal(head, given["head"]["kernel"][...]) == equal
     with pytest.raises(InputError, match="holds UNetConfig.*the run is of UNetConfig"):
-        make_model(dataclasses.replace(config, width=3), 2)
+        make_model(dataclasses.replace(config, width=3), ("a", "b"))
+
+
+@pytest.mark.slow
+def test_a_step_of_the_network_with_a_backbone(data, tmp_path):
+    """Fewer channels, the settings of the recipe; BatchNorm's statistics move."""
+    settings = {**RECIPES["seg-grad-cam-vgg16"], "size": (32, 32), "epochs": 1, "batch": 6}
+    config = SegmentationTraining(
+        data=data, out=tmp_path / "run", channels=1, width=4, held_out_share=0.25, **settings
+    )
+    metrics = segmentation.train(config)
+    assert metrics is not None
+    model = models.load(config.out)
+    assert (model.name, model.config.classes, model.config.width) == ("vgg_unet", 2, 4)
+    means = model.params["center"][0]["norm"]["mean"][...]
+    assert np.abs(means).max() > 0
 
 
 def test_each_epoch_shows_each_image_once_in_another_order(data):
@@ -170,6 +192,22 @@ def test_each_epoch_shows_each_image_once_in_another_order(data):
     assert sorted(sums[6:]) == pytest.approx(expected)
     assert sums[:6] != pytest.approx(sums[6:])
     np.testing.assert_array_equal(source[9][0], source[9][0])
+    # Another process makes the same batches; it reads images of its own.
+    one, other = (list(loop.batches(source, batch=4, start=1, workers=n)) for n in (0, 1))
+    assert len(one) == len(other) == 2
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_size_of_cityscapes_is_told_where_none_is_given(tmp_path, monkeypatch):
+    root = tmp_path / "cityscapes"
+    write_cityscapes(root)
+    monkeypatch.setattr(seen, "SIZE", (4, 8))
+    config = SegmentationTraining(data=root, out=tmp_path / "run", **TINY | {"channels": 3})
+    run = segmentation.prepare(config)
+    state = run.training.network.start(run.training.optimizer)
+    task.report(run, loop.Fitted(state, {"epoch": 0}, []))
+    assert models.load(config.out).metadata["training"]["size"] == [4, 8]
+    assert seen.size_of(dataclasses.replace(config, size=(8, 4))) == (8, 4)
 
 
 @pytest.mark.parametrize("flips", ["none", "horizontal", "both"])

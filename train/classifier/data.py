@@ -1,13 +1,13 @@
 """The images of a classifier's training, their folds, and the order in which they are seen."""
 
 import dataclasses
-import functools
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from segcam_jax.types import InputError
 from train.classifier.config import ClassifierConfig
+from train.data.epochs import Epochs
 from train.data.image_folders import read_folders
 from train.data.labelled import LabelledImages
 from train.data.pollen23e import read_tfrecords
@@ -94,38 +94,25 @@ def folds_of(images: LabelledImages, *, folds: int, seed: int) -> Int[np.ndarray
 class TrainingImages:
     """The images of a fold's training, one after another: image and label by position.
 
-    Each epoch goes through all images in an order of its own. An item is a function of
-    configuration, fold and position alone.
+    An item is a function of configuration, fold and position alone.
     """
 
     def __init__(
         self, config: ClassifierConfig, images: LabelledImages, members: np.ndarray, fold: int
     ):
-        self._config, self._images, self._members, self._fold = config, images, members, fold
-        self._order = functools.lru_cache(maxsize=4)(self._drawn_order)
+        self._config, self._images, self._fold = config, images, fold
+        self.epochs = Epochs(members, config.epochs, config.batch, (config.seed, _ORDER, fold))
 
     def __len__(self) -> int:
         """The images of all steps."""
-        return steps_after(self._config, len(self._members), self._config.epochs) * (
-            self._config.batch
-        )
+        return len(self.epochs)
 
     def __getitem__(self, position: int) -> tuple[Float[np.ndarray, "h w c"], np.int32]:
         """Reads an image and its label."""
-        epoch, place = divmod(int(position), len(self._members))
-        index = int(self._members[self._order(epoch)[place]])
+        index = self.epochs.image(position)
         generator = np.random.default_rng((self._config.seed, _AUGMENT, self._fold, position))
         image = augmented(self._images[index], self._config.augment, generator)
         return image, self._images.labels[index]
-
-    def _drawn_order(self, epoch: int) -> np.ndarray:
-        generator = np.random.default_rng((self._config.seed, _ORDER, self._fold, epoch))
-        return generator.permutation(len(self._members))
-
-
-def steps_after(config: ClassifierConfig, members: int, epochs: int) -> int:
-    """The steps in which that many epochs are complete."""
-    return -(-epochs * members // config.batch)
 
 
 def augmented(

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from segcam_jax import models
-from segcam_jax.models import Keys, Network, stored
+from segcam_jax.models import Keys, Network
 from segcam_jax.types import InputError, nearest_first
+from train import steps
 from train.classifier.config import ClassifierConfig
 
 # What is made anew for other classes, and what `freeze` leaves to be trained.
@@ -33,7 +33,7 @@ def make_model(config: ClassifierConfig, class_names: tuple[str, ...]) -> tuple[
     shape = model_config(config, len(class_names), start[0].config if start else None)
     model = family.model(shape, rngs=Keys(config.seed))
     if start is not None:
-        _fill(model, *start, class_names)
+        steps.take_over(model, *start, class_names, head=HEAD)
     return name, model
 
 
@@ -108,18 +108,3 @@ def _continued(
         )
     hidden = options.get("hidden")
     return before if hidden is None else dataclasses.replace(before, hidden=hidden)
-
-
-def _fill(
-    model: nnx.Module, network: Any, metadata: dict[str, Any], class_names: tuple[str, ...]
-) -> None:
-    """Takes over all weights; those of the head if classes and shapes are the same."""
-    mine, given = (
-        {name: np.asarray(leaf[...]) for name, leaf in stored.tensors(each).items()}
-        for each in (model, network)
-    )
-    heads = [name for name in mine if name.split("/")[0] in HEAD]
-    same = [name in given and given[name].shape == mine[name].shape for name in heads]
-    keeps_head = metadata.get("classes") == list(class_names) and all(same)
-    taken = {name: given[name] for name in mine if name not in heads or keeps_head}
-    stored.fill(model, mine | taken)

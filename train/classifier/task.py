@@ -12,15 +12,13 @@ import optax
 import polars as pl
 import rich
 from jaxtyping import Array, Float, Int
-from rich.markup import escape
-from rich.table import Table
 
 from segcam_jax import files, models
 from segcam_jax.metrics import segmentation
 from segcam_jax.models import stored
 from train import command, loop, reports, steps
 from train.classifier.config import ClassifierConfig
-from train.classifier.data import TrainingImages, folds_of, read_images, steps_after
+from train.classifier.data import TrainingImages, folds_of, read_images
 from train.classifier.model import HEAD_PARAMETERS, make_model
 from train.data.labelled import LabelledImages
 
@@ -79,8 +77,8 @@ def prepare(config: ClassifierConfig) -> Run:
 def training_of(run: Run, fold: int) -> loop.Training:
     """What is trained in a fold, on what."""
     config, members = run.config, run.members(fold, held_out=False)
-    epoch_at = {steps_after(config, len(members), e): e for e in range(1, config.epochs + 1)}
-    source, last = TrainingImages(config, run.images, members, fold), max(epoch_at)
+    source = TrainingImages(config, run.images, members, fold)
+    epoch_at, last = source.epochs.ends, max(source.epochs.ends)
 
     def evaluate(state: steps.TrainState) -> loop.Row:
         _, _, found = predictions(run, fold, state)
@@ -241,8 +239,5 @@ def show(metrics: dict[str, Any]) -> None:
         f"loss {found['loss']:.4f}, precision {found['precision']:.4f}, recall "
         f"{found['recall']:.4f}, F1 {found['f1']:.4f}"
     )
-    rows = reports.class_table(np.asarray(metrics["confusion"]), metrics["classes"])
-    table = Table(*(column.replace("_", " ") for column in rows.columns))
-    for row in rows.iter_rows():
-        table.add_row(*("" if value is None else escape(str(value)) for value in row))
-    rich.print(table)
+    table = reports.class_table(np.asarray(metrics["confusion"]), metrics["classes"])
+    reports.show_rows(table.to_dicts())

@@ -13,7 +13,7 @@ LOSSES: dict[str, Callable] = {
     "dice_cross_entropy": losses.dice_cross_entropy,
     "dice_focal": losses.dice_focal,
 }
-# score -> whether more of it is better
+# score -> 1 if more of it is better, -1 if less is
 MERITS = {"mean_iou": 1, "held_out_loss": -1}
 
 
@@ -44,11 +44,12 @@ class SegmentationTraining:
         network: the U-Net of `models.unet`, or that of `models.vgg_unet`.
         depth: how often a plain U-Net halves images; a VGG-16 does it five times.
         width: channels of its first level; None takes 16 of a plain U-Net, VGG-16's 64.
-        start: weights to start from, of the same network; its head is made anew for other classes.
+        start: weights to start from, of the same network; its head is made anew unless they name
+            the same classes.
         loss: see `train.losses`.
         epochs: how often each image is seen.
         batch: images a step.
-        learning_rate: of Adam; the peak of a cosine.
+        learning_rate: of Adam: the highest of the cosine, the first of the other schedules.
         schedule: a warm-up and a cosine to zero, a constant rate, or one that is divided by ten
             when the held-out loss has not fallen for ten evaluations.
         best: the state that is kept: that of the highest mean IoU, or of the lowest loss, of

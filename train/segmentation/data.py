@@ -1,21 +1,20 @@
 """The images of a segmentation network's training: which are held out, and how they are seen."""
 
-import functools
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
-from segcam_jax.networks.image_inputs import fitted
+from segcam_jax.networks.image_inputs import fitted, fitted_labels
 from segcam_jax.types import InputError, counted
 from train.data.cityscapes import SIZE, read_cityscapes
 from train.data.coco_panoptic import read_panoptic
+from train.data.epochs import Epochs
 from train.data.mask_folders import MaskValues, read_mask_folders
-from train.data.segmented import Extents, Form, Pair, SegmentedImages, nearest
+from train.data.segmented import Extents, Form, Pair, SegmentedImages, kept
 from train.segmentation.config import SegmentationTraining
 
 _LOOKED_AT = 50  # images whose extents are compared before work begins
-_KEPT_BYTES = 1 << 30  # images up to this size are read once and kept
 # What random numbers are for; each purpose has its own stream, so that none disturbs another.
 _HELD_OUT, _ORDER, _AUGMENT = range(3)
 
@@ -27,18 +26,27 @@ def read_images(config: SegmentationTraining) -> SegmentedImages:
         InputError: if the data are of no kind that is known, incomplete, or of no classes.
     """
     roots = [path for path in (config.data, config.held_out) if path is not None]
-    form = Form(config.channels, config.size)
+    form = Form(config.channels, size_of(config))
     values = MaskValues(config.mask_threshold, config.ignore_label, config.class_names)
     if config.data.suffix.lower() == ".json":
         _check_no_values(values, "COCO's annotations have categories")
         return read_panoptic(roots, form=form, images=config.images)
-    if any((config.data / name).is_dir() for name in ("leftImg8bit", "gtFine")):
+    if _is_cityscapes(config.data):
         _check_no_values(values, "Cityscapes has categories")
         if config.held_out is not None:
             raise InputError("Cityscapes holds out its own images; leave out `held_out`")
-        return read_cityscapes(config.data, form=Form(config.channels, config.size or SIZE))
+        return read_cityscapes(config.data, form=form)
     images = "images" if config.images is None else str(config.images)
     return read_mask_folders(roots, form=form, values=values, images=images, masks=config.masks)
+
+
+def size_of(config: SegmentationTraining) -> Extents | None:
+    """What images are stretched to; None if they keep their own size."""
+    return SIZE if config.size is None and _is_cityscapes(config.data) else config.size
+
+
+def _is_cityscapes(root: Path) -> bool:
+    return any((root / name).is_dir() for name in ("leftImg8bit", "gtFine"))
 
 
 def _check_no_values(values: MaskValues, why: str) -> None:
@@ -67,8 +75,7 @@ def held_out(config: SegmentationTraining, images: SegmentedImages) -> Int[np.nd
 class TrainingImages:
     """The images of a training, one after another: image and labels by position.
 
-    Each epoch goes through all images in an order of its own. An item is a function of
-    configuration and position alone.
+    An item is a function of configuration and position alone.
 
     Args:
         config: of the run.
@@ -87,13 +94,13 @@ class TrainingImages:
         members: Int[np.ndarray, "m"],
         multiple: int,
     ):
-        self._config, self._images, self._members = config, images, members
-        self._multiple, self._read = multiple, kept(images, members)
-        self._order = functools.lru_cache(maxsize=4)(self._drawn_order)
-        first = self._read(int(members[0]))[1].shape
+        self._config, self._names, self._multiple = config, images.names, multiple
+        self._pairs = kept(images, members)
+        self.epochs = Epochs(members, config.epochs, config.batch, (config.seed, _ORDER))
+        first = self._pairs[int(members[0])][1].shape
         self.extents = config.crop or padded_extents(first, multiple)
         for index in members[:_LOOKED_AT].tolist():
-            self._check(self._read(index)[1].shape, images.names[index])
+            self._check(self._pairs[index][1].shape, images.names[index])
 
     def _check(self, found: Extents, name: str) -> None:
         """Raises `InputError` if an image does not fit into a batch."""
@@ -105,40 +112,21 @@ class TrainingImages:
 
     def __len__(self) -> int:
         """The images of all steps."""
-        config = self._config
-        return steps_after(config, len(self._members), config.epochs) * config.batch
+        return len(self.epochs)
 
     def __getitem__(self, position: int) -> Pair:
         """Reads an image and its labels, changed at random."""
-        epoch, place = divmod(int(position), len(self._members))
-        index = int(self._members[self._order(epoch)[place]])
+        index = self.epochs.image(position)
         generator = np.random.default_rng((self._config.seed, _AUGMENT, position))
-        pair = self._read(index)
-        self._check(pair[1].shape, self._images.names[index])
+        pair = self._pairs[index]
+        self._check(pair[1].shape, self._names[index])
         return augmented(pair, self._config, self.extents, generator)
-
-    def _drawn_order(self, epoch: int) -> np.ndarray:
-        generator = np.random.default_rng((self._config.seed, _ORDER, epoch))
-        return generator.permutation(len(self._members))
-
-
-def kept(images: SegmentedImages, members: Int[np.ndarray, "m"]) -> Callable[[int], Pair]:
-    """What reads an image by its index; those of the members once, if they are small."""
-    first = images[int(members[0])]
-    if sum(each.nbytes for each in first) * len(members) > _KEPT_BYTES:
-        return images.__getitem__
-    return functools.lru_cache(maxsize=len(members))(images.__getitem__)
 
 
 def padded_extents(extents: Extents, multiple: int) -> Extents:
     """The least multiples that are not below extents."""
     height, width = (-(-extent // multiple) * multiple for extent in extents)
     return height, width
-
-
-def steps_after(config: SegmentationTraining, members: int, epochs: int) -> int:
-    """The steps in which that many epochs are complete."""
-    return -(-epochs * members // config.batch)
 
 
 def augmented(
@@ -167,7 +155,8 @@ def augmented(
         generator.integers(0, n - w + 1) for n, w in zip(labels.shape, window, strict=True)
     )
     cut = np.s_[top : top + window[0], left : left + window[1]]
-    image, labels = fitted(image[cut], extents, "stretch"), nearest(labels[cut], extents)
+    image = fitted(image[cut], extents, "stretch")
+    labels = fitted_labels(labels[cut], extents, "stretch")
     across, down = generator.integers(0, 2, 2)
     if across and config.flips != "none":
         image, labels = image[:, ::-1], labels[:, ::-1]

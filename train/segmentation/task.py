@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,17 +13,15 @@ import numpy as np
 import polars as pl
 import rich
 from jaxtyping import Array, Float, Int
-from rich.markup import escape
-from rich.table import Table
 
 from segcam_jax import files, models
 from segcam_jax.data.images import pad_to_multiple
 from segcam_jax.metrics import segmentation
 from segcam_jax.models import stored
-from train import command, loop, reports, steps
-from train.data.segmented import UNKNOWN, SegmentedImages
+from train import command, loop, losses, reports, steps
+from train.data.segmented import UNKNOWN, Pair, SegmentedImages, kept
 from train.segmentation.config import LOSSES, MERITS, SegmentationTraining
-from train.segmentation.data import TrainingImages, held_out, kept, read_images, steps_after
+from train.segmentation.data import TrainingImages, held_out, read_images, size_of
 from train.segmentation.model import make_model
 
 _NO_EFFECT = ("out", "export", "workers", "data", "held_out", "images", "start")
@@ -41,6 +39,7 @@ class Run:
         held_out: those that are not trained on.
         family: what weights files call the network.
         training: what is trained, on what.
+        evaluate: the scores of a state on the held-out images.
     """
 
     config: SegmentationTraining
@@ -48,6 +47,7 @@ class Run:
     held_out: Int[np.ndarray, "m"]
     family: str
     training: loop.Training
+    evaluate: "Evaluation"
 
 
 def prepare(config: SegmentationTraining) -> Run:
@@ -60,12 +60,11 @@ def prepare(config: SegmentationTraining) -> Run:
     images = read_images(config)
     apart = held_out(config, images)
     members = np.setdiff1d(np.arange(len(images)), apart)
-    family, model = make_model(config, len(images.class_names))
+    family, model = make_model(config, images.class_names)
     network = steps.Network(model)
     source = TrainingImages(config, images, members, model.config.multiple)
     network.check_input((*source.extents, config.channels))
-    epoch_at = {steps_after(config, len(members), e): e for e in range(1, config.epochs + 1)}
-    last = max(epoch_at)
+    epoch_at, last = source.epochs.ends, max(source.epochs.ends)
     evaluate = Evaluation(network, images, apart, LOSSES[config.loss], model.config.multiple)
 
     def scored(state: steps.TrainState) -> loop.Row:
@@ -87,7 +86,7 @@ def prepare(config: SegmentationTraining) -> Run:
         told={"mean_iou": "mean IoU"},
         adjusted=functools.partial(_on_plateau, config) if config.schedule == "plateau" else None,
     )
-    return Run(config, images, apart, family, training)
+    return Run(config, images, apart, family, training, evaluate)
 
 
 def _optimizer(config: SegmentationTraining, last: int) -> Any:
@@ -128,7 +127,7 @@ class Evaluation:
         multiple: int,
     ):
         self._network, self._loss, self._multiple = network, loss, multiple
-        self._names, self._members, self._read = images.class_names, members, kept(images, members)
+        self._names, self._members, self._pairs = images.class_names, members, kept(images, members)
 
     def __call__(self, state: steps.TrainState) -> tuple[dict[str, float], Int[np.ndarray, "k k"]]:
         """Scores a state.
@@ -141,37 +140,33 @@ class Evaluation:
         classes, rows = len(self._names), []
         matrix = np.zeros((classes, classes), np.int64)
         for part in self._chunks():
-            images, labels = (np.stack(each) for each in zip(*map(self._padded, part), strict=True))
+            images, labels = (np.stack(each) for each in zip(*part, strict=True))
             logits = self._network.outputs(state, images, range(len(part)), _same, _CHUNK)
             counts, *values = _scored(logits, labels, loss=self._loss)
             matrix += np.asarray(counts)
             rows += zip(*(np.asarray(each).tolist() for each in values), strict=True)
-        found = segmentation.scores(jnp.asarray(matrix))
+        found = segmentation.scores(jnp.asarray(matrix, jnp.float32))
         names = ("held_out_loss", "soft_iou", "soft_dice")
         means = zip(names, np.mean(rows, axis=0).tolist(), strict=True)
         wholes = {key: float(getattr(found, key)) for key in ("accuracy", "mean_iou", "mean_dice")}
         return {**wholes, **dict(means)}, matrix
 
-    def _chunks(self):
-        """The images in parts of equal extents."""
-        by_extents = collections.defaultdict(list)
+    def _chunks(self) -> Iterator[list[Pair]]:
+        """The images and their labels, in parts of equal extents."""
+        waiting = collections.defaultdict(list)
         for index in self._members.tolist():
-            by_extents[self._read(index)[1].shape].append(index)
-        for group in by_extents.values():
-            yield from (group[n : n + _CHUNK] for n in range(0, len(group), _CHUNK))
+            pair = self._padded(*self._pairs[index])
+            part = waiting[pair[1].shape]
+            part.append(pair)
+            if len(part) == _CHUNK:
+                yield part
+                part.clear()
+        yield from filter(None, waiting.values())
 
-    def _padded(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        image, labels = self._read(index)
+    def _padded(self, image: np.ndarray, labels: np.ndarray) -> Pair:
         image = pad_to_multiple(image, self._multiple)
         missing = [(0, m - n) for m, n in zip(image.shape, labels.shape, strict=False)]
         return image, np.pad(labels, missing, constant_values=UNKNOWN)
-
-    def prediction(self, state: steps.TrainState, index: int) -> Int[np.ndarray, "h w"]:
-        """The classes that a state sees in an image."""
-        image, _ = self._padded(index)
-        height, width = self._read(index)[1].shape
-        logits = self._network.outputs(state, image[None], [0], _same, 1)[0]
-        return logits.argmax(-1)[:height, :width]
 
 
 def _same(logits: Array) -> Array:
@@ -182,27 +177,19 @@ def _same(logits: Array) -> Array:
 def _scored(
     logits: Float[Array, "n h w k"], labels: Int[Array, "n h w"], *, loss: Callable
 ) -> tuple[Int[Array, "k k"], Float[Array, "n"], Float[Array, "n"], Float[Array, "n"]]:
-    """Pixels by true and predicted class; and of each image the loss, and soft IoU and Dice."""
-    classes = logits.shape[-1]
-    matrix = segmentation.confusion_matrix(labels, logits.argmax(-1), classes=classes)
-    losses = jax.vmap(lambda x, y: loss(x[None], y[None]))(logits, labels)
-    return matrix, losses, *soft_overlaps(logits, labels)
+    """Pixels by true and predicted class; and of each image the loss, and soft IoU and Dice.
 
-
-def soft_overlaps(
-    logits: Float[Array, "n h w k"], labels: Int[Array, "n h w"]
-) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
-    """IoU and Dice of probabilities, all classes of an image together, as Seg-Grad-CAM has them.
+    These are of probabilities, all classes of an image together, as Seg-Grad-CAM has them:
 
         IoU = (I + 1) / (U + 1),    Dice = (2 I + 1) / (S + 1)
 
     I = sum p g, S = sum p + sum g and U = S - I, over all labelled pixels and classes.
     """
-    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    probability = jax.nn.softmax(logits) * truth.sum(-1, keepdims=True)
-    common = (probability * truth).sum((1, 2, 3))
-    sizes = probability.sum((1, 2, 3)) + truth.sum((1, 2, 3))
-    return (common + 1) / (sizes - common + 1), (2 * common + 1) / (sizes + 1)
+    classes = logits.shape[-1]
+    matrix = segmentation.confusion_matrix(labels, logits.argmax(-1), classes=classes)
+    values = jax.vmap(lambda x, y: loss(x[None], y[None]))(logits, labels)
+    common, sizes = losses.overlap(logits, labels, (1, 2, 3))
+    return matrix, values, (common + 1) / (sizes - common + 1), (2 * common + 1) / (sizes + 1)
 
 
 def train(config: SegmentationTraining) -> dict[str, Any] | None:
@@ -227,10 +214,7 @@ def report(run: Run, fitted: loop.Fitted) -> dict[str, Any]:
     """Writes weights, table of classes, curves and metrics of the best state."""
     config, names, network = run.config, run.images.class_names, run.training.network
     model: Any = network.model(fitted.state)
-    evaluation = Evaluation(
-        network, run.images, run.held_out, LOSSES[config.loss], model.config.multiple
-    )
-    scores, matrix = evaluation(fitted.state)
+    scores, matrix = run.evaluate(fitted.state)
     table = class_table(matrix, names)
     metrics = {
         "network": config.network,
@@ -258,40 +242,36 @@ def class_table(matrix: Int[np.ndarray, "k k"], names: tuple[str, ...]) -> pl.Da
 
     Scores of a class that is nowhere are empty.
     """
-    true, predicted, hits = matrix.sum(1), matrix.sum(0), np.diagonal(matrix)
-
-    def shares(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
-        pairs = zip(part.tolist(), whole.tolist(), strict=True)
-        return [round(n / m, _ROUNDED) if m else None for n, m in pairs]
-
-    errors = matrix * ~np.eye(len(matrix), dtype=bool)
-    return pl.DataFrame(
+    counts, hits = jnp.asarray(matrix, jnp.float32), np.diagonal(matrix)
+    with np.errstate(invalid="ignore"):
+        shares = {
+            "iou": segmentation.iou(counts),
+            "dice": segmentation.dice(counts),
+            "precision": hits / matrix.sum(0),
+            "recall": hits / matrix.sum(1),
+        }
+    table = pl.DataFrame(
         {
             "class": list(names),
-            "pixels": true,
-            "iou": shares(hits, true + predicted - hits),
-            "dice": shares(2 * hits, true + predicted),
-            "precision": shares(hits, predicted),
-            "recall": shares(hits, true),
-            "mostly_taken_for": [names[row.argmax()] if row.any() else None for row in errors],
-        },
-        schema_overrides={
-            **dict.fromkeys(("iou", "dice", "precision", "recall"), pl.Float64),
-            "mostly_taken_for": pl.String,
-        },
+            "pixels": matrix.sum(1),
+            **{name: np.asarray(values, np.float64) for name, values in shares.items()},
+            "mostly_taken_for": reports.mostly_taken_for(matrix, names),
+        }
     )
+    return table.with_columns(pl.col(*shares).round(_ROUNDED).fill_nan(None))
 
 
 def _metadata(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
     config = run.config
     settings = ("epochs", "batch", "learning_rate", "schedule", "loss", "best")
-    changes = ("size", "crop", "zoom", "flips", "colour", "seed")
+    changes = ("crop", "zoom", "flips", "colour", "seed")
     return {
         "classes": list(run.images.class_names),
         "scores": metrics["scores"],
         "input_range": [0, 1],
         "training": {
             **{name: getattr(config, name) for name in (*settings, *changes)},
+            "size": size_of(config),
             "best_epoch": metrics["best_epoch"],
             "start": None if config.start is None else config.start.name,
             "data_sha256": run.images.sha256,
@@ -307,8 +287,4 @@ def show(metrics: dict[str, Any]) -> None:
         f"images, {counts['scored']} held out: mean IoU {found['mean_iou']:.4f}, mean Dice "
         f"{found['mean_dice']:.4f}, pixel accuracy {found['accuracy']:.4f}"
     )
-    rows = metrics["classes"]
-    table = Table(*(column.replace("_", " ") for column in rows[0]))
-    for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    rich.print(table)
+    reports.show_rows(metrics["classes"])
