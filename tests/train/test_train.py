@@ -52,7 +52,9 @@ def whole_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train")
     config = TrainConfig(variant="biased", out=folder / "run", export=folder / "w.safetensors")
     config = dataclasses.replace(config, **TINY)
-    return config, texture_mnist.train(config)
+    # As the tests: their runs take its programs.
+    with jax.numpy_rank_promotion("raise"):
+        return config, texture_mnist.train(config)
 
 
 def test_a_run_writes_all_that_it_promises(whole_run):
