@@ -285,8 +285,8 @@ def convert(
     model = from_tensors(source, name, layout=layout, origin=str(path), **options)
     if bgr:
         if family.from_bgr is None or model.config.in_channels != 3:
-            known = " or ".join(each for each, network in NETWORKS.items() if network.from_bgr)
-            raise InputError(f"bgr is for a {known} of images of three channels, not for {name!r}")
+            names = " or ".join(each for each, network in NETWORKS.items() if network.from_bgr)
+            raise InputError(f"bgr is for a {names} of images of three channels, not for {name!r}")
         family.from_bgr(model)
     if labels is not None and len(labels) != model.config.classes:
         raise InputError(
