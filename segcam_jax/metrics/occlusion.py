@@ -32,7 +32,7 @@ from segcam_jax import engine
 from segcam_jax.engine import Execution
 from segcam_jax.heatmap import resize
 from segcam_jax.metrics.removal import touched
-from segcam_jax.outputs import THRESHOLD, Meaning, check_class
+from segcam_jax.outputs import THRESHOLD, Meaning, check_class, meaning
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target, whole_image
 from segcam_jax.types import UNKNOWN, InputError, wide
@@ -178,10 +178,12 @@ def occlusion_study(
     Raises:
         InputError: if the truth does not fit the output, has no foreground, or a region has no
             position at the tap; or an option is out of range.
-        TargetError: if there is no such class.
+        TargetError: if there is no such class, thresholds are not one for each class, or nothing
+            says what the output holds and what is predicted depends on it.
     """
     labels, mask = _checked(split, truth, class_index, background)
     check_options(shares, places, occluded, value, cover)
+    said = meaning(split.outputs, exclusive, threshold).checked(split.output.shape[-1])
     at_tap = _at_tap(mask, split, cover)
     known = np.asarray(touched(jnp.asarray(labels != UNKNOWN), at_tap.shape))
     regions = {"foreground": at_tap, "background": known & ~at_tap}
@@ -190,8 +192,7 @@ def occlusion_study(
         for patch, positions in _patches(name, regions[name], shares, places, split.tap):
             patches.append(patch)
             covered.append(positions)
-    thresholds = np.broadcast_to(threshold, split.output.shape[-1:]).tolist()
-    before, falls, together = _read(
+    output, before, falls, together = _read(
         split,
         params,
         x,
@@ -200,9 +201,12 @@ def occlusion_study(
         jnp.asarray(np.stack(covered)),
         background=background,
         value=float(value),
-        threshold=tuple(thresholds),
+        threshold=tuple(np.broadcast_to(said.threshold, split.output.shape[-1:]).tolist()),
         execution=execution,
     )
+    if not said.excludes(output.shape[-1]):
+        said.check_values(output)
+    said.check_exclusive(output)
     found = jax.tree.map(np.asarray, (before, falls, together))
     return OcclusionStudy(tuple(patches), np.stack(covered), *found)
 
@@ -351,14 +355,14 @@ def _read(
     value: Any,
     threshold: tuple[float, ...],
     execution: Execution,
-) -> tuple[Quality, Quality, Quality]:
-    """What is read before, and how far it falls by patch and map, and by patch."""
+) -> tuple[Array, Quality, Quality, Quality]:
+    """The output, what is read of it, and how far that falls by patch and map, and by patch."""
     activation, carry = engine.encode(split, params, x, execution)
     own = target.class_index
     valid = truth != UNKNOWN
     other = valid & (truth != own) if background is None else truth == background
     theirs = own if background is None else background
-    meaning = Meaning(target.outputs, target.exclusive, threshold)
+    said = Meaning(target.outputs, target.exclusive, threshold)
     true = jax.nn.one_hot(truth, split.output.shape[-1], dtype=bool)
     axes = tuple(range(truth.ndim))
     area, present = true.sum(axes), true.any(axes)
@@ -369,7 +373,7 @@ def _read(
         return jnp.where(where, values, 0).sum() / jnp.where(count > 0, count, jnp.nan)
 
     def dice(output):
-        found = meaning.predicted(output) & valid[..., None]
+        found = said.predicted(output) & valid[..., None]
         both, size = (found & true).sum(axes), found.sum(axes) + area
         return jnp.nanmean(jnp.where(present, 2 * both / jnp.maximum(size, 1), jnp.nan))
 
@@ -389,4 +393,4 @@ def _read(
         each = engine.change_readings(split, activation, carry, masks, falls, execution, empty)
         shape = (len(patches), -1) if alone else (-1,)
         found.append(jax.tree.map(lambda leaf, shape=shape: leaf.reshape(shape), each))
-    return before, found[0], found[1]
+    return output, before, found[0], found[1]

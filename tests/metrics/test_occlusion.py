@@ -8,6 +8,7 @@ import pytest
 
 import segcam_jax as segcam
 from segcam_jax import InputError, TargetError
+from segcam_jax.engine import NAIVE
 from segcam_jax.metrics import occlusion_study
 from tests.support.networks import CLASSES, make_input, make_params, skip_net
 
@@ -162,6 +163,7 @@ def test_classes_that_do_not_exclude_each_other_and_no_background(case, truth):
         threshold=0.4,
         shares=(1.0,),
         occluded=("foreground",),
+        execution=NAIVE,
     )
     logits = np.asarray(skip_net(*case[1:]), np.float64)
     own = 1 / (1 + np.exp(-logits[..., FOREGROUND])) > 0.4
@@ -189,6 +191,39 @@ def test_classes_that_do_not_exclude_each_other_and_no_background(case, truth):
 def test_wrong_options(case, truth, options, words):
     with pytest.raises(InputError, match=words):
         studied(case, truth, **{"class_index": FOREGROUND, **options})
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_thresholds_are_one_for_each_class(case, truth, exclusive):
+    options = {"class_index": FOREGROUND, "threshold": (0.4, 0.6), "exclusive": exclusive}
+    with pytest.raises(TargetError, match="2 thresholds for 3 classes; give one for each"):
+        studied(case, truth, **options)
+
+
+def test_a_doubt_about_what_the_output_holds():
+    truth = np.zeros((4, 4), int)
+    truth[1:3, 1:3] = FOREGROUND
+    x = jnp.where(jnp.asarray(truth == FOREGROUND), 0.7, 0.2)[..., None]
+    params = jnp.asarray([[1.0, 0.9]])
+
+    def net(params, x):
+        return jnp.abs(segcam.tap(x, "tap") @ params)  # Nothing tells what these are.
+
+    def dice(outputs, **options):
+        split = segcam.split(net, "tap", params, x, outputs=outputs)
+        given = {"class_index": FOREGROUND, "shares": (1.0,), "execution": NAIVE}
+        found = studied((split, params, x), truth, **given, **options)
+        return float(found.before.dice)
+
+    # Both classes are predicted on the 4 positions of class 1; below, on all 16.
+    assert dice("probabilities", exclusive=False) == pytest.approx((0 + 1) / 2)
+    with pytest.raises(TargetError, match="may be probabilities or logits"):
+        dice(None, exclusive=False)
+    with pytest.raises(TargetError, match="say exclusive=False"):
+        dice(None)
+    # Where either predicts the same there is no doubt.
+    everywhere = (2 * 12 / (16 + 12) + 2 * 4 / (16 + 4)) / 2
+    assert dice(None, exclusive=False, threshold=0.1) == pytest.approx(everywhere, rel=1e-6)
 
 
 def test_truths_that_do_not_fit(case, truth):
