@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 from segcam_jax._jaxpr import cost, graph
 from segcam_jax.engine import devices, fall, memory
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import fast, scoring
+from segcam_jax.engine.run import Rows, in_chunks, live_masks, undrowned
+from segcam_jax.engine.scoring import fast, itself, scoring
 from segcam_jax.masks import Masks, ablate
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import wide
@@ -82,7 +83,7 @@ def change_readings(
         empty: what is ablated becomes this.
     """
     there = activation - empty
-    by_change = fall.falls(split, activation, there, carry, _itself, masks, execution)
+    by_change = fall.falls(split, activation, there, carry, itself, masks, execution)
     output = wide(by_change.score())
 
     def subtracted(index):
@@ -94,34 +95,9 @@ def change_readings(
         return read(output - change, change)
 
     one = moved if execution.difference else subtracted
-    live = masks.removed((there != 0).astype(jnp.float32)) != 0
-    live = live if execution.skip_dead else jnp.ones_like(live)
-    order, needed = jnp.argsort(~live).astype(jnp.int32), live.sum(dtype=jnp.int32)
+    live = live_masks(there, masks, by_change.seen, execution)
+    order = jnp.argsort(~live).astype(jnp.int32)
+    rows = Rows(order, live.sum(dtype=jnp.int32), by_change.live_bytes)
     unchanged = read(output, jnp.zeros_like(output))
-
-    def chunk(found):
-        rows, first = found
-        nothing = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (len(rows), *leaf.shape)), unchanged
-        )
-        return jax.lax.cond(first < needed, jax.vmap(one), lambda _: nothing, order[rows])
-
-    dealt = devices.share(len(masks), execution.mesh)
-    rows, _ = dealt.rows(memory.chunk(execution, len(dealt), by_change.live_bytes))
-    found = jax.lax.map(chunk, (rows, rows[:, 0]))
-    found = jax.tree.map(lambda leaf: dealt.gathered(leaf.reshape(-1, *leaf.shape[2:])), found)
-    found = jax.tree.map(lambda leaf: jnp.zeros_like(leaf).at[order].set(leaf), found)
-    if not execution.difference:
-        return found
-    drowning = fall.drowning(there, masks)
-    drowned = jnp.argsort(~drowning).astype(jnp.int32)
-
-    def replaced(at, found):
-        index = drowned[at]
-        return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), found, subtracted(index))
-
-    return jax.lax.fori_loop(0, drowning.sum(dtype=jnp.int32), replaced, found)
-
-
-def _itself(output: Array) -> Array:
-    return output
+    found = in_chunks(rows, jax.vmap(one), execution, unneeded=unchanged)
+    return undrowned(found, there, masks, subtracted) if execution.difference else found

@@ -75,7 +75,7 @@ def ablation_drops(
     by_change = fall.falls(split, base, there, carry, target, masks, execution)
     score_of = fall.differentiable(by_change.score, lambda: how.score(base))
     score = score_of()
-    live = _live(there, masks, by_change.seen, execution)
+    live = live_masks(there, masks, by_change.seen, execution)
 
     def written(rows, _):
         return how.score(base) - jax.vmap(lambda row: how.score(ablated(masks(row))))(rows)
@@ -84,7 +84,7 @@ def ablation_drops(
         return jax.vmap(by_change.fall)(rows).astype(score.dtype)
 
     order = jnp.argsort(~live).astype(jnp.int32)
-    rows = _Rows(order, live.sum(dtype=jnp.int32), by_change.live_bytes)
+    rows = Rows(order, live.sum(dtype=jnp.int32), by_change.live_bytes)
     study = functools.partial(
         record.Study,
         "ablations",
@@ -95,7 +95,7 @@ def ablation_drops(
         live=live,
         by_change=by_change,
     )
-    drops = _in_chunks(rows, drops_of, written, execution, study)
+    drops = in_chunks(rows, drops_of, execution, written=written, study=study)
     return score, _undrowned(drops, ablated, how) if around(masks) else drops
 
 
@@ -132,25 +132,39 @@ class _Ablated:
 
 
 def _undrowned(drops: Float[Array, "m"], ablated: _Ablated, how: Scoring) -> Float[Array, "m"]:
-    """The drops, by two scores where an ablation takes away what drowns the rest.
-
-    Such a drop is as large as the score is, and loses no digits. There are hardly ever any.
-    """
-
+    """The drops, by two scores where they drown: such a drop is as large as the score is."""
     masks = ablated.masks
 
+    def by_two_scores(index):
+        pair = jnp.stack([ablated.activation, ablated(masks(index))])
+        before, after = jax.vmap(how.score)(pair)
+        return before - after
+
     def replaced():
-        drowning = fall.drowning(ablated.there, masks)
-        order = jnp.argsort(~drowning).astype(jnp.int32)
-
-        def step(at, drops):
-            pair = jnp.stack([ablated.activation, ablated(masks(order[at]))])
-            before, after = jax.vmap(how.score)(pair)
-            return drops.at[order[at]].set(before - after)
-
-        return jax.lax.fori_loop(0, drowning.sum(dtype=jnp.int32), step, drops)
+        return undrowned(drops, ablated.there, masks, by_two_scores)
 
     return fall.differentiable(replaced, lambda: drops)()
+
+
+def undrowned(found: Any, there: Array, masks: Masks, subtracted: Callable[[Array], Any]) -> Any:
+    """What was found under each mask, anew where one takes away what drowns the rest.
+
+    There are hardly ever any.
+
+    Args:
+        found: a pytree, along a leading axis.
+        there: what masks take away.
+        masks: the ablations, around 1.
+        subtracted: index -> what is found by subtraction, which loses no digits there.
+    """
+    drowning = fall.drowning(there, masks)
+    order = jnp.argsort(~drowning).astype(jnp.int32)
+
+    def step(at, found):
+        index = order[at]
+        return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), found, subtracted(index))
+
+    return jax.lax.fori_loop(0, drowning.sum(dtype=jnp.int32), step, found)
 
 
 def ablation_scores(
@@ -176,24 +190,24 @@ def _subtracted(
     rounded in another way, and a channel without any effect would get a weight.
     """
     masks = ablated.masks
-    live = _live(ablated.there, masks, how.seen, execution)
+    live = live_masks(ablated.there, masks, how.seen, execution)
 
     def score_of(row):
         mask = masks(jnp.maximum(row - 1, 0))
         return how.score(ablated(jnp.where(row == 0, around(masks), mask)))
 
     order = jnp.concatenate([jnp.zeros(1, jnp.int32), 1 + jnp.argsort(~live).astype(jnp.int32)])
-    rows = _Rows(order, 1 + live.sum(dtype=jnp.int32), how.live_bytes)
+    rows = Rows(order, 1 + live.sum(dtype=jnp.int32), how.live_bytes)
     study = functools.partial(
         record.Study, "ablations", len(order), how.flops, how, masks=masks, live=live
     )
     every = jax.vmap(score_of)
-    scores = _in_chunks(rows, every, lambda rows, _: every(rows), execution, study)
+    scores = in_chunks(rows, every, execution, written=lambda rows, _: every(rows), study=study)
     drops = scores[0] - scores[1:]
     return scores[0], jnp.where(live, drops, drops - jax.lax.stop_gradient(drops))
 
 
-def _live(activation: Array, masks: Masks, seen: Array | None, execution: Execution) -> Array:
+def live_masks(activation: Array, masks: Masks, seen: Array | None, execution: Execution) -> Array:
     """Which masks change anything that the target sees, or all where none is to be skipped."""
     there = activation != 0 if seen is None else (activation != 0) & seen
     removed = masks.removed(there.astype(jnp.float32)) != 0
@@ -201,7 +215,7 @@ def _live(activation: Array, masks: Masks, seen: Array | None, execution: Execut
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class Rows:
     """The evaluations of a study.
 
     Attributes:
@@ -215,40 +229,52 @@ class _Rows:
     live_bytes: int
 
 
-def _in_chunks(
-    rows: _Rows,
-    evaluate: Callable[[Array], Array],
-    written: Callable[[Array, Array], Array],
+def in_chunks(
+    rows: Rows,
+    evaluate: Callable[[Array], Any],
     execution: Execution,
-    study: Callable[..., record.Study],
-) -> Array:
-    """Evaluates the rows chunk after chunk; those that are not needed are 0.
+    *,
+    unneeded: Any = 0.0,
+    written: Callable[[Array, Array], Array] | None = None,
+    study: Callable[..., record.Study] | None = None,
+) -> Any:
+    """Evaluates the rows chunk after chunk.
 
     Args:
         rows: which.
-        evaluate: indices -> values; not differentiated.
-        written: `(indices, anything)` -> values, whose derivative is taken, of every row.
+        evaluate: indices -> values, a pytree; not differentiated.
         execution: how to run.
-        study: `(chunk=...)` -> what is recorded.
+        unneeded: the values of a row that is not needed.
+        written: `(indices, anything)` -> an array of values, whose derivative is taken, of every
+            row; None: not to be differentiated.
+        study: `(chunk=...)` -> what is recorded, if anything.
     """
     dealt = devices.share(len(rows.order), execution.mesh)
     most = max(_LEAST_ROWS, -(-len(dealt) // _CHUNKS)) if execution.skip_dead else None
     chunk = memory.chunk(execution, len(dealt), rows.live_bytes, most)
-    record.study(lambda: dataclasses.replace(study(chunk=chunk), count=dealt.count))
+    if study is not None:
+        record.study(lambda: dataclasses.replace(study(chunk=chunk), count=dealt.count))
 
     def values(rows, needed):
         like = jax.eval_shape(evaluate, rows)
-        return jax.lax.cond(needed, evaluate, lambda _: jnp.zeros(like.shape, like.dtype), rows)
+        nothing = jax.tree.map(lambda x, one: jnp.full(x.shape, one, x.dtype), like, unneeded)
+        return jax.lax.cond(needed, evaluate, lambda _: nothing, rows)
 
     indices, own = dealt.rows(chunk)
     given = rows.order[indices], own[:, 0] & (indices[:, 0] < rows.needed)
-    run = fall.differentiable(values, written, *jax.tree.map(lambda x: x[0], given))
+    run = values
+    if written is not None:
+        run = fall.differentiable(values, written, *jax.tree.map(lambda x: x[0], given))
     if len(indices) == 1:
         found = run(given[0][0], jnp.ones((), bool))
     else:
         _, found = jax.lax.scan(lambda _, row: (None, run(*row)), None, given)
-    found = dealt.gathered(found.reshape(-1))
-    return jnp.zeros_like(found).at[rows.order].set(found)
+
+    def in_order(leaf, one):
+        every = dealt.gathered(leaf.reshape(-1, *jnp.shape(one)))
+        return jnp.zeros_like(every).at[rows.order].set(every)
+
+    return jax.tree.map(in_order, found, unneeded)
 
 
 def _closed_form(ablated: _Ablated, how: Scoring) -> tuple[Float[Array, ""], Float[Array, "m"]]:

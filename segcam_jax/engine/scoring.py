@@ -59,7 +59,10 @@ class Scoring:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all its values, or of a block's: a bound on what its gradient holds."""
+        """About the bytes that its gradient holds: of all its values, or of a mean block's.
+
+        What is kept between blocks is not counted.
+        """
         total = cost.total_bytes(self._opened)
         return max(self.live_bytes, total // _block_count(self._opened, self.execution))
 
@@ -215,7 +218,7 @@ class Reading:
 def reading(split: Split, carry: Carry, target: Target, execution: Execution) -> Reading:
     """Reads a target position by position, on the window of its region where it knows one."""
     plan, cropped, output = _decoder(split, carry, target, execution)
-    part = whole = _unchanged
+    part = whole = itself
     if plan is not None:
         corner = [*target.corner, 0]
 
@@ -258,7 +261,8 @@ def _block_count(jaxpr: Any, execution: Execution) -> int:
     return memory.blocks(execution, cost.kept_bytes(jaxpr)) if execution.difference else 1
 
 
-def _unchanged(value: Array) -> Array:
+def itself(value: Array) -> Array:
+    """The value itself."""
     return value
 
 
