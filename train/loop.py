@@ -103,8 +103,14 @@ def batches(
         flags = require("absl.flags", extra="train").FLAGS
         if not flags.is_parsed():
             flags.mark_as_parsed()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        stream = stream.mp_prefetch(options, worker_init_fn=_leave_interrupts)
     return iter(stream)
+
+
+def _leave_interrupts(number: int, workers: int) -> None:
+    """Leaves Ctrl-C to the process that trains, which ends those that make batches."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Checkpoints:
