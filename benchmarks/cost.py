@@ -1,5 +1,8 @@
 """FLOPs as XLA counts them, from shapes alone: nothing is compiled, no array is made.
 
+Programs are counted as they are written for a CPU: those for accelerators tell nothing before they
+are compiled.
+
 XLA counts the body of a loop once. What one more ablation costs is therefore the difference of two
 programs, one that runs two ablations at once and one that runs a single one.
 """
@@ -17,12 +20,13 @@ from segcam_jax.masks import Masks
 
 def shapes(tree: Any) -> Any:
     """The arrays of a pytree as shapes and dtypes."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    return jax.eval_shape(lambda tree: tree, tree)
 
 
 def flops(function: Callable, *arguments: Any) -> float:
     """Operations of a function of arrays or of shapes."""
-    counted = jax.jit(function).lower(*arguments).cost_analysis()
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        counted = jax.jit(function).lower(*shapes(arguments)).cost_analysis()
     return float((counted or {}).get("flops", 0.0))
 
 

@@ -18,7 +18,7 @@ import segcam_jax as segcam
 from benchmarks import cost
 from benchmarks.rows import Ready, Row
 from benchmarks.studies import Study
-from benchmarks.workloads import ENGINE, JAX_LOOP, NAIVE_MAP
+from benchmarks.workloads import ENGINE, JAX_LOOP, NAIVE_MAP, NAIVE_TF32
 from segcam_jax.engine import NAIVE, Execution, ablation_drops, encode
 from segcam_jax.masks import ablate
 
@@ -50,10 +50,12 @@ def switches() -> list[str]:
 def executions() -> Iterator[tuple[str, Execution]]:
     """The naive program, then one more optimisation at a time, up to the engine's defaults.
 
-    On an accelerator, whose time is short, all at once, and then with rounded operands.
+    On an accelerator, whose time is short, all at once, and then with rounded operands; so is the
+    naive program, as XLA runs it there unless it is told otherwise.
     """
     yield NAIVE_MAP, NAIVE
     if jax.default_backend() != "cpu":
+        yield NAIVE_TF32, dataclasses.replace(NAIVE, precision="tf32")
         yield ENGINE, Execution()
         for precision in ("tf32", "bfloat16"):
             yield f"{ENGINE}, {precision}", Execution(precision=precision)

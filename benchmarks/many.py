@@ -18,6 +18,7 @@ TARGETS = {"full": 32, "tiny": 4}
 # Sides of regions, and how many channels of a study are ablated where it is projected.
 _SIDES = {"full": (16, 64), "tiny": (4,)}
 _CHANNELS = {"full": 16, "tiny": 2}
+_CHANNELS_ON_ACCELERATOR = 128
 # Of the single studies, which are alike: how many are run.
 _SINGLES = 4
 _TURNS = 3
@@ -33,21 +34,23 @@ def run(size: Size) -> Iterator[dict[str, Any]]:
         `"click_seconds"` of an atlas.
     """
     rows: list[dict[str, Any]] = []
-    count = TARGETS[size]
+    count, channels = TARGETS[size], _CHANNELS[size]
+    if size == "full" and jax.default_backend() != "cpu":
+        channels = _CHANNELS_ON_ACCELERATOR
     plain = study(WORKLOADS["P12"], size)
     generator = np.random.default_rng(1)
     space = plain.network.image[:-1]
     for side in _SIDES[size]:
         masks = regions_of(space, side, count, generator)
         targets = [segcam.targets.region(CLASS, mask) for mask in masks]
-        rows.append(_row(f"{count} regions of {side}x{side}", plain, targets, _CHANNELS[size]))
+        rows.append(_row(f"{count} regions of {side}x{side}", plain, targets, channels))
         yield {"rows": rows}
     options = {**plain.network.options, "classes": count}
     many = dataclasses.replace(plain.network, options=options)
     workload = dataclasses.replace(plain.workload, networks={size: many})
     classes = [segcam.targets.whole_image(index) for index in range(count)]
     name = f"{count} classes of the whole image"
-    rows.append(_row(name, study(workload, size), classes, _CHANNELS[size]))
+    rows.append(_row(name, study(workload, size), classes, channels))
     yield {"rows": rows}
     yield {"rows": rows, **_clicks(plain)}
 

@@ -98,9 +98,10 @@ def _libraries(given: Study, maps: np.ndarray, steps: int) -> Callable[[], np.nd
         raise MissingExtraError(f"{missing.name} is not installed") from None
     from benchmarks.peers import explainers
 
-    peer = explainers.peer(given, "cpu", channels_last=False, batch=1)
+    device = peers.device(torch)
+    peer = explainers.peer(given, device, channels_last=False, batch=1)
     maps = maps.copy()  # Theirs must be writable.
-    cams = torch.from_numpy(maps)
+    cams = torch.from_numpy(maps).to(device)
 
     def run() -> np.ndarray:
         found = []
@@ -181,8 +182,9 @@ def _torch_whole(given: Study, masks: list[np.ndarray]) -> Callable[[], np.ndarr
     torch = peers.torch(2)
     from benchmarks.peers import explainers
 
-    peer = explainers.peer(given, "cpu", channels_last=True, batch=1)
-    kept = [torch.from_numpy(np.moveaxis(mask, -1, 0)[None].copy()) for mask in masks]
+    device = peers.device(torch)
+    peer = explainers.peer(given, device, channels_last=True, batch=1)
+    kept = [torch.from_numpy(np.moveaxis(mask, -1, 0)[None].copy()).to(device) for mask in masks]
 
     def run() -> np.ndarray:
         scores = []
@@ -238,7 +240,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(TITLES), default=list(TITLES))
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    timing.limit_threads(2)
+    if jax.default_backend() == "cpu":
+        timing.limit_threads(2)
+    else:
+        # Or the library's forwards were rounded, unlike what its metrics are held to.
+        jax.config.update("jax_default_matmul_precision", "highest")
     found = files.read_json(given.out) or {}
     for key in given.only:
         rows = measured(key, given.size)

@@ -87,12 +87,20 @@ def run(options: Options, keys: Sequence[str]) -> dict[str, Any]:
             else:
                 todo.append(key)
         left = Budget(options.seconds, {key: _share(key) for key in todo})
+        problems: list[Exception] = []
         for key in todo:
             place = found["workloads" if key in WORKLOADS else "curves"]
             start = time.perf_counter()
-            for record in _record(key, options, left.seconds(key), say):
-                place[key] = {**made_from, **record, "seconds": time.perf_counter() - start}
-                results.save(options.path, found)
+            try:
+                for record in _record(key, options, left.seconds(key), say):
+                    place[key] = {**made_from, **record, "seconds": time.perf_counter() - start}
+                    results.save(options.path, found)
+            except Exception as problem:
+                # One workload must not cost the others their time.
+                say(f"{key}: failed: {problem}")
+                problems.append(problem)
+        if problems:
+            raise problems[0]
     return found
 
 
@@ -220,8 +228,8 @@ def _lines(base: Study, threads: int | None, pace: measure.Pace) -> list[Row | d
         lines.append(measure.unavailable("PyTorch rows", "peer", str(reason)))
     smooths = base.workload.what in SMOOTHED
     # XLA's CPU backend takes seconds for a transposed convolution in 3D.
-    in_3d = base.x.ndim == 4
-    lines.append(GradientsRow() if smooths else LoopRow(most=2 if in_3d else None))
+    most = 2 if base.x.ndim == 4 and jax.default_backend() == "cpu" else None
+    lines.append(GradientsRow(most=most) if smooths else LoopRow(most=most))
     for row, other in engine_rows(base, SmoothGradRow) if smooths else engine_rows(base):
         lines.append(row if other is None else measure.same_program(row.name, row.group, other))
     return lines
@@ -238,6 +246,9 @@ def _check_device(suite: Suite) -> None:
     platform = jax.default_backend()
     if suite == "gpu" and platform == "cpu":
         raise InputError("suite 'gpu', but JAX finds no accelerator; install an extra for one")
+    if suite == "gpu":
+        # Or the prefix, which engine rows run as the model is written, would be rounded.
+        jax.config.update("jax_default_matmul_precision", "highest")
     if suite == "cpu" and platform != "cpu":
         raise InputError(f"suite 'cpu', but JAX runs on {platform}; set JAX_PLATFORMS=cpu")
 

@@ -26,8 +26,6 @@ class GradientsRow(Row):
 
     name: str = JAX_GRADIENTS
     group: str = "jax"
-    # XLA's CPU backend takes seconds for a transposed convolution in 3D.
-    most: int | None = 2
 
     def flops_each(self, study: Study) -> float:
         """Operations of a forward and a backward pass."""

@@ -101,7 +101,8 @@ def _bound(record: dict[str, Any], found: dict[str, Any], row: dict[str, Any]) -
 
     Ablations of what is zero already are not run, and not counted.
     """
-    kind = "jax bfloat16" if row["name"].endswith("bfloat16") else "jax"
+    rounded = row["name"].rpartition(", ")[2]
+    kind = f"jax {rounded}" if row["name"] in _ROUNDED else "jax"
     measured = record.get("rates") or found["workloads"].get("P2", {}).get("rates", {})
     rates = measured.get(kind)
     if rates is None or not row["flops_each"]:
@@ -207,7 +208,8 @@ def _scaling_rows(record: dict[str, Any]) -> str:
 
 def _shares(record: dict[str, Any]) -> str:
     rates, parts = record["rates"], []
-    for name, kind in ((record["engine"], "jax"), (_ROUNDED[1], "jax bfloat16")):
+    kinds = ("jax", "jax tf32", "jax bfloat16")
+    for name, kind in zip((record["engine"], *_ROUNDED), kinds, strict=True):
         row = row_of(record, name)
         if row is None or kind not in rates or "flops_per_second" not in row:
             continue

@@ -71,10 +71,14 @@ TORCH_INPUT = "torch, the same without weight gradients"
 JAX_LOOP = "JAX, loop of whole forwards"
 JAX_GRADIENTS = "JAX, loop of whole gradients"
 NAIVE_MAP = "JAX, naive one-jit map"
+NAIVE_TF32 = "JAX, naive one-jit map, tf32"
 ENGINE = "segcam_jax"
 # What a study is compared with: what its users have, and what they could write themselves.
 LIBRARIES = (PGC, CAPTUM, TORCH_IES)
-BY_HAND = (TORCH_LOOP, TORCH_CACHED, TORCH_INPUT, JAX_LOOP, JAX_GRADIENTS, NAIVE_MAP)
+BY_HAND = (
+    *(TORCH_LOOP, TORCH_CACHED, TORCH_INPUT),
+    *(JAX_LOOP, JAX_GRADIENTS, NAIVE_MAP, NAIVE_TF32),
+)
 
 _CLASSIC = {"in_channels": 3, "classes": 2, "upsample": "transposed", "halve": "upsample"}
 _UNET: Mapping[Size, Network] = {

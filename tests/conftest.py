@@ -1,4 +1,7 @@
-"""Several virtual devices, and no silent promotion of dtypes or ranks."""
+"""Several virtual devices, and no silent promotion of dtypes or ranks.
+
+`SEGCAM_TEST_PLATFORM=cuda,cpu` runs tests on an accelerator, those marked `accelerator` only there.
+"""
 
 import gc
 import os
@@ -6,7 +9,8 @@ import os
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("SEGCAM_TEST_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = os.environ["SEGCAM_TEST_PLATFORM"]
 # Tests compile hundreds of small programs and run each once. Benchmarks run with all optimisations.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
@@ -25,6 +29,14 @@ settings.register_profile(
     phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile("few")
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what needs an accelerator where there is none."""
+    if os.environ["SEGCAM_TEST_PLATFORM"] == "cpu":
+        for item in items:
+            if item.get_closest_marker("accelerator"):
+                item.add_marker(pytest.mark.skip(reason="SEGCAM_TEST_PLATFORM is cpu"))
 
 
 @pytest.fixture(autouse=True)

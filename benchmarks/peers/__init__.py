@@ -8,6 +8,8 @@ import os
 from types import ModuleType
 from typing import Any
 
+import jax
+
 from segcam_jax import extras
 
 _KEPT: list[Any] = []
@@ -39,3 +41,8 @@ def torch(threads: int | None = None) -> ModuleType:
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _KEPT.append(library)
     return module
+
+
+def device(torch: Any) -> str:
+    """Where PyTorch runs: where JAX does."""
+    return "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"

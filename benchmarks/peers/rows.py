@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -74,7 +73,7 @@ class PeerRow(Row):
 
         from benchmarks.peers import explainers
 
-        device = _device(torch)
+        device = peers.device(torch)
         last = self.layout.channels_last
         peer = explainers.peer(study, device, channels_last=last, batch=self.step)
         run: Callable[[int], np.ndarray] = getattr(explainers, self.make)(peer)
@@ -117,7 +116,7 @@ class SmoothRow(Row):
 
         from benchmarks.peers import explainers, smoothing
 
-        device, last = _device(torch), self.layout.channels_last
+        device, last = peers.device(torch), self.layout.channels_last
         peer = explainers.peer(study, device, channels_last=last, batch=1)
         run = smoothing.loop(peer, weight_gradients=self.weight_gradients)
         memory = timing.TorchMemory(torch) if device == "cuda" else timing.ResidentMemory()
@@ -130,10 +129,6 @@ class SmoothRow(Row):
             memory,
             lambda: smoothing.checked(peer),
         )
-
-
-def _device(torch: Any) -> str:
-    return "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
 
 
 def layout(study: Study, threads: int | None) -> Layout:
@@ -154,7 +149,7 @@ def layout(study: Study, threads: int | None) -> Layout:
     seconds = {}
     for name, last in (("channels first", False), ("channels last", True)):
         try:
-            peer = explainers.peer(study, _device(torch), channels_last=last, batch=_BATCH)
+            peer = explainers.peer(study, peers.device(torch), channels_last=last, batch=_BATCH)
         except MissingExtraError as problem:
             raise Unavailable(str(problem)) from None
         run = explainers.whole_forward(peer)
