@@ -23,7 +23,7 @@ _LINES: dict[str, Any] = {
     "foreground": {"linestyle": "-", "marker": "o", "markersize": 4},
     "background": {"linestyle": (0, (4, 2)), "marker": "s", "markersize": 3.5},
 }
-_MAPS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_MAPS = ("#332288", "#88CCEE", "#DDCC77", "#882255", "#AA4499")  # none of those above
 _SIDE = 1.5  # inches: of a panel of a patch
 _COVERED = np.array([0.84, 0.37, 0.0])
 
@@ -94,11 +94,11 @@ def occlusion(
     every = figure.subplots(rows, 2, squeeze=False)
     for axes, read in zip(every[0], (("foreground", "background"), ("dice",)), strict=True):
         _curves(axes, together, read)
-    every[0, 0].set_title(f"(a) all maps occluded: mean {of}")
-    every[0, 1].set_title("(b) all maps occluded: Dice")
+    every[0, 0].set(title=f"(a) all maps occluded: {of}", ylabel=f"mean {one_of(of)}")
+    every[0, 1].set(title="(b) all maps occluded: Dice", ylabel="mean Dice of the classes")
     if sorted_maps is not None:
         _sorted(every[1, 0], sorted_maps, one_of(of))
-        _top(every[1, 1], sorted_maps)
+        _top(every[1, 1], sorted_maps, one_of(of))
     names = {read: f"{one_of(of)}, {read}" for read in _READ} | {"dice": "Dice"}
     legend = [
         *(Line2D([], [], color=_READ[read], label=name) for read, name in names.items()),
@@ -142,15 +142,15 @@ def _sorted(axes: Axes, maps: SortedMaps, one: str) -> None:
     axes.set(xlabel="rank of the map", ylabel=f"fall of the mean {one}")
 
 
-def _top(axes: Axes, maps: SortedMaps) -> None:
+def _top(axes: Axes, maps: SortedMaps, one: str) -> None:
     plot(axes)
     axes.axhline(0, color=FAINT, linewidth=0.8)
     for colour, number, falls in zip(_MAPS, maps.maps, maps.top, strict=False):
         look = {"color": colour, **_LINES["foreground"], "linewidth": 1.2}
         axes.plot(maps.shares, falls, **look, clip_on=False, label=f"map {number}")
-    axes.set_title("(d) one map occluded: the first of (c)")
+    axes.set_title(f"(d) one map occluded: the first {len(maps.top)} of (c)")
     axes.set(xlabel="share of the foreground that is occluded", xlim=(0, 1))
-    axes.set_ylabel("fall, foreground")
+    axes.set_ylabel(f"fall of the mean {one}")
     axes.legend(fontsize=SMALL, frameon=False)
 
 

@@ -37,12 +37,12 @@ GROUP_COLOURS = {
 
 
 def plot(axes: Axes) -> None:
-    """Grid lines behind all, and numbers as on colour bars."""
+    """Grid lines behind all, and numbers that say where they stand."""
     axes.grid(visible=True)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     for each in (axes.xaxis, axes.yaxis):
-        each.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        each.set_major_formatter(FuncFormatter(lambda value, _: number(value, 6)))
 
 
 # ---- shares of a planted bias

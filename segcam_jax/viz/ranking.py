@@ -18,6 +18,7 @@ _CONTROL = "#7a7a7a"
 _STYLES = ("-", "--", "-.")
 _ROW, _HEAD, _WIDTH = 0.22, 0.95, 3.6  # inches
 _PLAIN = {"parse_math": False}
+_RANKED = "A colour is a layer. Hollow and grey: controls, maps that no method made; dotted: their values."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def ranking(
     for each in intervals:
         by_metric.setdefault(each.metric, []).append(each)
     tallest = max(map(len, by_metric.values()))
-    figure, panels = _panels(len(by_metric), _HEAD + _ROW * tallest, title)
+    figure, panels = _panels(len(by_metric), _HEAD + _ROW * tallest, title, _RANKED)
     words = {True: "higher is better", False: "lower is better", None: ""}
     taps = dict.fromkeys(each.tap for each in intervals if each.tap)
     colours = dict(zip(taps, itertools.cycle(_COLOURS[1:] + _COLOURS[:1])))
@@ -142,11 +143,12 @@ def _point(axes: Axes, place: int, row: Interval, colour: str) -> None:
         axes.axvline(row.mean, color=colour, linewidth=0.8, linestyle=":", zorder=0)
 
 
-def _panels(count: int, height: float, title: str):
+def _panels(count: int, height: float, title: str, caption: str = ""):
     columns = min(_COLUMNS, count)
     rows = -(-count // columns)
     figure = Figure((_WIDTH * columns, height * rows + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", **_PLAIN)
+    figure.supxlabel(caption, fontsize=7.5, x=0.01, ha="left", color=_CONTROL, **_PLAIN)
     axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
     for spare in axes[count:]:
         spare.set_axis_off()

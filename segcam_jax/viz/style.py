@@ -101,9 +101,9 @@ def wrap(words: str | None, width: float, size: float = NORMAL, *, lines: int = 
     )
 
 
-def number(value: float) -> str:
-    """A number on a scale: two significant digits, no exponent for everyday sizes."""
-    text = f"{float(f'{value:.2g}'):g}" if value else "0"
+def number(value: float, digits: int = 2) -> str:
+    """A number on a scale, of so many significant digits, without exponent for everyday sizes."""
+    text = f"{float(f'{value:.{digits}g}'):g}" if value else "0"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
