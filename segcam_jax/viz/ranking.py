@@ -18,7 +18,10 @@ _CONTROL = "#7a7a7a"
 _STYLES = ("-", "--", "-.")
 _ROW, _HEAD, _WIDTH = 0.22, 0.95, 3.6  # inches
 _PLAIN = {"parse_math": False}
-_RANKED = "A colour is a layer. Hollow and grey: controls, maps that no method made; dotted: their values."
+_RANKED = (
+    "A colour is a layer. Hollow and grey: controls, maps that no method made; "
+    "dotted: their values."
+)
 
 
 @dataclasses.dataclass(frozen=True)
