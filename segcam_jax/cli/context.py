@@ -1,20 +1,26 @@
 """`segcam context`: how much context an instance needs."""
 
+import dataclasses
 from collections.abc import Sequence
 
+from segcam_jax import _files
 from segcam_jax.cli import console
 from segcam_jax.cli.arguments import bytes_of
 from segcam_jax.cli.instances import computed, exit_code, groups_of, opened
 from segcam_jax.cli.volumetric import Context, chosen
 from segcam_jax.engine import Execution
-from segcam_jax.reports.context import FILES, TABLE, ContextReport
+from segcam_jax.reports.context import FILES, OVERLAY, TABLE, ContextReport, write_overlay
 from segcam_jax.runs.instance_studies import ContextStudy
 from segcam_jax.runs.scans import ScanRun
-from segcam_jax.types import counted
+from segcam_jax.runs.stored_run import STORE
+from segcam_jax.runs.stored_scans import open_scans
+from segcam_jax.types import InputError, counted
 
 
 def context(command: Context, line: Sequence[str]) -> int:
     """Studies every instance; tells what came out, and returns the exit code."""
+    if command.runs:
+        return _overlay(command)
     execution = Execution(memory_limit=bytes_of(command.memory_limit))
     network, segmenting, cases, modalities = opened(command)
     most, groups = chosen(command, "max_voxels"), groups_of(command)
@@ -45,3 +51,28 @@ def context(command: Context, line: Sequence[str]) -> int:
         f"tables and figures are in {command.out}"
     )
     return exit_code(stored)
+
+
+def _overlay(command: Context) -> int:
+    """Overlays the networks of finished runs."""
+    usual, own = Context(), ("runs", "out", "overwrite")
+    for name in (field.name for field in dataclasses.fields(Context) if field.name not in own):
+        if getattr(command, name) != getattr(usual, name):
+            said = "volumes" if name == "volumes" else f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{said} and --runs were given; --runs takes finished runs as they are"
+            )
+    folders = [path.parent if path.name == STORE else path for path in command.runs]
+    if len({path.resolve() for path in folders}) < len(folders):
+        raise InputError("--runs names one folder twice; give it once")
+    names = _files.unique_names([_files.file_name(path.resolve().name) for path in folders])
+    runs = {name: open_scans(path) for name, path in zip(names, folders, strict=True)}
+    if (command.out / STORE).exists():
+        raise InputError(f"output {str(command.out)!r} holds a run of its own; give another folder")
+    _files.check_free(command.out, () if command.overwrite else OVERLAY)
+    rows = write_overlay(runs, command.out)
+    columns = ("instances", "distance_mm", "average_score", "median_score", "std_dev")
+    told = [[row["network"], *(f"{row[name]:.4g}" for name in columns)] for row in rows]
+    console.table(None, ("network", *columns), told)
+    print(f"{counted(len(runs), 'network')}; table and figures are in {command.out}")
+    return 0

@@ -203,13 +203,18 @@ class Context(Volumetric):
     figures show the mean probability inside and the number of instances that are still detected,
     against the distance that is left: distance_mm is dilations times the smallest extent of a
     voxel, and reach_mm the largest Euclidean distance that is kept, along diagonals and longer
-    voxels.
+    voxels. Networks that were studied on the same scans are overlaid by their folders:
+
+      segcam context --runs unet nnunet swin --out networks
 
     Attributes:
         steps: How many dilations there are.
         max_voxels: Leave out larger instances.
+        runs: Instead of volumes, the folders of finished runs: one table, and figures with the mean
+            and the spread of each network, which is called as its folder.
     """
 
     steps: int = 34
     max_voxels: Annotated[int | None, optional("N")] = None
+    runs: Annotated[tuple[Path, ...], optional("FOLDER ...")] = ()
     out: Path = Path("segcam-context")

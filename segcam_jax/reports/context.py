@@ -6,7 +6,7 @@ OUT/context-instances.csv           a row per instance and dilation
 OUT/scores.png, detections.png
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from segcam_jax.reports.scans import (
     values_of,
 )
 from segcam_jax.runs.stored_scans import StoredScans
+from segcam_jax.types import InputError
 from segcam_jax.viz.plots import context_detections, context_scores
 from segcam_jax.volumes import ContextCurve, context_table
 
 TABLE, INSTANCES = "context.csv", "context-instances.csv"
 FIGURES = ("scores.png", "detections.png")
-FILES = (TABLE, INSTANCES, *FIGURES)
+FILES, OVERLAY = (TABLE, INSTANCES, *FIGURES), (TABLE, *FIGURES)
 NO_COLUMNS = ("distance_mm", "average_score", "std_dev", "n_predictions", "dilations", "reach_mm")
 _COLUMNS = ("scan", "instance", "group", "voxels", "volume_mm3", "full_score", "full_detected")
 _CURVE = ("dilations", "distance_mm", "reach_mm", "score", "detected")
@@ -63,7 +64,11 @@ class ContextReport(ScanReport):
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the table, one per dilation; none if no instance was found."""
-        return context_table([_curve(rows) for rows in self._rows.values()])
+        return context_table(self.curves())
+
+    def curves(self) -> list[ContextCurve]:
+        """The curve of each instance."""
+        return [_curve(rows) for rows in self._rows.values()]
 
     def _folders(self) -> Iterable[str]:
         return (folder_of(rows[0]["scan"], label) for (_, label), rows in self._rows.items())
@@ -76,7 +81,7 @@ class ContextReport(ScanReport):
         long = [[row[name] for name in names] for each in self._rows.values() for row in each]
         _files.write_bytes(out / INSTANCES, _files.as_csv(names, long))
         if rows:
-            _draw([_curve(rows) for rows in self._rows.values()], out)
+            _draw({"": self.curves()}, out)
             return list(FILES)
         for name in FIGURES:
             (out / name).unlink(missing_ok=True)
@@ -126,20 +131,94 @@ def _curve(rows: Sequence[dict[str, Any]]) -> ContextCurve:
     )
 
 
-def _draw(curves: Sequence[ContextCurve], out: Path) -> None:
-    distance, reach = curves[0].distance, np.stack([each.reach for each in curves])
+def write_overlay(runs: Mapping[str, StoredScans], out: Path) -> list[dict[str, Any]]:
+    """Writes one table and figures of several networks that were studied on the same scans.
+
+    Args:
+        runs: of `segcam context`, by the names of their networks.
+        out: the folder of `OVERLAY`.
+
+    Returns:
+        The rows of the table, one per network and dilation: those of `context_table` without the
+        single instances, with the `network`, the number of `instances` and the `median_score`.
+
+    Raises:
+        InputError: if a run is of something else, not finished or without instances, or if the
+            runs differ in their scans, distances, or in which instances they study.
+    """
+    found = {name: _curves_of(name, run) for name, run in runs.items()}
+    (first, run), *others = runs.items()
+    for name, other in others:
+        for said, one, two in _differences(run, other):
+            raise InputError(
+                f"{name!r} has {said} {two}, {first!r} {one}; compare networks on the same"
+            )
+    context_table([each for curves in found.values() for each in curves])  # One set of distances.
+    rows = [
+        {
+            "network": name,
+            "instances": len(curves),
+            "median_score": float(np.median([each.scores[number] for each in curves])),
+            **{column: row[column] for column in NO_COLUMNS},
+        }
+        for name, curves in found.items()
+        for number, row in enumerate(context_table(curves))
+    ]
+    _files.write_bytes(out / TABLE, _files.as_csv([*rows[0]], [[*row.values()] for row in rows]))
+    _draw(found, out)
+    return rows
+
+
+def _curves_of(name: str, run: StoredScans) -> list[ContextCurve]:
+    """The curves of a run that is to be compared."""
+    if run.manifest.kind != "context":
+        fault = f"is of {run.manifest.kind}"
+    elif run.manifest.finished is None:
+        fault = "is not finished"
+    elif curves := ContextReport(run, run.path.parent).curves():
+        return curves
+    else:
+        fault = "has no instance"
+    raise InputError(f"run {name!r} {fault}; give finished runs of `segcam context`")
+
+
+def _differences(run: StoredScans, other: StoredScans) -> Iterator[tuple[str, Any, Any]]:
+    """In what two runs cannot be compared: what it is, and what each has."""
+    for option in ("groups", "min_voxels", "max_voxels", "connectivity"):
+        one, two = run.manifest.options[option], other.manifest.options[option]
+        if one != two:
+            yield f"the {option}", one, two
+    one, two = (
+        {row["scan"]: row["sha256"] for row in each.scans.values()} for each in (run, other)
+    )
+    for scan in sorted(one.keys() | two.keys()):
+        if one.get(scan) != two.get(scan):
+            files = (each.get(scan, "none")[:8] for each in (one, two))
+            yield f"of the scan {scan!r} the files", *files
+
+
+def _draw(networks: Mapping[str, Sequence[ContextCurve]], out: Path) -> None:
+    every = [each for curves in networks.values() for each in curves]
+    distance, reach = every[0].distance, np.stack([each.reach for each in every])
+
+    def stacked(column: str) -> dict[str, np.ndarray]:
+        return {
+            name: np.stack([getattr(each, column) for each in curves])
+            for name, curves in networks.items()
+        }
+
     figures = (
         context_scores(
             distance,
-            np.stack([each.scores for each in curves]),
-            full=np.array([each.full_score for each in curves]),
+            stacked("scores"),
+            full=stacked("full_score"),
             reach=reach,
             title="Probability inside instances against their context",
         ),
         context_detections(
             distance,
-            np.stack([each.detected for each in curves]),
-            full=np.array([each.full_detected for each in curves]),
+            stacked("detected"),
+            full=stacked("full_detected"),
             reach=reach,
             title="Detected instances against their context",
         ),

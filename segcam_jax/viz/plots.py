@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ _WEIGHT_SHAPES = "osD^vP"
 # The first is larger, so that it shows behind the second where both are equal.
 _WEIGHT_SIZES = (6.6, 4.6)
 _DASHED: dict[str, Any] = {"linestyle": (0, (4, 2.5)), "linewidth": 1.0}
-_CURVE = "#0072B2"
+# Of networks; the first is that of one alone.
+_CURVES = (_WEIGHT_COLOURS[1], _WEIGHT_COLOURS[0], *_WEIGHT_COLOURS[2:])
 _FULL: dict[str, Any] = {"color": "#D55E00", "zorder": 2, **_DASHED}
 _DISTANCE = "context left: dilations x smallest voxel extent (mm)"
 _MANY = 40  # single curves are drawn up to this many instances
@@ -163,74 +165,97 @@ def _dots(axes: Axes, shares: Float[np.ndarray, "methods weights"], uniform: flo
 @drawing()
 def context_scores(
     distance: Float[np.ndarray, "n"],
-    scores: Float[np.ndarray, "instances n"],
+    scores: Mapping[str, Float[np.ndarray, "instances n"]],
     *,
-    full: Float[np.ndarray, "instances"] | None = None,
-    reach: Float[np.ndarray, "instances n"] | None = None,
+    full: Mapping[str, Float[np.ndarray, "instances"]] = MappingProxyType({}),
+    reach: Float[np.ndarray, "all n"] | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draws the mean probability inside instances, ± one standard deviation, over the distance.
 
     Args:
         distance: dilations times the smallest extent of a voxel, in mm, ascending.
-        scores: a row per instance.
+        scores: of each network, a row per instance that it finds.
         full: the score of each instance with all of the input; their mean is a dashed line.
-        reach: the largest Euclidean distance in mm that each dilation reaches; where it exceeds
-            `distance`, the caption says how far the last one goes.
+        reach: the largest Euclidean distance in mm that each dilation reaches, of all instances;
+            where it exceeds `distance`, the caption says how far the last one goes.
         title: a line above the plot.
 
     Raises:
-        InputError: if there is no instance, or lengths differ.
+        InputError: if there is no network or no instance, or more than six, or lengths differ.
     """
-    distance, scores = _curves(distance, scores)
+    networks = _curves(distance, scores)
     figure, axes = _context_axes(distance, (0, 1), "mean probability inside")
-    mean, spread = scores.mean(0), scores.std(0)
-    singles = 1 < len(scores) <= _MANY
-    if singles:
-        for row in scores:
+    singles = False
+    for colour, (name, values) in networks.items():
+        mean, spread = values.mean(0), values.std(0)
+        singles = len(networks) == 1 and 1 < len(values) <= _MANY
+        for row in values if singles else ():
             axes.plot(distance, row, color="#9a9a9a", linewidth=0.5, alpha=0.6, zorder=1)
-    band = {"color": _CURVE, "alpha": 0.2, "linewidth": 0, "zorder": 2}
-    axes.fill_between(distance, mean - spread, mean + spread, **band)
-    axes.plot(distance, mean, color=_CURVE, linewidth=1.8, zorder=3)
-    if full is not None:
-        _full(axes, float(np.mean(full)), ".2f")
-    legend = "; band: ± 1 standard deviation" + ("; grey: single instances" if singles else "")
-    said = counted(len(scores), "instance") + (legend if len(scores) > 1 else "")
-    return finished(figure, Words(title, caption=said + _reaching(distance, reach)))
+        band = {"color": colour, "alpha": 0.2, "linewidth": 0, "zorder": 2}
+        axes.fill_between(distance, mean - spread, mean + spread, **band)
+        axes.plot(distance, mean, color=colour, linewidth=1.8, zorder=3)
+        if name in full:
+            _full(axes, float(np.mean(full[name])), ".2f", colour if len(networks) > 1 else None)
+    said = "band: ± 1 standard deviation" + ("; grey: single instances" if singles else "")
+    several = any(len(values) > 1 for values in scores.values())
+    key = {name: counted(len(values), "instance") for name, values in scores.items()}
+    return _told(figure, title, key, (*([said] if several else ()), _reaching(distance, reach)))
 
 
 @drawing()
 def context_detections(
     distance: Float[np.ndarray, "n"],
-    detected: Bool[np.ndarray, "instances n"],
+    detected: Mapping[str, Bool[np.ndarray, "instances n"]],
     *,
-    full: Bool[np.ndarray, "instances"] | None = None,
-    reach: Float[np.ndarray, "instances n"] | None = None,
+    full: Mapping[str, Bool[np.ndarray, "instances"]] = MappingProxyType({}),
+    reach: Float[np.ndarray, "all n"] | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draws how many instances are detected, as steps over the distance.
 
     Arguments and errors as `context_scores`, with detections in place of scores.
     """
-    distance, found = _curves(distance, np.asarray(detected, float))
-    figure, axes = _context_axes(distance, (0, len(found) * 1.08), "detected instances")
+    networks = _curves(distance, detected)
+    most = max(len(values) for values in detected.values())
+    figure, axes = _context_axes(distance, (0, most * 1.08), "detected instances")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    # What is found at a distance is found until the next one is tried.
-    axes.step(distance, found.sum(0), where="post", color=_CURVE, linewidth=1.8, zorder=3)
-    if full is not None:
-        _full(axes, int(np.sum(full)), "d")
-    said = counted(len(found), "instance") + _reaching(distance, reach)
-    return finished(figure, Words(title, caption=said))
+    for colour, (name, found) in networks.items():
+        # What is found at a distance is found until the next one is tried.
+        axes.step(distance, found.sum(0), where="post", color=colour, linewidth=1.8, zorder=3)
+        if name in full:
+            _full(axes, int(np.sum(full[name])), "d", colour if len(networks) > 1 else None)
+    key = {name: counted(len(values), "instance") for name, values in detected.items()}
+    return _told(figure, title, key, (_reaching(distance, reach),))
 
 
-def _curves(distance, values) -> tuple[np.ndarray, np.ndarray]:
-    distance, values = np.asarray(distance, float), np.asarray(values, float)
-    if values.ndim != 2 or not len(values) or values.shape[1:] != distance.shape:
-        raise InputError(
-            f"values have shape {values.shape}, distances {distance.shape}; expected a row per "
-            "instance, at least one, and a column per distance"
+def _curves(
+    distance: np.ndarray, networks: Mapping[str, np.ndarray]
+) -> dict[str, tuple[str, np.ndarray]]:
+    """The curves of each network by its colour, checked."""
+    if not 1 <= len(networks) <= len(_CURVES):
+        raise InputError(f"{len(networks)} networks were given; draw 1 to {len(_CURVES)}")
+    for values in networks.values():
+        if values.ndim != 2 or not len(values) or values.shape[1:] != distance.shape:
+            raise InputError(
+                f"values have shape {values.shape}, distances {distance.shape}; expected a row per "
+                "instance, at least one, and a column per distance"
+            )
+    return dict(zip(_CURVES, networks.items(), strict=False))
+
+
+def _told(figure: Figure, title: str | None, key: Mapping[str, str], said: Sequence[str]) -> Figure:
+    """The figure with a legend of networks where there are several, and a caption."""
+    if len(key) == 1:
+        return finished(
+            figure, Words(title, caption="; ".join(filter(None, (*key.values(), *said))))
         )
-    return distance, values
+    lines = [
+        Line2D([], [], color=colour, linewidth=1.8, label=f"{name}: {words}")
+        for colour, (name, words) in zip(_CURVES, key.items(), strict=False)
+    ]
+    lines.append(Line2D([], [], color=FAINT, label="all of the input", **_DASHED))
+    return finished(figure, Words(title, caption="; ".join(filter(None, said))), lines)
 
 
 def _context_axes(
@@ -243,9 +268,13 @@ def _context_axes(
     return figure, axes
 
 
-def _full(axes: Axes, level: float, form: str) -> None:
-    """A dashed line at what all of the input gives, named where curves are still low."""
-    axes.axhline(level, **_FULL)
+def _full(axes: Axes, level: float, form: str, colour: str | None) -> None:
+    """A dashed line at what all of the input gives; without a colour it is the only one, and named
+    where curves are still low.
+    """
+    axes.axhline(level, **{**_FULL, "color": colour or _FULL["color"]})
+    if colour is not None:
+        return
     low, high = axes.get_ylim()
     above = level < low + 0.92 * (high - low)
     axes.annotate(
@@ -265,7 +294,7 @@ def _reaching(distance: np.ndarray, reach: np.ndarray | None) -> str:
     if reach is None or (farthest := float(np.max(np.asarray(reach)[:, -1]))) <= distance[-1]:
         return ""
     near, far = (f"{mm:.3g}" for mm in (distance[-1], farthest))
-    return f"; the last dilation reaches {near} to {far} mm, by direction (Euclidean)"
+    return f"the last dilation reaches {near} to {far} mm, by direction (Euclidean)"
 
 
 # ---- peaks of instances

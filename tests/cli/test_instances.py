@@ -589,7 +589,61 @@ def test_an_empty_prediction_is_said(case, tmp_path, capsys):
     assert (tmp_path / "b" / "context.csv").read_text().strip().endswith("dilations,reach_mm")
 
 
-def test_context_writes_tables_and_figures_and_resumes(case, tmp_path, capsys):
+@pytest.fixture
+def fault(capsys):
+    """Runs a command line that must fail with code 2 and one line on stderr, which it returns."""
+
+    def check(*given):
+        capsys.readouterr()
+        assert run(*given) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if line.startswith("segcam: error: ")]
+        assert errors == lines[-1:]
+        return errors[0]
+
+    return check
+
+
+def check_overlaid(lenient, strict, fault, capsys):
+    """Two runs of `segcam context` in one table and figures; what cannot be compared is refused."""
+    given, out = ("context", "--runs", lenient, strict, "--out"), lenient.parent / "both"
+    assert run(*given, out) == 0
+    assert "2 networks" in capsys.readouterr().out
+    rows = table(out / "context.csv")
+    assert [(row["network"], row["dilations"]) for row in rows] == [
+        (path.name, step) for path in (lenient, strict) for step in "123"
+    ]
+    for row in rows:
+        every = table(lenient.parent / row["network"] / "context-instances.csv")
+        single = [each for each in every if each["dilations"] == row["dilations"]]
+        scores = [float(each["score"]) for each in single]
+        assert int(row["instances"]) == len(scores) == 2
+        told = [float(row[name]) for name in ("average_score", "median_score", "std_dev")]
+        by_hand = [np.mean(scores), np.median(scores), np.std(scores)]
+        assert told == pytest.approx(by_hand, rel=1e-4)
+        assert int(row["n_predictions"]) == sum(each["detected"] == "True" for each in single)
+    assert rows[0]["average_score"] != rows[3]["average_score"]
+    assert "already holds 'context.csv'" in fault(*given, out)
+    assert "holds a run of its own" in fault(*given, strict, "--overwrite")
+    none = lenient.parent / "none"
+    assert "names one folder twice" in fault("context", "--runs", lenient, lenient)
+    assert "--weights and --runs" in fault(*given, none, "--weights", "lesions")
+    manifest = strict / "run.zarr" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    for changed, line in (
+        ({"kind": "instances"}, "'strict' is of instances"),
+        ({"finished": None}, "'strict' is not finished"),
+        (
+            {"options": {**values["options"], "groups": ["TP"]}},
+            "'strict' has the groups ['TP'], 'out' ['TP', 'FP']",
+        ),
+    ):
+        manifest.write_text(json.dumps({**values, **changed}))
+        assert line in fault(*given, none)
+    assert not none.exists()
+
+
+def test_context_writes_tables_and_figures_and_resumes(case, tmp_path, capsys, fault):
     out = tmp_path / "out"
     truth = ("--truth", case / "truth.nii.gz", "--group", "tp", "fp", "--max-voxels", 200)
     given = command("context", case, out, *truth, "--steps", 3)
@@ -611,21 +665,9 @@ def test_context_writes_tables_and_figures_and_resumes(case, tmp_path, capsys):
     (out / "patient" / "instance-002" / "record.json").unlink()
     assert run(*given) == 0
     assert (out / "context.csv").read_bytes() == before
-
-
-@pytest.fixture
-def fault(capsys):
-    """Runs a command line that must fail with code 2 and one line on stderr, which it returns."""
-
-    def check(*given):
-        capsys.readouterr()
-        assert run(*given) == 2
-        lines = capsys.readouterr().err.strip().splitlines()
-        errors = [line for line in lines if line.startswith("segcam: error: ")]
-        assert errors == lines[-1:]
-        return errors[0]
-
-    return check
+    strict = command("context", case, tmp_path / "strict", *truth, "--steps", 3)
+    assert run(*strict, "--threshold", 0.9) == 0
+    check_overlaid(out, tmp_path / "strict", fault, capsys)
 
 
 def test_broken_volumes_are_one_line_each(case, tmp_path, fault):

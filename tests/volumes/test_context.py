@@ -97,19 +97,45 @@ def test_a_network_that_sees_one_voxel_needs_no_context():
 def test_figures_show_all_instances(studied):
     distance = studied.distance
     scores = np.stack([studied.scores, studied.scores * 0.5])
+    one, full = {"": scores}, {"": np.array([0.9, 0.8])}
     for figure in (
-        figures.context_scores(distance, scores, full=np.array([0.9, 0.8]), title="case"),
-        figures.context_detections(distance, scores > 0.3, full=np.array([True, True])),
-        figures.context_scores(distance[:1], scores[:1, :1]),
+        figures.context_scores(distance, one, full=full, title="case"),
+        figures.context_detections(distance, {"": scores > 0.3}, full={"": full[""] > 0}),
+        figures.context_scores(distance[:1], {"": scores[:1, :1]}),
     ):
         pixels = to_array(figure, dpi=40)
         assert pixels.std() > 5
     with pytest.raises(InputError, match="at least one"):
-        figures.context_scores(distance, scores[:0])
+        figures.context_scores(distance, {"": scores[:0]})
+    with pytest.raises(InputError, match="7 networks"):
+        figures.context_scores(distance, {str(number): scores for number in range(7)})
+
+
+def test_figures_overlay_networks_with_their_spread(studied):
+    scores = np.stack([studied.scores, studied.scores * 0.5])
+    networks = {"unet": scores, "swin": scores[:1] * 0.8}
+    figure = figures.context_scores(studied.distance, networks, full={"unet": np.ones(2)})
+    (axes,) = figure.axes
+    drawn = [line for line in axes.lines if line.get_linewidth() == 1.8]
+    for line, values in zip(drawn, networks.values(), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+    # Mean and deviation of (s, s/2) are 3s/4 and s/4: the band goes from s/2 to s.
+    edges = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (edges.min(), edges.max()) == pytest.approx((scores[1].min(), scores[0].max()))
+    colours = {line.get_color() for line in drawn}
+    assert len(colours) == 2
+    (key,) = figure.legends
+    words = [text.get_text() for text in key.get_texts()]
+    assert words == ["unet: 2 instances", "swin: 1 instance", "all of the input"]
+    steps = figures.context_detections(studied.distance, {"a": scores > 0.3, "b": scores > 9})
+    assert [list(line.get_ydata()) for line in steps.axes[0].lines] == [
+        list((scores > 0.3).sum(0)),
+        [0] * STEPS,
+    ]
 
 
 def test_figures_say_what_their_distance_is(studied):
-    found = studied.detected[None]
+    found = {"": studied.detected[None]}
     drawn = figures.context_detections(studied.distance, found, reach=studied.reach[None])
     words = prose_of(drawn)
     assert "dilations x smallest voxel extent (mm)" in words
