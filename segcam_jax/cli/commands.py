@@ -206,7 +206,9 @@ COMMANDS = {
         "look at a stored run: its table, its images, the best and the worst", Show, "stores:show"
     ),
     "score": Command(
-        "score the maps of a stored run by metrics, and rank its methods", Score, "score:score"
+        "score maps by metrics, and rank methods: of a stored run, or of images",
+        Score,
+        "score:score",
     ),
     "export": Command("write a stored run as PNG, .npy and CSV files", Export, "stores:export"),
     "gallery": Command(

@@ -1,35 +1,105 @@
-"""`segcam score`: the maps of a stored run, measured by metrics."""
+"""`segcam score`: maps, of a stored run or of images that are explained into one, by metrics."""
 
+import dataclasses
 from collections import Counter
 
-from segcam_jax.cli import commands, console
+from segcam_jax.cli import commands, console, study_run, sweep
 from segcam_jax.cli.arguments import names_in
+from segcam_jax.cli.study import Study, Sweep
+from segcam_jax.networks.network import Network
 from segcam_jax.networks.spec import check_seed
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import StoredRun, StoredScans, open_scans, open_store
-from segcam_jax.runs.measures import measures
+from segcam_jax.runs.manifest import NetworkRecord
+from segcam_jax.runs.measures import Measure, check, measures
 from segcam_jax.runs.scored_images import compares
 from segcam_jax.runs.scores import CONTROL, FOLDER, Scoring
-from segcam_jax.runs.stored_scans import kind_of
+from segcam_jax.runs.stored_scans import is_run, kind_of
 from segcam_jax.types import InputError, counted
 
 _USUAL = ("deletion", "insertion", "road", "average_drop")
 _OF_REGIONS = ("dice_deletion", "dice_insertion", "off_target_drop")
+_OF_BOTH = frozenset({"images", "option", "seed", "on_error"})  # Of images, and of a run.
 _MOST_NOTES = 8
 _COLUMNS = ("", "method", "tap", "mean", "95 %", "images", "undefined", "wins", "worst image")
 
 
 def score(command: commands.Score) -> int:
-    """Scores the maps of a run, prints and draws a ranking; returns the exit code."""
-    check_seed(command.seed)
-    images = kind_of(command.run) == "images"
-    run = open_store(command.run) if images else open_scans(command.run)
-    usual = _USUAL if run.manifest.network.classifies else (*_USUAL[:3], *_OF_REGIONS)
-    if not command.metric and isinstance(run, StoredRun) and compares(run):
+    """Scores maps, prints and draws a ranking; returns the exit code."""
+    check_seed(command.seed or 0)
+    if command.weights is None and command.config is None:
+        run = _stored(command)
+        compared = isinstance(run, StoredRun) and compares(run)
+        return _score(command, run, _asked(command, run.manifest.network, compared))
+    _check_images(command)
+    opened = sweep.opened_of(_study(command))
+    asked = _asked(command, opened.network, opened.compares)
+    check(asked, opened.network, compares=opened.compares)
+    if command.dry_run:
+        study_run.tell_cost(opened)
+        costs = [(each.metric.name, each.metric.cost) for each in asked]
+        console.table(None, ("metric", "cost of a map"), costs)
+        return 0
+    done, finished = sweep.compute(command, opened)
+    if finished is None:  # Whoever finishes it scores it.
+        return study_run.exit_code(done, finished)
+    scored = _score(command, open_store(command.out), asked)
+    return max(study_run.exit_code(done, finished), scored)
+
+
+def _study(command: commands.Score) -> Sweep:
+    """What is asked for of images."""
+    given = {field.name: getattr(command, field.name) for field in dataclasses.fields(Study)}
+    return Sweep(**{**given, "option": command.method_option})
+
+
+def _check_images(command: commands.Score) -> None:
+    """Raises `InputError` if a stored run is named in place of images."""
+    for path in command.images:
+        if is_run(path):
+            raise InputError(
+                f"{str(path)!r} is a stored run, and knows its network; leave out --weights and "
+                "--config"
+            )
+
+
+def _stored(command: commands.Score) -> StoredRun | StoredScans:
+    """The stored run that is named."""
+    if len(command.images) != 1:
+        raise InputError("name one stored run, or images and their network (--weights)")
+    (path,) = command.images
+    if not is_run(path) and path.exists():
+        raise InputError(
+            f"{str(path)!r} is no stored run; give one, or the network of images (--weights)"
+        )
+    for field in dataclasses.fields(Study):
+        given = getattr(command, field.name)
+        if field.name not in _OF_BOTH and given != field.default:
+            option = f"--{field.name.replace('classes', 'class').replace('_', '-')}"
+            raise InputError(
+                f"{option} says how images are explained, and {str(path)!r} is a stored run; leave "
+                "it out"
+            )
+    return open_store(path) if kind_of(path) == "images" else open_scans(path)
+
+
+def _asked(
+    command: commands.Score, network: Network | NetworkRecord, compared: bool
+) -> tuple[Measure, ...]:
+    """The metrics, or the usual ones."""
+    usual = _USUAL if network.classifies else (*_USUAL[:3], *_OF_REGIONS)
+    if not command.metric and compared:
         usual = tuple(name for name in usual if name not in _OF_REGIONS)
         console.note(f"{', '.join(_OF_REGIONS)} are of one class, not of one rather than another")
-    asked = measures(names_in(command.metric) or usual, command.option)
-    scoring = Scoring(run, asked, seed=command.seed, controls=not command.no_controls)
+    return measures(names_in(command.metric) or usual, command.option)
+
+
+def _score(
+    command: commands.Score, run: StoredRun | StoredScans, asked: tuple[Measure, ...]
+) -> int:
+    """Scores a stored run."""
+    seed = command.seed or 0
+    scoring = Scoring(run, asked, seed=seed, controls=not command.no_controls)
     if not scoring.scored.taps:
         raise InputError(f"{str(run.path)!r} has no maps to score yet")
     _tell(scoring)
@@ -38,7 +108,7 @@ def score(command: commands.Score) -> int:
     with console.rates("scoring", len(scored) * len(asked), "scores") as show:
         done = scoring.compute(show, stop_on_error=command.on_error == "stop")
     found = scoring.table()
-    cards = report.write(run, found, seed=command.seed)
+    cards = report.write(run, found, seed=seed)
     for metric in dict.fromkeys(card.metric for card in cards):
         rows = [_words(card) for card in cards if card.metric == metric]
         known = next(each.metric for each in asked if each.metric.name == metric)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from segcam_jax.cli.arguments import MaybeFile, MaybeName, Names, Options, optional
+from segcam_jax.cli.study import Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Show:
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
-    """Score the maps of a stored run by metrics, and rank its methods.
+class Score(Study):
+    """Score maps by metrics, and rank their methods: those of a stored run, or of images.
 
     For example:
 
@@ -58,28 +59,35 @@ class Score:
 
       segcam score run.zarr --metric deletion dice_deletion --option steps=10 --option at=tap
 
+      segcam score photographs/ --weights efficientnet-lite0-imagenet --tap middle last
+      --method grad_cam layer_cam eigen_cam --metric insertion road --out run.zarr
+
     Scores are columns beside the run, in its folder `scores`, with tables and figures. A scoring
-    that was killed goes on; a metric that is asked for later costs itself alone.
+    that was killed goes on; a metric that is asked for later costs itself alone. Images are
+    explained first, into a run as `segcam sweep` stores it: what was killed goes on there too.
 
     Attributes:
-        run: The folder of the run.
+        images: The folder of a stored run. With --weights or --config, images as in `segcam
+            explain`; all other options but those of metrics are of these.
+        method: As in `segcam explain`.
         metric: Metrics by name (`segcam methods` lists them). Default: deletion, insertion and
             road; of regions with dice_deletion, dice_insertion and off_target_drop, of classifiers
             with average_drop.
         option: Options of metrics, for each that has one of the name: steps=10, at=tap,
             where=outside, baseline=blur.
-        seed: Of all random numbers.
+        method_option: Options of methods, as `--option` of `segcam explain`.
+        seed: Of all random numbers. Default: 0.
         no_controls: Leave out the random map, and the mask-shaped map of regions, that are scored
             beside every method.
-        on_error: What a map that fails does: be a row with its reason, or stop the scoring.
+        on_error: What an image or a map that fails does: be a row with its reason, or stop.
+        share: As in `segcam sweep`; who finishes the run scores it.
+        dry_run: Say what would be done of images and what it costs, and write nothing.
+        out: Where the run of the images goes. One that was interrupted there goes on.
     """
 
-    run: tyro.conf.Positional[Path]
     metric: Names = ()
-    option: Options = ()
-    seed: int = 0
+    method_option: Options = ()
     no_controls: bool = False
-    on_error: Literal["row", "stop"] = "row"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,6 +125,12 @@ class OpenJob:
         self.form = ImageForm.of(network, options.fit)
         self.targets = items.targets or len(options.queries)
 
+    @property
+    def compares(self) -> bool:
+        """Whether a class is explained rather than another one."""
+        every = (*self.options.queries, *(goal.query for goal in self.items.every_goal))
+        return any(query.second is not None for query in every)
+
     @functools.cached_property
     def kernel(self) -> ImageKernel:
         """What computes."""

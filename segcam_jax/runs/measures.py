@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from segcam_jax import metrics
 from segcam_jax.metrics import Metric
 from segcam_jax.metrics.registry import check_option
+from segcam_jax.networks.network import Network
+from segcam_jax.runs.manifest import NetworkRecord
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, nearest_first
 
@@ -82,6 +84,32 @@ def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, 
                 expected = _expected(known[metric][name])
                 raise InputError(f"--option {word!r}: {metric} takes {expected}") from None
     return tuple(Measure(found[n], tuple(sorted(options.items()))) for n, options in given.items())
+
+
+def check(asked: Sequence[Measure], network: Network | NetworkRecord, *, compares: bool) -> None:
+    """Checks metrics against what is explained of a network.
+
+    Args:
+        asked: they.
+        network: it.
+        compares: whether a class is explained rather than another one.
+
+    Raises:
+        InputError: if a metric asks for a region, or for one class, where there is none.
+    """
+    for each in asked:
+        needs = set(each.metric.needs)
+        if network.classifies and {"mask", "region"} & needs:
+            raise InputError(
+                f"{each.metric.name} needs a region, and {network.title} classifies whole images; "
+                "leave it out"
+            )
+        where = dict(each.options).get("where", "all")
+        if compares and ("region" in needs or where != "all"):
+            raise InputError(
+                f"{each.metric.name} reads the region of one class, and the run explains a "
+                "class rather than another; leave it out, or score a run of one class"
+            )
 
 
 def _read(words: str, kind: Any) -> Any:

@@ -28,7 +28,7 @@ from segcam_jax.metrics.controls import mask_shaped, random_map
 from segcam_jax.metrics.removal import brought
 from segcam_jax.metrics.segments import superpixels
 from segcam_jax.runs import parquet
-from segcam_jax.runs.measures import Measure
+from segcam_jax.runs.measures import Measure, check
 from segcam_jax.runs.pipeline import Progress
 from segcam_jax.runs.scored_images import ScoredImages
 from segcam_jax.runs.scored_scans import ScoredScans
@@ -90,19 +90,7 @@ class Scoring:
                 f"{record.given!r} is not the network of {str(run.path)!r} (SHA-256): its weights "
                 "or its source changed since"
             )
-        for each in self.measures:
-            asked = {"mask", "region"} & set(each.metric.needs)
-            if asked and record.classifies:
-                raise InputError(
-                    f"{each.metric.name} needs a region, and {record.title} classifies whole "
-                    "images; leave it out"
-                )
-            where = dict(each.options).get("where", "all")
-            if self.scored.compares and ("region" in each.metric.needs or where != "all"):
-                raise InputError(
-                    f"{each.metric.name} reads the region of one class, and the run explains a "
-                    "class rather than another; leave it out, or score a run of one class"
-                )
+        check(self.measures, record, compares=self.scored.compares)
 
     @property
     def shards(self) -> list[int]:

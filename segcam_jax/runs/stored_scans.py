@@ -47,9 +47,17 @@ def open_scans(path: str | os.PathLike) -> "StoredScans":
 
 def kind_of(path: str | os.PathLike) -> Kind:
     """What a stored run is of; images where there is no run."""
-    files = (Path(path) / STORE / FILE, Path(path) / FILE)
-    there = next((file for file in files if file.is_file()), None)
+    there = _manifest_at(Path(path))
     return "images" if there is None else read_manifest(there).kind
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a stored run."""
+    return _manifest_at(path) is not None
+
+
+def _manifest_at(path: Path) -> Path | None:
+    return next((file for file in (path / STORE / FILE, path / FILE) if file.is_file()), None)
 
 
 class StoredScans:

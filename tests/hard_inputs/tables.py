@@ -452,6 +452,23 @@ def score() -> Iterator[Row]:
     )
     yield Row("score leaves_network.zarr")
     yield from each("score", "", "image.png", "photos", "scan.nii", "net.safetensors", "fixed.zarr")
+    yield from each("score scored.zarr", ("--tap none", "--tap"), NET, "--out new.zarr")
+    yield from few_images("score")
+    yield from paths("score image.png --weights {}", ".safetensors", ("loop", "fifo", "letters"))
+    yield from outputs(f"score image.png {NET}")
+    yield from each(
+        f"score image.png {NET}",
+        ("--metric none", "none"),
+        ("--option window=2", "window"),
+        ("--method-option none=2", "none"),
+        ("--option steps=0", "steps=0; give at least 1"),
+        "--share 2/1",
+        "--seed -1",
+        "--tap none",
+        "--out photos",
+        "--out run.zarr",
+    )
+    yield Row(f"score image.png {NET} --config none.toml", "none.toml")
 
 
 def sweep() -> Iterator[Row]:

@@ -13,9 +13,10 @@ from PIL import Image
 import segcam_jax as segcam
 from segcam_jax import metrics
 from segcam_jax._jaxpr.recent import Recent
-from segcam_jax.cli import main
+from segcam_jax.cli import commands, main
+from segcam_jax.cli.score import _study
 from segcam_jax.engine import fitting
-from segcam_jax.metrics import randomisation
+from segcam_jax.metrics import METRICS, randomisation
 from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
@@ -268,7 +269,7 @@ def test_the_random_map_is_no_sample_and_thresholds_reach_metrics(run):
 
     scoring = Scoring(open_store(run), ())
     about = scoring.scored.shards[0][1]
-    metric = dataclasses.replace(metrics.METRICS["dice_deletion"], function=spied)
+    metric = dataclasses.replace(METRICS["dice_deletion"], function=spied)
     scoring._score(Measure(metric), about, RANDOM, CONTROL)
     assert given["threshold"] == scoring.network.meaning.threshold == 0.5
     of_row = jax.random.fold_in(jax.random.key(0), about["row"])
@@ -284,8 +285,8 @@ def test_the_random_map_is_no_sample_and_thresholds_reach_metrics(run):
 def test_a_class_rather_than_another_is_scored_by_what_reads_both(place, tmp_path, capsys):
     out = tmp_path / "rather.zarr"
     words = ("--method", "grad_cam", "--tap", "hidden", "--class", "1 rather than 0")
-    given = ["sweep", "images", "--weights", "own.py:make", *FORM, *words, "--out", str(out)]
-    assert main(given) == 3
+    given = ["sweep", "images/0.png", "--weights", "own.py:make", *FORM, *words, "--out", str(out)]
+    assert main(given) == 0
     capsys.readouterr()
     score(out, "--option", "steps=2", "--no-controls")
     said = capsys.readouterr()
@@ -338,7 +339,7 @@ def test_options_as_they_are_read():
         ("deletion", {"steps": 2.5}),
     ):
         with pytest.raises(InputError, match="; give"):
-            metrics.METRICS[name].function(None, None, None, None, None, **options)
+            METRICS[name].function(None, None, None, None, None, **options)
 
 
 def test_kendalls_tau_of_rankings_by_hand(run):
@@ -353,6 +354,56 @@ def test_kendalls_tau_of_rankings_by_hand(run):
     # Deletion is better where it is lower: it agrees with insertion.
     assert found["insertion", "deletion"] == pytest.approx(1)
     assert found["insertion", "road"] == pytest.approx(1 / 3)
+
+
+def test_images_are_explained_and_scored_in_one_command(place, run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "direct.zarr"
+    metric = ("--metric", "pointing_game", "--option", "tolerance=1")
+    given = ["score", "images", "--weights", "own.py:make", *WORDS, "--shard", "2", *metric]
+    given += ["--out", str(out)]
+    assert main([*given, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "grad_cam" in said
+    assert METRICS["pointing_game"].cost in said
+    for wrong in (["--metric", "deletions"], ["--option", "size=2"]):
+        assert main([*given, *wrong]) == 2
+    assert not out.exists()  # What is wrong with a metric is said before anything is explained.
+    assert main([*given, "--share", "1/2"]) == 0
+    assert not (out / "scores").exists()  # Who finishes the run scores it.
+    assert main(given) == 3  # An image is broken.
+    score(run, *metric)
+    assert ranking(out).equals(ranking(run))
+
+    (out / "scores" / "pointing_game" / "00001.parquet").unlink()
+    scored, whole = [], Scoring._score
+    monkeypatch.setattr(
+        Scoring, "_score", lambda self, *all: scored.append(all[1]["item"]) or whole(self, *all)
+    )
+    capsys.readouterr()
+    assert main(given) == 3
+    assert "(4 finished before)" in capsys.readouterr().out
+    assert set(scored) == {2}
+    assert ranking(out).equals(ranking(run))
+
+
+def test_options_of_methods_and_of_metrics_are_told_apart():
+    words = ["a.png", "--weights", "b", "--method-option", "steps=3", "--option", "steps=4"]
+    command = commands.parse(commands.COMMANDS["score"], "score", words)
+    assert command.option == ("steps=4",)
+    assert _study(command).option == ("steps=3",)
+
+
+def test_images_and_a_stored_run_are_told_apart(place, run, capsys):
+    for words, said in (
+        (["images"], "'images' is no stored run; give one, or the network of images (--weights)"),
+        (["run.zarr", "--tap", "hidden"], "--tap says how images are explained, and 'run.zarr' is"),
+        (["run.zarr", "--out", "new.zarr"], "--out says how images are explained"),
+        (["run.zarr", "--weights", "own.py:make"], "is a stored run, and knows its network"),
+        (["run.zarr", "run.zarr"], "name one stored run, or images and their network (--weights)"),
+        ([], "name one stored run, or images and their network (--weights)"),
+    ):
+        assert main(["score", *words]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_maps_of_all_taps_take_one_program(run, monkeypatch):
