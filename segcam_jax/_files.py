@@ -89,7 +89,9 @@ def keep_bytes(path: str | Path, data: bytes, *, overwrite: bool = False) -> Non
     """
     there = read_if_there(path)
     if there is not None and there != data and not overwrite:
-        raise InputError(f"{str(path)!r} is there and another; give another folder, or --overwrite")
+        raise InputError(
+            f"{str(path)!r} is there and holds something else; give another folder, or --overwrite"
+        )
     if there != data:
         write_bytes(path, data)
 
@@ -114,7 +116,9 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give a file")
     if _is_taken(path) and not path.is_file():
-        raise InputError(f"{str(path)!r} is no file to write over: a FIFO, a device or a lost link")
+        raise InputError(
+            f"{str(path)!r} is not a file to write over: a FIFO, a device or a lost link"
+        )
     check_folder(path.parent)
 
 
@@ -245,7 +249,7 @@ def parse_json(text: bytes | str, origin: str) -> Any:
             json.dumps(found, ensure_ascii=False).encode()  # No text has half a letter.
         return found
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{origin} no JSON: {error}") from None
+        raise InputError(f"{origin} not JSON: {error}") from None
 
 
 def read_json(path: Path) -> Any:
@@ -301,7 +305,7 @@ def file_name(name: str) -> str:
 
 
 def slug(words: str, otherwise: str) -> str:
-    """Words as a part of a file's name: what is no letter, number, `_` or `.` becomes one hyphen.
+    """Words as a part of a file's name: what is not a letter, number, `_` or `.` becomes a hyphen.
 
     Args:
         words: for example the name of a tap or a class.

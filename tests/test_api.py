@@ -114,7 +114,7 @@ def test_what_is_predicted_is_not_known_inside_of_jit(image):
 
 
 def test_no_model_is_told_what_one_is(image):
-    with pytest.raises(InputError, match="is no model"):
+    with pytest.raises(InputError, match="is not a model"):
         segcam.explain("resnet", image)
 
 

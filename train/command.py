@@ -94,7 +94,7 @@ def check_at_least(config: Any, least: int, *fields: str, most: int = MOST) -> N
 
 
 def check_positive(config: Any, *fields: str) -> None:
-    """Raises `InputError`, naming the setting, if one is no finite number above 0."""
+    """Raises `InputError`, naming the setting, if one is not a finite number above 0."""
     for field in fields:
         value = getattr(config, field)
         if not 0 < value < math.inf:

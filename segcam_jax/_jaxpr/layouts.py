@@ -270,7 +270,7 @@ def unknown_tap(name: str, variables: Mapping[str, Any], x: Any) -> TapError:
 
 
 def check_axes(batch_axis: Any, channel_axis: Any) -> None:
-    """Raises `InputError` for axes that are no whole numbers; there may be no batch axis."""
+    """Raises `InputError` for axes that are not whole numbers; there may be no batch axis."""
     given = {
         "batch_axis": 0 if batch_axis is None else batch_axis,
         "channel_axis": -1 if channel_axis is None else channel_axis,

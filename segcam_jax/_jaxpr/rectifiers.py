@@ -279,7 +279,7 @@ def _constant(value: Array) -> _Constant | None:
 
 
 def _fact(name: str, operands: Sequence[_Known]) -> Any:
-    """What is known of a result that is no rectifier."""
+    """What is known of a result that is not a rectifier."""
     facts = [operand.fact for operand in operands]
     numbers = [fact.number if isinstance(fact, _Constant) else None for fact in facts]
     if name == "convert_element_type":

@@ -75,7 +75,7 @@ def _put_together(array: Any, mesh: Any) -> Any:
 
 
 def check_function(fn: Any) -> None:
-    """Raises `InputError` for what is no function, or holds arrays of its own as a model does."""
+    """Raises `InputError` for what is not a function, or holds arrays as a model does."""
     advice = (
         "take a model by `fn, params = segcam_jax.from_equinox(model)` (from_nnx, from_linen); "
         "arrays of a function of your own belong into `params`"

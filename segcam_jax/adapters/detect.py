@@ -46,7 +46,7 @@ def adapted(made: Any, *, batch: bool | None = None) -> tuple[Callable, Any]:
         return from_equinox(one, other)
     if not alone and callable(one):
         return one, other
-    raise InputError(f"{_described(made)} is no model; expected {FORMS}")
+    raise InputError(f"{_described(made)} is not a model; expected {FORMS}")
 
 
 def is_torch(made: Any) -> bool:

@@ -195,14 +195,14 @@ def _array(tensor: Any, name: str) -> jax.Array:
     """A tensor of torch for JAX: halves as float32, other numbers as JAX keeps them.
 
     Raises:
-        InputError: if it is no array of numbers, or one is too large for JAX's integers.
+        InputError: if it is not an array of numbers, or one is too large for JAX's integers.
     """
     try:
         tensor = tensor.detach().cpu()
         array = (tensor.float() if str(tensor.dtype) in _HALF else tensor).numpy()
     except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
         raise InputError(
-            f"{name!r} is no array of numbers ({faults.words_of(error)}); give a module whose "
+            f"{name!r} is not an array of numbers ({faults.words_of(error)}); give a module whose "
             "weights are loaded, dense and not quantised"
         ) from error
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)

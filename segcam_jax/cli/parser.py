@@ -19,7 +19,7 @@ def check_words(program: str, given: Sequence[str]) -> None:
         try:
             word.encode()
         except UnicodeEncodeError:
-            raise InputError(f"{word!r} is no text in UTF-8; rename the file") from None
+            raise InputError(f"{word!r} is not text in UTF-8; rename the file") from None
 
 
 def parsed(kind: type, arguments: Sequence[str], **options: Any) -> Any:

@@ -66,7 +66,7 @@ def read_config(path: Path | None) -> Config:
         try:
             return Config(tomllib.loads(_files.read_bytes(path).decode()), None, path)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{str(path)!r} is no TOML: {' '.join(str(error).split())}") from None
+            raise InputError(f"{str(path)!r} is not TOML: {' '.join(str(error).split())}") from None
     file = path / FILE if path.is_dir() else path
     manifest = read_manifest(file)
     return Config({**manifest.options, **manifest.figures}, manifest, file)

@@ -253,11 +253,11 @@ def _is_npy(path: str | Path) -> bool:
 
 def _load_npy(data: bytes, name: str) -> np.ndarray:
     if not data.startswith(_NPY):
-        raise InputError(f"{name!r} is no readable .npy array; write it by numpy.save")
+        raise InputError(f"{name!r} is not a readable .npy array; write it by numpy.save")
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # Headers are Python's literals, which fail in many ways.
-        raise InputError(f"{name!r} is no readable .npy array: {_one_line(error)}") from None
+        raise InputError(f"{name!r} is not a readable .npy array: {_one_line(error)}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise InputError(f"{name!r} holds no array of real numbers")
     if array.ndim not in (2, 3) or 0 in array.shape:
@@ -306,7 +306,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
             image.load()
             getattr(image, "n_frames", 1)  # Looks at the other frames, which may be damaged.
     except UnidentifiedImageError:
-        raise InputError(f"{name!r} is no image file that can be read, or is corrupt") from None
+        raise InputError(f"{name!r} is not an image file that can be read, or is corrupt") from None
     except Image.DecompressionBombError as error:
         raise InputError(f"{name!r} is too large: {_one_line(error)}") from None
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt data.

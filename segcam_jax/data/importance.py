@@ -36,7 +36,7 @@ def read_importance(path: str | Path) -> tuple[float, ...]:
             array = np.load(io.BytesIO(data), allow_pickle=False)
         except Exception as error:  # Headers are Python's literals, which fail in many ways.
             said = " ".join(str(error).split())
-            raise InputError(f"{name!r} is no readable .npy array: {said}") from None
+            raise InputError(f"{name!r} is not a readable .npy array: {said}") from None
         if array.ndim != 1 or array.dtype.kind not in "iuf":
             raise InputError(
                 f"{name!r} has shape {array.shape}; expected a number for each channel"
@@ -47,7 +47,7 @@ def read_importance(path: str | Path) -> tuple[float, ...]:
     broken = [channel for channel, weight in enumerate(found) if not math.isfinite(weight)]
     if broken or not found:
         said = f"channel {broken[0]} has no finite weight" if broken else "it is empty"
-        raise InputError(f"{name!r} is no importance vector: {said}")
+        raise InputError(f"{name!r} is not an importance vector: {said}")
     return tuple(found)
 
 
@@ -57,7 +57,7 @@ def _of_table(data: bytes, name: str) -> list[float]:
         weights = {int(row["channel"]): float(row["weight"]) for row in rows}
     except (ValueError, TypeError, KeyError, csv.Error):
         raise InputError(
-            f"{name!r} is no importance vector; expected a table with the columns channel and "
+            f"{name!r} is not an importance vector; expected a table with the columns channel and "
             "weight, a number in each, or a .npy array"
         ) from None
     if sorted(weights) != list(range(len(rows))):

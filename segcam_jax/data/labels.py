@@ -42,12 +42,12 @@ def read_labels(path: str | Path) -> list[str]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"labels {str(path)!r} are no text in UTF-8") from None
+        raise InputError(f"labels {str(path)!r} are not text in UTF-8") from None
     json_file = Path(path).suffix.lower() == ".json"
     labels = _of_json(text, str(path)) if json_file else text.rstrip().splitlines()
     labels = [" ".join(label.split()) for label in labels]
     if not labels:
-        raise InputError(f"labels {str(path)!r} hold no name; give one a line")
+        raise InputError(f"labels {str(path)!r} do not hold a name; give one a line")
     if "" in labels:
         raise InputError(
             f"labels {str(path)!r} have no name for class {labels.index('')}; give one a line, "
@@ -81,9 +81,9 @@ def _of_json(text: str, name: str) -> list[str]:
             )
         values = [values[str(number)] for number in range(len(values))]
     if not isinstance(values, list):
-        raise InputError(f"labels {name!r} hold no list of names")
+        raise InputError(f"labels {name!r} do not hold a list of names")
     values = [each[-1] if isinstance(each, list) and each else each for each in values]
     wrong = [each for each in values if not isinstance(each, str)]
     if wrong:
-        raise InputError(f"labels {name!r} hold {wrong[0]!r}, which is no name")
+        raise InputError(f"labels {name!r} hold {wrong[0]!r}, which is not a name")
     return values

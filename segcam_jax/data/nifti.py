@@ -125,7 +125,7 @@ def write_map(path: str | Path, array: Shaped[np.ndarray, "d h w"], *, like: Vol
     """
     path = Path(path)
     if not path.name.lower().endswith(NIFTI):
-        raise InputError(f"{str(path)!r} is no name of a NIfTI file; end it in .nii or .nii.gz")
+        raise InputError(f"{str(path)!r} is not a name of a NIfTI file; end it in .nii or .nii.gz")
     if array.shape != like.shape:
         raise InputError(
             f"the map for {str(path)!r} has extents {array.shape}, the volume {like.shape}"
@@ -195,7 +195,7 @@ def _checked(path: str | Path) -> Path:
     if not _files.is_there(path):
         raise InputError(f"volume {str(path)!r} does not exist")
     if not is_volume(path):
-        raise InputError(f"{str(path)!r} is no volume; expected a file {', '.join(SUFFIXES)}")
+        raise InputError(f"{str(path)!r} is not a volume; expected a file {', '.join(SUFFIXES)}")
     return path
 
 
@@ -246,7 +246,7 @@ def _header_of(data: bytes, path: Path) -> Any:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what libraries raise for files that are no volumes into one line."""
+    """Turns what libraries raise for files that are not volumes into one line."""
     logger = require("nibabel", extra="nifti").imageglobals.logger
     logger.disabled, before = True, logger.disabled
     try:
@@ -312,7 +312,7 @@ def _check_parts(header: Any, path: Path) -> None:
     name = header.get("data file", header.get("datafile"))
     apart = isinstance(name, str) and not name.upper().startswith("LIST")
     if apart and not (path.parent / name).is_file():
-        raise InputError(f"{str(path)!r} has its voxels in {name!r}, which is no file")
+        raise InputError(f"{str(path)!r} has its voxels in {name!r}, which is not a file")
 
 
 def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
@@ -374,7 +374,9 @@ def _nrrd_millimetres(
         scale = _NRRD_MILLIMETRES.get(name) or _NRRD_MILLIMETRES.get(name.removesuffix("s"))
         scales.append(scale or 1.0)
         unknown += [] if scale else [unit]
-    told = (f"the file's unit {unknown[0]!r} is no known length; mm is taken",) if unknown else ()
+    told = (
+        (f"the file's unit {unknown[0]!r} is not a known length; mm is taken",) if unknown else ()
+    )
     return np.asarray(scales), told
 
 

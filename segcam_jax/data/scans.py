@@ -333,7 +333,7 @@ def find_scans(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"data {str(folder)!r} is no folder")
+        raise InputError(f"data {str(folder)!r} is not a folder")
     if not prefixes or len(set(prefixes)) != len(prefixes):
         raise InputError(f"prefixes {list(prefixes)}; give one per modality, all different")
     sessions = sorted(path for path in folder.glob("*/*") if path.is_dir())

@@ -68,7 +68,7 @@ def compiled(method: F) -> F:
 
 
 def compiled_function(function: F) -> F:
-    """Compiles a function of arrays that is no method, for rooms above the engine.
+    """Compiles a function of arrays that is not a method, for rooms above the engine.
 
     Positional arguments are its inputs. Those by keyword are part of the program, and hashable. It
     is one of the programs of which the last `fitting.MOST_PROGRAMS` used are kept.
@@ -195,7 +195,7 @@ def _check_classes(split: Split) -> None:
     if len(output) > 1 and any(output == shape[:-1] for shape in shapes):
         raise TargetError(
             f"the model returns {output} for an input that has these positions, so its last axis "
-            "is no axis of classes; let it return logits[..., None], whose one class is 0"
+            "is not an axis of classes; let it return logits[..., None], whose one class is 0"
         )
 
 

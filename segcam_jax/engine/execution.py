@@ -59,7 +59,7 @@ class Execution:
         if hoist is not None or changes is not None:
             name = "changes" if hoist is None else "hoist"
             raise InputError(
-                f"Execution({name}=...) is no more: difference=True or False switches the change "
+                f"Execution({name}=...) is gone: difference=True or False switches the change "
                 "that an ablation makes, and gradients, by themselves"
             )
         for name, unit in (("chunk_size", "evaluations"), ("memory_limit", "bytes")):

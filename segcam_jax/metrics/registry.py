@@ -193,7 +193,7 @@ def _undefined(function: Callable, constant: bool) -> Callable:
 
 
 def _in_range(function: F) -> F:
-    """The function, which refuses options that are no whole number, or as `check_option`."""
+    """The function, which refuses options that are not whole numbers, or as `check_option`."""
     kinds = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
 
     @functools.wraps(function)

@@ -342,7 +342,7 @@ def counts(steps: int, count: Int[Array, ""] | int) -> Int[Array, "s"]:
 
 
 def check_baseline(baseline: Any) -> None:
-    """Raises `InputError` for a word that is no baseline of `Scene.empty`."""
+    """Raises `InputError` for a word that is not a baseline of `Scene.empty`."""
     if isinstance(baseline, str) and baseline not in _BASELINES:
         choices = ", ".join(_BASELINES)
         raise InputError(f"baseline={baseline!r}; choose {choices}, or give a number")

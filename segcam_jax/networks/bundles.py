@@ -97,7 +97,7 @@ class Bundle:
         found = _files.read_json(folder / _CONFIG)
         if not isinstance(found, dict):
             raise InputError(
-                f"{str(folder / _CONFIG)!r} is missing, or no JSON; give the folder of a bundle"
+                f"{str(folder / _CONFIG)!r} is missing, or not JSON; give the folder of a bundle"
             )
         about = _files.read_json(folder / _METADATA) or {}
         schema.check(about, Metadata, f"{str(folder / _METADATA)!r} is not as MONAI writes it")
@@ -375,7 +375,7 @@ def _module(bundle: Bundle, target: str, arguments: Mapping[str, Any]) -> Any:
     known = "." not in target or target.startswith("monai.networks.nets.")
     if not known or not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
         raise InputError(
-            f"{str(bundle.path)!r}: {target!r} is no network of monai.networks.nets; any "
+            f"{str(bundle.path)!r}: {target!r} is not a network of monai.networks.nets; any "
             "torch.nn.Module is explained by a function that makes it: --weights file.py:make "
             "--checkpoint FILE"
         )

@@ -156,5 +156,5 @@ def _convolution(network: Network, word: str) -> str:
     if family is None or not hasattr(family.model, "convolutions"):
         raise InputError(f"{network.name} does not number its convolutions; name a tap")
     if number is None:
-        raise InputError(f"layer {word!r}: {words!r} is no number; give {CONVOLUTION}1 or more")
+        raise InputError(f"layer {word!r}: {words!r} is not a number; give {CONVOLUTION}1 or more")
     return family.convolution_tap(network.config, number)

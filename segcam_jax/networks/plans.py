@@ -277,7 +277,7 @@ class Plan:
         """A layer of torch by its path; nothing else is imported."""
         found = getattr(layers, path.rpartition(".")[2], None)
         if not path.startswith("torch.nn.") or found is None:
-            raise InputError(f"{str(self.path)!r} names {path!r}, which is no layer of torch.nn")
+            raise InputError(f"{str(self.path)!r} names {path!r}, which is not a layer of torch.nn")
         return found
 
     @property
@@ -374,6 +374,6 @@ class Plan:
 def _json(path: Path, kind: type) -> dict[str, Any]:
     found = _files.read_json(path)
     if not isinstance(found, dict):
-        raise InputError(f"{str(path)!r} is missing, or no JSON of nnU-Net")
+        raise InputError(f"{str(path)!r} is missing, or not JSON of nnU-Net")
     schema.check(found, kind, f"{str(path)!r} is not as nnU-Net writes it")
     return found

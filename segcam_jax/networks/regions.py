@@ -185,7 +185,7 @@ def _value(words: str, kind: str, value: str) -> Any:
         return (picked[1], int(picked[2])) if picked else (value, None)
     if kind == "component":
         if not re.fullmatch(r"\s*\d{1,18}\s*", value):
-            raise InputError(f"region {words!r}: {value!r} is no number from 0")
+            raise InputError(f"region {words!r}: {value!r} is not a number from 0")
         return int(value)
     if kind in ("at", "pixel"):
         numbers = re.fullmatch(r"\s*(-?\d{1,9})\s*,\s*(-?\d{1,9})\s*", value)

@@ -157,7 +157,7 @@ NO_NORMALISATION = Normalisation("none", None)
 
 
 def check_seed(seed: int) -> None:
-    """Raises `InputError` if it is no seed of random numbers."""
+    """Raises `InputError` if it is not a seed of random numbers."""
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed was given {seed}; give a number from 0 to below 2^32")
 

@@ -124,7 +124,7 @@ class GalleryFolder:
         new = [name for name in self._images if not (self.store(name) / FILE).exists()]
         wanted = [f"{image}/{network}" for network in new for image in self._names.values()]
         wanted += [INDEX] if not list(self.path.glob(f"*.zarr/{FILE}")) else []
-        _files.check_free(self.path, wanted, ", which is no part of a gallery of this version")
+        _files.check_free(self.path, wanted, ", which is not part of a gallery of this version")
 
     # ---- what there is to draw
 

@@ -164,7 +164,7 @@ def serve() -> None:
     with contextlib.suppress(_Left, BrokenPipeError), viz.reused():
         signal.signal(signal.SIGTERM, _leave)
         threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
-        gc.freeze()  # Modules are no garbage; to look at them took a fifth of a figure's time.
+        gc.freeze()  # Modules are not garbage; to look at them took a fifth of a figure's time.
         while (task := tasks.get()) is not _END:
             try:
                 work(task)

@@ -90,7 +90,9 @@ def _entered(
     found = read_manifest(file) if file.exists() else None
     others = [name for name in os.listdir(path) if not _files.is_temporary(name)]
     if found is None and others:
-        raise InputError(f"output {str(path)!r} holds {min(others)!r} and is no run; give another")
+        raise InputError(
+            f"output {str(path)!r} holds {min(others)!r} and is not a run; give another"
+        )
     grows = grows and found is not None and found.is_of_other_images(manifest)
     other = grows and found is not None and found.difference(manifest) != ""
     if found is not None and (overwrite or other):

@@ -221,7 +221,7 @@ def _listed(path: Path, options: StudyOptions) -> Items:
         table = polars.read_csv(text, infer_schema=False)
     except polars.exceptions.PolarsError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{str(path)!r} is no table of images: {reason}") from None
+        raise InputError(f"{str(path)!r} is not a table of images: {reason}") from None
     unknown = [name for name in table.columns if name not in _COLUMNS]
     if unknown or "image" not in table.columns:
         said = f"the unknown column {unknown[0]!r}" if unknown else "no column 'image'"

@@ -319,7 +319,7 @@ class JobWorker:
 
     def __init__(self, job: Job, folder: Path):
         if not folder.is_dir():
-            raise InputError(f"{str(folder)!r} is no folder of this machine; mount it there")
+            raise InputError(f"{str(folder)!r} is not a folder of this machine; mount it there")
         os.chdir(folder)
         # What was to be replaced was replaced by who handed out the shards.
         self._open = dataclasses.replace(job, overwrite=False).open()

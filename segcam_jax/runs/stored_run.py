@@ -45,7 +45,7 @@ def open_store(path: str | os.PathLike, names: Mapping[int, str] | None = None) 
     if (path / STORE / FILE).is_file():
         path = path / STORE
     if not (path / FILE).is_file():
-        raise InputError(f"{str(path)!r} is no run: it holds no {FILE}")
+        raise InputError(f"{str(path)!r} is not a run: it holds no {FILE}")
     return StoredRun(path, names)
 
 

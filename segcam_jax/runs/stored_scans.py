@@ -41,7 +41,7 @@ def open_scans(path: str | os.PathLike) -> "StoredScans":
     if (path / STORE / FILE).is_file():
         path = path / STORE
     if not (path / FILE).is_file():
-        raise InputError(f"{str(path)!r} is no run: it holds no {FILE}")
+        raise InputError(f"{str(path)!r} is not a run: it holds no {FILE}")
     return StoredScans(path)
 
 

@@ -84,7 +84,7 @@ def tensors_of(file: TorchFile, state: Mapping[str, Any], path: Path) -> dict[st
     """The tensors of a state dict in a file of `torch.save`, halves as float32.
 
     Raises:
-        InputError: if the file is cut off, or one is no plain array; `path` is the file's.
+        InputError: if the file is cut off, or one is not a plain array; `path` is the file's.
     """
     arrays = {}
     with _reading(path):
@@ -174,8 +174,8 @@ def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _no_numbers(path: Path, name: object) -> InputError:
     return InputError(
-        f"weights file {str(path)!r}: tensor {str(name)!r} is no plain array of real numbers; save "
-        "the network's `state_dict()`, not quantised or sparse"
+        f"weights file {str(path)!r}: tensor {str(name)!r} is not a plain array of real numbers; "
+        "save the network's `state_dict()`, not quantised or sparse"
     )
 
 

@@ -123,11 +123,11 @@ def test_models_are_told_apart():
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (None, "a value of type NoneType is no model"),
-        (jnp.sin, "is no model; expected an nnx.Module"),
-        ((), "a tuple of nothing is no model"),
-        ((1, 2), "a tuple of int, int is no model"),
-        ((jnp.sin, 1, 2), "a tuple of .*, int, int is no model"),
+        (None, "a value of type NoneType is not a model"),
+        (jnp.sin, "is not a model; expected an nnx.Module"),
+        ((), "a tuple of nothing is not a model"),
+        ((1, 2), "a tuple of int, int is not a model"),
+        ((jnp.sin, 1, 2), "a tuple of .*, int, int is not a model"),
     ],
 )
 def test_what_is_no_model(made, message):

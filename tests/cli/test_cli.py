@@ -494,7 +494,7 @@ def test_foreign_files_are_not_overwritten(tmp_path, weights, image, fault):
         (("--profile", "captm"), r"unknown profile 'captm'; choose from captum"),
         (("--region", "largst"), r"unknown region 'largst'; choose from largest"),
         (("--region", "pixel:3"), r"not of the form pixel:ROW,COL"),
-        (("--region", "component:x"), r"'x' is no number"),
+        (("--region", "component:x"), r"'x' is not a number"),
         (("--min-probability", "2"), r"--min-probability was given 2.0; give"),
         (("--region", "all", "--min-probability", "0.5"), r"narrows predicted pixels"),
         (("--colormap", "jett"), r"colormap 'jett' is unknown; .* jet"),
@@ -625,7 +625,7 @@ def test_bad_manifests(tmp_path, weights, image, fault):
     assert run("explain", copy, *line) == 0
     again = ("explain", "--out", tmp_path / "again", "--config")
     assert "does not exist" in fault(*again, tmp_path / "none.json")
-    assert "is no JSON" in fault(*again, weights)
+    assert "is not JSON" in fault(*again, weights)
     Image.fromarray(np.zeros((16, 12), np.uint8)).save(copy)
     assert "is not the file of" in fault(*again, out)
     copy.unlink()

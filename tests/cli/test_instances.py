@@ -691,7 +691,7 @@ def test_broken_volumes_are_one_line_each(case, tmp_path, fault):
     assert "truncated" in with_second(cut)
     assert "does not exist" in with_second(tmp_path / "missing.nii")
     assert "is given as modalities 1 and 2 of a scan" in with_second(flair)
-    assert "is no volume" in with_second(case / "net.safetensors")
+    assert "is not a volume" in with_second(case / "net.safetensors")
 
 
 def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):

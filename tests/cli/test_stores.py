@@ -56,7 +56,7 @@ def test_a_summary_tells_what_is_there_and_what_failed(folder, capsys):
     assert "body: grad_cam, ablation_cam, fast_ablation_cam; input: gradient" in said
     assert "8x8 (3), 4x6 (1)" in said
     assert "cat (4), dog (4)" in said
-    assert "image2 it is no image file that can be read" in said
+    assert "image2 it is not an image file that can be read" in said
     scores = [float(runs.values_of(row, "score", ())) for row in (0, 1, 2, 3, 6, 7, 8, 9)]
     assert f"{min(scores):.4g} to {max(scores):.4g}" in said
 
@@ -215,7 +215,7 @@ def test_an_image_that_was_stored_is_not_read_again(tmp_path):
         (["--worst", "class"], "column 'class' holds no numbers; the nearest are class_index"),
         (["--item", "image9"], "no image 'image9' in"),
         (["--item", "0", "--best", "score"], "give one of --item and --best or --worst"),
-        (["--item", "2", "--out", "x.png"], "image2.npy': it is no image file"),
+        (["--item", "2", "--out", "x.png"], "image2.npy': it is not an image file"),
         (["--count", "0"], "--count is 0; give 1 to 50"),
         (["--profile", "jet"], "unknown profile 'jet'"),
         (["--colormap", "nonsense"], "'nonsense'"),
@@ -248,7 +248,7 @@ def test_export_writes_maps_figures_and_the_table(folder, drawn, capsys):
     with (out / "items.csv").open() as stream:
         table = list(csv.DictReader(stream))
     assert len(table) == 10
-    assert table[4]["error"] == "it is no image file that can be read"
+    assert table[4]["error"] == "it is not an image file that can be read"
     assert float(table[9]["gradient.input.max"]) == 9
 
 
@@ -265,4 +265,4 @@ def test_export_asks_before_it_writes_over_files(folder, capsys):
     assert run("export", folder, "--out", out, "--what", "npy", "--items", "7-9") == 2
     assert "give numbers from 0 to 4" in capsys.readouterr().err
     assert run("export", out, "--out", folder.parent / "again") == 2
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err

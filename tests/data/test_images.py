@@ -129,7 +129,7 @@ def test_bad_files(tmp_path):
         read_image(tmp_path, channels=1)
     text = tmp_path / "text.png"
     text.write_text("no image")
-    with pytest.raises(InputError, match="no image file"):
+    with pytest.raises(InputError, match="not an image file"):
         read_image(text, channels=1)
     whole = saved(tmp_path, RNG.integers(0, 256, (64, 64), dtype=np.uint8))
     cut = tmp_path / "cut.png"
@@ -139,11 +139,11 @@ def test_bad_files(tmp_path):
     for damaged in (b"", b"\x93NUMPY", b"junk"):
         array = tmp_path / "cut.npy"
         array.write_bytes(damaged)
-        with pytest.raises(InputError, match="no readable"):
+        with pytest.raises(InputError, match="not a readable"):
             read_image(array, channels=1)
     objects = tmp_path / "objects.npy"
     np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="no readable"):
+    with pytest.raises(InputError, match="not a readable"):
         read_image(objects, channels=1)
 
 

@@ -40,5 +40,5 @@ def test_arrays_of_other_shapes_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"shape \(2, 2\)"):
         read_importance(tmp_path / "a.npy")
     (tmp_path / "b.npy").write_text("text")
-    with pytest.raises(InputError, match="no readable"):
+    with pytest.raises(InputError, match="not a readable"):
         read_importance(tmp_path / "b.npy")

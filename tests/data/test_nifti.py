@@ -274,7 +274,7 @@ def test_scans_are_found_in_a_layout(tmp_path):
         scans.find_scans(tmp_path, ["flair_3d", "t1"])
     with pytest.raises(InputError, match="begins with 'pd'"):
         scans.find_scans(tmp_path, ["pd"])
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         scans.find_scans(tmp_path / "missing", ["pd"])
 
 
@@ -324,7 +324,7 @@ def broken_files(folder):
         "plane.nii": "onto a plane",
         "cut.nrrd": "truncated",
         "words.nrrd": "truncated or damaged",
-        "a.png": "is no volume",
+        "a.png": "is not a volume",
         "missing.nii": "does not exist",
     }
 

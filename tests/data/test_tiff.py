@@ -122,7 +122,7 @@ def test_images_without_pixels_are_one_line(tmp_path, dtype):
     tags = {int.from_bytes(data[at : at + 2], "little"): at for at in range(10, 10 + 12 * 9, 12)}
     for tag in (256, 257):  # Width and height.
         path.write_bytes(data[: tags[tag] + 8] + bytes(4) + data[tags[tag] + 12 :])
-        with pytest.raises(InputError, match=r"a\.tif' (has no pixels|is (a|no) )"):
+        with pytest.raises(InputError, match=r"a\.tif' (has no pixels|is (a|not an) )"):
             read_image(path, channels=1)
 
 

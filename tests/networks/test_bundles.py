@@ -145,11 +145,11 @@ def test_a_bundle_is_explained(tmp_path, capsys):
     assert "is not of this UNet" in capsys.readouterr().err
     write_config(folder, network_def={**UNET, "_target_": "os.system"})
     assert main([*line, *more]) == 2
-    assert "'os.system' is no network of monai.networks.nets" in capsys.readouterr().err
+    assert "'os.system' is not a network of monai.networks.nets" in capsys.readouterr().err
     assert main(["explain", files[0], *line[3:]]) == 2
 
 
 def test_a_folder_without_configuration_is_refused(tmp_path):
-    with pytest.raises(InputError, match="inference.json' is missing, or no JSON"):
+    with pytest.raises(InputError, match="inference.json' is missing, or not JSON"):
         open_network(NetworkSpec.parse(f"bundle:{tmp_path}"), OpenOptions(ndims=(3,)))
     assert NetworkSpec.parse("bundle:x").kind == "bundle"

@@ -39,12 +39,12 @@ def test_files_of_names(tmp_path, file, text):
 @pytest.mark.parametrize(
     ("file", "data", "message"),
     [
-        ("a.txt", b"", "hold no name"),
+        ("a.txt", b"", "do not hold a name"),
         ("a.txt", b"cat\n\ndog\n", "no name for class 1"),
-        ("a.txt", b"\xff\xfe\x00", "no text in UTF-8"),
-        ("a.json", b"[", "are no JSON"),
-        ("a.json", b"3", "no list of names"),
-        ("a.json", b'["cat", 3]', "hold 3, which is no name"),
+        ("a.txt", b"\xff\xfe\x00", "not text in UTF-8"),
+        ("a.json", b"[", "are not JSON"),
+        ("a.json", b"3", "not hold a list of names"),
+        ("a.json", b'["cat", 3]', "hold 3, which is not a name"),
         ("a.json", b'{"0": "cat", "2": "dog"}', "none for class 1"),
     ],
 )

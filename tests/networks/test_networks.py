@@ -69,7 +69,7 @@ def test_convolutions_by_number_and_layers_by_word(tmp_path):
     assert find_layer(network, "conv:1") == "stem/conv"
     with pytest.raises(InputError, match=r"convolution 21 of ResNet does not exist; choose from"):
         find_layer(network, "conv:21")
-    with pytest.raises(InputError, match="'x' is no number"):
+    with pytest.raises(InputError, match="'x' is not a number"):
         find_layer(network, "conv:x")
     with pytest.raises(TapError, match="the nearest names are layer2/block2, "):
         find_layer(network, "layer2/blok2")

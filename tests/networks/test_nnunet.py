@@ -223,7 +223,7 @@ def test_checkpoints_of_other_networks_and_other_files_are_refused(tmp_path):
     said = plans()
     arguments = said["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     write_plans(folder, said={**said, "configurations": _with(said, norm_op="os.system")})
-    with pytest.raises(InputError, match=r"'os.system', which is no layer of torch.nn"):
+    with pytest.raises(InputError, match=r"'os.system', which is not a layer of torch.nn"):
         opened(folder)
     write_plans(folder, said={**said, "configurations": _with(said, features_per_stage=[4, 6, 10])})
     with pytest.raises(InputError, match="is not of this PlainConvUNet: it has in other shapes"):

@@ -164,7 +164,7 @@ def test_a_broken_image_is_a_row(run):
     (row,) = [row for row in open_store(run).table.iter_rows(named=True) if row["error"]]
     assert row["path"].endswith("04.png")
     assert row["item"] == 4
-    assert "no image file that can be read" in row["error"]
+    assert "not an image file that can be read" in row["error"]
 
 
 def test_a_finished_run_computes_nothing_again(place, run, monkeypatch, capsys):
@@ -390,7 +390,7 @@ def test_files_of_options_are_checked(place, tmp_path, capsys):
         ("size = ['a']", "has ['a'] for --size, which takes a list, each of it a whole number"),
         ("batch = 3", "study.toml': --batch was given 3; give a power of two"),
         ("model = 'unet'\nweights = 'x'", "says 'weights' twice"),
-        ("seed = ", "is no TOML"),
+        ("seed = ", "is not TOML"),
     ):
         config.write_text(words)
         assert main(["sweep", images, "--config", str(config), "--out", str(tmp_path / "x")]) == 2

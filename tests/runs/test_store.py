@@ -401,10 +401,10 @@ def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="is a file"):
         Store.create(tmp_path / "file", runs.manifest())
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="holds 'file' and is no run"):
+        with pytest.raises(InputError, match="holds 'file' and is not a run"):
             Store.create(tmp_path, runs.manifest(), overwrite=overwrite)
     assert os.listdir(tmp_path) == ["file"]
-    for path, said in (("file", "is a file"), ("none", "does not exist"), (".", "is no run")):
+    for path, said in (("file", "is a file"), ("none", "does not exist"), (".", "is not a run")):
         with pytest.raises(InputError, match=said):
             open_store(tmp_path / path)
 
@@ -455,7 +455,7 @@ def test_a_manifest_is_checked_as_a_whole(tmp_path, change, said):
     with pytest.raises(InputError, match=said):
         open_store(tmp_path)
     file.write_text("{")
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         Store.create(tmp_path, runs.manifest())
 
 
@@ -477,7 +477,9 @@ def test_rows_that_are_not_there_say_why(tmp_path):
         run.map(8, "body", "grad_cam")
     with pytest.raises(InputError, match="row 10 is none of 0 to 9"):
         run.row(10)
-    with pytest.raises(InputError, match=r"row 4 \(image2.npy\) has no results: it is no image"):
+    with pytest.raises(
+        InputError, match=r"row 4 \(image2.npy\) has no results: it is not an image"
+    ):
         run.map(4, "body", "grad_cam")
     with pytest.raises(InputError, match="no maps at 'bodi'; it has body, input"):
         run.map(0, "bodi", "grad_cam")

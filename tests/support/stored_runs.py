@@ -128,7 +128,7 @@ def rows(shard, folder=None):
                 "target": f"top{target + 1}",
             }
             if extent is None:
-                found.append({**about, "error": "it is no image file that can be read"})
+                found.append({**about, "error": "it is not an image file that can be read"})
                 continue
             size = "x".join(map(str, extent))
             digest = f"{item}" * 64 if folder is None else _files.sha256_of(about["path"])

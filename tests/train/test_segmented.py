@@ -232,7 +232,7 @@ def test_panoptic_annotations_of_coco(tmp_path):
         ({"categories": [{"id": 18, "name": "dog"}]}, "has 1 categories and 1 images; expected"),
         ({"annotations": []}, "1 of its images have no annotation, the first is 0001.jpg"),
         ({"images": {}}, "has 2 categories and 0 images"),
-        ({"annotations": [{"image_id": 1}]}, "is no panoptic annotation of COCO.*file_name"),
+        ({"annotations": [{"image_id": 1}]}, "is not a panoptic annotation of COCO.*file_name"),
         (
             {"categories": [{"id": 18, "name": "dog"}, {"id": 2, "name": "cat"}]},
             "0001.png has the category 193, which is not among the file's",
@@ -253,10 +253,10 @@ def test_annotations_that_do_not_fit_are_refused(changes, message, tmp_path):
 def test_bad_json_and_other_files(tmp_path):
     path: Path = write_panoptic(tmp_path)
     path.write_text("[")
-    with pytest.raises(InputError, match="panoptic_val2017.json' is no JSON: "):
+    with pytest.raises(InputError, match="panoptic_val2017.json' is not JSON: "):
         read_panoptic([path], form=Form())
     with pytest.raises(InputError, match="none.json' does not exist"):
         read_panoptic([tmp_path / "none.json"], form=Form())
     path.write_text("[1]")
-    with pytest.raises(InputError, match="is no panoptic annotation"):
+    with pytest.raises(InputError, match="is not a panoptic annotation"):
         read_panoptic([path], form=Form())

@@ -213,7 +213,7 @@ def test_parameters_themselves_and_what_numpy_has_not(tmp_path, torch):
         torch.ones(2, dtype=torch.complex64),
     ):
         torch.save({**state, "odd": value}, path)
-        with pytest.raises(InputError, match="'odd' is no plain array of real numbers"):
+        with pytest.raises(InputError, match="'odd' is not a plain array of real numbers"):
             foreign.read(path)
 
 
@@ -258,7 +258,7 @@ def test_words_in_a_keras_file_are_no_weights(tmp_path):
         file.attrs["layer_names"] = ["dense"]
         file.create_group("dense").attrs["weight_names"] = ["dense/kernel:0"]
         file["dense"]["dense/kernel:0"] = np.array([b"a", b"b"])
-    with pytest.raises(InputError, match="'dense/kernel' is no plain array of real numbers"):
+    with pytest.raises(InputError, match="'dense/kernel' is not a plain array of real numbers"):
         foreign.read(tmp_path / "net.h5")
 
 

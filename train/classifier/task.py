@@ -107,7 +107,7 @@ def cross_entropy(logits: Float[Array, "n k"], label: Int[Array, "n"]) -> Array:
 
 
 def _merit(accuracy: float, loss: float) -> tuple[float, float]:
-    """By accuracy, and by the loss between equals; one that is no number comes last."""
+    """By accuracy, and by the loss between equals; one that is not a number comes last."""
     return accuracy, -math.inf if math.isnan(loss) else -loss
 
 

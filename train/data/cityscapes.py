@@ -61,7 +61,7 @@ def read_cityscapes(root: str | Path, *, form: Form) -> SegmentedImages:
         _, image, mask = files[index]
         ids = stored_mask(mask)
         if ids.ndim != 2 or ids.min() < 0 or ids.max() > _PLATE or ids.dtype.kind not in "iu":
-            raise InputError(f"{str(mask)!r} is no map of label ids; expected grey of 8 bits")
+            raise InputError(f"{str(mask)!r} is not a map of label ids; expected grey of 8 bits")
         labels = categories[ids]
         if (labels == _NONE).any():
             wrong = int(ids[labels == _NONE][0])

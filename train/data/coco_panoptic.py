@@ -87,7 +87,7 @@ class _Part:
             }
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{str(path)!r} is no panoptic annotation of COCO: expected images, annotations "
+                f"{str(path)!r} is not a panoptic annotation of COCO: expected images, annotations "
                 f"with segments_info, and categories ({type(error).__name__}: {error})"
             ) from None
         self._check(names)

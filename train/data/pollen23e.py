@@ -213,7 +213,7 @@ def _tensor(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
         )
     if tensor.tensor_content:
         if len(tensor.tensor_content) % 4:
-            raise InputError("holds an image whose bytes are no float32 values")
+            raise InputError("holds an image whose bytes are not float32 values")
         values = np.frombuffer(tensor.tensor_content, "<f4").astype(np.float32)
     else:
         values = np.array(tensor.float_val, np.float32)

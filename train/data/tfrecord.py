@@ -94,7 +94,9 @@ def index(path: str | Path, *, skip_broken: bool = False) -> Index:
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
     if not records:
-        raise InputError(f"{str(path)!r} holds no whole record; it is no TFRecord file, or damaged")
+        raise InputError(
+            f"{str(path)!r} holds no whole record; it is not a TFRecord file, or damaged"
+        )
     return Index(tuple(records), tuple(problems))
 
 

@@ -103,7 +103,7 @@ def _on_plateau(
 
 
 def _merit(value: float) -> float:
-    """One that is no number comes last."""
+    """One that is not a number comes last."""
     return -math.inf if math.isnan(value) else value
 
 
