@@ -1,7 +1,13 @@
 """Tensors of other libraries' weights files: safetensors, PyTorch, Keras; no code in them runs."""
 
 import contextlib
+import io
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +16,8 @@ import numpy as np
 
 from segcam_jax import _files
 from segcam_jax.extras import require
-from segcam_jax.types import InputError, SegcamError
+from segcam_jax.types import InputError
+from segcam_jax.weights import keras_files
 from segcam_jax.weights.torch_files import Refused, Stored, TorchFile
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
@@ -141,29 +148,24 @@ def _state(loaded: Any) -> Mapping[str, Any] | None:
 
 
 def _keras(path: Path) -> dict[str, np.ndarray]:
-    h5py = require("h5py", extra="keras")
-    try:
-        with h5py.File(path) as file:
-            group = file.get("model_weights", file)
-            if "layer_names" not in group.attrs:
-                raise InputError(
-                    f"weights file {str(path)!r} names no layers, as Keras 3 writes "
-                    "`.weights.h5`; save the whole model: model.save('model.h5')"
-                )
-            tensors = {}
-            for layer in group.attrs["layer_names"]:
-                layer = _text(layer)
-                for name in map(_text, group[layer].attrs["weight_names"]):
-                    tensors[name.removesuffix(":0")] = np.asarray(group[layer][name])
-    except SegcamError:
-        raise
-    except Exception as error:  # h5py raises many kinds on damaged files.
-        raise _unreadable(path, error) from None
-    return tensors
-
-
-def _text(name: bytes | str) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+    require("h5py", extra="keras")
+    words = [sys.executable, "-P", keras_files.__file__, str(path)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    child = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, env=env)
+    if child.returncode < 0:
+        why = signal.Signals(-child.returncode).name
+        why = "never ends" if why == "SIGXCPU" else f"crashed by {why}"
+        raise _unreadable(path, f"libhdf5 {why}")
+    if child.returncode:
+        raise _unreadable(path, child.stderr.decode(errors="replace"))
+    told = io.BytesIO(child.stdout)
+    names = json.loads(told.readline())
+    if names is None:
+        raise InputError(
+            f"weights file {str(path)!r} names no layers, as Keras 3 writes `.weights.h5`; save "
+            "the whole model: model.save('model.h5')"
+        )
+    return {name.removesuffix(":0"): np.lib.format.read_array(told) for name in names}
 
 
 def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -12,12 +12,13 @@ for them; a file that names another one is refused. So no code of a file runs.
 import collections
 import io
 import pickle
+import pickletools
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -170,8 +171,9 @@ class _Unpickler(pickle.Unpickler):
     Functions are given out as bound methods, which a pickle cannot set attributes of.
     """
 
-    def __init__(self, file: io.BufferedIOBase):
+    def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="utf-8")
+        self._file = file
         self.storages: dict[str, Storage] = {}
         tensor_functions: dict[str, Callable[..., Any]] = {
             "torch._utils._rebuild_tensor": self._tensor,
@@ -194,6 +196,19 @@ class _Unpickler(pickle.Unpickler):
             for name in ("scalar", "_reconstruct"):
                 tensor_functions[f"{core}.multiarray.{name}"] = self._unread
         self._known = _PLAIN | tensor_functions
+
+    def load(self) -> Any:
+        """Reads a pickle that asks for no more memory than its own bytes.
+
+        Pickle itself makes room for as many bytes as the pickle says that follow, and for as many
+        values as the number of the last one that it keeps: a flipped bit is gigabytes.
+        """
+        start = self._file.tell()
+        for count, (step, given, _) in enumerate(pickletools.genops(self._file), 1):
+            if "PUT" in step.name and int(given or 0) > count:
+                raise ValueError(f"value {given} is kept where there are {count} at most")
+        self._file.seek(start)
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _TYPES:
@@ -271,8 +286,12 @@ def _read_archive(path: Path) -> tuple[Any, dict[str, _Place]]:
             members[name] = _Place(first, member.file_size, member.CRC)
 
         def read(name: str) -> bytes:
-            file.seek(members[name].first)
-            return file.read(members[name].size)
+            first, size, checksum = members[name]
+            file.seek(first)
+            data = file.read(size)
+            if checksum and zlib.crc32(data) != checksum:
+                raise ValueError(f"{name} is damaged")
+            return data
 
         if "byteorder" in members and read("byteorder") != b"little":
             raise ValueError(_OTHER_ORDER)

@@ -16,6 +16,16 @@ GOLDENS = goldens.FOLDER
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2)}
 
+# Pickles of a few bytes that keep value 2^31 - 1, and that say 2^40 bytes follow.
+GREEDY = (
+    (b"\x80\x02}r\xff\xff\xff\x7f.", "value 2147483647 is kept where there are 3 at most"),
+    (b"\x80\x02}p2147483647\n.", "value 2147483647 is kept where there are 3 at most"),
+    (
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",
+        "expected 1099511627776 bytes|MemoryError",
+    ),
+)
+
 
 def same(found, expected=TENSORS):
     assert list(found) == list(expected)
@@ -109,6 +119,7 @@ def test_broken_files_of_torch_without_torch(tmp_path):
         ({"data/0": b"1234"}, "storage 0 has 4 bytes"),
         ({"data.pkl": b"cbuiltins\neval\n."}, r"Python objects \(builtins.eval\)"),
         ({"data.pkl": b"\x80\x02}."}, "holds no state dict"),
+        *(({"data.pkl": data}, why) for data, why in GREEDY),
         ({"data/0": bytes(96)}, None),
         ({}, "it is compressed"),
     ):
@@ -122,10 +133,24 @@ def test_broken_files_of_torch_without_torch(tmp_path):
                 foreign.read(path)
             continue
         assert not foreign.read(path)["whole"].any()
-        damaged = path.read_bytes().replace(bytes(96), bytes(50) + b"1" + bytes(45))
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match="storage 0 is damaged"):
-            foreign.read(path)
+        whole = path.read_bytes()
+        for old, new, what in (
+            (bytes(96), bytes(50) + b"1" + bytes(45), "storage 0"),
+            (b"state_dict", b"state_dicu", "data.pkl"),
+        ):
+            path.write_bytes(whole.replace(old, new))
+            with pytest.raises(InputError, match=f"{what} is damaged"):
+                foreign.read(path)
+
+
+def test_pickles_that_ask_for_gigabytes_before_pytorch_1_6(tmp_path):
+    version = b"\x80\x02M\xe9\x03."
+    for data, message in GREEDY:
+        whole = (GOLDENS / "torch_old.pth").read_bytes()
+        assert version in whole
+        (tmp_path / "net.pth").write_bytes(whole.replace(version, data))
+        with pytest.raises(InputError, match=message):
+            foreign.read(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +266,19 @@ def test_keras_models_and_weights(tmp_path, whole, suffix):
     same(foreign.read(path), {"conv/conv/kernel": np.zeros(2), "net/dense/bias": np.zeros(2)})
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match="cannot be read"):
+        foreign.read(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [("SIGSEGV", "crashed by SIGSEGV"), ("SIGXCPU", "never ends")]
+)
+def test_a_keras_file_that_ends_its_reader(tmp_path, monkeypatch, number, said):
+    path = tmp_path / "net.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n")
+    reader = tmp_path / "reader.py"
+    reader.write_text(f"import os, signal; os.kill(os.getpid(), signal.{number})")
+    monkeypatch.setattr(foreign.keras_files, "__file__", str(reader))
+    with pytest.raises(InputError, match=rf"net.h5' cannot be read \(libhdf5 {said}\); it is"):
         foreign.read(path)
 
 
