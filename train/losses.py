@@ -1,9 +1,12 @@
 """The losses of segmentation networks: IES's, and those of networks of many classes.
 
-Logits are `n *space k`, labels `n *space` with the numbers of classes. In IES's, normalised Dice
-and focal, class 0 is the background, which has no loss of its own. In the others all classes count
+Logits are `n *space k`, labels `n *space` with the numbers of classes. In IES's, those of the
+foreground, class 0 is the background, which has no loss of its own. In the others all classes count
 alike, and positions whose label is none of theirs (-1) are left out.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +46,86 @@ def normalised_dice(
     probability, truth, axes = _foreground(jax.nn.softmax(logits), labels)
     found = (probability * truth).sum(axes)
     false = (probability * (1 - truth)).sum(axes)
-    there = truth.sum(axes)
-    elsewhere = (1 - truth).sum(axes)
+    return 1 - _normalised(found, false, truth.sum(axes), (1 - truth).sum(axes), load).mean()
+
+
+def _normalised(found: Array, false: Array, there: Array, elsewhere: Array, load: float) -> Array:
+    """nDSC of TP, FP, G and N - G."""
     kappa = (1 - load) * there / (load * jnp.maximum(elsewhere, 1))
-    dice = (2 * found + _SMOOTH) / (kappa * false + found + there + _SMOOTH)
+    return (2 * found + _SMOOTH) / (kappa * false + found + there + _SMOOTH)
+
+
+def blob_normalised_dice(
+    logits: Float[Array, "n *space 2"], lesions: Int[Array, "n *space"], *, load: float = LOAD
+) -> Float[Array, ""]:
+    """Twice the normalised Dice loss plus its mean over lesions, each seen without the others.
+
+        2 L(p, g) + mean_b L(p m_b, g_b),    m_b = 0 inside of all lesions but b, else 1
+
+    A small lesion counts there as much as a large one.
+
+    Args:
+        logits: of the network.
+        lesions: the truth: the number of the lesion that a position belongs to, from 1; else 0.
+        load: as `normalised_dice` takes it.
+
+    Returns:
+        The loss. The mean is over the lesions of an example, and then over the examples that have
+        any; N is the same for all lesions, as positions of the others count as empty.
+
+    References:
+        Kofler et al., blob loss, IPMI 2023, with its weights 2 and 1.
+    """
+    lesions = lesions.reshape(len(lesions), -1)
+    probability = jax.nn.softmax(logits)[..., 1].reshape(lesions.shape)
+    positions = lesions.shape[1]
+    total = jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=positions + 1))
+    found, there = total(probability, lesions), total(jnp.ones_like(probability), lesions)
+    false, found, there = found[:, :1], found[:, 1:], there[:, 1:]
+    each = 1 - _normalised(found, false, there, positions - there, load)
+    blobs = (there > 0).astype(each.dtype)
+    count = blobs.sum(1)
+    of_examples = (each * blobs).sum(1) / jnp.maximum(count, 1)
+    mean = of_examples.sum() / jnp.maximum(jnp.minimum(count, 1).sum(), 1)
+    masks = jnp.minimum(lesions, 1).reshape(logits.shape[:-1])
+    return 2 * normalised_dice(logits, masks, load=load) + mean
+
+
+def foreground_dice(
+    logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"]
+) -> Float[Array, ""]:
+    """One minus Dice of probabilities, the mean over examples and classes.
+
+        D = (2 sum p g + e) / (sum p + sum g + e),    e = 1e-5
+
+    References:
+        MONAI's `DiceLoss(include_background=False)`.
+    """
+    probability, truth, axes = _foreground(jax.nn.softmax(logits), labels)
+    common, sizes = (probability * truth).sum(axes), (probability + truth).sum(axes)
+    return 1 - ((2 * common + _SMOOTH) / (sizes + _SMOOTH)).mean()
+
+
+def generalised_dice(
+    logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"]
+) -> Float[Array, ""]:
+    """One minus Dice of all classes together, which weigh by their sizes; the mean over examples.
+
+        D = (2 sum_k w_k sum p g + e) / (sum_k w_k (sum p + sum g) + e),  w_k = 1 / G_k^2,  e = 1e-5
+
+    A class that an example lacks weighs as the smallest one that it has. Of one class, it is Dice
+    with e G^2 in place of e, and 0 where the example has none of it.
+
+    References:
+        Sudre et al., Generalised Dice overlap, 2017; MONAI's
+        `GeneralizedDiceLoss(include_background=False)`.
+    """
+    probability, truth, axes = _foreground(jax.nn.softmax(logits), labels)
+    common, sizes = (probability * truth).sum(axes), (probability + truth).sum(axes)
+    there = truth.sum(axes)
+    weight = jnp.where(there > 0, 1 / jnp.maximum(there, 1) ** 2, 0)
+    weight = jnp.where(there > 0, weight, weight.max(-1, keepdims=True))
+    dice = (2 * (weight * common).sum(-1) + _SMOOTH) / ((weight * sizes).sum(-1) + _SMOOTH)
     return 1 - dice.mean()
 
 
@@ -79,23 +158,13 @@ def focal(
     return -(jax.nn.sigmoid(-correct) ** gamma * jax.nn.log_sigmoid(correct)).mean()
 
 
-def normalised_dice_focal(
-    logits: Float[Array, "n *space k"],
-    labels: Int[Array, "n *space"],
-    *,
-    load: float = LOAD,
-    gamma: float = GAMMA,
-) -> Float[Array, ""]:
-    """Half the normalised Dice loss plus the focal loss, as IES trains.
+def plus_focal(dice: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """A loss: half of one of Dice plus the focal loss, as IES trains."""
 
-    Args:
-        logits: of the network.
-        labels: the truth.
-        load: as `normalised_dice` takes it.
-        gamma: as `focal` takes it.
-    """
-    dice = normalised_dice(logits, labels, load=load)
-    return DICE_WEIGHT * dice + FOCAL_WEIGHT * focal(logits, labels, gamma=gamma)
+    def loss(logits: Float[Array, "n *space k"], labels: Int[Array, "n *space"]) -> Array:
+        return DICE_WEIGHT * dice(logits, labels) + FOCAL_WEIGHT * focal(logits, labels)
+
+    return loss
 
 
 def cross_entropy(

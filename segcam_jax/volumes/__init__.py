@@ -11,7 +11,7 @@ part, windows = stitched.around(given.x, found.mask(one), tiles)      the segmen
 stitched.Stitched(fn, roi)                                            and the network over them
 """
 
-from segcam_jax.volumes import stitched as stitched
+from segcam_jax.volumes import scan_inputs as scan_inputs, stitched as stitched
 from segcam_jax.volumes.context import (
     ContextCurve as ContextCurve,
     context_curve as context_curve,

@@ -873,6 +873,10 @@ def training() -> Iterator[Row]:
             "--strides 0 2 2",
             "--strides 2",
             "--loss none",
+            "--prefixes flair",
+            "--crop 9",
+            "--data none --prefixes flair --truth-prefix mask",
+            "--data photos --prefixes flair --truth-prefix mask --template image.png",
             *(f"--template {name}" for name in ("none.nii", "image.png", "cut.nii", "zeros.nii")),
             *(
                 f"--template {name}"

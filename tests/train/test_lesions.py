@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -236,10 +237,10 @@ TINY = {
 @pytest.fixture(scope="module")
 def training():
     pytest.importorskip("grain")
-    from train.lesions import task
+    from train.lesions import data, task
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "open_template", lambda config: sphere())
+        patch.setattr(data, "open_template", lambda config: sphere())
         yield task
 
 
@@ -313,7 +314,130 @@ def test_the_loss_falls_where_the_truth_is_found(training):
     right = jax.nn.one_hot(label, 2) * 8
     loss = jax.jit(training.dice_cross_entropy)
     assert loss(right, label) < 0.1 < 0.5 < loss(8 - right, label)
-    assert set(training.LOSSES) == {"dice_cross_entropy", "normalised_dice_focal"}
+    assert len(training.LOSSES) == 5
+    focal = jax.jit(training.LOSSES["generalised_dice_focal"])
+    np.testing.assert_array_equal(focal(8 - right, label), focal(8 - right, label * 7))
+
+
+# --- a user's scans --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Three patients, one of them in the axes L, P, S; their lesions are what is bright."""
+    nibabel = pytest.importorskip("nibabel")
+    folder = tmp_path_factory.mktemp("cohort")
+    rng = np.random.default_rng(0)
+    for number, flip in enumerate((1, -1, 1)):
+        session = folder / f"patient{number}" / "first"
+        session.mkdir(parents=True)
+        mask = np.zeros((12, 14, 10), np.uint8)
+        mask[2:5, 3:6, 2:5] = mask[8:10, 9:11, 6:8] = 1
+        images = {"flair": 1 + rng.random(mask.shape) + 3 * mask, "t1": 1 + rng.random(mask.shape)}
+        for name, values in {**images, "mask": mask}.items():
+            affine = np.diag([flip * 1.0, flip, 1.5, 1])
+            values = values[::flip, ::flip].astype(np.uint8 if name == "mask" else np.float32)
+            nibabel.save(nibabel.Nifti1Image(values, affine), session / f"{name}.nii.gz")
+    return folder
+
+
+def of_scans(training, cohort, **change):
+    scans = {"data": cohort, "prefixes": ("flair", "t1"), "truth_prefix": "mask", "crop": 8}
+    settings = {"crops": 2, "batch": 2, "steps": 2, "loss": "blob_normalised_dice"}
+    return training.LesionTraining(**{**TINY, **scans, **settings, **change})
+
+
+def test_scans_lie_alike_and_patients_are_held_out(training, cohort):
+    from train.lesions.scans import read_scans
+
+    found = read_scans(of_scans(training, cohort, held_out_share=0.3))
+    assert (len(found.training), len(found.held_out)) == (2, 1)
+    assert found.frame.metadata == {"orientation": "RAS", "spacing": [1, 1, 1.5]}
+    for case in (found.training[0], found.training[1], found.held_out[0]):
+        assert case.lesions[3, 4, 3] == 1
+        assert case.lesions[8, 9, 6] == case.lesions.max() == 2
+        assert (
+            case.image[case.lesions > 0][:, 0] > case.image[case.lesions == 0][:, 0].max()
+        ).all()
+        np.testing.assert_allclose(case.image.mean((0, 1, 2)), 0, atol=1e-5)
+
+
+def test_crops_keep_lesions_where_they_are():
+    from train.lesions.scans import Case, _window, cropped
+
+    ball = np.linalg.norm(np.indices((40, 36, 32)) - np.reshape([20, 18, 16], (3, 1, 1, 1)), axis=0)
+    lesions = (ball < 9).astype(np.int32)
+    case, turned = Case(np.stack([lesions, ball], -1).astype(np.float32), lesions), 0
+    for seed in range(12):
+        image, labels = cropped(case, 24, 4, np.random.default_rng(seed))
+        assert image.shape == (24, 24, 24, 2)
+        assert labels.any()
+        assert ((image[..., 0] > 0.5) == (labels > 0)).mean() > 0.97
+        turned += abs(labels.sum() - lesions.sum()) > 0
+        again = cropped(case, 24, 4, np.random.default_rng(seed))
+        np.testing.assert_array_equal(image, again[0])
+    assert turned > 3
+    # Four of five are around the lesion; of a scan without any, all are elsewhere.
+    lesions = np.zeros((30, 30, 30), np.int32)
+    lesions[10, 20, 15] = 1
+    rng, case = np.random.default_rng(0), Case(np.zeros((30, 30, 30, 1), np.float32), lesions)
+    shares = [_window(case, 3, 4, rng)[1].any() for _ in range(300)]
+    assert 0.74 < np.mean(shares) < 0.86
+    nothing = Case(case.image, np.zeros_like(lesions))
+    assert not _window(nothing, 3, 4, rng)[1].any()
+    # A scan that is smaller than the window is padded.
+    assert _window(case, 40, 4, rng)[0].shape == (40, 40, 40, 1)
+
+
+def test_a_network_is_trained_on_scans(training, cohort, tmp_path):
+    config = of_scans(training, cohort, out=tmp_path / "run")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("raise"):
+        metrics = training.train(config)
+    assert metrics["cases"] == 1
+    assert np.isfinite(metrics["history"][-1]["loss"])
+    model = models.load(config.out / "weights.safetensors")
+    assert model.metadata["modalities"] == ["flair", "t1"]
+    assert model.metadata["orientation"] == "RAS"
+    assert model.metadata["spacing"] == [1, 1, 1.5]
+    changed = shutil.copytree(cohort, tmp_path / "changed")
+    shutil.copy(changed / "patient0/first/t1.nii.gz", changed / "patient2/first/t1.nii.gz")
+    with pytest.raises(InputError, match="another scans"):
+        training.train(dataclasses.replace(config, data=changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prefixes": ()}, "needs --prefixes"),
+        ({"data": None}, "`prefixes` is for scans"),
+        ({"truth_prefix": "lesions"}, "lacks the volume 'lesions'"),
+        ({"held_out_share": 0.9}, "none is left to train on"),
+        ({"crop": 9}, "multiples of 2"),
+        ({"truth_threshold": 2.0}, "no scan that is trained on has a lesion"),
+        ({"positives": 0.0}, "`positives` is 0.0"),
+    ],
+)
+def test_scans_that_cannot_be_trained_on_are_refused(training, cohort, change, said, tmp_path):
+    config = of_scans(training, cohort, **{"out": tmp_path / "run", **change})
+    with pytest.raises(InputError, match=said):
+        training.train(config)
+    assert not config.out.exists()
+
+
+def test_scans_of_other_grids_are_refused(training, cohort, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    folder = shutil.copytree(cohort, tmp_path / "cohort")
+    (folder / "patient1/first/mask.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"patient1.*lacks the volume 'mask'"):
+        training.train(of_scans(training, folder, out=tmp_path / "run"))
+    for path in (folder / "patient1/first").iterdir():
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(image.dataobj, np.diag([2.0, 2, 2, 1])), path)
+    shutil.copy(cohort / "patient1/first/mask.nii.gz", folder / "patient1/first/mask.nii.gz")
+    with pytest.raises(InputError, match="voxels of 2 x 2 x 2 mm"):
+        training.train(of_scans(training, folder, out=tmp_path / "run"))
+    with pytest.raises(InputError, match=r"mask.nii.gz' has another grid"):
+        training.train(of_scans(training, folder, out=tmp_path / "run", spacing=2.0))
 
 
 # --- the study -------------------------------------------------------------------------------

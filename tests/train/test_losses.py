@@ -13,14 +13,16 @@ from train import losses
 def value_of(loss):
     """The loss as a number, compiled once per shape."""
     compiled = jax.jit(
-        loss, static_argnames=inspect.signature(loss).parameters.keys() - {"logits", "labels"}
+        loss,
+        static_argnames=inspect.signature(loss).parameters.keys() - {"logits", "labels", "lesions"},
     )
     return lambda *arguments, **options: float(compiled(*arguments, **options))
 
 
 focal = value_of(losses.focal)
 normalised_dice = value_of(losses.normalised_dice)
-normalised_dice_focal = value_of(losses.normalised_dice_focal)
+normalised_dice_focal = value_of(losses.plus_focal(losses.normalised_dice))
+blobs = value_of(losses.blob_normalised_dice)
 
 # Ten voxels, two of them lesion, with probabilities that are easy to add up.
 TRUTH = np.array([[1, 1, 0, 0, 0, 0, 0, 0, 0, 0]], np.int32)
@@ -110,6 +112,49 @@ def test_space_of_any_rank():
     logits, labels = logits_of(LESION), TRUTH
     volume = normalised_dice_focal(logits.reshape(1, 1, 2, 5, 2), labels.reshape(1, 1, 2, 5))
     assert volume == pytest.approx(normalised_dice_focal(logits, labels), rel=1e-6)
+
+
+def test_dice_of_the_foreground_by_hand():
+    """TP 1.25, P 2 and G 2; an example without lesions loses all that is found in it."""
+    dice, generalised = value_of(losses.foreground_dice), value_of(losses.generalised_dice)
+    logits, nothing = logits_of(LESION), np.zeros_like(TRUTH)
+    assert dice(logits, TRUTH) == pytest.approx(1 - 2.5 / 4, rel=1e-5)
+    assert dice(logits, nothing) == pytest.approx(1, abs=1e-5)
+    # Weighed by 1 / 2^2, the smoothing of 1e-5 is one of 4e-5.
+    expected = 1 - (2.5 / 4 + 1e-5) / (4 / 4 + 1e-5)
+    assert generalised(logits, TRUTH) == pytest.approx(expected, rel=1e-5)
+    assert generalised(logits, nothing) == 0
+    total = value_of(losses.plus_focal(losses.generalised_dice))(logits, TRUTH)
+    assert total == pytest.approx(0.5 * expected + focal(logits, TRUTH), rel=1e-5)
+    # Classes of sizes 1 and 3, and one that is absent, which weighs as the smallest: 1.
+    probability = np.array([[[0.4, 0.3, 0.2, 0.1], *[[0.3, 0.1, 0.5, 0.1]] * 3]])
+    labels = np.array([[1, 2, 2, 2]], np.int32)
+    common, sizes, weights = [0.3, 1.5, 0], [0.6 + 1, 1.7 + 3, 0.4], [1, 1 / 9, 1]
+    expected = 1 - (2 * np.dot(weights, common)) / np.dot(weights, sizes)
+    logits = jnp.log(jnp.asarray(probability, jnp.float32))
+    assert generalised(logits, labels) == pytest.approx(expected, rel=1e-4)
+
+
+def test_lesions_one_by_one_by_hand():
+    """Lesions of two voxels, found as 0.75 and 0.5, and of one, found as 0.25; 0.5 elsewhere."""
+    lesions = np.array([[1, 1, 0, 2, 0, 0, 0, 0, 0, 0]], np.int32)
+
+    def left(found, there):
+        kappa = 0.999 * there / (0.001 * (10 - there))
+        return 1 - 2 * found / (kappa * 0.5 + found + there)
+
+    expected = 2 * left(1.5, 3) + (left(1.25, 2) + left(0.25, 1)) / 2
+    assert blobs(logits_of(LESION), lesions) == pytest.approx(expected, rel=1e-5)
+    # The same by volumes in which the other lesion is masked, of the probabilities.
+    alone = [np.where((lesions == n) | (lesions == 0), LESION, 0) for n in (1, 2)]
+    masked = [normalised_dice(logits_of(x), 1 * (lesions == n)) for n, x in enumerate(alone, 1)]
+    assert expected - 2 * left(1.5, 3) == pytest.approx(np.mean(masked), rel=1e-4)
+    nothing = np.zeros_like(lesions)
+    both = np.concatenate([LESION, LESION]), np.concatenate([lesions, nothing])
+    halved = left(1.5, 3) + np.mean(masked)
+    assert blobs(logits_of(both[0]), both[1]) == pytest.approx(halved, rel=1e-4)
+    gradient = jax.jit(jax.grad(losses.blob_normalised_dice))(logits_of(both[0]), both[1])
+    assert np.isfinite(gradient).all()
 
 
 # Two images of two pixels, three classes; the last pixel is of no class that is known.

@@ -1,8 +1,10 @@
-"""Trains a small 3D U-Net on planted lesions: volumes whose truth is known, without private data.
+"""Trains a 3D U-Net on lesions: planted ones, whose truth is known, or those of your own scans.
 
     python -m train.lesions --out runs/lesions
+    python -m train.lesions --data cohort --prefixes flair t1 --truth-prefix mask --recipe ies
 
-Cases are made of nilearn's MNI152 brain (`--template ch2bet.nii.gz` takes another) at 2 mm, see
+docs/training.md tells of your own scans. Planted cases are made of nilearn's MNI152 brain
+(`--template ch2bet.nii.gz` takes another) at 2 mm, see
 `train.data.lesions`: two modalities, of which FLAIR carries the information. The network is
 MONAI's U-Net with channels 16 to 128, half a million parameters; it sees whole volumes, z-scored in
 the brain, and every case once.

@@ -1,15 +1,25 @@
-"""The settings of a training on planted lesions."""
+"""The settings of a training on lesions, planted or of a user's scans."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from segcam_jax.data.samples.lesions import MODALITIES
 from segcam_jax.models.monai_unet import MonaiUNetConfig
 from segcam_jax.types import InputError
 from train import command
 
 _FINEST, _COARSEST = 0.5, 16.0  # mm; finer grids take more memory, on coarser no lesion is left
-Loss = Literal["dice_cross_entropy", "normalised_dice_focal"]
+Loss = Literal[
+    "dice_cross_entropy",
+    "dice_focal",
+    "generalised_dice_focal",
+    "normalised_dice_focal",
+    "blob_normalised_dice",
+]
+PLANTED_SPACING = 2.0
+_LEAST_CROP = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,28 +27,53 @@ class LesionTraining:
     """A training run.
 
     Attributes:
+        data: a folder of scans in the layout DATA/PATIENT/SESSION/FILE; None plants lesions.
+        prefixes: of scans, the files of the modalities, or how their names begin.
+        truth_prefix: of scans, the file of the lesions, or how its name begins.
+        truth_labels: what several positive values of it mean, as in `segcam instances`.
+        truth_classes: with classes, the values that count; none: all positive ones.
+        truth_threshold: values above it are inside, in a truth of probabilities.
+        resample: bring volumes of a scan onto the grid of its first one; else they are refused.
+        held_out_share: of the patients, whose scans choose the best state, and score it.
+        crop: extent of the cubes that are cut out of scans.
+        crops: how many of a scan, each time that it is seen.
+        positives: crops around a lesion for each one around anything else.
         out: folder of the run; a run that is there is resumed.
         export: where else to write the weights.
         template: a skull-stripped T1, for example Colin27's; None takes nilearn's MNI152.
-        spacing: edge of a voxel, mm.
+        spacing: edge of a voxel, mm, to which scans are resampled. None: 2 mm of planted lesions,
+            and of scans their own, which must be the same for all.
         steps: optimiser steps.
-        batch: cases a step.
+        batch: cases a step, or crops, each of another scan.
         learning_rate: its peak, after a warm-up of a twentieth of the steps; cosine to zero.
-        loss: soft Dice plus cross-entropy, or normalised Dice plus focal, as IES.
+        loss: soft Dice plus cross-entropy; or IES's: half of Dice, generalised Dice or normalised
+            Dice plus focal, or twice normalised Dice plus its mean over lesions.
         seed: of weights and data.
         channels: of each level of the network.
         strides: of each level but the deepest.
         evaluate_every: steps between evaluations, each with a checkpoint.
-        evaluate_cases: held-out cases of these evaluations.
-        score_cases: held-out cases of the final scores, others than those of the evaluations.
+        evaluate_cases: held-out planted cases of these evaluations.
+        score_cases: held-out planted cases of the final scores, others than those of the
+            evaluations.
         threshold: a probability above it is a lesion.
         workers: processes that make cases; 0 makes them in a thread.
     """
 
+    data: Path | None = None
+    prefixes: tuple[str, ...] = ()
+    truth_prefix: str | None = None
+    truth_labels: Literal["instances", "classes"] | None = None
+    truth_classes: tuple[int, ...] = ()
+    truth_threshold: float | None = None
+    resample: bool = False
+    held_out_share: float = 0.2
+    crop: int = 96
+    crops: int = 32
+    positives: float = 4.0
     out: Path = Path("runs/lesions")
     export: Path | None = None
     template: Path | None = None
-    spacing: float = 2.0
+    spacing: float | None = None
     steps: int = 1500
     batch: int = 2
     learning_rate: float = 3e-3
@@ -54,7 +89,8 @@ class LesionTraining:
 
     def network(self) -> MonaiUNetConfig:
         """The shape of the network; raises `InputError` if there is none of these channels."""
-        return MonaiUNetConfig(channels=self.channels, strides=self.strides)
+        images = len(self.prefixes) or len(MODALITIES)
+        return MonaiUNetConfig(images, channels=self.channels, strides=self.strides)
 
     def check(self) -> None:
         """Checks the settings; not when they are made, where tyro would draw a box around it.
@@ -69,11 +105,42 @@ class LesionTraining:
         command.check_at_least(self, 1, "channels", "strides", most=command.MOST_WIDTH)
         command.check_at_least(self, 0, "workers", most=command.MOST_WORKERS)
         command.check_positive(self, "learning_rate")
+        self._check_scans()
         self.network()
-        if not _FINEST <= self.spacing <= _COARSEST:
+        if self.spacing is not None and not _FINEST <= self.spacing <= _COARSEST:
             raise InputError(
                 f"`spacing` is {self.spacing} mm; give a number from {_FINEST} to {_COARSEST}"
             )
         command.check_seed(self.seed)
         if not 0 < self.threshold < 1:
             raise InputError(f"`threshold` is {self.threshold}; give a probability")
+
+    def _check_scans(self) -> None:
+        command.check_at_least(self, 1, "crops", most=command.MOST_WIDTH)
+        command.check_at_least(self, _LEAST_CROP, "crop", most=command.MOST_WIDTH)
+        command.check_positive(self, "positives")
+        if not 0 < self.held_out_share < 1:
+            raise InputError(f"`held_out_share` is {self.held_out_share}; give a share below 1")
+        said = [name for name in _OF_SCANS if getattr(self, name) != getattr(type(self), name)]
+        if self.data is None and said:
+            raise InputError(f"`{said[0]}` is for scans, of which --data names the folder")
+        if self.data is not None and (not self.prefixes or self.truth_prefix is None):
+            raise InputError("--data needs --prefixes of the modalities and --truth-prefix")
+        if self.data is not None and self.template is not None:
+            raise InputError("--template is for planted lesions; leave it or --data out")
+
+
+_OF_SCANS = (
+    *("prefixes", "truth_prefix", "truth_labels", "truth_classes", "truth_threshold"),
+    *("resample", "held_out_share", "crop", "crops", "positives"),
+)
+# What `--recipe NAME` puts in place of the defaults: how IES trains, as far as that is known.
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "ies": {
+        "channels": (32, 64, 128, 256, 512),
+        "strides": (2, 2, 2, 2),
+        "loss": "normalised_dice_focal",
+        "learning_rate": 1e-5,
+        "batch": 4,
+    }
+}

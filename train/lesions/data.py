@@ -1,34 +1,128 @@
-"""What a training on planted lesions is trained on, and what it is scored on."""
+"""What a training on lesions is trained on, and what it is scored on."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from segcam_jax.data.frames import Frame
+from segcam_jax.data.nifti import stem
 from segcam_jax.data.scans import zscore
+from segcam_jax.data.volume import orientation
 from train.data.brain_template import Template, mni152, read_template
-from train.data.lesions import LesionCase, LesionCases, LesionConfig
-from train.lesions.config import LesionTraining
+from train.data.lesions import MODALITIES, LesionCase, LesionCases, LesionConfig
+from train.lesions.config import PLANTED_SPACING, LesionTraining
+from train.lesions.scans import Crops, read_scans
+
+
+class Case(Protocol):
+    """A scan with its lesions, which are numbered."""
+
+    @property
+    def image(self) -> Float[np.ndarray, "d h w c"]:
+        """Its modalities."""
+        ...
+
+    @property
+    def lesions(self) -> Int[np.ndarray, "d h w"]:
+        """The number of the lesion that a voxel belongs to, from 1; else 0."""
+        ...
+
+
+class Cases(Protocol):
+    """Cases by index."""
+
+    def __len__(self) -> int:
+        """Their number."""
+        ...
+
+    def __getitem__(self, index: int) -> Case:
+        """The case of a number."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LesionData:
+    """What a run is trained and scored on.
+
+    Attributes:
+        name: of the data set.
+        source: what is trained on, by index.
+        pair: image and numbers of lesions of an item; None: it is both.
+        shape: of an image.
+        choosing: cases that choose the best state.
+        scoring: cases that score it.
+        roi: extent of the windows in which held-out cases are seen; None: they are seen whole.
+        modalities: what the network's channels are.
+        frame: the axes and voxels of all.
+        sha256: of a user's files.
+    """
+
+    name: str
+    source: Any
+    pair: Callable | None
+    shape: tuple[int, ...]
+    choosing: Cases
+    scoring: Cases
+    roi: int | None
+    modalities: tuple[str, ...]
+    frame: Frame
+    sha256: str | None = None
+
+
+def open_data(config: LesionTraining) -> LesionData:
+    """Planted lesions, or a user's scans.
+
+    Raises:
+        InputError: if a template, or scans, cannot be read or do not fit together.
+    """
+    if config.data is None:
+        return planted(config, open_template(config))
+    found = read_scans(config)
+    extents = (config.crop,) * 3
+    return LesionData(
+        name=config.data.name,
+        source=Crops(config, found.training),
+        pair=None,
+        shape=(*extents, len(config.prefixes)),
+        choosing=found.held_out,
+        scoring=found.held_out,
+        roi=config.crop,
+        modalities=tuple(map(stem, config.prefixes)),
+        frame=found.frame,
+        sha256=found.sha256,
+    )
+
+
+def planted(config: LesionTraining, template: Template) -> LesionData:
+    """Lesions planted in a brain; no case comes twice."""
+    return LesionData(
+        name=f"planted lesions, {template.name}",
+        source=_cases(template, "train", config.seed, config.steps * config.batch),
+        pair=pair,
+        shape=(*template.t1.shape, len(MODALITIES)),
+        choosing=_cases(template, "test", config.seed + 1, config.evaluate_cases),
+        scoring=_cases(template, "test", config.seed, config.score_cases),
+        roi=None,
+        modalities=MODALITIES,
+        frame=Frame(orientation(template.affine), (config.spacing or PLANTED_SPACING,)),
+    )
+
+
+def _cases(template: Template, split: Any, seed: int, cases: int) -> LesionCases:
+    return LesionCases(template, LesionConfig(split=split, seed=seed, cases=cases))
 
 
 def open_template(config: LesionTraining) -> Template:
     """The brain that a run's cases are made of."""
+    spacing = config.spacing or PLANTED_SPACING
     if config.template is None:
-        return mni152(spacing=config.spacing)
-    return read_template(config.template, spacing=config.spacing)
-
-
-def training_cases(config: LesionTraining, template: Template) -> LesionCases:
-    """The cases of all steps; none comes twice."""
-    cases = config.steps * config.batch
-    return LesionCases(template, LesionConfig(split="train", seed=config.seed, cases=cases))
+        return mni152(spacing=spacing)
+    return read_template(config.template, spacing=spacing)
 
 
 def pair(case: LesionCase) -> tuple[Float[np.ndarray, "d h w 2"], Int[np.ndarray, "d h w"]]:
-    """Modalities with mean 0 and deviation 1 in the brain, and 1 where a lesion is."""
-    return zscore(case.image), (case.lesions > 0).astype(np.int32)
-
-
-def held_out(config: LesionTraining, template: Template, *, choosing: bool) -> LesionCases:
-    """Cases that are not trained on: for choosing the best state, or for its final scores."""
-    cases = config.evaluate_cases if choosing else config.score_cases
-    seed = config.seed + 1 if choosing else config.seed
-    return LesionCases(template, LesionConfig(split="test", seed=seed, cases=cases))
+    """Modalities with mean 0 and deviation 1 in the brain, and the numbers of lesions."""
+    return zscore(case.image), case.lesions

@@ -1,5 +1,6 @@
-"""A training on planted lesions: network, loss, scores, and what it leaves."""
+"""A training on lesions: network, loss, scores, and what it leaves."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,35 +11,31 @@ import rich
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from segcam_jax.data.frames import Frame
 from segcam_jax.data.instances import find_instances, matched, measured
+from segcam_jax.data.samples.lesions import CLASSES
 from segcam_jax.data.scans import zscore
-from segcam_jax.data.volume import orientation
+from segcam_jax.engine import sliding_window
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet
-from train import command, loop, reports, steps
-from train.data.brain_template import Template
-from train.data.lesions import CLASSES, MODALITIES, LesionCases
+from train import command, loop, losses, reports, steps
 from train.lesions.config import LesionTraining
-from train.lesions.data import held_out, open_template, pair, training_cases
-from train.losses import normalised_dice_focal
+from train.lesions.data import Cases, LesionData, open_data
 from train.products import as_products
 
-_NO_EFFECT = ("out", "export", "workers")
+_NO_EFFECT = ("out", "export", "workers", "data")
 
 Predict = Callable[[Float[np.ndarray, "d h w 2"]], Float[np.ndarray, "d h w"]]
 
 
-def prepare(config: LesionTraining, template: Template) -> loop.Training:
+def prepare(config: LesionTraining, data: LesionData) -> loop.Training:
     """What is trained on what; writes nothing.
 
     Raises:
         InputError: if the settings do not fit together.
     """
     network = steps.Network(make_model(config))
-    network.check_input((*template.t1.shape, len(MODALITIES)))
-    source = training_cases(config, template)
-    chosen_by = held_out(config, template, choosing=True)
+    network.check_input(data.shape)
+    predict = predictor(network, data.roi)
     every = range(config.evaluate_every, config.steps, config.evaluate_every)
     return loop.Training(
         title="lesions",
@@ -46,11 +43,11 @@ def prepare(config: LesionTraining, template: Template) -> loop.Training:
         optimizer=steps.adam(config.learning_rate, config.steps),
         loss=LOSSES[config.loss],
         batches=lambda start: loop.batches(
-            source, batch=config.batch, start=start, pair=pair, workers=config.workers
+            data.source, batch=config.batch, start=start, pair=data.pair, workers=config.workers
         ),
         steps=config.steps,
         evaluated={*every, config.steps},
-        evaluate=lambda state: evaluate(predict_with(network, state), chosen_by, config.threshold),
+        evaluate=lambda state: evaluate(predict(state), data.choosing, config.threshold),
         merit=lambda row: row["mean_dice"],
         told={"mean_dice": "mean Dice"},
     )
@@ -75,15 +72,33 @@ def dice_cross_entropy(
     return entropy + 1 - (common + 1) / (probability.sum() + truth.sum() + 1)
 
 
+def _of_masks(loss: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """A loss that is given the numbers of lesions, and needs only where some are."""
+    return lambda logits, lesions: loss(logits, jnp.minimum(lesions, 1))
+
+
 LOSSES: dict[str, Callable] = {
-    "dice_cross_entropy": dice_cross_entropy,
-    "normalised_dice_focal": normalised_dice_focal,
+    "dice_cross_entropy": _of_masks(dice_cross_entropy),
+    "dice_focal": _of_masks(losses.plus_focal(losses.foreground_dice)),
+    "generalised_dice_focal": _of_masks(losses.plus_focal(losses.generalised_dice)),
+    "normalised_dice_focal": _of_masks(losses.plus_focal(losses.normalised_dice)),
+    "blob_normalised_dice": losses.blob_normalised_dice,
 }
 
 
-def predict_with(network: steps.Network, state: steps.TrainState) -> Predict:
-    """A function from a case's image to probabilities of a lesion."""
-    return lambda image: network.outputs(state, [zscore(image)], [0], _probability, 1)[0]
+def predictor(network: steps.Network, roi: int | None) -> Callable[[steps.TrainState], Predict]:
+    """For a state, a function from a case's image to probabilities of a lesion."""
+
+    def windowed(params: Any, x: Float[Array, "d h w c"]) -> Float[Array, "d h w 2"]:
+        return nnx.merge(network.eval_graph, *params, copy=True)(x[None])[0]
+
+    def of(state: steps.TrainState, image: np.ndarray) -> np.ndarray:
+        if roi is None:
+            return network.outputs(state, [zscore(image)], [0], _probability, 1)[0]
+        logits = sliding_window(windowed, (state.params, state.rest), image, roi=roi)
+        return np.asarray(_probability(logits))
+
+    return lambda state: functools.partial(of, state)
 
 
 def _probability(logits: Float[Array, "n d h w 2"]) -> Float[Array, "n d h w"]:
@@ -96,7 +111,7 @@ def dice(found: Bool[np.ndarray, "*n"], truth: Bool[np.ndarray, "*n"]) -> float:
     return 2 * int((found & truth).sum()) / size if size else 1.0
 
 
-def evaluate(predict: Predict, cases: LesionCases, threshold: float) -> dict[str, float]:
+def evaluate(predict: Predict, cases: Cases, threshold: float) -> dict[str, float]:
     """Dice of whole cases, and lesions found (TP), seen where none is (FP), and missed (FN)."""
     by_case, common, sizes = [], 0, 0
     groups: dict[str, int] = dict.fromkeys(("TP", "FP", "FN"), 0)
@@ -129,46 +144,45 @@ def train(config: LesionTraining) -> dict[str, Any] | None:
             another configuration.
     """
     config.check()
-    template = open_template(config)
-    training = prepare(config, template)
-    command.claim_folder(config.out, config, _NO_EFFECT)
+    data = open_data(config)
+    training = prepare(config, data)
+    others = {} if data.sha256 is None else {"scans": data.sha256}
+    command.claim_folder(config.out, config, _NO_EFFECT, **others)
     with loop.watched() as watch:
         fitted = loop.fit(training, config.out, watch)
-    return None if fitted is None else report(config, template, training.network, fitted)
+    return None if fitted is None else report(config, data, training.network, fitted)
 
 
 def report(
-    config: LesionTraining, template: Template, network: steps.Network, fitted: loop.Fitted
+    config: LesionTraining, data: LesionData, network: steps.Network, fitted: loop.Fitted
 ) -> dict[str, Any]:
-    """Scores the best state on fresh held-out cases and writes metrics, curves and weights."""
-    cases = held_out(config, template, choosing=False)
+    """Scores the best state on held-out cases and writes metrics, curves and weights."""
+    predict = predictor(network, data.roi)(fitted.state)
     metrics = {
         "best_step": fitted.row["step"],
-        "scores": evaluate(predict_with(network, fitted.state), cases, config.threshold),
-        "cases": len(cases),
+        "scores": evaluate(predict, data.scoring, config.threshold),
+        "cases": len(data.scoring),
         "history": fitted.history,
     }
     panels = {"training loss": ("loss",), "held-out": ("mean_dice", "pooled_dice")}
     reports.plot_curves(config.out / "curves.png", fitted.history, panels)
     for path in filter(None, (config.out / "weights.safetensors", config.export)):
         model = network.model(fitted.state)
-        stored.save(path, "monai_unet", model, _metadata(config, template, metrics))
+        stored.save(path, "monai_unet", model, _metadata(config, data, metrics))
     reports.write_json(config.out / "metrics.json", metrics)
     rich.print({key: metrics[key] for key in ("best_step", "scores")})
     return metrics
 
 
-def _metadata(
-    config: LesionTraining, template: Template, metrics: dict[str, Any]
-) -> dict[str, Any]:
-    fields = ("steps", "batch", "learning_rate", "loss", "seed", "spacing")
+def _metadata(config: LesionTraining, data: LesionData, metrics: dict[str, Any]) -> dict[str, Any]:
+    fields = ("steps", "batch", "learning_rate", "loss", "seed")
     return {
         "classes": list(CLASSES),
-        "modalities": list(MODALITIES),
+        "modalities": list(data.modalities),
         "normalisation": "z-score of non-zero voxels, each modality",
-        **Frame(orientation(template.affine), (config.spacing,)).metadata,
+        **data.frame.metadata,
         "threshold": config.threshold,
-        "dataset": f"planted lesions, {template.name}",
+        "dataset": data.name,
         "scores": metrics["scores"],
         "training": {
             **{name: getattr(config, name) for name in fields},
