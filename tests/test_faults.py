@@ -15,7 +15,7 @@ from tests.support.networks import convolve, make_input, make_params, pool, skip
 X = np.linspace(0, 1, 6 * 8 * 3, dtype=np.float32).reshape(6, 8, 3)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
@@ -46,8 +46,7 @@ class Net(nnx.Module):
 
 @pytest.fixture(scope="module")
 def net():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return segcam.from_nnx(Net(), batch_axis=0)
+    return segcam.from_nnx(Net(), batch_axis=0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.support import own_networks
 from tests.support.networks import convolve, make_input, make_params, pool, skip_net, upsample
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -22,7 +22,7 @@ layers = keras.layers
 X = np.random.default_rng(0).normal(size=(16, 12, 3)).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def keras_rules():
     """Keras relies on JAX's usual promotion."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):

@@ -13,7 +13,7 @@ from tests.support.adapted import CLASSES, assert_same_explanations, assert_taps
 X = jax.random.normal(jax.random.key(0), (6, 8, 2))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
@@ -52,12 +52,11 @@ class Net(linen.Module):
 
 @pytest.fixture(scope="module")
 def variables():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
-        found = Net().init(keys, X[None], train=False)
-        # Not those of a network that has seen nothing.
-        changed = jax.tree.map(lambda leaf: leaf + 0.1, found["batch_stats"])
-        return {**found, "batch_stats": changed}
+    keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+    found = Net().init(keys, X[None], train=False)
+    # Not those of a network that has seen nothing.
+    changed = jax.tree.map(lambda leaf: leaf + 0.1, found["batch_stats"])
+    return {**found, "batch_stats": changed}
 
 
 def inside(block):

@@ -16,7 +16,7 @@ from tests.support.adapted import CLASSES, assert_same_explanations, assert_taps
 X = jax.random.normal(jax.random.key(0), (6, 8, 2))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -39,7 +39,7 @@ from segcam_jax.masks import ChannelMasks
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -14,7 +14,7 @@ from segcam_jax.models.randomised import randomised
 PARAMETERS = {121: 7_978_856, 169: 14_149_480, 201: 20_013_928}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

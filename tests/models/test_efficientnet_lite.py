@@ -15,7 +15,7 @@ from segcam_jax.models.randomised import randomised
 EGYPTIAN_CAT, ESPRESSO, MISSILE = 285, 967, 657
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -12,7 +12,7 @@ from segcam_jax.models.inception import inception_v3
 from segcam_jax.models.randomised import randomised
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

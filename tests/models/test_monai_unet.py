@@ -26,7 +26,7 @@ GOLDENS = np.load(goldens.FOLDER / "monai.npz")
 TINY = NETWORKS["plain3d"][0]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

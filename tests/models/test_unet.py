@@ -17,7 +17,7 @@ from segcam_jax.models.unet import UNet, UNetConfig, load_unet, save_unet
 SMALL = UNetConfig(depth=2, width=2, classes=3)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

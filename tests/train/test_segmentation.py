@@ -54,7 +54,7 @@ def write_folder(root, *, count=8, palette=False, size=(SIZE, SIZE)):
     return root
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _standard_promotion():
     """Adam of optax raises a float to the power of its integer step."""
     with jax.numpy_dtype_promotion("standard"):
@@ -73,9 +73,7 @@ def whole_run(tmp_path_factory):
     root = write_folder(out / "data", palette=True, size=(17, 20))
     settings = {"out": out / "run", "export": out / "w.safetensors", "schedule": "plateau"}
     config = SegmentationTraining(data=root, **settings, **TINY)
-    # As the tests: their runs take its programs.
-    with jax.numpy_rank_promotion("raise"):
-        return config, segmentation.train(config)
+    return config, segmentation.train(config)
 
 
 def same_weights(one, two):

@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _standard_promotion():
     """Adam of optax raises a float to the power of its integer step."""
     with jax.numpy_dtype_promotion("standard"):
@@ -52,9 +52,7 @@ def whole_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train")
     config = TrainConfig(variant="biased", out=folder / "run", export=folder / "w.safetensors")
     config = dataclasses.replace(config, **TINY)
-    # As the tests: their runs take its programs.
-    with jax.numpy_rank_promotion("raise"):
-        return config, texture_mnist.train(config)
+    return config, texture_mnist.train(config)
 
 
 def test_a_run_writes_all_that_it_promises(whole_run):

@@ -63,7 +63,7 @@ def write_folders(root, counts=COUNTS):
     return root
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _standard_promotion():
     """Optax divides the integer step by a float, and Flax's mean pooling a float by an integer."""
     with jax.numpy_dtype_promotion("standard"):
@@ -79,9 +79,7 @@ def data(tmp_path_factory):
 def whole_run(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     config = ClassifierConfig(data=(data,), out=out / "run", export=out / "w.safetensors", **TINY)
-    # As the tests: their runs take its programs.
-    with jax.numpy_rank_promotion("raise"):
-        return config, classifier.train(config)
+    return config, classifier.train(config)
 
 
 def table(path):

@@ -16,7 +16,7 @@ from tests.models.test_goldens import tensors
 LABELS = ["ant", "bee", "cat", "dog", "elk"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _flax_promotes():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
