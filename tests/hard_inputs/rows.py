@@ -47,14 +47,18 @@ class Hung(BaseException):
 
 
 def files(folder):
-    """Every file with its size and time; links are not followed."""
-    found = {}
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        for name in (*folders, *names):
-            about = os.lstat(path := os.path.join(place, name))
-            is_folder = name in folders
-            found[path] = None if is_folder else (about.st_size, about.st_mtime_ns)
+    """Every file with its size and time; links are not followed, nor folders that none may list."""
+    found, folders = {}, [folder]
+    while folders:
+        with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    about = entry.stat(follow_symlinks=False)
+                    found[entry.path] = about.st_size, about.st_mtime_ns
+                elif entry.name != "__pycache__":
+                    found[entry.path] = None
+                    if not entry.is_symlink():
+                        folders.append(entry.path)
     return found
 
 
