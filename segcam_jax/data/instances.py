@@ -363,3 +363,14 @@ def dilation_reach(
         grown = scipy.ndimage.binary_dilation(grown, neighbours)
         inner[np.logical_and(grown, inner > steps)] = step
     return reach
+
+
+def in_words(instances: Sequence[Instance]) -> str:
+    """How many instances there are, and of which groups."""
+    if not instances:
+        return "no instance was found"
+    counts = {group: sum(each.group == group for each in instances) for group in GROUPS}
+    # The two that only some runs know are told where there are any.
+    groups = [f"{n} {group}" for group, n in counts.items() if n or group in ("TP", "FP", "FN")]
+    known = f" ({', '.join(groups)})" if instances[0].group else ""
+    return f"{counted(len(instances), 'instance')}{known}"

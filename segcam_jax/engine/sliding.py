@@ -32,6 +32,7 @@ _LARGEST_WEIGHT = 10
 Windows = Literal["monai", "constant", "nnunet"]
 # Of a window: more would take gigabytes a channel.
 _MOST_VOXELS = 2**28
+_MOST_WINDOWS = 2**24  # of a volume: their starts alone would take gigabytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +72,38 @@ class Tiling:
         """From a window to the next, along each axis, at most."""
         return tuple(max(1, int(size * (1 - self.overlap))) for size in self.roi)
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many windows there are along each axis."""
+        steps: Sequence[float] = self.steps
+        if self.windows == "nnunet":
+            steps = [size * (1 - self.overlap) for size in self.roi]
+        along = zip(self.padded, self.roi, steps, strict=True)
+        return tuple(1 + math.ceil((extent - size) / step) for extent, size, step in along)
+
+    def along(self) -> list[Int[np.ndarray, "windows"]]:
+        """Where windows start along each axis of the padded volume."""
+        found = []
+        axes = zip(self.padded, self.roi, self.steps, self.counts, strict=True)
+        for extent, size, step, count in axes:
+            numbers, last = np.arange(count), extent - size
+            if self.windows == "nnunet":
+                found.append(np.rint(numbers * (last / max(1, count - 1))).astype(int))
+            else:
+                found.append(np.minimum(numbers * step, last))
+        return found
+
     def starts(self) -> Int[np.ndarray, "windows axes"]:
         """Where windows start in the padded volume."""
-        along = []
-        for extent, size, step in zip(self.padded, self.roi, self.steps, strict=True):
-            if self.windows == "nnunet":
-                count = 1 + math.ceil((extent - size) / (size * (1 - self.overlap)))
-                apart = (extent - size) / max(1, count - 1)
-                along.append([round(number * apart) for number in range(count)])
-            else:
-                count = 1 + math.ceil((extent - size) / step)
-                along.append([min(number * step, extent - size) for number in range(count)])
-        return np.array(list(itertools.product(*along)), np.int32)
+        return np.array(list(itertools.product(*self.along())), np.int32)
+
+    def in_the_middle(self) -> int:
+        """How many windows the voxel in the volume's middle lies in."""
+        axes = zip(self.along(), self.padded, self.roi, strict=True)
+        return math.prod(
+            int(((starts <= extent // 2) & (extent // 2 < starts + size)).sum())
+            for starts, extent, size in axes
+        )
 
     def weights(self) -> Float[np.ndarray, "*roi"]:
         """The weight of each position of a window: a Gaussian, bounded below, or 1."""
@@ -164,7 +185,13 @@ def tiling(
         raise InputError(f"overlap={overlap}; expected a share of a window, from 0 to below 1")
     if not sigma > 0:
         raise InputError(f"sigma={sigma}; expected a positive share of a window")
-    return Tiling(tuple(extents), sizes, float(overlap), float(sigma), windows)
+    tiles = Tiling(tuple(extents), sizes, float(overlap), float(sigma), windows)
+    if (count := math.prod(tiles.counts)) > _MOST_WINDOWS:
+        raise InputError(
+            f"overlap={overlap} makes {count:.3g} windows of {' x '.join(map(str, sizes))} of a "
+            f"volume {' x '.join(map(str, extents))}; expected at most {_MOST_WINDOWS:.3g}"
+        )
+    return tiles
 
 
 def sliding_window(

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,15 +10,19 @@ import numpy as np
 
 from segcam_jax import engine
 from segcam_jax.engine.plan import Plan, flops_in_words
+from segcam_jax.engine.sliding import Tiling, tiling
 from segcam_jax.methods import MethodCall
+from segcam_jax.networks.network import Network
 from segcam_jax.runs.job import OpenJob
-from segcam_jax.taps import Split
+from segcam_jax.taps import INPUT, Split
 from segcam_jax.targets import Target
 from segcam_jax.types import InputError, counted
+from segcam_jax.volumes import ScanInput, SegmentOptions
 
 # More operations a second than a core of a CPU, and than an accelerator, does.
 _CORE, _ACCELERATOR = 10**11, 10**15
 _YEAR = 365 * 24 * 3600
+_WINDOW = 10**15  # More operations than a network takes for a window.
 _BACKWARDS = 4  # Operations of a gradient, by those of the score, at most.
 COLUMNS = ("method", "tap", "map", "evaluations", "FLOP an image", "FLOP in all")
 
@@ -99,6 +103,37 @@ def check_instance(
         _refuse([plan], 1, "of each instance", " or a smaller --roi")
 
 
+def check_scan(
+    network: Network,
+    segmenting: SegmentOptions,
+    of_an_instance: Callable[[Tiling], int],
+    given: ScanInput,
+) -> None:
+    """The same of a scan: its windows, and those of one instance.
+
+    Args:
+        network: what runs over them.
+        segmenting: which windows they are.
+        of_an_instance: how many windows it takes, of all that there are.
+        given: the scan.
+
+    Raises:
+        InputError: as `check`, or if there are too many to be listed.
+    """
+    *extents, channels = given.x.shape
+    roi, overlap = segmenting.window, segmenting.overlap
+    tiles = tiling(extents, roi, overlap=overlap, windows=segmenting.windows)
+    once, again = math.prod(tiles.counts), of_an_instance(tiles)
+    if (once + again) * _WINDOW > _in_a_year():
+        total = (once + again) * network.split(INPUT, (*roi, channels)).flops()
+        steps = f" and of each instance {again:,} more" if again else ""
+        _check(
+            total,
+            f"of a scan {once:,} windows of {' x '.join(map(str, roi))} voxels{steps}",
+            f"a smaller --overlap than {overlap:g}{', fewer --steps' if again else ''}",
+        )
+
+
 def _refuse(found: Sequence[Plan], each: int, of: str, otherwise: str, processes: int = 1) -> None:
     """Raises `InputError` if plans would take more than a year, each so many times.
 
@@ -109,13 +144,22 @@ def _refuse(found: Sequence[Plan], each: int, of: str, otherwise: str, processes
         otherwise: what to give besides smaller options.
         processes: that share the work.
     """
-    total, a_year = sum(map(flops, found)) * each, _in_a_year() * processes
+    most = max(found, key=flops)
+    _check(
+        sum(map(flops, found)) * each,
+        f"{of} {most.evaluations:,} evaluations by {most.method} at {most.tap!r}",
+        f"smaller numbers by --option{otherwise}",
+        processes,
+    )
+
+
+def _check(total: int, of: str, instead: str, processes: int = 1) -> None:
+    """Raises `InputError` if so many operations take more than a year; says what else to give."""
+    a_year = _in_a_year() * processes
     if total > a_year:
-        most = max(found, key=flops)
         raise InputError(
             f"the run needs about {total:.0e} operations, {total / a_year:,.0f} years or more on "
-            f"this machine: {of} {most.evaluations:,} evaluations by {most.method} at "
-            f"{most.tap!r}; give smaller numbers by --option{otherwise}"
+            f"this machine: {of}; give {instead}"
         )
 
 

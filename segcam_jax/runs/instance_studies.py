@@ -11,7 +11,7 @@ from segcam_jax.data import nifti
 from segcam_jax.data.instances import GROUPS, Instance
 from segcam_jax.data.volume import spacing_of
 from segcam_jax.engine import Execution
-from segcam_jax.engine.sliding import tiling
+from segcam_jax.engine.sliding import Tiling, tiling
 from segcam_jax.methods import METHODS, MethodCall
 from segcam_jax.networks.layers import check_map
 from segcam_jax.networks.network import Network
@@ -124,6 +124,10 @@ class MapStudy:
     def passes(self, call: Pair) -> int:
         """How many steps of progress a method makes."""
         return passes(call[0], self.explaining)
+
+    def windows(self, tiles: Tiling) -> int:
+        """None: `cost.check_instance` knows what methods take."""
+        return 0
 
     def shown(
         self, given: ScanInput, found: Segmented, instance: Instance, tap: str
@@ -286,6 +290,10 @@ class ContextStudy:
     def passes(self, call: None) -> int:
         """One."""
         return 1
+
+    def windows(self, tiles: Tiling) -> int:
+        """Those that the instance lies in, for each dilation and for all of the input."""
+        return (self.steps + 1) * tiles.in_the_middle()
 
     def compute(
         self,

@@ -16,9 +16,11 @@ import msgspec
 import numpy as np
 
 from segcam_jax import _files
-from segcam_jax.data.instances import GROUPS, Instance
+from segcam_jax.data.instances import Instance, in_words
 from segcam_jax.engine import Execution
+from segcam_jax.engine.sliding import Tiling
 from segcam_jax.networks.network import Network
+from segcam_jax.runs import cost
 from segcam_jax.runs.manifest import FILE, Kind, Manifest, NetworkRecord, Source
 from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.steps import Step, run_steps
@@ -33,7 +35,7 @@ from segcam_jax.runs.stored_scans import (
     segmented_of,
 )
 from segcam_jax.runs.table import Part
-from segcam_jax.types import InputError, SegcamError, counted
+from segcam_jax.types import InputError, SegcamError
 from segcam_jax.volumes import ScanInput, Segmented, SegmentOptions, read_input, segment
 from segcam_jax.volumes.scan_inputs import VolumeCase
 
@@ -65,6 +67,10 @@ class InstanceStudy(Protocol):
 
     def passes(self, call: Any) -> int:
         """How many steps of progress a call makes."""
+        ...
+
+    def windows(self, tiles: Tiling) -> int:
+        """How many windows the network runs over for an instance in the middle of a scan."""
         ...
 
     def compute(
@@ -164,12 +170,13 @@ class ScanRun:
         with bars("segmenting", 1) as advance:
             advance(0, name)
             try:
+                cost.check_scan(self.network, self.segmenting, self.study.windows, read.given)
                 found = segment(self.network, read.given, self.segmenting, self.execution)
             except SegcamError as error:
                 return Failure.of(error)
             for note in (*read.given.notes, *found.notes):
                 report(note)
-            advance(1, f"{name}: {instances_in_words(found.instances())}")
+            advance(1, f"{name}: {in_words(found.instances())}")
         return dataclasses.replace(read, found=found)
 
     def about(self, number: int) -> Row:
@@ -278,17 +285,6 @@ class ScanRun:
         raise InputError(
             f"output {str(out.parent)!r} holds {other}; give another folder, or --overwrite"
         )
-
-
-def instances_in_words(instances: Sequence[Instance]) -> str:
-    """How many instances there are, and of which groups."""
-    if not instances:
-        return "no instance was found"
-    counts = {group: sum(each.group == group for each in instances) for group in GROUPS}
-    # The two that only some runs know are told where there are any.
-    groups = [f"{n} {group}" for group, n in counts.items() if n or group in ("TP", "FP", "FN")]
-    known = f" ({', '.join(groups)})" if instances[0].group else ""
-    return f"{counted(len(instances), 'instance')}{known}"
 
 
 class ScanKernel:

@@ -55,14 +55,28 @@ def test_weights_of_16_bits_are_taken_and_said(capfd):
     assert said in capfd.readouterr().err
 
 
-def test_instances_that_would_never_be_explained_are_refused(capfd, monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "of", "instead"),
+    [
+        (
+            "instances --option samples=1000000",
+            "of each instance 1,000,000 evaluations by instance_smooth_grad at 'input'",
+            "smaller numbers by --option or a smaller --roi",
+        ),
+        (
+            "context --overlap 0.9 --steps 99",
+            r"of a scan \d+ windows of 8 x 8 x 8 voxels and of each instance [\d,]+00 more",
+            "a smaller --overlap than 0.9, fewer --steps",
+        ),
+    ],
+)
+def test_instances_that_would_never_end_are_refused(line, of, instead, capfd, monkeypatch):
     monkeypatch.setattr(cost, "_YEAR", 1e-6)
-    line = "instances scan.nii --weights vol.safetensors --roi 8 --out new --option samples=1000000"
-    assert cli.main(line.split()) == 2
+    words = f"{line} --weights vol.safetensors --roi 8 --out new".split()
+    assert cli.main([words[0], "scan.nii", *words[1:]]) == 2
     said = capfd.readouterr().err
-    assert re.search(r"needs about \de\+\d\d operations, [\d,]+ years", said)
-    assert "of each instance 1,000,000 evaluations by instance_smooth_grad at 'input'" in said
-    assert said.endswith("give smaller numbers by --option or a smaller --roi\n")
+    assert re.search(rf"needs about \de\+\d\d operations, [\d,]+ years or more .*: {of}; ", said)
+    assert said.endswith(f"give {instead}\n")
     assert not os.path.exists("new")
 
 

@@ -65,6 +65,16 @@ def test_windows_cover_the_volume_and_end_with_it():
     assert tiling((90, 96), 96).padding == ((3, 3), (0, 0))
 
 
+@pytest.mark.parametrize("windows", ["monai", "nnunet"])
+def test_windows_are_counted_without_a_list_of_them(windows):
+    tiles = tiling((20, 9, 4), (6, 5, 8), overlap=0.6, windows=windows)
+    starts = tiles.starts()
+    assert tiles.counts == tuple(len(set(along)) for along in starts.T.tolist())
+    middle = np.array([10, 4, 4])
+    inside = ((starts <= middle) & (middle < starts + tiles.roi)).all(1)
+    assert tiles.in_the_middle() == inside.sum() > 4
+
+
 def test_what_does_not_fit_is_refused():
     x, params = volume((6, 5)), np.eye(2, dtype=np.float32)
     for options, words in (
@@ -72,6 +82,7 @@ def test_what_does_not_fit_is_refused():
         ({"roi": 0}, "positive extent"),
         ({"overlap": 1}, "overlap=1"),
         ({"sigma": 0}, "sigma=0"),
+        ({"overlap": 1 - 1e-9, "windows": "nnunet", "roi": 2}, r"makes 3e\+18 windows of 2 x 2"),
     ):
         with pytest.raises(InputError, match=words):
             segcam.engine.sliding_window(pointwise, params, x, **options)
