@@ -52,13 +52,12 @@ def files(folder):
     while folders:
         with contextlib.suppress(PermissionError), os.scandir(folders.pop()) as entries:
             for entry in entries:
-                if not entry.is_dir():
+                if not entry.is_dir(follow_symlinks=False):
                     about = entry.stat(follow_symlinks=False)
                     found[entry.path] = about.st_size, about.st_mtime_ns
                 elif entry.name != "__pycache__":
                     found[entry.path] = None
-                    if not entry.is_symlink():
-                        folders.append(entry.path)
+                    folders.append(entry.path)
     return found
 
 
