@@ -1,4 +1,4 @@
-"""The commands: what each is told, of which `tyro` makes options and help texts, and runs."""
+"""The commands: their options, which `tyro` parses and explains, and what they run."""
 
 import dataclasses
 import difflib
@@ -49,8 +49,8 @@ class Layers:
     Attributes:
         network: A model of your own (module.path:factory or file.py:factory), a file, bundled
             weights, random:NAME, nnunet:FOLDER or bundle:FOLDER.
-        weights: The same, by an option.
-        size: Height and width of an image, or one number for both; of a volume, three numbers.
+        weights: The same, as an option.
+        size: Height and width of an image, or one number for both; for a volume, three numbers.
         channels: As in `segcam explain`.
         layout: As in `segcam explain`.
         seed: The seed of random weights.
@@ -73,14 +73,14 @@ class Methods:
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Show what the library does, on networks and images that it ships.
+    """Show what the library does, on bundled networks and images.
 
     For example: segcam demo --out demo --open
 
     Attributes:
         volume: Show a 3D network and its lesions instead of images (extra `nifti`), in a section of
             the same page.
-        out: Folder of the page, its runs and figures. A demo that was interrupted there goes on.
+        out: Folder of the page, its runs and figures. A demo that was interrupted there resumes.
         open: Open the page in a browser.
         overwrite: Replace the runs of another demo.
     """
@@ -93,29 +93,29 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Convert a network's weights of another library to a file that the other commands open.
+    """Convert weights of PyTorch, Keras or MONAI to a file that the other commands open.
 
     For example: segcam convert resnet50.pth --model resnet50 --out resnet50.safetensors
 
-    Every tensor of the file must have its place in the network, and every place its tensor.
+    Every tensor of the file must have a place in the network, and every place must get a tensor.
 
     Attributes:
-        source: .safetensors, .pth, .pt or .bin, .h5 or .hdf5 (extra `keras`).
+        source: The file of weights: .safetensors, .pth, .pt or .bin, .h5 or .hdf5 (extra `keras`).
         model: resnet18, 34, 50, 101, 152, densenet121, 169, 201, inception_v3,
-            efficientnet_lite0, monai-unet, unet-vgg16, or unet: that of the Eurocon 2023 paper
-            (PyTorch) and CSBDeep's (Keras).
+            efficientnet_lite0, monai-unet, unet-vgg16, or unet, which is the network of the Eurocon
+            2023 paper (PyTorch) or of CSBDeep (Keras).
         out: The .safetensors file to write.
-        layout: Whose file it is: torchvision, keras (DenseNet, unet-vgg16, unet), torch
+        layout: Which library wrote the file: torchvision, keras (DenseNet, unet-vgg16, unet), torch
             (EfficientNet-Lite, unet) or monai. Default: keras for .h5, else the first that fits.
-        normalisation: How the network expects images that are in [0, 1] to be changed: none,
-            imagenet, symmetric or efficientnet_lite. Default: as the library's trained weights do.
-        labels: A text file with the name of one class a line.
+        normalisation: How to change images in [0, 1] for the network: none, imagenet, symmetric or
+            efficientnet_lite. Default: as for the library's trained weights.
+        labels: A text file with one class name per line.
         outputs: What the network returns, if not logits.
-        multi_label: The classes do not exclude each other: the file then says so.
-        bgr: A unet was trained on images as OpenCV reads them, blue first.
+        multi_label: The classes do not exclude each other; the new file says so.
+        bgr: The unet was trained on images as OpenCV reads them, blue first.
         strides: The strides of monai-unet's levels, which the file does not hold. Default: all 2.
-        orientation: Where the axes of a 3D network's training volumes lead, such as RAS or LPS.
-            Default: unknown; the network gets volumes as they lie in their files.
+        orientation: The directions of the axes of a 3D network's training volumes, such as RAS or
+            LPS. Default: unknown; the network gets volumes as they lie in their files.
         spacing: The size in mm of the voxels that a 3D network was trained on, one number or three.
         overwrite: Replace the file.
     """
@@ -143,7 +143,7 @@ class Command:
 
     Attributes:
         about: what it does, in a line.
-        options: what it is told.
+        options: the type of its options.
         runs: the module below `segcam_jax.cli` and its function, which are imported when it runs:
             each command's own imports are heavy. It takes the options, and returns the exit code or
             None for 0.
@@ -191,26 +191,26 @@ _RENAMED = {
 
 COMMANDS = {
     "demo": Command(
-        "show what the library does, on networks and images that it ships",
+        "show what the library does, on bundled networks and images",
         Demo,
         "demo.page:demo",
         takes_line=True,
     ),
     "explain": Command(
-        "explain what a network says of images: maps, figures, a table", Explain, "explain:explain"
+        "explain what a network sees in images: maps, figures, a table", Explain, "explain:explain"
     ),
     "sweep": Command(
-        "explain many images into a store that a killed run goes on with", Sweep, "sweep:sweep"
+        "explain many images, and store the maps; a killed run resumes", Sweep, "sweep:sweep"
     ),
     "show": Command(
         "look at a stored run: its table, its images, the best and the worst", Show, "stores:show"
     ),
     "score": Command(
-        "score maps by metrics, and rank methods: of a stored run, or of images",
+        "score the maps of a stored run, or of images, and rank methods",
         Score,
         "score:score",
     ),
-    "export": Command("write a stored run as PNG, .npy and CSV files", Export, "stores:export"),
+    "export": Command("write PNG, .npy and CSV files of a stored run", Export, "stores:export"),
     "gallery": Command(
         "compare networks, layers and methods on photographs, in one figure each",
         Gallery,

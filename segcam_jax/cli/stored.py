@@ -1,4 +1,4 @@
-"""The commands about stored runs: what each is told."""
+"""The commands about stored runs: their options."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from segcam_jax.cli.study import Study
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Look at a stored run: what it holds, one image, the first by a column; as figures too.
+    """Look at a stored run: its contents, one image, or the best and worst; draw figures.
 
     For example:
 
@@ -22,17 +22,17 @@ class Show:
 
       segcam show run.zarr --worst score --count 4 --out worst.png
 
-    The network is not run again: figures are drawn from the stored maps, and from the files of the
-    images, which must not have changed.
+    The command does not run the network. It draws figures from the stored maps and from the image
+    files, which must not have changed.
 
     Attributes:
         run: The folder of the run.
-        item: One image, by its number in the run, its name or its file.
-        best: A column of the table: the results with its largest values.
-        worst: A column of the table: the results with its smallest values.
-        count: How many results are listed and drawn.
-        out: Draw it, to a file of this name; several targets of an image, or best and worst, to
-            files of similar names.
+        item: Show one image, by its number in the run, its name or its file.
+        best: Show the results with the largest values of this column of the table.
+        worst: Show the results with the smallest values of this column of the table.
+        count: How many results to list and draw.
+        out: Draw the results into this file. Several targets of an image, or best and worst, go to
+            files with similar names.
         profile: As in `segcam explain`.
         smoothing: As in `segcam explain`.
         colormap: As in `segcam explain`.
@@ -51,7 +51,7 @@ class Show:
 
 @dataclasses.dataclass(frozen=True)
 class Score(Study):
-    """Score maps by metrics, and rank their methods: those of a stored run, or of images.
+    """Score the maps of a stored run, or of images, by metrics, and rank the methods.
 
     For example:
 
@@ -62,27 +62,27 @@ class Score(Study):
       segcam score photographs/ --weights efficientnet-lite0-imagenet --tap middle last
       --method grad_cam layer_cam eigen_cam --metric insertion road --out run.zarr
 
-    Scores are columns beside the run, in its folder `scores`, with tables and figures. A scoring
-    that was killed goes on; a metric that is asked for later costs itself alone. Images are
-    explained first, into a run as `segcam sweep` stores it: what was killed goes on there too.
+    The command writes scores as columns beside the run, in its folder `scores`, with tables and
+    figures. If it was killed, it resumes. If you ask for another metric later, it computes only
+    that one. Given images, it first explains them into a run, as `segcam sweep` does; it resumes
+    that run too.
 
     Attributes:
         images: The folder of a stored run. With --weights or --config, images as in `segcam
-            explain`; all other options but those of metrics are of these.
+            explain`; all options but those of metrics then say how to explain them.
         method: As in `segcam explain`.
         metric: Metrics by name (`segcam methods` lists them). Default: deletion, insertion and
-            road; of regions with dice_deletion, dice_insertion and off_target_drop, of classifiers
-            with average_drop.
-        option: Options of metrics, for each that has one of the name: steps=10, at=tap,
-            where=outside, baseline=blur.
+            road; for regions also dice_deletion, dice_insertion and off_target_drop, for
+            classifiers also average_drop.
+        option: Options of metrics: steps=10, at=tap, where=outside, baseline=blur. Every metric
+            that has an option of this name gets it.
         method_option: Options of methods, as `--option` of `segcam explain`.
-        seed: Of all random numbers. Default: 0.
-        no_controls: Leave out the random map, and the mask-shaped map of regions, that are scored
-            beside every method.
-        on_error: What an image or a map that fails does: be a row with its reason, or stop.
-        share: As in `segcam sweep`; who finishes the run scores it.
-        dry_run: Say what would be done of images and what it costs, and write nothing.
-        out: Where the run of the images goes. One that was interrupted there goes on.
+        seed: The seed of all random numbers. Default: 0.
+        no_controls: Leave out the controls: the random map, and for regions the mask-shaped map.
+        on_error: What to do if an image or a map fails: write a row with the reason, or stop.
+        share: As in `segcam sweep`; the process that finishes the run scores it.
+        dry_run: Say what explaining the images would do and cost, and write nothing.
+        out: Where the run of the images goes. A run that was interrupted there resumes.
     """
 
     metric: Names = ()
@@ -92,7 +92,7 @@ class Score(Study):
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a stored run as files: a PNG and a .npy array per map, and a table.
+    """Write files of a stored run: a PNG and a .npy array per map, and a table.
 
     For example:
 
@@ -103,12 +103,13 @@ class Export:
     Attributes:
         run: The folder of the run.
         out: The folder of the files.
-        what: png: figures; npy: raw maps; csv: the table of all images, items.csv.
-        items: Images by number, range of numbers (10-19), name or file. Default: all.
+        what: What to write. png: figures. npy: raw maps. csv: the table of all images, items.csv.
+        items: Which images to write, by number, range of numbers (10-19), name or file. Default:
+            all.
         profile: As in `segcam explain`.
         smoothing: As in `segcam explain`.
         colormap: As in `segcam explain`.
-        overwrite: Write over files that are there.
+        overwrite: Replace files that are there.
     """
 
     run: tyro.conf.Positional[Path]

@@ -41,54 +41,55 @@ class Volumetric:
             (module.path:factory or file.py:factory).
         checkpoint: As in `segcam explain`.
         layout: As in `segcam explain`.
-        mirror: Average an nnU-Net over inputs that are mirrored along the axes of its training,
-            which takes up to 8 times as many passes.
+        mirror: Average an nnU-Net over inputs mirrored along the axes of its training; this takes
+            up to 8 times as many passes.
         channels: How many modalities your own model takes. Default: as many as --prefixes or
-            --modalities names, or what it takes, 1 to 4.
+            --modalities names, or what the model takes, 1 to 4.
         data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
-        prefixes: With --data, the file names of the modalities, or how they begin.
+        prefixes: With --data, the file names of the modalities, or the beginnings of these names.
         truth: A label map per scan; instances are then TP, FP or FN. A map with one positive value
             is a mask; its connected components are the lesions.
-        truth_prefix: With --data, the file name of the label maps, or how it begins.
+        truth_prefix: With --data, the file name of the label maps, or the beginning of that name.
         truth_labels: What several positive values mean. instances: each value is one lesion, and
             touching lesions stay apart. classes: values are tissues, and the connected components
             of those that count are the lesions.
-        truth_classes: With classes, the values that count. Default: all positive ones.
-        truth_threshold: Values above this are inside, in a truth of probabilities.
-        ignore_label: The value that marks the unknown, neither lesion nor background.
-        modalities: Names of the modalities, for files and tables. Default: those of the files.
+        truth_classes: With classes, the values that count. Default: all positive values.
+        truth_threshold: In a truth of probabilities, values above this are inside.
+        ignore_label: The value of unknown voxels, neither lesion nor background.
+        modalities: Names of the modalities, for files and tables. Default: the files' names.
         classes: The number or name of one class. Default: the last.
         outputs: What the network returns. Default: what its weights say, or logits.
         multi_label: The classes do not exclude each other: each has a probability of its own, its
-            sigmoid, not its share of all (softmax). One class alone always has.
+            sigmoid, not a share of all (softmax). A single class always has.
         threshold: Voxels with a probability above this are inside.
-        preset: ies: as Instance SmoothGrad's code: 18 neighbours, instances of more than 5 voxels;
-            of `segcam context` true positives of 91 to 119. What is given besides counts more.
-        connectivity: Neighbours of a voxel in an instance. Default: 26.
-        min_voxels: Drop smaller instances, once all are matched with the truth. Default: 1.
-        min_volume: Drop instances below this volume, in mm^3.
+        preset: ies does as Instance SmoothGrad's code: 18 neighbours, instances of more than 5
+            voxels; in `segcam context` true positives of 91 to 119 voxels. Options that you give
+            override it.
+        connectivity: How many neighbours a voxel has in an instance. Default: 26.
+        min_voxels: Drop smaller instances, after matching all with the truth. Default: 1.
+        min_volume: Drop instances below this volume, in mm^3, after matching all with the truth.
         iou: An instance matches a lesion if their intersection over union is at least this; a
-            lesser overlap is WEAK. Default: one common voxel is enough.
+            smaller overlap is WEAK. Default: one common voxel is enough.
         group: Only instances of these groups: TP, WEAK, FP, IGNORED, FN.
         normalise: zscore: each modality's non-zero voxels get mean 0 and standard deviation 1.
             Default: what the network's folder says, or zscore.
-        resample: Resample volumes onto the grid of the scan's first one. Default: refuse volumes of
-            another grid.
-        orientation: Where the axes of the training volumes lead, such as RAS or LPS; scans are
-            turned to it, and maps back. Default: what the weights say, or else as in the file.
+        resample: Resample volumes onto the grid of the scan's first volume. Default: refuse volumes
+            with another grid.
+        orientation: The directions of the axes in training, such as RAS or LPS. The command turns
+            scans to them, and maps back. Default: what the weights say, or else as in the file.
         spacing: Size in mm of the voxels that the network was trained on, one number or three,
             along these axes. Default: what its weights say.
         match_spacing: Resample scans to that size; maps come back on the file's grid. Default: only
-            note that the size is another.
+            note a different size.
         roi: Extents of the network's window, one number or three. Default: what its folder says,
             or 96.
         overlap: The overlap of neighbouring windows, as a share of a window. Default: what the
             network's folder says, or 0.25.
         memory_limit: How much memory a method may take besides parameters and input, such as 500MB
             or 2GiB.
-        on_error: What happens if a scan or an instance fails: it becomes a row with its reason, or
-            the run stops.
-        out: Folder of the results. A run that was interrupted there goes on.
+        on_error: What to do if a scan or an instance fails: write a row with the reason, or stop
+            the run.
+        out: Folder of the results. A run that was interrupted there resumes.
         overwrite: Replace another run in that folder; other people's files stay.
     """
 
@@ -150,7 +151,7 @@ def chosen(command: Volumetric, name: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Instances(Volumetric):
-    """Explain every instance that a network finds in volumes: NIfTI maps, a table, figures.
+    """Explain every instance that a network finds in volumes, as NIfTI maps, tables and figures.
 
     For example:
 
@@ -159,22 +160,22 @@ class Instances(Volumetric):
       segcam instances --data cohort --prefixes flair t1 --truth-prefix mask
       --weights lesions.safetensors --option aggregation=max samples=10
 
-    Maps are signed and not normalised, so that you can compare instances, and lie on the grid of
-    the scan's first volume. Every instance has a figure, all on one scale of colours. If a run is
-    killed, the same command goes on with the next instance.
+    Maps are signed and not normalised, so that you can compare instances, and have the grid of the
+    scan's first volume. Every instance has a figure, and all figures share one scale of colours. If
+    a run is killed, the same command resumes at the next instance.
 
     Attributes:
         method: Methods by name (`segcam methods` lists them).
-        tap: Where methods of activations look (`segcam layers` lists names). Default: the
-            bottleneck.
+        tap: Where to explain, for methods of activations (`segcam layers` lists names). Default:
+            the bottleneck.
         option: Options of methods: samples=10, or instance_smooth_grad.aggregation=max for one of
             them (`segcam methods` lists them).
         of: Explain logits or probabilities, averaged over the instance.
         legacy_divisor: Divide the mean of instance_smooth_grad by the number of predicted
             instances, as the method's authors do, and not by the number of voxels.
         noise_modality: The option sigma is a share of this modality's range over the whole volume;
-            its name, or its number from 0.
-        field: What the network is given: a window around the instance, as large as --roi; the whole
+            give its name, or its number from 0.
+        field: What the network gets: a window around the instance, as large as --roi; the whole
             volume; or stitched, the blended windows of the segmentation that the instance lies in
             (for methods of the input).
         seed: The seed of all random numbers.
@@ -201,17 +202,18 @@ class Context(Volumetric):
 
     The command dilates the instance once, twice, ..., and sets the input outside to 0. Tables and
     figures show the mean probability inside and the number of instances that are still detected,
-    against the distance that is left: distance_mm is dilations times the smallest extent of a
-    voxel, and reach_mm the largest Euclidean distance that is kept, along diagonals and longer
-    voxels. Networks that were studied on the same scans are overlaid by their folders:
+    against the distance that remains: distance_mm is dilations times the smallest extent of a
+    voxel, and reach_mm is the largest Euclidean distance that remains, along diagonals and longer
+    voxels. To overlay networks that were studied on the same scans, name their folders:
 
       segcam context --runs unet nnunet swin --out networks
 
     Attributes:
-        steps: How many dilations there are.
+        steps: How many dilations to make.
         max_voxels: Leave out larger instances.
-        runs: Instead of volumes, the folders of finished runs: one table, and figures with the mean
-            and the spread of each network, which is called as its folder.
+        runs: Instead of volumes, the folders of finished runs. The command makes one table, and
+            figures with the mean and the spread of each network. A network has the name of its
+            folder.
     """
 
     steps: int = 34

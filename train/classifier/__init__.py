@@ -4,16 +4,17 @@
     python -m train.classifier --data polen/*.tfrecords --out runs/polen
 
 `--data` is a folder with one sub-folder per class, or TFRecord files in the layout of POLEN23E. The
-defaults are what is known of FastAblationCAM's training: DenseNet-169, images of 224 x 224, a
+defaults are what we know of FastAblationCAM's training: DenseNet-169, images of 224 x 224, a
 linear layer of 1664 before the classifier, 5 folds, 15 epochs, batches of 16, SGD at a rate of 0.02
-(its file is restored with 0.005). Momentum and augmentation are not stated; Keras's SGD has no
-momentum, and none of either is the default. Its code freezes all before the head unless told
-otherwise: `--freeze` here. `segcam convert` makes a `--start` of torchvision's or Keras's files.
+(its file is restored with 0.005). The source states neither momentum nor augmentation; Keras's SGD
+has no momentum, and by default there is neither here. By default its code freezes all layers before
+the head, as `--freeze` does here. `segcam convert` makes a `--start` of torchvision's or Keras's
+files.
 
 Every fold trains a network of its own and keeps the weights of the epoch with the best accuracy on
 the fold's images (the lower loss decides between equals). As each image is in one fold, the folds
-together predict every image once, by a network that has not been trained on it. That choice of the
-epoch by the same images makes the scores slightly optimistic.
+together predict every image once, by a network that has not been trained on it. The same images
+choose the epoch, so the scores are slightly optimistic.
 
 Expected result on scikit-learn's handwritten digits, 1,797 images of ten classes:
 

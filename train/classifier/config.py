@@ -13,34 +13,35 @@ class ClassifierConfig:
     """A training run.
 
     Attributes:
-        data: a folder with one sub-folder of images per class, or TFRecord files in the layout of
+        data: a folder with one sub-folder of images per class, TFRecord files in the layout of
             POLEN23E, or a folder of such files.
-        out: folder of the run; a run that is there is resumed.
-        export: where else to write the weights.
+        out: folder of the run. The command resumes a run that is there.
+        export: also write the weights into this file.
         model: a name in `models.CLASSIFIERS`.
-        size: images are stretched to this height and width; None keeps their own.
-        channels: of the images: 3 or 1.
-        scale: what values in TFRecords are divided by.
-        skip_broken: leave out images and records that are broken; else they end the run.
-        hidden: units of a linear layer before a DenseNet's classifier; None takes FastAblationCAM's
-            rule, as many as there are pooled features; 0 for none.
-        growth: channels that a DenseNet's layer adds; None takes 32.
+        size: stretch images to this height and width; None keeps their own size.
+        channels: channels of the images: 3 or 1.
+        scale: divide values in TFRecords by this number.
+        skip_broken: leave out broken images and records; otherwise they end the run.
+        hidden: units of a linear layer before a DenseNet's classifier. None follows
+            FastAblationCAM: as many units as there are pooled features. 0 leaves the layer out.
+        growth: channels that each layer of a DenseNet adds; None takes 32.
         width: channels of a ResNet's first stage; None takes 64.
-        normalisation: what the network does to an image first; None takes that of `start`, else
-            `"imagenet"` for colour and `"symmetric"` for grey.
-        start: weights to start from, a `.safetensors` file or an installed name, of any number of
-            classes; None for random ones.
-        freeze: train the head alone; all before it keeps its weights and BatchNorm statistics.
-        folds: parts that the images are divided into, k of k-fold cross-validation.
-        only: which folds to train, counted from 1; none named means all.
-        epochs: how often each image is seen.
-        batch: images a step.
-        learning_rate: of SGD.
-        schedule: whether the rate stays or falls to zero along a cosine.
-        momentum: of SGD.
-        augment: what happens to training images at random: nothing, flips of both axes, or flips
+        normalisation: how the network normalises images. None takes the normalisation of `start`,
+            or else `"imagenet"` for colour and `"symmetric"` for grey.
+        start: start from these weights, a `.safetensors` file or an installed name, with any number
+            of classes; None starts from random weights.
+        freeze: train only the head; all layers before it keep their weights and BatchNorm
+            statistics.
+        folds: divide the images into this many folds, the k of k-fold cross-validation.
+        only: train only these folds, counted from 1; without numbers, train all.
+        epochs: how many times to go through the images.
+        batch: images per step.
+        learning_rate: the learning rate of SGD.
+        schedule: keep the rate constant, or let it fall to zero along a cosine.
+        momentum: the momentum of SGD.
+        augment: change training images at random: not at all, by flips of both axes, or by flips
             and quarter turns.
-        seed: of weights, folds and data.
+        seed: seed of weights, folds and data.
     """
 
     data: tuple[Path, ...]

@@ -28,34 +28,36 @@ class LesionTraining:
 
     Attributes:
         data: a folder of scans in the layout DATA/PATIENT/SESSION/FILE; None plants lesions.
-        prefixes: of scans, the files of the modalities, or how their names begin.
-        truth_prefix: of scans, the file of the lesions, or how its name begins.
-        truth_labels: what several positive values of it mean, as in `segcam instances`.
-        truth_classes: with classes, the values that count; none: all positive ones.
-        truth_threshold: values above it are inside, in a truth of probabilities.
-        resample: bring volumes of a scan onto the grid of its first one; else they are refused.
-        held_out_share: of the patients, whose scans choose the best state, and score it.
-        crop: extent of the cubes that are cut out of scans.
-        crops: how many of a scan, each time that it is seen.
-        positives: crops around a lesion for each one around anything else.
-        out: folder of the run; a run that is there is resumed.
-        export: where else to write the weights.
+        prefixes: file names of the scans' modalities, or the beginnings of these names.
+        truth_prefix: file name of the scans' lesion masks, or the beginning of that name.
+        truth_labels: what several positive values of a mask mean, as in `segcam instances`.
+        truth_classes: with classes, the values that count; without numbers, all positive values.
+        truth_threshold: in a truth of probabilities, values above this are inside.
+        resample: resample volumes of a scan onto the grid of its first volume; otherwise volumes
+            with another grid are an error.
+        held_out_share: the share of patients to hold out; their scans choose the best state, and
+            score it.
+        crop: edge of the cubes to cut out of scans, in voxels.
+        crops: how many cubes to cut out of a scan each time that the training sees it.
+        positives: how many cubes around a lesion to take for each cube around anything else.
+        out: folder of the run. The command resumes a run that is there.
+        export: also write the weights into this file.
         template: a skull-stripped T1, for example Colin27's; None takes nilearn's MNI152.
-        spacing: edge of a voxel, mm, to which scans are resampled. None: 2 mm of planted lesions,
-            and of scans their own, which must be the same for all.
+        spacing: resample scans to voxels of this edge, in mm. None takes 2 mm for planted lesions,
+            and the voxels' own size for scans, which must then be the same in all scans.
         steps: optimiser steps.
-        batch: cases a step, or crops, each of another scan.
-        learning_rate: its peak, after a warm-up of a twentieth of the steps; cosine to zero.
+        batch: cases per step, or crops, each of another scan.
+        learning_rate: the peak of the learning rate, which warms up for a twentieth of the steps
+            and then falls to zero along a cosine.
         loss: soft Dice plus cross-entropy; or IES's: half of Dice, generalised Dice or normalised
             Dice plus focal, or twice normalised Dice plus its mean over lesions.
-        seed: of weights and data.
-        channels: of each level of the network.
-        strides: of each level but the deepest.
+        seed: seed of weights and data.
+        channels: channels of each level of the network.
+        strides: strides of each level but the deepest.
         evaluate_every: steps between evaluations, each with a checkpoint.
-        evaluate_cases: held-out planted cases of these evaluations.
-        score_cases: held-out planted cases of the final scores, others than those of the
-            evaluations.
-        threshold: a probability above it is a lesion.
+        evaluate_cases: how many held-out planted cases each evaluation uses.
+        score_cases: how many other held-out planted cases the final scores use.
+        threshold: voxels with a probability above this are lesion.
         workers: processes that make cases; 0 makes them in a thread.
     """
 

@@ -1,21 +1,20 @@
-"""Holds explanations to planted truth: where does saliency lie, and which modality has it?
+"""Compares explanations with planted truth: where does saliency lie, and in which modality?
 
     python -m train.lesions_study --out benchmarks/results/lesions.json
 
-The network of `train.lesions` segments held-out cases. Every instance of the first 50 planted
-lesions is explained by Instance SmoothGrad, mean and max: what it finds (TP) and what it misses
-(FN). As errors are few, the false positives (FP) and misses of all further cases are explained,
-too, each with a control: the TP of its case that is nearest in size. Of every map the study
-measures, per modality:
+The network of `train.lesions` segments held-out cases. Instance SmoothGrad, mean and max, explains
+the first 50 planted lesions, found (TP) or missed (FN). As errors are few, it also explains the
+false positives (FP) and misses of all further cases, each with a control: the TP of its case that
+is nearest in size. For every map and modality the study measures:
 
     peaks             the largest and the smallest value, and how far from the instance they are
     shares            of the positive (negative) saliency: inside the instance, within 6 mm, beyond
 
-What is expected since it was planted: positive saliency inside; FLAIR, which carries the
-information, above T1; lower peaks where the network errs.
+As the lesions were planted, we expect positive saliency inside, more saliency in FLAIR, which
+carries the information, than in T1, and lower peaks where the network errs.
 
-What is found is in docs/planted-lesions.md. A run can be killed at any moment; the same command
-goes on with the next case. Cost: seven minutes of CPU time for 200 cases.
+docs/planted-lesions.md has the results. A run can be killed at any moment; the same command
+resumes at the next case. Cost: seven minutes of CPU time for 200 cases.
 """
 
 import dataclasses
@@ -62,17 +61,17 @@ class LesionStudy:
     """A study.
 
     Attributes:
-        out: the JSON file; a study that is there is resumed.
-        weights: of the network.
+        out: the JSON file. The command resumes a study that is there.
+        weights: weights of the network.
         template: a skull-stripped T1; None takes nilearn's MNI152.
-        seed: of the cases and the noise.
-        lesions: planted lesions of which every one is explained.
-        cases: held-out cases that are segmented.
-        threshold: a probability above it is a lesion.
-        min_voxels: smaller instances are left out.
-        mean_samples: noisy copies for the mean.
-        max_samples: noisy copies for the maximum.
-        sigma: noise, as a share of FLAIR's range.
+        seed: seed of the cases and the noise.
+        lesions: how many planted lesions to explain, found or missed.
+        cases: how many held-out cases to segment.
+        threshold: voxels with a probability above this are lesion.
+        min_voxels: leave out smaller instances.
+        mean_samples: how many noisy copies the mean takes.
+        max_samples: how many noisy copies the maximum takes.
+        sigma: standard deviation of the noise, as a share of FLAIR's range.
     """
 
     out: Path = Path("benchmarks/results/lesions.json")

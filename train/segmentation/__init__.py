@@ -6,19 +6,20 @@
     python -m train.segmentation --recipe seg-grad-cam --data cityscapes --out runs/cityscapes
 
 `--data` is a folder of images and masks (`train.data.mask_folders`), Cityscapes
-(`train.data.cityscapes`) or COCO's panoptic annotations (`train.data.coco_panoptic`); which of
-them, its contents say. `--recipe seg-grad-cam` puts the settings of Seg-Grad-CAM's U-Net in place
-of the defaults, each of which can still be given: four poolings and 32 channels, images of
-256 x 512, Adam at 0.0003 in batches of four for 70 epochs, cross-entropy, flips, and the state of
-the lowest held-out loss. How its flips go is not stated; here they are left to right.
-`--recipe seg-grad-cam-vgg16` is the U-Net with a VGG-16 of the same source: Dice and focal loss,
-Adam at 0.00045, divided by ten where the held-out loss does not fall for ten epochs. Its source
-divides images by 255 twice in training, which is not copied; its number of epochs is not known.
+(`train.data.cityscapes`) or COCO's panoptic annotations (`train.data.coco_panoptic`); the command
+sees which from its contents. `--recipe seg-grad-cam` puts the settings of Seg-Grad-CAM's U-Net in
+place of the defaults, and other options can still override them: four poolings and 32 channels,
+images of 256 x 512, Adam at 0.0003 in batches of four for 70 epochs, cross-entropy, flips, and the
+state of the lowest held-out loss. The source does not say how it flips images; here flips are left
+to right. `--recipe seg-grad-cam-vgg16` is the U-Net with a VGG-16 of the same source: Dice and
+focal loss, Adam at 0.00045, divided by ten if the held-out loss does not fall for ten epochs. The
+source divides images by 255 twice in training, which we do not copy. Its number of epochs is not
+known.
 
-Scores are of held-out images: those that the data name, or a fifth at random. As the best state is
-chosen by them too, they are slightly optimistic.
+Scores are computed on held-out images: those that the dataset names, or a random fifth. As these
+images also choose the best state, the scores are slightly optimistic.
 
-Expected result on scratches and inclusions that a script draws, 240 images and 60 held-out ones:
+Expected result on scratches and inclusions that a script draws, 240 images and 60 held-out images:
 
     python -m train.segmentation_samples runs/defects
     python -m train.segmentation --data runs/defects/train --held-out runs/defects/test \\

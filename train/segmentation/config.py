@@ -24,38 +24,41 @@ class SegmentationTraining:
     Attributes:
         data: a folder with sub-folders of images and masks, a folder with Cityscapes' leftImg8bit
             and gtFine, or a JSON file of COCO's panoptic annotations.
-        out: folder of the run; a run that is there is resumed.
-        export: where else to write the weights.
-        held_out: held-out images, as `data`; None takes Cityscapes' own, or a share of `data`.
-        held_out_share: of images that are held out, where the data do not say which.
-        images: the sub-folder of images; of COCO's their folder. None: images, or COCO's place.
+        out: folder of the run. The command resumes a run that is there.
+        export: also write the weights into this file.
+        held_out: held-out images, given as `data` is. None takes the held-out images of Cityscapes,
+            or a share of `data`.
+        held_out_share: the share of images to hold out if the data do not say which.
+        images: the sub-folder of images, or the folder of COCO's images. None takes `images`, or
+            the folder where COCO puts them.
         masks: the sub-folder of masks.
-        mask_threshold: values of masks above it are the foreground.
+        mask_threshold: values of masks above this are the foreground.
         ignore_label: the value of masks that means unknown.
-        class_names: of the values of masks, in their order.
-        channels: of the images: 3 or 1.
-        size: images are stretched to this height and width; None keeps their own, for Cityscapes
-            a quarter.
-        crop: height and width of what is cut out of training images at random; None: all of them.
-        zoom: training images are enlarged or shrunk at random, at most by 1 + zoom.
-        flips: of training images at random: none, left to right, or upside down as well.
-        colour: training images change in contrast (by 1 - colour to 1 + colour) and brightness (by
-            half of it, each channel by itself).
-        network: the U-Net of `models.unet`, or that of `models.vgg_unet`.
-        depth: how often a plain U-Net halves images; a VGG-16 does it five times.
-        width: channels of its first level; None takes 16 of a plain U-Net, VGG-16's 64.
-        start: weights to start from, of the same network; its head is made anew unless they name
-            the same classes.
-        loss: see `train.losses`.
-        epochs: how often each image is seen.
-        batch: images a step.
-        learning_rate: of Adam: the highest of the cosine, the first of the other schedules.
-        schedule: a warm-up and a cosine to zero, a constant rate, or one that is divided by ten
+        class_names: names of the values of masks, in the order of the values.
+        channels: channels of the images: 3 or 1.
+        size: stretch images to this height and width. None keeps their own size, and for
+            Cityscapes takes a quarter of their height and width.
+        crop: cut a window of this height and width out of training images at random; None uses
+            whole images.
+        zoom: enlarge or shrink training images at random, at most by 1 + zoom.
+        flips: flip training images at random: not at all, left to right, or upside down as well.
+        colour: change the contrast of training images at random (by 1 - colour to 1 + colour), and
+            their brightness (by half of it, each channel by itself).
+        network: the U-Net of `models.unet`, or the U-Net of `models.vgg_unet`.
+        depth: how many times a plain U-Net halves images; a VGG-16 halves them five times.
+        width: channels of the first level; None takes 16 for a plain U-Net, and VGG-16's 64.
+        start: start from these weights of the same network. The head starts anew unless the weights
+            name the same classes.
+        loss: the loss, see `train.losses`.
+        epochs: how many times to go through the images.
+        batch: images per step.
+        learning_rate: the learning rate of Adam: the highest rate of the cosine, the first rate of
+            the other schedules.
+        schedule: a warm-up and a cosine to zero, a constant rate, or a rate that is divided by ten
             when the held-out loss has not fallen for ten evaluations.
-        best: the state that is kept: that of the highest mean IoU, or of the lowest loss, of
-            held-out images.
+        best: keep the state with the highest mean IoU, or with the lowest loss, on held-out images.
         evaluate_every: epochs between evaluations, each with a checkpoint.
-        seed: of weights, the held-out share and data.
+        seed: seed of weights, the held-out share and data.
         workers: processes that make batches; 0 makes them in a thread.
     """
 

@@ -2,9 +2,9 @@
 
     python -m train.segmentation_samples runs/defects
 
-Scratches and inclusions on real surfaces (`train.data.defects`): 240 images to train on in
-`runs/defects/train` and 60 held-out ones in `runs/defects/test`, grey, each with a binary mask. The
-same files each time.
+The images show scratches and inclusions on real surfaces (`train.data.defects`): 240 images to
+train on in `runs/defects/train` and 60 held-out images in `runs/defects/test`, grey, each with a
+binary mask. The script writes the same files each time.
 Needs the extra `train`. Cost: seconds.
 """
 
@@ -46,13 +46,13 @@ def write(out: Path, *, training: int = 240, held_out: int = 60, size: int = 128
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Which files are written.
+    """Which files to write.
 
     Attributes:
         out: the folder to make.
-        training: images that are trained on.
-        held_out: images that are held out.
-        size: their height and width.
+        training: how many images to train on.
+        held_out: how many images to hold out.
+        size: height and width of the images.
     """
 
     out: Annotated[Path, tyro.conf.Positional]

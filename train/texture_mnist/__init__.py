@@ -15,15 +15,15 @@ Expected result, on 1,000 held-out samples of each variant's own data:
     unbiased     0.982     0.931      0.964  0.960  0.961                 0.00  0.00
     biased       0.984     0.940      0.969  0.963  0.081                 0.00  0.89
 
-The last four columns are `shortcut` in `metrics.json`, see `measure_shortcut`: without its texture
-the biased network misses digit 2, and most other digits become a 2 on it.
+The last four columns are `shortcut` in `metrics.json`, see `measure_shortcut`: the biased network
+misses digit 2 without its texture, and on that texture it predicts most other digits as a 2.
 
 The best checkpoint is chosen by 200 samples of the same held-out digits (with other textures), so
 the scores are slightly optimistic as an estimate for new digits. Four poolings matter: with three,
 a network learns the shortcut as well, but reads the texture before its bottleneck, and no CAM
 shows it there. Digits are enlarged before they are made binary (`digit_rounding="after"`), unlike
-in the original data, where 8x8 digits would lose what tells them apart. Runs were made once, with
-the seeds given.
+in the original data, where 8x8 digits would lose what tells them apart. We made each run once, with
+the default seed.
 
 Cost: 22 minutes for both variants side by side on two cores that had other work too; 1 GB of memory
 each.

@@ -17,24 +17,25 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        variant: whether digit 2 is biased.
-        out: folder of the run; a run that is there is resumed.
-        export: where else to write the weights.
+        variant: train with the bias of digit 2, or without.
+        out: folder of the run. The command resumes a run that is there.
+        export: also write the weights into this file.
         steps: optimiser steps.
-        batch: images a step.
-        learning_rate: its peak, after a warm-up of a twentieth of the steps; cosine to zero.
-        seed: of weights and data.
-        depth: poolings of the U-Net.
-        width: channels of its first level.
-        jitter: how far training digits are rotated, scaled, sheared and shifted at random, as a
-            share of `Jitter()`.
+        batch: images per step.
+        learning_rate: the peak of the learning rate, which warms up for a twentieth of the steps
+            and then falls to zero along a cosine.
+        seed: seed of weights and data.
+        depth: how many poolings the U-Net has.
+        width: channels of the U-Net's first level.
+        jitter: how far to rotate, scale, shear and shift training digits at random, as a share of
+            `Jitter()`.
         digit_rounding: see `TextureMnistConfig`.
-        start: weights to start from; None for random ones.
+        start: start from these weights; None starts from random weights.
         evaluate_every: steps between evaluations, each with a checkpoint.
-        evaluate_samples: held-out samples of these evaluations.
-        score_samples: held-out samples of the final scores.
-        digits: folder of digits; None for scikit-learn's.
-        textures: folder of textures; None for the built-in ones.
+        evaluate_samples: how many held-out samples each evaluation uses.
+        score_samples: how many held-out samples the final scores use.
+        digits: folder of digits; None takes scikit-learn's.
+        textures: folder of textures; None takes the built-in ones.
         workers: processes that render batches; 0 renders in a thread.
     """
 

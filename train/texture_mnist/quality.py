@@ -2,8 +2,8 @@
 
     python -m train.quality --weights texture-mnist-biased --samples 1000
 
-Samples are generated of held-out digits and textures, with the bias that the network was trained
-with, as its file tells.
+The script generates samples of held-out digits and textures, with the bias that the network was
+trained with, as its file says.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ _CHUNK = 50  # images at once
 
 @dataclasses.dataclass(frozen=True)
 class QualityConfig:
-    """What is measured.
+    """What to measure.
 
     Attributes:
         weights: bundled weights by name, or a .safetensors file.
-        samples: how many are generated.
-        json: a file that the numbers are written to as well.
+        samples: how many samples to generate.
+        json: also write the numbers into this file.
     """
 
     weights: str
