@@ -36,6 +36,7 @@ class Instance:
         touches_border: whether it reaches the end of the volume, where a part may be cut off.
         iou: with the instance of the other side that it shares most with; NaN where nothing is
             known.
+        adjusted_iou: with all that it touches of the other side, as `matched` has it; likewise.
     """
 
     label: int
@@ -45,6 +46,7 @@ class Instance:
     box: tuple[tuple[int, int], ...]
     touches_border: bool
     iou: float = float("nan")
+    adjusted_iou: float = float("nan")
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -254,6 +256,10 @@ def matched(
              FP       else
         T is FN       if best(T) = 0, |T'| > 0    else it is found, or shown by a WEAK instance
 
+        IoU_adj(P)  = |P' & U| / |P' | (U - Q)|   U: union of all T' that touch P',
+                                                  Q: union of all other P'
+
+    What U covers of a neighbour does not count against P, as where one instance is found as two.
     One true instance may make several predicted ones TP. An IGNORED instance that reaches into a
     lesion keeps that from being missed.
 
@@ -265,10 +271,15 @@ def matched(
 
     Returns:
         `(predicted, missed)`: the predicted instances with their groups, and the FN instances,
-        renumbered on from the last predicted one. Both have the best `iou` of every instance.
+        renumbered on from the last predicted one. Both have the best `iou` of every instance, and
+        its `adjusted_iou`.
 
     Raises:
         InputError: if extents differ, or `min_iou` is out of range.
+
+    References:
+        Rottmann et al., Prediction error meta classification in semantic segmentation, 2020
+        (adjusted IoU).
     """
     shape = predicted.labels.shape
     if shape != truth.labels.shape:
@@ -281,29 +292,36 @@ def matched(
         raise InputError(f"min_iou={min_iou}; expected a number above 0, at most 1")
     unknown = np.zeros(shape, bool) if ignored is None else np.asarray(ignored, bool)
     sizes = _counted(predicted, unknown), _counted(truth, unknown)
-    best = _best_overlaps(predicted, truth, sizes, unknown)
+    ours, theirs = (
+        tuple(
+            dataclasses.replace(each, iou=best, adjusted_iou=adjusted)
+            for each, (best, adjusted) in zip(side.instances, found, strict=True)
+        )
+        for side, found in zip(
+            (predicted, truth), _overlaps(predicted, truth, sizes, unknown), strict=True
+        )
+    )
     least = np.finfo(float).tiny if min_iou is None else min_iou
     ours = tuple(
-        dataclasses.replace(each, iou=iou, group=_group(each, sizes[0][each.label], iou, least))
-        for each, iou in zip(predicted.instances, best[0], strict=True)
+        dataclasses.replace(each, group=_group(each, sizes[0][each.label], least)) for each in ours
     )
     theirs = tuple(
-        dataclasses.replace(each, iou=0.0, group="FN")
-        for each, iou in zip(truth.instances, best[1], strict=True)
-        if iou == 0 and sizes[1][each.label] > 0
+        dataclasses.replace(each, group="FN")
+        for each in theirs
+        if each.iou == 0 and sizes[1][each.label] > 0
     )
     last = max((each.label for each in predicted.instances), default=0)
     missed = large_enough(Instances(truth.labels, theirs), after=last)
     return Instances(predicted.labels, ours), missed
 
 
-def _group(instance: Instance, counted: int, iou: float, least: float) -> Group:
+def _group(instance: Instance, counted: int, least: float) -> Group:
     """The group of a predicted instance, of which so many voxels count."""
     if 2 * counted < instance.voxels:
         return "IGNORED"
-    if iou >= least:
+    if instance.iou >= least:
         return "TP"
-    return "WEAK" if iou > 0 else "FP"
+    return "WEAK" if instance.iou > 0 else "FP"
 
 
 def _counted(found: Instances, unknown: np.ndarray) -> dict[int, int]:
@@ -312,23 +330,38 @@ def _counted(found: Instances, unknown: np.ndarray) -> dict[int, int]:
     return {each.label: each.voxels - int(away[each.label]) for each in found.instances}
 
 
-def _best_overlaps(
+def _overlaps(
     predicted: Instances,
     truth: Instances,
     sizes: tuple[dict[int, int], dict[int, int]],
     unknown: np.ndarray,
-) -> tuple[list[float], list[float]]:
-    """The largest IoU of every instance with one of the other side, for both sides."""
+) -> list[list[tuple[float, float]]]:
+    """The largest IoU of every instance with one of the other side, and the adjusted, by side."""
     both = (predicted.labels > 0) & (truth.labels > 0) & ~unknown
-    pairs, shared = np.unique(
+    pairs, counts = np.unique(
         np.stack([predicted.labels[both], truth.labels[both]]), axis=1, return_counts=True
     )
     best: list[dict[int, float]] = [dict.fromkeys(side, 0.0) for side in sizes]
-    for (mine, other), count in zip(pairs.T.tolist(), shared.tolist(), strict=True):
-        iou = count / (sizes[0][mine] + sizes[1][other] - count)
-        best[0][mine] = max(best[0][mine], iou)
-        best[1][other] = max(best[1][other], iou)
-    return list(best[0].values()), list(best[1].values())
+    # Of each instance, what it shares with the other side, and what those that it touches have
+    # that lies in none of its own side.
+    shared, beyond = ([dict.fromkeys(side, 0) for side in sizes] for _ in range(2))
+    met = [*zip(pairs.T.tolist(), counts.tolist(), strict=True)]
+    for labels, count in met:
+        for side, label in enumerate(labels):
+            shared[side][label] += count
+    for labels, count in met:
+        union = sizes[0][labels[0]] + sizes[1][labels[1]] - count
+        for side, label in enumerate(labels):
+            best[side][label] = max(best[side][label], count / union)
+            other = labels[1 - side]
+            beyond[side][label] += sizes[1 - side][other] - shared[1 - side][other]
+    return [
+        [
+            (best[side][k], shared[side][k] / (size + beyond[side][k] or 1))
+            for k, size in own.items()
+        ]
+        for side, own in enumerate(sizes)
+    ]
 
 
 def dilation_reach(

@@ -19,6 +19,7 @@ from segcam_jax.types import InputError
 
 # The share of lesion voxels at which normalised Dice compares scans, of Raina et al.
 REFERENCE_LOAD = 0.001
+WEAK_IOU = 0.25  # a true lesion of less adjusted IoU, but some, is weakly found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ class LesionScores:
         assd: average symmetric distance of the surfaces of prediction and truth, in mm.
         true: how many lesions the truth has.
         found: how many the prediction has.
+        weak: how many true lesions are weakly found: 0 < `adjusted_iou` < `min_iou`, or 0.25.
+        lesion_adjusted_iou: its mean over the true lesions, those that are missed with 0.
 
     References:
         Raina et al., Novel structural-scale uncertainty measures and error retention curves, 2022
@@ -69,6 +72,8 @@ class LesionScores:
     assd: float
     true: int
     found: int
+    weak: int
+    lesion_adjusted_iou: float
 
 
 def lesion_scores(
@@ -119,7 +124,7 @@ def lesion_scores(
     found, true = (ours.labels > 0) & known, (sides[1].labels > 0) & known
     return LesionScores(
         **_by_voxels(found[known], true[known], load),
-        **_by_lesions(ours, theirs),
+        **_by_lesions(ours, theirs, WEAK_IOU if min_iou is None else min_iou),
         assd=surface_distance(found, true, spacing=spacing),
     )
 
@@ -139,13 +144,14 @@ def _by_voxels(predicted: np.ndarray, truth: np.ndarray, load: float) -> dict[st
     }
 
 
-def _by_lesions(ours: Instances, theirs: Instances) -> dict[str, Any]:
+def _by_lesions(ours: Instances, theirs: Instances, least: float) -> dict[str, Any]:
     """Those of lesions; what lies mostly where the truth is unknown counts on neither side."""
     counted = [
         [each.group for each in side.instances if each.group != "IGNORED"]
         for side in (ours, theirs)
     ]
     (found, true), (hits, detected) = map(len, counted), (each.count("TP") for each in counted)
+    overlaps = [each.adjusted_iou for each in theirs.instances if each.group != "IGNORED"]
     return {
         "lesion_f1": _ratio(2 * detected, 2 * detected + (found - hits) + (true - detected)),
         "lesion_tpr": _ratio(detected, true),
@@ -153,6 +159,8 @@ def _by_lesions(ours: Instances, theirs: Instances) -> dict[str, Any]:
         "lesion_fnr": _ratio(true - detected, true),
         "true": true,
         "found": found,
+        "weak": sum(0 < each < least for each in overlaps),
+        "lesion_adjusted_iou": _ratio(sum(overlaps), true),
     }
 
 
@@ -201,18 +209,8 @@ def adjusted_iou(predicted: Instances, truth: Instances) -> dict[int, float]:
     Raises:
         InputError: if extents differ.
     """
-    if predicted.labels.shape != truth.labels.shape:
-        raise InputError(
-            f"the prediction has extents {predicted.labels.shape}, the truth {truth.labels.shape}"
-        )
-    found = {}
-    for lesion in truth.instances:
-        mask = truth.mask(lesion.label)
-        touching = np.unique(predicted.labels[mask])
-        union = np.isin(predicted.labels, touching[touching > 0])
-        others = (truth.labels > 0) & ~mask
-        found[lesion.label] = float((mask & union).sum() / (mask | (union & ~others)).sum())
-    return found
+    lesions, _ = matched(truth, predicted)
+    return {each.label: each.adjusted_iou for each in lesions.instances}
 
 
 def _ratio(part: float, whole: float) -> float:

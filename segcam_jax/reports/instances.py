@@ -52,6 +52,7 @@ COLUMNS = (
     "volume_mm3",
     "touches_border",
     "iou",
+    "adjusted_iou",
     "mean_probability",
     "method",
     "tap",

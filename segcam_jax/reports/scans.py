@@ -148,7 +148,8 @@ class ScanReport(abc.ABC):
 def values_of(instance: Any) -> Record:
     """An instance as JSON holds it."""
     values = dataclasses.asdict(instance)
-    return {**values, "iou": None if np.isnan(instance.iou) else instance.iou}
+    overlaps = {name: values[name] for name in ("iou", "adjusted_iou")}
+    return {**values, **{n: None if np.isnan(each) else each for n, each in overlaps.items()}}
 
 
 def folder_of(scan: str, instance: int) -> str:

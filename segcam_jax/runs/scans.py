@@ -391,5 +391,6 @@ def _of_instance(instance: Instance, found: Segmented) -> Row:
         "box": [end for along in instance.box for end in along],
         "touches_border": instance.touches_border,
         "iou": None if np.isnan(instance.iou) else instance.iou,
+        "adjusted_iou": None if np.isnan(instance.iou) else instance.adjusted_iou,
         "mean_probability": float(found.probability[instance.slices][inside].mean()),
     }

@@ -92,7 +92,7 @@ class StoredScans:
             tables += [] if part is None else [part.table]
         if not tables:
             return polars.DataFrame(schema=dict(TABLES[self.manifest.kind]))
-        return polars.concat(tables).sort("item", "row")
+        return polars.concat(tables, how="diagonal").sort("item", "row")
 
     @functools.cached_property
     def scans(self) -> Mapping[int, dict[str, Any]]:
@@ -226,7 +226,10 @@ def found_in(table: polars.DataFrame, item: int) -> dict[int, Instance]:
 
 def instance_of(row: Mapping[str, Any]) -> Instance:
     """The instance of a row."""
-    iou = float("nan") if row["iou"] is None else row["iou"]
+    # Runs of before 0.8 have no adjusted one.
+    iou, adjusted = (
+        float("nan") if row.get(name) is None else row[name] for name in ("iou", "adjusted_iou")
+    )
     return Instance(
         row["instance"],
         row["group"],
@@ -235,6 +238,7 @@ def instance_of(row: Mapping[str, Any]) -> Instance:
         box_of(row["box"]),
         row["touches_border"],
         iou,
+        adjusted,
     )
 
 

@@ -45,6 +45,7 @@ COLUMNS: Mapping[str, Any] = {
 SCORES = (
     *("dice", "normalised_dice", "voxel_tpr", "voxel_fpr", "voxel_fdr"),
     *("lesion_f1", "lesion_tpr", "lesion_fdr", "lesion_fnr", "assd", "true", "found"),
+    *("weak", "lesion_adjusted_iou"),
 )
 # Of scans: a row for the scan, one for each instance, and some for what each step found of one.
 SCAN_COLUMNS: Mapping[str, Any] = {
@@ -67,6 +68,7 @@ SCAN_COLUMNS: Mapping[str, Any] = {
     "box": polars.List(polars.Int64),
     "touches_border": polars.Boolean,
     "iou": polars.Float64,
+    "adjusted_iou": polars.Float64,
     "mean_probability": polars.Float64,
 }
 INSTANCE_COLUMNS: Mapping[str, Any] = {

@@ -73,6 +73,8 @@ def test_matched_with_a_truth_by_overlap_and_by_iou():
     ours, missed = matched(find_instances(blobs()), truth)
     assert [each.group for each in ours.instances] == ["TP", "FP", "TP"]
     assert [each.iou for each in ours.instances] == [2 / 8, 0, 1 / 12]
+    assert [each.adjusted_iou for each in ours.instances] == [2 / 8, 0, 1 / 12]
+    assert missed.instances[0].adjusted_iou == 0
     assert [(each.label, each.group, each.voxels) for each in missed.instances] == [(4, "FN", 4)]
     assert missed.labels[4, 4] == 4
     assert (missed.labels > 0).sum() == 4

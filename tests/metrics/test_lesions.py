@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from segcam_jax.data.instances import label_instances
+from segcam_jax.data.instances import label_instances, matched, measured
 from segcam_jax.metrics.lesions import LesionScores, adjusted_iou, lesion_scores, surface_distance
 from segcam_jax.runs.table import SCORES
 from segcam_jax.types import InputError
@@ -105,6 +105,37 @@ def test_adjusted_iou_forgives_what_lies_in_a_neighbour():
     # Two voxels of the prediction lie in no lesion.
     assert adjusted_iou(predicted, truth) == {1: 4 / 6, 2: 4 / 6}
     assert adjusted_iou(truth, truth) == {1: 1.0, 2: 1.0}
+    # One lesion as two instances: neither is at fault for what the other has.
+    ours, _ = matched(truth, predicted, min_iou=0.5)
+    assert [(each.group, each.iou, each.adjusted_iou) for each in ours.instances] == [
+        ("WEAK", 0.4, 4 / 6),
+        ("WEAK", 0.4, 4 / 6),
+    ]
+
+
+def test_adjusted_iou_is_that_of_masks():
+    """By its formula, of masks, where instances and lesions touch one another at random."""
+    rng = np.random.default_rng(0)
+    sides = [measured(rng.integers(0, 5, (6, 7, 3))) for _ in range(2)]
+    ignored = rng.random((6, 7, 3)) < 0.2
+    kept = [np.where(ignored, 0, side.labels) for side in sides]
+    predicted, _ = matched(*sides, ignored=ignored)
+    for each in predicted.instances:
+        mask = kept[0] == each.label
+        touching = np.setdiff1d(kept[1][mask], [0])
+        union, others = np.isin(kept[1], touching), (kept[0] > 0) & ~mask
+        expected = (mask & union).sum() / (mask | (union & ~others)).sum()
+        assert each.adjusted_iou == pytest.approx(expected)
+
+
+def test_weakly_found_lesions_are_counted():
+    truth = boxes((10, 10), ((0, 4), (0, 4)), ((6, 10), (6, 10)))  # two lesions of 16
+    predicted = boxes((10, 10), ((0, 4), (3, 4)), ((6, 10), (6, 9)))  # 4 of one, 12 of the other
+    found = lesion_scores(predicted, truth, min_iou=0.5)
+    assert (found.weak, found.lesion_adjusted_iou) == (1, (4 / 16 + 12 / 16) / 2)
+    assert lesion_scores(predicted, truth, min_iou=None).weak == 0  # 4/16 is 0.25
+    assert lesion_scores(predicted, truth, min_iou=0.8).weak == 2
+    assert lesion_scores(predicted & False, truth).lesion_adjusted_iou == 0
 
 
 def test_refuses_other_extents_and_loads():
