@@ -9,6 +9,7 @@ from segcam_jax.methods.approximate import (
     screened_ablation_cam as screened_ablation_cam,
 )
 from segcam_jax.methods.atlas import Atlas as Atlas, ablation_atlas as ablation_atlas
+from segcam_jax.methods.augmented import aug_smooth as aug_smooth
 from segcam_jax.methods.contrast_cams import (
     finer_cam as finer_cam,
     shapley_cam as shapley_cam,

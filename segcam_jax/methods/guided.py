@@ -29,6 +29,7 @@ Rule = Literal["guided", "deconvnet"]
     cost="1 forward, 1 backward",
     paper="Springenberg et al., ICLR workshop 2015",
     aliases=("guided backpropagation",),
+    coloured=True,
 )
 def guided_backprop(
     split: Split,
@@ -88,6 +89,7 @@ def _guided(split, activation, carry, target, rule, execution):
     cost="2 forwards, 2 backwards",
     paper="Selvaraju et al., ICCV 2017",
     pixelwise=True,
+    coloured=True,
 )
 def guided_grad_cam(
     split: Split,

@@ -100,6 +100,7 @@ class Method:
         pixelwise: whether the values of neighbouring pixels have little in common, so that a few of
             them may be far larger than all others.
         per_channel: whether it explains each channel of the input by itself.
+        coloured: whether its attribution of a colour image is looked at in colours.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Method:
     slope: bool = False
     pixelwise: bool = False
     per_channel: bool = False
+    coloured: bool = False
 
     @property
     def notes(self) -> str:

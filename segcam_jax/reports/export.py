@@ -3,6 +3,7 @@
 OUT/items.csv                                 all rows, those that failed too
 OUT/cat/grad_cam.bottleneck.npy               raw and signed; `.attribution.npy` by channel
 OUT/cat/grad_cam.bottleneck.weights.csv       of the channels, where the method weighs them
+OUT/cat/guided_grad_cam.bottleneck.colours.png  of guided gradients of red, green and blue
 OUT/cat/grad_cam.bottleneck.png               OUT/cat/montage.png: all maps of the image
 OUT/cat.top2/...                              where several targets of an image are explained
 """
@@ -17,6 +18,7 @@ import polars
 
 from segcam_jax import _files, viz
 from segcam_jax.data.importance import importance_csv
+from segcam_jax.methods import METHODS
 from segcam_jax.reports.figures import Look, Subject
 from segcam_jax.reports.images import Pair, map_figure, montage, pairs, subject_of
 from segcam_jax.reports.processes import spread
@@ -110,7 +112,7 @@ class RowFile:
     """
 
     name: str
-    kind: Literal["map", "attribution", "weights", "figure", "montage"]
+    kind: Literal["map", "attribution", "weights", "colours", "figure", "montage"]
     pair: Pair
 
     def write(
@@ -132,6 +134,10 @@ class RowFile:
                 values = run.attribution(row, tap, method)
                 assert values is not None
                 _files.write_array(path, values)
+            case "colours":
+                values = run.attribution(row, tap, method)
+                assert values is not None
+                viz.save_colours(values, path)
             case "weights":
                 weights = run.weights(row, tap, method)
                 assert weights is not None
@@ -219,6 +225,8 @@ def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list
     """The files that any of these rows has, in the order in which they are written."""
     slugs = _files.unique_names([_files.slug(tap, "tap") for tap in run.taps])
     taps = dict(zip(run.taps, slugs, strict=True))
+    images = run.manifest.network.images
+    in_colour = images is not None and images.channels == 3
     found: list[RowFile] = []
     for method, tap in (every := pairs(run, rows)):
         start, pair = f"{method}.{taps[tap]}", (method, tap)
@@ -228,6 +236,8 @@ def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list
                 found.append(RowFile(f"{start}.attribution.npy", "attribution", pair))
             if run.has_weights(tap, method):
                 found.append(RowFile(f"{start}.weights.csv", "weights", pair))
+        if "png" in what and in_colour and METHODS[method].coloured:
+            found.append(RowFile(f"{start}.colours.png", "colours", pair))
         if "png" in what:
             found.append(RowFile(f"{start}.png", "figure", pair))
     if "png" in what and every:

@@ -9,7 +9,12 @@ diverging ones centred on zero; a `Style` says otherwise.
     viz.save(figure, "out/overlay.png")
 """
 
-from segcam_jax.viz.files import mark_of as mark_of, save as save, to_array as to_array
+from segcam_jax.viz.files import (
+    mark_of as mark_of,
+    save as save,
+    save_colours as save_colours,
+    to_array as to_array,
+)
 from segcam_jax.viz.grid import (
     Row as Row,
     gallery as gallery,

@@ -4,7 +4,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -53,6 +53,37 @@ def save(figure: Figure, path: str | Path, *, dpi: float = DPI, mark: str | None
             pixels.save(temporary, "PNG", dpi=(dpi, dpi), pnginfo=about, **packed)
         else:
             figure.savefig(temporary, format=kind, dpi=dpi)
+    return path
+
+
+def save_colours(values: Float[np.ndarray, "h w 3"], path: str | Path) -> Path:
+    """Writes an attribution of an image's three channels as an image, as large as it is.
+
+        0.5 + 0.1 (a - mean(a)) / (std(a) + 1e-5),    clipped to [0, 1]
+
+    Grey is the mean; a colour says which channels should rise.
+
+    Args:
+        values: of Guided Grad-CAM, for example, in the order red, green, blue.
+        path: the PNG file; its folder is made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: if there are not three channels.
+        FileError: if the file cannot be written.
+
+    References:
+        `deprocess_image` of pytorch-grad-cam.
+    """
+    values, path = np.asarray(values, np.float64), Path(path)
+    if values.ndim != 3 or values.shape[-1] != 3:
+        raise InputError(f"an attribution of shape {values.shape} has no colours; give h w 3")
+    colours = 0.5 + 0.1 * (values - values.mean()) / (values.std() + 1e-5)
+    with _files.whole_file(path) as temporary:
+        pixels = (np.clip(colours, 0, 1) * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(temporary, "PNG")
     return path
 
 

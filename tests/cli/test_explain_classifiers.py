@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segcam_jax import cli, models
 from segcam_jax.networks.open import open_network
@@ -57,7 +58,7 @@ def test_several_regions_are_refused(fault):
 
 
 def test_the_most_probable_classes(explain, files, tmp_path, capsys):
-    chosen = ("--method", "ablation_cam", "gradient", "--option", "relative=false")
+    chosen = ("--method", "ablation_cam", "guided_backprop", "--option", "relative=false")
     ranks = ("--class", "top:1", "top:2")
     assert explain(*chosen, *ranks, "--labels", files / "names.txt", "--tap", "first") == 0
     said = capsys.readouterr()
@@ -79,10 +80,15 @@ def test_the_most_probable_classes(explain, files, tmp_path, capsys):
         assert row["predicted_share"] == pytest.approx(shares[order[0]], rel=1e-4)
         assert row["pixels"] is None
         assert run.map(row["row"], "stem", "ablation_cam").shape == (8, 8)
-        assert run.map(row["row"], "input", "gradient").shape == (16, 16)
-        for name in ("ablation_cam.stem", "gradient.input", "montage"):
+        assert run.map(row["row"], "input", "guided_backprop").shape == (16, 16)
+        for name in ("ablation_cam.stem", "guided_backprop.input", "montage"):
             figure = out / f"photo.{row['target']}" / f"{name}.png"
             assert figure.stat().st_size > (5_000 if name == "montage" else 10_000)
+        colours = out / f"photo.{row['target']}" / "guided_backprop.input.colours.png"
+        values = run.attribution(row["row"], "input", "guided_backprop")
+        expected = 0.5 + 0.1 * (values - values.mean()) / (values.std() + 1e-5)
+        with Image.open(colours) as image:
+            np.testing.assert_allclose(np.asarray(image), expected.clip(0, 1) * 255, atol=1)
 
 
 def test_precision_and_memory(explain, tmp_path):
@@ -147,7 +153,6 @@ def test_faults_are_one_line_and_leave_nothing(fault, files, arguments, complain
 
 def test_truncated_images_are_named(tmp_path, capsys):
     path = tmp_path / "cut.png"
-    from PIL import Image
 
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:60])

@@ -9,7 +9,7 @@ import pytest
 from sklearn.decomposition import KernelPCA
 
 import segcam_jax as segcam
-from segcam_jax import InputError
+from segcam_jax import InputError, methods, tap
 from tests.support.networks import make_input, make_params, skip_net
 
 
@@ -176,3 +176,53 @@ def test_faults_in_one_line():
         segcam.methods.finer_cam(split, weight, large, segcam.targets.whole_image(0))
     with pytest.raises(InputError, match="6400 positions, more than 4096"):
         segcam.methods.kpca_cam(split, weight, large, segcam.targets.whole_image(0))
+
+
+def test_aug_smooth_is_the_mean_of_six_heatmaps():
+    """By a loop over pytorch-grad-cam's formula on the classifier written out; region mirrored."""
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4))
+    head = jax.random.normal(jax.random.key(1), (4, 2))
+    x = jax.random.normal(jax.random.key(2), (6, 8, 3))
+
+    def activation(x):
+        return jax.nn.relu(jax.lax.conv(x.transpose(2, 0, 1)[None], kernel.T, (2, 2), "SAME"))[0]
+
+    def classifier(params, x):
+        return tap(activation(x).transpose(1, 2, 0), "a").mean((0, 1)) @ head
+
+    def normalised(values):
+        values = values - values.min()
+        return values / (1e-7 + values.max())
+
+    def cam(x):
+        """Grad-CAM: weights are the head's, by the number of positions, which falls out."""
+        raw = np.maximum(
+            np.einsum("chw,c->hw", np.asarray(activation(x)), np.asarray(head[:, 1])), 0
+        )
+        large = np.asarray(segcam.heatmap(raw, (6, 8), profile="pytorch_grad_cam"))
+        assert (large.min(), large.max()) == pytest.approx((0, 1), abs=1e-6)
+        return large
+
+    split = segcam.split(classifier, "a", None, x)
+    found = methods.aug_smooth(methods.grad_cam, split, None, x, lambda logits: logits[1])
+    expected = np.mean(
+        [
+            each
+            for factor in (0.9, 1.0, 1.1)
+            for each in (cam(x * factor), cam(x[:, ::-1] * factor)[:, ::-1])
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - cam(x)).max() > 0.01
+
+    # A pointwise network and its region know no left and right: all mirror images are the same.
+    pointwise = segcam.split(lambda params, x: tap(x @ head[:3], "b") ** 2, "b", None, x)
+    mask = np.zeros((6, 8), bool)
+    mask[1:4, 5:] = True
+    target = segcam.targets.region(1, mask)
+    found = methods.aug_smooth(methods.hires_cam, pointwise, None, x, target)
+    maps = [methods.hires_cam(pointwise, None, x * f, target).map for f in (0.9, 1.0, 1.1)]
+    expected = np.mean([segcam.heatmap(m, (6, 8), profile="pytorch_grad_cam") for m in maps], 0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not np.asarray(found)[:, :5].any()

@@ -640,3 +640,17 @@ def test_portraits_of_one_modality_are_legible():
 def test_volumes_are_written_out(volume, words):
     instance = Instance(3, "TP", 9, volume, ((0, 1),) * 3, False)
     assert portraits._words(instance) == f"instance 3 (TP), {words} mm³"
+
+
+def test_an_attribution_of_colours_is_an_image(tmp_path):
+    """Ten standard deviations are the whole range, grey the mean."""
+    values = np.zeros((4, 5, 3))
+    values[0, 0], values[1, 2, 0] = (3, 0, -3), 40
+    path = viz.save_colours(values, tmp_path / "new" / "a.png")
+    with Image.open(path) as image:
+        found = np.asarray(image)
+    scaled = 0.5 + 0.1 * (values - values.mean()) / (values.std() + 1e-5)
+    np.testing.assert_array_equal(found, (scaled.clip(0, 1) * 255).astype(np.uint8))
+    assert found[1, 2].tolist() == [255, *[int(255 * scaled[1, 2, 1])] * 2]
+    with pytest.raises(InputError, match="no colours"):
+        viz.save_colours(values[..., :1], path)
