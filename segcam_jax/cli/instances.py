@@ -15,6 +15,7 @@ from segcam_jax.extras import require
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
+from segcam_jax.reports.features import TABLE as FEATURES, write_features
 from segcam_jax.reports.instances import TABLE, InstanceReport, files_of
 from segcam_jax.reports.scans import Record, check_free
 from segcam_jax.runs.instance_studies import MapStudy
@@ -31,6 +32,8 @@ _SHOWN = 40  # rows of the table on the terminal
 def instances(command: Instances, line: Sequence[str]) -> int:
     """Segments, explains and draws; tells what came out, and returns the exit code."""
     execution = Execution(memory_limit=bytes_of(command.memory_limit))
+    if command.features:
+        require("skimage.feature", extra="metrics")
     network, segmenting, cases, modalities = opened(command)
     if said := network.explained_as(command.of):
         console.note(said)
@@ -40,11 +43,15 @@ def instances(command: Instances, line: Sequence[str]) -> int:
     stored = computed(
         run,
         command.out,
-        files_of(study.pairs),
+        [*files_of(study.pairs), *([FEATURES] if command.features else [])],
         overwrite=command.overwrite,
         stop_on_error=command.on_error == "stop",
     )
     records = reported(stored, command.out, line)
+    if command.features:
+        write_features(stored, command.out)
+    elif command.overwrite:  # Those of the run before.
+        (command.out / FEATURES).unlink(missing_ok=True)
     _summarise(records, command, len(cases))
     return exit_code(stored)
 

@@ -179,6 +179,8 @@ class Instances(Volumetric):
             volume; or stitched, the blended windows of the segmentation that the instance lies in
             (for methods of the input).
         seed: The seed of all random numbers.
+        features: Also write features.csv: first-order and texture features of the image and of the
+            map inside of each instance (extra `metrics`).
     """
 
     method: Names = ("instance_smooth_grad",)
@@ -189,6 +191,7 @@ class Instances(Volumetric):
     noise_modality: str = "0"
     field: Literal["window", "volume", "stitched"] = "window"
     seed: int = 0
+    features: bool = False
     out: Path = Path("segcam-instances")
 
 

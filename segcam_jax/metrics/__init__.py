@@ -52,6 +52,11 @@ from segcam_jax.metrics.evidence import (
     ablation_matrix as ablation_matrix,
     evidence_shares as evidence_shares,
 )
+from segcam_jax.metrics.features import (
+    FIRST_ORDER as FIRST_ORDER,
+    TEXTURE as TEXTURE,
+    instance_features as instance_features,
+)
 from segcam_jax.metrics.infidelity import completeness as completeness, infidelity as infidelity
 from segcam_jax.metrics.lesions import (
     LesionScores as LesionScores,

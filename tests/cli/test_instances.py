@@ -142,7 +142,7 @@ def explained(case, tmp_path_factory):
 
 def arguments(case, out):
     truth = ("--truth", case / "truth.nii.gz")
-    chosen = ("--method", "instance_smooth_grad", "grad_cam", "--option", "samples=6")
+    chosen = ("--method", "instance_smooth_grad", "grad_cam", "--option", "samples=6", "--features")
     return command("instances", case, out, *truth, *chosen)
 
 
@@ -175,6 +175,33 @@ def test_a_run_writes_maps_a_table_and_figures(explained, case):
     assert all((explained / file).exists() for file in manifest["files"])
     assert manifest["modalities"] == ["flair", "t1"]
     assert manifest["class"] == "lesion"
+
+
+def test_instances_have_features_in_images_and_maps(explained, case):
+    rows, maps = table(explained / "features.csv"), table(explained / "instances.csv")
+    kinds = [("image", "", "flair"), ("image", "", "t1")]
+    kinds += [(row["method"], row["tap"], row["modality"]) for row in maps[:3]]
+    assert [(row["method"], row["tap"], row["modality"]) for row in rows] == kinds * 3
+    assert [row["group"] for row in rows[::5]] == ["FP", "TP", "FN"]
+    inside = nibabel.load(explained / "patient" / "instances.nii.gz").get_fdata() == 1
+    x = scans.zscore(nibabel.load(case / "flair.nii.gz").get_fdata(dtype=np.float32)[..., None])
+    assert float(rows[0]["mean"]) == pytest.approx(x[inside].mean(), rel=1e-4)
+    assert float(rows[0]["maximum"]) == pytest.approx(x[inside].max(), rel=1e-4)
+    told = [float(row["mean_inside"]) for row in maps if row["method"] != "grad_cam"]
+    found = [float(row["mean"]) for row in rows if row["method"] == "instance_smooth_grad"]
+    assert found == pytest.approx(told, rel=1e-4)
+
+
+def test_adjusted_iou_is_in_the_tables(explained):
+    rows = {row["instance"]: row for row in table(explained / "instances.csv")}
+    assert [float(rows[n]["adjusted_iou"]) for n in "13"] == [0, 0]
+    assert float(rows["2"]["adjusted_iou"]) == float(rows["2"]["iou"]) > 0
+    scan = table(explained / "quality.csv")[0]
+    assert float(scan["lesion_adjusted_iou"]) == pytest.approx(
+        float(rows["2"]["iou"]) / 2, rel=1e-4
+    )
+    weak = 0 < float(rows["2"]["iou"]) < 0.25
+    assert int(scan["weak"]) == weak
 
 
 def test_a_truth_gives_a_table_of_quality(explained, case):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -484,3 +485,91 @@ def test_the_study_measures_where_saliency_lies(brain):
     assert len(again["rows"]) == 2
     assert again["rows"][0]["iou"] is None
     assert again["summary"]["mean"]["flair"]["density"] is None
+
+
+# --- the detector ----------------------------------------------------------------------------
+
+
+def write_table(path, told=1.0, groups="TP FP"):
+    """Ten scans of two hits and a false positive, of which one feature tells."""
+    rng = np.random.default_rng(0)
+    lines = ["scan,instance,group,voxels,method,tap,modality,mean,texture"]
+    for scan, (number, group) in itertools.product(range(10), enumerate(("TP", "FP", "TP"), 1)):
+        if group in groups:
+            start = f"scan{scan},{number},{group},9"
+            mean = rng.normal() + 4 * told * (group == "FP")
+            lines.append(f"{start},image,,flair,{1e6 * mean},{rng.normal()}")
+            lines.append(f'{start},smooth_grad,input,flair,{rng.normal()},""')
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_detector_is_held_to_scans_that_it_has_not_seen(tmp_path, monkeypatch):
+    from sklearn.preprocessing import StandardScaler
+
+    from train.lesions import detector
+
+    seen, fit = [], StandardScaler.fit
+    monkeypatch.setattr(
+        StandardScaler, "fit", lambda self, x, *a: seen.append(len(x)) or fit(self, x)
+    )
+    monkeypatch.setattr(
+        StandardScaler, "fit_transform", lambda self, x, *a, **b: self.fit(x).transform(x)
+    )
+    path = write_table(tmp_path / "features.csv")
+    config = detector.Detector(path, tmp_path / "out.json")
+    found = detector.detect(config)
+    assert found == json.loads(config.out.read_text())
+    assert (found["hits"], found["false_positives"], found["scans"]) == (20, 10, 10)
+    assert found["auc"] > 0.95
+    assert seen == [24] * 5  # Of 30: never those that are held out.
+    assert found["features"] == [
+        f"{kind}.{name}"
+        for kind in ("image.flair", "smooth_grad.input.flair")
+        for name in ("mean", "texture")
+    ]
+    table = detector.read_features(path)
+    assert np.isnan(table.values[:, 3]).all()
+    probability, _ = detector.cross_validated(table, 5)
+    assert np.isfinite(probability).all()
+    of_maps = detector.detect(dataclasses.replace(config, only="map"))
+    assert 0.1 < of_maps["auc"] < 0.9  # They know nothing.
+    assert len(of_maps["features"]) == 2
+
+
+def test_features_that_cannot_be_learned_from_are_one_line(tmp_path):
+    from train.lesions import detector
+
+    for groups, said in (
+        ("TP", "0 false positives and 20 hits"),
+        ("FP", "10 false positives and 0"),
+    ):
+        path = write_table(tmp_path / "one.csv", groups=groups)
+        with pytest.raises(InputError, match=said):
+            detector.read_features(path)
+    path = write_table(tmp_path / "features.csv")
+    with pytest.raises(InputError, match="11 folds of 10"):
+        detector.detect(detector.Detector(path, tmp_path / "out.json", folds=11))
+    path.write_text(path.read_text().replace("1", "x"))
+    with pytest.raises(InputError, match="no number"):
+        detector.read_features(path)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no column 'scan'"):
+        detector.read_features(path)
+    with pytest.raises(InputError, match="`folds` is 1"):
+        detector.detect(detector.Detector(path, folds=1))
+
+
+def test_planted_lesions_are_a_cohort(brain, tmp_path):
+    from segcam_jax.data import nifti, scans
+    from train.lesions.cohort import Cohort, write_cases
+
+    told = Cohort(tmp_path / "cohort", cases=2)
+    write_cases(told, brain)
+    found = scans.find_scans(told.out, ("flair", "t1"), truth="mask")
+    assert [each.name for each in found] == ["case000-planted", "case001-planted"]
+    case = LesionCases(brain, LesionConfig(split="test", cases=2))[1]
+    np.testing.assert_array_equal(nifti.read_volume(found[1].files[0]).values, case.image[..., 0])
+    np.testing.assert_array_equal(nifti.read_volume(found[1].truth).values, case.lesions)
+    with pytest.raises(InputError, match="is there already"):
+        told.check()

@@ -1,0 +1,193 @@
+"""Tells false positives from hits by features of their images and maps, cross-validated.
+
+    segcam instances --data cohort --prefixes flair t1 --truth-prefix mask --weights lesions \
+        --features --out results
+    python -m train.lesions_detector --features results/features.csv --out detector.json
+
+A logistic regression on all features of an instance says how likely it is that it is no hit. Folds
+hold whole scans apart; features are scaled by the mean and the deviation of the training folds
+alone, and what is unknown is their median. `--only image` or `--only map` asks how much either of
+them tells. In `--out`: the area under the ROC curve of each fold and of all held-out instances, and
+each instance's probability.
+
+Cost: seconds.
+"""
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import rich
+from jaxtyping import Bool, Float
+
+from segcam_jax import files
+from segcam_jax.extras import require
+from segcam_jax.types import InputError
+from train import command
+
+_ABOUT = ("scan", "instance", "group", "voxels", "method", "tap", "modality")
+_MOST_FOLDS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """A detector.
+
+    Attributes:
+        features: the table that `segcam instances --features` writes, of scans with a truth.
+        out: the JSON file to write.
+        only: take the features of images, or of maps, alone.
+        folds: how many.
+        seed: of the folds.
+    """
+
+    features: Path
+    out: Path = Path("runs/detector.json")
+    only: Literal["image", "map"] | None = None
+    folds: int = 5
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises `InputError`, naming the setting, if one is none."""
+        command.check_outputs(written=(self.out,))
+        command.check_at_least(self, 2, "folds", most=_MOST_FOLDS)
+        command.check_seed(self.seed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """Instances with their features.
+
+    Attributes:
+        scans: of each.
+        numbers: of each in its scan.
+        wrong: whether it is a false positive.
+        names: of the features.
+        values: of them; NaN where one is unknown.
+    """
+
+    scans: list[str]
+    numbers: list[str]
+    wrong: Bool[np.ndarray, "n"]
+    names: list[str]
+    values: Float[np.ndarray, "n f"]
+
+
+def read_features(path: Path, only: str | None = None) -> Table:
+    """The hits and the false positives of a table of features.
+
+    Raises:
+        InputError: if it is none, or has no features of that kind.
+    """
+    rows = list(csv.DictReader(files.read_bytes(path).decode(errors="replace").splitlines()))
+    if not rows or any(None in row or None in row.values() for row in rows):
+        raise InputError(f"{str(path)!r} holds no features of `segcam instances --features`")
+    missing = [name for name in _ABOUT if name not in rows[0]]
+    if missing:
+        raise InputError(f"{str(path)!r} has no column {missing[0]!r}; give features.csv")
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    groups: dict[tuple[str, str], str] = {}
+    for row in rows:
+        kind = "image" if row["method"] == "image" else "map"
+        if row["group"] not in ("TP", "FP") or only not in (None, kind):
+            continue
+        one = (row["scan"], row["instance"])
+        groups[one] = row["group"]
+        where = ".".join(filter(None, (row["method"], row["tap"], row["modality"])))
+        for name in row.keys() - set(_ABOUT):
+            try:
+                value = float(row[name] or "nan")
+            except ValueError:
+                raise InputError(f"{str(path)!r} has {name} {row[name]!r}, no number") from None
+            found.setdefault(one, {})[f"{where}.{name}"] = value
+    names = sorted({name for each in found.values() for name in each})
+    values = [[each.get(name, np.nan) for name in names] for each in found.values()]
+    wrong = np.array([groups[one] == "FP" for one in found], bool)
+    if not found or wrong.all() or not wrong.any():
+        raise InputError(
+            f"{str(path)!r} has {int(wrong.sum())} false positives and {int((~wrong).sum())} hits; "
+            "both are needed (give `segcam instances` a truth)"
+        )
+    scans, numbers = (list(each) for each in zip(*found, strict=True))
+    return Table(scans, numbers, wrong, names, np.array(values))
+
+
+def detect(config: Detector) -> dict[str, Any]:
+    """Cross-validates a detector; returns what the file holds.
+
+    Raises:
+        InputError: if settings or features are at fault, or there are too few scans.
+    """
+    config.check()
+    table = read_features(config.features, config.only)
+    probability, areas = cross_validated(table, config.folds, config.seed)
+    roc = require("sklearn.metrics", extra="embed").roc_auc_score
+    found = {
+        "hits": int((~table.wrong).sum()),
+        "false_positives": int(table.wrong.sum()),
+        "scans": len(set(table.scans)),
+        "features": table.names,
+        "auc_of_folds": areas,
+        "auc": float(roc(table.wrong, probability)),
+        "instances": [
+            {"scan": scan, "instance": int(number), "false_positive": bool(wrong), "probability": p}
+            for scan, number, wrong, p in zip(
+                table.scans, table.numbers, table.wrong, probability.tolist(), strict=True
+            )
+        ],
+    }
+    files.write_json(config.out, found)
+    rich.print({name: found[name] for name in ("hits", "false_positives", "auc", "auc_of_folds")})
+    return found
+
+
+def cross_validated(
+    table: Table, folds: int, seed: int = 0
+) -> tuple[Float[np.ndarray, "n"], list[float | None]]:
+    """The probability of each instance to be wrong, by a detector that has not seen its scan.
+
+    Args:
+        table: the instances.
+        folds: how many; no scan lies in two.
+        seed: of the folds.
+
+    Returns:
+        The probabilities, and the area under the ROC curve of each fold; None where a fold has
+        hits alone, or false positives alone.
+
+    Raises:
+        InputError: if scans or instances of either kind are fewer than folds.
+    """
+    least = min(len(set(table.scans)), int(table.wrong.sum()), int((~table.wrong).sum()))
+    if least < folds:
+        raise InputError(f"{folds} folds of {least} scans, hits or false positives; give fewer")
+    sklearn = {
+        name: require(f"sklearn.{name}", extra="embed")
+        for name in ("impute", "linear_model", "metrics", "model_selection", "pipeline")
+    }
+    scaler = require("sklearn.preprocessing", extra="embed").StandardScaler
+    splits = sklearn["model_selection"].StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    found, areas = np.full(len(table.wrong), np.nan), []
+    for training, held_out in splits.split(table.values, table.wrong, table.scans):
+        detector = sklearn["pipeline"].make_pipeline(
+            sklearn["impute"].SimpleImputer(strategy="median", keep_empty_features=True),
+            scaler(),
+            sklearn["linear_model"].LogisticRegression(class_weight="balanced", max_iter=1000),
+        )
+        detector.fit(table.values[training], table.wrong[training])
+        found[held_out] = detector.predict_proba(table.values[held_out])[:, 1]
+        both = len(set(table.wrong[held_out])) == 2
+        area = sklearn["metrics"].roc_auc_score
+        areas.append(float(area(table.wrong[held_out], found[held_out])) if both else None)
+    return found, areas
+
+
+def main() -> None:
+    """The command line."""
+    command.run(detect, Detector, __doc__)
+
+
+if __name__ == "__main__":
+    main()
