@@ -18,7 +18,7 @@ from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.reports.occlusion import TABLE, check_own, record_of, remove_image, write_table
 from segcam_jax.reports.words import short
-from segcam_jax.runs.items import files_in
+from segcam_jax.runs.items import check_apart, files_in
 from segcam_jax.runs.occlusion import OcclusionJob, OcclusionOptions
 from segcam_jax.types import InputError, SegcamError, counted, shortened
 
@@ -88,6 +88,7 @@ def _opened(command: Occlude) -> tuple[OcclusionJob, Sequence[Path]]:
     if not command.images:
         raise InputError("no images were given; name files or folders")
     files = files_in(command.images, console.note)
+    check_apart(command.out, command.images, [*map(str, files)])
     truths = pair_truths(files, files_in(command.truth)) if command.truth else {}
     network = _network(command)
     form, layer = ImageForm.of(network, command.fit or "crop"), (*layers, MIDDLE)[0]

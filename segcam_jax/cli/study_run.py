@@ -22,7 +22,7 @@ from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.words import about_background
 from segcam_jax.runs import StoredRun, cost, open_store, sharing
-from segcam_jax.runs.items import at_full_path, file_now
+from segcam_jax.runs.items import at_full_path, check_apart, file_now
 from segcam_jax.runs.job import Job, JobWorker, OpenJob
 from segcam_jax.runs.manifest import FILE, Finished, Manifest, read_manifest
 from segcam_jax.runs.pipeline import Progress
@@ -194,6 +194,7 @@ def open_run(
         tuple(taken),
     )
     opened = job.open(report)
+    check_apart(command.out, images, opened.items.paths)
     if repeated is not None and config.file is not None:
         _check_repeated(opened, repeated, config.file)
     _tell(opened, report)

@@ -20,6 +20,7 @@ from segcam_jax import _files, viz
 from segcam_jax.metrics import OcclusionStudy
 from segcam_jax.reports.figures import drawable
 from segcam_jax.reports.words import short
+from segcam_jax.runs.folder import RECORD, has_record
 from segcam_jax.runs.occlusion import OcclusionJob
 from segcam_jax.types import Outputs, counted
 from segcam_jax.viz.occlusion import (
@@ -30,11 +31,10 @@ from segcam_jax.viz.occlusion import (
     one_of,
 )
 
-RECORD, TABLE, FIGURE = "record.json", "occlusion.csv", "occlusion.png"
+TABLE, FIGURE = "occlusion.csv", "occlusion.png"
 FILES = (TABLE, FIGURE)
 TABLES, PATCHES = ("ablations.csv", "occlusions.csv"), "patches.png"
 _OF_IMAGE = (RECORD, *TABLES, FIGURE, PATCHES)
-_OWN = {"key", "image", "class", "tap"}
 REGIONS = ("foreground", "background")
 _READ = ("foreground", "background", "dice")
 _TOP = 5
@@ -79,15 +79,10 @@ def check_own(out: Path, names: Sequence[str], *, overwrite: bool = False) -> No
         _files.check_folder(folder)
     if overwrite:
         return
-    started = any(_is_own(out / name) for name in _files.names_in(out))
-    others = [name for name in names if not _is_own(out / name)]
+    started = any(has_record(out / name) for name in _files.names_in(out))
+    others = [name for name in names if not has_record(out / name)]
     own = () if started else FILES
     _files.check_free(out, [*own, *(f"{name}/{file}" for name in others for file in _OF_IMAGE)])
-
-
-def _is_own(folder: Path) -> bool:
-    record = _files.read_json(folder / RECORD)
-    return isinstance(record, dict) and record.keys() >= _OWN
 
 
 def remove_image(folder: Path) -> None:

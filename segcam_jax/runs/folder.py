@@ -22,6 +22,9 @@ from segcam_jax.runs.manifest import FILE, Manifest, read_manifest
 from segcam_jax.types import FileError, InputError
 
 METADATA = "zarr.json"
+# Of the folder of an image that `segcam occlude` studied, and what it says.
+RECORD, _OF_IMAGE = "record.json", {"key", "image", "class", "tap"}
+_TOGETHER = {"occlusion.csv", "occlusion.png"}  # Of all images that it studied.
 _GROUP = re.compile(r"[0-9]+(x[0-9]+)*")
 
 
@@ -61,6 +64,23 @@ def open_folder(
     except BaseException:
         os.close(folder)
         raise
+
+
+def has_record(folder: Path) -> bool:
+    """Whether a folder is of an image that `segcam occlude` studied."""
+    record = _files.read_json(folder / RECORD)
+    return isinstance(record, dict) and record.keys() >= _OF_IMAGE
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether a command has written a folder: it holds a run, or is of an occlusion study."""
+    names = set(_files.names_in(folder))
+    runs = (name for name in names if name.endswith(".zarr"))
+    return (
+        any((folder / name / FILE).is_file() for name in runs)
+        or names >= _TOGETHER
+        or (RECORD in names and has_record(folder))
+    )
 
 
 @contextlib.contextmanager

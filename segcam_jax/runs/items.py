@@ -16,6 +16,7 @@ from segcam_jax.networks.class_queries import parse_queries
 from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.networks.image_truths import pair_truths
 from segcam_jax.networks.regions import Region, short_words
+from segcam_jax.runs.folder import holds_results
 from segcam_jax.runs.work import Goal, StudyOptions
 from segcam_jax.types import InputError
 
@@ -165,7 +166,7 @@ def files_in(
 
     Args:
         given: files and folders.
-        report: is told of files that were given twice.
+        report: is told of files that were given twice, and of folders that were left out.
 
     Raises:
         InputError: if one does not exist, or a folder holds no images.
@@ -174,15 +175,40 @@ def files_in(
     for path in given:
         if not path.exists():
             raise InputError(f"{str(path)!r} does not exist")
-        for file in map(Path, _inside(path) if path.is_dir() else [os.path.abspath(path)]):
+        for file in map(Path, _inside(path, report) if path.is_dir() else [os.path.abspath(path)]):
             if file in found:
                 report(f"{file}: given more than once, taken once")
             found[file] = None
     return list(found)
 
 
-def _inside(folder: Path) -> list[str]:
-    """The image files in a folder and the folders in it, by name; hidden ones are left out."""
+def check_apart(out: Path, given: Sequence[Path], found: Sequence[str]) -> None:
+    """Checks that results do not come among images, which a second run would take them for.
+
+    Args:
+        out: where results go.
+        given: files and folders of images.
+        found: the images' files.
+
+    Raises:
+        InputError: if `out` holds images of a folder that was given.
+    """
+    for folder in filter(Path.is_dir, given):
+        inside = os.path.relpath(os.path.realpath(out), os.path.realpath(folder))
+        place = os.path.join(os.path.normpath(os.path.join(os.path.abspath(folder), inside)), "")
+        among = next((file for file in found if file.startswith(place)), None)
+        if inside.partition(os.sep)[0] != os.pardir and among is not None:
+            raise InputError(
+                f"--out {str(out)!r} holds {os.path.basename(among)!r} and is among the images of "
+                f"{str(folder)!r}, where results would be taken for images; give another folder"
+            )
+
+
+def _inside(folder: Path, report: Callable[[str], None]) -> list[str]:
+    """The image files in a folder and the folders in it, by name.
+
+    Those that are hidden, and folders of results, are left out.
+    """
 
     def failed(error: OSError) -> None:
         raise InputError(f"{str(folder)!r} cannot be read: {error.strerror or error}")
@@ -190,6 +216,10 @@ def _inside(folder: Path) -> list[str]:
     found = []
     for place, folders, files in os.walk(os.path.abspath(folder), onerror=failed):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for inner in [Path(place, name) for name in folders]:
+            if holds_results(inner):
+                folders.remove(inner.name)
+                report(f"{inner}: holds results, not images, and is left out")
         for name in files:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 found.append(os.path.join(place, name))

@@ -48,16 +48,18 @@ def each(line, *rows, code=2) -> Iterator[Row]:
 
 
 def few_images(command) -> Iterator[Row]:
-    """Of the commands over images: some images that cannot be read."""
+    """Of the commands over images: results among images, and images that cannot be read."""
     line = f"{command} {{}} {NET}"
+    yield Row(f"{line.format('photos')} --out photos", "taken for images; give another folder")
     yield from paths(line, ".png", ("loop", "gone", "fifo", "folder", "empty"))
     for name in ("cut.png", "nan.npy", "nested.npy", "self.tif", "scan.nii", "column.csv"):
         yield Row(line.format(name), name.split(".")[0])
 
 
 def images(command) -> Iterator[Row]:
-    """Images that cannot be read."""
+    """Images that cannot be read, and results among images."""
     line = f"{command} {{}} {NET}"
+    yield Row(f"{line.format('photos')} --out photos", "taken for images; give another folder")
     for suffix in (".png", ".npy", ".tif"):
         yield from paths(line, suffix, ("loop", "gone", "fifo", "folder", "empty", "letters"))
     for name in (

@@ -27,7 +27,7 @@ from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.reports import processes
 from segcam_jax.runs import cost, open_store, results
-from segcam_jax.runs.items import list_items
+from segcam_jax.runs.items import check_apart, files_in, list_items
 from segcam_jax.runs.programs import ImageKernel, batches
 from segcam_jax.runs.reading import Failure, read_ahead
 from segcam_jax.runs.work import StudyOptions
@@ -571,6 +571,50 @@ def test_folders_are_listed_by_name_without_opening_files(tmp_path):
         "b/2.png",
         "d.jpg",
     ]
+
+
+def test_folders_of_results_are_left_out_of_folders_of_images(tmp_path):
+    record = {"key": None, "image": "a", "class": "x", "tap": "y", "more": 1}
+    for name, text in {
+        "a.png": "",
+        "own/b.png": "",
+        "own/record.json": '{"image": "of another program"}',
+        "own/occlusion.csv": "",
+        "explained/run.zarr/manifest.json": "{}",
+        "explained/a/montage.png": "",
+        "occluded/occlusion.csv": "",
+        "occluded/occlusion.png": "",
+        "killed/a/record.json": json.dumps(record),
+        "killed/a/patches.png": "",
+        "array.zarr/c.png": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    said = []
+    found = files_in([tmp_path], said.append)
+    assert [str(file.relative_to(tmp_path)) for file in found] == [
+        *("a.png", "array.zarr/c.png", "own/b.png")
+    ]
+    assert sorted(line.split(": ")[0] for line in said) == [
+        str(tmp_path / name) for name in ("explained", "killed/a", "occluded")
+    ]
+    assert {line.split(": ")[1] for line in said} == {"holds results, not images, and is left out"}
+
+
+def test_results_do_not_come_among_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.png", "photos/deep/b.png", "photosets/c.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"")
+    Path("link").symlink_to("photos")
+    for given in (Path("photos"), Path("link"), tmp_path / "photos"):
+        found = [*map(str, files_in([given]))]
+        for out in ("photos", "photos/deep", "photos/../photos", "link/deep"):
+            with pytest.raises(InputError, match=f"--out '{out}' holds '[ab].png' .* of '{given}'"):
+                check_apart(Path(out), [given], found)
+        for out in (".", "photos/new", "link/new", "photos/new/deep", "photosets", "new"):
+            check_apart(Path(out), [given], found)
+    check_apart(Path("photos"), [Path("photos/a.png")], [str(tmp_path / "photos/a.png")])
 
 
 def test_the_table_is_read_by_polars_alone(run):
