@@ -22,15 +22,6 @@ from tests.support.networks import convolve, make_input, make_params, skip_net
 ALONE = dataclasses.replace(segcam.NAIVE, difference=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _optimised():
-    """Convolutions in float64 are loops that XLA compiles, and slow unless it optimises them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def in_double(network):
     fn, *arrays = network
     return fn, *jax.tree.map(lambda leaf: leaf.astype(jnp.float64), arrays)

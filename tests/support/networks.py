@@ -1,5 +1,7 @@
 """Small networks written out in `jnp`, with the ablation as an argument: what split is held to."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -44,20 +46,29 @@ def skip_net(params, x, mask=None, change=None):
 
 
 def make_params(ndim=2, seed=0, dtype=jnp.float32, inputs=2, width=4):
+    return dict(_drawn_params(ndim, seed, dtype, inputs, width))
+
+
+# Drawn once, by a caller's trace too: each module would compile the drawing anew.
+@functools.cache
+def _drawn_params(ndim, seed, dtype, inputs, width):
     shapes = {
         "down": ((3,) * ndim, inputs, width),
         "deep": ((3,) * ndim, width, 2 * width),
         "up": ((3,) * ndim, 3 * width, width),
         "head": ((1,) * ndim, width, CLASSES),
     }
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    params = {
-        name: jax.random.normal(key, (*space, i, o), dtype) * (2 / (i * len(space) * 3)) ** 0.5
-        for key, (name, (space, i, o)) in zip(keys, shapes.items(), strict=True)
-    }
-    return {**params, "bias": jnp.linspace(-0.1, 0.2, width, dtype=dtype)}
+    with jax.ensure_compile_time_eval():
+        keys = jax.random.split(jax.random.key(seed), len(shapes))
+        params = {
+            name: jax.random.normal(key, (*space, i, o), dtype) * (2 / (i * len(space) * 3)) ** 0.5
+            for key, (name, (space, i, o)) in zip(keys, shapes.items(), strict=True)
+        }
+        return {**params, "bias": jnp.linspace(-0.1, 0.2, width, dtype=dtype)}
 
 
+@functools.cache
 def make_input(ndim=2, seed=1, dtype=jnp.float32, inputs=2):
     extents = (8, 12) if ndim == 2 else (4, 6, 8)
-    return jax.random.normal(jax.random.key(seed), (*extents, inputs), dtype)
+    with jax.ensure_compile_time_eval():
+        return jax.random.normal(jax.random.key(seed), (*extents, inputs), dtype)
