@@ -269,7 +269,7 @@ def test_figures_say_what_the_output_holds(of, one, tmp_path, monkeypatch):
     found = OccludedImage("pesca001", pixels, mask, (8, 8), "cut", study, of)
     assert write_image(found, tmp_path, {})["outputs"] == of
     said = prose_of(figures[0])
-    assert f"mean {of}" in said
+    assert f"mean {one}" in said
     assert f"the {one} falls" in said
     assert ("logit" in said) == (of == "logits")
 
