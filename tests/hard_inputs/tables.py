@@ -976,6 +976,8 @@ def training() -> Iterator[Row]:
         "digits",
         "",
     )
+    yield from each("train.lesions_detector", "--features none", "--features image.png")
+    yield from each("train.lesions_cohort", "--out photos", "--out new --cases 0")
     yield from each("train.lesions_samples", "--index -1", "--index 99999", "--out photos", "x")
     yield from each("train.texture_mnist_samples", "--out photos", "--out loop", "--none", "x")
 
