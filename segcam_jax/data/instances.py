@@ -278,8 +278,7 @@ def matched(
         InputError: if extents differ, or `min_iou` is out of range.
 
     References:
-        Rottmann et al., Prediction error meta classification in semantic segmentation, 2020
-        (adjusted IoU).
+        Rottmann et al., Prediction error meta classification, 2020 (adjusted IoU).
     """
     shape = predicted.labels.shape
     if shape != truth.labels.shape:
@@ -292,15 +291,7 @@ def matched(
         raise InputError(f"min_iou={min_iou}; expected a number above 0, at most 1")
     unknown = np.zeros(shape, bool) if ignored is None else np.asarray(ignored, bool)
     sizes = _counted(predicted, unknown), _counted(truth, unknown)
-    ours, theirs = (
-        tuple(
-            dataclasses.replace(each, iou=best, adjusted_iou=adjusted)
-            for each, (best, adjusted) in zip(side.instances, found, strict=True)
-        )
-        for side, found in zip(
-            (predicted, truth), _overlaps(predicted, truth, sizes, unknown), strict=True
-        )
-    )
+    ours, theirs = _overlapping(predicted, truth, sizes, unknown)
     least = np.finfo(float).tiny if min_iou is None else min_iou
     ours = tuple(
         dataclasses.replace(each, group=_group(each, sizes[0][each.label], least)) for each in ours
@@ -330,20 +321,19 @@ def _counted(found: Instances, unknown: np.ndarray) -> dict[int, int]:
     return {each.label: each.voxels - int(away[each.label]) for each in found.instances}
 
 
-def _overlaps(
+def _overlapping(
     predicted: Instances,
     truth: Instances,
     sizes: tuple[dict[int, int], dict[int, int]],
     unknown: np.ndarray,
-) -> list[list[tuple[float, float]]]:
-    """The largest IoU of every instance with one of the other side, and the adjusted, by side."""
+) -> list[list[Instance]]:
+    """The instances of both sides, with their largest and their adjusted IoU."""
     both = (predicted.labels > 0) & (truth.labels > 0) & ~unknown
     pairs, counts = np.unique(
         np.stack([predicted.labels[both], truth.labels[both]]), axis=1, return_counts=True
     )
     best: list[dict[int, float]] = [dict.fromkeys(side, 0.0) for side in sizes]
-    # Of each instance, what it shares with the other side, and what those that it touches have
-    # that lies in none of its own side.
+    # What an instance shares, and what those that it touches have outside of all its own side.
     shared, beyond = ([dict.fromkeys(side, 0) for side in sizes] for _ in range(2))
     met = [*zip(pairs.T.tolist(), counts.tolist(), strict=True)]
     for labels, count in met:
@@ -355,12 +345,13 @@ def _overlaps(
             best[side][label] = max(best[side][label], count / union)
             other = labels[1 - side]
             beyond[side][label] += sizes[1 - side][other] - shared[1 - side][other]
+    share = [
+        {k: shared[side][k] / (size + beyond[side][k] or 1) for k, size in sizes[side].items()}
+        for side in (0, 1)
+    ]
     return [
-        [
-            (best[side][k], shared[side][k] / (size + beyond[side][k] or 1))
-            for k, size in own.items()
-        ]
-        for side, own in enumerate(sizes)
+        [dataclasses.replace(i, iou=best[n][i.label], adjusted_iou=share[n][i.label]) for i in each]
+        for n, each in enumerate((predicted.instances, truth.instances))
     ]
 
 
