@@ -2,9 +2,10 @@
 
 The blocks of the page that save a figure are read and run, in a folder that holds what they open:
 a photograph of coins, one of a cat, a brain with planted lesions, and state dicts. Those of
-`efficientnet-lite0-imagenet` and `lesions` are the trained ones that this library knows; the U-Net
-of coins is trained here, on the left part of the photograph (a minute or two on two free cores).
-Needs the extras torchax, imagenet, bundle and train, and timm and segmentation-models-pytorch.
+`efficientnet-lite0-imagenet` and `lesions` are the trained ones that this library knows; the others
+are trained here on the left part of the photograph of coins (a few minutes on two free cores), as
+no package holds their weights. Needs the extras torchax, imagenet, bundle and train, and timm,
+torchvision and segmentation-models-pytorch.
 """
 
 import functools
@@ -22,6 +23,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from skimage import data
+from torchvision.models import segmentation
 
 import segcam_jax as segcam
 from segcam_jax import models
@@ -44,6 +46,9 @@ def trained(
     random, ndim = np.random.default_rng(0), truth.ndim
     torch.manual_seed(0)
     module = make()
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 0.1  # torchvision's 0.01 is for long training
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     inside = np.argwhere(truth)
     module.train()
@@ -111,6 +116,10 @@ def prepare() -> None:
     shallow = {"encoder_depth": 3, "decoder_channels": (64, 32, 16), "encoder_weights": None}
     unet = functools.partial(smp.Unet, "resnet18", in_channels=1, classes=2, **shallow)
     torch.save(trained(unet, *seen, 128, 200), "coins-unet.pth")
+    mobile = functools.partial(
+        segmentation.lraspp_mobilenet_v3_large, weights_backbone=None, num_classes=2
+    )
+    torch.save(trained(mobile, seen[0].repeat(3, -1), seen[1], 128, 150), "coins-lraspp.pth")
     torch.save(lite0(), "lite0.pth")
     torch.save(monai_lesions(), "lesions-unet.pth")
 
