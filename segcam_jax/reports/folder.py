@@ -13,7 +13,7 @@ with figures of all layers.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import polars
@@ -126,7 +126,7 @@ class ReportFolder:
                 since the last call, and what is there.
         """
         tasks = self._tasks(run, items)
-        self._remove_failed(run, items, {task.name for task in tasks})
+        self._remove_failed(run, items)
         # Arrays alone carry no mark; to write them again costs little.
         left = [task for task in tasks if not (self._figures and task.is_there())]
         advance(len(tasks) - len(left), "")
@@ -148,11 +148,16 @@ class ReportFolder:
         ]
         return [*rows, *self.layers(run, items)]
 
-    def _remove_failed(self, run: StoredRun, items: Sequence[int], kept: Set[str]) -> None:
+    def _remove_failed(self, run: StoredRun, items: Sequence[int]) -> None:
         """Removes the files of images that had results once, and fail now."""
         failed = run.table.filter(
             polars.col("error").is_not_null(), polars.col("item").is_in(list(items))
         )
+        if failed.is_empty():
+            return
+        # Figures that an earlier command drew stay, whether this one draws any or not.
+        drawn = layers_tasks(run, self.path, self._look, items)
+        kept = {*row_names(run, items).values(), *(task.name for task in drawn)}
         names = {f"{self._names[item]}{end}" for item in failed["item"] for end in self._ends}
         files = row_files(run, run.table["row"], ("npy", "png"))
         gone = [f"{name}/{each.name}" for name in names - kept for each in files]

@@ -180,7 +180,8 @@ class _Left(BaseException):
 
 
 def _leave(*_: object) -> NoReturn:
-    """Ends the task in hand: a file that is being written is removed."""
+    """Ends the task in hand, once: a file that is being written is removed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise _Left
 
 

@@ -126,8 +126,21 @@ def test_a_process_that_understands_no_task_ends_and_says_why():
         assert b"No module named 'no_such_module'" in child.stderr.read()
 
 
+def tidy_slowly(folder: Path, number: int) -> None:
+    """Writes for ever; when it is told to end, it takes until it was told so again."""
+    try:
+        write_for_ever(folder, number)
+    finally:
+        (folder / "tidying").touch()
+        deadline = time.monotonic() + 60
+        while not (folder / "told").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (folder / "tidied").touch()
+
+
 def test_a_process_ends_with_the_one_that_started_it(folder):
-    """The file that it was writing goes too."""
+    """The file that it was writing goes too, though it is told to end a second time."""
     child = subprocess.Popen(
         [sys.executable, "-c", processes._START],
         stdin=subprocess.PIPE,
@@ -136,10 +149,18 @@ def test_a_process_ends_with_the_one_that_started_it(folder):
     (folder / "parent").write_text("0")
     with child:
         assert child.stdin is not None
-        for each in (sys.path, functools.partial(write_for_ever, folder), 0):
+        for each in (sys.path, functools.partial(tidy_slowly, folder), 0):
             pickle.dump(each, child.stdin)
         child.stdin.flush()
         wait_for_a_file(folder)
         child.stdin.close()
+        deadline = time.monotonic() + 60
+        while not (folder / "tidying").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        child.terminate()
+        time.sleep(0.1)
+        (folder / "told").touch()
         assert child.wait(60) == 0
-    assert [file.name for file in folder.iterdir()] == ["parent"]
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["parent", "tidied", "tidying", "told"]
