@@ -84,12 +84,13 @@ class Meaning:
             )
         return self
 
-    def to_json(self) -> dict[str, Any]:
-        """What records hold; thresholds where they are used."""
+    def to_json(self, classes: int) -> dict[str, Any]:
+        """What records hold of an output of so many classes; thresholds where they are used."""
+        exclusive = self.excludes(classes)
         return {
             "holds": self.outputs or "logits",
-            "exclusive": self.exclusive,
-            "threshold": None if self.exclusive else self.threshold,
+            "exclusive": exclusive,
+            "threshold": None if exclusive else self.threshold,
         }
 
     def check_values(self, output: Float[ArrayLike, "*space k"]) -> None:

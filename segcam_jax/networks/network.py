@@ -139,7 +139,7 @@ class Network:
         """What its answers depend on."""
         reading = [self.reading.range, self.reading.as_stored]
         said = [sorted(self.layouts.items())] if self.layouts else []
-        return [self.sha256, self.meaning.to_json(), self.size, *reading, *said]
+        return [self.sha256, self.meaning.to_json(self.config.classes), self.size, *reading, *said]
 
     @property
     def random(self) -> bool:

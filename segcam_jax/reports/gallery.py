@@ -263,7 +263,7 @@ class GalleryFolder:
             "title": network.title,
             "sha256": network.sha256,
             "classifies": network.classifies,
-            "outputs": network.meaning.to_json(),
+            "outputs": network.meaning.to_json(len(network.labels)),
             "background": network.background_index,
         }
 

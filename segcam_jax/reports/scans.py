@@ -254,7 +254,7 @@ def write_manifest(
             "absolute": network.absolute,
             "sha256": network.sha256,
             "model": network.model,
-            "outputs": network.meaning.to_json(),
+            "outputs": network.meaning.to_json(len(network.labels)),
         },
         "options": dict(manifest.options),
         **more,

@@ -246,7 +246,7 @@ def weights_record(network: Network) -> dict[str, Any]:
         "absolute": str(network.path.resolve()),
         "sha256": network.sha256,
         "model": network.model.name,
-        "outputs": network.meaning.to_json(),
+        "outputs": network.meaning.to_json(network.config.classes),
     }
 
 

@@ -16,11 +16,24 @@ import pytest
 import xarray
 
 from segcam_jax.methods import METHODS
+from segcam_jax.outputs import Meaning
 from segcam_jax.runs import open_store
 from segcam_jax.runs.store import Store
 from segcam_jax.runs.table import COLUMNS, Part
 from segcam_jax.types import FileError, InputError
 from tests.support import stored_runs as runs
+
+
+def test_runs_of_one_class_differ_by_the_threshold_that_they_use():
+    one, other = (
+        runs.manifest(net=runs.network(labels=("cut",), meaning=Meaning(threshold=each)))
+        for each in (0.5, 0.3)
+    )
+    assert one.key != other.key
+    assert "the network's 'meaning'" in one.difference(other)
+    holds = [each.network.meaning.to_json(1) for each in (one, other)]
+    assert [each["threshold"] for each in holds] == [0.5, 0.3]
+    assert one.network.meaning.to_json(2)["threshold"] is None
 
 
 def test_values_come_back_bit_for_bit(tmp_path):
