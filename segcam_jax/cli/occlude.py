@@ -16,7 +16,17 @@ from segcam_jax.networks.layers import MIDDLE
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
-from segcam_jax.reports.occlusion import TABLE, check_own, record_of, remove_image, write_table
+from segcam_jax.reports.occlusion import (
+    TABLE,
+    OccludedImage,
+    check_own,
+    is_whole,
+    read_record,
+    read_records,
+    remove_image,
+    write_image,
+    write_table,
+)
 from segcam_jax.reports.words import short
 from segcam_jax.runs.items import check_apart, files_in
 from segcam_jax.runs.occlusion import OcclusionJob, OcclusionOptions
@@ -30,26 +40,59 @@ def occlude(command: Occlude) -> int:
     _files.check_folder(command.out)
     job, files = _opened(command)
     names, figures = _files.names_of(files), not command.no_figures
-    check_own(command.out, names, overwrite=command.overwrite)
-    records, failed = [], 0
-    with console.progress("occluding", len(names)) as advance:
-        for file, name in zip(files, names, strict=True):
-            folder = command.out / name
-            try:
-                records.append(record_of(job, file, name, folder, figures=figures))
-                advance(1, name)
-            except SegcamError as problem:
-                remove_image(folder)
-                if command.on_error == "stop" or len(names) == 1:
-                    raise
-                failed += 1
-                console.note(f"{file}: {problem}")
-                advance(1, "")
+    check_own(command.out, names, job.settings, overwrite=command.overwrite)
+    try:
+        records = _studied(job, dict(zip(files, names, strict=True)), command)
+    finally:
+        if every := read_records(command.out, job.settings):
+            write_table(every, command.out, figures=figures)
     if records:
-        write_table(records, command.out, figures=figures)
         console.table(None, _COLUMNS, [_words(record) for record in records])
         print(f"{counted(len(records), 'image')} occluded: {command.out}; {TABLE} lists them")
-    return console.WITH_FAILURES if failed else 0
+    return console.WITH_FAILURES if len(records) < len(files) else 0
+
+
+def _studied(
+    job: OcclusionJob, names: Mapping[Path, str], command: Occlude
+) -> list[dict[str, Any]]:
+    """The records of all images that can be studied; tells of the others, or raises."""
+    records = []
+    with console.progress("occluding", len(names)) as advance:
+        for file, name in names.items():
+            folder = command.out / name
+            try:
+                records.append(_record(job, file, folder, figures=not command.no_figures))
+                advance(1, name)
+            except SegcamError as problem:
+                if command.on_error == "stop" or len(names) == 1:
+                    raise
+                console.note(f"{file}: {problem}")
+                advance(1, "")
+    return records
+
+
+def _record(job: OcclusionJob, file: Path, folder: Path, *, figures: bool) -> dict[str, Any]:
+    """What was found of an image, and its files: as they are, if the same study wrote them.
+
+    Raises:
+        SegcamError: if it cannot be studied; of one that cannot be read, earlier files stay.
+    """
+    image = job.read(file)
+    key = _files.key_of([*job.key(image), figures])
+    there = read_record(folder)
+    if there and there["key"] == key and is_whole(folder, there):
+        return there
+    remove_image(folder)
+    label, mask, study = job.study(image)
+    sample, truth, outputs = image.sample, image.truth, job.network.meaning.outputs or "logits"
+    height, width, _ = sample.padded.shape
+    of = "prediction" if truth is None else "truth"
+    said = f"{short(label)} of the {of}; {job.network.title} at {image.tap}"
+    found = OccludedImage(folder.name, sample.shown, mask, (height, width), said, study, outputs)
+    about = {"key": key, "settings": job.settings, "image": folder.name, "file": str(file)}
+    about |= {"class": label, "tap": image.tap, "notes": list(sample.notes)}
+    about |= {"truth": None if truth is None else str(truth)}
+    return write_image(found, folder, about, figures=figures)
 
 
 def _words(record: Mapping[str, Any]) -> tuple[str, ...]:

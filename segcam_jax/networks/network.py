@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from segcam_jax import engine, faults, models, taps
 from segcam_jax.data.images import Reading
@@ -218,16 +218,6 @@ class Network:
                 )
         self.meaning.check_values(output)
 
-    def predicted_labels(self, output: Float[np.ndarray, "*space k"]) -> Int[np.ndarray, "*space"]:
-        """The predicted class of each position, -1 where none is; the first of several.
-
-        Raises:
-            TargetError: if the output is not what is said of it.
-        """
-        self.meaning.check_values(output)
-        masks = np.asarray(self.meaning.predicted(output))
-        return np.where(masks.any(-1), masks.argmax(-1), -1)
-
     def list_taps(self, shape: tuple[int, ...]) -> Mapping[str, TapStruct]:
         """The taps with their shapes for an image of a shape `h w c`."""
         x = jax.ShapeDtypeStruct(shape, np.float32)
@@ -238,7 +228,7 @@ class Network:
                 near = ", ".join(nearest_first(tap, found)[:_TOLD])
                 raise TapError(f"--layout was given {tap!r}, no tap; the nearest names are {near}")
             if len(letters) != len(found[tap].inside):
-                raise InputError(
+                raise TapError(
                     f"--layout was given {tap}={letters}; the tap has {found[tap].shape}, "
                     f"{len(found[tap].inside)} axes"
                 )

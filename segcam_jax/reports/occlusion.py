@@ -5,24 +5,22 @@ OUT/IMAGE/occlusions.csv    a row per map, region, share and place
 OUT/IMAGE/occlusion.png     curves over the share, maps sorted
 OUT/IMAGE/patches.png       what was occluded
 OUT/IMAGE/record.json       whose folder it is; with a key, the last file: of what the others are
-OUT/occlusion.csv, .png     all images: of all maps at once, means over places
+OUT/occlusion.csv, .png     all images studied alike: of all maps at once, means over places
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from segcam_jax import _files, viz
+from segcam_jax import _files, schema, viz
 from segcam_jax.metrics import OcclusionStudy
 from segcam_jax.reports.figures import drawable
-from segcam_jax.reports.words import short
 from segcam_jax.runs.folder import RECORD, has_record
-from segcam_jax.runs.occlusion import OcclusionJob
-from segcam_jax.types import Outputs, counted
+from segcam_jax.types import InputError, Outputs, counted
 from segcam_jax.viz.occlusion import (
     OcclusionCurves,
     SortedMaps,
@@ -34,11 +32,29 @@ from segcam_jax.viz.occlusion import (
 TABLE, FIGURE = "occlusion.csv", "occlusion.png"
 FILES = (TABLE, FIGURE)
 TABLES, PATCHES = ("ablations.csv", "occlusions.csv"), "patches.png"
-_OF_IMAGE = (RECORD, *TABLES, FIGURE, PATCHES)
+_OF_IMAGE = (*TABLES, FIGURE, PATCHES, RECORD)
 REGIONS = ("foreground", "background")
 _READ = ("foreground", "background", "dice")
 _TOP = 5
 _MEANS = ("positions", *_READ, *(f"{name}_{end}" for name in _READ for end in ("after", "fall")))
+Row = dict[str, str | float | None]
+Record = TypedDict(
+    "Record",
+    {
+        "key": str | None,  # None: not all files are written.
+        "settings": str,
+        "figures": bool,
+        "image": str,
+        "file": str,
+        "truth": str | None,
+        "class": str,
+        "tap": str,
+        "notes": list[str],
+        "outputs": Outputs,
+        "means": list[Row],
+        "ablated": list[Row],
+    },
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,13 +80,14 @@ class OccludedImage:
     of: Outputs = "logits"
 
 
-def check_own(out: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
-    """Checks that nobody else's files are where those of a study will be.
+def check_own(out: Path, names: Sequence[str], settings: str, *, overwrite: bool = False) -> None:
+    """Checks that no files but those of the same study are where a study's will be.
 
     Args:
         out: the folder of all; it is a study's if one folder in it has the record of an image.
         names: of the images.
-        overwrite: they may be.
+        settings: of the study; those of other images in the folder are to be the same.
+        overwrite: others' files may be there.
 
     Raises:
         InputError: if some are, or a folder is a file.
@@ -79,48 +96,53 @@ def check_own(out: Path, names: Sequence[str], *, overwrite: bool = False) -> No
         _files.check_folder(folder)
     if overwrite:
         return
-    started = any(has_record(out / name) for name in _files.names_in(out))
-    others = [name for name in names if not has_record(out / name)]
-    own = () if started else FILES
-    _files.check_free(out, [*own, *(f"{name}/{file}" for name in others for file in _OF_IMAGE)])
+    there = [name for name in _files.names_in(out) if has_record(out / name)]
+    own = {name: _files.read_json(out / name / RECORD) for name in there}
+    others = [name for name in names if name not in own]
+    table = () if own else FILES
+    _files.check_free(out, [*table, *(f"{name}/{file}" for name in others for file in _OF_IMAGE)])
+    for name in own.keys() - set(names):
+        if own[name]["key"] is not None and own[name].get("settings") != settings:
+            raise InputError(
+                f"output {str(out)!r} holds a study of {name!r} by another network, version or "
+                "options, and one table is of one study; give another folder, or --overwrite"
+            )
 
 
 def remove_image(folder: Path) -> None:
-    """Removes what an earlier study left of an image, and its table of all images."""
-    _files.remove(folder, _OF_IMAGE)
-    _files.remove(folder.parent, FILES)
+    """Removes what an earlier study left of an image, and its table of all images.
 
-
-def record_of(
-    job: OcclusionJob, file: Path, name: str, folder: Path, *, figures: bool = True
-) -> dict[str, Any]:
-    """What was found of an image, and its files: as they are, if the same study wrote them.
-
-    Args:
-        job: the study.
-        file: the image.
-        name: of it.
-        folder: where its files go.
-        figures: draw some.
-
-    Raises:
-        SegcamError: if it cannot be studied.
+    The record, which says whose the folder is, goes last; before that, it says that it is not done.
     """
-    image = job.read(file)
-    key = _files.key_of([*job.key(image), figures])
-    there = _files.read_json(folder / RECORD)
-    if isinstance(there, dict) and there.get("key") == key:
-        return there
-    remove_image(folder)
-    label, mask, study = job.study(image)
-    sample, truth, outputs = image.sample, image.truth, job.network.meaning.outputs or "logits"
-    height, width, _ = sample.padded.shape
-    of = "prediction" if truth is None else "truth"
-    said = f"{short(label)} of the {of}; {job.network.title} at {image.tap}"
-    found = OccludedImage(name, sample.shown, mask, (height, width), said, study, outputs)
-    about = {"key": key, "image": name, "file": str(file), "class": label, "tap": image.tap}
-    about |= {"truth": None if truth is None else str(truth), "notes": list(sample.notes)}
-    return write_image(found, folder, about, figures=figures)
+    record = _files.read_json(folder / RECORD)
+    if isinstance(record, dict):
+        _files.write_json(folder / RECORD, {**record, "key": None})
+    _files.remove(folder.parent, FILES)
+    _files.remove(folder, _OF_IMAGE)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of an image that was studied; None where it is damaged, or there is none."""
+    record = _files.read_json(folder / RECORD)
+    try:
+        schema.check(record, Record, RECORD)
+    except InputError:
+        return None
+    rows = record["means"]
+    whole = rows and all(row.keys() >= {"region", "share", *_MEANS} for row in rows)
+    return record if whole and record["key"] is not None else None
+
+
+def read_records(out: Path, settings: str) -> list[dict[str, Any]]:
+    """The records of all images that were studied with the same settings, for their table."""
+    records = [read_record(out / name) for name in _files.names_in(out)]
+    return [record for record in records if record and record["settings"] == settings]
+
+
+def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the files that a record is of are all there."""
+    names = (*TABLES, FIGURE, PATCHES) if record["figures"] else TABLES
+    return all((folder / name).is_file() for name in names)
 
 
 def write_image(
@@ -146,7 +168,8 @@ def write_image(
     if figures:
         viz.save(_figure(found), folder / FIGURE)
         viz.save(_patches(found), folder / PATCHES)
-    record = {**about, "outputs": found.of, "means": _means(study), "ablated": _ablated(study)}
+    record = {**about, "figures": figures, "outputs": found.of}
+    record |= {"means": _means(study), "ablated": _ablated(study)}
     _files.write_json(folder / RECORD, record)
     return record
 

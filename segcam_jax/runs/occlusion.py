@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 import segcam_jax
 from segcam_jax import _files
@@ -24,8 +24,8 @@ from segcam_jax.networks.image_inputs import ImageForm, Sample, read_sample
 from segcam_jax.networks.image_truths import TruthReading, outside_of_mask, read_labels
 from segcam_jax.networks.layers import check_map, find_layer
 from segcam_jax.networks.network import Network
-from segcam_jax.taps import Split
-from segcam_jax.types import UNKNOWN, InputError, SegcamError
+from segcam_jax.taps import Split, TapStruct
+from segcam_jax.types import UNKNOWN, InputError, SegcamError, TapError
 
 # The first image that can be read says which taps there are.
 _TRIED = 256
@@ -93,15 +93,22 @@ class OcclusionJob:
 
         Raises:
             SegcamError: if there is no such class, or no such tap in the first image that can be
-                read.
+                read and that the network takes.
         """
         self.choice.check(self.network.labels)
+        tried = set()
         for file in itertools.islice(files, _TRIED):
             try:
-                sample = read_sample(file, self.form)
+                shape = read_sample(file, self.form).padded.shape
+                if shape in tried:
+                    continue
+                tried.add(shape)
+                self._taps(shape)
+            except TapError:
+                raise
             except SegcamError:
                 continue  # It is told of when its turn comes.
-            self._tap(sample.padded.shape)
+            self._tap(shape)
             return
 
     def read(self, file: Path) -> ImageToOcclude:
@@ -113,17 +120,24 @@ class OcclusionJob:
         sample = read_sample(file, self.form)
         return ImageToOcclude(sample, self.truths.get(file), self._tap(sample.padded.shape))
 
+    @property
+    def settings(self) -> str:
+        """A digest of all that is the same for every image; such studies share a table."""
+        network = self.network
+        return _files.key_of(
+            [
+                segcam_jax.__version__,
+                [*network.key, list(network.labels)],
+                [self.choice.words, self.layer, self.form.fit, bool(self.truths)],
+                dataclasses.astuple(self.reading),
+                dataclasses.astuple(self.options),
+            ]
+        )
+
     def key(self, image: ImageToOcclude) -> list[Any]:
         """All that an image's study depends on; raises `InputError` if its truth cannot be read."""
-        network, truth = self.network, image.truth
-        return [
-            segcam_jax.__version__,
-            [*network.key, list(network.labels)],
-            [image.sample.sha256, truth and _files.sha256_of(truth), image.tap],
-            [self.choice.words, self.form.fit],
-            dataclasses.astuple(self.reading),
-            dataclasses.astuple(self.options),
-        ]
+        truth = image.truth and _files.sha256_of(image.truth)
+        return [self.settings, image.sample.sha256, truth, image.tap]
 
     def study(self, image: ImageToOcclude) -> tuple[str, Bool[np.ndarray, "h w"], OcclusionStudy]:
         """Occludes the maps of an image.
@@ -139,7 +153,7 @@ class OcclusionJob:
         cropped = sample.cropped(output)
         prediction = Prediction.of(cropped, network.labels, network.meaning, network.background)
         index = self.choice.resolve(prediction, network.labels)
-        labels, background = self._labels(image, cropped, index)
+        labels, background = self._labels(image, prediction, index)
         mask, label = labels == index, network.labels[index]
         if not mask.any():
             where = "the prediction" if image.truth is None else f"truth {str(image.truth)!r}"
@@ -158,18 +172,24 @@ class OcclusionJob:
             execution=Execution(memory_limit=self.memory_limit),
             **vars(self.options),
         )
+        _check_finite(study, label)
         return label, mask, study
 
     def _labels(
-        self, image: ImageToOcclude, output: Float[np.ndarray, "h w k"], index: int
+        self, image: ImageToOcclude, prediction: Prediction, index: int
     ) -> tuple[Int[np.ndarray, "h w"], int | None]:
-        """The class of each pixel, and the background's; None where nothing is known of it."""
+        """The class of each pixel, and the background's; None where nothing is known of it.
+
+        Of predicted classes that overlap, the foreground's alone.
+        """
         network, classes = self.network, self.network.config.classes
         background = network.background_index
         background = None if background == index else background
         if image.truth is None:
-            labels = network.predicted_labels(output)
-            return np.where(labels < 0, classes, labels), background
+            labels = prediction.drawn(index)
+            assert labels is not None
+            known = background if prediction.exclusive else None
+            return np.where(labels < 0, classes, labels), known
         outside = outside_of_mask(index, background, classes)
         if outside is None and not self.reading.labels:
             background = None
@@ -185,8 +205,12 @@ class OcclusionJob:
         return labels, background
 
     @functools.cache  # noqa: B019 - a job lasts as long as its command.
+    def _taps(self, shape: tuple[int, ...]) -> Mapping[str, TapStruct]:
+        return self.network.list_taps(shape)
+
+    @functools.cache  # noqa: B019
     def _tap(self, shape: tuple[int, ...]) -> str:
-        taps = self.network.list_taps(shape)
+        taps = self._taps(shape)
         tap = find_layer(self.network, self.layer, taps)
         check_map(tap, taps[tap])
         return tap
@@ -194,3 +218,18 @@ class OcclusionJob:
     @functools.cache  # noqa: B019
     def _split(self, tap: str, shape: tuple[int, ...]) -> Split:
         return self.network.split(tap, shape)
+
+
+def _check_finite(study: OcclusionStudy, label: str) -> None:
+    """Raises `InputError` if a mean is infinite; that of a background that is nowhere is NaN."""
+    for name, before in vars(study.before).items():
+        if name == "background" and np.isnan(before):
+            continue
+        falls = getattr(study.falls, name), getattr(study.together, name)
+        if not all(np.isfinite(values).all() for values in (before, *falls)):
+            what = "the foreground" if name != "background" else "the background"
+            raise InputError(
+                f"the output for {what} is -inf somewhere, before or after an occlusion of class "
+                f"{label!r}: the network rules a class out there, and no mean can fall from that; "
+                "name another class"
+            )

@@ -1,7 +1,9 @@
 """`segcam occlude`: images with masks and without, what is gone on with, and what is refused."""
 
+import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import polars
@@ -14,7 +16,7 @@ from segcam_jax.models.unet import UNet, UNetConfig, save_unet
 from segcam_jax.networks.image_truths import TruthReading
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
-from segcam_jax.reports.occlusion import OccludedImage, write_image
+from segcam_jax.reports.occlusion import OccludedImage, check_own, remove_image, write_image
 from segcam_jax.runs import occlusion
 from segcam_jax.types import InputError
 from tests.support.drawn import prose_of
@@ -109,9 +111,10 @@ def nothing(*given, **options):
 
 
 def test_a_mask_of_one_of_three_classes_says_nothing_of_the_others(folder, monkeypatch):
-    seen = []
+    seen, truths = [], []
 
     def recorded(split, params, x, truth, *, background, **options):
+        truths.append(truth)
         seen.append((set(np.unique(truth).tolist()), background))
         return nothing()
 
@@ -127,8 +130,15 @@ def test_a_mask_of_one_of_three_classes_says_nothing_of_the_others(folder, monke
     labels[3:9, 4:9] = 1
     Image.fromarray(labels).save(folder / "labels.png")
     assert run(folder, *line, folder / "labels.png", "--truth-labels", **given) == 0
+    # Classes that overlap in the prediction: the foreground is where its own class is predicted.
+    logits = np.full((16, 16, 3), -1.0, np.float32)
+    logits[..., 0] = 1
+    logits[3:9, 4:9, 1] = 0.5
+    monkeypatch.setattr(Network, "logits", lambda network, x: logits)
+    assert run(folder, "--no-figures", "--multi-label", **given) == 0
     # Of a mask the others are none of the classes; of a map of classes the background is known.
-    assert seen == [({-1, 1, 3}, None), ({-1, 0, 1}, 0)]
+    assert seen == [({-1, 1, 3}, None), ({-1, 0, 1}, 0), ({-1, 1, 3}, None)]
+    assert truths[-1][:15].tolist() == np.where(logits[:15, :, 1] > 0, 1, 3).tolist()
 
 
 def test_outside_of_the_only_class_is_not_that_class(folder, capsys, monkeypatch):
@@ -169,6 +179,16 @@ def test_outside_of_the_only_class_is_not_that_class(folder, capsys, monkeypatch
     line = ("--no-figures", "--truth", folder / "one-three.png", "--truth-labels")
     assert run(folder, *line, **given, out="none") == 2
     assert "the value 3, neither outside nor inside, 0 to 1" in capsys.readouterr().err
+    # Another threshold is another study: more is predicted, and read of each occlusion.
+    logits = np.linspace(-2, 2, 16 * 16, dtype=np.float32).reshape(16, 16, 1)
+    monkeypatch.setattr(Network, "logits", lambda network, x: logits)
+    for threshold in ("0.5", "0.3", "0.3"):
+        line = ("--no-figures", "--shares", "1", "--threshold", threshold)
+        assert run(folder, *line, **given, out="threshold") == 0
+    first, second = truths[-2:]
+    assert (first == 0).sum() == 240 - 128
+    assert (second == 0).sum() == (logits[:15] > np.log(0.3 / 0.7)).sum() > (first == 0).sum()
+    assert len(truths) == 3 + 2
 
 
 def test_names_of_classes_that_were_mended_are_another_study(folder, monkeypatch):
@@ -232,6 +252,122 @@ def test_files_of_an_earlier_study_do_not_stay(folder, monkeypatch):
     assert not [*out.rglob("*.csv")]
 
 
+def test_one_image_of_a_study_leaves_the_rows_of_the_others(folder, capsys, monkeypatch):
+    monkeypatch.setattr(occlusion, "occlusion_study", nothing)
+    more = ("--truth", folder / "masks", "--truth-threshold", "100", "--no-figures")
+    one = ("--truth", folder / "masks" / "taglio001.png", *more[2:])
+    table = folder / "rows" / "occlusion.csv"
+
+    def images():
+        return polars.read_csv(table)["image"].to_list()
+
+    assert run(folder, *more, out="rows") == 0
+    whole = {"images": "peaches", "out": "rows"}
+    alone = {"images": "peaches/pesca001.png", "out": "rows"}
+    both = images()
+    assert set(both) == {"pesca001", "pesca011"}
+    # What is damaged or gone is written again; the other image's rows stay.
+    record = folder / "rows" / "pesca001" / "record.json"
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps({k: v for k, v in values.items() if k != "means"}))
+    assert run(folder, *one, **alone) == 0
+    assert json.loads(record.read_text()) == values
+    assert images() == both
+    (record.parent / "ablations.csv").unlink()
+    assert run(folder, *one, **alone) == 0
+    assert (record.parent / "ablations.csv").is_file()
+    # Other options: one table would be of two studies.
+    data = table.read_bytes()
+    assert run(folder, *one, "--shares", "1", **alone) == 2
+    assert "holds a study of 'pesca011' by another" in capsys.readouterr().err
+    assert table.read_bytes() == data
+    assert run(folder, *one, "--shares", "1", "--overwrite", **alone) == 0
+    assert set(images()) == {"pesca001"}
+    assert run(folder, *more, **whole) == 0
+    assert images() == both
+
+
+def test_an_image_that_cannot_be_read_or_studied_leaves_what_is_known(folder, capsys, monkeypatch):
+    monkeypatch.setattr(occlusion, "occlusion_study", nothing)
+    images = folder / "some"
+    images.mkdir()
+    for number, height in ((1, 15), (11, 9)):
+        with Image.open(folder / "peaches" / f"pesca{number:03d}.png") as image:
+            image.crop((0, 0, 16, height)).save(images / f"pesca{number:03d}.png")
+    logits = np.zeros((16, 16, 2), np.float32)
+    logits[4:9, 4:9, 1] = 1
+    monkeypatch.setattr(Network, "logits", lambda network, x: logits[: len(x)])
+    given = {"images": "some", "out": "known"}
+    assert run(folder, "--no-figures", **given) == 0
+    table = (folder / "known" / "occlusion.csv").read_bytes()
+    data = (images / "pesca001.png").read_bytes()
+    (images / "pesca001.png").write_bytes(b"no image")
+    for end, code in (("row", 3), ("stop", 2)):
+        assert run(folder, "--no-figures", "--on-error", end, **given) == code
+        assert (folder / "known" / "pesca001" / "ablations.csv").is_file()
+        assert (folder / "known" / "occlusion.csv").read_bytes() == table
+    (images / "pesca001.png").write_bytes(data)
+    # A network that fails on the first image's extents only says nothing of the others.
+    list_taps = Network.list_taps
+
+    def failing(network, shape):
+        if shape[0] == 16:
+            raise InputError("the network fails on an image of 16 x 16 x 3")
+        return list_taps(network, shape)
+
+    monkeypatch.setattr(Network, "list_taps", failing)
+    assert run(folder, "--no-figures", **given | {"out": "fails"}) == 3
+    said = capsys.readouterr()
+    assert "fails on an image of 16 x 16 x 3" in said.err
+    assert "1 image occluded" in said.out
+    assert run(folder, "--no-figures", "--tap", "bottlenek", **given | {"out": "none"}) == 2
+    assert "bottleneck" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["foreground", "background"])
+def test_a_mean_that_is_infinite_is_refused_in_a_line(folder, capsys, monkeypatch, side):
+    def ruled_out(*given, **options):
+        study = nothing()
+        before = metrics.Quality(**{**vars(study.before), side: -np.inf})
+        return dataclasses.replace(study, before=before)
+
+    monkeypatch.setattr(occlusion, "occlusion_study", ruled_out)
+    more = ("--truth", folder / "masks" / "taglio001.png", "--truth-threshold", "100")
+    given = {"images": "peaches/pesca001.png", "out": "infinite"}
+    assert run(folder, *more, "--no-figures", **given) == 2
+    said = capsys.readouterr().err
+    assert f"the output for the {side} is -inf" in said
+    assert len(said.strip().splitlines()) == 1
+    assert not [*(folder / "infinite").rglob("*.*")]
+
+
+def test_what_is_removed_stays_owned_until_nothing_is_left(tmp_path, monkeypatch):
+    """However far the removal came, the next command takes the folder for its own."""
+    unlink, image = Path.unlink, tmp_path / "pesca001"
+    image.mkdir()
+    files = [tmp_path / "occlusion.csv", image / "ablations.csv", image / "patches.png"]
+
+    def killed(path, **options):
+        if left.pop():
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    for stop in range(1, 8):
+        for file in files:
+            file.touch()
+        about = {"key": "key", "image": "pesca001", "class": "cut", "tap": "tap"}
+        (image / "record.json").write_text(json.dumps(about))
+        left = [True, *[False] * stop]
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", killed)
+            with pytest.raises(KeyboardInterrupt):
+                remove_image(image)
+        assert json.loads((image / "record.json").read_text())["key"] is None
+        check_own(tmp_path, ["pesca001"], "settings")
+    remove_image(image)
+    assert [*tmp_path.rglob("*.*")] == []
+
+
 def test_files_of_others_stay_and_an_interrupted_study_goes_on(folder, capsys, monkeypatch):
     monkeypatch.setattr(occlusion, "occlusion_study", nothing)
     given = ("--truth", folder / "masks", "--truth-threshold", "100")
@@ -269,6 +405,7 @@ def test_figures_say_what_the_output_holds(of, one, tmp_path, monkeypatch):
     found = OccludedImage("pesca001", pixels, mask, (8, 8), "cut", study, of)
     assert write_image(found, tmp_path, {})["outputs"] == of
     said = prose_of(figures[0])
+    assert f"maps occluded: {of}" in said
     assert f"mean {one}" in said
     assert f"the {one} falls" in said
     assert ("logit" in said) == (of == "logits")

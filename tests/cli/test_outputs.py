@@ -6,7 +6,7 @@ The image is 48 x 48 of grey 0.04; 32 x 32 of it are 0.5, of which 16 x 16 are 0
 import json
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import nibabel
@@ -20,7 +20,7 @@ from segcam_jax import TargetError, cli, models
 from segcam_jax.data import scans
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet.model import monai_unet
-from segcam_jax.networks.network import Network
+from segcam_jax.networks.class_queries import Prediction
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.outputs import Meaning
@@ -103,7 +103,7 @@ def test_predicted_pixels_are_those_of_the_output(tmp_path, name, said, options,
     assert pixels_of(case) == pixels
     assert words in notes
     holds = "logits" if "logits" in words else "probabilities"
-    assert opened.meaning.to_json()["holds"] == holds
+    assert (opened.meaning.outputs or "logits") == holds
     assert ("explained as they are" in notes) == (holds == "probabilities")
 
 
@@ -269,8 +269,7 @@ def test_weights_say_what_their_network_returns(heads):
     ],
 )
 def test_the_class_of_one_channel_is_predicted_by_what_it_holds(said, expected):
-    net = Network(NetworkSpec("", "weights"), Path(), "", cast(Any, None), said)
-    output = np.array([[0.0], [0.2], [0.9]], np.float32)
-    np.testing.assert_array_equal(net.predicted_labels(output), expected)
-    two = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]], np.float32)
-    np.testing.assert_array_equal(net.predicted_labels(two), [0, 1, 1])
+    output = np.array([[[0.0], [0.2], [0.9]]], np.float32)
+    np.testing.assert_array_equal(Prediction.of(output, ["a"], said).drawn(0), [expected])
+    two = np.array([[[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]]], np.float32)
+    np.testing.assert_array_equal(Prediction.of(two, ["a", "b"], said).drawn(0), [[0, 1, 1]])
