@@ -47,6 +47,11 @@ Images = Annotated[
 ]
 
 
+def option_of(field: str) -> str:
+    """What the command line calls a field of a command."""
+    return "--class" if field == "classes" else f"--{field.replace('_', '-')}"
+
+
 def bytes_of(words: str | None) -> int | None:
     """The number of bytes in words such as `500MB` or `2GiB`, as --memory-limit takes them.
 

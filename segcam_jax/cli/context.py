@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from segcam_jax import _files
 from segcam_jax.cli import console
-from segcam_jax.cli.arguments import bytes_of
+from segcam_jax.cli.arguments import bytes_of, option_of
 from segcam_jax.cli.instances import computed, exit_code, groups_of, opened
 from segcam_jax.cli.volumetric import Context, chosen
 from segcam_jax.engine import Execution
@@ -13,7 +14,7 @@ from segcam_jax.reports.context import FILES, OVERLAY, TABLE, ContextReport, wri
 from segcam_jax.runs.instance_studies import ContextStudy
 from segcam_jax.runs.scans import ScanRun
 from segcam_jax.runs.stored_run import STORE
-from segcam_jax.runs.stored_scans import open_scans
+from segcam_jax.runs.stored_scans import is_run, open_scans
 from segcam_jax.types import InputError, counted
 
 
@@ -58,21 +59,32 @@ def _overlay(command: Context) -> int:
     usual, own = Context(), ("runs", "out", "overwrite")
     for name in (field.name for field in dataclasses.fields(Context) if field.name not in own):
         if getattr(command, name) != getattr(usual, name):
-            said = "volumes" if name == "volumes" else f"--{name.replace('_', '-')}"
+            said = "volumes" if name == "volumes" else option_of(name)
             raise InputError(
                 f"{said} and --runs were given; --runs takes finished runs as they are"
             )
     folders = [path.parent if path.name == STORE else path for path in command.runs]
-    if len({path.resolve() for path in folders}) < len(folders):
-        raise InputError("--runs names one folder twice; give it once")
-    names = _files.unique_names([_files.file_name(path.resolve().name) for path in folders])
+    names = _names([path.resolve() for path in folders])
     runs = {name: open_scans(path) for name, path in zip(names, folders, strict=True)}
-    if (command.out / STORE).exists():
+    if is_run(command.out) or (command.out / STORE).exists():
         raise InputError(f"output {str(command.out)!r} holds a run of its own; give another folder")
     _files.check_free(command.out, () if command.overwrite else OVERLAY)
-    rows = write_overlay(runs, command.out)
+    rows = write_overlay(runs, command.out, console.note)
     columns = ("instances", "distance_mm", "average_score", "median_score", "std_dev")
     told = [[row["network"], *(f"{row[name]:.4g}" for name in columns)] for row in rows]
     console.table(None, ("network", *columns), told)
     print(f"{counted(len(runs), 'network')}; table and figures are in {command.out}")
     return 0
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What networks are called: as their folders, with as many folders above as tell them apart."""
+    if len(set(folders)) < len(folders):
+        raise InputError("--runs names one folder twice; give it once")
+    names = []
+    for path in folders:
+        others = [each.parts for each in folders if each != path]
+        own = (path.parts[-count:] for count in range(1, len(path.parts) + 1))
+        ending = next(each for each in own if each not in (o[-len(each) :] for o in others))
+        names.append("/".join(ending))
+    return names

@@ -6,11 +6,14 @@ OUT/context-instances.csv           a row per instance and dilation
 OUT/scores.png, detections.png
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
+from matplotlib.figure import Figure
 
 from segcam_jax import _files, viz
 from segcam_jax.data.instances import Instance
@@ -27,7 +30,8 @@ from segcam_jax.reports.scans import (
 from segcam_jax.runs.stored_scans import StoredScans
 from segcam_jax.types import InputError
 from segcam_jax.viz.plots import context_detections, context_scores
-from segcam_jax.volumes import ContextCurve, context_table
+from segcam_jax.volumes import ContextCurve, SegmentOptions, context_table
+from segcam_jax.volumes.segmentation import class_of
 
 TABLE, INSTANCES = "context.csv", "context-instances.csv"
 FIGURES = ("scores.png", "detections.png")
@@ -35,6 +39,9 @@ FILES, OVERLAY = (TABLE, INSTANCES, *FIGURES), (TABLE, *FIGURES)
 NO_COLUMNS = ("distance_mm", "average_score", "std_dev", "n_predictions", "dilations", "reach_mm")
 _COLUMNS = ("scan", "instance", "group", "voxels", "volume_mm3", "full_score", "full_detected")
 _CURVE = ("dilations", "distance_mm", "reach_mm", "score", "detected")
+# How a network is run: its folder may say so, and another network may need other values.
+_OF_NETWORKS = frozenset({"preparation", "roi", "overlap", "windows"})
+_OF_NETWORKS |= {"normalise", "frame", "match_spacing", "threshold", "class_index"}
 
 
 class ContextReport(ScanReport):
@@ -81,7 +88,7 @@ class ContextReport(ScanReport):
         long = [[row[name] for name in names] for each in self._rows.values() for row in each]
         _files.write_bytes(out / INSTANCES, _files.as_csv(names, long))
         if rows:
-            _draw({"": self.curves()}, out)
+            _save(_figures({"": self.curves()}), out)
             return list(FILES)
         for name in FIGURES:
             (out / name).unlink(missing_ok=True)
@@ -131,20 +138,24 @@ def _curve(rows: Sequence[dict[str, Any]]) -> ContextCurve:
     )
 
 
-def write_overlay(runs: Mapping[str, StoredScans], out: Path) -> list[dict[str, Any]]:
+def write_overlay(
+    runs: Mapping[str, StoredScans], out: Path, report: Callable[[str], None] = lambda line: None
+) -> list[dict[str, Any]]:
     """Writes one table and figures of several networks that were studied on the same scans.
 
     Args:
         runs: of `segcam context`, by the names of their networks.
         out: the folder of `OVERLAY`.
+        report: is told where networks have other classes or thresholds, and what failed.
 
     Returns:
         The rows of the table, one per network and dilation: those of `context_table` without the
         single instances, with the `network`, the number of `instances` and the `median_score`.
 
     Raises:
-        InputError: if a run is of something else, not finished or without instances, or if the
-            runs differ in their scans, distances, or in which instances they study.
+        InputError: if a run is of something else, not finished or without instances, if the runs
+            differ in their scans, distances, or in which instances they study, or if there are more
+            than six; nothing is written then.
     """
     found = {name: _curves_of(name, run) for name, run in runs.items()}
     (first, run), *others = runs.items()
@@ -154,6 +165,8 @@ def write_overlay(runs: Mapping[str, StoredScans], out: Path) -> list[dict[str, 
                 f"{name!r} has {said} {two}, {first!r} {one}; compare networks on the same"
             )
     context_table([each for curves in found.values() for each in curves])  # One set of distances.
+    figures = _figures(found)
+    _tell(runs, report)
     rows = [
         {
             "network": name,
@@ -165,7 +178,7 @@ def write_overlay(runs: Mapping[str, StoredScans], out: Path) -> list[dict[str, 
         for number, row in enumerate(context_table(curves))
     ]
     _files.write_bytes(out / TABLE, _files.as_csv([*rows[0]], [[*row.values()] for row in rows]))
-    _draw(found, out)
+    _save(figures, out)
     return rows
 
 
@@ -184,20 +197,43 @@ def _curves_of(name: str, run: StoredScans) -> list[ContextCurve]:
 
 def _differences(run: StoredScans, other: StoredScans) -> Iterator[tuple[str, Any, Any]]:
     """In what two runs cannot be compared: what it is, and what each has."""
-    for option in ("groups", "min_voxels", "max_voxels", "connectivity"):
-        one, two = run.manifest.options[option], other.manifest.options[option]
-        if one != two:
-            yield f"the {option}", one, two
+    one, two = (_chosen(each) for each in (run, other))
+    yield from ((f"the {name}", one[name], two[name]) for name in one if one[name] != two[name])
     one, two = (
         {row["scan"]: row["sha256"] for row in each.scans.values()} for each in (run, other)
     )
     for scan in sorted(one.keys() | two.keys()):
-        if one.get(scan) != two.get(scan):
-            files = (each.get(scan, "none")[:8] for each in (one, two))
-            yield f"of the scan {scan!r} the files", *files
+        found = [each.get(scan, "none") for each in (one, two)]
+        if found[0] != found[1]:
+            words = ["that failed" if each is None else each[:8] for each in found]
+            yield f"of the scan {scan!r} the files", words[0], words[1]
 
 
-def _draw(networks: Mapping[str, Sequence[ContextCurve]], out: Path) -> None:
+def _chosen(run: StoredScans) -> dict[str, Any]:
+    """What says which instances a run studies, by the names of its options."""
+    found = dataclasses.asdict(run.options(SegmentOptions))
+    truth = {f"truth_{name}": value for name, value in found.pop("truth").items()}
+    own = {name: run.manifest.options[name] for name in ("groups", "max_voxels", "steps")}
+    return {k: v for k, v in {**found, **truth, **own}.items() if k not in _OF_NETWORKS}
+
+
+def _tell(runs: Mapping[str, StoredScans], report: Callable[[str], None]) -> None:
+    """Says what networks may have of their own, where it differs, and what has failed."""
+    about = {}
+    for name, run in runs.items():
+        options, labels = run.options(SegmentOptions), run.manifest.network.labels
+        about[name] = f"{labels[class_of(options, labels)]!r} above {options.threshold:g}"
+    if len({*about.values()}) > 1:
+        report("; ".join(f"{name!r} studies {words}" for name, words in about.items()))
+    for name, run in runs.items():
+        failed = run.table.filter(polars.col("error").is_not_null())
+        for scan, number in failed.select("scan", "instance").unique(maintain_order=True).rows():
+            what = "" if number is None else f"instance {number} of "
+            report(f"{name!r} is without {what}the scan {scan!r}, which failed")
+
+
+def _figures(networks: Mapping[str, Sequence[ContextCurve]]) -> tuple[Figure, Figure]:
+    """Scores and detections, as `FIGURES` names them."""
     every = [each for curves in networks.values() for each in curves]
     distance, reach = every[0].distance, np.stack([each.reach for each in every])
 
@@ -207,7 +243,7 @@ def _draw(networks: Mapping[str, Sequence[ContextCurve]], out: Path) -> None:
             for name, curves in networks.items()
         }
 
-    figures = (
+    return (
         context_scores(
             distance,
             stacked("scores"),
@@ -223,5 +259,8 @@ def _draw(networks: Mapping[str, Sequence[ContextCurve]], out: Path) -> None:
             title="Detected instances against their context",
         ),
     )
+
+
+def _save(figures: tuple[Figure, Figure], out: Path) -> None:
     for figure, name in zip(figures, FIGURES, strict=True):
         viz.save(figure, out / name)

@@ -1,5 +1,7 @@
 """What is scored of a run over scans: of each instance its window of the scan, target and maps."""
 
+import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,7 +85,7 @@ class ScoredScans:
         study = self._study
         target = target_of(
             crop.mask,
-            class_of(study.segmenting, self.network),
+            class_of(study.segmenting, self.network.labels),
             study.explaining.of,
             tight=False,
             meaning=self.network.meaning,
@@ -153,4 +155,10 @@ def _opened(run: StoredScans) -> Network:
         layout=tuple(options.get("layout", ())),
         mirror=options.get("mirror", False),
     )
-    return open_network(spec, opening)
+    network = open_network(spec, opening)
+    if network.sha256 != record.sha256 and spec.kind == "nnunet" and not opening.mirror:
+        # A network that was trained without mirroring refuses it, and is not that of the run.
+        with contextlib.suppress(InputError):
+            mirrored = open_network(spec, dataclasses.replace(opening, mirror=True))
+            network = mirrored if mirrored.sha256 == record.sha256 else network
+    return network

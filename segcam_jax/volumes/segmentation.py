@@ -6,6 +6,7 @@ components of `probability > threshold`. Where there is a ground truth, they are
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -130,7 +131,7 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     )
     instances_module.matched(empty, empty, min_iou=options.min_iou)
     check_options(options.truth)
-    class_of(options, network)
+    class_of(options, network.labels)
     if options.preparation is not None:
         return options
     frame = known_frame(network, options.frame)
@@ -142,10 +143,10 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     return dataclasses.replace(options, frame=frame)
 
 
-def class_of(options: SegmentOptions, network: Network) -> int:
-    """The index of the segmented class."""
-    names = network.labels
-    return len(names) - 1 if options.class_index is None else find_class(options.class_index, names)
+def class_of(options: SegmentOptions, labels: Sequence[str]) -> int:
+    """The index of the segmented class, of the names of all."""
+    given = options.class_index
+    return len(labels) - 1 if given is None else find_class(given, labels)
 
 
 def segment(
@@ -172,7 +173,7 @@ def segment(
         execution=execution,
     )
     network.meaning.check_values(output)
-    index = class_of(options, network)
+    index = class_of(options, network.labels)
     probability = np.asarray(class_probability(output, index, meaning=network.meaning))
     scan, grid = given.scan, given.scan.grid
     if not np.isfinite(probability).all():

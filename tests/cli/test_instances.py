@@ -35,6 +35,7 @@ from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.reports import instances as report
+from segcam_jax.reports.context import write_overlay
 from segcam_jax.runs import instance_studies, open_scans, scored_scans
 from segcam_jax.runs.scans import ScanRun
 from segcam_jax.runs.scored_scans import ScoredScans
@@ -328,8 +329,8 @@ def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys, m
 def test_a_run_is_scored_by_its_network_as_it_was_opened(explained, case, monkeypatch):
     """Its manifest says how; one of an earlier version says nothing."""
     opened = []
-    monkeypatch.setattr(scored_scans, "open_network", lambda _, how: opened.append(how))
     network = _OPENED(NetworkSpec.parse(str(case / "net.safetensors")), OpenOptions(ndims=(3,)))
+    monkeypatch.setattr(scored_scans, "open_network", lambda _, how: opened.append(how) or network)
     stored = open_scans(explained)
     how = OpenOptions(checkpoint=Path("a.pth"), layout=("x=dhwc", "y=cn"), mirror=True)
     study = ScoredScans(stored)._study
@@ -341,6 +342,26 @@ def test_a_run_is_scored_by_its_network_as_it_was_opened(explained, case, monkey
         ScoredScans(stored)
     words = [(each.checkpoint, each.layout, each.mirror) for each in opened]
     assert words == [*2 * [(None, (), False)], (Path("a.pth").absolute(), how.layout, True)]
+    # An nnU-Net of an earlier version may have been mirrored: its digest tells.
+    del stored.manifest.options["mirror"]
+    record = dataclasses.replace(stored.manifest.network, given="nnunet:model", sha256="mirrored")
+    stored.manifest = dataclasses.replace(stored.manifest, network=record)
+    for mirrored, found in (("mirrored", "mirrored"), ("other", network.sha256)):
+        other = dataclasses.replace(network, sha256=mirrored)
+        monkeypatch.setattr(
+            scored_scans,
+            "open_network",
+            lambda _, how, other=other: other if how.mirror else network,
+        )
+        assert scored_scans._opened(stored).sha256 == found
+
+    def unmirrored(spec, how):
+        if how.mirror:
+            raise InputError("it was trained without mirroring")
+        return network
+
+    monkeypatch.setattr(scored_scans, "open_network", unmirrored)
+    assert scored_scans._opened(stored) is network
 
 
 def test_the_stitched_field_explains_the_segmentation_itself(case, tmp_path, undrawn):
@@ -635,7 +656,10 @@ def check_overlaid(lenient, strict, fault, capsys):
     """Two runs of `segcam context` in one table and figures; what cannot be compared is refused."""
     given, out = ("context", "--runs", lenient, strict, "--out"), lenient.parent / "both"
     assert run(*given, out) == 0
-    assert "2 networks" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "2 networks" in said.out
+    # Networks may have thresholds of their own, which is said.
+    assert "'out' studies 'lesion' above 0.5; 'strict' studies 'lesion' above 0.9" in said.err
     rows = table(out / "context.csv")
     assert [(row["network"], row["dilations"]) for row in rows] == [
         (path.name, step) for path in (lenient, strict) for step in "123"
@@ -652,22 +676,60 @@ def check_overlaid(lenient, strict, fault, capsys):
     assert rows[0]["average_score"] != rows[3]["average_score"]
     assert "already holds 'context.csv'" in fault(*given, out)
     assert "holds a run of its own" in fault(*given, strict, "--overwrite")
+    assert "holds a run of its own" in fault(*given, strict / "run.zarr", "--overwrite")
     none = lenient.parent / "none"
     assert "names one folder twice" in fault("context", "--runs", lenient, lenient)
     assert "--weights and --runs" in fault(*given, none, "--weights", "lesions")
+    assert "--class and --runs" in fault(*given, none, "--class", "1")
     manifest = strict / "run.zarr" / "manifest.json"
     values = json.loads(manifest.read_text())
+    options = values["options"]
     for changed, line in (
         ({"kind": "instances"}, "'strict' is of instances"),
         ({"finished": None}, "'strict' is not finished"),
         (
-            {"options": {**values["options"], "groups": ["TP"]}},
+            {"options": {**options, "groups": ["TP"]}},
             "'strict' has the groups ['TP'], 'out' ['TP', 'FP']",
+        ),
+        ({"options": {**options, "min_iou": 0.5}}, "'strict' has the min_iou 0.5, 'out' None"),
+        (
+            {"options": {**options, "truth": {**options["truth"], "ignore": 2}}},
+            "'strict' has the truth_ignore 2, 'out' None",
         ),
     ):
         manifest.write_text(json.dumps({**values, **changed}))
         assert line in fault(*given, none)
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="7 networks were given"):
+        write_overlay(dict.fromkeys("abcdefg", open_scans(lenient)), none)
     assert not none.exists()
+    # Folders of one name are told apart by those above.
+    same = lenient.parent / "second" / "out"
+    shutil.copytree(lenient, same)
+    assert run("context", "--runs", lenient, same, "--out", none) == 0
+    names = {row["network"] for row in table(none / "context.csv")}
+    assert names == {f"{lenient.parent.name}/out", "second/out"}
+
+
+def check_what_failed_is_told(lenient, strict, out):
+    """What failed in one run alone: a scan is refused by its name, an instance is told."""
+    first, second = open_scans(lenient), open_scans(strict)
+    whole, said = second.table, []
+    broken = polars.col("instance") == 2, polars.col("score").is_not_null()
+    second.table = whole.with_columns(
+        score=polars.when(*broken).then(None).otherwise(polars.col("score")),
+        error=polars.when(*broken).then(polars.lit("no memory")),
+    )
+    write_overlay({"one": first, "two": second}, out, said.append)
+    assert said[1:] == ["'two' is without instance 2 of the scan 'patient', which failed"]
+    second = open_scans(strict)
+    second.table = whole.with_columns(
+        sha256=polars.lit(None, polars.String), error=polars.lit("broken")
+    )
+    digest = first.scans[0]["sha256"][:8]
+    line = f"'two' has of the scan 'patient' the files that failed, 'one' {digest}; compare"
+    with pytest.raises(InputError, match=line):
+        write_overlay({"one": first, "two": second}, out)
 
 
 def test_context_writes_tables_and_figures_and_resumes(case, tmp_path, capsys, fault):
@@ -694,6 +756,7 @@ def test_context_writes_tables_and_figures_and_resumes(case, tmp_path, capsys, f
     assert (out / "context.csv").read_bytes() == before
     strict = command("context", case, tmp_path / "strict", *truth, "--steps", 3)
     assert run(*strict, "--threshold", 0.9) == 0
+    check_what_failed_is_told(out, tmp_path / "strict", tmp_path / "failed")
     check_overlaid(out, tmp_path / "strict", fault, capsys)
 
 
