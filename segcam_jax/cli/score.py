@@ -4,12 +4,13 @@ import dataclasses
 from collections import Counter
 
 from segcam_jax.cli import commands, console, study_run, sweep
-from segcam_jax.cli.arguments import names_in
+from segcam_jax.cli.arguments import names_in, option_of
 from segcam_jax.cli.study import Study, Sweep
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.spec import check_seed
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import StoredRun, StoredScans, open_scans, open_store
+from segcam_jax.runs.folder import is_store
 from segcam_jax.runs.manifest import NetworkRecord
 from segcam_jax.runs.measures import Measure, check, measures
 from segcam_jax.runs.scored_images import compares
@@ -20,6 +21,8 @@ from segcam_jax.types import InputError, counted
 _USUAL = ("deletion", "insertion", "road", "average_drop")
 _OF_REGIONS = ("dice_deletion", "dice_insertion", "off_target_drop")
 _OF_BOTH = frozenset({"images", "option", "seed", "on_error"})  # Of images, and of a run.
+_OF_IMAGES = {each.name: each.default for each in dataclasses.fields(Study)}
+_OF_IMAGES = {"method_option": (), **{k: v for k, v in _OF_IMAGES.items() if k not in _OF_BOTH}}
 _MOST_NOTES = 8
 _COLUMNS = ("", "method", "tap", "mean", "95 %", "images", "undefined", "wins", "worst image")
 
@@ -30,7 +33,8 @@ def score(command: commands.Score) -> int:
     if command.weights is None and command.config is None:
         run = _stored(command)
         compared = isinstance(run, StoredRun) and compares(run)
-        return _score(command, run, _asked(command, run.manifest.network, compared))
+        asked = _asked(command, run.manifest.network, compared)
+        return _score(command, run, asked, command.seed or 0)
     _check_images(command)
     opened = sweep.opened_of(_study(command))
     asked = _asked(command, opened.network, opened.compares)
@@ -43,7 +47,7 @@ def score(command: commands.Score) -> int:
     done, finished = sweep.compute(command, opened)
     if finished is None:  # Whoever finishes it scores it.
         return study_run.exit_code(done, finished)
-    scored = _score(command, open_store(command.out), asked)
+    scored = _score(command, open_store(command.out), asked, opened.options.seed)
     return max(study_run.exit_code(done, finished), scored)
 
 
@@ -54,9 +58,14 @@ def _study(command: commands.Score) -> Sweep:
 
 
 def _check_images(command: commands.Score) -> None:
-    """Raises `InputError` if a stored run is named in place of images."""
+    """Raises `InputError` if a stored run is named in place of images, or a cluster is."""
+    if command.ray is not None:
+        raise InputError(
+            "--ray was given, and the process that scores has no accelerator then; explain by "
+            "`segcam sweep --ray`, and score the run by `segcam score RUN`"
+        )
     for path in command.images:
-        if is_run(path):
+        if is_store(path):
             raise InputError(
                 f"{str(path)!r} is a stored run, and knows its network; leave out --weights and "
                 "--config"
@@ -72,13 +81,11 @@ def _stored(command: commands.Score) -> StoredRun | StoredScans:
         raise InputError(
             f"{str(path)!r} is no stored run; give one, or the network of images (--weights)"
         )
-    for field in dataclasses.fields(Study):
-        given = getattr(command, field.name)
-        if field.name not in _OF_BOTH and given != field.default:
-            option = f"--{field.name.replace('classes', 'class').replace('_', '-')}"
+    for name, usual in _OF_IMAGES.items():
+        if getattr(command, name) != usual:
             raise InputError(
-                f"{option} says how images are explained, and {str(path)!r} is a stored run; leave "
-                "it out"
+                f"{option_of(name)} says how images are explained, and {str(path)!r} is a stored "
+                "run; leave it out"
             )
     return open_store(path) if kind_of(path) == "images" else open_scans(path)
 
@@ -95,15 +102,17 @@ def _asked(
 
 
 def _score(
-    command: commands.Score, run: StoredRun | StoredScans, asked: tuple[Measure, ...]
+    command: commands.Score, run: StoredRun | StoredScans, asked: tuple[Measure, ...], seed: int
 ) -> int:
     """Scores a stored run."""
-    seed = command.seed or 0
     scoring = Scoring(run, asked, seed=seed, controls=not command.no_controls)
-    if not scoring.scored.taps:
-        raise InputError(f"{str(run.path)!r} has no maps to score yet")
-    _tell(scoring)
     scored = [row for rows in scoring.scored.shards.values() for row in rows]
+    if not scored:
+        if not run.table["error"].count():
+            raise InputError(f"{str(run.path)!r} has no maps to score yet")
+        console.note(f"nothing was explained, or is scored; `segcam show {run.path}` tells why")
+        return console.WITH_FAILURES
+    _tell(scoring)
     items = len({row["item"] for row in scored})
     with console.rates("scoring", len(scored) * len(asked), "scores") as show:
         done = scoring.compute(show, stop_on_error=command.on_error == "stop")

@@ -77,10 +77,11 @@ class Score(Study):
         option: Options of metrics: steps=10, at=tap, where=outside, baseline=blur. Every metric
             that has an option of this name gets it.
         method_option: Options of methods, as `--option` of `segcam explain`.
-        seed: The seed of all random numbers. Default: 0.
+        seed: The seed of all random numbers. Default: 0, or that of --config.
         no_controls: Leave out the controls: the random map, and for regions the mask-shaped map.
         on_error: What to do if an image or a map fails: write a row with the reason, or stop.
         share: As in `segcam sweep`; the process that finishes the run scores it.
+        ray: Not here: explain by `segcam sweep --ray`, then score the run.
         dry_run: Say what explaining the images would do and cost, and write nothing.
         out: Where the run of the images goes. A run that was interrupted there resumes.
     """

@@ -28,6 +28,11 @@ _TOGETHER = {"occlusion.csv", "occlusion.png"}  # Of all images that it studied.
 _GROUP = re.compile(r"[0-9]+(x[0-9]+)*")
 
 
+def is_store(path: Path) -> bool:
+    """Whether a folder is that of a run itself: a manifest, and a part of the table at least."""
+    return (path / FILE).is_file() and any((path / table.FOLDER).glob("*.parquet"))
+
+
 def open_folder(
     path: Path,
     manifest: Manifest,
@@ -73,11 +78,12 @@ def has_record(folder: Path) -> bool:
 
 
 def holds_results(folder: Path) -> bool:
-    """Whether a command has written a folder: it holds a run, or is of an occlusion study."""
+    """Whether a command has written a folder: it is or holds a run, or is of an occlusion study."""
     names = set(_files.names_in(folder))
     runs = (name for name in names if name.endswith(".zarr"))
     return (
-        any((folder / name / FILE).is_file() for name in runs)
+        is_store(folder)
+        or any((folder / name / FILE).is_file() for name in runs)
         or names >= _TOGETHER
         or (RECORD in names and has_record(folder))
     )

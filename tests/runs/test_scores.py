@@ -357,16 +357,22 @@ def test_kendalls_tau_of_rankings_by_hand(run):
 
 
 def test_images_are_explained_and_scored_in_one_command(place, run, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "direct.zarr"
+    shutil.copytree(place / "images", tmp_path / "images")
+    monkeypatch.chdir(tmp_path / "images")
+    out = tmp_path / "images" / "run.zarr"  # The usual one, beside the images.
     metric = ("--metric", "pointing_game", "--option", "tolerance=1")
-    given = ["score", "images", "--weights", "own.py:make", *WORDS, "--shard", "2", *metric]
-    given += ["--out", str(out)]
+    given = ["score", ".", "--weights", f"{place / 'own.py'}:make", *WORDS, "--shard", "2", *metric]
     assert main([*given, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "grad_cam" in said
     assert METRICS["pointing_game"].cost in said
-    for wrong in (["--metric", "deletions"], ["--option", "size=2"]):
+    for wrong, said in (
+        (["--metric", "deletions"], "unknown metric 'deletions'"),
+        (["--option", "size=2"], "no metric here has it"),
+        (["--ray", "auto"], "explain by `segcam sweep --ray`"),
+    ):
         assert main([*given, *wrong]) == 2
+        assert said in capsys.readouterr().err
     assert not out.exists()  # What is wrong with a metric is said before anything is explained.
     assert main([*given, "--share", "1/2"]) == 0
     assert not (out / "scores").exists()  # Who finishes the run scores it.
@@ -380,10 +386,35 @@ def test_images_are_explained_and_scored_in_one_command(place, run, tmp_path, mo
         Scoring, "_score", lambda self, *all: scored.append(all[1]["item"]) or whole(self, *all)
     )
     capsys.readouterr()
-    assert main(given) == 3
+    assert main(given) == 3  # Figures in the run are no images.
     assert "(4 finished before)" in capsys.readouterr().out
     assert set(scored) == {2}
     assert ranking(out).equals(ranking(run))
+    assert main(["score", "run.zarr", *given[2:]]) == 2
+    assert "is a stored run, and knows its network" in capsys.readouterr().err
+
+
+def test_images_that_all_fail_are_a_run_with_its_reasons(place, tmp_path, capsys):
+    given = ["score", "images/0.png", "--weights", "own.py:make", *WORDS]
+    out = str(tmp_path / "run.zarr")
+    assert main([*given, "--min-probability", "0.999", "--out", out]) == 3
+    assert main(["score", out]) == 3
+    told = f"nothing was explained, or is scored; `segcam show {out}` tells why"
+    assert capsys.readouterr().err.count(told) == 2
+
+
+def test_the_seed_of_a_study_is_that_of_its_scores(place, tmp_path, monkeypatch):
+    (tmp_path / "study.toml").write_text("seed = 7")
+    words = ("--method", "input_x_gradient", "--tap", "hidden", "--metric", "entropy")
+    given = ["score", "images/0.png", "--weights", "own.py:make", *FORM, *words]
+    given += ["--config", str(tmp_path / "study.toml"), "--out", str(tmp_path / "run.zarr")]
+    seeds, compute = [], Scoring.compute
+    monkeypatch.setattr(
+        Scoring, "compute", lambda self, *a, **k: seeds.append(self.seed) or compute(self, *a, **k)
+    )
+    assert main(given) == 0
+    assert open_store(tmp_path / "run.zarr").manifest.options["seed"] == 7
+    assert seeds == [7]
 
 
 def test_options_of_methods_and_of_metrics_are_told_apart():
@@ -398,6 +429,8 @@ def test_images_and_a_stored_run_are_told_apart(place, run, capsys):
         (["images"], "'images' is no stored run; give one, or the network of images (--weights)"),
         (["run.zarr", "--tap", "hidden"], "--tap says how images are explained, and 'run.zarr' is"),
         (["run.zarr", "--out", "new.zarr"], "--out says how images are explained"),
+        (["run.zarr", "--class", "1"], "--class says how images are explained"),
+        (["run.zarr", "--method-option", "steps=2"], "--method-option says how images are"),
         (["run.zarr", "--weights", "own.py:make"], "is a stored run, and knows its network"),
         (["run.zarr", "run.zarr"], "name one stored run, or images and their network (--weights)"),
         ([], "name one stored run, or images and their network (--weights)"),
