@@ -155,8 +155,11 @@ class Checkpoints:
         try:
             restored = manager.restore(step, args=arguments)
             return restored["state"], restored["history"]["rows"]
-        # What orbax raises of files that are cut, garbled, exchanged or missing.
-        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        except (InputError, MemoryError):
+            raise
+        # Of files that are cut, garbled, exchanged or missing, orbax and what it reads with raise
+        # errors of any kind: XLA's RuntimeError and zlib's own, too.
+        except Exception as error:
             why = " ".join(str(error).split())
             folder = str(manager.directory / str(step))
             raise InputError(

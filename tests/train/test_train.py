@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -5,6 +6,7 @@ import re
 import runpy
 import signal
 import sys
+import zlib
 from typing import Any
 
 import jax
@@ -131,6 +133,24 @@ def test_a_killed_run_resumes_to_the_same_weights(whole_run, tmp_path, monkeypat
     monkeypatch.setattr(loop.Checkpoints, "save", save)
     assert texture_mnist.train(config) == whole_run[1]
     assert_same_weights(config, whole_run[0])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, zlib.error, KeyError, MemoryError])
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path, monkeypatch, error):
+    def broken(*given, **options):
+        raise error("garbled")
+
+    with contextlib.closing(loop.Checkpoints(tmp_path)) as checkpoints:
+        manager = checkpoints._managers["last"]
+        monkeypatch.setattr(manager, "latest_step", lambda: 4)
+        monkeypatch.setattr(manager, "restore", broken)
+        if error is MemoryError:  # It says nothing of the file.
+            with pytest.raises(MemoryError, match="garbled"):
+                checkpoints.load("last", {})
+            return
+        with pytest.raises(InputError, match=r"last/4' cannot be read; .* \('?garbled") as found:
+            checkpoints.load("last", {})
+        assert isinstance(found.value.__cause__, error)
 
 
 def assert_same_weights(config, other):
