@@ -204,6 +204,8 @@ def layers_of(split: Split, params: Any) -> dict[str, list[int]]:
         path = paths[index][0]
         if not jnp.issubdtype(jnp.result_type(paths[index][1]), jnp.floating):
             continue
+        # The box that NNX and Linen put around an array is no layer.
+        path = path[:-1] if len(path) > 1 and str(path[-1]) == ".value" else path
         inside = path[:-1] if len(path) > 1 else path
         found.setdefault(jax.tree_util.keystr(inside), []).append(index)
     return found

@@ -116,12 +116,14 @@ class ScoredScans:
         """The instance in the input."""
         return self._crop(about).mask
 
-    def method(self, about: Mapping[str, Any], name: str) -> tuple[Callable, tuple]:
+    def method(self, about: Mapping[str, Any], name: str, tap: str) -> tuple[Callable, tuple]:
         """What explains again, and its options."""
         scan = self._scan(about["scan"])
         scale = scale_of(scan.given.x, self._study.explaining)
         instances = len(scan.found.predicted)
         return method_of(name, self._study.explaining, scale, instances), ()
+
+    redrawn = method  # A program for each method at a tap.
 
     def _crop(self, about: Mapping[str, Any]) -> Crop:
         _, tap = about["pairs"][0]

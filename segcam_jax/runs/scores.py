@@ -223,7 +223,8 @@ class Scoring:
                 options["segments"] = jnp.minimum(found, _MOST_SUPERPIXELS - 1)
                 options["count"] = _MOST_SUPERPIXELS
             if "method" in metric.needs:
-                function, own = self.scored.method(about, method)
+                again = self.scored.redrawn if "draw" in known else self.scored.method
+                function, own = again(about, method, tap)
                 found = metric.function(*given, function, options=own, **options)
             else:
                 map = self._map(about, method, tap, key, region)

@@ -1,11 +1,14 @@
 """Metrics of the map alone, on a mask, under noise and under random parameters."""
 
 import functools
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from skimage.metrics import structural_similarity
 from sklearn.metrics import roc_auc_score
 
@@ -249,6 +252,16 @@ def test_randomisation_finds_maps_that_know_no_network():
     np.testing.assert_allclose(zeros.spearman, 1, rtol=1e-6)
     with pytest.raises(TargetError, match="no other class"):
         metrics.random_class(split, params, x, lambda y: y.sum(), edges, key=KEY)
+
+
+def test_arrays_of_a_layer_lie_together_in_boxes_too():
+    made = {"norm": nnx.BatchNorm(2, rngs=nnx.Rngs(0)), "head": nnx.Linear(2, 3, rngs=nnx.Rngs(0))}
+    params: Any = {name: nnx.state(module) for name, module in made.items()}
+    split: Any = SimpleNamespace(parameter_order=tuple(range(len(jax.tree.leaves(params)))))
+    found = {name: len(members) for name, members in layers_of(split, params).items()}
+    assert found == {"['head']": 2, "['norm']": 4}
+    alone: Any = SimpleNamespace(parameter_order=(0,))
+    assert layers_of(alone, [jnp.ones(2)]) == {"[0]": [0]}
 
 
 def test_arcc_by_its_parts(simple):

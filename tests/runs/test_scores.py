@@ -21,7 +21,7 @@ from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
 from segcam_jax.runs.measures import Measure, measures
-from segcam_jax.runs.scores import CONTROL, RANDOM, SCHEMA, Scoring
+from segcam_jax.runs.scores import CONTROL, RANDOM, SCHEMA, Scoring, _apart
 from segcam_jax.types import InputError
 
 MODEL = '''
@@ -176,6 +176,25 @@ def test_what_explains_again_is_scored_too(run, monkeypatch):
     assert "random map" not in found["method"].to_list()
     assert found["images"].to_list() == [3] * 4
     assert len(drawn) == 3  # One array of three images, once for both methods.
+
+
+def test_randomisation_takes_one_program_for_all_methods_and_layers(run, monkeypatch):
+    kept = Recent(99)
+    monkeypatch.setattr(fitting, "_PROGRAMS", kept)
+    scoring = Scoring(open_store(run), measures(("parameter_randomisation",)))
+    scoring.compute()
+    ran = [getattr(function, "__name__", "") for function, *_ in kept._values]
+    assert ran.count("_together") == 1
+    table = scoring.table()
+    assert len(table) == 6
+    about = scoring.scored.shards[0][1]
+    key = _apart(jax.random.fold_in(jax.random.key(0), about["row"]), "parameter_randomisation")
+    for name, tap in (("input_x_gradient", "input"), ("grad_cam", "hidden")):
+        method = getattr(segcam.methods, name)
+        given = scoring.scored.explained(about, tap)
+        want = metrics.parameter_randomisation(*given, method, key=key).last
+        row = table.filter((polars.col("row") == about["row"]) & (polars.col("method") == name))
+        np.testing.assert_allclose(row["value"][0], want, rtol=1e-5)
 
 
 def test_faults_are_one_line(place, run, tmp_path, capsys):
