@@ -289,8 +289,14 @@ def draw(folder: Path) -> None:
 
 
 def _known(key: str) -> dict[str, Any]:
+    """What was measured, but for metrics that have a value of less than half of the images."""
     found = (files.read_json(OUT) or {}).get(key, {}).get("metrics", {})
-    return {name: found[name] for name in {**INPUT, **CONTEXT, **RANDOMISED} if name in found}
+    found = {name: found[name] for name in {**INPUT, **CONTEXT, **RANDOMISED} if name in found}
+    return {
+        name: each
+        for name, each in found.items()
+        if 2 * max(card["compared"] for card in each["cards"]) >= each["explained"]
+    }
 
 
 def _cards(found: Mapping[str, Any]) -> dict[str, list[report.Card]]:
