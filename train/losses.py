@@ -66,12 +66,14 @@ def blob_normalised_dice(
 
     Args:
         logits: of the network.
-        lesions: the truth: the number of the lesion that a position belongs to, from 1; else 0.
+        lesions: the truth: the number of the lesion that a position belongs to, from 1 to at most
+            the number of positions; else 0.
         load: as `normalised_dice` takes it.
 
     Returns:
         The loss. The mean is over the lesions of an example, and then over the examples that have
-        any; N is the same for all lesions, as positions of the others count as empty.
+        any; N is the same for all lesions, as positions of the others count as empty. On a GPU the
+        order of the sums over lesions is not fixed, and the last bits change between runs.
 
     References:
         Kofler et al., blob loss, IPMI 2023, with its weights 2 and 1.
@@ -81,7 +83,8 @@ def blob_normalised_dice(
     positions = lesions.shape[1]
     total = jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=positions + 1))
     found, there = total(probability, lesions), total(jnp.ones_like(probability), lesions)
-    false, found, there = found[:, :1], found[:, 1:], there[:, 1:]
+    false = jnp.where(lesions == 0, probability, 0).sum(1, keepdims=True)
+    found, there = found[:, 1:], there[:, 1:]
     each = 1 - _normalised(found, false, there, positions - there, load)
     blobs = (there > 0).astype(each.dtype)
     count = blobs.sum(1)

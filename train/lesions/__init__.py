@@ -19,7 +19,8 @@ Cost: 23 minutes of CPU time in all, 39 minutes on two cores that had other work
 Convolutions are trained as matrix products (`train.products`).
 
 A run can be stopped (Ctrl-C saves first) or killed at any moment; the same command resumes it from
-its last checkpoint and ends with the same weights, bit for bit on the same machine. In `--out`:
+its last checkpoint and ends with the same weights, bit for bit on the same machine (not with
+`--loss blob_normalised_dice` on a GPU, whose sums over lesions have no fixed order). In `--out`:
 `metrics.json`, `history.jsonl`, `curves.png`, `checkpoints/last`, `checkpoints/best`,
 `weights.safetensors` (from the best).
 """
