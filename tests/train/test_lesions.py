@@ -286,6 +286,10 @@ def test_a_stopped_run_resumes_to_the_same_weights(training, whole_run, tmp_path
 
 
 def test_a_run_of_other_settings_is_refused(training, whole_run):
+    # A planted run of version 0.7, which knew nothing of scans, is gone on with.
+    kept = json.loads((whole_run[0].out / "config.json").read_text())
+    assert kept["spacing"] == 2.0
+    assert not {"crop", "prefixes", "held_out_share", "positives"} & {*kept}
     with pytest.raises(InputError, match="another loss"):
         training.train(dataclasses.replace(whole_run[0], loss="normalised_dice_focal"))
 
@@ -327,7 +331,7 @@ def test_the_loss_falls_where_the_truth_is_found(training):
 def cohort(tmp_path_factory):
     """Three patients, one of them in the axes L, P, S; their lesions are what is bright."""
     nibabel = pytest.importorskip("nibabel")
-    folder = tmp_path_factory.mktemp("cohort")
+    folder = tmp_path_factory.mktemp("cohort") / "all [b]"
     rng = np.random.default_rng(0)
     for number, flip in enumerate((1, -1, 1)):
         session = folder / f"patient{number}" / "first"
@@ -345,7 +349,8 @@ def cohort(tmp_path_factory):
 def of_scans(training, cohort, **change):
     scans = {"data": cohort, "prefixes": ("flair", "t1"), "truth_prefix": "mask", "crop": 8}
     settings = {"crops": 2, "batch": 2, "steps": 2, "loss": "blob_normalised_dice"}
-    return training.LesionTraining(**{**TINY, **scans, **settings, **change})
+    planted = {"evaluate_cases": 8, "score_cases": 40}
+    return training.LesionTraining(**{**TINY, **planted, **scans, **settings, **change})
 
 
 def test_scans_lie_alike_and_patients_are_held_out(training, cohort):
@@ -353,6 +358,12 @@ def test_scans_lie_alike_and_patients_are_held_out(training, cohort):
 
     found = read_scans(of_scans(training, cohort, held_out_share=0.3))
     assert (len(found.training), len(found.held_out)) == (2, 1)
+    assert found.patients == (found.held_out.cases[0].files.files[0].parent.parent.name,)
+    # Told once of the images of three patients, and not that scans are turned.
+    assert [note.partition(": ")[2][:13] for note in found.notes] == [
+        "the file does",
+        "no voxel is 0",
+    ]
     assert found.frame.metadata == {"orientation": "RAS", "spacing": [1, 1, 1.5]}
     for case in (found.training[0], found.training[1], found.held_out[0]):
         assert case.lesions[3, 4, 3] == 1
@@ -390,11 +401,42 @@ def test_crops_keep_lesions_where_they_are():
     assert _window(case, 40, 4, rng)[0].shape == (40, 40, 40, 1)
 
 
-def test_a_network_is_trained_on_scans(training, cohort, tmp_path):
+def test_crops_of_a_step_are_of_different_scans(training, monkeypatch):
+    from train.lesions import scans
+
+    monkeypatch.setattr(scans, "cropped", lambda case, *_: case)
+    config = training.LesionTraining(batch=2, crops=2, steps=40)
+    crops = scans.Crops(config, [*range(3)])
+    steps = [{crops[2 * step], crops[2 * step + 1]} for step in range(40)]
+    assert all(len(step) == 2 for step in steps)
+    assert steps[::2] == steps[1::2]
+    assert {*map(frozenset, steps)} == {frozenset({0, 1}), frozenset({0, 2}), frozenset({1, 2})}
+
+
+def test_lesions_are_those_of_the_source(training):
+    """Voxels that meet at a corner are two lesions; numbers of a crop have no gaps."""
+    from train.lesions.scans import CONNECTIVITY, Case, _renumbered
+
+    mask = np.zeros((4, 4, 4), np.int32)
+    mask[0, 0, 0], mask[1, 1, 1] = 1, 2
+    cases = [Case(mask[..., None].astype(np.float32), mask)]
+    for connectivity, found in ((CONNECTIVITY, 2), (None, 1)):
+        scores = training.evaluate(lambda x: (x[..., 0] > 0) * 1.0, cases, 0.5, connectivity)
+        assert scores["TP"] == found
+    np.testing.assert_array_equal(_renumbered(mask * 900), mask)
+    np.testing.assert_array_equal(_renumbered(np.full((2, 2, 2), 9)), np.ones((2, 2, 2)))
+
+
+def test_a_network_is_trained_on_scans(training, cohort, tmp_path, capsys):
     config = of_scans(training, cohort, out=tmp_path / "run")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("raise"):
         metrics = training.train(config)
-    assert metrics["cases"] == 1
+    said = capsys.readouterr().out
+    assert (said.count("no voxel is 0"), "all [b]" in said) == (1, True)
+    kept = json.loads((config.out / "config.json").read_text())
+    assert kept["spacing"] == [1, 1, 1.5]
+    assert not {"template", "score_cases"} & {*kept}
+    assert metrics["cases"] == len(metrics["held_out"]) == 1
     assert np.isfinite(metrics["history"][-1]["loss"])
     model = models.load(config.out / "weights.safetensors")
     assert model.metadata["modalities"] == ["flair", "t1"]
@@ -416,6 +458,10 @@ def test_a_network_is_trained_on_scans(training, cohort, tmp_path):
         ({"crop": 9}, "multiples of 2"),
         ({"truth_threshold": 2.0}, "no scan that is trained on has a lesion"),
         ({"positives": 0.0}, "`positives` is 0.0"),
+        ({"truth_labels": "classes", "truth_classes": (4,)}, "no scan that is trained on has"),
+        ({"score_cases": 2}, "`score_cases` is for planted lesions"),
+        ({"batch": 3}, "2 are trained on; give --batch 2"),
+        ({"crop": 514}, "`crop` is 514; give at most 512"),
     ],
 )
 def test_scans_that_cannot_be_trained_on_are_refused(training, cohort, change, said, tmp_path):
@@ -423,6 +469,61 @@ def test_scans_that_cannot_be_trained_on_are_refused(training, cohort, change, s
     with pytest.raises(InputError, match=said):
         training.train(config)
     assert not config.out.exists()
+
+
+def test_scans_that_are_not_right_are_told_before_the_run(training, cohort, tmp_path):
+    """Each fault lies in one file of the patient that is held out."""
+    nibabel = pytest.importorskip("nibabel")
+    from train.lesions.scans import read_scans
+
+    usual = read_scans(of_scans(training, cohort))
+    image, mask = (
+        nibabel.load(cohort / usual.patients[0] / f"first/{name}.nii.gz") for name in ("t1", "mask")
+    )
+    values = np.asarray(mask.dataobj)
+    broken = nibabel.Nifti1Image(np.where(values, np.nan, image.get_fdata()), image.affine)
+    ninth = np.cumsum(values).reshape(values.shape) * values == 9
+    unknown = nibabel.Nifti1Image(np.where(ninth, 255, values).astype(np.uint8), mask.affine)
+    nothing = nibabel.Nifti1Image(0 * values, mask.affine)
+    classes = {"truth_labels": "classes"}
+    for number, (name, content, change, said) in enumerate(
+        (
+            ("t1", "cut", {}, "t1.nii.gz' cannot be read"),
+            ("t1", broken, {}, "t1.nii.gz' is NaN or infinite in"),
+            ("mask", nothing, {}, "no scan that is held out has a lesion"),
+            ("mask", unknown, classes, "255 stands beside smaller labels.*--truth-classes"),
+            ("mask", unknown, {**classes, "truth_classes": (1, 255)}, None),
+            ("*", None, {}, "does not say where its axes lead"),
+        )
+    ):
+        folder = shutil.copytree(cohort, tmp_path / str(number))
+        for path in (folder / usual.patients[0] / "first").glob(f"{name}.nii.gz"):
+            if content == "cut":
+                path.write_bytes(path.read_bytes()[:-200])
+                continue
+            written = content or nibabel.load(path)
+            written = nibabel.Nifti1Image(
+                np.asarray(written.dataobj), written.affine, written.header
+            )
+            if content is None:
+                written.set_sform(None, 0)
+                written.set_qform(None, 0)
+            nibabel.save(written, path)
+        config = of_scans(training, folder, out=tmp_path / "run", **change)
+        if said is None:
+            assert read_scans(config).patients == usual.patients
+            continue
+        with pytest.raises(InputError, match=said):
+            training.train(config)
+        assert not config.out.exists()
+    # Contents alone do not tell who is held out.
+    folder = shutil.copytree(cohort, tmp_path / "renamed")
+    (folder / usual.patients[0]).rename(folder / f"{usual.patients[0]}a")
+    assert read_scans(of_scans(training, folder)).sha256 != usual.sha256
+    assert (
+        read_scans(of_scans(training, shutil.copytree(cohort, tmp_path / "same"))).sha256
+        == usual.sha256
+    )
 
 
 def test_scans_of_other_grids_are_refused(training, cohort, tmp_path):

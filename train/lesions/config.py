@@ -19,7 +19,7 @@ Loss = Literal[
     "blob_normalised_dice",
 ]
 PLANTED_SPACING = 2.0
-_LEAST_CROP = 8
+_LEAST_CROP, _LARGEST_CROP = 8, 512  # voxels; larger cubes take more memory than there is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LesionTraining:
         spacing: resample scans to voxels of this edge, in mm. None takes 2 mm for planted lesions,
             and the voxels' own size for scans, which must then be the same in all scans.
         steps: optimiser steps.
-        batch: cases per step, or crops, each of another scan.
+        batch: cases per step, or crops, each of another scan; at most as many as are trained on.
         learning_rate: the peak of the learning rate, which warms up for a twentieth of the steps
             and then falls to zero along a cosine.
         loss: soft Dice plus cross-entropy; or IES's: half of Dice, generalised Dice or normalised
@@ -94,6 +94,11 @@ class LesionTraining:
         images = len(self.prefixes) or len(MODALITIES)
         return MonaiUNetConfig(images, channels=self.channels, strides=self.strides)
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The settings that are for planted lesions where scans are given, and the other way."""
+        return _OF_SCANS if self.data is None else _OF_PLANTED
+
     def check(self) -> None:
         """Checks the settings; not when they are made, where tyro would draw a box around it.
 
@@ -119,23 +124,24 @@ class LesionTraining:
 
     def _check_scans(self) -> None:
         command.check_at_least(self, 1, "crops", most=command.MOST_WIDTH)
-        command.check_at_least(self, _LEAST_CROP, "crop", most=command.MOST_WIDTH)
+        command.check_at_least(self, _LEAST_CROP, "crop", most=_LARGEST_CROP)
         command.check_positive(self, "positives")
         if not 0 < self.held_out_share < 1:
             raise InputError(f"`held_out_share` is {self.held_out_share}; give a share below 1")
-        said = [name for name in _OF_SCANS if getattr(self, name) != getattr(type(self), name)]
+        said = [name for name in self.unused if getattr(self, name) != getattr(type(self), name)]
         if self.data is None and said:
             raise InputError(f"`{said[0]}` is for scans, of which --data names the folder")
+        if said:
+            raise InputError(f"`{said[0]}` is for planted lesions; leave it or --data out")
         if self.data is not None and (not self.prefixes or self.truth_prefix is None):
             raise InputError("--data needs --prefixes of the modalities and --truth-prefix")
-        if self.data is not None and self.template is not None:
-            raise InputError("--template is for planted lesions; leave it or --data out")
 
 
 _OF_SCANS = (
     *("prefixes", "truth_prefix", "truth_labels", "truth_classes", "truth_threshold"),
     *("resample", "held_out_share", "crop", "crops", "positives"),
 )
+_OF_PLANTED = ("template", "evaluate_cases", "score_cases")
 # What `--recipe NAME` puts in place of the defaults: how IES trains, as far as that is known.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "ies": {

@@ -1,7 +1,7 @@
 """What a training on lesions is trained on, and what it is scored on."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from segcam_jax.data.volume import orientation
 from train.data.brain_template import Template, mni152, read_template
 from train.data.lesions import MODALITIES, LesionCase, LesionCases, LesionConfig
 from train.lesions.config import PLANTED_SPACING, LesionTraining
-from train.lesions.scans import Crops, read_scans
+from train.lesions.scans import CONNECTIVITY, Crops, read_scans
 
 
 class Case(Protocol):
@@ -57,7 +57,10 @@ class LesionData:
         roi: extent of the windows in which held-out cases are seen; None: they are seen whole.
         modalities: what the network's channels are.
         frame: the axes and voxels of all.
-        sha256: of a user's files.
+        key: what a run that is resumed must have again, besides its settings or in their place.
+        connectivity: neighbours of a voxel in a predicted lesion; None: all 26.
+        held_out: the names of the patients that are not trained on.
+        notes: what is to be told of the scans before a run.
     """
 
     name: str
@@ -69,7 +72,10 @@ class LesionData:
     roi: int | None
     modalities: tuple[str, ...]
     frame: Frame
-    sha256: str | None = None
+    key: Mapping[str, Any]
+    connectivity: int | None = None
+    held_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def open_data(config: LesionTraining) -> LesionData:
@@ -92,12 +98,16 @@ def open_data(config: LesionTraining) -> LesionData:
         roi=config.crop,
         modalities=tuple(map(stem, config.prefixes)),
         frame=found.frame,
-        sha256=found.sha256,
+        key={"scans": found.sha256, "spacing": found.frame.spacing},
+        connectivity=CONNECTIVITY,
+        held_out=found.patients,
+        notes=found.notes,
     )
 
 
 def planted(config: LesionTraining, template: Template) -> LesionData:
     """Lesions planted in a brain; no case comes twice."""
+    spacing = config.spacing or PLANTED_SPACING
     return LesionData(
         name=f"planted lesions, {template.name}",
         source=_cases(template, "train", config.seed, config.steps * config.batch),
@@ -107,7 +117,8 @@ def planted(config: LesionTraining, template: Template) -> LesionData:
         scoring=_cases(template, "test", config.seed, config.score_cases),
         roi=None,
         modalities=MODALITIES,
-        frame=Frame(orientation(template.affine), (config.spacing or PLANTED_SPACING,)),
+        frame=Frame(orientation(template.affine), (spacing,)),
+        key={"spacing": spacing},
     )
 
 

@@ -8,11 +8,10 @@ scaled and flipped at random, and cut down to 96.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import rich
 from jaxtyping import Float, Int
 from scipy import ndimage
 
@@ -22,12 +21,13 @@ from segcam_jax.data.scans import ScanFiles, find_scans
 from segcam_jax.data.truths import TruthOptions, read_truth
 from segcam_jax.data.volume import spacing_of, turn_to
 from segcam_jax.types import InputError, counted
-from segcam_jax.volumes import ScanOptions, read_input, scan_inputs
+from segcam_jax.volumes import ScanInput, ScanOptions, read_input, scan_inputs
 from train.data.epochs import Epochs
 from train.data.labelled import fingerprint
 from train.lesions.config import LesionTraining
 
 ORIENTATION = "RAS"
+CONNECTIVITY = 18  # neighbours of a voxel in a lesion, of truths and of predictions, as in IES
 WINDOW = 4 / 3  # extents of what is turned, by those of what is cut out of it
 ANGLE, SCALE, INTENSITY = 15.0, 0.1, 0.1  # degrees; shares; of a standard deviation
 _SAME = 1e-2  # of voxel sizes, as a share
@@ -74,16 +74,59 @@ class Scans:
         """The scan of a number."""
         return self._kept(index)
 
+    def check(self) -> tuple[bool, list[tuple[str, Path]]]:
+        """Reads every scan: whether any has a lesion, and what is to be told of which file.
+
+        Raises:
+            InputError: if a file is broken, or leaves open how it lies or what is a lesion.
+        """
+        any_lesion, told = False, []
+        for case in self.cases:
+            given = read_input(case.files, self.options)
+            any_lesion |= bool(self._lesions(given).any())
+            told += _doubts(given)
+        return any_lesion, told
+
     def _read(self, index: int) -> Case:
-        found = self.cases[index].files
-        given = read_input(found, self.options)
+        given = read_input(self.cases[index].files, self.options)
+        return Case(given.x, self._lesions(given))
+
+    def _lesions(self, given: ScanInput) -> Int[np.ndarray, "d h w"]:
+        """The numbers of a scan's lesions on the network's grid."""
         assert given.truth is not None
         with scan_inputs.about(given.truth.path):
             values = given.scan.framed(given.truth.values, nearest=True)
-            truth = read_truth(values, self.options.truth, connectivity=18)
-        for note in (*given.notes, *(f"{found.truth}: {note}" for note in truth.notes)):
-            rich.print(note)
-        return Case(given.x, truth.lesions.labels)
+            truth = read_truth(values, self.options.truth, connectivity=CONNECTIVITY)
+        if truth.notes and values.max() not in self.options.truth.classes:
+            raise InputError(
+                f"{str(given.truth.path)!r}: {values.max():g} stands beside smaller labels and may "
+                "mean unknown; name the labels of lesions with --truth-classes, or change it in "
+                "the file"
+            )
+        return truth.lesions.labels
+
+
+def _doubts(given: ScanInput) -> Iterator[tuple[str, Path]]:
+    """What was assumed of a scan's files, and what the network cannot see in them.
+
+    Raises:
+        InputError: if the scan does not say where its axes lead.
+    """
+    assert given.truth is not None
+    if not given.scan.file.oriented:
+        raise InputError(
+            f"{str(given.scan.file.path)!r} does not say where its axes lead, which are to be "
+            f"{', '.join(ORIENTATION)}; write an orientation into its header"
+        )
+    for volume in (*given.scan.volumes, given.truth):
+        for note in volume.notes:
+            yield note, volume.path
+    for volume in given.scan.volumes:
+        if volume.values.min() == volume.values.max():
+            yield "all voxels are alike; the network sees nothing in it", volume.path
+        elif volume.values.all():
+            words = "no voxel is 0, so mean and standard deviation are the background's too"
+            yield words, volume.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,22 +136,26 @@ class UserScans:
     Attributes:
         training: those that are trained on.
         held_out: those that are not, of other patients.
-        sha256: of all files.
+        sha256: of all files, and of who is held out.
+        patients: names of those who are.
+        notes: what is to be told before the run, each with the first file that it is about.
         frame: the axes and voxels of all.
     """
 
     training: Scans
     held_out: Scans
     sha256: str
+    patients: tuple[str, ...]
+    notes: tuple[str, ...]
     frame: Frame
 
 
 def read_scans(config: LesionTraining) -> UserScans:
-    """Finds and checks the scans of a run.
+    """Finds the scans of a run, and reads each of them once.
 
     Raises:
-        InputError: if files are missing or broken, grids, voxels or label maps do not fit, no
-            patient would be left on one side, or no scan that is trained on has a lesion.
+        InputError: if files are missing or broken, grids, voxels or label maps do not fit, fewer
+            scans are left to train on than a step has crops, or no scan of one side has a lesion.
     """
     assert config.data is not None
     found = find_scans(config.data, config.prefixes, truth=config.truth_prefix)
@@ -126,19 +173,37 @@ def read_scans(config: LesionTraining) -> UserScans:
     sides = [[], []]
     for case, patient in zip(cases, patients, strict=True):
         sides[patient in apart].append(case)
-    truths = (nifti.read_volume(case.files.truth) for case in sides[0])
-    least = config.truth_threshold or 0
-    if not any((volume.values > least).any() for volume in truths):
+    if config.batch > len(sides[0]):
         raise InputError(
-            f"no scan that is trained on has a lesion in {config.truth_prefix!r}; give another "
-            "truth or seed"
+            f"`batch` is {config.batch}, and the crops of a step are of different scans, of which "
+            f"{len(sides[0])} are trained on; give --batch {len(sides[0])}"
         )
+    training, held_out = Scans(sides[0], options, config.batch), Scans(sides[1], options, 1)
+    told: dict[str, list[Path]] = {}
+    for side, words in ((training, "trained on"), (held_out, "held out")):
+        any_lesion, notes = side.check()
+        if not any_lesion:
+            raise InputError(
+                f"no scan that is {words} has a lesion in {config.truth_prefix!r}; give another "
+                "truth or seed"
+            )
+        for note, path in notes:
+            told.setdefault(note, []).append(path)
+    names = tuple(sorted(patient.name for patient in apart))
     return UserScans(
-        Scans(sides[0], options, config.batch),
-        Scans(sides[1], options, 1),
-        fingerprint(case.digests for case in cases),
+        training,
+        held_out,
+        fingerprint((*(case.digests for case in cases), names)),
+        names,
+        tuple(_of_files(paths, note) for note, paths in told.items()),
         Frame(ORIENTATION, spacing),
     )
+
+
+def _of_files(paths: Sequence[Path], note: str) -> str:
+    """A note with the file that it is about, or the first of several."""
+    others = f" and {counted(len(paths) - 1, 'other file')}" if len(paths) > 1 else ""
+    return f"{paths[0]}{others}: {note}"
 
 
 def _spacing_of_all(found: Sequence[ScanFiles]) -> tuple[float, ...]:
@@ -172,8 +237,9 @@ class Crops:
     """The crops of all steps: image and numbers of lesions by position.
 
     A step has one crop each of as many scans as there are crops a step; the next steps have others
-    of the same scans, until each has given as many as it does at a time. An item is a function of
-    configuration, scans and position.
+    of the same scans, until each has given as many as it does at a time. Scans that are too few for
+    one more step rest until all have been in turn. An item is a function of configuration, scans
+    and position.
 
     Args:
         config: of the run.
@@ -184,6 +250,7 @@ class Crops:
         self._config, self._scans = config, scans
         members = np.arange(len(scans))
         self._order = Epochs(members, 1, config.batch, (config.seed, _ORDER))
+        self._turns = len(scans) // config.batch  # of as many scans each, before all come again
 
     def __len__(self) -> int:
         """The crops of all steps."""
@@ -193,7 +260,9 @@ class Crops:
         """Reads a crop, changed at random."""
         config = self._config
         step, place = divmod(int(position), config.batch)
-        case = self._scans[self._order.image(step // config.crops * config.batch + place)]
+        again, turn = divmod(step // config.crops, self._turns)
+        number = again * len(self._scans) + turn * config.batch + place
+        case = self._scans[self._order.image(number)]
         generator = np.random.default_rng((config.seed, _CROP, position))
         return cropped(case, config.crop, config.positives, generator)
 
@@ -234,7 +303,14 @@ def cropped(case: Case, extent: int, positives: float, generator: np.random.Gene
         image, lesions = np.rot90(image, quarters, plane), np.rot90(lesions, quarters, plane)
     factor, added = generator.uniform(-INTENSITY, INTENSITY, 2) * (generator.random(2) < 0.5)
     image = image * np.float32(1 + factor) + np.float32(added)
-    return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(lesions, np.int32)
+    return np.ascontiguousarray(image, np.float32), _renumbered(lesions)
+
+
+def _renumbered(lesions: Int[np.ndarray, "d h w"]) -> Int[np.ndarray, "d h w"]:
+    """The lesions of a cube numbered from 1 without gaps, so that no number is above its voxels."""
+    there = np.bincount(lesions.ravel()) > 0
+    there[0] = True
+    return (np.cumsum(there) - 1)[lesions].astype(np.int32)
 
 
 def _window(case: Case, extent: int, positives: float, generator: np.random.Generator) -> Pair:

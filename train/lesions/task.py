@@ -10,6 +10,7 @@ import numpy as np
 import rich
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
+from rich.markup import escape
 
 from segcam_jax.data.instances import find_instances, matched, measured
 from segcam_jax.data.samples.lesions import CLASSES
@@ -47,7 +48,9 @@ def prepare(config: LesionTraining, data: LesionData) -> loop.Training:
         ),
         steps=config.steps,
         evaluated={*every, config.steps},
-        evaluate=lambda state: evaluate(predict(state), data.choosing, config.threshold),
+        evaluate=lambda state: evaluate(
+            predict(state), data.choosing, config.threshold, data.connectivity
+        ),
         merit=lambda row: row["mean_dice"],
         told={"mean_dice": "mean Dice"},
     )
@@ -111,13 +114,17 @@ def dice(found: Bool[np.ndarray, "*n"], truth: Bool[np.ndarray, "*n"]) -> float:
     return 2 * int((found & truth).sum()) / size if size else 1.0
 
 
-def evaluate(predict: Predict, cases: Cases, threshold: float) -> dict[str, float]:
+def evaluate(
+    predict: Predict, cases: Cases, threshold: float, connectivity: int | None = None
+) -> dict[str, float]:
     """Dice of whole cases, and lesions found (TP), seen where none is (FP), and missed (FN)."""
     by_case, common, sizes = [], 0, 0
     groups: dict[str, int] = dict.fromkeys(("TP", "FP", "FN"), 0)
     for index in range(len(cases)):
         case = cases[index]
-        predicted = find_instances(predict(case.image), threshold=threshold)
+        predicted = find_instances(
+            predict(case.image), threshold=threshold, connectivity=connectivity
+        )
         found, truth = predicted.labels > 0, case.lesions > 0
         by_case.append(dice(found, truth))
         common += int((found & truth).sum())
@@ -140,14 +147,15 @@ def train(config: LesionTraining) -> dict[str, Any] | None:
         What `metrics.json` holds, or None if the run was asked to stop before its end.
 
     Raises:
-        InputError: as `prepare`; or if the template cannot be read, or `config.out` holds a run of
-            another configuration.
+        InputError: as `prepare`; or if the template or scans cannot be read, or `config.out`
+            holds a run of another configuration.
     """
     config.check()
     data = open_data(config)
     training = prepare(config, data)
-    others = {} if data.sha256 is None else {"scans": data.sha256}
-    command.claim_folder(config.out, config, _NO_EFFECT, **others)
+    command.claim_folder(config.out, config, (*_NO_EFFECT, *config.unused), **data.key)
+    for note in data.notes:
+        rich.print(escape(note))
     with loop.watched() as watch:
         fitted = loop.fit(training, config.out, watch)
     return None if fitted is None else report(config, data, training.network, fitted)
@@ -160,8 +168,9 @@ def report(
     predict = predictor(network, data.roi)(fitted.state)
     metrics = {
         "best_step": fitted.row["step"],
-        "scores": evaluate(predict, data.scoring, config.threshold),
+        "scores": evaluate(predict, data.scoring, config.threshold, data.connectivity),
         "cases": len(data.scoring),
+        **({"held_out": [*data.held_out]} if data.held_out else {}),
         "history": fitted.history,
     }
     panels = {"training loss": ("loss",), "held-out": ("mean_dice", "pooled_dice")}
