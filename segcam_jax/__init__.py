@@ -65,12 +65,14 @@ if TYPE_CHECKING:
         metrics as metrics,
         models as models,
         runs as runs,
+        viz as viz,
         volumes as volumes,
     )
 else:
     import importlib as _importlib
 
-    _LATER = ("metrics", "models", "runs", "volumes")  # They import Flax, zarr and polars.
+    # They import Flax, zarr, polars and matplotlib.
+    _LATER = ("metrics", "models", "runs", "viz", "volumes")
 
     def __getattr__(name):
         if name in _LATER:

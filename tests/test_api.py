@@ -138,7 +138,7 @@ TOP = """
 NAIVE Execution Explanation InputError SegcamError Split TapError Target TargetError bottleneck
 device_mesh explain explain_batch explain_classes explain_plan explain_targets from_equinox
 from_function from_keras from_linen from_nnx from_torch heatmap list_taps metrics methods models
-runs show split tap targets volumes
+runs show split tap targets viz volumes
 """.split()
 
 
@@ -162,8 +162,9 @@ import sys
 import segcam_jax as segcam
 heavy = {"flax", "zarr", "polars", "msgspec", "matplotlib", "PIL", "tyro", "scipy.ndimage"}
 assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
-assert {"metrics", "models", "runs", "volumes"} <= set(dir(segcam))
+assert {"metrics", "models", "runs", "viz", "volumes"} <= set(dir(segcam))
 assert segcam.runs.open_store and segcam.metrics.region_shares and segcam.models.load
 assert "scipy.ndimage" not in sys.modules
+assert segcam.viz.overlay
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

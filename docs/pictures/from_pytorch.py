@@ -3,9 +3,9 @@
 The blocks of the page that save a figure are read and run, in a folder that holds what they open:
 a photograph of coins, one of a cat, a brain with planted lesions, and state dicts. Those of
 `efficientnet-lite0-imagenet` and `lesions` are the trained ones that this library knows; the others
-are trained here on the left part of the photograph of coins (a few minutes on two free cores), as
-no package holds their weights. Needs the extras torchax, imagenet, bundle and train, and timm,
-torchvision and segmentation-models-pytorch.
+are trained here (a few minutes on two free cores), as no package holds their weights: two on the
+left part of the photograph of coins, nnU-Net's on the brain. Needs the extras torchax, imagenet,
+nnunet, bundle and train, and timm, torchvision and segmentation-models-pytorch.
 """
 
 import functools
@@ -22,6 +22,7 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from skimage import data
 from torchvision.models import segmentation
 
@@ -120,6 +121,12 @@ def prepare() -> None:
         segmentation.lraspp_mobilenet_v3_large, weights_backbone=None, num_classes=2
     )
     torch.save(trained(mobile, seen[0].repeat(3, -1), seen[1], 128, 150), "coins-lraspp.pth")
+    conv, norm, act = torch.nn.Conv3d, torch.nn.InstanceNorm3d, torch.nn.LeakyReLU
+    plan = {"conv_bias": True, "norm_op": norm, "norm_op_kwargs": {"affine": True}, "nonlin": act}
+    plain = functools.partial(
+        PlainConvUNet, 2, 4, (8, 16, 32, 64), conv, 3, (1, 2, 2, 2), 2, 2, 2, **plan
+    )
+    torch.save(trained(plain, brain, case.lesions > 0, 32, 200), "nnunet.pth")
     torch.save(lite0(), "lite0.pth")
     torch.save(monai_lesions(), "lesions-unet.pth")
 
