@@ -79,7 +79,7 @@ def _stored(command: commands.Score) -> StoredRun | StoredScans:
     (path,) = command.images
     if not is_run(path) and path.exists():
         raise InputError(
-            f"{str(path)!r} is no stored run; give one, or the network of images (--weights)"
+            f"{str(path)!r} is not a stored run; give one, or the network of images (--weights)"
         )
     for name, usual in _OF_IMAGES.items():
         if getattr(command, name) != usual:

@@ -156,8 +156,12 @@ def _keras(path: Path) -> dict[str, np.ndarray]:
         why = signal.Signals(-child.returncode).name
         why = "never ends" if why == "SIGXCPU" else f"crashed by {why}"
         raise _unreadable(path, f"libhdf5 {why}")
+    said = child.stderr.decode(errors="replace")
+    if child.returncode == keras_files.DAMAGED:
+        raise _unreadable(path, said)
     if child.returncode:
-        raise _unreadable(path, child.stderr.decode(errors="replace"))
+        last = (said.split("\n")[-2:] or [""])[0]
+        raise InputError(f"weights file {str(path)!r}: the process that reads HDF5 failed: {last}")
     told = io.BytesIO(child.stdout)
     names = json.loads(told.readline())
     if names is None:

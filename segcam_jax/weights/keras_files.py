@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 
+DAMAGED = 3  # the exit code where the file is at fault, and not this process
 _SECONDS = 5  # of a core, besides those for the file's bytes
 _BYTES = 10**6  # read a second at least
 
@@ -23,7 +24,8 @@ def main(path: str) -> None:
     try:
         found = _tensors(path)
     except Exception as error:  # h5py raises many kinds on damaged files.
-        sys.exit(f"{error}" or type(error).__name__)
+        print(f"{error}" or type(error).__name__, file=sys.stderr)
+        sys.exit(DAMAGED)
     out = sys.stdout.buffer
     out.write(f"{json.dumps(found and list(found))}\n".encode())
     for tensor in (found or {}).values():

@@ -445,7 +445,7 @@ def test_options_of_methods_and_of_metrics_are_told_apart():
 
 def test_images_and_a_stored_run_are_told_apart(place, run, capsys):
     for words, said in (
-        (["images"], "'images' is no stored run; give one, or the network of images (--weights)"),
+        (["images"], "'images' is not a stored run; give one, or the network of images (--weights"),
         (["run.zarr", "--tap", "hidden"], "--tap says how images are explained, and 'run.zarr' is"),
         (["run.zarr", "--out", "new.zarr"], "--out says how images are explained"),
         (["run.zarr", "--class", "1"], "--class says how images are explained"),

@@ -282,6 +282,15 @@ def test_a_keras_file_that_ends_its_reader(tmp_path, monkeypatch, number, said):
         foreign.read(path)
 
 
+def test_a_reader_that_fails_by_itself_does_not_blame_the_file(tmp_path, monkeypatch):
+    path, reader = tmp_path / "net.h5", tmp_path / "reader.py"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n")
+    reader.write_text("raise MemoryError('none is left')")
+    monkeypatch.setattr(foreign.keras_files, "__file__", str(reader))
+    with pytest.raises(InputError, match="reads HDF5 failed: MemoryError: none is left$"):
+        foreign.read(path)
+
+
 def test_keras_files_without_names(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "net.weights.h5", "w") as file:
