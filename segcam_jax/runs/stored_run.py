@@ -5,6 +5,7 @@ run.table.filter(polars.col("class") == "cat")     # one row per image and targe
 run.map(17, "bottleneck", "grad_cam")              # signed and raw, at the layer's resolution
 """
 
+import collections
 import functools
 import itertools
 import os
@@ -26,6 +27,8 @@ from segcam_jax.types import InputError, nearest_first, whole_number
 
 STORE = "run.zarr"  # In a folder of `segcam explain`.
 _MAP = "map"
+# Figures and files of a row read the same arrays: so many are kept, of at most so many bytes.
+_RECENT, _LARGEST = 32, 4 * 2**20
 
 
 def open_store(path: str | os.PathLike, names: Mapping[int, str] | None = None) -> "StoredRun":
@@ -68,6 +71,7 @@ class StoredRun:
             raise InputError(f"{str(path)!r} is a run of scans; `open_scans` opens it")
         self._names = names
         self._arrays: dict[str, zarr.Array | None] = {}
+        self._recent: collections.OrderedDict[tuple, np.ndarray] = collections.OrderedDict()
         self._whole: set[int] = set()
 
     def __reduce__(self):
@@ -298,8 +302,17 @@ class StoredRun:
         if array is None:
             return None
         self._check_whole(about["item"] // self.manifest.items_per_shard)
-        with array_reading(self.path / about["extent"] / node(name)):
-            return np.asarray(array[(place, *index)])
+        key = (about["extent"], name, place)
+        if key not in self._recent:
+            with array_reading(self.path / about["extent"] / node(name)):
+                # A chunk holds all methods of the place: it is decoded once for all of them.
+                values = np.asarray(array[(place,)])
+            if values.nbytes > _LARGEST:
+                return values[index]
+            self._recent[key] = values
+            if len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+        return np.array(self._recent[key][index])
 
     def _array(self, group: str, name: str) -> zarr.Array | None:
         key = f"{group}/{name}"

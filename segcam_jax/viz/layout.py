@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import LayoutEngine
 from matplotlib.legend import Legend
+from matplotlib.patches import Patch
 
 from segcam_jax.viz.reuse import Laid, keep, kept, taken
 from segcam_jax.viz.style import DPI, INK, LARGE, NORMAL, SMALL, SOFT, wrap
@@ -169,7 +170,7 @@ def finished(figure: Figure, words: Words, legend: Sequence[Artist] = ()) -> Fig
         )
         for said, points, colour, lines in texts
     )
-    key = _key(figure, legend, width) if legend else None
+    key = _key_of(figure, legend, width)
     heights = [_height(figure, each) for each in (title, subtitle, key, caption)]
     around = (width + 2 * _MARGIN, box.height + sum(heights) + 2 * _MARGIN)
     figure.set_size_inches(*around)
@@ -189,7 +190,9 @@ def finished(figure: Figure, words: Words, legend: Sequence[Artist] = ()) -> Fig
         there.laid = dataclasses.replace(laid, place=place)
     top -= box.height + _APART
     if key is not None:
-        key.set_bbox_to_anchor((left, top / around[1]), figure.transFigure)
+        anchor = (left, top / around[1])
+        if tuple(figure.transFigure.transform(anchor)) != tuple(key.get_bbox_to_anchor().min):
+            key.set_bbox_to_anchor(anchor, figure.transFigure)
     caption.set_position((left, (top - heights[2]) / around[1]))
     return figure
 
@@ -213,6 +216,22 @@ def _height(figure: Figure, artist: Artist | None) -> float:
     """Of words or a legend with the space that sets it apart, in inches; 0 if there is none."""
     height = 0.0 if artist is None else artist.get_window_extent().height / figure.dpi
     return height + _APART if height else 0.0
+
+
+def _key_of(figure: Figure, legend: Sequence[Artist], width: float) -> Legend | None:
+    """The legend of these entries; that of a figure before, if it is the same."""
+    there = kept(figure)
+    patches = [each for each in legend if isinstance(each, Patch)]
+    same = (width, *((each.get_label(), each.get_facecolor()) for each in patches))
+    if there is not None and there.legend is not None:
+        if len(patches) == len(legend) and there.legend[0] == same:
+            return there.legend[1]
+        there.legend[1].remove()
+        there.legend = None
+    made = _key(figure, legend, width) if legend else None
+    if there is not None and made is not None:
+        there.legend = same, made
+    return made
 
 
 def _key(figure: Figure, legend: Sequence[Artist], width: float) -> Legend:

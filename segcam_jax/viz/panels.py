@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from segcam_jax.viz.checks import AnyArray, ClassNames, as_map, check_class, class_name
 from segcam_jax.viz.colour import GREY_RANGE, class_colour, grey, label_colours
-from segcam_jax.viz.reuse import element, kept
+from segcam_jax.viz.reuse import element, inner, kept
 from segcam_jax.viz.style import FAINT, INK, SMALL, Scale, number, wrap
 
 # An outline is a bright line on a dark one, so that it stands out from any colour.
@@ -26,7 +26,7 @@ _BAR = 0.09  # inches: the thickness of a colour bar
 _LONGEST_BAR = 2.8  # inches
 
 
-@element
+@inner
 def picture(
     axes: Axes,
     rgb: Float[AnyArray, "h w 3"],
@@ -44,7 +44,7 @@ def picture(
     """
     height, width = over or rgb.shape[:2]
     axes.imshow(
-        np.clip(rgb, 0, 1),
+        np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8),
         interpolation="antialiased" if smooth else "nearest",
         aspect="auto",
         origin="upper",
@@ -72,7 +72,7 @@ def _stretches(mask: Bool[np.ndarray, "rows n"]) -> tuple[Int[np.ndarray, "stret
     return row, start, np.nonzero(change == -1)[1]
 
 
-@element
+@inner
 def outline(axes: Axes, region: Bool[AnyArray, "h w"] | None, colour: str = OUTLINE) -> None:
     """Draws the exact outline of a region; nothing for None or an empty region."""
     if region is None or not region.any():
@@ -96,7 +96,7 @@ def mark_pixel(axes: Axes, pixel: tuple[int, ...]) -> None:
     axes.plot(column, row, ".", color=OUTLINE, markersize=3, clip_on=False, zorder=4)
 
 
-@element
+@inner
 def note(axes: Axes, words: str, width: float, *, boxed: bool = False) -> None:
     """Writes a remark in the middle of axes of `width` inches, in as many lines as it needs."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.5}
@@ -114,7 +114,7 @@ def note(axes: Axes, words: str, width: float, *, boxed: bool = False) -> None:
     )
 
 
-@element
+@inner
 def tag(axes: Axes, words: str, width: float) -> None:
     """Writes a few small words into the lower left corner of the axes; nothing for none."""
     if words:
@@ -221,7 +221,7 @@ def _new_bar(axes: Sequence[Axes], width: float, length: float) -> Colorbar:
     return bar
 
 
-@element
+@inner  # Words of a scale are equally high, and end where it ends.
 def _show(axes: Axes, colours: Float[np.ndarray, "n 3"], words: Sequence[str], bar: Colorbar):
     """Gives a bar its colours, and the words at its ends and in its middle."""
     assert bar.solids is not None

@@ -15,6 +15,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import math
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,13 +24,16 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import Event
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
 from matplotlib.transforms import Bbox
 
 _MOST = 8  # layouts: of about 10 MB each
-_AROUND = 4.0  # pixels around axes that lines on their borders reach
+_WORDS = 128  # lines that a renderer remembers: less than 10 MB
+_AROUND = 4  # pixels around axes that lines on their borders reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +55,55 @@ class Laid:
 
 @dataclasses.dataclass(eq=False)
 class _Panel:
-    """What axes hold: a key and artists of each element, and how many were called for again."""
+    """What axes hold: their elements, and how many were called for again.
 
-    elements: list[tuple[Hashable, list[Artist]]] = dataclasses.field(default_factory=list)
+    Attributes:
+        elements: in the order in which they were called for.
+        called: how many of them.
+        box: what the axes cover, with the words around them, and what that depends on.
+        pixels: of what the axes cover.
+    """
+
+    elements: list["_Element"] = dataclasses.field(default_factory=list)
     called: int = 0
+    box: tuple[Hashable, Bbox | None] = (None, None)
     pixels: tuple[Bbox, Any] | None = None
 
     def forget_others(self) -> None:
         """Removes what was not called for."""
-        for _, artists in self.elements[self.called :]:
-            for artist in artists:
-                artist.remove()
+        for each in self.elements[self.called :]:
+            each.remove()
         del self.elements[self.called :]
+
+    def covered(self, axes: Axes, renderer: Any) -> Bbox | None:
+        """What the axes cover; to ask matplotlib takes as long as to draw a picture."""
+        around = (each.key for each in self.elements if not each.inside)
+        key = (axes.bbox.bounds, *around)
+        if self.box[0] != key:
+            self.box = key, axes.get_tightbbox(renderer)  # It makes them stale.
+        return self.box[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Element:
+    """Something drawn into axes.
+
+    Attributes:
+        name: of the function that draws it.
+        key: of its arguments.
+        inside: whether it lies inside of the axes.
+        artists: that were made for it.
+    """
+
+    name: str
+    key: Hashable
+    inside: bool
+    artists: Sequence[Artist]
+
+    def remove(self) -> None:
+        """Takes it away."""
+        for artist in self.artists:
+            artist.remove()
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,38 +114,50 @@ class Kept:
         made: what `keep` was given.
         laid: where its axes lie, once they do.
         bars: colour bars, by the first axes that each is of.
+        legend: below the axes, and what it was made of.
     """
 
     made: Any
     laid: Laid | None = None
     bars: dict[Axes, Colorbar] = dataclasses.field(default_factory=dict)
+    legend: tuple[Hashable, Legend] | None = None
+    _key_pixels: tuple[Bbox, Any] | None = None
     _panels: dict[Axes, _Panel] = dataclasses.field(default_factory=dict)
     _size: tuple[float, ...] = ()
+    _renderer: RendererAgg | None = None
 
     def __post_init__(self) -> None:
         self.made.figure.canvas.mpl_connect("draw_event", self._forget_pixels)
 
     def _forget_pixels(self, _: Event) -> None:
         """Another renderer drew the figure: axes no longer tell that they changed before."""
+        self._key_pixels = None
         for panel in self._panels.values():
             panel.pixels = None
 
     def begin(self) -> None:
-        """Takes away what stands around the panels; what is in them is kept if called for."""
-        for artist in (*self.made.figure.texts, *self.made.figure.legends):
+        """Takes away the words around the panels; what is in them is kept if called for."""
+        for artist in self.made.figure.texts[:]:
             artist.remove()
         for panel in self._panels.values():
             panel.called = 0
 
-    def element(self, axes: Axes, key: Hashable, draw: Callable[[], None]) -> None:
+    def element(
+        self, axes: Axes, name: str, key: Hashable, draw: Callable[[], None], *, inside: bool
+    ) -> None:
         """Draws an element, unless it is there."""
         panel = self._panels.setdefault(axes, _Panel())
-        if panel.called == len(panel.elements) or panel.elements[panel.called][0] != key:
-            panel.forget_others()
+        there, after = panel.elements[panel.called :][:1], panel.elements[panel.called + 1 :]
+        if not there or (there[0].name, there[0].key) != (name, key):
+            # Elements of other kinds lie in other layers: what follows stays as it is.
+            if there and there[0].name == name and name not in {each.name for each in after}:
+                there[0].remove()
+            else:
+                panel.forget_others()
             before = set(axes.get_children())
             draw()
-            there = [each for each in axes.get_children() if each not in before]
-            panel.elements.append((key, there))
+            made = [each for each in axes.get_children() if each not in before]
+            panel.elements[panel.called : panel.called + 1] = [_Element(name, key, inside, made)]
         panel.called += 1
 
     def forget_others(self) -> None:
@@ -118,21 +171,69 @@ class Kept:
         canvas = figure.canvas
         assert isinstance(canvas, FigureCanvasAgg)
         renderer, size = canvas.get_renderer(), tuple(figure.bbox.size)
+        if renderer is not self._renderer:
+            self._renderer = renderer
+            _remember_words(renderer)
         renderer.clear()
         figure.patch.draw(renderer)
         for axes in figure.axes:
             panel = self._panels.setdefault(axes, _Panel())
             if panel.pixels is None or axes.stale or size != self._size:
-                box = axes.get_tightbbox(renderer) or axes.bbox  # It makes them stale.
+                box = panel.covered(axes, renderer) or axes.bbox
                 box = Bbox.intersection(box.padded(_AROUND), figure.bbox)
                 axes.draw(renderer)
                 panel.pixels = None if box is None else (box, canvas.copy_from_bbox(box))
             else:
                 canvas.restore_region(panel.pixels[1])
-        for artist in (*figure.texts, *figure.legends):
-            artist.draw(renderer)
+        for text in figure.texts:
+            text.draw(renderer)
+        for legend in figure.legends:
+            if self._key_pixels is None or legend.stale or size != self._size:
+                legend.draw(renderer)
+                box = legend.get_window_extent(renderer).padded(1)
+                self._key_pixels = box, canvas.copy_from_bbox(box)
+            else:
+                canvas.restore_region(self._key_pixels[1])
         self._size = size
         return canvas
+
+
+def _remember_words(renderer: RendererAgg) -> None:
+    """Makes a renderer copy words that it drew before, at the same place, on white.
+
+    matplotlib draws words letter by letter, in Python.
+    """
+    draw, canvas = renderer.draw_text, np.asarray(renderer.buffer_rgba())
+    drawn: collections.OrderedDict[Hashable, tuple[tuple[slice, slice], np.ndarray | None]]
+    drawn = collections.OrderedDict()
+
+    def draw_text(
+        gc: Any, x: float, y: float, s: str, prop: FontProperties, angle: float, *rest, **more
+    ) -> None:
+        letters = (*prop.get_family(), prop.get_size_in_points(), prop.get_weight())
+        key = (x, y, s, angle, letters, gc.get_rgb(), gc.get_alpha())
+        place, pixels = drawn.get(key) or (_place(renderer, x, y, s, prop), None)
+        alone = not angle and gc.get_clip_rectangle() is None and (canvas[place] == 255).all()
+        if alone and pixels is not None:
+            canvas[place] = pixels
+            return
+        draw(gc, x, y, s, prop, angle, *rest, **more)
+        if alone:
+            drawn[key] = place, canvas[place].copy()
+            if len(drawn) > _WORDS:
+                drawn.popitem(last=False)
+
+    renderer.draw_text = draw_text
+
+
+def _place(
+    renderer: RendererAgg, x: float, y: float, words: str, prop: FontProperties
+) -> tuple[slice, slice]:
+    """The pixels around a line of words that starts at (x, y)."""
+    width, height, below = renderer.get_text_width_height_descent(words, prop, False)
+    ends = (y - (height - below) - 1, y + below + 2), (x - 2, x + width + 2)
+    rows, columns = (slice(*(max(math.floor(end), 0) for end in each)) for each in ends)
+    return rows, columns
 
 
 class _Here(threading.local):
@@ -183,8 +284,13 @@ def kept(figure: Any) -> Kept | None:
     return next((each for each in _here.figures.values() if each.made.figure is figure), None)
 
 
-def element(draw: Callable[..., None]) -> Callable[..., None]:
-    """Decorates what draws into axes: it draws nothing that a figure has kept."""
+def element(draw: Callable[..., None], *, inside: bool = False) -> Callable[..., None]:
+    """Decorates what draws into axes: it draws nothing that a figure has kept.
+
+    Args:
+        draw: the function; what it draws into axes has a layer (`zorder`) of its own.
+        inside: whether all that it draws lies inside of the axes.
+    """
 
     @functools.wraps(draw)
     def drawn(axes: Axes, *given: Any, **options: Any) -> None:
@@ -192,10 +298,13 @@ def element(draw: Callable[..., None]) -> Callable[..., None]:
         if there is None:
             work()
         else:
-            told = (*given, *options.items())
-            there.element(axes, (draw.__name__, *map(_key, told)), work)
+            key = tuple(map(_key, (*given, *options.items())))
+            there.element(axes, draw.__name__, key, work, inside=inside)
 
     return drawn
+
+
+inner = functools.partial(element, inside=True)
 
 
 def _key(value: Any) -> Hashable:

@@ -58,6 +58,7 @@ ALPHA = 0.85
 FADE = 0.7
 
 _drawing = threading.RLock()
+_inside: list[bool] = []  # Whether a thread draws; it holds the lock.
 
 
 @contextlib.contextmanager
@@ -67,9 +68,17 @@ def drawing() -> Iterator[None]:
     As a decorator it does so for a function. Letters that no font at hand has are drawn as boxes,
     without a warning for each.
     """
-    with _drawing, matplotlib.rc_context(_settings()), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
+    with _drawing:
+        if _inside:  # The lock is this thread's: the settings are those already.
+            yield
+            return
+        with matplotlib.rc_context(_settings()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            _inside.append(True)
+            try:
+                yield
+            finally:
+                _inside.pop()
 
 
 @functools.cache

@@ -34,6 +34,7 @@ RGB = np.stack([IMAGE, IMAGE[::-1], IMAGE[:, ::-1]], -1)
 ROW, COLUMN = np.mgrid[: SHAPE[0], : SHAPE[1]]
 HEATMAP = np.exp(-((ROW - 5) ** 2 + (COLUMN - 8) ** 2) / 20)
 SIGNED = HEATMAP - 0.5
+BYTE = 0.5001 / 255  # Pictures have colours of 8 bits.
 REGION = np.hypot(ROW - 5, COLUMN - 8) < 4
 LABELS = np.where(REGION, 2, 0)
 
@@ -48,7 +49,7 @@ def outlines(figure):
 
 
 def colours_of(figure, axes=0):
-    return np.asarray(figure.axes[axes].images[0].get_array())
+    return np.asarray(figure.axes[axes].images[0].get_array()) / 255
 
 
 def scale(maps, **given):
@@ -269,7 +270,7 @@ def test_blend_shows_the_image_without_its_colours():
 
 def test_overlay_draws_what_blend_computes():
     drawn = colours_of(viz.overlay(RGB, SIGNED))
-    np.testing.assert_allclose(drawn, viz.blend(RGB, SIGNED), atol=1e-6)
+    np.testing.assert_allclose(drawn, viz.blend(RGB, SIGNED), atol=BYTE)
 
 
 def test_the_kind_of_map_follows_its_values():
@@ -372,7 +373,7 @@ def test_six_panels_are_lettered_and_the_raw_map_is_as_it_is():
     assert "(d) raw map, 3 by 5" in words
     raw = colours_of(figure, axes=3)
     assert raw.shape == (3, 5, 3)
-    np.testing.assert_allclose(raw, scale([SIGNED[::4, ::4]]).colours(SIGNED[::4, ::4]))
+    np.testing.assert_allclose(raw, scale([SIGNED[::4, ::4]]).colours(SIGNED[::4, ::4]), atol=BYTE)
     assert "no ground truth" in words_of(six(truth=None))
 
 
@@ -420,7 +421,7 @@ def test_montage_shares_one_scale_and_says_what_is_missing():
     assert {"a", "b", "c", "d", "what"} <= set(words)
     faint = colours_of(figure, axes=5)
     expected = viz.blend(IMAGE, 0.5 * HEATMAP, Style(value_range=(0, 1)))
-    np.testing.assert_allclose(faint, expected, atol=1e-6)
+    np.testing.assert_allclose(faint, expected, atol=BYTE)
 
 
 def test_bias_table_takes_dataclasses_and_says_what_is_missing():
