@@ -7,6 +7,7 @@ Pillow reads 16-bit colour with 8 bits, and no 64-bit numbers and no more than f
 
 import io
 import logging
+import math
 import warnings
 
 import numpy as np
@@ -54,6 +55,9 @@ def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[st
             assert isinstance(page, tifffile.TiffPage)
             if _is_plain(page):
                 return None
+            parts, there = math.prod(page.chunked), len(page.dataoffsets)
+            if there < parts and not page.is_contiguous:  # tifffile would go through all of them.
+                raise ValueError(f"it has {there} of the {parts} strips or tiles of its extents")
             values = page.asarray()
             orientation = page.tags.valueof("Orientation", default=1)
     except Exception as error:  # Decoders raise many kinds on corrupt data.

@@ -136,3 +136,12 @@ def test_a_damaged_second_frame_is_one_line(tmp_path):
     path.write_bytes(data[:end] + len(data).to_bytes(4, "little") + data[end + 4 :] + frame)
     with pytest.raises(InputError, match="is a corrupt image"):
         read_image(path, channels=1)
+
+
+def test_strips_that_are_missing_are_one_line(tmp_path):
+    path = written(tmp_path, DEEP[..., 0], rowsperstrip=2, compression="zlib")
+    np.testing.assert_allclose(read_image(path, channels=1).pixels[..., 0], DEEP[..., 0] / 4095)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["ImageLength"].overwrite(2**24)
+    with pytest.raises(InputError, match="it has 4 of the 8388608 strips or tiles"):
+        read_image(path, channels=1)
