@@ -41,6 +41,10 @@ class TruthOptions:
     ignore: int | None = None
     threshold: float | None = None
 
+    def if_unknown(self, value: int) -> str:
+        """What to do where a value means unknown; commands without `ignore` say another."""
+        return f"add --ignore-label={value}"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Truth:
@@ -153,17 +157,17 @@ def _parts(
         count, least = int((labels < 0).sum()), int(found[0])
         raise InputError(
             f"the truth holds negative values in {counted(count, 'voxel')}, the least is {least}; "
-            f"if it means unknown, add --ignore-label={least}, or say what is inside with a "
+            f"if it means unknown, {options.if_unknown(least)}, or say what is inside with a "
             "threshold (--truth-threshold 0)"
         )
     positive = found[found > 0].tolist()
     unknown = _unknown(positive)
     if options.labels is None and not options.classes and len(positive) > 1:
-        raise InputError(_question(positive, unknown))
+        raise InputError(_question(positive, unknown, options))
     if options.classes:
         labels = np.where(np.isin(labels, options.classes), labels, 0)
         unknown = unknown if unknown in options.classes else None
-    return labels, ignored, () if unknown is None else (_remark(unknown),)
+    return labels, ignored, () if unknown is None else (_remark(unknown, options),)
 
 
 def _unknown(positive: Sequence[int]) -> int | None:
@@ -172,17 +176,17 @@ def _unknown(positive: Sequence[int]) -> int | None:
     return positive[-1] if apart and positive[-1] in _UNKNOWN else None
 
 
-def _remark(unknown: int) -> str:
+def _remark(unknown: int, options: TruthOptions) -> str:
     return (
-        f"{unknown} stands beside smaller labels and counts as a lesion; if it means unknown, add "
-        f"--ignore-label {unknown}"
+        f"{unknown} stands beside smaller labels and counts as a lesion; if it means unknown, "
+        f"{options.if_unknown(unknown)}"
     )
 
 
-def _question(positive: Sequence[int], unknown: int | None) -> str:
+def _question(positive: Sequence[int], unknown: int | None, options: TruthOptions) -> str:
     shown = ", ".join(map(str, positive[:_SHOWN])) + (", ..." if len(positive) > _SHOWN else "")
     first = " ".join(map(str, [each for each in positive if each != unknown][:2]))
-    hint = "" if unknown is None else f"; if {unknown} means unknown, add --ignore-label {unknown}"
+    hint = "" if unknown is None else f"; if {unknown} means unknown, {options.if_unknown(unknown)}"
     return (
         f"the truth holds {len(positive)} positive values ({shown}); say what they are: "
         "--truth-labels instances (each value is one lesion; touching ones stay apart) or "

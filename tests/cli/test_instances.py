@@ -895,7 +895,7 @@ def test_what_a_truth_does_not_know_is_no_false_positive(case, tmp_path):
     assert [group for _, group, _ in told] == ["IGNORED", "TP", "FN"]
     assert not notes
     _, notes = held_to(truth, case, tmp_path, truth=TruthOptions("instances"))
-    assert "--ignore-label 255" in notes[0]
+    assert "--ignore-label=255" in notes[0]
     truth[:4] = 0
     truth[truth > 0] = 255
     told, notes = held_to(truth, case, tmp_path, truth=TruthOptions(ignore=255))

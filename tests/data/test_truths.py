@@ -57,7 +57,7 @@ def test_in_doubt_it_is_asked_what_values_mean():
         read_truth(lesions())
     marked = lesions()
     marked[0] = 255
-    with pytest.raises(InputError, match="if 255 means unknown, add --ignore-label 255"):
+    with pytest.raises(InputError, match="if 255 means unknown, add --ignore-label=255"):
         read_truth(marked)
     (note,) = read_truth(marked, TruthOptions("instances")).notes
     assert "255 stands beside smaller labels" in note

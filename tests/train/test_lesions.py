@@ -484,6 +484,7 @@ def test_scans_that_are_not_right_are_told_before_the_run(training, cohort, tmp_
     broken = nibabel.Nifti1Image(np.where(values, np.nan, image.get_fdata()), image.affine)
     ninth = np.cumsum(values).reshape(values.shape) * values == 9
     unknown = nibabel.Nifti1Image(np.where(ninth, 255, values).astype(np.uint8), mask.affine)
+    negative = nibabel.Nifti1Image(np.where(ninth, -1, values).astype(np.int8), mask.affine)
     nothing = nibabel.Nifti1Image(0 * values, mask.affine)
     classes = {"truth_labels": "classes"}
     for number, (name, content, change, said) in enumerate(
@@ -492,6 +493,9 @@ def test_scans_that_are_not_right_are_told_before_the_run(training, cohort, tmp_
             ("t1", broken, {}, "t1.nii.gz' is NaN or infinite in"),
             ("mask", nothing, {}, "no scan that is held out has a lesion"),
             ("mask", unknown, classes, "255 stands beside smaller labels.*--truth-classes"),
+            ("mask", unknown, {}, "if 255 means unknown, name .*--truth-classes, or change it in"),
+            ("mask", unknown, {"truth_labels": "instances"}, "may mean unknown; change it in the"),
+            ("mask", negative, {}, "the least is -1; if it means unknown, change it in the file"),
             ("mask", unknown, {**classes, "truth_classes": (1, 255)}, None),
             ("*", None, {}, "does not say where its axes lead"),
         )

@@ -36,6 +36,17 @@ _HELD_OUT, _ORDER, _CROP = range(3)
 Pair = tuple[Float[np.ndarray, "d h w c"], Int[np.ndarray, "d h w"]]
 
 
+class LesionTruth(TruthOptions):
+    """What the values of a truth mean to a training, which cannot leave voxels out."""
+
+    def if_unknown(self, value: int) -> str:
+        """What to do where a value means unknown."""
+        named = value > 0 and self.labels != "instances"
+        return ("name the labels of lesions with --truth-classes, or " if named else "") + (
+            "change it in the file"
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """A scan with its lesions.
@@ -100,8 +111,7 @@ class Scans:
         if truth.notes and values.max() not in self.options.truth.classes:
             raise InputError(
                 f"{str(given.truth.path)!r}: {values.max():g} stands beside smaller labels and may "
-                "mean unknown; name the labels of lesions with --truth-classes, or change it in "
-                "the file"
+                f"mean unknown; {self.options.truth.if_unknown(int(values.max()))}"
             )
         return truth.lesions.labels
 
@@ -161,7 +171,7 @@ def read_scans(config: LesionTraining) -> UserScans:
     found = find_scans(config.data, config.prefixes, truth=config.truth_prefix)
     wanted = None if config.spacing is None else (config.spacing,)
     options = ScanOptions(
-        truth=TruthOptions(config.truth_labels, config.truth_classes, None, config.truth_threshold),
+        truth=LesionTruth(config.truth_labels, config.truth_classes, None, config.truth_threshold),
         frame=Frame(ORIENTATION, wanted),
         match_spacing=wanted is not None,
         resample=config.resample,
