@@ -61,7 +61,7 @@ def _studied(
         for file, name in names.items():
             folder = command.out / name
             try:
-                records.append(_record(job, file, folder, figures=not command.no_figures))
+                records.append(_record(job, file, folder, command))
                 advance(1, name)
             except SegcamError as problem:
                 if command.on_error == "stop" or len(names) == 1:
@@ -71,17 +71,23 @@ def _studied(
     return records
 
 
-def _record(job: OcclusionJob, file: Path, folder: Path, *, figures: bool) -> dict[str, Any]:
+def _record(job: OcclusionJob, file: Path, folder: Path, command: Occlude) -> dict[str, Any]:
     """What was found of an image, and its files: as they are, if the same study wrote them.
 
     Raises:
-        SegcamError: if it cannot be studied; of one that cannot be read, earlier files stay.
+        SegcamError: if it cannot be studied, or the folder is of another image; of one that cannot
+            be read, earlier files stay.
     """
-    image = job.read(file)
+    image, figures = job.read(file), not command.no_figures
     key = _files.key_of([*job.key(image), figures])
     there = read_record(folder)
     if there and there["key"] == key and is_whole(folder, there):
         return there
+    if there and there["file"] != str(file) and not command.overwrite:
+        raise InputError(
+            f"output {str(folder)!r} holds the study of another image of that name, "
+            f"{there['file']!r}; give another folder, or --overwrite"
+        )
     remove_image(folder)
     label, mask, study = job.study(image)
     sample, truth, outputs = image.sample, image.truth, job.network.meaning.outputs or "logits"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +286,30 @@ def test_one_image_of_a_study_leaves_the_rows_of_the_others(folder, capsys, monk
     assert set(images()) == {"pesca001"}
     assert run(folder, *more, **whole) == 0
     assert images() == both
+
+
+def test_another_image_of_the_same_name_leaves_the_files_of_the_first(folder, capsys, monkeypatch):
+    monkeypatch.setattr(occlusion, "occlusion_study", nothing)
+    logits = np.zeros((16, 16, 2), np.float32)
+    logits[4:9, 4:9, 1] = 1
+    monkeypatch.setattr(Network, "logits", lambda network, x: logits)
+    first = folder / "peaches" / "pesca001.png"
+    second = folder / "more" / "pesca001.png"
+    second.parent.mkdir()
+    second.write_bytes(first.read_bytes())
+    more, out = ("--no-figures",), folder / "stems"
+    assert run(folder, *more, images="peaches/pesca001.png", out="stems") == 0
+    record = (out / "pesca001" / "record.json").read_bytes()
+    # The same image, moved: nothing is to be done.
+    assert run(folder, *more, images="more/pesca001.png", out="stems") == 0
+    shutil.copy(folder / "peaches" / "pesca011.png", second)
+    capsys.readouterr()
+    assert run(folder, *more, images="more/pesca001.png", out="stems") == 2
+    said = capsys.readouterr().err
+    assert f"holds the study of another image of that name, '{first}'" in said
+    assert (out / "pesca001" / "record.json").read_bytes() == record
+    assert run(folder, *more, "--overwrite", images="more/pesca001.png", out="stems") == 0
+    assert json.loads((out / "pesca001" / "record.json").read_text())["file"] == str(second)
 
 
 def test_an_image_that_cannot_be_read_or_studied_leaves_what_is_known(folder, capsys, monkeypatch):
