@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -243,10 +244,24 @@ def _defaults(lines: Sequence[Row | dict[str, Any]]) -> str:
 
 
 def _check_device(suite: Suite) -> None:
-    platform = jax.default_backend()
+    said = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
+    try:
+        platform = jax.default_backend()
+    except (RuntimeError, AssertionError):  # The second where no platform has a plugin.
+        raise InputError(
+            f"suite {suite!r}, but JAX finds no device for {said}; install its extra, or set "
+            "another platform"
+        ) from None
     if suite == "gpu" and platform == "cpu":
         raise InputError("suite 'gpu', but JAX finds no accelerator; install an extra for one")
     if suite == "gpu":
+        try:
+            jax.local_devices(backend="cpu")
+        except RuntimeError:
+            raise InputError(
+                f"suite 'gpu' counts operations on the CPU, which {said} leaves out; set "
+                "JAX_PLATFORMS=cuda,cpu"
+            ) from None
         # Or the prefix, which engine rows run as the model is written, would be rounded.
         jax.config.update("jax_default_matmul_precision", "highest")
     if suite == "cpu" and platform != "cpu":

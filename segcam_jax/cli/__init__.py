@@ -79,11 +79,25 @@ def code_of(work: Callable[[], int]) -> int:
     except MemoryError:
         console.error("out of memory; use a smaller image, or fewer images at once")
         return _FAULT
-    except RuntimeError as problem:
-        if "RESOURCE_EXHAUSTED" not in str(problem):
+    except (RuntimeError, AssertionError) as problem:
+        if "RESOURCE_EXHAUSTED" in str(problem):
+            console.error("the device is out of memory; use a smaller image")
+        elif not _has_device():
+            said = os.environ.get("JAX_PLATFORMS", "")
+            console.error(f"JAX finds no device for JAX_PLATFORMS={said!r}; set JAX_PLATFORMS=cpu")
+        else:
             raise
-        console.error("the device is out of memory; use a smaller image")
         return _FAULT
+
+
+def _has_device() -> bool:
+    """Whether JAX starts at all."""
+    import jax
+
+    try:
+        return bool(jax.default_backend())
+    except (RuntimeError, AssertionError):  # The second where it has no plugin for any of them.
+        return False
 
 
 @contextlib.contextmanager

@@ -348,6 +348,16 @@ def test_the_gpu_suite_needs_one(tmp_path):
         run.run(options(tmp_path / "gpu.json", suite="gpu"), ["P1"])
 
 
+def test_the_gpu_suite_needs_the_cpu_as_well(tmp_path, monkeypatch):
+    """With JAX_PLATFORMS=cuda there is none: JAX says of it what it says here of an accelerator."""
+    local_devices = jax.local_devices
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda backend: local_devices(backend="tpu"))
+    with pytest.raises(InputError, match="='cuda' leaves out; set JAX_PLATFORMS=cuda,cpu"):
+        run.run(options(tmp_path / "gpu.json", suite="gpu"), ["P1"])
+
+
 # The report
 
 

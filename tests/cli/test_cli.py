@@ -677,6 +677,21 @@ def test_a_cache_that_cannot_be_written_is_left_alone(tmp_path, monkeypatch, wei
     assert run("layers", "--weights", weights) == 0
 
 
+def test_platforms_that_jax_does_not_start_are_one_line(capsys, monkeypatch):
+    """`AssertionError` is what JAX raises without a plugin for any of `JAX_PLATFORMS`."""
+
+    def failing():
+        raise AssertionError
+
+    with pytest.raises(AssertionError):  # A fault of our own is no one's platform.
+        cli.code_of(failing)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "default_backend", failing)
+    assert cli.code_of(failing) == 2
+    said = "segcam: error: JAX finds no device for JAX_PLATFORMS='cuda'; set JAX_PLATFORMS=cpu\n"
+    assert capsys.readouterr().err == said
+
+
 def test_repeated_lists_are_gathered():
     several = commands.COMMANDS["explain"].several
     words = ["a.png", "--tap", "x", "--out", "o", "--tap=y", "z", "--range", "-1", "2"]
