@@ -21,6 +21,7 @@ from segcam_jax.reports.instances import InstanceReport
 from segcam_jax.reports.scans import check_free
 from segcam_jax.reports.words import explained, percent, short
 from segcam_jax.runs import StoredRun, open_store
+from segcam_jax.runs.folder import RECORD, has_record, write_export_record
 from segcam_jax.runs.stored_scans import StoredScans, found_in, kind_of, open_scans
 from segcam_jax.runs.table import MAX, NEGATIVE, failure
 from segcam_jax.types import InputError, counted, near, shortened, whole_number
@@ -157,7 +158,9 @@ def _export_scans(command: commands.Export) -> None:
     of_instances = run.manifest.kind == "instances"
     report = InstanceReport(run, command.out) if of_instances else ContextReport(run, command.out)
     scans = [row["scan"] for row in run.scans.values()]
-    check_free(command.out, scans, report.files(), overwrite=command.overwrite)
+    files = [*report.files(), *([] if has_record(command.out, export=True) else [RECORD])]
+    check_free(command.out, scans, files, overwrite=command.overwrite)
+    write_export_record(command.out, run.path, run.manifest.key)
     with console.progress("exporting", report.count) as advance:
         report.write(advance)
     print(f"volumes, figures and tables of {counted(len(scans), 'scan')}: {command.out}")

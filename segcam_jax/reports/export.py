@@ -1,5 +1,6 @@
 """A stored run as files for other programs: a PNG and a `.npy` array per map, one table.
 
+OUT/record.json                               of which run the files are
 OUT/items.csv                                 all rows, those that failed too
 OUT/cat/grad_cam.bottleneck.npy               raw and signed; `.attribution.npy` by channel
 OUT/cat/grad_cam.bottleneck.weights.csv       of the channels, where the method weighs them
@@ -23,6 +24,7 @@ from segcam_jax.reports.figures import Look, Subject
 from segcam_jax.reports.images import Pair, map_figure, montage, pairs, subject_of
 from segcam_jax.reports.processes import spread
 from segcam_jax.runs import StoredRun
+from segcam_jax.runs.folder import RECORD, has_record, write_export_record
 from segcam_jax.types import InputError, counted
 
 What = Literal["png", "npy", "csv"]
@@ -80,13 +82,15 @@ def export(
     """
     _files.check_folder(folder)
     names = row_names(run, items) if {"png", "npy"} & set(what) else {}
-    wanted = [*([TABLE] if "csv" in what else []), *names.values()]
+    own = [] if has_record(folder, export=True) else [RECORD]
+    wanted = [*own, *([TABLE] if "csv" in what else []), *names.values()]
     there = [name for name in wanted if (folder / name).exists()]
     if there and not overwrite:
         raise InputError(
             f"output {str(folder)!r} already holds {there[0]!r}; give another folder, or "
             "--overwrite"
         )
+    write_export_record(folder, run.path, run.manifest.key)
     count = 0
     if "csv" in what:
         write_table(run, folder)

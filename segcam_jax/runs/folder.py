@@ -22,9 +22,13 @@ from segcam_jax.runs.manifest import FILE, Manifest, read_manifest
 from segcam_jax.types import FileError, InputError
 
 METADATA = "zarr.json"
-# Of the folder of an image that `segcam occlude` studied, and what it says.
-RECORD, _OF_IMAGE = "record.json", {"key", "image", "class", "tap"}
-_TOGETHER = {"occlusion.csv", "occlusion.png"}  # Of all images that it studied.
+# Whose a folder is, and what it says: of an image that `segcam occlude` studied, of an export.
+RECORD, _OF_IMAGE, _OF_EXPORT = "record.json", {"key", "image", "class", "tap"}, {"run", "exported"}
+# Of all images that `segcam occlude` studied, and of the networks of `segcam context --runs`.
+_TOGETHER = (
+    {"occlusion.csv", "occlusion.png"},
+    {"context.csv", "scores.png", "detections.png"},
+)
 _GROUP = re.compile(r"[0-9]+(x[0-9]+)*")
 
 
@@ -71,21 +75,26 @@ def open_folder(
         raise
 
 
-def has_record(folder: Path) -> bool:
-    """Whether a folder is of an image that `segcam occlude` studied."""
+def has_record(folder: Path, *, export: bool = False) -> bool:
+    """Whether a folder is of an image that `segcam occlude` studied, or of an export."""
     record = _files.read_json(folder / RECORD)
-    return isinstance(record, dict) and record.keys() >= _OF_IMAGE
+    return isinstance(record, dict) and record.keys() >= (_OF_EXPORT if export else _OF_IMAGE)
+
+
+def write_export_record(folder: Path, run: Path, key: str) -> None:
+    """Says, before anything is exported into a folder, which run its files are of."""
+    _files.write_json(folder / RECORD, {"run": key, "exported": os.path.abspath(run)})
 
 
 def holds_results(folder: Path) -> bool:
-    """Whether a command has written a folder: it is or holds a run, or is of an occlusion study."""
+    """Whether a command has written a folder: a run, an export, or figures of several runs."""
     names = set(_files.names_in(folder))
     runs = (name for name in names if name.endswith(".zarr"))
     return (
         is_store(folder)
         or any((folder / name / FILE).is_file() for name in runs)
-        or names >= _TOGETHER
-        or (RECORD in names and has_record(folder))
+        or any(names >= each for each in _TOGETHER)
+        or (RECORD in names and (has_record(folder) or has_record(folder, export=True)))
     )
 
 

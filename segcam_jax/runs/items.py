@@ -213,18 +213,21 @@ def _inside(folder: Path, report: Callable[[str], None]) -> list[str]:
     def failed(error: OSError) -> None:
         raise InputError(f"{str(folder)!r} cannot be read: {error.strerror or error}")
 
-    found = []
+    found, left = [], []
     for place, folders, files in os.walk(os.path.abspath(folder), onerror=failed):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for inner in [Path(place, name) for name in folders]:
             if holds_results(inner):
                 folders.remove(inner.name)
-                report(f"{inner}: holds results, not images, and is left out")
+                left.append(inner)
         for name in files:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 found.append(os.path.join(place, name))
     if not found:
-        raise InputError(f"folder {str(folder)!r} holds no images ({', '.join(SUFFIXES)})")
+        results = f" besides results in {str(left[0])!r}" if left else ""
+        raise InputError(f"folder {str(folder)!r} holds no images{results} ({', '.join(SUFFIXES)})")
+    for inner in left:
+        report(f"{inner}: holds results, not images, and is left out")
     return sorted(found)
 
 

@@ -524,7 +524,7 @@ def test_a_stored_run_is_exported_as_it_was_written(explained, tmp_path, capsys,
     written, exported = content(explained), content(out)
     names = {name for name in written if not name.startswith("run.zarr")}
     names.remove("features.csv")  # It is of the scans.
-    assert set(exported) == names
+    assert set(exported) == {*names, "record.json"}
     for name in (each for each in names if not each.endswith(".png")):
         assert exported[name] == written[name]
     assert run("export", explained, "--out", out) == 2

@@ -236,8 +236,8 @@ def test_export_writes_maps_figures_and_the_table(folder, drawn, capsys):
     targets = [f"image{item}.top{target}" for item in (0, 1, 4) for target in (1, 2)]
     names = {str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()}
     files = [*(f"{name}.npy" for name in maps), "grad_cam.body.weights.csv"]
-    assert names == {f"{each}/{name}" for each in targets for name in files}
-    assert f"{len(names)} files of 6 results" in capsys.readouterr().out
+    assert names == {"record.json", *(f"{each}/{name}" for each in targets for name in files)}
+    assert f"{len(names) - 1} files of 6 results" in capsys.readouterr().out
     written = np.load(out / "image4.top2" / "ablation_cam.body.npy")
     np.testing.assert_array_equal(written, runs.values_of(9, "map.body", (2, 2, 3))[1])
 
@@ -259,7 +259,11 @@ def test_export_asks_before_it_writes_over_files(folder, capsys):
     (out / "items.csv").write_text("mine")
     assert run("export", folder, "--out", out, "--what", "npy", "csv") == 2
     assert "already holds 'items.csv'" in capsys.readouterr().err
-    assert [path.name for path in out.iterdir()] == ["items.csv"]
+    assert {path.name for path in out.iterdir()} == {"items.csv", "record.json"}
+    (out / "record.json").rename(out / "own.json")
+    (out / "items.csv").rename(out / "record.json")
+    assert run("export", folder, "--out", out, "--what", "csv") == 2
+    assert "already holds 'record.json'" in capsys.readouterr().err
     assert run("export", folder, "--out", out, "--what", "csv", "--overwrite") == 0
     assert (out / "items.csv").read_bytes() == before
     assert run("export", folder, "--out", out, "--what", "npy", "--items", "7-9") == 2

@@ -51,6 +51,7 @@ def few_images(command) -> Iterator[Row]:
     """Of the commands over images: results among images, and images that cannot be read."""
     line = f"{command} {{}} {NET}"
     yield Row(f"{line.format('photos')} --out photos", "taken for images; give another folder")
+    yield Row(line.format("exports"), "holds no images besides results in")
     yield from paths(line, ".png", ("loop", "gone", "fifo", "folder", "empty"))
     for name in ("cut.png", "nan.npy", "nested.npy", "self.tif", "scan.nii", "column.csv"):
         yield Row(line.format(name), name.split(".")[0])
@@ -60,6 +61,7 @@ def images(command) -> Iterator[Row]:
     """Images that cannot be read, and results among images."""
     line = f"{command} {{}} {NET}"
     yield Row(f"{line.format('photos')} --out photos", "taken for images; give another folder")
+    yield Row(line.format("exports"), "holds no images besides results in")
     for suffix in (".png", ".npy", ".tif"):
         yield from paths(line, suffix, ("loop", "gone", "fifo", "folder", "empty", "letters"))
     for name in (

@@ -21,6 +21,8 @@ from segcam_jax import _files
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.models.unet import UNet, UNetConfig, save_unet
+from segcam_jax.reports.export import export
+from segcam_jax.runs import open_store
 from segcam_jax.runs.table import Part
 from tests.support import stored_runs
 from train import command
@@ -626,6 +628,7 @@ def runs(here):
     changed("array.zarr", lambda values: [1, 2])
     changed("text.zarr", lambda values: "twenty letters of it")
     changed("nothing.zarr", lambda values: "")
+    export(open_store(here / "run.zarr"), here / "exports" / "of_run", what=["npy"], items=[0])
     for name in ("table", "short", "words", "metadata", "chunk", "part_loop", "leaves", "extent"):
         shutil.copytree(here / "run.zarr", here / f"stored_{name}.zarr")
     parts = sorted((here / "stored_table.zarr").rglob("*.parquet"))

@@ -26,6 +26,7 @@ from segcam_jax.networks.image_inputs import ImageForm, read_sample
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec
 from segcam_jax.reports import processes
+from segcam_jax.reports.export import export
 from segcam_jax.runs import cost, open_store, results
 from segcam_jax.runs.items import check_apart, files_in, list_items
 from segcam_jax.runs.programs import ImageKernel, batches
@@ -573,7 +574,7 @@ def test_folders_are_listed_by_name_without_opening_files(tmp_path):
     ]
 
 
-def test_folders_of_results_are_left_out_of_folders_of_images(tmp_path):
+def test_folders_of_results_are_left_out_of_folders_of_images(run, tmp_path):
     record = {"key": None, "image": "a", "class": "x", "tap": "y", "more": 1}
     for name, text in {
         "a.png": "",
@@ -586,17 +587,22 @@ def test_folders_of_results_are_left_out_of_folders_of_images(tmp_path):
         "occluded/occlusion.png": "",
         "killed/a/record.json": json.dumps(record),
         "killed/a/patches.png": "",
+        "compared/context.csv": "",
+        "compared/scores.png": "",
+        "compared/detections.png": "",
         "array.zarr/c.png": "",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
+    export(open_store(run), tmp_path / "exported", what=["npy"], items=[0])
     said = []
     found = files_in([tmp_path], said.append)
     assert [str(file.relative_to(tmp_path)) for file in found] == [
         *("a.png", "array.zarr/c.png", "own/b.png")
     ]
     assert sorted(line.split(": ")[0] for line in said) == [
-        str(tmp_path / name) for name in ("explained", "killed/a", "occluded")
+        str(tmp_path / name)
+        for name in ("compared", "explained", "exported", "killed/a", "occluded")
     ]
     assert {line.split(": ")[1] for line in said} == {"holds results, not images, and is left out"}
 
