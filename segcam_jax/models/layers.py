@@ -43,6 +43,21 @@ def keys(rngs: nnx.Rngs | None) -> Any:
     return Keys(0) if rngs is None else rngs
 
 
+def dropout(share: float, rngs: nnx.Rngs) -> nnx.Dropout | None:
+    """Drops a share of the activations in training; None for a share of 0.
+
+    A network that is only filled and run, as one from a file, holds no random state.
+    """
+    dice = rngs if isinstance(rngs, nnx.Rngs) else None
+    return nnx.Dropout(share, rngs=dice) if share else None
+
+
+def check_dropout(share: float) -> None:
+    """Raises `InputError` if a share of activations that are dropped is none."""
+    if not 0 <= share < 1:
+        raise InputError(f"`dropout` is {share}; give a share from 0 to less than 1")
+
+
 def check_config(config, **least: int) -> None:
     """Checks the fields that the configurations of all classifiers have.
 

@@ -69,6 +69,15 @@ def test_options_split_exactly(ndim, upsample, skips):
     assert fn(params, x).shape == (*x.shape[:-1], 3)
 
 
+def test_a_network_with_dropout_is_read_as_it_was_saved(tmp_path):
+    model = UNet(UNetConfig(depth=1, width=2, classes=3, dropout=0.5), rngs=nnx.Rngs(0))
+    save_unet(tmp_path / "net.safetensors", model, {})
+    x = jax.random.normal(jax.random.key(0), (4, 6, 1))
+    loaded = models.load(tmp_path / "net.safetensors")
+    fn, params = segcam.from_nnx(model)
+    np.testing.assert_array_equal(loaded.fn(loaded.params, x), fn(params, x))
+
+
 def test_the_classic_u_net():
     """Ronneberger et al., 2015, with padding and BatchNorm: counted by hand, layer by layer."""
     config = UNetConfig(in_channels=3, classes=2, width=64, upsample="transposed", halve="upsample")
@@ -103,7 +112,8 @@ def test_inputs_that_do_not_fit():
         model(jnp.zeros((8, 10, 1)))
     with pytest.raises(InputError, match=r"shape \(8, 8, 3\); it expects 2 spatial .* 1 channel"):
         model(jnp.zeros((8, 8, 3)))
-    for field, value in {"ndim": 4, "upsample": "cubic", "halve": "all", "depth": 0}.items():
+    wrong = {"ndim": 4, "upsample": "cubic", "halve": "all", "depth": 0, "dropout": -1.0}
+    for field, value in wrong.items():
         with pytest.raises(InputError, match=field):
             UNetConfig(**{field: value})
     with pytest.raises(InputError, match="choose upsample='transposed'"):

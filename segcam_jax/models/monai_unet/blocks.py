@@ -74,10 +74,7 @@ class Convolution(nnx.Module):
         make = _transposed if transposed else _convolution
         self.conv = make(inputs, outputs, stride, config, rngs)
         self.norm = None if plain else _norm(outputs, config, rngs)
-        drops = bool(config.dropout) and not plain
-        # A network that is only filled and run, as one from a file, holds no random state.
-        dice = rngs if isinstance(rngs, nnx.Rngs) else None
-        self.dropout = nnx.Dropout(config.dropout, rngs=dice) if drops else None
+        self.dropout = layers.dropout(0 if plain else config.dropout, rngs)
         self.activation = None if plain else PReLU()
 
     def __call__(self, x: Array) -> Array:

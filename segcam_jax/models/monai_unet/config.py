@@ -60,6 +60,7 @@ class MonaiUNetConfig:
     def __post_init__(self):
         layers.check_choice("ndim", self.ndim, (2, 3))
         layers.check_choice("norm", self.norm, get_args(Norm))
+        layers.check_dropout(self.dropout)
         # A file gives lists; a configuration is hashable.
         for field in ("channels", "strides", "kernel_size", "up_kernel_size"):
             object.__setattr__(self, field, _tuples(getattr(self, field)))

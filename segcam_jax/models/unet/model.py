@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from segcam_jax.models import layers
 from segcam_jax.taps import tap
 from segcam_jax.types import InputError, counted
 
@@ -69,6 +70,7 @@ class UNetConfig:
                 raise InputError(f"`{field}` is {getattr(self, field)}; it must be at least 1")
         if self.depth > _DEEPEST:
             raise InputError(f"`depth` is {self.depth}; it must be at most {_DEEPEST}")
+        layers.check_dropout(self.dropout)
 
     @property
     def multiple(self) -> int:
@@ -103,7 +105,7 @@ class Block(nnx.Module):
     ):
         self.name = name
         self.conv1 = ConvNormRelu(inputs, hidden, config, rngs=rngs)
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs) if config.dropout else None
+        self.dropout = layers.dropout(config.dropout, rngs)
         self.conv2 = ConvNormRelu(hidden, outputs, config, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
