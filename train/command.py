@@ -87,7 +87,7 @@ def check_at_least(config: Any, least: int, *fields: str, most: int = MOST) -> N
     for field in fields:
         value = getattr(config, field)
         for each in value if isinstance(value, tuple) else (value,):
-            if each is not None and each < least:
+            if each is not None and not each >= least:  # NaN is not.
                 raise InputError(f"`{field}` is {each}; give at least {least}")
             if each is not None and each > most:
                 raise InputError(f"`{field}` is {each}; give at most {most}")

@@ -108,7 +108,7 @@ def weights() -> Iterator[Row]:
     line = "explain image.png --weights"
     for name in (
         *("float", "huge", "deep", "negative", "zero", "words", "unknown", "list", "nothing"),
-        *("none_classes", "true", "nan", "missing"),
+        *("none_classes", "true", "nan", "missing", "dropout"),
     ):
         yield Row(f"{line} config_{name}.safetensors", f"config_{name}")
     for name in (
@@ -979,7 +979,10 @@ def training() -> Iterator[Row]:
         "",
     )
     yield from each("train.lesions_detector", "--features none", "--features image.png")
+    for name in ("infinite", "number", "field"):
+        yield Row(f"train.lesions_detector --features features_{name}.csv", f"features_{name}")
     yield from each("train.lesions_cohort", "--out photos", "--out new --cases 0")
+    yield Row("train.lesions_cohort --out new --spacing nan", "`spacing` is nan")
     yield from each("train.lesions_samples", "--index -1", "--index 99999", "--out photos", "x")
     yield from each("train.texture_mnist_samples", "--out photos", "--out loop", "--none", "x")
 

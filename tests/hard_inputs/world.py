@@ -158,6 +158,7 @@ def weights(here):
         "none_classes": {**config, "classes": 0},
         "true": {**config, "width": True},
         "nan": {**config, "width": float("nan")},
+        "dropout": {**config, "dropout": -1},
     }.items():
         save(f"config_{name}.safetensors", {"config": json.dumps(value)})
     save("config_missing.safetensors", {"config": None})
@@ -534,6 +535,14 @@ def trained(here):
     config = ClassifierConfig((here / "classes",), here / "trained_damaged", **options)
     images = read_images(config)
     command.claim_folder(config.out, config, NO_EFFECT, data=images.sha256, start=None)
+    head = "scan,instance,group,voxels,method,tap,modality,mean\n"
+    rows = [f"scan{each},1,{'TP' if each % 2 else 'FP'},9,image,,t1,1\n" for each in range(12)]
+    for name, row in {
+        "infinite": "scan,1,TP,9,image,,t1,inf\n",
+        "number": "scan,one,TP,9,image,,t1,1\n",
+        "field": "s" * 200_000,
+    }.items():
+        (here / f"features_{name}.csv").write_text("".join((head, *rows, row)))
     step = config.out / "fold1" / "checkpoints" / "last" / "3"
     step.mkdir(parents=True)
     (step.parents[1] / "best").mkdir()

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -653,14 +654,27 @@ def test_features_that_cannot_be_learned_from_are_one_line(tmp_path):
         with pytest.raises(InputError, match=said):
             detector.read_features(path)
     path = write_table(tmp_path / "features.csv")
-    with pytest.raises(InputError, match="11 folds of 10"):
+    with pytest.raises(InputError, match="11 folds need .* 10 scans, 20 hits, 10 false"):
         detector.detect(detector.Detector(path, tmp_path / "out.json", folds=11))
-    path.write_text(path.read_text().replace("1", "x"))
-    with pytest.raises(InputError, match="no number"):
-        detector.read_features(path)
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="no column 'scan'"):
-        detector.read_features(path)
+    text = path.read_text()
+    mean = text.splitlines()[1].split(",")[-2]
+    for changed, said in (
+        (text.replace(mean, "x"), "no number"),
+        (text.replace(mean, "-inf"), r"has mean -inf; give numbers of at most 1e\+100"),
+        (text.replace("scan0,1,", "scan0,one,"), "instance 'one'; expected its number"),
+        (text + "s" * 200_000, "is not a table: field larger"),
+        (text.replace("mean,texture", "mean,mean"), "two columns of one name"),
+        (re.sub(r"flair,.*", "flair,,", text), "no value of any feature"),
+        ("a,b\n1,2\n", "no column 'scan'"),
+    ):
+        path.write_text(changed)
+        with pytest.raises(InputError, match=said):
+            detector.read_features(path)
+    # All false positives lie in one scan: whatever is learned without it knows none.
+    values = np.zeros((12, 1))
+    one = detector.Table([*"abcdefgggggg"], ["1"] * 12, np.arange(12) >= 6, ["mean"], values)
+    with pytest.raises(InputError, match="one of them holds all false positives"):
+        detector.cross_validated(one, 5)
     with pytest.raises(InputError, match="`folds` is 1"):
         detector.detect(detector.Detector(path, folds=1))
 

@@ -15,6 +15,7 @@ Cost: seconds.
 
 import csv
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,12 @@ from jaxtyping import Bool, Float
 
 from segcam_jax import files
 from segcam_jax.extras import require
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 from train import command
 
 _ABOUT = ("scan", "instance", "group", "voxels", "method", "tap", "modality")
 _MOST_FOLDS = 1000
+_LARGEST = 1e100  # The squares of larger numbers, of which deviations are made, overflow.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,14 @@ def read_features(path: Path, only: str | None = None) -> Table:
     Raises:
         InputError: if it is none, or has no features of that kind.
     """
-    rows = list(csv.DictReader(files.read_bytes(path).decode(errors="replace").splitlines()))
+    lines = csv.reader(files.read_bytes(path).decode(errors="replace").splitlines())
+    try:
+        header = next(lines, [])
+        rows = [dict(itertools.zip_longest(header, line)) for line in lines if line]
+    except csv.Error as error:
+        raise InputError(f"{str(path)!r} is not a table: {error}") from None
+    if len(set(header)) < len(header):
+        raise InputError(f"{str(path)!r} has two columns of one name; give features.csv")
     if not rows or any(None in row or None in row.values() for row in rows):
         raise InputError(f"{str(path)!r} holds no features of `segcam instances --features`")
     missing = [name for name in _ABOUT if name not in rows[0]]
@@ -93,23 +102,33 @@ def read_features(path: Path, only: str | None = None) -> Table:
         kind = "image" if row["method"] == "image" else "map"
         if row["group"] not in ("TP", "FP") or only not in (None, kind):
             continue
+        if not row["instance"].isdecimal():
+            raise InputError(f"{str(path)!r} has instance {row['instance']!r}; expected its number")
         one = (row["scan"], row["instance"])
         groups[one] = row["group"]
+        found.setdefault(one, {})
         where = ".".join(filter(None, (row["method"], row["tap"], row["modality"])))
         for name in row.keys() - set(_ABOUT):
             try:
                 value = float(row[name] or "nan")
             except ValueError:
                 raise InputError(f"{str(path)!r} has {name} {row[name]!r}, no number") from None
-            found.setdefault(one, {})[f"{where}.{name}"] = value
+            if abs(value) > _LARGEST:  # NaN is not.
+                raise InputError(
+                    f"{str(path)!r} has {name} {value:g}; give numbers of at most {_LARGEST:g}"
+                )
+            found[one][f"{where}.{name}"] = value
     names = sorted({name for each in found.values() for name in each})
     values = [[each.get(name, np.nan) for name in names] for each in found.values()]
     wrong = np.array([groups[one] == "FP" for one in found], bool)
     if not found or wrong.all() or not wrong.any():
+        there = counted(int(wrong.sum()), "false positive"), counted(int((~wrong).sum()), "hit")
         raise InputError(
-            f"{str(path)!r} has {int(wrong.sum())} false positives and {int((~wrong).sum())} hits; "
-            "both are needed (give `segcam instances` a truth)"
+            f"{str(path)!r} has {' and '.join(there)}; both are needed (give `segcam instances` a "
+            "truth)"
         )
+    if np.isnan(values).all():
+        raise InputError(f"{str(path)!r} has no value of any feature; give features.csv")
     scans, numbers = (list(each) for each in zip(*found, strict=True))
     return Table(scans, numbers, wrong, names, np.array(values))
 
@@ -158,11 +177,17 @@ def cross_validated(
         hits alone, or false positives alone.
 
     Raises:
-        InputError: if scans or instances of either kind are fewer than folds.
+        InputError: if scans or instances of either kind are fewer than folds, or all instances of
+            a kind are held out at once.
     """
-    least = min(len(set(table.scans)), int(table.wrong.sum()), int((~table.wrong).sum()))
-    if least < folds:
-        raise InputError(f"{folds} folds of {least} scans, hits or false positives; give fewer")
+    counts = {"scan": len(set(table.scans)), "hit": int((~table.wrong).sum())}
+    counts["false positive"] = int(table.wrong.sum())
+    if min(counts.values()) < folds:
+        there = ", ".join(counted(count, name) for name, count in counts.items())
+        raise InputError(
+            f"{folds} folds need at least {folds} scans, hits and false positives, and there are "
+            f"{there}; give fewer --folds, or more scans"
+        )
     sklearn = {
         name: require(f"sklearn.{name}", extra="embed")
         for name in ("impute", "linear_model", "metrics", "model_selection", "pipeline")
@@ -171,6 +196,12 @@ def cross_validated(
     splits = sklearn["model_selection"].StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     found, areas = np.full(len(table.wrong), np.nan), []
     for training, held_out in splits.split(table.values, table.wrong, table.scans):
+        if len(set(table.wrong[training])) < 2:
+            kind = "hits" if table.wrong[training].all() else "false positives"
+            raise InputError(
+                f"{folds} folds: one of them holds all {kind}, and nothing is left to learn them "
+                "from; give more scans that have some, or another --seed"
+            )
         detector = sklearn["pipeline"].make_pipeline(
             sklearn["impute"].SimpleImputer(strategy="median", keep_empty_features=True),
             scaler(),
