@@ -1,6 +1,7 @@
 """`segcam context`: how much context an instance needs."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from segcam_jax.types import InputError, counted
 
 def context(command: Context, line: Sequence[str]) -> int:
     """Studies every instance; tells what came out, and returns the exit code."""
-    if command.runs:
+    if command.runs or "--runs" in line:
         return _overlay(command)
     execution = Execution(memory_limit=bytes_of(command.memory_limit))
     network, segmenting, cases, modalities = opened(command)
@@ -63,8 +64,10 @@ def _overlay(command: Context) -> int:
             raise InputError(
                 f"{said} and --runs were given; --runs takes finished runs as they are"
             )
+    if not command.runs:
+        raise InputError("--runs names no folder; give those of finished runs of `segcam context`")
     folders = [path.parent if path.name == STORE else path for path in command.runs]
-    names = _names([path.resolve() for path in folders])
+    names = _names([Path(os.path.realpath(path)) for path in folders])
     runs = {name: open_scans(path) for name, path in zip(names, folders, strict=True)}
     if is_run(command.out) or (command.out / STORE).exists():
         raise InputError(f"output {str(command.out)!r} holds a run of its own; give another folder")

@@ -100,7 +100,8 @@ def _summarise(run: StoredRun) -> None:
     failed = table.filter(polars.col("error").is_not_null())
     there = table.filter(polars.col("error").is_null())
     items, done = manifest.source.items, table["item"].n_unique()
-    state = "finished" if manifest.finished else f"{done} are done; the same command goes on"
+    whole = manifest.finished is not None and done == items
+    state = "finished" if whole else f"{done} are done; the same command goes on"
     facts = [
         ("images", f"{items} ({state})"),
         ("explained", f"{counted(len(there), 'target')}, {counted(len(failed), 'failure')}"),
@@ -126,7 +127,8 @@ def _summarise_scans(run: StoredScans) -> None:
     """Prints how far a run of scans is, what was found in them, and what failed."""
     manifest, table = run.manifest, run.table
     there = {item for item, row in run.scans.items() if row["error"] is None}
-    done = "finished" if manifest.finished else f"{len(run.scans)} begun; the same command goes on"
+    whole = manifest.finished is not None and len(run.scans) == manifest.source.items
+    done = "finished" if whole else f"{len(run.scans)} begun; the same command goes on"
     found = sum(len(found_in(table, item)) for item in there)
     studied = table.filter(polars.col("score").is_not_null()).unique(["item", "instance"])
     facts = [

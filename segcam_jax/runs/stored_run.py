@@ -68,7 +68,7 @@ class StoredRun:
     def __init__(self, path: Path, names: Mapping[int, str] | None = None):
         self.path, self.manifest = path, read_manifest(path / FILE)
         if self.manifest.kind != "images":
-            raise InputError(f"{str(path)!r} is a run of scans; `open_scans` opens it")
+            raise InputError(f"{str(path)!r} is a run of scans, and one of images is expected")
         self._names = names
         self._arrays: dict[str, zarr.Array | None] = {}
         self._recent: collections.OrderedDict[tuple, np.ndarray] = collections.OrderedDict()

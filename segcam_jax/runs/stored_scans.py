@@ -71,7 +71,7 @@ class StoredScans:
     def __init__(self, path: Path):
         self.path, self.manifest = path, read_manifest(path / FILE)
         if self.manifest.kind == "images":
-            raise InputError(f"{str(path)!r} is a run of images; `open_store` opens it")
+            raise InputError(f"{str(path)!r} is a run of images, and one of scans is expected")
 
     @functools.cached_property
     def table(self) -> polars.DataFrame:

@@ -827,6 +827,18 @@ def context() -> Iterator[Row]:
         "--truth half.nii",
     )
     yield from each(f"context scan.nii {VOL} --roi", "8000", "0", f"{HUGE}")
+    yield from each(
+        "context --runs",
+        ("", "--runs names no folder"),
+        ("none --out new", "none"),
+        ("image.png --out new", "image.png"),
+        ("run.zarr --out new", "is a run of images"),
+        ("fifo loop --out new", "fifo"),
+        ("closed.zarr --out new", "closed.zarr"),
+        ("run.zarr run.zarr --out new", "one folder twice"),
+        ("run.zarr --roi 8", "--roi and --runs"),
+        ("run.zarr '' --out new", "an empty word"),
+    )
 
 
 def training() -> Iterator[Row]:
