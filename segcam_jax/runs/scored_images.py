@@ -10,17 +10,16 @@ import numpy as np
 import polars
 from jaxtyping import Bool, Float
 
-from segcam_jax import engine, targets
-from segcam_jax.engine import Call, Execution
+from segcam_jax import targets
+from segcam_jax.engine import Execution
 from segcam_jax.methods import MethodCall
 from segcam_jax.networks.image_inputs import Sample, read_sample
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.runs.stored_run import StoredRun
 from segcam_jax.runs.work import StudyOptions
-from segcam_jax.taps import INPUT
 from segcam_jax.targets import Difference, Target
-from segcam_jax.types import Explanation, InputError
+from segcam_jax.types import InputError
 
 
 def compares(run: StoredRun) -> bool:
@@ -103,51 +102,17 @@ class ScoredImages:
         call = self._calls[name]
         return self._explainer(call), call.options
 
-    def redrawn(self, about: Mapping[str, Any], name: str, tap: str) -> tuple[Callable, tuple]:
-        """What explains the row again by other parameters, and no options.
-
-        All maps of the row come of one program, once for the same arrays of parameters.
-        """
-        together = self._together(about["row"])
-        return lambda split, params, x, target: together(params)[name, tap], ()
-
-    @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _together(self, row: int) -> Callable[[Any], Mapping[tuple[str, str], Explanation]]:
-        pairs, about = self.pairs(row), self._run.row(row)
-        *_, x, target = self.explained(about, INPUT)
-        given = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], target)
-        calls = [self._call(name, tap, x.shape) for name, tap in pairs]
-        key = jax.random.key(self._options.seed)
-        execution = Execution(precision=self._options.precision)
-        known: dict[tuple[int, ...], tuple[Any, Mapping[tuple[str, str], Explanation]]] = {}
-
-        def explain(params: Any) -> Mapping[tuple[str, str], Explanation]:
-            leaves = jax.tree.leaves(params)
-            place = tuple(map(id, leaves))
-            if place not in known:
-                found = engine.explain_together(
-                    calls, params, x[None], given, key=key, execution=execution
-                )
-                alone = jax.tree.map(lambda leaf: leaf[0, 0], found)
-                # Arrays that are kept have numbers of their own.
-                known[place] = leaves, dict(zip(pairs, alone, strict=True))
-            return known[place][1]
-
-        return explain
-
-    def _call(self, name: str, tap: str, shape: tuple[int, ...]) -> Call:
-        call = self._calls[name]
-        split = self.network.split(tap, shape)
-        method = call.method
-        return Call(method.function, split, call.options, method.ablates, method.needs_key)
-
     @functools.cache  # noqa: B019
     def _explainer(self, call: MethodCall) -> Callable:
-        """The method, with the run's key where it needs one."""
-        arguments = call.arguments(self._options.seed)
-        if "key" not in arguments:
-            return call.method.function
-        return functools.partial(call.method.function, key=arguments["key"])
+        """The method as the run called it: at its precision, with its key where it needs one."""
+        given: dict[str, Any] = {"execution": Execution(precision=self._options.precision)}
+        if call.method.needs_key:
+            given["key"] = jax.random.key(self._options.seed)
+        return functools.partial(call.method.function, **given)
+
+    def drawn(self, about: Mapping[str, Any], params: Any) -> Any:
+        """Parameters that were drawn anew, as the split takes them."""
+        return params
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def _sample(self, path: str, sha256: str) -> Sample:

@@ -17,6 +17,7 @@ from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.runs.instance_studies import MapStudy
 from segcam_jax.runs.stored_scans import ScanOfRun, StoredScans, found_in
+from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError
 from segcam_jax.volumes import Crop, SaliencyOptions, SegmentOptions, scale_of
 from segcam_jax.volumes.instance_maps import method_of, target_of
@@ -123,7 +124,15 @@ class ScoredScans:
         instances = len(scan.found.predicted)
         return method_of(name, self._study.explaining, scale, instances), ()
 
-    redrawn = method  # A program for each method at a tap.
+    def drawn(self, about: Mapping[str, Any], params: Any) -> Any:
+        """Parameters that were drawn anew, as the split takes them.
+
+        The windows of a stitched field lie beside the network's parameters, and stay as they are.
+        """
+        if self._study.explaining.field != "stitched":
+            return params
+        _, (_, *windows), _ = self._shown(about["scan"], about["instance"], INPUT)
+        return params[0], *windows
 
     def _crop(self, about: Mapping[str, Any]) -> Crop:
         _, tap = about["pairs"][0]

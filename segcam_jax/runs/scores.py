@@ -23,6 +23,7 @@ import polars
 from jaxtyping import Bool, Float
 
 from segcam_jax import _files, engine, metrics
+from segcam_jax.engine.compiled import divided
 from segcam_jax.metrics import randomisation
 from segcam_jax.metrics.controls import mask_shaped, random_map
 from segcam_jax.metrics.removal import brought
@@ -36,7 +37,7 @@ from segcam_jax.runs.stored_run import StoredRun
 from segcam_jax.runs.stored_scans import StoredScans
 from segcam_jax.runs.table import FOLDER as PARTS, failure
 from segcam_jax.taps import INPUT
-from segcam_jax.types import InputError, SegcamError
+from segcam_jax.types import Explanation, InputError, SegcamError
 
 FOLDER = "scores"
 CONTROL = "control"  # In place of a tap.
@@ -142,6 +143,7 @@ class Scoring:
                 self._write(measure, shard, table)
             tell()
         self._draws.cache_clear()
+        self._together.cache_clear()
         return progress
 
     def table(self) -> polars.DataFrame:
@@ -223,8 +225,9 @@ class Scoring:
                 options["segments"] = jnp.minimum(found, _MOST_SUPERPIXELS - 1)
                 options["count"] = _MOST_SUPERPIXELS
             if "method" in metric.needs:
-                again = self.scored.redrawn if "draw" in known else self.scored.method
-                function, own = again(about, method, tap)
+                function, own = self.scored.method(about, method, tap)
+                if "draw" in known:
+                    function, own = self._remade(about["row"], method, tap), ()
                 found = metric.function(*given, function, options=own, **options)
             else:
                 map = self._map(about, method, tap, key, region)
@@ -255,6 +258,37 @@ class Scoring:
 
         return draw
 
+    def _remade(self, row: int, method: str, tap: str) -> Callable[..., Explanation]:
+        """What explains a row again by other parameters, all maps of it in one program."""
+        together = self._together(row)
+        return lambda split, params, x, target: together(params)[method, tap]
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _together(self, row: int) -> Callable[[Any], Mapping[tuple[str, str], Explanation]]:
+        """All maps of a row by given parameters, once for the same arrays of them."""
+        scored, pairs = self.scored, self.scored.pairs(row)
+        about = next(each for rows in scored.shards.values() for each in rows if each["row"] == row)
+        calls, traced = [], []
+        for name, tap in pairs:
+            split, _, x, target = scored.explained(about, tap)  # All taps have the last two.
+            function, options = scored.method(about, name, tap)
+            static, inputs = divided({**function.keywords, **dict(options)})
+            calls.append((function.func, split, static))
+            traced.append(inputs)
+        known: dict[tuple[int, ...], tuple[Any, Mapping[tuple[str, str], Explanation]]] = {}
+
+        def explain(params: Any) -> Mapping[tuple[str, str], Explanation]:
+            leaves = jax.tree.leaves(params)
+            place = tuple(map(id, leaves))
+            if place not in known:
+                given = (scored.drawn(about, params), x, target, traced)
+                found = _all_maps(*given, calls=tuple(calls))
+                # Arrays that are kept have numbers of their own.
+                known[place] = leaves, dict(zip(pairs, found, strict=True))
+            return known[place][1]
+
+        return explain
+
     def _map(
         self,
         about: Mapping[str, Any],
@@ -274,6 +308,17 @@ class Scoring:
 @engine.compiled_function
 def _of_map(map: Any, *masks: Any, function: Callable, options: tuple) -> Any:
     return function(map, *masks, **dict(options))
+
+
+@engine.compiled_function
+def _all_maps(
+    params: Any, x: Any, target: Any, traced: Any, *, calls: tuple[tuple[Callable, Any, Any], ...]
+) -> list[Explanation]:
+    """The maps of all calls: a method, its split and those of its options that are no inputs."""
+    return [
+        method(split, params, x, target, **dict(static), **inputs)
+        for (method, split, static), inputs in zip(calls, traced, strict=True)
+    ]
 
 
 def _apart(key: jax.Array, word: str) -> jax.Array:

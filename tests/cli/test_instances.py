@@ -24,11 +24,13 @@ from scipy import ndimage
 
 import segcam_jax as segcam
 from segcam_jax import Execution, InputError, cli
+from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.cli.instances import groups_of
 from segcam_jax.cli.volumetric import Context, Instances, chosen
 from segcam_jax.data import nifti, scans
 from segcam_jax.data.instances import measured
 from segcam_jax.data.truths import TruthOptions
+from segcam_jax.engine import fitting
 from segcam_jax.methods import METHODS
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
@@ -37,8 +39,10 @@ from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.reports import instances as report
 from segcam_jax.reports.context import write_overlay
 from segcam_jax.runs import instance_studies, open_scans, scored_scans
+from segcam_jax.runs.measures import measures
 from segcam_jax.runs.scans import ScanRun
 from segcam_jax.runs.scored_scans import ScoredScans
+from segcam_jax.runs.scores import Scoring, _apart
 from segcam_jax.volumes import (
     SegmentOptions,
     crop_around,
@@ -51,6 +55,7 @@ from segcam_jax.volumes import (
     segmentation,
 )
 from segcam_jax.volumes.scan_inputs import VolumeCase
+from tests.support.stored_runs import programs_of_all_maps
 
 SHAPE = (16, 14, 12)
 AFFINE = np.array([[-1.0, 0, 0, 9], [0, 0, 2, -7], [0, 1.2, 0, 3], [0, 0, 0, 1]])
@@ -315,6 +320,24 @@ def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys, m
     )
     np.testing.assert_allclose(row["scores"], want.scores, rtol=1e-4, atol=1e-5)
     assert run("score", out, "--metric", "random_class", "--no-controls") == 0
+    kept = Recent(99)
+    monkeypatch.setattr(fitting, "_PROGRAMS", kept)
+    scoring = Scoring(stored, measures(("parameter_randomisation",)))
+    scoring.compute()
+    # All methods and layers in one, of each extent of a window and of a target.
+    pairs, about = stored.manifest.options["pairs"], scoring.scored.shards[0][0]
+    programs = programs_of_all_maps(kept)
+    assert len(programs) <= len(known)
+    assert {len(calls) for ((_, calls),) in programs} == {len(pairs)}
+    by_row = scoring.table().filter(polars.col("row") == about["row"])
+    key = jax.random.fold_in(jax.random.key(0), about["row"])
+    key = _apart(key, "parameter_randomisation")
+    for name, tap in pairs:
+        method, options = scoring.scored.method(about, name, tap)
+        given = scoring.scored.explained(about, tap)
+        want = segcam.metrics.parameter_randomisation(*given, method, key=key, options=options)
+        found = by_row.filter(polars.col("method") == name)["value"]
+        np.testing.assert_allclose(found, [want.last], rtol=1e-4)
     monkeypatch.setattr(stored, "map_of", lambda *_: np.zeros((3, 4, 5)))
     scored = ScoredScans(stored)
     with pytest.raises(InputError, match=r"grad_cam at bottleneck .* 3 x 4 x 5 voxels, and its"):
@@ -385,6 +408,14 @@ def test_the_stitched_field_explains_the_segmentation_itself(case, tmp_path, und
         path = out / "patient" / "instance-001" / f"gradient.{name}.nii.gz"
         found, real = nibabel.load(path).get_fdata(), np.asarray(gradient[..., index])
         np.testing.assert_allclose(found, real, atol=1e-5 * np.abs(real).max())
+    scoring = Scoring(open_scans(out), ())
+    ((about, *_),) = scoring.scored.shards.values()
+    # Only the network is drawn anew: the shares of its windows stay.
+    split, params, x, target = scoring.scored.explained(about, "input")
+    drawn = jax.tree.map(lambda leaf: -leaf, params)
+    found = scoring._together(about["row"])(drawn)["gradient", "input"].map
+    wanted = segcam.methods.gradient(split, (drawn[0], *params[1:]), x, target).map
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def content(out):

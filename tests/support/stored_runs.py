@@ -184,3 +184,9 @@ def contents(folder):
         for place, _, names in os.walk(folder)
         for name in names
     }
+
+
+def programs_of_all_maps(kept):
+    """The programs, of those that an engine keeps, that explain by several methods together."""
+    statics = [static[0] for _, static, *_ in kept._values if isinstance(static[0], tuple)]
+    return [options for options in statics if dict(options).keys() == {"calls"}]
