@@ -1,6 +1,7 @@
 """Which method is the most faithful, at which tap, by which metric, of networks that ship.
 
-python -m benchmarks.faithfulness [--only biased unbiased photographs lesions] [--work FOLDER]
+python -m benchmarks.faithfulness [--only biased unbiased photographs lesions] [--metrics NAME ...]
+                                  [--work FOLDER]
 
 Each study is a run as `segcam sweep` or `segcam instances` stores it, scored as `segcam score` does
 it, beside a random map and, of segmentations, a mask-shaped one. What was killed goes on.
@@ -11,7 +12,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ INPUT = {
 }
 CONTEXT = {"deletion of the context": _measure("deletion", where="outside", steps=_STEPS)}
 RANDOMISED = {"randomisation": _measure("parameter_randomisation")}
+EVERY = {**INPUT, **CONTEXT, **RANDOMISED}
 
 
 Draw = Callable[[Path, int], None]
@@ -97,8 +99,12 @@ def _of_lesions(work: Path, count: int) -> Run:
     given = ["instances", "--data", f"{work / 'scans'}", "--weights", "lesions", "--roi", "32"]
     given += ["--prefixes", "flair", "t1", "--truth-prefix", "truth", "--group", "TP"]
     given += ["--truth-labels", "instances", "--min-voxels", "3", "--option", "samples=5"]
-    given += ["--method", "instance_smooth_grad,grad_cam,hires_cam,layer_cam,eigen_cam"]
-    if code := cli.main([*given, "--out", f"{work / 'run'}"]):
+    given += ["--method", "instance_smooth_grad", "input_x_gradient", *_CAMS[:4]]
+    given += ["--tap", "bottleneck", "decoder2"]
+    # Figures of a finished run, which take minutes, need not be there.
+    known = (work / "run" / "run.zarr" / "manifest.json").is_file()
+    finished = known and open_scans(work / "run").manifest.finished
+    if not finished and (code := cli.main([*given, "--out", f"{work / 'run'}"])):
         raise SystemExit(code)
     return open_scans(work / "run")
 
@@ -193,14 +199,20 @@ STUDIES: dict[str, Faithfulness] = {
         4,
         INPUT,
     ),
-    "lesions": Faithfulness("lesion network", _of_lesions, 6, 1, {**INPUT, **CONTEXT}),
+    "lesions": Faithfulness("lesion network", _of_lesions, 5, 1, {**INPUT, **CONTEXT}),
 }
 
 
-def measured(study: Faithfulness, work: Path, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Cards of each metric; those that are known of the same code and options are kept."""
+def measured(
+    study: Faithfulness,
+    work: Path,
+    known: Mapping[str, Any],
+    names: Container[str] = frozenset(EVERY),
+) -> Iterator[dict[str, Any]]:
+    """Cards of each metric that is named; those known of the same code and options are kept."""
     found = dict(known)
-    for count, by in ((study.images, study.by), (study.randomised, RANDOMISED)):
+    for count, every in ((study.images, study.by), (study.randomised, RANDOMISED)):
+        by = {name: measure for name, measure in every.items() if name in names}
         made = {name: _made_from(measure, count) for name, measure in by.items()}
         missing = {name for name in by if not made[name].items() <= found.get(name, {}).items()}
         if not missing:
@@ -291,7 +303,7 @@ def draw(folder: Path) -> None:
 def _known(key: str) -> dict[str, Any]:
     """What was measured, but for metrics that have a value of less than half of the images."""
     found = (files.read_json(OUT) or {}).get(key, {}).get("metrics", {})
-    found = {name: found[name] for name in {**INPUT, **CONTEXT, **RANDOMISED} if name in found}
+    found = {name: found[name] for name in EVERY if name in found}
     return {
         name: each
         for name, each in found.items()
@@ -314,6 +326,7 @@ def main() -> None:
     """Computes, and writes the JSON after each metric."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(STUDIES), default=list(STUDIES))
+    parser.add_argument("--metrics", nargs="+", choices=list(EVERY), default=list(EVERY))
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
@@ -321,7 +334,7 @@ def main() -> None:
         study = STUDIES[key]
         everything = files.read_json(given.out) or {}
         known = everything.get(key, {}).get("metrics", {})
-        for found in measured(study, given.work / key, known):
+        for found in measured(study, given.work / key, known, given.metrics):
             everything[key] = {
                 "title": study.title,
                 "images": study.images,
