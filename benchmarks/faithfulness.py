@@ -174,7 +174,7 @@ def _digit_study(title: str, weights: str) -> Faithfulness:
         taps=("bottleneck", "decoder1"),
         methods=(*_CAMS, "input_x_gradient"),
         classes=("2",),
-        shard=50,
+        shard=10,
     )
     by = {**INPUT, **CONTEXT}
     run = _of_images(_biased_digits, options)
@@ -192,7 +192,7 @@ STUDIES: dict[str, Faithfulness] = {
                 weights="efficientnet-lite0-imagenet",
                 taps=("middle", "last"),
                 methods=("grad_cam", "hires_cam", "layer_cam", "eigen_cam", "input_x_gradient"),
-                shard=6,
+                shard=2,
             ),
         ),
         18,
