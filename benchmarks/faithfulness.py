@@ -199,7 +199,7 @@ STUDIES: dict[str, Faithfulness] = {
         4,
         INPUT,
     ),
-    "lesions": Faithfulness("lesion network", _of_lesions, 5, 1, {**INPUT, **CONTEXT}),
+    "lesions": Faithfulness("lesion network", _of_lesions, 6, 1, {**INPUT, **CONTEXT}),
 }
 
 

@@ -1,5 +1,6 @@
 """`segcam layers` and `segcam methods`."""
 
+import inspect
 import math
 import textwrap
 from collections.abc import Iterable
@@ -7,7 +8,9 @@ from collections.abc import Iterable
 from segcam_jax.cli import commands, console
 from segcam_jax.heatmap import PROFILES
 from segcam_jax.methods import METHODS
-from segcam_jax.metrics import METRICS
+from segcam_jax.methods.registry import about_option
+from segcam_jax.metrics import METRICS, Metric
+from segcam_jax.runs.measures import expected, options_of
 from segcam_jax.types import InputError
 
 _SIDE = 64
@@ -102,15 +105,31 @@ def methods(_: commands.Methods) -> None:
             for option in method.options.values()
         ]
         _entry(method.name, facts, options)
-    print("Metrics, by `segcam score RUN --metric NAME`\n")
+    print("Metrics, by `segcam score RUN --metric NAME`; their options by --option NAME=VALUE\n")
     way = {True: "higher is better", False: "lower is better", None: ""}
     for metric in METRICS.values():
         needs = f"needs {', '.join(metric.needs)}" if metric.needs else ""
         facts = [metric.title, way[metric.higher_is_better], needs, metric.cost, metric.paper]
-        _entry(metric.name, facts)
+        options = [
+            f"{_given(each)} ({expected(each.annotation)}){_about(metric, each.name)}"
+            for each in options_of(metric).values()
+        ]
+        _entry(metric.name, facts, options)
     print("Profiles of heatmaps, by --profile NAME\n")
     for profile in PROFILES.values():
         _entry(profile.name, [profile.about, "signed" if profile.signed else "not signed"])
+
+
+def _given(option: inspect.Parameter) -> str:
+    """An option with its default, as a command line is given it."""
+    value = option.default
+    said = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+    return f"{option.name}={said}" if said else option.name
+
+
+def _about(metric: Metric, option: str) -> str:
+    said = about_option(metric.function, option)
+    return f": {said}" if said else ""
 
 
 def _entry(name: str, facts: Iterable[str], options: Iterable[str] = ()) -> None:

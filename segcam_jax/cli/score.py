@@ -36,7 +36,10 @@ def score(command: commands.Score) -> int:
         asked = _asked(command, run.manifest.network, compared)
         return _score(command, run, asked, command.seed or 0)
     _check_images(command)
-    opened = sweep.opened_of(_study(command))
+    try:
+        opened = sweep.opened_of(_study(command))
+    except InputError as error:  # Of methods, whose option has another name here.
+        raise InputError(str(error).replace("--option ", "--method-option ")) from error
     asked = _asked(command, opened.network, opened.compares)
     check(asked, opened.network, compares=opened.compares)
     if command.dry_run:
@@ -127,6 +130,11 @@ def _score(
     pairs = [(a, b, f"{tau:.2f}") for a, b, tau in report.agreement(cards) if tau == tau]
     if pairs:
         console.table("Agreement of rankings", ("metric", "metric", "Kendall's tau"), pairs)
+    if max((card.compared for card in cards), default=0) == 1:
+        console.note(
+            "one image has no interval, and the order of methods in it says nothing of how metrics "
+            "agree; score more images"
+        )
     undefined = sum(card.undefined for card in cards if card.tap != CONTROL)
     if undefined:
         maps = counted(undefined, "score")
@@ -174,7 +182,7 @@ def _words(card: report.Card) -> tuple[str, ...]:
         card.method,
         card.tap,
         f"{card.mean:.4g}",
-        f"{card.low:.4g} to {card.high:.4g}",
+        "" if card.low is None else f"{card.low:.4g} to {card.high:.4g}",
         str(card.images),
         str(card.undefined),
         "" if card.wins is None else f"{100 * card.wins:.0f} %",

@@ -74,9 +74,10 @@ class Score(Study):
         metric: Metrics by name (`segcam methods` lists them). Default: deletion, insertion and
             road; for regions also dice_deletion, dice_insertion and off_target_drop, for
             classifiers also average_drop.
-        option: Options of metrics: steps=10, at=tap, where=outside, baseline=blur. Every metric
-            that has an option of this name gets it.
-        method_option: Options of methods, as `--option` of `segcam explain`.
+        option: Options of metrics, not of methods: steps=10 for all metrics that have it, or
+            deletion.steps=10 for one of them (`segcam methods` lists them).
+        method_option: Options of the methods that explain the images: what `--option` is in
+            `segcam explain`. A stored run has its maps already.
         seed: The seed of all random numbers. Default: 0, or that of --config.
         no_controls: Leave out the controls: the random map, and for regions the mask-shaped map.
         on_error: What to do if an image or a map fails: write a row with the reason, or stop.

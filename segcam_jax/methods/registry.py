@@ -144,7 +144,7 @@ class Method:
                 name,
                 parameter.default,
                 tuple(_kinds(parameter.annotation)),
-                _about(self.function, name),
+                about_option(self.function, name),
             )
             for name, parameter in self._keywords.items()
             if name not in _NOT_IN_WORDS
@@ -257,7 +257,7 @@ def _unknown(word: str, name: str, asked: Sequence[Method]) -> str:
     )
 
 
-def _about(function: Callable, option: str) -> str:
+def about_option(function: Callable, option: str) -> str:
     """The first sentence that the docstring of a function says of one of its arguments."""
     said = re.search(rf"^    {option}: (.*(?:\n        .*)*)", inspect.getdoc(function) or "", re.M)
     words = " ".join(said[1].split()) if said else ""

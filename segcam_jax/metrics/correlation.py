@@ -76,7 +76,7 @@ def sensitivity_n(
         key: of the subsets.
         sizes: n, each; none: 8 from 1 to 80 % of the positions, evenly spaced in their logarithm.
         samples: subsets of each size.
-        baseline: as in `Scene.empty`.
+        baseline: what removed values become, see `Scene.empty`.
         at: as in `deletion`.
         execution: how the engine runs it.
 
@@ -165,7 +165,7 @@ def faithfulness_estimate(
     Args:
         split, params, x, target, map: see `metrics.registry`.
         steps: groups; as many as positions for one by one.
-        baseline: as in `Scene.empty`.
+        baseline: what removed values become, see `Scene.empty`.
         at: as in `deletion`.
         execution: how the engine runs it.
 
@@ -266,7 +266,7 @@ def mu_fidelity(
         grid: cells along each axis, at most the positions.
         rate: probability that a cell goes.
         samples: subsets.
-        baseline: as in `Scene.empty`.
+        baseline: what removed values become, see `Scene.empty`.
         at: as in `deletion`.
         execution: how the engine runs it.
 

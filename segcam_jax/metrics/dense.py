@@ -185,6 +185,16 @@ class Sufficiency:
     dice: Float[Array, "t"]
     thresholds: Float[Array, "t"]
 
+    @property
+    def fractions(self) -> Float[Array, "t"]:
+        """`kept`: what a `Curve` is drawn over."""
+        return self.kept
+
+    @property
+    def scores(self) -> Float[Array, "t"]:
+        """`dice`: what a `Curve` shows."""
+        return self.dice
+
 
 @metric(
     "network",
@@ -218,7 +228,7 @@ def sufficiency(
     Args:
         split, params, x, target, map: see `metrics.registry`; the target has a region.
         thresholds: how many, evenly from 0 to below 1.
-        baseline: as in `Scene.empty`.
+        baseline: what removed values become, see `Scene.empty`.
         at: as in `deletion`.
         threshold: of probabilities, as in `dice_deletion`.
         execution: how the engine runs it.
@@ -322,7 +332,7 @@ def off_target_drop(
     Args:
         split, params, x, target, map: see `metrics.registry`; the target has a region.
         share: of the positions that go; the paper does not say its own.
-        baseline: as in `Scene.empty`.
+        baseline: what removed values become, see `Scene.empty`.
         at: as in `deletion`.
         by: likewise.
         threshold: of probabilities, as in `dice_deletion`.

@@ -67,7 +67,7 @@ def ablation_matrix(
         x: one example.
         target: says what the output means; its class and region do not matter.
         labels: predicted class of each position of the output.
-        baseline: as in `Scene.empty`.
+        baseline: what removed values become, see `Scene.empty`.
         at: remove from the input or from the activation at the tap.
         execution: how the engine runs it.
 

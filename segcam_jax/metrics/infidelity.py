@@ -120,7 +120,7 @@ def completeness(
 
     Args:
         split, params, x, target, map: see `metrics.registry`; the map at its own positions.
-        baseline: as in `Scene.empty`.
+        baseline: what removed values become, see `Scene.empty`.
         at: the input or the tap.
         execution: how the engine runs it.
 

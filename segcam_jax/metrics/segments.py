@@ -50,7 +50,7 @@ def region_perturbation(
         patch: side of a patch; those at the far borders are smaller.
         regions: L, or as many patches as there are.
         first: remove patches of the largest sum of the map first (MoRF), or of the smallest (LeRF).
-        baseline: as in `Scene.empty`.
+        baseline: what removed values become, see `Scene.empty`.
         at: as in `deletion`.
         execution: how the engine runs it.
 
@@ -148,7 +148,7 @@ def irof(
         split, params, x, target, map: see `metrics.registry`.
         segments: number of each position's superpixel, from 0, as `superpixels` makes them.
         count: how many numbers there may be, 0 to `count - 1`; some of them may be missing.
-        baseline: as in `Scene.empty`; the original's is the mean.
+        baseline: what removed values become, see `Scene.empty`; the original's is the mean.
         at: as in `deletion`.
         execution: how the engine runs it.
 

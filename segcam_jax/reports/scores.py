@@ -2,7 +2,8 @@
 
 RUN/scores/ranking.csv      a card for each metric, method and tap: mean, interval, wins, worst
 RUN/scores/agreement.csv    Kendall's tau of the rankings by each pair of metrics
-RUN/scores/ranking.png, curves.png
+RUN/scores/ranking.png, curves.png, agreement.png
+RUN/scores/cards.png        a row for each method at a tap: where it wins, where it fails
 """
 
 import dataclasses
@@ -18,9 +19,9 @@ from scipy import stats
 from segcam_jax import _files, viz
 from segcam_jax.metrics import METRICS
 from segcam_jax.runs import StoredRun, StoredScans
-from segcam_jax.runs.scores import CONTROL, FOLDER, MASK, RANDOM
-from segcam_jax.types import shortened
-from segcam_jax.viz.ranking import Interval, curves, ranking
+from segcam_jax.runs.scores import CONTROL, FOLDER
+from segcam_jax.types import counted, shortened
+from segcam_jax.viz import ranking as figures
 
 Run = StoredRun | StoredScans
 _RESAMPLES = 1000
@@ -37,7 +38,7 @@ class Card:
         tap: where.
         mean: over the images of which all methods have a value, those left out that have none at
             all; of deletion and insertion that of the normalised area. None if there is none.
-        low: 2.5th percentile of the mean over resampled images.
+        low: 2.5th percentile of the mean over resampled images; None of a single one.
         high: 97.5th.
         images: that have a value.
         undefined: maps that order nothing, or of which the metric has no value.
@@ -91,13 +92,15 @@ def cards(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
 def agreement(found: Sequence[Card]) -> list[tuple[str, str, float]]:
     """Kendall's tau of each pair of metrics over methods at taps, controls left out.
 
+    Of a single image an order says nothing, and metrics of which only one has values are left out.
     1 where both put all methods in one order, -1 where the orders are opposite; NaN for fewer than
     two methods, or none that differ.
     """
     directed = {name: m.higher_is_better for name, m in METRICS.items()}
     values: dict[str, dict[tuple[str, str], float]] = {}
     for card in found:
-        if card.tap != CONTROL and card.mean is not None and directed[card.metric] is not None:
+        known = card.mean is not None and card.compared > 1
+        if card.tap != CONTROL and known and directed[card.metric] is not None:
             sign = 1 if directed[card.metric] else -1
             values.setdefault(card.metric, {})[card.method, card.tap] = sign * card.mean
     names = list(values)
@@ -120,17 +123,36 @@ def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
     folder, found = run.path / FOLDER, cards(run, scores, seed=seed)
     _write_csv(folder / "ranking.csv", polars.DataFrame(list(map(dataclasses.asdict, found))))
     columns = {"metric": polars.String, "other": polars.String, "kendall": polars.Float64}
-    _write_csv(folder / "agreement.csv", polars.DataFrame(agreement(found), columns, orient="row"))
-    title = f"{shortened(run.path.name)}: {run.manifest.network.title}"
+    taus = agreement(found)
+    _write_csv(folder / "agreement.csv", polars.DataFrame(taus, columns, orient="row"))
+    images = counted(
+        scores["item"].n_unique(), "instance" if isinstance(run, StoredScans) else "image"
+    )
+    title = f"{shortened(run.path.name)}: {run.manifest.network.title}, {images}"
     by_title: dict[str, list[Card]] = {}
     for card in found:
         by_title.setdefault(METRICS[card.metric].title, []).append(card)
     better = {METRICS[c.metric].title: METRICS[c.metric].higher_is_better for c in found}
+    drawn: dict[str, Figure] = {}
     if any(card.mean is not None for card in found):
-        viz.save(ranked(by_title, better, title=title), folder / "ranking.png")
-    drawn = _curves(scores)
-    if drawn:
-        viz.save(curves(drawn, controls=(RANDOM, MASK), title=title), folder / "curves.png")
+        drawn["ranking"] = ranked(by_title, better, title=title)
+        drawn["cards"] = _cards(found, title)
+    if known := [pair for pair in taus if pair[2] == pair[2]]:
+        named = [(METRICS[a].title, METRICS[b].title, tau) for a, b, tau in known]
+        drawn["agreement"] = figures.agreement(named, title=title)
+    if lines := _curves(scores):
+        units = {
+            METRICS[c.metric].title: "Dice with the untouched prediction"
+            if "region" in METRICS[c.metric].needs
+            else "score of the target"
+            for c in found
+        }
+        drawn["curves"] = figures.curves(lines, better, units, images=images, title=title)
+    for name in ("ranking", "cards", "agreement", "curves"):
+        if name in drawn:
+            viz.save(drawn[name], folder / f"{name}.png")
+        else:  # Of fewer metrics, or images, an earlier one shows others.
+            (folder / f"{name}.png").unlink(missing_ok=True)
     return found
 
 
@@ -143,12 +165,45 @@ def ranked(
         InputError: if no card has a mean.
     """
     intervals = [
-        Interval(metric, c.method, "" if c.tap == CONTROL else c.tap, c.mean, c.low, c.high)
+        figures.Interval(metric, c.method, _tap(c.tap), c.mean, c.low, c.high, c.compared)
         for metric, cards in found.items()
         for c in cards
-        if c.mean is not None and c.low is not None and c.high is not None
+        if c.mean is not None
     ]
-    return ranking(intervals, better, title=title)
+    return figures.ranking(intervals, better, title=title)
+
+
+def _tap(tap: str) -> str:
+    """A tap as figures name it: a control has none."""
+    return "" if tap == CONTROL else tap
+
+
+def _cards(found: Sequence[Card], title: str) -> Figure:
+    """The figure of cards: a row for each method at a tap, a column for each metric."""
+    columns: dict[str, list[Card]] = {}
+    for card in found:
+        columns.setdefault(card.metric, []).append(card)
+    rows: dict[str, dict[str, figures.Cell]] = {}
+    for metric, of_metric in columns.items():
+        controls = {card.method: card.place for card in of_metric if card.tap == CONTROL}
+        for card in of_metric:
+            if card.tap != CONTROL:
+                cell = _cell(card, controls, len(of_metric))
+                rows.setdefault(f"{card.method},\n{card.tap}", {})[METRICS[metric].title] = cell
+    titles = [METRICS[metric].title for metric in columns]
+    return figures.cards(rows, titles, title=title)
+
+
+def _cell(card: Card, controls: Mapping[str, int | None], count: int) -> figures.Cell:
+    if card.mean is None:
+        return figures.Cell("no value", np.nan)
+    if card.place is None:
+        return figures.Cell(f"{card.mean:.3g}", np.nan)
+    ahead = [name for name, place in controls.items() if place is not None and place < card.place]
+    lines = [f"place {card.place} of {count}, wins {100 * (card.wins or 0):.0f} %"]
+    lines += [f"worst: {shortened(card.worst or '', 18)}"]
+    lines += [f"behind the {' and the '.join(ahead)}"] if ahead else []
+    return figures.Cell("\n".join(lines), (card.place - 1) / max(1, count - 1), bool(ahead))
 
 
 def _card(
@@ -169,7 +224,8 @@ def _card(
     about = (*about, there["item"].n_unique())
     if not len(values):
         return Card(metric, method, tap, None, None, None, *about, None, None, None)
-    low, high = interval(values, there["item"].to_numpy(), seed)
+    items = there["item"].to_numpy()
+    low, high = interval(values, items, seed) if len(set(items)) > 1 else (None, None)
     wins = won.get((method, tap))
     worst = int(np.argmin(values) if higher else np.argmax(values))
     name = run.names[there["item"][worst]] if higher is not None else None
@@ -219,12 +275,12 @@ def _rank_key(card: Card, higher: bool | None) -> tuple[bool, float]:
     return card.mean is None, -value if higher else value
 
 
-def _curves(scores: polars.DataFrame) -> dict[str, dict[str, Float[np.ndarray, "3 s"]]]:
-    """By metric and method: fractions, the mean score, and the standard error of it.
+def _curves(scores: polars.DataFrame) -> dict[str, list[figures.Curve]]:
+    """The curves of each metric: fractions, the mean score, and the standard error of it.
 
     Lines of other fractions are interpolated to those that all reach; the error of one is NaN.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
+    found: dict[str, list[figures.Curve]] = {}
     there = scores.filter(polars.col("scores").is_not_null())
     for (metric, method, tap), rows in there.group_by(
         "metric", "method", "tap", maintain_order=True
@@ -233,9 +289,8 @@ def _curves(scores: polars.DataFrame) -> dict[str, dict[str, Float[np.ndarray, "
         lines = [np.array(pair, float) for pair in pairs]
         lines = [line for line in lines if np.isfinite(line).all()]
         if lines:
-            title = METRICS[str(metric)].title
-            name = str(method) if tap == CONTROL else f"{method}, {tap}"
-            found.setdefault(title, {})[name] = _mean_line(lines)
+            curve = figures.Curve(str(method), _tap(str(tap)), _mean_line(lines))
+            found.setdefault(METRICS[str(metric)].title, []).append(curve)
     return found
 
 

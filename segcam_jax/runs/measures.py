@@ -4,10 +4,11 @@ import dataclasses
 import inspect
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from segcam_jax import metrics
+from segcam_jax.methods import METHODS
 from segcam_jax.metrics import Metric
 from segcam_jax.metrics.registry import check_option
 from segcam_jax.networks.network import Network
@@ -49,7 +50,7 @@ class Measure:
 
 
 def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, ...]:
-    """Metrics by name, with options `NAME=VALUE` for each that has one of the name.
+    """Metrics by name, with options: `NAME=VALUE` of all that have it, or `METRIC.NAME=VALUE`.
 
     Raises:
         InputError: if a metric is unknown, no metric has the option, or its value is of another
@@ -57,33 +58,55 @@ def measures(names: Sequence[str], words: Sequence[str] = ()) -> tuple[Measure, 
     """
     found = {each.name: each for each in map(metrics.find, names)}
     given: dict[str, dict[str, Any]] = {name: {} for name in found}
-    known = {
-        name: {
-            option: each.annotation
-            for option, each in inspect.signature(metric.function).parameters.items()
-            if each.kind is each.KEYWORD_ONLY and option not in _GIVEN
-        }
-        for name, metric in found.items()
-    }
     for word in words:
-        name, equals, value = word.partition("=")
+        left, equals, value = word.partition("=")
         if not equals:
-            raise InputError(f"--option was given {word!r}; give NAME=VALUE")
-        having = [metric for metric, options in known.items() if name in options]
+            raise InputError(f"--option was given {word!r}; give NAME=VALUE or METRIC.NAME=VALUE")
+        start, dot, name = left.rpartition(".")
+        if dot and start not in found:
+            choices = ", ".join(nearest_first(start, found))
+            raise InputError(f"--option {word!r}: {start!r} is not scored here, but {choices}")
+        kinds = {each: options_of(found[each]) for each in ([start] if dot else found)}
+        having = {
+            each: options[name].annotation for each, options in kinds.items() if name in options
+        }
         if not having:
-            every = {option for options in known.values() for option in options}
-            choices = ", ".join(nearest_first(name, every)) or "none"
-            raise InputError(f"--option {word!r}: no metric here has it; they have {choices}")
-        for metric in having:
+            raise InputError(f"--option {word!r}: {_unknown(name, kinds)}")
+        for metric, kind in having.items():
             try:
-                given[metric][name] = _read(value, known[metric][name])
+                given[metric][name] = _read(value, kind)
                 check_option(name, given[metric][name])
             except InputError as error:
                 raise InputError(f"--option {word!r}: {error}") from None
             except ValueError:
-                expected = _expected(known[metric][name])
-                raise InputError(f"--option {word!r}: {metric} takes {expected}") from None
+                raise InputError(f"--option {word!r}: {metric} takes {expected(kind)}") from None
     return tuple(Measure(found[n], tuple(sorted(options.items()))) for n, options in given.items())
+
+
+def options_of(metric: Metric) -> dict[str, inspect.Parameter]:
+    """The options of a metric that a command line can set, by name."""
+    known = inspect.signature(metric.function).parameters
+    return {
+        name: each
+        for name, each in known.items()
+        if each.kind is each.KEYWORD_ONLY and name not in _GIVEN
+    }
+
+
+def _unknown(name: str, kinds: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is wrong with an option that no metric has, and whose it is, if it is a method's."""
+    there = dict.fromkeys(option for options in kinds.values() for option in options)
+    choices = ", ".join(nearest_first(name, there)) or "none"
+    verb = "has" if len(kinds) == 1 else "have"
+    said = f"{', '.join(kinds)} {verb} no option {name!r}; there are {choices}"
+    of_methods = [each.name for each in METHODS.values() if name in each.options]
+    if of_methods:
+        more = " and others" if len(of_methods) > 1 else ""
+        said += (
+            f". {name!r} is an option of the method {of_methods[0]}{more}, which --method-option "
+            "sets where images are explained"
+        )
+    return said
 
 
 def check(asked: Sequence[Measure], network: Network | NetworkRecord, *, compares: bool) -> None:
@@ -135,11 +158,12 @@ def _read(words: str, kind: Any) -> Any:
     return number
 
 
-def _expected(kind: Any) -> str:
+def expected(kind: Any) -> str:
+    """What an option of a type is given, in words."""
     if get_origin(kind) is tuple:
         return "whole numbers, as 10,20,30"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     if get_origin(kind) in _UNIONS:
-        return _expected(get_args(kind)[0])
-    return _KINDS.get(kind, "a word or a number")
+        return expected(get_args(kind)[0])
+    return _KINDS.get(kind, "zeros, mean, blur, or a number")  # Baselines alone are of no type.

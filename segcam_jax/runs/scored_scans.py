@@ -16,7 +16,7 @@ from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
 from segcam_jax.runs.instance_studies import MapStudy
-from segcam_jax.runs.stored_scans import ScanOfRun, StoredScans, found_in
+from segcam_jax.runs.stored_scans import ScanOfRun, StoredScans, found_in, number_of
 from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError
 from segcam_jax.volumes import Crop, SaliencyOptions, SegmentOptions, scale_of
@@ -65,7 +65,8 @@ class ScoredScans:
             there = rows.filter(polars.col("score").is_not_null())
             if len(there):
                 first = rows.row(0, named=True)
-                about = {"row": first["row"], "item": first["row"], "path": first["scan"]}
+                number = number_of(first["item"], first["row"])
+                about = {"row": number, "item": number, "path": first["scan"]}
                 pairs = there.select("method", "tap").unique(maintain_order=True).rows()
                 instance = {"scan": item, "instance": first["instance"], "pairs": pairs}
                 found[int(item)].append(about | instance)  # pyright: ignore[reportArgumentType]

@@ -34,7 +34,7 @@ from segcam_jax.runs.pipeline import Progress
 from segcam_jax.runs.scored_images import ScoredImages
 from segcam_jax.runs.scored_scans import ScoredScans
 from segcam_jax.runs.stored_run import StoredRun
-from segcam_jax.runs.stored_scans import StoredScans
+from segcam_jax.runs.stored_scans import ROWS_OF_A_SCAN, StoredScans
 from segcam_jax.runs.table import FOLDER as PARTS, failure
 from segcam_jax.taps import INPUT
 from segcam_jax.types import Explanation, InputError, SegcamError
@@ -162,6 +162,8 @@ class Scoring:
         part = self.run.path / PARTS / f"{shard:05d}.parquet"
         made_of = [self.run.manifest.key, _files.sha256_of(part), self.seed, self.controls]
         made_of.append(list(SCHEMA))
+        if isinstance(self.run, StoredScans):  # Before 0.9, scans shared their numbers of rows.
+            made_of.append(ROWS_OF_A_SCAN)
         return _files.key_of([measure.metric.name, [list(o) for o in measure.options], *made_of])
 
     def _part(self, measure: Measure, shard: int) -> polars.DataFrame | None:
@@ -203,7 +205,7 @@ class Scoring:
         self, measure: Measure, about: Mapping[str, Any], method: str, tap: str
     ) -> dict[str, Any]:
         metric, options = measure.metric, dict(measure.options)
-        key = jax.random.fold_in(jax.random.key(self.seed), about["row"])
+        key = jax.random.fold_in(jax.random.key(self.seed), about["row"] % 2**32)
         if metric.needs_key:
             options["key"] = _apart(key, metric.name)
         known = inspect.signature(metric.function).parameters
@@ -233,13 +235,14 @@ class Scoring:
                 map = self._map(about, method, tap, key, region)
                 map = brought(map, given[0].activation.shape) if measure.at_input else map
                 found = metric.function(*given, map, **options)
+        curve = getattr(found, "curves", {}).get("dice", found)
         values = {name: float(each) for name, each in metric.values(found).items()}
         return {
             "metric": metric.name,
             "value": values[metric.name],
             "normalised": float(found.normalised) if isinstance(found, metrics.Curve) else None,
-            "fractions": _listed(getattr(found, "fractions", None)),
-            "scores": _listed(getattr(found, "scores", None)),
+            "fractions": _listed(getattr(curve, "fractions", None)),
+            "scores": _listed(getattr(curve, "scores", None)),
         }
 
     @functools.lru_cache(maxsize=1)  # noqa: B019

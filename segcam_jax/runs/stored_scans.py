@@ -25,6 +25,7 @@ from segcam_jax.volumes import ScanInput, ScanOptions, Segmented, read_input
 from segcam_jax.volumes.crops import Box
 
 T = TypeVar("T")
+ROWS_OF_A_SCAN = 10**6  # At most.
 PROBABILITY, PREDICTED, MISSED = "probability", "instances", "missed"
 
 
@@ -135,10 +136,13 @@ class StoredScans:
 
     @functools.cached_property
     def names(self) -> Mapping[int, str]:
-        """What each instance is called, by the number of its first row."""
+        """What each instance is called, by its number: `number_of` its first row."""
         there = self.table.filter(polars.col("instance").is_not_null(), polars.col("step") == 0)
-        rows = there.select("row", "scan", "instance").iter_rows()
-        return {row: f"{scan}: instance {number}" for row, scan, number in rows}
+        rows = there.select("item", "row", "scan", "instance").iter_rows()
+        return {
+            number_of(item, row): f"{scan}: instance {instance}"
+            for item, row, scan, instance in rows
+        }
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -209,6 +213,14 @@ def segmented_of(
 def map_name(instance: int, method: str, tap: str) -> str:
     """The name of an array of maps."""
     return f"map.{instance:03d}.{method}.{tap}"
+
+
+def number_of(item: int, row: int) -> int:
+    """A number for a row that no other row of the run has: rows are numbered in each scan.
+
+    It stays as it is while other scans are computed.
+    """
+    return item * ROWS_OF_A_SCAN + row
 
 
 def scan_rows(table: polars.DataFrame) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""How methods compare by metrics: means with their intervals, and curves."""
+"""How methods compare by metrics: means with intervals, curves, cards, and how metrics agree."""
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -16,12 +16,29 @@ _COLUMNS = 3
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _CONTROL = "#7a7a7a"
 _STYLES = ("-", "--", "-.")
+_DOTTED = (":", (0, (1, 3)))
 _ROW, _HEAD, _WIDTH = 0.22, 0.95, 3.6  # inches
 _PLAIN = {"parse_math": False}
 _RANKED = (
-    "A colour is a layer. Hollow and grey: controls, maps that no method made; "
+    "The best is on top. A colour is a layer. Hollow and grey: controls, maps that no method made; "
     "dotted: their values."
 )
+_DRAWN = (
+    "A colour is a method, a line style a layer; grey: controls, maps that no method made. "
+    "Lines are means over {images}, bands their standard errors."
+)
+_AGREED = (
+    "Kendall's tau of the orders of methods by two metrics: 1 if both order them alike, 0 if the "
+    "orders are\nunrelated, -1 if they are opposite. Controls do not count."
+)
+_CARDS = (
+    "Place among methods and controls (darker is better), the share of images where no other "
+    "method is better,\nthe image with the worst value, and the controls that are better than the "
+    "method: then the metric says nothing for it."
+)
+_BETTER = {True: "higher is better", False: "lower is better", None: ""}
+_CELL = (1.45, 0.62)  # inches
+_NAMES = 2.1  # inches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +50,33 @@ class Interval:
         method: likewise.
         tap: likewise; empty for a control, a map that no method made.
         mean: over images.
-        low: the lower end of its interval.
+        low: the lower end of its interval; None if there is none, as of a single image.
         high: the upper end.
+        images: how many.
     """
 
     metric: str
     method: str
     tap: str
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """The curve of a method at a tap by a metric.
+
+    Attributes:
+        method: what it is called.
+        tap: likewise; empty for a control.
+        line: fractions, the mean score at each, and the standard error, NaN where there is none.
+    """
+
+    method: str
+    tap: str
+    line: Float[np.ndarray, "3 s"]
 
 
 def ranking(
@@ -68,7 +102,6 @@ def ranking(
         by_metric.setdefault(each.metric, []).append(each)
     tallest = max(map(len, by_metric.values()))
     figure, panels = _panels(len(by_metric), _HEAD + _ROW * tallest, title, _RANKED)
-    words = {True: "higher is better", False: "lower is better", None: ""}
     taps = dict.fromkeys(each.tap for each in intervals if each.tap)
     colours = dict(zip(taps, itertools.cycle(_COLOURS[1:] + _COLOURS[:1])))
     for axes, (metric, rows) in zip(panels, by_metric.items(), strict=True):
@@ -79,8 +112,9 @@ def ranking(
         for label, row in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_color("black" if row.tap else _CONTROL)
         axes.set(ylim=(tallest - 0.5, -0.5))
-        axes.set_title(f"{metric}\n{words[better[metric]]}", fontsize=8.5, loc="left", **_PLAIN)
-        axes.set_xlabel("mean over images, 95 % interval", fontsize=7)
+        axes.set_title(f"{metric}\n{_BETTER[better[metric]]}", fontsize=8.5, loc="left", **_PLAIN)
+        over = f"mean over {rows[0].images} images, 95 % interval"
+        axes.set_xlabel(over if rows[0].images > 1 else "value of one image", fontsize=7)
         axes.grid(axis="x", color="#e4e4e4", linewidth=0.7)
         axes.tick_params(axis="x", labelsize=7)
         axes.set_axisbelow(True)
@@ -88,16 +122,22 @@ def ranking(
 
 
 def curves(
-    lines: Mapping[str, Mapping[str, Float[np.ndarray, "3 s"]]],
+    lines: Mapping[str, Sequence[Curve]],
+    better: Mapping[str, bool | None],
+    units: Mapping[str, str],
     *,
-    controls: Collection[str] = (),
+    images: str,
     title: str = "",
 ) -> Figure:
     """Draws a panel for each metric: the mean score of each method, with its standard error.
 
+    A colour is a method and a style of line a tap.
+
     Args:
-        lines: by metric and method: fractions, mean and standard error, NaN where there is none.
-        controls: methods that are none, drawn in grey.
+        lines: of each metric.
+        better: by metric, whether higher values are better: positions come; else they go.
+        units: by metric, what a curve shows.
+        images: how many there are, in words.
         title: a line above all.
 
     Raises:
@@ -105,48 +145,151 @@ def curves(
     """
     if not lines:
         raise InputError("no curve was given; there is nothing to draw")
-    figure, panels = _panels(len(lines), 2.8, title)
-    every = dict.fromkeys(method for each in lines.values() for method in each)
-    methods = [method for method in every if method not in controls]
-    looks: dict[str, tuple[str, str]] = dict.fromkeys(every, (_CONTROL, ":"))
-    for number, method in enumerate(methods):
-        style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
-        looks[method] = _COLOURS[number % len(_COLOURS)], style
-    for axes, (metric, by_method) in zip(panels, lines.items(), strict=True):
-        for method, (fractions, mean, error) in by_method.items():
-            colour, style = looks[method]
-            axes.plot(fractions, mean, style, color=colour, linewidth=1.2, label=method)
+    figure, panels = _panels(len(lines), 2.9, title, _DRAWN.format(images=images))
+    every = [each for of_metric in lines.values() for each in of_metric]
+    methods = dict.fromkeys(each.method for each in every if each.tap)
+    taps = dict.fromkeys(each.tap for each in every if each.tap)
+    controls = dict.fromkeys(each.method for each in every if not each.tap)
+    colours = dict(zip(methods, itertools.cycle(_COLOURS)))
+    styles = dict(zip(taps, itertools.cycle(_STYLES)))
+    dotted = dict(zip(controls, itertools.cycle(_DOTTED)))
+    handles = {}
+    for axes, (metric, of_metric) in zip(panels, lines.items(), strict=True):
+        for each in of_metric:
+            colour = colours[each.method] if each.tap else _CONTROL
+            style = styles[each.tap] if each.tap else dotted[each.method]
+            fractions, mean, error = each.line
+            (drawn,) = axes.plot(fractions, mean, linestyle=style, color=colour, linewidth=1.2)
+            handles[f"{each.method}, {each.tap}" if each.tap else each.method] = drawn
             if np.isfinite(error).all():
                 axes.fill_between(
-                    fractions, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0
+                    fractions, mean - error, mean + error, color=colour, alpha=0.12, linewidth=0
                 )
-        axes.set_title(metric, fontsize=8.5, loc="left", **_PLAIN)
-        axes.set_xlabel("share of positions", fontsize=7)
-        axes.set_ylabel("score", fontsize=7)
+        axes.set_title(f"{metric}\n{_BETTER[better[metric]]}", fontsize=8.5, loc="left", **_PLAIN)
+        shown = "shown" if better[metric] else "removed"
+        axes.set_xlabel(f"share of positions {shown}, those highest in the map first", fontsize=7)
+        axes.set_ylabel(units[metric], fontsize=7)
         axes.tick_params(labelsize=7)
         axes.grid(color="#e4e4e4", linewidth=0.7)
-    handles = {}
-    for axes in panels:
-        drawn = zip(*axes.get_legend_handles_labels(), strict=True)
-        handles |= {label: handle for handle, label in drawn}
     legend = figure.legend(
-        list(handles.values()), list(handles), loc="outside lower left", ncols=3, fontsize=7
+        list(handles.values()),
+        list(handles),
+        loc="outside right upper" if len(panels) < _COLUMNS else "outside lower left",
+        ncols=1 if len(panels) < _COLUMNS else 4,
+        fontsize=7,
+        frameon=False,
+        handlelength=3,
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
 
 
+def agreement(pairs: Sequence[tuple[str, str, float]], *, title: str = "") -> Figure:
+    """Draws whether metrics order methods alike: Kendall's tau of each pair, in a square.
+
+    Args:
+        pairs: two metrics, and the tau.
+        title: a line above all.
+
+    Raises:
+        InputError: if there are none.
+    """
+    if not pairs:
+        raise InputError("no pair of metrics was given; there is nothing to compare")
+    names = list(dict.fromkeys(name for first, second, _ in pairs for name in (first, second)))
+    values = np.eye(len(names))
+    for first, second, tau in pairs:
+        one, other = names.index(first), names.index(second)
+        values[one, other] = values[other, one] = tau
+    figure, axes = _table(len(names), len(names), (0.75, 0.42), title, _AGREED)
+    axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+    for (row, column), tau in np.ndenumerate(values):
+        colour = "white" if abs(tau) > 0.7 else "black"
+        words = "" if row == column else f"{tau:.2f}"
+        axes.text(column, row, words, ha="center", va="center", fontsize=8, color=colour)
+    _named(axes, names, names, rotation=35)
+    return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What a metric says of a method at a tap.
+
+    Attributes:
+        words: lines.
+        place: from 0, the best, to 1, the last; NaN if there is none.
+        fails: whether a control is better.
+    """
+
+    words: str
+    place: float
+    fails: bool = False
+
+
+def cards(
+    cells: Mapping[str, Mapping[str, Cell]], columns: Sequence[str], *, title: str = ""
+) -> Figure:
+    """Draws a row for each method, its card: what each metric says of it.
+
+    Args:
+        cells: by method and metric.
+        columns: the metrics.
+        title: a line above all.
+    """
+    figure, axes = _table(len(cells), len(columns), _CELL, title, _CARDS)
+    places = np.array([[row[name].place for name in columns] for row in cells.values()])
+    axes.imshow(1 - places, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
+    for number, row in enumerate(cells.values()):
+        for column, name in enumerate(columns):
+            colour = "#a02020" if row[name].fails else "black"
+            axes.text(
+                column,
+                number,
+                row[name].words,
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color=colour,
+                **_PLAIN,
+            )
+    _named(axes, list(cells), columns)
+    return figure
+
+
+def _table(rows: int, columns: int, cell: tuple[float, float], title: str, caption: str):
+    """A figure of cells, with room for names and a caption."""
+    size = (max(_NAMES + cell[0] * columns, 6.6), 1.5 + cell[1] * rows)
+    figure = Figure(size, layout="constrained")
+    figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", **_PLAIN)
+    figure.supxlabel(caption, fontsize=7.5, x=0.01, ha="left", color=_CONTROL, **_PLAIN)
+    return figure, figure.subplots()
+
+
+def _named(axes: Axes, rows: Sequence[str], columns: Sequence[str], rotation: int = 0) -> None:
+    axes.set_yticks(range(len(rows)), rows, fontsize=7.5, **_PLAIN)
+    ends = {"rotation": rotation, "ha": "left" if rotation else "center"}
+    axes.set_xticks(range(len(columns)), columns, fontsize=7.5, **ends, **_PLAIN)
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    axes.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+
+
 def _point(axes: Axes, place: int, row: Interval, colour: str) -> None:
     """A mean with its interval, and of a control a line through the panel."""
-    ends = [[max(0.0, row.mean - row.low)], [max(0.0, row.high - row.mean)]]
+    ends = None
+    if row.low is not None and row.high is not None:
+        ends = [[max(0.0, row.mean - row.low)], [max(0.0, row.high - row.mean)]]
     inside = colour if row.tap else "white"
     axes.errorbar([row.mean], [place], xerr=ends, fmt="o", color=colour, mfc=inside, ms=4)
     if not row.tap:
         axes.axvline(row.mean, color=colour, linewidth=0.8, linestyle=":", zorder=0)
 
 
-def _panels(count: int, height: float, title: str, caption: str = ""):
+def _panels(count: int, height: float, title: str, caption: str):
     columns = min(_COLUMNS, count)
     rows = -(-count // columns)
     figure = Figure((_WIDTH * columns, height * rows + 0.4), layout="constrained")

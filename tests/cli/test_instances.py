@@ -338,6 +338,15 @@ def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys, m
         want = segcam.metrics.parameter_randomisation(*given, method, key=key, options=options)
         found = by_row.filter(polars.col("method") == name)["value"]
         np.testing.assert_allclose(found, [want.last], rtol=1e-4)
+    # Scans number their rows each by itself: no two instances of a run are one image.
+    other = stored.table.with_columns(polars.col("item") + 1, scan=polars.lit("other"))
+    two = open_scans(out)
+    two.__dict__["table"] = polars.concat([stored.table, other])
+    numbers = [about["row"] for rows in ScoredScans(two).shards.values() for about in rows]
+    assert len(set(numbers)) == len(numbers) == 2 * len(known)
+    named = [two.names[number] for number in numbers]
+    assert len(set(named)) == len(named)
+    assert sum(name.startswith("other: instance") for name in named) == len(known)
     monkeypatch.setattr(stored, "map_of", lambda *_: np.zeros((3, 4, 5)))
     scored = ScoredScans(stored)
     with pytest.raises(InputError, match=r"grad_cam at bottleneck .* 3 x 4 x 5 voxels, and its"):

@@ -200,7 +200,7 @@ def test_randomisation_takes_one_program_for_all_methods_and_layers(run, monkeyp
 def test_faults_are_one_line(place, run, tmp_path, capsys):
     for words, said in (
         (("--metric", "deletions"), "unknown metric 'deletions'; choose from deletion"),
-        (("--option", "size=2"), "no metric here has it; they have"),
+        (("--option", "size=2"), "off_target_drop have no option 'size'; there are"),
         (("--option", "steps"), "give NAME=VALUE"),
     ):
         score(run, *words, code=2)
@@ -335,6 +335,8 @@ def test_completeness_has_no_controls_and_infidelity_says_what_it_takes(run, cap
         ("pointing_game", "ties=perhaps", "takes true or false"),
         ("pointing_game", "tolerance=-1", "'tolerance=-1': tolerance=-1; give at least 0$"),
         ("mu_fidelity", "baseline=none", "'none'; choose zeros, mean, blur, or give a number$"),
+        ("road", "deletion.steps=2", "'deletion' is not scored here, but road$"),
+        ("road", "road.steps=2", "road has no option 'steps'; there are .* integrated_gradients"),
     ],
 )
 def test_options_are_of_their_type(metric, word, said):
@@ -351,6 +353,8 @@ def test_options_as_they_are_read():
         "deletion": {"channel": None, "baseline": "blur", "steps": 4, "at": "tap"},
         "mu_fidelity": {"rate": 1.0, "baseline": "blur", "at": "tap"},
     }
+    of_one = measures(("deletion", "insertion"), ("steps=4", "insertion.steps=8"))
+    assert [each.options for each in of_one] == [(("steps", 4),), (("steps", 8),)]
     for name, options in (
         ("infidelity", {"samples": 0}),
         ("pointing_game", {"tolerance": -1}),
@@ -387,7 +391,9 @@ def test_images_are_explained_and_scored_in_one_command(place, run, tmp_path, mo
     assert METRICS["pointing_game"].cost in said
     for wrong, said in (
         (["--metric", "deletions"], "unknown metric 'deletions'"),
-        (["--option", "size=2"], "no metric here has it"),
+        (["--option", "size=2"], "pointing_game has no option 'size'; there are ties, tolerance"),
+        (["--option", "samples=2"], "of the method smooth_grad and others, which --method-option"),
+        (["--method-option", "tolerance=2"], "--method-option 'tolerance=2': input_x_gradient, g"),
         (["--ray", "auto"], "explain by `segcam sweep --ray`"),
     ):
         assert main([*given, *wrong]) == 2
