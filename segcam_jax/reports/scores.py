@@ -99,8 +99,8 @@ def agreement(found: Sequence[Card]) -> list[tuple[str, str, float]]:
     directed = {name: m.higher_is_better for name, m in METRICS.items()}
     values: dict[str, dict[tuple[str, str], float]] = {}
     for card in found:
-        known = card.mean is not None and card.compared > 1
-        if card.tap != CONTROL and known and directed[card.metric] is not None:
+        orders = card.tap != CONTROL and directed[card.metric] is not None
+        if orders and card.mean is not None and card.compared > 1:
             sign = 1 if directed[card.metric] else -1
             values.setdefault(card.metric, {})[card.method, card.tap] = sign * card.mean
     names = list(values)
@@ -202,7 +202,7 @@ def _cell(card: Card, controls: Mapping[str, int | None], count: int) -> figures
     ahead = [name for name, place in controls.items() if place is not None and place < card.place]
     lines = [f"place {card.place} of {count}, wins {100 * (card.wins or 0):.0f} %"]
     lines += [f"worst: {shortened(card.worst or '', 18)}"]
-    lines += [f"behind the {' and the '.join(ahead)}"] if ahead else []
+    lines += [f"behind {'both controls' if len(ahead) > 1 else f'the {ahead[0]}'}"] if ahead else []
     return figures.Cell("\n".join(lines), (card.place - 1) / max(1, count - 1), bool(ahead))
 
 

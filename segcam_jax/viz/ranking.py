@@ -24,8 +24,9 @@ _RANKED = (
     "dotted: their values."
 )
 _DRAWN = (
-    "A colour is a method, a line style a layer; grey: controls, maps that no method made. "
-    "Lines are means over {images}, bands their standard errors."
+    "Positions with the highest values of a map are the first. A colour is a method, a style of "
+    "line a layer;\ngrey: controls, maps that no method made. Lines are means over {images}, bands "
+    "their standard errors."
 )
 _AGREED = (
     "Kendall's tau of the orders of methods by two metrics: 1 if both order them alike, 0 if the "
@@ -33,12 +34,12 @@ _AGREED = (
 )
 _CARDS = (
     "Place among methods and controls (darker is better), the share of images where no other "
-    "method is better,\nthe image with the worst value, and the controls that are better than the "
-    "method: then the metric says nothing for it."
+    "method is better,\nand the image with the worst value. Red: a control is better than the "
+    "method, so the metric says nothing for it."
 )
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
-_CELL = (1.45, 0.62)  # inches
-_NAMES = 2.1  # inches
+_CELL = (1.5, 0.5)  # inches
+_NAMES, _LEGEND = 2.1, 1.8  # inches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +147,9 @@ def curves(
     if not lines:
         raise InputError("no curve was given; there is nothing to draw")
     figure, panels = _panels(len(lines), 2.9, title, _DRAWN.format(images=images))
+    beside = len(panels) < _COLUMNS
+    if beside:
+        figure.set_figwidth(figure.get_figwidth() + _LEGEND)
     every = [each for of_metric in lines.values() for each in of_metric]
     methods = dict.fromkeys(each.method for each in every if each.tap)
     taps = dict.fromkeys(each.tap for each in every if each.tap)
@@ -167,15 +171,15 @@ def curves(
                 )
         axes.set_title(f"{metric}\n{_BETTER[better[metric]]}", fontsize=8.5, loc="left", **_PLAIN)
         shown = "shown" if better[metric] else "removed"
-        axes.set_xlabel(f"share of positions {shown}, those highest in the map first", fontsize=7)
+        axes.set_xlabel(f"share of positions {shown}", fontsize=7)
         axes.set_ylabel(units[metric], fontsize=7)
         axes.tick_params(labelsize=7)
         axes.grid(color="#e4e4e4", linewidth=0.7)
     legend = figure.legend(
         list(handles.values()),
         list(handles),
-        loc="outside right upper" if len(panels) < _COLUMNS else "outside lower left",
-        ncols=1 if len(panels) < _COLUMNS else 4,
+        loc="outside right upper" if beside else "outside lower left",
+        ncols=1 if beside else 4,
         fontsize=7,
         frameon=False,
         handlelength=3,
@@ -198,7 +202,7 @@ def agreement(pairs: Sequence[tuple[str, str, float]], *, title: str = "") -> Fi
     if not pairs:
         raise InputError("no pair of metrics was given; there is nothing to compare")
     names = list(dict.fromkeys(name for first, second, _ in pairs for name in (first, second)))
-    values = np.eye(len(names))
+    values = np.full((len(names), len(names)), np.nan)
     for first, second, tau in pairs:
         one, other = names.index(first), names.index(second)
         values[one, other] = values[other, one] = tau
@@ -206,7 +210,7 @@ def agreement(pairs: Sequence[tuple[str, str, float]], *, title: str = "") -> Fi
     axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
     for (row, column), tau in np.ndenumerate(values):
         colour = "white" if abs(tau) > 0.7 else "black"
-        words = "" if row == column else f"{tau:.2f}"
+        words = f"{tau:.2f}" if np.isfinite(tau) else "-"
         axes.text(column, row, words, ha="center", va="center", fontsize=8, color=colour)
     _named(axes, names, names, rotation=35)
     return figure
@@ -239,20 +243,12 @@ def cards(
     """
     figure, axes = _table(len(cells), len(columns), _CELL, title, _CARDS)
     places = np.array([[row[name].place for name in columns] for row in cells.values()])
-    axes.imshow(1 - places, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")
+    axes.imshow(1 - places, cmap="Blues", vmin=0, vmax=2.2, aspect="auto")
     for number, row in enumerate(cells.values()):
         for column, name in enumerate(columns):
-            colour = "#a02020" if row[name].fails else "black"
-            axes.text(
-                column,
-                number,
-                row[name].words,
-                ha="center",
-                va="center",
-                fontsize=6.5,
-                color=colour,
-                **_PLAIN,
-            )
+            colour = "#b00000" if row[name].fails else "black"
+            words = axes.text(column, number, row[name].words, fontsize=6.5, color=colour)
+            words.set(ha="center", va="center", **_PLAIN)
     _named(axes, list(cells), columns)
     return figure
 

@@ -21,7 +21,7 @@ from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store
 from segcam_jax.runs.measures import Measure, measures
-from segcam_jax.runs.scores import CONTROL, RANDOM, SCHEMA, Scoring, _apart
+from segcam_jax.runs.scores import CONTROL, MASK, RANDOM, SCHEMA, Scoring, _apart
 from segcam_jax.types import InputError
 from tests.support.stored_runs import programs_of_all_maps
 
@@ -112,7 +112,7 @@ def test_scores_are_those_of_the_library_and_the_truth_wins(place, run, capsys):
     row = part.filter((polars.col("row") == 1) & (polars.col("method") == "input_x_gradient"))
     np.testing.assert_allclose(row["value"][0], want.area, rtol=1e-6)
     np.testing.assert_allclose(row["scores"][0].to_list(), want.scores, rtol=1e-6)
-    for name in ("ranking.png", "curves.png"):
+    for name in ("ranking.png", "cards.png", "agreement.png", "curves.png"):
         assert (run / "scores" / name).stat().st_size > 1000
     pairs = polars.read_csv(run / "scores" / "agreement.csv")
     assert len(pairs) == 3
@@ -240,7 +240,7 @@ def test_cards_by_hand(run):
     # Over the first image alone: of the second b has no value.
     assert (first.method, first.mean, first.images, first.undefined) == ("b", 2.0, 1, 1)
     assert (first.wins, first.worst, first.place, first.compared) == (1, "0", 1, 1)
-    assert (first.low, first.high) == (2.0, 2.0)
+    assert (first.low, first.high) == (None, None)  # One image has no interval.
     assert (second.method, second.mean, second.images, second.undefined) == ("a", 1.0, 2, 0)
     assert (second.wins, second.compared) == (0, 1)
     assert [card.wins for card in made[2:]] == [1, 1]  # A tie is won by both.
@@ -273,10 +273,11 @@ def test_curves_of_other_fractions_by_hand():
     about = {"metric": "deletion", "method": "a", "tap": "t"}
     rows = [{**about, "fractions": places, "scores": scores} for places, scores in lines]
     table = polars.DataFrame(rows, schema=dict(SCHEMA))
-    (found,) = report._curves(table)["Deletion"].values()
-    np.testing.assert_allclose(found, [[0, 0.5, 1], [1, 0.25, 0], [0, 0.25, 0]])
-    (alone,) = report._curves(table[:2])["Deletion"].values()
-    np.testing.assert_allclose(alone, [[0, 0.5, 1], [1, 0.5, 0], [nan] * 3])
+    (found,) = report._curves(table)["Deletion"]
+    assert (found.method, found.tap) == ("a", "t")
+    np.testing.assert_allclose(found.line, [[0, 0.5, 1], [1, 0.25, 0], [0, 0.25, 0]])
+    (alone,) = report._curves(table[:2])["Deletion"]
+    np.testing.assert_allclose(alone.line, [[0, 0.5, 1], [1, 0.5, 0], [nan] * 3])
 
 
 def test_the_random_map_is_no_sample_and_thresholds_reach_metrics(run):
@@ -368,15 +369,39 @@ def test_options_as_they_are_read():
 def test_kendalls_tau_of_rankings_by_hand(run):
     means = {"insertion": [3, 2, 1], "deletion": [1, 2, 3], "road": [3, 1, 2]}
     rows = [
-        (0, 0, method, "t", metric, float(value))
+        (image, image, method, "t", metric, float(value))
         for metric, values in means.items()
         for method, value in zip("abc", values, strict=True)
+        for image in (0, 1)
     ]
     made = report.cards(open_store(run), _scores(rows))
     found = {(a, b): tau for a, b, tau in report.agreement(made)}
     # Deletion is better where it is lower: it agrees with insertion.
     assert found["insertion", "deletion"] == pytest.approx(1)
     assert found["insertion", "road"] == pytest.approx(1 / 3)
+    alone = report.cards(open_store(run), _scores([row for row in rows if row[0] == 0]))
+    assert report.agreement(alone) == []
+
+
+def test_cards_say_place_wins_worst_and_which_controls_are_ahead(run):
+    means = {"a": (0.2, 0.4), "b": (0.5, 0.1), RANDOM: (0.25, 0.3), MASK: (0.1, 0.1)}
+    rows = [
+        (image, image, method, CONTROL if method in (RANDOM, MASK) else "t", "deletion", value)
+        for method, values in means.items()
+        for image, value in enumerate(values)
+    ]
+    made = {each.method: each for each in report.cards(open_store(run), _scores(rows))}
+    assert [name for name, _ in sorted(made.items(), key=lambda card: card[1].place)] == [
+        MASK,
+        RANDOM,
+        *"ab",
+    ]
+    controls = {RANDOM: made[RANDOM].place, MASK: made[MASK].place}
+    cell = report._cell(made["a"], controls, 4)
+    assert cell.words == "place 3 of 4, wins 50 %\nworst: 1\nbehind both controls"
+    assert (cell.place, cell.fails) == (2 / 3, True)
+    assert report._cell(made["a"], {RANDOM: 4, MASK: 1}, 4).words.endswith(f"behind the {MASK}")
+    assert not report._cell(made["a"], {RANDOM: 4}, 4).fails
 
 
 def test_images_are_explained_and_scored_in_one_command(place, run, tmp_path, monkeypatch, capsys):
