@@ -51,6 +51,16 @@ class Randomisation:
     layers: tuple[str, ...]
     maps: Float[Array, "s *space"]
 
+    @property
+    def fractions(self) -> Float[np.ndarray, "s"]:
+        """Share of the layers that are done at each step: what a curve is drawn over."""
+        return np.arange(1, len(self.layers) + 1) / len(self.layers)
+
+    @property
+    def scores(self) -> Float[Array, "s"]:
+        """`spearman`: what a curve shows."""
+        return self.spearman
+
 
 @metric(
     "method",

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from segcam_jax import _files, viz
-from segcam_jax.metrics import METRICS
+from segcam_jax.metrics import METRICS, Metric
 from segcam_jax.runs import StoredRun, StoredScans
 from segcam_jax.runs.scores import CONTROL, FOLDER
 from segcam_jax.types import counted, shortened
@@ -125,10 +125,9 @@ def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
     columns = {"metric": polars.String, "other": polars.String, "kendall": polars.Float64}
     taus = agreement(found)
     _write_csv(folder / "agreement.csv", polars.DataFrame(taus, columns, orient="row"))
-    images = counted(
-        scores["item"].n_unique(), "instance" if isinstance(run, StoredScans) else "image"
-    )
-    title = f"{shortened(run.path.name)}: {run.manifest.network.title}, {images}"
+    images = scores["item"].n_unique()
+    of = counted(images, "instance" if isinstance(run, StoredScans) else "image")
+    title = f"{shortened(run.path.name)}: {run.manifest.network.title}, {of}"
     by_title: dict[str, list[Card]] = {}
     for card in found:
         by_title.setdefault(METRICS[card.metric].title, []).append(card)
@@ -141,13 +140,8 @@ def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
         named = [(METRICS[a].title, METRICS[b].title, tau) for a, b, tau in known]
         drawn["agreement"] = figures.agreement(named, title=title)
     if lines := _curves(scores):
-        units = {
-            METRICS[c.metric].title: "Dice with the untouched prediction"
-            if "region" in METRICS[c.metric].needs
-            else "score of the target"
-            for c in found
-        }
-        drawn["curves"] = figures.curves(lines, better, units, images=images, title=title)
+        ends = {METRICS[c.metric].title: _ends(METRICS[c.metric]) for c in found}
+        drawn["curves"] = figures.curves(lines, better, ends, images=images, title=title)
     for name in ("ranking", "cards", "agreement", "curves"):
         if name in drawn:
             viz.save(drawn[name], folder / f"{name}.png")
@@ -171,6 +165,16 @@ def ranked(
         if c.mean is not None
     ]
     return figures.ranking(intervals, better, title=title)
+
+
+def _ends(metric: Metric) -> tuple[str, str]:
+    """What the axes of a metric's curves show."""
+    if "method" in metric.needs:
+        return "share of layers at random, from the output on", "Spearman's correlation of maps"
+    done = "shown" if metric.higher_is_better else "removed"
+    of_region = "region" in metric.needs
+    shown = "Dice with the untouched prediction" if of_region else "score of the target"
+    return f"share of positions {done}", shown
 
 
 def _tap(tap: str) -> str:

@@ -24,10 +24,10 @@ _RANKED = (
     "dotted: their values."
 )
 _DRAWN = (
-    "Positions with the highest values of a map are the first. A colour is a method, a style of "
-    "line a layer;\ngrey: controls, maps that no method made. Lines are means over {images}, bands "
-    "their standard errors."
+    "The highest values of a map come first. A colour is a method, a style of line a layer;\n"
+    "grey: controls, maps that no method made. "
 )
+_SPREAD = "Lines are means over {} images, bands their standard errors."
 _AGREED = (
     "Kendall's tau of the orders of methods by two metrics: 1 if both order them alike, 0 if the "
     "orders are\nunrelated, -1 if they are opposite. Controls do not count."
@@ -125,9 +125,9 @@ def ranking(
 def curves(
     lines: Mapping[str, Sequence[Curve]],
     better: Mapping[str, bool | None],
-    units: Mapping[str, str],
+    ends: Mapping[str, tuple[str, str]],
     *,
-    images: str,
+    images: int,
     title: str = "",
 ) -> Figure:
     """Draws a panel for each metric: the mean score of each method, with its standard error.
@@ -136,9 +136,9 @@ def curves(
 
     Args:
         lines: of each metric.
-        better: by metric, whether higher values are better: positions come; else they go.
-        units: by metric, what a curve shows.
-        images: how many there are, in words.
+        better: by metric, whether higher values are better.
+        ends: by metric, what its axes show: across, and upwards.
+        images: how many there are.
         title: a line above all.
 
     Raises:
@@ -146,7 +146,8 @@ def curves(
     """
     if not lines:
         raise InputError("no curve was given; there is nothing to draw")
-    figure, panels = _panels(len(lines), 2.9, title, _DRAWN.format(images=images))
+    caption = _DRAWN + (_SPREAD.format(images) if images > 1 else "Lines are of one image.")
+    figure, panels = _panels(len(lines), 2.9, title, caption)
     beside = len(panels) < _COLUMNS
     if beside:
         figure.set_figwidth(figure.get_figwidth() + _LEGEND)
@@ -170,9 +171,8 @@ def curves(
                     fractions, mean - error, mean + error, color=colour, alpha=0.12, linewidth=0
                 )
         axes.set_title(f"{metric}\n{_BETTER[better[metric]]}", fontsize=8.5, loc="left", **_PLAIN)
-        shown = "shown" if better[metric] else "removed"
-        axes.set_xlabel(f"share of positions {shown}", fontsize=7)
-        axes.set_ylabel(units[metric], fontsize=7)
+        axes.set_xlabel(ends[metric][0], fontsize=7)
+        axes.set_ylabel(ends[metric][1], fontsize=7)
         axes.tick_params(labelsize=7)
         axes.grid(color="#e4e4e4", linewidth=0.7)
     legend = figure.legend(

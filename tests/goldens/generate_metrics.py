@@ -17,6 +17,7 @@ The tests read the `.npz` only. To write it again, in an environment of its own 
     pgc/drop                            of logits, not divided
     captum/perturbations                I, of `infidelity` and `infidelity_normalised`
     captum/gradient                     the map that those are of
+    captum/sensitivity                  of input x gradient, over the same perturbations
 """
 
 import contextlib
@@ -37,7 +38,7 @@ sys.modules.update(
 )
 
 import torch  # noqa: E402
-from captum.metrics import infidelity  # noqa: E402
+from captum.metrics import infidelity, sensitivity_max  # noqa: E402
 from pytorch_grad_cam.metrics import cam_mult_image, road  # noqa: E402
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: E402
 from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric  # noqa: E402
@@ -128,6 +129,16 @@ def main():
             max_examples_per_batch=8,
             normalize=normalise,
         ).numpy()
+
+    def products(inputs, **_):
+        (inputs,) = inputs if isinstance(inputs, tuple) else (inputs,)
+        inputs = inputs.detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(model(inputs)[:, CLASS].sum(), inputs)
+        return (slopes * inputs).sum(1, keepdim=True).detach()
+
+    found["captum/sensitivity"] = sensitivity_max(
+        products, x, lambda inputs: perturbed(inputs)[1], n_perturb_samples=8
+    ).numpy()
     found["captum/perturbations"] = noise.transpose(0, 2, 3, 1)
     found["captum/gradient"] = 1.1 * gradient[0].numpy().transpose(1, 2, 0)
     np.savez_compressed(Path(__file__).with_name("metrics.npz"), **found)

@@ -9,12 +9,13 @@ from scipy.sparse import lil_matrix
 from scipy.sparse.linalg import spsolve
 
 import segcam_jax as segcam
-from segcam_jax import metrics
+from segcam_jax import Execution, metrics
 from segcam_jax.masks import ablate
 from segcam_jax.metrics.infidelity import squared_error
 from segcam_jax.metrics.rank import rank_correlation
 from segcam_jax.metrics.registry import is_defined
 from segcam_jax.metrics.removal import RandomMasks, RankMasks, brought, ranks, touched
+from segcam_jax.metrics.robustness import Neighbours
 from segcam_jax.metrics.segments import patches
 from segcam_jax.types import InputError, TargetError
 from tests import goldens
@@ -386,6 +387,31 @@ def test_masking_by_the_map():
     np.testing.assert_allclose(share.drop, 0.75)
 
 
+def test_the_values_of_torch_cams_own_tests():
+    """Sums of pixels, each of which is its own map: torch-cam f44afef, tests/test_metrics.py."""
+
+    def given(x):
+        def fn(params, x):
+            return params * x.sum()[None]
+
+        split = segcam.split(fn, "input", jnp.ones(()), x[..., None], outputs="logits")
+        return split, jnp.ones(()), x[..., None], segcam.targets.whole_image(0)
+
+    four, five = jnp.array([[0.4, 0.3], [0.2, 0.1]]), jnp.array([[0.3, 0.25, 0.2, 0.15, 0.1]])
+    for x, steps, fractions, left, area in (
+        (four, 2, [0, 0.5, 1], [1, 0.3, 0], 0.4),
+        (five, 3, [0, 0.4, 0.8, 1], [1, 0.45, 0.1, 0], 0.41),
+    ):
+        deleted = metrics.deletion(*given(x), x, steps=steps)
+        inserted = metrics.insertion(*given(x), x, steps=steps)
+        np.testing.assert_allclose(deleted.fractions, fractions, rtol=1e-6)
+        np.testing.assert_allclose(deleted.scores, left, atol=1e-6)
+        np.testing.assert_allclose(inserted.scores, 1 - np.array(left), atol=1e-6)
+        np.testing.assert_allclose([deleted.area, inserted.area], [area, 1 - area], rtol=1e-6)
+    drop = metrics.average_drop(*given(four), jnp.array([[1.0, 0.0], [0.0, 0.0]]))
+    np.testing.assert_allclose([drop.drop, drop.increase], [0.6, 0], atol=1e-6)
+
+
 def test_other_libraries_agree():
     """torch-cam, pytorch-grad-cam and captum on given maps; see goldens/generate_metrics.py."""
     golden = dict(np.load(goldens.FOLDER / "metrics.npz"))
@@ -423,6 +449,13 @@ def test_other_libraries_agree():
     falls = whole - jax.vmap(lambda change: fn(params, x - change)[2])(noise)
     close(squared_error(sums, falls, normalise=False), "captum/infidelity")
     close(squared_error(sums, falls, normalise=True), "captum/infidelity_normalised")
+
+    def product(x):
+        return segcam.methods.input_x_gradient(split, params, x, logit).map
+
+    moved = jnp.stack([product(x - change) for change in noise])
+    near = Neighbours(split, params, x, -noise, product(x), moved, Execution())
+    close(near.sensitivities.max(), "captum/sensitivity")
 
 
 def test_quantus_agrees():
