@@ -71,8 +71,18 @@ def html_table(rows: Sequence[Sequence[str]]) -> str:
 
 def fields(title: str, found: Mapping[str, Any]) -> str:
     """A title, and below it one line for each field that is not None."""
-    rows = [(f"  {name}", described(value)) for name, value in found.items() if value is not None]
+    rows = [(f"  {name}", words) for name, words in _described(found)]
     return "\n".join([title, table(rows)]) if rows else title
+
+
+def html_fields(title: str, found: Mapping[str, Any]) -> str:
+    """The same for a notebook."""
+    rows = [("", "shape and range"), *_described(found)]
+    return f"<div>{escape(title)}</div>{html_table(rows)}"
+
+
+def _described(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, described(value)) for name, value in found.items() if value is not None]
 
 
 def target(score: Any) -> str:
@@ -80,3 +90,23 @@ def target(score: Any) -> str:
     of = score.of if score.outputs in (None, score.of) else f"{score.of} of {score.outputs}"
     where = "all positions" if score.mask is None else f"the region {described(score.mask)}"
     return f"Target(class {described(score.class_index)}, {score.reduce} of {of} over {where})"
+
+
+def subject(target: Any) -> str:
+    """A target in the words of a title: `class 7 (sum of logits over 312 pixels)`."""
+    if isinstance(target, str):
+        return target
+    if hasattr(target, "second"):  # `segcam_jax.targets.Difference`
+        return f"{subject(target.first)} minus {subject(target.second)}"
+    name = f"class {described(target.class_index)}"
+    if target.mask is None:
+        plain = (target.reduce, target.of) == ("sum", "logits")
+        return name if plain else f"{name} ({target.reduce} of {target.of})"
+    if isinstance(target.mask, Tracer) or not _is_here(target.mask):
+        return f"{name} ({target.reduce} of {target.of} over a region)"
+    mask = np.asarray(target.mask)
+    unit = {2: "pixel", 3: "voxel"}.get(mask.ndim, "position")
+    count = np.count_nonzero(mask)
+    weighted = "" if np.isin(mask, (0, 1)).all() else "weighted "
+    over = f"{count:,} {unit}{'' if count == 1 else 's'}"
+    return f"{name} ({weighted}{target.reduce} of {target.of} over {over})"

@@ -91,13 +91,16 @@ def show(
 ) -> "Figure":
     """Draws an explanation over its image; a notebook shows the figure.
 
+    The title names method, tap and target, where the explanation knows them (`Explanation.title`).
+
     Args:
         explanation: of one image, 2D.
         image: `h w`, `h w 1` or `h w 3`, in [0, 1].
         profile: how the raw map becomes a heatmap, as `heatmap` has it. None: its default, or
             `"signed"` where most of the map speaks against the target.
-        region: the explained pixels, outlined.
-        title: a line above.
+        region: the explained pixels, outlined. None: those of the explanation's target, if they
+            are pixels of the image.
+        title: a line above. None: what the explanation is; `""`: no title.
 
     Raises:
         InputError: if the map or the image is not 2D.
@@ -113,7 +116,10 @@ def show(
         signed = display.is_dominated(display.hidden_share(raw))
         profile = display.SIGNED if signed else display.PROFILE
     heat = np.asarray(heatmap(raw, extent, profile))
-    return overlay(image, heat, region=region, title=title)
+    mask = getattr(explanation.target, "mask", None)
+    if region is None and mask is not None and np.shape(mask) == extent:
+        region = np.asarray(mask) != 0
+    return overlay(image, heat, region=region, title=explanation.title if title is None else title)
 
 
 def _default_tap(fn: Callable, params: Any, x: Any) -> str:

@@ -6,8 +6,9 @@ Dimension letters in every annotation: `n` batch, `d h w` space, `c` channels of
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,12 +69,21 @@ def wide(x: Array) -> Array:
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["map", "score", "weights", "scores", "drops", "attribution", "exact"],
+    meta_fields=[],
+    drop_fields=["method", "tap", "target"],
+)
 @dataclasses.dataclass(frozen=True)
 class Explanation:
     """What a method returns: the raw, signed result at the resolution of the tapped activation.
 
     Where the score is NaN or infinite, as of an image that holds NaN, all else is NaN.
+
+    A method also notes its own title, the tap and the target, for titles of figures. These three
+    are no part of the pytree: what `jax.jit`, `jax.vmap` or `jax.tree.map` return has None there,
+    because it may be something else, such as the mean of two explanations.
 
     Attributes:
         map: importance of each position, float32, signed, not normalised. Positive values support
@@ -87,6 +97,10 @@ class Explanation:
         attribution: importance of each element of the activation (or input), for methods that
             resolve channels; `map` is its sum over channels. Else None.
         exact: which of `weights` are exact, for methods that estimate the others; else None.
+        method: the method's title, such as `"Grad-CAM"`; or None.
+        tap: the name of the tap; or None.
+        target: a `segcam_jax.targets.Target` or `Difference`, or words for another function; or
+            None.
     """
 
     map: Float[Array, "*space"]
@@ -96,13 +110,29 @@ class Explanation:
     drops: Float[Array, "m"] | None = None
     attribution: Float[Array, "*space c"] | None = None
     exact: Bool[Array, "c"] | None = None
+    method: str | None = None
+    tap: str | None = None
+    target: Any = None
+
+    @property
+    def title(self) -> str:
+        """Method, tap and target in a line, as far as they are known."""
+        parts = (("", self.method), ("at ", self.tap), ("for ", self.target))
+        return " ".join(word + _print.subject(part) for word, part in parts if part is not None)
 
     def __repr__(self) -> str:
-        """The score, and extents and range of all else, in at most six lines."""
+        """Method, tap, target and score; shapes and ranges of all else; in at most six lines."""
+        return _print.fields(*self._fields())
+
+    def _repr_html_(self) -> str:
+        return _print.html_fields(*self._fields())
+
+    def _fields(self) -> tuple[str, dict[str, Any]]:
         shown = ["map", "weights", "attribution", "exact"]
         shown.insert(2, "scores" if self.drops is None else "drops")
-        found = {name: getattr(self, name) for name in shown}
-        return _print.fields(f"Explanation, score {_print.described(self.score)}", found)
+        made = f" by {self.title}" if self.title else ""
+        title = f"Explanation{made}, score {_print.described(self.score)}"
+        return title, {name: getattr(self, name) for name in shown}
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,5 +1,6 @@
 """The one-line front door: what the parts give, by their defaults."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_show_draws_the_sign_where_most_of_a_map_speaks_against(image):
         np.testing.assert_array_equal(shown, drawn(viz.overlay(image, heat, title="why")))
     with pytest.raises(InputError, match="expected two axes"):
         segcam.show(segcam.Explanation(jnp.ones((2, 2, 2)), jnp.float32(0)), image)
+
+
+def test_show_names_method_tap_and_target_and_outlines_its_region(image):
+    mask = np.zeros((8, 8), bool)
+    mask[2:5, 3:6] = True
+    target = segcam.targets.region(1, mask)
+    model = UNet(nnx.Rngs(0))
+    found = segcam.explain(model, image, tap="down", target=target, batch_axis=0)
+    heat = segcam.heatmap(jnp.abs(found.map), (8, 8))
+    found = dataclasses.replace(found, map=jnp.abs(found.map))
+    said = "Grad-CAM at down for class 1 (sum of logits over 9 pixels)"
+    expected = viz.overlay(image, heat, region=mask, title=said)
+    np.testing.assert_array_equal(drawn(segcam.show(found, image)), drawn(expected))
+    without = viz.overlay(image, heat, region=mask)
+    np.testing.assert_array_equal(drawn(segcam.show(found, image, title="")), drawn(without))
 
 
 TOP = """

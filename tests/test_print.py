@@ -1,5 +1,8 @@
 """What results print: extents, ranges and names, also of what is traced."""
 
+import dataclasses
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,12 +61,43 @@ def test_prints_explanations_of_values_and_of_traces():
 
     found = explained(X)
     score = 24 * (2 + 7 + 12)
-    assert seen[0].splitlines()[0] == f"Explanation, score {score}"
+    assert seen[0].splitlines()[0] == (
+        f"Explanation by Grad-CAM at hidden for class 2, score {score}"
+    )
     assert seen[0].splitlines()[1:] == ["  map      4 x 6, all 21", "  weights  3, 2 to 12"]
     assert float(found.score) == score
     jax.jit(explained)(X)
     assert "map      4 x 6 float32" in seen[1]
     assert len(repr(jax.vmap(explained)(jnp.stack([X, X]))).splitlines()) == 3
+
+
+def test_explanations_know_method_tap_and_target_until_they_are_transformed():
+    split = segcam.split(_model, "hidden", PARAMS, X)
+    mask = np.eye(4, 6, dtype=bool)
+    region = segcam.targets.region(1, mask)
+    pixel = segcam.targets.pixel(3, (0, 2), (4, 6), of="probabilities")
+    weighted = segcam.targets.region(1, np.float32(0.5) * mask, reduce="mean")
+    titles = {
+        "class 1 (sum of logits over 4 pixels)": region,
+        "class 1 (weighted mean of logits over 4 pixels)": weighted,
+        "class 1 (sum of logits over 4 pixels) minus class 3 (sum of probabilities over 1 pixel)": (
+            segcam.targets.Difference(region, pixel)
+        ),
+        "a function of the output": lambda output: output[0, 0, 1],
+        "the target max": jnp.max,
+    }
+    for words, target in titles.items():
+        found = segcam.methods.grad_cam(split, PARAMS, X, target)
+        assert found.title == f"Grad-CAM at hidden for {words}"
+        assert pickle.loads(pickle.dumps(found)).title == found.title
+    assert f"<div>Explanation by {found.title}, score 27<" in found._repr_html_()
+    assert "<td>map</td><td>4 x 6, " in found._repr_html_()
+    # Explanations of several methods and taps have one structure, and their mean is of none.
+    other = segcam.methods.hires_cam(split, PARAMS, X, region)
+    other = dataclasses.replace(other, weights=found.weights, attribution=None)
+    assert jax.tree.structure(found) == jax.tree.structure(other)
+    for mean in (jax.tree.map(jnp.add, found, other), jax.jit(lambda given: given)(found)):
+        assert (mean.method, mean.tap, mean.target, mean.title) == (None, None, None, "")
 
 
 def test_prints_instances():

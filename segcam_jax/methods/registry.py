@@ -8,12 +8,14 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 
 from segcam_jax import engine
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.taps import Split
+from segcam_jax.targets import Difference, Target
+from segcam_jax.types import Explanation, InputError, nearest_first
 
 F = TypeVar("F", bound=Callable)
 # What the engine, the run's seed and files give.
@@ -190,12 +192,28 @@ def method(explains: Literal["activation", "input"], **fields: Any) -> Callable[
     of_input = explains == "input"
 
     def register(function: F) -> F:
-        compiled, name = engine.compiled(function), function.__name__
+        named, name = _named(engine.compiled(function), fields["title"]), function.__name__
         given = {"pixelwise": of_input, "per_channel": of_input, **fields}
-        METHODS[name] = Method(name, compiled, explains, **given)
-        return compiled
+        METHODS[name] = Method(name, named, explains, **given)
+        return named
 
     return register
+
+
+def _named(compiled: F, title: str) -> F:
+    """The method, whose explanations say by which method, where and of what they are."""
+
+    @functools.wraps(compiled)
+    def call(
+        split: Split, params: Any, x: Any, target: Any, *more: Any, **options: Any
+    ) -> Explanation:
+        found = compiled(split, params, x, target, *more, **options)
+        if not isinstance(target, Target | Difference):
+            name = getattr(target, "__name__", type(target).__name__)
+            target = "a function of the output" if name == "<lambda>" else f"the target {name}"
+        return dataclasses.replace(found, method=title, tap=split.tap, target=target)
+
+    return cast(F, call)
 
 
 def find(name: str) -> Method:
