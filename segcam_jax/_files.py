@@ -90,7 +90,7 @@ def keep_bytes(path: str | Path, data: bytes, *, overwrite: bool = False) -> Non
     there = read_if_there(path)
     if there is not None and there != data and not overwrite:
         raise InputError(
-            f"{str(path)!r} is there and holds something else; give another folder, or --overwrite"
+            f"{str(path)!r} exists and holds something else; give another folder, or --overwrite"
         )
     if there != data:
         write_bytes(path, data)
@@ -117,7 +117,7 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{str(path)!r} is a folder; give a file")
     if _is_taken(path) and not path.is_file():
         raise InputError(
-            f"{str(path)!r} is not a file to write over: a FIFO, a device or a lost link"
+            f"{str(path)!r} cannot be replaced: it is a FIFO, a device or a broken link"
         )
     check_folder(path.parent)
 

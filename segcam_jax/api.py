@@ -1,6 +1,7 @@
 """Explaining a model in one line: what the parts of the library do, with their defaults."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -8,10 +9,12 @@ import numpy as np
 from jax.core import Tracer
 
 from segcam_jax import engine, taps, targets
+from segcam_jax.adapters import from_function
+from segcam_jax.adapters.calls import Adapted
 from segcam_jax.adapters.detect import adapted
 from segcam_jax.heatmap import heatmap
 from segcam_jax.methods.registry import DEFAULT, find
-from segcam_jax.taps import INPUT, Split
+from segcam_jax.taps import INPUT, PLACES, Split
 from segcam_jax.types import Explanation, InputError, Outputs, TargetError
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ def explain(
     batch_axis: int | None = None,
     channel_axis: int | None = None,
     outputs: Outputs | None = None,
+    one_example: bool | None = None,
     **options: Any,
 ) -> Explanation:
     """Explains what a model says of one image.
@@ -41,15 +45,18 @@ def explain(
         x: one example, channels last, as the model takes it, in floating point.
         method: by a name that it is known by (`"Grad-CAM"`, `"ablation_cam"`), or a function of the
             library.
-        tap: the activation to explain, as `list_taps` names it. None: the bottleneck of a
-            segmentation network, the last block of a classifier; methods of the input look there.
+        tap: the activation to explain, as `list_taps` names it, or `"first"`, `"middle"` or
+            `"last"` of the network's blocks. None: the bottleneck of a segmentation network, the
+            last block of a classifier, or the input for methods of the input.
         target: what is explained. A class by its number: of a classifier that class, of a
             segmentation network the sum of its logits over the pixels predicted as it. A `Target`,
             or a function `output -> scalar`. None: a classifier's most probable class.
-        batch_axis: 0 for a module that insists on a batch. None: as the adapters have it, by which
-            all but those of NNX and Equinox do.
+        batch_axis: 0 for a model that is written for batches: it is given `x[None]`. None: PyTorch,
+            Keras and Linen models are given a batch of one, all others `x` itself.
         channel_axis: of the tap, inside of the model; None: as the program tells (`split`).
         outputs: what the model returns, `"logits"` or `"probabilities"`; None: found out.
+        one_example: True if the first axis of `x` belongs to one example, although the model treats
+            its entries separately (`split`).
         options: of the method, `execution` and `key` among them.
 
     Returns:
@@ -74,10 +81,15 @@ def explain(
     known = find(method) if isinstance(method, str) else None
     function: Any = method if known is None else known.function
     fn, params = adapted(model, batch=None if batch_axis is None else True)
-    if tap is None:
-        of_input = known is not None and known.explains == "input"
-        tap = INPUT if of_input else _default_tap(fn, params, x)
-    split = taps.split(fn, tap, params, x, outputs=outputs, channel_axis=channel_axis)
+    if batch_axis == 0 and getattr(fn, "batch_axis", None) is None:
+        plain = not isinstance(fn, Adapted)
+        fn = from_function(fn, params, batch_axis=0)[0] if plain else replace(fn, batch_axis=0)
+    if tap is None and known is not None and known.explains == "input":
+        tap = INPUT
+    if tap in (None, *PLACES):
+        tap = _place(tap, fn, params, x, one_example)
+    said: Any = {"outputs": outputs, "channel_axis": channel_axis, "one_example": one_example}
+    split = taps.split(fn, tap, params, x, **said)
     return function(split, params, x, _target(target, split, fn, params, x), **options)
 
 
@@ -122,14 +134,16 @@ def show(
     return overlay(image, heat, region=region, title=explanation.title if title is None else title)
 
 
-def _default_tap(fn: Callable, params: Any, x: Any) -> str:
-    """Where a network is explained if nothing is said."""
-    from segcam_jax.networks.layers import default_tap
+def _place(place: str | None, fn: Callable, params: Any, x: Any, one_example: bool | None) -> str:
+    """The tap at a place of a network, unless the network has a tap of this name."""
+    from segcam_jax.networks.layers import tap_at
 
-    given = taps.list_taps(fn, params, x)
+    given = taps.list_taps(fn, params, x, one_example=one_example)
+    if place in given:
+        return place
     shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(fn, params, x))]
     classifies = len(shapes[0]) == 1
-    return default_tap(given, None if classifies else shapes[0][-1])
+    return tap_at(place, given, None if classifies else shapes[0][-1])
 
 
 def _target(target: Any, split: Split, fn: Callable, params: Any, x: Any) -> Any:
@@ -144,7 +158,7 @@ def _target(target: Any, split: Split, fn: Callable, params: Any, x: Any) -> Any
         )
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, x))):
         raise TargetError(
-            "what is predicted is not known inside of jit, vmap or grad; make the target outside, "
+            "the prediction is not known inside of jit, vmap or grad; make the target outside, "
             "with segcam.targets.predicted or segcam.targets.whole_image"
         )
     classifies = len(shapes[0]) == 1
@@ -153,7 +167,7 @@ def _target(target: Any, split: Split, fn: Callable, params: Any, x: Any) -> Any
         return targets.whole_image(int(np.argmax(output) if target is None else target))
     if target is None:
         raise TargetError(
-            f"the model returns {shapes[0]}, an output for each position; say which class is "
-            "explained, target=2, or give a target"
+            f"the model returns {shapes[0]}, an output for each position; say which class to "
+            "explain, as in target=2, or give a target"
         )
     return targets.predicted(output, int(target), outputs=split.outputs)

@@ -36,8 +36,8 @@ def component_mask(
     """
     if isinstance(mask, Tracer):
         raise TargetError(
-            "a connected component is found on the host; make the target outside of jit and vmap, "
-            "and pass it in (`stack` makes a batch)"
+            "connected components are found on the host; make the target outside of jit and "
+            "vmap, and pass it in (`stack` makes a batch)"
         )
     mask = np.asarray(mask, bool)
     connectivity = mask.ndim if connectivity is None else connectivity
@@ -111,8 +111,8 @@ def check_labels(labels: ArrayLike) -> np.ndarray:
     labels = np.asarray(labels)
     if not np.equal(np.round(labels), labels).all():
         raise TargetError(
-            "the label map holds fractions; expected 0 outside and k in instance k (of a map of "
-            "probabilities, threshold it and find its components first)"
+            "the label map holds fractions; expected 0 outside and k in instance k (threshold a "
+            "map of probabilities and find its components first)"
         )
     return labels
 

@@ -20,6 +20,6 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{module} is needed here and {error.name} is not installed; "
+            f"{module} is needed here, but {error.name} is not installed; "
             f'run: pip install "segcam-jax[{extra}]"'
         ) from None

@@ -128,7 +128,7 @@ def _hint(fn: Callable, params: Any, x: Any) -> str:
 def _likely(given: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
     """Shapes that may have been meant, each with what to do: a batch, other channels or sides."""
     *sides, channels = given
-    yield (1, *given), ": a batch of one, which the adapters give it by batch_axis=0"
+    yield (1, *given), ": a batch of one, by batch_axis=0 of `explain` or the adapter"
     if given[0] == 1:
         yield given[1:], ": one example, x[0]"
     if len(given) > 2:
@@ -138,11 +138,11 @@ def _likely(given: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
         yield (*given[2:], given[1]), ": one example, channels last, np.moveaxis(x[0], 0, -1)"
     if len(given) == 2:
         yield (*given, 1), ": one channel, x[..., None]"
-        yield (*given, 3), ": of a grey image, x[..., None].repeat(3, -1)"
+        yield (*given, 3), ": a grey image as three channels, x[..., None].repeat(3, -1)"
     others = [count for count in _CHANNELS if count != channels and len(given) > 2]
     for count in others:
         rgba = (channels, count) == (4, 3)
-        yield (*sides, count), ": of an RGBA image, x[..., :3]" if rgba else ""
+        yield (*sides, count), ": an RGBA image without alpha, x[..., :3]" if rgba else ""
     padded = given
     for multiple in _MULTIPLES:
         before = padded

@@ -89,7 +89,7 @@ def smooth(values: Float[Array, "*space"], sigma: float, *, truncate: float = 4.
         truncate: the filter ends at this many standard deviations.
     """
     if sigma < 0:
-        raise InputError(f"sigma={sigma}; a standard deviation is not negative")
+        raise InputError(f"sigma={sigma}; a standard deviation cannot be negative")
     if sigma == 0:
         return values
     for axis, extent in enumerate(values.shape):

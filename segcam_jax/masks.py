@@ -70,7 +70,8 @@ def ablate(activation: Float[Array, "*space c"], mask: Float[Array, "..."]) -> A
     ):
         raise InputError(
             f"the mask has shape {mask.shape} and the activation {activation.shape}; expected as "
-            "many axes, each of the same extent or 1, or channels alone (many masks: `jax.vmap`)"
+            "many axes, each of the same extent or 1, or the axis of channels alone (for many "
+            "masks use `jax.vmap`)"
         )
     return activation * mask.reshape(whole)
 

@@ -110,13 +110,13 @@ class Meaning:
         inside = low >= -slack and high <= 1 + slack
         if self.outputs == "probabilities" and not inside:
             raise TargetError(
-                f"the output is said to be probabilities, and has values from {low:.4g} to "
-                f"{high:.4g}; say outputs='logits' (--outputs logits) if it is logits"
+                f"the output was declared to be probabilities, but has values from {low:.4g} to "
+                f"{high:.4g}; give outputs='logits' (--outputs logits) if these are logits"
             )
         if self.outputs is None and inside and self._doubtful(values):
             raise TargetError(
                 f"the output has values from {low:.4g} to {high:.4g}, which may be probabilities "
-                "or logits, and what is predicted depends on it; say outputs='probabilities' or "
+                "or logits, and the prediction depends on it; give outputs='probabilities' or "
                 "outputs='logits' (--outputs on the command line)"
             )
 
@@ -138,9 +138,9 @@ class Meaning:
         if between and np.abs(sums - 1).max() > _SUMS_NEAR_ONE:
             raise TargetError(
                 f"the values lie in [0, 1], and those of the classes sum to {sums.min():.3g} to "
-                f"{sums.max():.3g}: say exclusive=False (--multi-label) if they are probabilities "
-                "of classes that do not exclude each other, or outputs='logits' (--outputs logits) "
-                "if they are logits"
+                f"{sums.max():.3g}: give exclusive=False (--multi-label) if they are "
+                "probabilities of classes that do not exclude each other, or outputs='logits' "
+                "(--outputs logits) if they are logits"
             )
 
     def _doubtful(self, values: np.ndarray) -> bool:

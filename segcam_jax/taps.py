@@ -60,6 +60,7 @@ from segcam_jax.types import InputError, Outputs, SegcamError, TapError
 T = TypeVar("T")
 Carry = tuple[Array, ...]
 INPUT = "input"
+PLACES = ("first", "middle", "last")
 _CACHED_SPLITS = 256
 
 
@@ -92,7 +93,7 @@ class Split:
         input: pytree of shape and dtype of one example.
         outputs: what the output holds, `"logits"` or `"probabilities"`: as declared, else as the
             model's last operations say; None where they do not tell.
-        declared: what `split` or the adapter was told that it holds; None: nothing.
+        declared: what `split` or the adapter was given; None: nothing.
     """
 
     tap: str
@@ -116,8 +117,8 @@ class Split:
 
     def __reduce__(self):
         raise InputError(
-            "a Split holds a traced program and does not pickle; pickle what it is made of, the "
-            "arguments of split(fn, tap_name, params, x), and results (Explanation pickles)"
+            "a Split holds a traced program, which cannot be pickled; pickle the arguments of "
+            "split(fn, tap_name, params, x), or results (an Explanation can be pickled)"
         )
 
     def encode(self, params: Any, x: Any) -> tuple[Float[Array, "*space c"], Carry]:
@@ -262,8 +263,7 @@ def list_taps(
 
     Raises:
         TapError: if a name is given twice.
-        InputError: if a leaf of `params` or `x` is not an array, `x` is a batch, or the model fails
-            on it; says where, and which shape it takes, if one is found.
+        InputError: if `params` or `x` hold anything but arrays, `x` is a batch, or the model fails.
     """
     signatures.check_function(fn)
     _, signature = signatures.of(params, x)
@@ -295,25 +295,25 @@ def split(
         params: pytree of arrays or `ShapeDtypeStruct`s; only shapes and dtypes are read.
         x: one example, likewise.
         channel_axis: the channel axis of the activation (not of the output) inside the model, after
-            `batch_axis` is taken away; 0 for models that keep channels first. None: as the traced
-            program tells, the one axis that runs along no position of the input (which has its
-            channels last); the last axis where that leaves a choice.
-        batch_axis: an axis of size one to take away, for models that insist on a batch.
+            `batch_axis` is taken away; 0 for models with channels first. None: the one axis that
+            runs along no position of the input, or the last axis if there are several.
+        batch_axis: an axis of size one to take away from the activation, for a plain function of
+            batches. With an adapter leave it None: its own `batch_axis` gives the model the batch.
         outputs: what the model's output holds, `"logits"` or `"probabilities"`. None: what its
-            adapter was told; else `"probabilities"` where its last operations are a softmax or a
-            sigmoid over classes, `"logits"` where they are a convolution or a product.
-        one_example: True: the first axis of `x` belongs to one example, though the model keeps its
-            entries apart, as a network of images does that is applied to the slices of a volume.
-            None: what its adapter was told; else such an `x` is refused as a batch.
+            adapter was given; else `"probabilities"` if its last operations are a softmax or a
+            sigmoid over classes, `"logits"` if they are a convolution or a product.
+        one_example: True if the first axis of `x` belongs to one example, although the model treats
+            its entries separately, like a network of images that runs on the slices of a volume.
+            None: what its adapter was given; else such an `x` is refused as a batch.
 
     Returns:
         A `Split`, cached per function, tap, shapes, layout and settings of JAX.
 
     Raises:
         TapError: if the tap is unknown, inside control flow, named twice, or reaches no output.
-        InputError: if a leaf of `params` or `x` is not an array, `outputs` is unknown, or `x` is a
-            batch: the model keeps the entries of its first axis apart, those of another not, and
-            nobody says `one_example`; or, of a batch of one, `batch_axis`. Or the model fails.
+        InputError: as `list_taps`; or if `outputs` is unknown. `x` is a batch if the model treats
+            the entries of its first axis separately, and you give neither `one_example` nor, for a
+            batch of one, `batch_axis`.
     """
     signatures.check_function(fn)
     layouts.check_axes(batch_axis, channel_axis)
@@ -385,7 +385,7 @@ def _trace(
         raise faults.refused(fn, params, x, error) from error
     if traced.duplicates:
         names = ", ".join(repr(name) for name in sorted(traced.duplicates))
-        raise TapError(f"tap name {names} given more than once; names must be unique")
+        raise TapError(f"tap name {names} is used more than once; names must be unique")
     origins = axes.follow(traced, len(jax.tree.leaves(x)))
     layouts.check_numbers(traced, x)
     if not one_example:

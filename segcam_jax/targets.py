@@ -126,7 +126,7 @@ class Target:
         positions = output.shape[:-1]
         region = positions if self.mask is None else np.shape(self.mask)
         if np.ndim(self.class_index) or (region != positions and region[1:] == positions):
-            raise TargetError("a batch of targets; give one, and many by explain_batch or jax.vmap")
+            raise TargetError("a batch of targets; give one, or use explain_batch or jax.vmap")
         if region != positions:
             raise TargetError(
                 f"the target's region has shape {region}; the output has positions {positions}"
@@ -379,7 +379,7 @@ def instances(
     labels = components.check_labels(labels)
     chosen = [label for label in np.unique(labels).tolist() if label > 0] if only is None else only
     if not len(chosen):
-        raise TargetError("there is no instance: the label map is 0 everywhere, or `only` is empty")
+        raise TargetError("the label map has no instances: it is 0 everywhere, or `only` is empty")
     alike: Any = {"of": of, "reduce": reduce, "outputs": outputs, "exclusive": exclusive}
     return stack([region(class_index, labels == each, **alike) for each in chosen])
 

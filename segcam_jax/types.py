@@ -58,9 +58,12 @@ def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
     return near + [choice for choice in choices if choice not in near]
 
 
-def near(name: str, choices: Iterable[str], most: int = 4) -> str:
+def near(name: str, choices: Iterable[str], most: int = 3) -> str:
     """The end of a message about an unknown name: the choices that look like it, if any does."""
-    found = difflib.get_close_matches(name, list(choices), most, cutoff=0.6)
+    choices = list(choices)
+    alike = difflib.get_close_matches(name, choices, most, cutoff=0.6)
+    longer = sorted((each for each in choices if name and name in each), key=len)
+    found = list(dict.fromkeys([*alike, *longer]))[:most]
     return f"; the nearest are {', '.join(found)}" if found else ""
 
 

@@ -95,7 +95,7 @@ def test_functions_and_methods_of_the_input(image):
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"target": None}, TargetError, "say which class is explained"),
+        ({"target": None}, TargetError, "say which class to explain"),
         ({"target": 7}, TargetError, "class 7 is not a class"),
         ({"tap": "dwn"}, TapError, "down"),
         ({"method": "gradcm"}, InputError, "grad_cam"),
@@ -106,6 +106,47 @@ def test_what_was_given_wrongly_is_said(image, options, error, said):
     given = {"target": 1, "batch_axis": 0, **options}
     with pytest.raises(error, match=said):
         segcam.explain(UNet(nnx.Rngs(0)), image, **given)
+
+
+def test_messages_about_a_batch_do_not_send_in_a_circle(image):
+    """What the message for one value of `batch_axis` advises is taken with it."""
+    model, two = UNet(nnx.Rngs(0)), jnp.stack([image, image])
+    with pytest.raises(
+        InputError, match=r"takes x with batch_axis=None if x is one .* x\[0\] with "
+    ):
+        segcam.explain(model, two, target=1, batch_axis=0)
+    with pytest.raises(InputError, match=r"Give one example, x\[0\], with batch_axis=0"):
+        segcam.explain(model, two, target=1)
+    found = segcam.explain(model, two[0], target=1, batch_axis=0)
+    # The same advice holds for a function, and for what an adapter made.
+    fn, params = segcam.from_nnx(model)
+    same = segcam.explain((fn, params), image, target=1, batch_axis=0)
+    np.testing.assert_array_equal(same.map, found.map)
+
+    def plain(weights, x):
+        _, h, w, _ = x.shape
+        return segcam.tap(jax.nn.relu(x @ weights), "hidden").reshape(1, h, w, 2)
+
+    target = segcam.targets.whole_image(1)
+    given = {"target": target, "batch_axis": 0, "method": "hires_cam"}
+    found = segcam.explain((plain, jnp.ones((1, 2))), image, **given)
+    np.testing.assert_allclose(found.map, image[..., 0], rtol=1e-6)
+
+
+def test_places_and_entries_that_belong_to_one_example():
+    def by_slices(params, x):
+        axes = ("NHWC", "HWIO", "NHWC")
+        hidden = jax.lax.conv_general_dilated(x, params, (1, 1), "SAME", dimension_numbers=axes)
+        hidden = segcam.tap(jax.nn.relu(hidden), "early")
+        return segcam.tap(hidden * 2, "late") + 1
+
+    x, params = jnp.ones((2, 4, 5, 3)), jnp.ones((3, 3, 3, 2))
+    target = segcam.targets.whole_image(1)
+    with pytest.raises(InputError, match="else one_example=True"):
+        segcam.explain((by_slices, params), x, target=target)
+    for place, tap in (("first", "early"), ("last", "early"), ("late", "late")):
+        given = {"tap": place, "target": target, "one_example": True}
+        assert segcam.explain((by_slices, params), x, **given).tap == tap
 
 
 def test_what_is_predicted_is_not_known_inside_of_jit(image):

@@ -71,7 +71,7 @@ def test_a_transparent_image_is_told_wherever_it_is_given(net):
 
     for call in (lambda fn, *given: fn(*given), segcam.list_taps, split):
         told = fault(call, *net, np.zeros((6, 8, 4), np.float32))
-        assert told.endswith("; it takes shape (6, 8, 3): of an RGBA image, x[..., :3]")
+        assert told.endswith("; it takes shape (6, 8, 3): an RGBA image without alpha, x[..., :3]")
 
 
 def test_a_plain_function_is_asked_about_alike():
@@ -87,7 +87,9 @@ def test_a_plain_function_is_asked_about_alike():
         return jax.vmap(fn, (None, 0))(params, x)
 
     told = fault(segcam.list_taps, batched, kernel, jnp.ones((6, 8, 3)))
-    assert told.endswith("(1, 6, 8, 3): a batch of one, which the adapters give it by batch_axis=0")
+    assert told.endswith(
+        "(1, 6, 8, 3): a batch of one, by batch_axis=0 of `explain` or the adapter"
+    )
     assert fault(segcam.list_taps, fn, kernel, jnp.ones((1, 6, 8, 3))).endswith(
         ": one example, x[0]"
     )
@@ -150,7 +152,7 @@ def test_an_adapter_that_was_forgotten():
     for fn, told in (
         (module, "`fn` is Dense, a Module of flax.linen; .*from_linen"),
         (Net(), "`fn` is Net, a Module of flax.nnx; .*from_nnx"),
-        (Net, "`fn` is the class Net; make a model of it, and take"),
+        (Net, "`fn` is the class Net; make a model from it, and adapt"),
     ):
         for call in (segcam.list_taps, lambda fn, *given: segcam.split(fn, "head", *given)):
             with pytest.raises(InputError, match=told):
@@ -161,7 +163,7 @@ def test_the_params_of_a_linen_module_alone():
     module, variables = own_networks.segmenter()
     fn, params = segcam.from_linen(module, variables["params"])
     told = fault(segcam.list_taps, fn, params, jnp.ones((8, 8, 1)))
-    assert "without the collection 'params' (there are coarse, fine, head)" in told
+    assert "without the collection 'params' (they have coarse, fine, head)" in told
     fn, params = segcam.from_linen(module, variables)
     assert jax.eval_shape(fn, params, jnp.ones((8, 8, 1))).shape == (8, 8, 3)
 

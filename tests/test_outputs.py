@@ -167,7 +167,7 @@ def test_a_target_that_contradicts_what_was_declared_is_refused():
     logits = segcam.targets.whole_image(1, **said, outputs="logits")
     segcam.methods.grad_cam(found, params, x, logits)  # Declared beats traced.
     segcam.methods.score_cam(found, params, x, logits)
-    with pytest.raises(TargetError, match="says outputs='logits', .* told outputs='probabilities'"):
+    with pytest.raises(TargetError, match="has outputs='logits', .* given outputs='probabilities'"):
         segcam.methods.grad_cam(told, params, x, logits)
 
 
@@ -246,9 +246,11 @@ def test_a_doubt_is_said_where_predictions_depend_on_it():
 
 
 def test_values_that_contradict_the_declaration_are_an_error():
-    with pytest.raises(TargetError, match="said to be probabilities, and has values from -6 to 6"):
+    with pytest.raises(
+        TargetError, match="declared to be probabilities, but has values from -6 to 6"
+    ):
         segcam.targets.predicted(LOGIT, 0, outputs="probabilities")
-    with pytest.raises(TargetError, match="said to be probabilities"):
+    with pytest.raises(TargetError, match="declared to be probabilities"):
         segcam.targets.predicted_mask(3 * BOTH, 1, outputs="probabilities")
     with pytest.raises(TargetError, match="choose 'logits' or 'probabilities'"):
         segcam.targets.predicted(LOGIT, 0, outputs="odds")  # pyright: ignore
@@ -346,7 +348,7 @@ def test_probabilities_of_an_output_in_doubt_are_refused():
 
     split = segcam.split(model, "input", params, x)
     assert split.outputs is None
-    with pytest.raises(TargetError, match="say outputs='logits' or outputs='probabilities'"):
+    with pytest.raises(TargetError, match="give outputs='logits' or outputs='probabilities'"):
         segcam.methods.gradient(split, params, x, target)
     output = np.clip(np.asarray(x) / 6 + 0.5, 0, 1)
     said = segcam.split(model, "input", params, x, outputs="probabilities")
@@ -369,7 +371,7 @@ def test_probabilities_that_do_not_sum_to_1_are_of_no_exclusive_classes():
     """The argmax of three sigmoid heads was taken without a word."""
     heads = np.array([[[0.9, 0.8, 0.1], [0.2, 0.6, 0.3]]], np.float32)
     for outputs in (None, "probabilities"):
-        with pytest.raises(TargetError, match=r"sum to 1.1 to 1.8: say exclusive=False"):
+        with pytest.raises(TargetError, match=r"sum to 1.1 to 1.8: give exclusive=False"):
             segcam.targets.predicted_mask(heads, 1, outputs=outputs)
     kept = segcam.targets.predicted_mask(heads, 1, outputs="probabilities", exclusive=False)
     np.testing.assert_array_equal(kept, [[True, True]])

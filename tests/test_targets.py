@@ -121,7 +121,7 @@ def test_errors():
         segcam.targets.component_mask(BLOBS, 3)
     with pytest.raises(TargetError, match="no connected component"):
         segcam.targets.component_mask(np.zeros((2, 2), bool))
-    with pytest.raises(TargetError, match="there is no instance: the label map is 0 everywhere"):
+    with pytest.raises(TargetError, match="the label map has no instances: it is 0 everywhere"):
         segcam.targets.instances(1, np.zeros((2, 2), int))
     with pytest.raises(TargetError, match="`only` is empty"):
         segcam.targets.instances(1, np.ones((2, 2), int), only=[])
@@ -180,7 +180,7 @@ def test_a_batch_of_targets_is_no_target():
     )
     whole = segcam.Target(np.array([0, 1]))
     for target in (many, whole, segcam.Target(1, masks)):
-        with pytest.raises(TargetError, match="a batch of targets; give one"):
+        with pytest.raises(TargetError, match="a batch of targets; give one, or use"):
             segcam.methods.grad_cam(split, params, x, target)
     with pytest.raises(TargetError, match="a batch of targets"):
         jax.jit(lambda masks: segcam.methods.grad_cam(split, params, x, segcam.Target(1, masks)))(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 import segcam_jax as segcam
@@ -88,35 +90,49 @@ def lesion() -> dict[str, np.ndarray]:
 def first_page() -> Figure:
     """Input, prediction, two methods on a shortcut, and a lesion with what it rests on."""
     digit, found = planted_bias(), lesion()
-    figure = Figure(figsize=(10, 2.0), dpi=150, layout="compressed")
+    figure = Figure(figsize=(10, 2.75), dpi=150, layout="compressed")
     panels = figure.subplots(1, 6)
     panels[0].imshow(digit["image"], cmap="gray")
-    panels[1].imshow(
-        np.where(digit["prediction"] == CLASS, 1.0, np.nan), cmap="cool", vmin=0, vmax=1
-    )
-    panels[1].set_facecolor("0.9")
+    panels[1].imshow(digit["prediction"] == CLASS, cmap=ListedColormap(["0.9", "#E69F00"]))
     for axes, name in zip(panels[2:4], ("Seg-Grad-CAM", "Ablation-CAM"), strict=True):
         axes.imshow(digit["image"], cmap="gray")
-        axes.imshow(digit[name], cmap="inferno", alpha=np.clip(digit[name], 0.0, 0.8))
+        heat = axes.imshow(digit[name], cmap="inferno", alpha=np.clip(digit[name], 0.0, 0.8))
         axes.contour(digit["prediction"] == CLASS, [0.5], colors="white", linewidths=0.8)
     for axes in panels[4:]:
         axes.imshow(found["image"], cmap="gray")
         axes.contour(found["region"], [0.5], colors="white", linewidths=0.8)
     limit = np.abs(found["map"]).max()
+    scale = Normalize(-limit, limit)
     shown = np.abs(found["map"]) / limit
-    panels[5].imshow(found["map"], cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=np.sqrt(shown))
+    panels[5].imshow(found["map"], cmap="RdBu_r", norm=scale, alpha=np.sqrt(shown))
     titles = (
-        "a digit on textures",
-        "segmented as a 2",
-        "Seg-Grad-CAM",
-        "Ablation-CAM",
-        "a lesion found in 3D",
-        "Instance SmoothGrad",
+        "a digit on\ntextures",
+        "segmented\nas a 2",
+        f"Seg-Grad-CAM\nat {TAP}",
+        f"Ablation-CAM\nat {TAP}",
+        "a lesion found\nin 3D (FLAIR)",
+        "Instance Smooth-\nGrad at the input",
     )
     for axes, title in zip(panels, titles, strict=True):
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
+    for axes, of, words in (
+        (
+            panels[2:4],
+            ScalarMappable(Normalize(0, 1), heat.cmap),
+            "importance for the pixels of the 2",
+        ),
+        (panels[5], ScalarMappable(scale, "RdBu_r"), "gradient of its logits"),
+    ):
+        bar = figure.colorbar(of, ax=axes, location="bottom", fraction=0.06, pad=0.03, aspect=25)
+        low, high = of.get_clim()
+        bar.set_ticks(
+            [low, (low + high) / 2, high],
+            labels=[f"{v:.2g}" for v in (low, 0.5 * (low + high), high)],
+        )
+        bar.ax.tick_params(labelsize=9)
+        bar.set_label(words, fontsize=9)
     return figure
 
 

@@ -95,9 +95,9 @@ def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
         except ValueError:
             traced(*args)  # Fails where the model does so by itself.
             raise InputError(
-                "the model moves values over explicit axes of the mesh (jax.sharding.reshard): "
-                "annotate by jax.lax.with_sharding_constraint, which explanations leave out, or "
-                "make the mesh of axes of AxisType.Auto"
+                "the model moves values over explicit axes of the mesh (jax.sharding.reshard); "
+                "use jax.lax.with_sharding_constraint, which explanations leave out, or make the "
+                "mesh with axes of AxisType.Auto"
             ) from error
         closed = _without_annotations(closed)
         output = jax.tree.map(_struct, output)

@@ -13,6 +13,8 @@ from segcam_jax import _print
 from segcam_jax._jaxpr import axes, channels, graph
 from segcam_jax.types import InputError, TapError, nearest_first
 
+_MOST_LISTED = 12
+
 
 class TapStruct(jax.ShapeDtypeStruct):
     """Shape and dtype of a tapped activation, channels last.
@@ -135,7 +137,7 @@ class Tapped:
         if not -len(order) <= channel_axis < len(order):
             raise InputError(f"tap {self.name!r} has shape {self.shape}; no {channel_axis=}")
         channels = order.pop(self._native(len(order))[channel_axis])
-        said = "as given" if channels == told[-1] else f"as given, against {evidence}"
+        said = "as given" if channels == told[-1] else f"as given; otherwise {evidence}"
         return [*self._in_order(order), channels], said
 
     def struct(self, order: Sequence[int], evidence: str, *, batched: bool = False) -> TapStruct:
@@ -252,9 +254,11 @@ def is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:
 
 
 def listing(name: str, variables: Mapping[str, Any]) -> str:
-    """The taps of a model with their shapes, those that look like a name first."""
+    """The first taps of a model with their shapes, those that look like a name first."""
     ordered = nearest_first(name, variables)
-    return ", ".join(f"{each} {tuple(variables[each].aval.shape)}" for each in ordered) or "none"
+    shown = [f"{each} {tuple(variables[each].aval.shape)}" for each in ordered[:_MOST_LISTED]]
+    more = f", ... (`list_taps` lists all {len(ordered)})" if len(ordered) > len(shown) else ""
+    return f"{', '.join(shown)}{more}" or "none"
 
 
 def unknown_tap(name: str, variables: Mapping[str, Any], x: Any) -> TapError:
@@ -319,7 +323,7 @@ def check_numbers(traced: graph.Graph, x: Any) -> None:
         if is_whole(leaf) and axes.is_promoted(traced, variable):
             name = f"x{jax.tree_util.keystr(path)}"
             raise InputError(
-                f"{name} has dtype {leaf.dtype}, and the model computes in floating point; give "
+                f"{name} has dtype {leaf.dtype}, but the model computes in floating point; give "
                 f"floats in the range that it was trained on: {name} / 255 for [0, 1], "
                 f"{name}.astype(float32) for 0..255 or labels"
             )
@@ -349,23 +353,23 @@ def check_example(
     shapes = ", ".join(str(variable.aval.shape) for variable in inputs)
     if not of_one and axes.is_by_rows(origins, inputs):
         raise InputError(
-            f"x has shape {shapes}, and attention inside of the model takes each entry of its "
-            "first axis by itself, as examples of a batch: give batch_axis=0 to the adapter "
-            "(from_function has it, too) if the model is written for a batch; if rows are meant to "
-            "be apart, say one_example=True"
+            f"x has shape {shapes}, and attention inside of the model treats the entries of its "
+            "first axis separately, as a batch. Give batch_axis=0 to `explain` or the adapter (of "
+            "a function, from_function) if the model is written for batches. If it is meant to "
+            "treat rows separately, give one_example=True"
         )
     if not axes.is_batch(origins, inputs, [*traced.outvars, *tapped]):
         return
     if of_one:
         raise InputError(
-            f"x has shape {shapes}, a batch of one: the model keeps its first axis apart. Expected "
-            "one example: give x[0] (with batch_axis=0 to the adapter if the model insists on a "
-            "batch), or batch_axis=0 to `split`; if the first axis belongs to the example, as in a "
-            "volume of one slice, say one_example=True"
+            f"x has shape {shapes}, a batch of one: the model treats the first axis as a batch. "
+            "Give one example, x[0], with batch_axis=0 to `explain` or the adapter if the model "
+            "needs a batch; or give batch_axis=0 to `split`. If the first axis belongs to the "
+            "example, as in a volume of one slice, give one_example=True"
         )
     raise InputError(
-        f"x has shape {shapes}, a batch: the model keeps the entries of its first axis apart. "
-        "Expected one example: give x[0] (with batch_axis=0 if the model insists on a batch), "
-        "and many by `explain_batch` or `jax.vmap`; if the first axis belongs to one example, say "
-        "one_example=True, or batch_axis=0 to the adapter of a model that is written for a batch"
+        f"x has shape {shapes}, a batch: the model treats the entries of its first axis "
+        "separately. Give one example, x[0], with batch_axis=0 to `explain` or the adapter if the "
+        "model needs a batch; explain several with `explain_batch` or `jax.vmap`. If x is one "
+        "example, give batch_axis=0 for a model that is written for batches, else one_example=True"
     )

@@ -55,8 +55,9 @@ def whole(leaves: Sequence[Any]) -> list[Any]:
     avals = [jax.typeof(array) for array in arrays]
     if any(map(_varies, avals)):
         raise InputError(
-            "inside of jax.shard_map with its check of what varies over devices: give shard_map "
-            "check_vma=False, or let explain_batch or Execution(mesh=...) deal the work"
+            "a split does not run inside of jax.shard_map with check_vma=True; give "
+            "check_vma=False, or let explain_batch or Execution(mesh=...) share the work among "
+            "devices"
         )
     return [
         _put_together(array, aval.sharding.mesh) if any(aval.sharding.spec) else array
@@ -77,8 +78,8 @@ def _put_together(array: Any, mesh: Any) -> Any:
 def check_function(fn: Any) -> None:
     """Raises `InputError` for what is not a function, or holds arrays as a model does."""
     advice = (
-        "take a model by `fn, params = segcam_jax.from_equinox(model)` (from_nnx, from_linen); "
-        "arrays of a function of your own belong into `params`"
+        "adapt a model with `fn, params = segcam_jax.from_equinox(model)` (from_nnx, "
+        "from_linen), or pass the arrays of your own function in `params`"
     )
     if not callable(fn):
         raise InputError(
@@ -88,11 +89,11 @@ def check_function(fn: Any) -> None:
         cls = getattr(sys.modules.get(module), name, None)
         if cls is not None and isinstance(fn, cls):
             raise InputError(
-                f"`fn` is {type(fn).__name__}, a {name} of {module}; take it by "
-                f"fn, params = segcam_jax.{taken}"
+                f"`fn` is {type(fn).__name__}, a {name} of {module}; adapt it with fn, params = "
+                f"segcam_jax.{taken}"
             )
     if isinstance(fn, type):
-        raise InputError(f"`fn` is the class {fn.__name__}; make a model of it, and {advice}")
+        raise InputError(f"`fn` is the class {fn.__name__}; make a model from it, and {advice}")
     try:
         hash(fn)
         hash(getattr(fn, "__self__", None))  # Of a method, what it is bound to.
@@ -117,8 +118,8 @@ def mismatch(expected: Any, given: Any) -> str:
     """What differs between two signatures, in words."""
     if expected[0] != given[0]:
         return (
-            f"params and x have structure {given[0]}, the model was split for {expected[0]}; "
-            "split it again for these"
+            f"params and x have structure {given[0]}, but the model was split for {expected[0]}; "
+            "split it again"
         )
     pairs = zip(
         jax.tree_util.tree_leaves_with_path(
@@ -137,8 +138,8 @@ def mismatch(expected: Any, given: Any) -> str:
     if same:
         kinds = {True: "a Python number (weakly typed)", False: f"an array of {new[1]}"}
         return (
-            f"{name} is {kinds[new[2]]}, the model was split for {kinds[old[2]]}, and computes "
-            "with other dtypes; split it again for this"
+            f"{name} is {kinds[new[2]]}, but the model was split for {kinds[old[2]]}, which gives "
+            "other dtypes; split it again"
         )
     whole = jnp.issubdtype(new[1], jnp.integer) and jnp.issubdtype(old[1], jnp.floating)
     todo = "give floats: x / 255, or x.astype(float32) if the model takes 0..255"

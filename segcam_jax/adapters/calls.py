@@ -137,27 +137,45 @@ class Adapted:
             return self.run(params, jax.tree.map(layout.native, x))
 
     def _check_layout(self, params: Any, x: Any, error: Exception) -> None:
-        """Raises `InputError` if the model takes `x` with or without a batch axis, or `x[0]`."""
+        """Raises `InputError` if the model takes `x` with or without a batch axis, or `x[0]`.
+
+        An `x` of four axes and more may be one example for a model without a batch, or a batch for
+        a model that needs one; the message then has both.
+        """
+        leaves = jax.tree.leaves(x)
         others = [axis for axis in (0, None) if axis != self.batch_axis]
-        examples = {"x": x}
-        if all(jnp.shape(leaf)[:1] == (1,) for leaf in jax.tree.leaves(x)):
-            examples = {"x[0]": jax.tree.map(lambda leaf: leaf[0], x), **examples}
-        for name, example in examples.items():
-            for batch_axis in (self.batch_axis, *others):
-                run = functools.partial(
-                    self._native_output, layout=self._layout(example, batch_axis)
-                )
-                try:
-                    jax.eval_shape(run, params, example)
-                except Exception:  # It does not take this either, and `error` is what is told.
-                    continue
-                shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(x))
-                reason = str(error).strip().partition("\n")[0]
-                raise InputError(
-                    f"x has shape {shapes}, and with batch_axis={self.batch_axis} of the adapter "
-                    f"the model does not take it ({type(error).__name__}: {reason}); it takes "
-                    f"{name} with batch_axis={batch_axis}"
-                ) from error
+        tried = [("x", x, axis) for axis in others]
+        alone = all(jnp.shape(leaf)[:1] == (1,) for leaf in leaves)
+        if leaves and (alone or all(jnp.ndim(leaf) > 3 for leaf in leaves)):
+            first = jax.tree.map(lambda leaf: leaf[0], x)
+            inside = [("x[0]", first, axis) for axis in (self.batch_axis, *others)]
+            tried = [*inside, *tried] if alone else [*tried, *inside[:1]]
+        taken = [
+            f"{name} with batch_axis={axis}"
+            for name, example, axis in tried
+            if self._takes(params, example, axis)
+        ]
+        if not taken:
+            return  # The model fails for another reason, which `error` tells.
+        if alone or len(taken) == 1:
+            advice = taken[0]
+        else:
+            advice = f"{taken[0]} if x is one example, {taken[-1]} if x is a batch"
+        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in leaves)
+        reason = faults.words_of(error).rstrip(".")
+        raise InputError(
+            f"the model does not take x of shape {shapes} with batch_axis={self.batch_axis} "
+            f"({reason}); it takes {advice}"
+        ) from error
+
+    def _takes(self, params: Any, x: Any, batch_axis: int | None) -> bool:
+        """Whether the model runs on an example, given a batch of one at this axis."""
+        run = functools.partial(self._native_output, layout=self._layout(x, batch_axis))
+        try:
+            jax.eval_shape(run, params, x)
+        except Exception:  # Any exception of the user's model.
+            return False
+        return True
 
     def __hash__(self) -> int:
         return hash((type(self), self.names, self.batch_axis, self.channel_axis))
@@ -202,8 +220,8 @@ def copied(value: Any, seen: dict[int, Any], name: str = "a value") -> Any:
         return copy.deepcopy(value, seen)
     except _UNCOPIED as error:
         warnings.warn(
-            f"{name} cannot be copied ({faults.words_of(error)}), so what a call of the model "
-            "changes in it stays changed; keep what changes in an nnx.Variable",
+            f"{name} cannot be copied ({faults.words_of(error)}), so a call of the model would "
+            "change the model itself; keep values that change in an nnx.Variable",
             stacklevel=2,
         )
         return value
@@ -237,7 +255,7 @@ def check_weights(params: Any) -> None:
             name = path[0].key if len(path) == 1 and hasattr(path[0], "key") else None
             raise InputError(
                 f"the parameter {name or jax.tree_util.keystr(path)!r} holds {count} NaN of "
-                f"{leaf.size} values: the weights are broken, as of a training that diverged"
+                f"{leaf.size} values: the weights are broken, perhaps because a training diverged"
             )
 
 
@@ -286,9 +304,9 @@ def check_normalised(args: tuple, path: str) -> None:
     """
     if args and jnp.ndim(args[0]) > 2 and naming.is_without_batch(args[0]):
         raise InputError(
-            f"the norm {path!r} takes the first axis of what it is given for a batch, and was "
-            f"given one example of shape {jnp.shape(args[0])}: give batch_axis=0 to the adapter "
-            "(if rows are meant to be normalised one by one, split a function that calls the model)"
+            f"the norm {path!r} treats the first axis as a batch, but was given one example of "
+            f"shape {jnp.shape(args[0])}: give batch_axis=0 to the adapter (to normalise rows one "
+            "by one on purpose, split a function that calls the model)"
         )
 
 
@@ -315,8 +333,8 @@ def check_callable(model: Any, call: Callable | None) -> None:
     """Raises `InputError` for a model without `__call__`, where nobody says how it is called."""
     if call is None and not callable(model):
         raise InputError(
-            f"{type(model).__name__} has no __call__; say how it is called, for example "
-            "call=lambda model, x: model.forward(x)"
+            f"{type(model).__name__} has no __call__; give the adapter a way to call it, for "
+            "example call=lambda model, x: model.forward(x)"
         )
 
 

@@ -53,7 +53,9 @@ def from_equinox(
     Args:
         model: called as `model(x, **arguments)`, or `model(x, state, **arguments)`.
         state: of a model with BatchNorm and the like, as `equinox.nn.make_with_state` returned it.
-        batch_axis: 0 for a model that insists on a batch; None if it takes one example.
+        batch_axis: 0 for a model that is written for batches: it is given `x[None]`, and
+            its output and taps lose that axis again, so `split` needs no `batch_axis`. None: it is
+            given `x`.
         channel_axis: -1 for a model that has channels last. It holds for arrays of as many axes
             as `x`: vectors and tokens are taken to have theirs last.
         call: how a model with further inputs is called, `call(model, x, **arguments)` or with the

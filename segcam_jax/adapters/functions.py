@@ -33,7 +33,9 @@ def from_function(
     Args:
         fn: called as `fn(params, x, **arguments)`, its activations named by `tap`.
         params: pytree of arrays, returned as it is.
-        batch_axis: an axis of size one that `fn` is given; None for one example without a batch.
+        batch_axis: 0 for a function that is written for batches: it is given `x[None]`, and
+            its output and taps lose that axis again, so `split` needs no `batch_axis`. None: it is
+            given `x`.
         channel_axis: where `fn` has channels, without the batch: 0 for `c h w`. It holds for
             arrays of as many axes as `x`.
         output: picks the logits from what `fn` returns; None takes all.

@@ -57,7 +57,9 @@ def from_keras(
 
     Args:
         model: called as `model(x, training=False, **arguments)`, and built.
-        batch_axis: None for a layer that takes one example without a batch.
+        batch_axis: 0 for a layer that is written for batches: it is given `x[None]`, and
+            its output and taps lose that axis again, so `split` needs no `batch_axis`. None: it is
+            given `x`.
         channel_axis: 0 for a model of the data format `channels_first`.
         call: how a model with further inputs is called, `call(model, x, **arguments)`, for example
             `lambda model, x: model([x["image"], x["time"]], training=False)`.

@@ -34,7 +34,7 @@ class _Linen(calls.Adapted):
             if "params" in params:
                 raise
             raise InputError(
-                "from_linen was given variables without the collection 'params' (there are "
+                "from_linen was given variables without the collection 'params' (they have "
                 f"{', '.join(params) or 'none'}); give what module.init returned, not "
                 "variables['params'] alone"
             ) from error
@@ -60,7 +60,9 @@ def from_linen(
     Args:
         module: applied as `module.apply(variables, x, **arguments)`.
         variables: what `module.init` returned, all collections.
-        batch_axis: None for a module that takes one example without a batch.
+        batch_axis: 0 for a module that is written for batches: it is given `x[None]`, and
+            its output and taps lose that axis again, so `split` needs no `batch_axis`. None: it is
+            given `x`.
         channel_axis: 0 for a module that has channels first, without the batch. It holds for
             arrays of as many axes as `x`.
         call: how a module with further inputs is called, `call(module, x, **arguments)`, for

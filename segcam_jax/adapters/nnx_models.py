@@ -52,7 +52,9 @@ def from_nnx(
 
     Args:
         model: called as `model(x, **arguments)`.
-        batch_axis: 0 for a model that insists on a batch; None if it takes one example.
+        batch_axis: 0 for a model that is written for batches: it is given `x[None]`, and
+            its output and taps lose that axis again, so `split` needs no `batch_axis`. None: it is
+            given `x`.
         channel_axis: 0 for a model that has channels first, without the batch. It holds for
             arrays of as many axes as `x`.
         submodules: whether the output of every submodule is a tap, by its path. None: unless the

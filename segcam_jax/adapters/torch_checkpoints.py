@@ -51,7 +51,7 @@ def load_tensors(
     told = {
         "lacks": sorted(needed - found.keys()),
         "has besides": _nearest(sorted(found.keys() - wanted.keys()), needed - found.keys()),
-        "has in other shapes": [
+        "has other shapes for": [
             f"{name} {tuple(tensor.shape)} for {tuple(wanted[name].shape)}"
             for name, tensor in found.items()
             if name in wanted and tuple(tensor.shape) != tuple(wanted[name].shape)
@@ -60,7 +60,7 @@ def load_tensors(
     if any(told.values()):
         what = "; it ".join(f"{what} {_listed(names)}" for what, names in told.items() if names)
         raise InputError(
-            f"checkpoint {str(path)!r} is not of this {type(module).__name__}: it {what}"
+            f"checkpoint {str(path)!r} does not fit this {type(module).__name__}: it {what}"
         )
     state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in found.items()}
     module.load_state_dict({**module.state_dict(), **state})

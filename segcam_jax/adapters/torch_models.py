@@ -38,11 +38,11 @@ class _Torch(calls.Adapted):
 
         if any(leaf.dtype == np.uint8 for leaf in jax.tree.leaves(x)):
             raise InputError(
-                "x has dtype uint8, and the module computes in floating point; give floats in the "
-                "range that it was trained on: x / 255 for [0, 1]"
+                "x has dtype uint8, but the module computes in floating point; give floats in "
+                "the range that it was trained on: x / 255 for [0, 1]"
             )
         if missing := [name for name in self.names if name not in params]:
-            raise InputError(f"the parameters lack {missing[0]!r}; give those of from_torch")
+            raise InputError(f"the parameters lack {missing[0]!r}; give what from_torch returned")
         env = load_torchax().default_env()
         # Every call has a copy of its own: modules may keep what they compute in attributes.
         registered = torch_modules.registered(self.model)
@@ -117,7 +117,9 @@ def from_torch(
 
     Args:
         module: called as `module(x, **arguments)`.
-        batch_axis: None for a module that takes one example without a batch.
+        batch_axis: 0 for a module that is written for batches: it is given `x[None]`, and
+            its output and taps lose that axis again, so `split` needs no `batch_axis`. None: it is
+            given `x`.
         channel_axis: where the module has channels, without the batch: -1 for channels last.
         image: the name of the argument that the image is, if it is not the first.
         call: how a module is called otherwise, `call(module, x, **arguments)`, for example
@@ -144,8 +146,8 @@ def from_torch(
     module = torch_modules.unwrapped(module)
     if type(module).__module__.startswith("torch.export.") or _is_exported(module):
         raise InputError(
-            "from_torch was given what torch.export made, whose modules are gone; give the module "
-            "that was exported, with its state dict loaded"
+            "from_torch was given a program of torch.export, which has no modules any more; give "
+            "the module itself, with its state dict loaded"
         )
     if not isinstance(module, torch.nn.Module):
         raise InputError(
@@ -154,10 +156,10 @@ def from_torch(
     if any(isinstance(each, torch.jit.ScriptModule) for each in module.modules()):
         raise InputError(
             "from_torch was given a torch.jit.ScriptModule, whose code is no longer Python; give "
-            "the module that was scripted or traced, with its state dict loaded"
+            "the module itself, with its state dict loaded"
         )
     if any(type(each).__module__.startswith(_QUANTISED) for each in module.modules()):
-        raise InputError("from_torch was given a quantised module; give the one in floating point")
+        raise InputError("from_torch was given a quantised module; give it in floating point")
     torch_modules.tell_mode(module)
     registered, loose = torch_modules.registered(module), torch_modules.loose_tensors(module)
     params = {name: _array(tensor, name) for name, tensor in registered.items()}

@@ -94,8 +94,9 @@ def copied(module: Any, tensors: Mapping[int, Any], *, tell: bool = False) -> An
             if tell and len(own) < len(there):
                 foreign = next(hook for key, hook in there.items() if key not in own)
                 warnings.warn(
-                    f"a hook on the submodule {path!r} ({_name_of(foreign)}) does not run: it is "
-                    "no part of the module; what a model computes belongs into its forward",
+                    f"a hook on the submodule {path!r} ({_name_of(foreign)}) does not run, "
+                    "because it is not part of the module; move what the model computes into its "
+                    "forward",
                     stacklevel=3,
                 )
     copied = copy.deepcopy(module, memo)
@@ -128,7 +129,7 @@ def tell_mode(module: Any) -> None:
     found = sorted(name for name in live if any(kind in name for kind in kinds))
     if module.training and found:
         warnings.warn(
-            f"the module is in training mode, and is explained in eval mode ({', '.join(found)}); "
+            f"the module is in training mode, but is explained in eval mode ({', '.join(found)}); "
             "call module.eval() first",
             stacklevel=3,
         )

@@ -47,8 +47,8 @@ def load_torchax() -> Any:
         raise
     except (AttributeError, ImportError, RuntimeError) as error:
         raise InputError(
-            f"torchax does not work with torch {torch.__version__} ({faults.words_of(error)}), it "
-            f'needs {_FITS}; run: pip install "segcam-jax[{EXTRA}]"'
+            f"torchax does not work with torch {torch.__version__} ({faults.words_of(error)}); it "
+            f'needs {_FITS}. Run: pip install "segcam-jax[{EXTRA}]"'
         ) from error
     finally:
         packet.__getattr__ = plain
@@ -106,6 +106,6 @@ def _told(torchax: Any) -> Iterator[None]:
             place = faults.place_of(error)
             raise InputError(f"{where}: {f'{place}: ' if place else ''}{error}") from error
         raise InputError(
-            f"{where}: torchax {torchax.__version__} lacks an operator of torch ({error}); write "
-            "it by others, or define it by torchax.default_env().override_op_definition"
+            f"{where}: torchax {torchax.__version__} lacks an operator of torch ({error}); use "
+            "other operators, or define it with torchax.default_env().override_op_definition"
         ) from error

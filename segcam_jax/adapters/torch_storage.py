@@ -143,6 +143,6 @@ def _writes(name: str) -> bool:
 
 
 _WORDS = (
-    "a tensor is read after a write in place into a view of it, or the other way about, which "
-    "torchax does not follow; write it out of place"
+    "the module reads a tensor after it has written into a view of it in place (or the reverse), "
+    "which torchax does not follow; compute a new tensor instead"
 )

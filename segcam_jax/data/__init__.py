@@ -26,8 +26,8 @@ class _Moved(MetaPathFinder):
         if package == __name__ and name in _MOVED:
             # Not a ModuleNotFoundError, which `from segcam_jax.data import ...` would replace.
             raise ImportError(
-                f"{fullname} is now train.data.{_MOVED[name]}, beside the package in the "
-                'repository of segcam_jax; clone it and run: pip install -e ".[train]"',
+                f"{fullname} is now train.data.{_MOVED[name]}, which only the repository has, not "
+                'the package; clone it and run: pip install -e ".[train]"',
                 name=fullname,
             )
 

@@ -59,7 +59,7 @@ class Frame:
         if self.orientation is None and len(set(sizes)) > 1:
             raise InputError(
                 f"spacing {' x '.join(f'{size:g}' for size in sizes)} mm without an orientation; "
-                "name the axes that these sizes are along, such as RAS"
+                "name the axes that these sizes belong to, such as RAS"
             )
         object.__setattr__(self, "spacing", sizes)
 
@@ -114,11 +114,11 @@ class Frame:
         """
         told, own = [], orientation(volume.affine)
         if self.orientation is not None and not volume.oriented:
-            told.append(f"its axes are taken for {self.orientation}, as the network's")
+            told.append(f"its axes are assumed to be {self.orientation}, like the network's")
         elif self.orientation not in (None, own):
             told.append(
-                f"turned from {own} to {self.orientation} for the network; what is written lies "
-                "as in the file"
+                f"turned from {own} to {self.orientation} for the network; results are turned "
+                "back to the file's axes"
             )
         if self.spacing is not None and not self.is_size(turned):
             sizes = f"its voxels are {size_words(turned)}, the network's {size_words(self.spacing)}"

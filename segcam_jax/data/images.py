@@ -91,8 +91,8 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
     """
     if nifti.is_volume(path):
         raise InputError(
-            f"{str(path)!r} is a volume, and 2D images are expected: explain it by `segcam "
-            "instances` or `segcam context`"
+            f"{str(path)!r} is a volume, but this command takes 2D images; explain it with "
+            "`segcam instances` or `segcam context`"
         )
     name = str(path)
     array, row = zarr_rows.row_of(name)
@@ -187,7 +187,7 @@ def _stored_mask(data: bytes, name: str) -> np.ndarray:
     image = _opened(data, name)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
-        raise InputError(f"mask {name!r} has {frames} pages; save the one that is meant by itself")
+        raise InputError(f"mask {name!r} has {frames} pages; save one page as a file of its own")
     if _is_deep_png(data) and image.mode in ("RGB", "RGBA", "LA"):
         raise InputError(f"mask {name!r} has 16-bit colours; save it as grey, or with 8 bits")
     # Pillow inverts 8 bits and fewer.
@@ -259,7 +259,7 @@ def _load_npy(data: bytes, name: str) -> np.ndarray:
     except Exception as error:  # Headers are Python's literals, which fail in many ways.
         raise InputError(f"{name!r} is not a readable .npy array: {_one_line(error)}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise InputError(f"{name!r} holds no array of real numbers")
+        raise InputError(f"{name!r} does not hold an array of real numbers")
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise InputError(f"{name!r} has shape {array.shape}; expected `h w` or `h w c`")
     return array
@@ -288,12 +288,12 @@ def _in_range(
     top = next((top for top in tops if high <= top), None)
     if low < 0 or top is None or dtype not in _SENSORS:
         raise InputError(
-            f"{name!r} has {dtype} values from {low} to {high}, whose range is unknown; say it "
-            "(--range LOW HIGH), or give floats in [0, 1], uint8 or uint16"
+            f"{name!r} has {dtype} values from {low} to {high}, whose range is unknown; give it "
+            "(--range LOW HIGH), or save floats in [0, 1], uint8 or uint16"
         )
     said = f"{dtype} values were divided by {top}"
     if dtype.itemsize > 1 and top < _FULL_SCALES[-1]:
-        said += f", for the largest is {high}; --range 0 65535 divides by all of 16 bits"
+        said += f", because the largest is {high}; --range 0 65535 divides by all of 16 bits"
     return (values / top).astype(np.float32), [said]
 
 
@@ -322,10 +322,10 @@ def _picture(data: bytes, name: str, reading: Reading) -> tuple[np.ndarray, list
     image = _opened(data, name)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
-        notes.append(f"the first of {frames} frames was taken")
+        notes.append(f"the first of {frames} frames was used")
     if image.getexif().get(0x0112, 1) not in (0, 1):
         image = ImageOps.exif_transpose(image)
-        notes.append("it was turned as its orientation tag says")
+        notes.append("it was turned according to its orientation tag")
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)[..., None]
         pixels, said = _in_range(values if image.mode == "F" else _deep(values), name, reading)
@@ -376,9 +376,9 @@ def _check_values(array: np.ndarray, name: str, reading: Reading) -> None:
     if (low < 0 or high > 1) and not reading.as_stored:
         hint = "divide it by 255, or " if low >= 0 and 2 < high <= 255 else ""
         raise InputError(
-            f"{name!r} has values in [{low:.6g}, {high:.6g}], expected [0, 1]; {hint}say what "
-            "becomes 0 and 1 (--range LOW HIGH), or give them to a model of your own as they are "
-            "(--normalisation none)"
+            f"{name!r} has values in [{low:.6g}, {high:.6g}], expected [0, 1]; {hint}give the "
+            "values that become 0 and 1 (--range LOW HIGH), or pass the values unchanged to a "
+            "model of your own (--normalisation none)"
         )
 
 

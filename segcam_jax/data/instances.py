@@ -286,7 +286,7 @@ def matched(
             f"the prediction has extents {shape}, the ground truth {truth.labels.shape}"
         )
     if ignored is not None and np.shape(ignored) != shape:
-        raise InputError(f"what is ignored has extents {np.shape(ignored)}, expected {shape}")
+        raise InputError(f"the ignored region has extents {np.shape(ignored)}, expected {shape}")
     if min_iou is not None and not 0 < min_iou <= 1:
         raise InputError(f"min_iou={min_iou}; expected a number above 0, at most 1")
     unknown = np.zeros(shape, bool) if ignored is None else np.asarray(ignored, bool)

@@ -47,11 +47,11 @@ def read_labels(path: str | Path) -> list[str]:
     labels = _of_json(text, str(path)) if json_file else text.rstrip().splitlines()
     labels = [" ".join(label.split()) for label in labels]
     if not labels:
-        raise InputError(f"labels {str(path)!r} do not hold a name; give one a line")
+        raise InputError(f"labels {str(path)!r} do not hold a name; write one name per line")
     if "" in labels:
         raise InputError(
-            f"labels {str(path)!r} have no name for class {labels.index('')}; give one a line, "
-            "without empty lines between"
+            f"labels {str(path)!r} have no name for class {labels.index('')}; write one name per "
+            "line, without empty lines between them"
         )
     return labels
 

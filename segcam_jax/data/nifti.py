@@ -31,7 +31,7 @@ SUFFIXES = NIFTI + NRRD
 _GZIP_LEVEL = 3
 AXES = 3
 _MOST_AXES, _LARGEST_HEADER = 7, 540  # of NIfTI
-_UNORIENTED = "the file says nothing of its orientation; voxel sizes alone are used"
+_UNORIENTED = "the file does not give its orientation; only its voxel sizes are used"
 # Where a NIfTI header says how voxels lie, and in which units.
 _PLACE = ("pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z", "qform_code")
 _PLACE += ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
@@ -125,7 +125,7 @@ def write_map(path: str | Path, array: Shaped[np.ndarray, "d h w"], *, like: Vol
     """
     path = Path(path)
     if not path.name.lower().endswith(NIFTI):
-        raise InputError(f"{str(path)!r} is not a name of a NIfTI file; end it in .nii or .nii.gz")
+        raise InputError(f"{str(path)!r} does not end in .nii or .nii.gz, as a NIfTI file does")
     if array.shape != like.shape:
         raise InputError(
             f"the map for {str(path)!r} has extents {array.shape}, the volume {like.shape}"
@@ -176,15 +176,15 @@ def _nifti_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tu
     affine = np.array(header.get_best_affine(), np.float64)
     code = int(header["xyzt_units"]) & 7
     if code not in _NIFTI_MILLIMETRES:
-        given = "does not say its units" if code == 0 else f"has units of an unknown code, {code}"
-        notes.append(f"the file {given}; millimetres are taken")
+        given = "does not give its units" if code == 0 else f"has units of an unknown code, {code}"
+        notes.append(f"the file {given}; segcam assumes millimetres")
     scale = _NIFTI_MILLIMETRES.get(code, 1.0)
     if sform and qform:
         other = np.array(header.get_qform(), np.float64)
         apart = scale * farthest(header.get_data_shape()[:3], affine, other)
         if apart > min(spacing_of(affine)) * scale:
             notes.append(
-                f"the file's sform and qform disagree, by up to {apart:.3g} mm; the sform is taken"
+                f"the file's sform and qform differ by up to {apart:.3g} mm; segcam uses the sform"
             )
     affine[:3] *= scale
     return check_affine(affine, path), tuple(notes)
@@ -223,14 +223,14 @@ def _header_of(data: bytes, path: Path) -> Any:
     size = next((each for each in sizes if each in kinds), None)
     if size is None:
         raise InputError(
-            f"{str(path)!r} says that its header has {sizes[0]} bytes, expected 348 or 540; it is "
-            "no NIfTI file, or truncated or damaged"
+            f"{str(path)!r} states a header of {sizes[0]} bytes, expected 348 or 540; it is not a "
+            "NIfTI file, or it is truncated or damaged"
         )
     header = kinds[size](data[:size], check=False)
     axes = int(header["dim"][0])
     offset, slope = (float(header[name]) for name in ("vox_offset", "scl_slope"))
     if not 1 <= axes <= _MOST_AXES:
-        raise InputError(f"{str(path)!r} has {axes} axes by its header, expected 3; it is damaged")
+        raise InputError(f"{str(path)!r} has {axes} axes in its header, expected 3; it is damaged")
     if not (np.isfinite(offset) and offset == int(offset) and (offset == 0 or offset >= size)):
         raise InputError(f"{str(path)!r} has its voxels at byte {offset:g}; its header is damaged")
     if np.isinf(slope):
@@ -346,7 +346,7 @@ def _nrrd_affine(header: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"], tup
     letters = "".join(word[:1] for word in space.split("-")) if "-" in space else space
     known = {letters[:1]: "lr", letters[1:2]: "pa", letters[2:3]: "is"}
     if len(letters) < 3 or any(letter not in ends for letter, ends in known.items()):
-        told = f"the file's space is {space or 'not given'!r}; its axes are taken for RAS"
+        told = f"the file's space is {space or 'not given'!r}; segcam assumes the axes RAS"
         return check_affine(affine, path), (told, *notes)
     for axis, letter in enumerate(letters[:3]):
         affine[axis] *= -1 if letter in "lpi" else 1
@@ -367,7 +367,7 @@ def _nrrd_millimetres(
     """Millimetres per unit of each axis, and a note where they are not known."""
     units = _nrrd_words(path, field)
     if not any(units):
-        return np.ones(count), ("the file does not say its units; millimetres are taken",)
+        return np.ones(count), ("the file does not give its units; segcam assumes millimetres",)
     scales, unknown = [], []
     for unit in (units + [units[-1]] * count)[:count]:
         name = unit.strip().casefold()
@@ -375,7 +375,7 @@ def _nrrd_millimetres(
         scales.append(scale or 1.0)
         unknown += [] if scale else [unit]
     told = (
-        (f"the file's unit {unknown[0]!r} is not a known length; mm is taken",) if unknown else ()
+        (f"the file's unit {unknown[0]!r} is not a known length; mm is assumed",) if unknown else ()
     )
     return np.asarray(scales), told
 

@@ -81,4 +81,4 @@ def _without_partner(common: int, images: list[Path], masks: list[Path]) -> str:
             verb = "has" if len(files) == 1 else "have"
             parts.append(f"{counted(len(files), noun)} {verb} no {other} ({names})")
     why = "" if common > 0 else "; an image and its mask have the same name, or the same number"
-    return f"{' and '.join(parts)}{why}; add the partner of each, or take it out of its folder"
+    return f"{' and '.join(parts)}{why}; add the missing files, or move these elsewhere"

@@ -41,7 +41,9 @@ class Orient(msgspec.Struct, frozen=True, tag=True):
     def __call__(self, scan: Scan) -> Scan:
         """The scan, oriented; one whose file does not say how it lies stays, which is noted."""
         if not scan.file.oriented:
-            note = f"{scan.file.path}: its axes are taken for {self.letters}, as the network's"
+            note = (
+                f"{scan.file.path}: its axes are assumed to be {self.letters}, like the network's"
+            )
             return dataclasses.replace(scan, notes=(*scan.notes, note))
         return turned(scan, turn_to(scan.grid.affine, self.letters))
 

@@ -279,8 +279,8 @@ def check_different(paths: Sequence[str | Path]) -> None:
         first = seen.setdefault(os.path.realpath(path), number)
         if first != number:
             raise InputError(
-                f"{str(path)!r} is given as modalities {first} and {number} of a scan; give each "
-                "modality its own file"
+                f"{str(path)!r} is given as modality {first} and as modality {number} of a scan; "
+                "give each modality its own file"
             )
 
 
@@ -371,11 +371,11 @@ def _single(found: Sequence[str], prefix: str, session: Path) -> str:
         return found[0]
     if not found:
         raise InputError(
-            f"{str(session)!r} lacks the volume {prefix!r}, which other modalities have"
+            f"{str(session)!r} lacks the volume {prefix!r}, although the other modalities are there"
         )
     raise InputError(
         f"{str(session)!r} has {len(found)} volumes that begin with {prefix!r}: "
-        f"{', '.join(found[:3])}; give more of the name"
+        f"{', '.join(found[:3])}; give a longer prefix"
     )
 
 

@@ -69,21 +69,22 @@ def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[st
         raise InputError(f"{name!r} is a TIFF of {values.dtype}; expected real numbers")
     if page.axes not in ("YX", "YXS", "SYX"):
         raise InputError(
-            f"{name!r} is a TIFF of the axes {page.axes}; save one plane, `h w` or `h w c`"
+            f"{name!r} is a TIFF with the axes {page.axes}; save one plane, `h w` or `h w c`"
         )
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
     values = values[..., None] if values.ndim == 2 else values
-    notes = [f"the first of {pages} pages was taken"] if pages > 1 else []
+    notes = [f"the first of {pages} pages was used"] if pages > 1 else []
     if orientation in _TURNS:
         values = _TURNS[orientation](values)
-        notes.append("it was turned as its orientation tag says")
+        notes.append("it was turned according to its orientation tag")
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and values.dtype.kind == "u":
         values = np.iinfo(values.dtype).max - values
-        notes.append("it was inverted, for its 0 is white")
+        notes.append("it was inverted, because its 0 is white")
     if page.photometric == tifffile.PHOTOMETRIC.RGB and _ALPHA & set(page.extrasamples):
         if values.dtype.kind != "u" or (values[..., -1] != np.iinfo(values.dtype).max).any():
             raise InputError(
-                f"{name!r} is see-through, with {values.dtype}; flatten it, or drop its alpha"
+                f"{name!r} is partly transparent and has {values.dtype} values; flatten it, or "
+                "drop its alpha channel"
             )
         values = values[..., :-1]
         notes.append("its opaque alpha channel was dropped")

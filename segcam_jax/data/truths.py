@@ -111,13 +111,13 @@ def check_options(options: TruthOptions) -> None:
         raise InputError(f"truth labels {options.labels!r}; choose from instances, classes")
     if options.classes and options.labels == "instances":
         raise InputError(
-            f"truth classes {list(options.classes)} go with truth labels 'classes', not 'instances'"
+            f"truth classes {list(options.classes)} need truth labels 'classes', not 'instances'"
         )
     wrong = [each for each in options.classes if each <= 0 or each == options.ignore]
     if wrong:
         raise InputError(f"truth class {wrong[0]}; give positive values other than the ignored one")
     if options.ignore == 0:
-        raise InputError("ignore label 0 is the background; give the value of what is unknown")
+        raise InputError("ignore label 0 is the background; give the value of unknown voxels")
     if options.threshold is not None:
         if not np.isfinite(options.threshold):
             raise InputError(f"truth threshold {options.threshold}; give a finite number")
@@ -143,13 +143,13 @@ def _parts(
         found = values[fractions]
         raise InputError(
             f"the truth holds {counted(found.size, 'value')} besides integers, from "
-            f"{found.min():.4g} to {found.max():.4g}; if they are probabilities, say what is "
-            "inside with a threshold (--truth-threshold 0.5)"
+            f"{found.min():.4g} to {found.max():.4g}; if they are probabilities, give a threshold "
+            "for what is inside (--truth-threshold 0.5)"
         )
     labels = np.where(ignored, 0, labels)
     if labels.size and labels.max() > _LARGEST:
         raise InputError(
-            f"the truth holds {labels.max():.0f}; labels above {_LARGEST} are not told apart"
+            f"the truth holds {labels.max():.0f}; labels above {_LARGEST} cannot be told apart"
         )
     labels = labels.astype(np.int32)
     found = np.unique(labels)
@@ -157,8 +157,8 @@ def _parts(
         count, least = int((labels < 0).sum()), int(found[0])
         raise InputError(
             f"the truth holds negative values in {counted(count, 'voxel')}, the least is {least}; "
-            f"if it means unknown, {options.if_unknown(least)}, or say what is inside with a "
-            "threshold (--truth-threshold 0)"
+            f"if it means unknown, {options.if_unknown(least)}, or give a threshold for what is "
+            "inside (--truth-threshold 0)"
         )
     positive = found[found > 0].tolist()
     unknown = _unknown(positive)
@@ -188,7 +188,7 @@ def _question(positive: Sequence[int], unknown: int | None, options: TruthOption
     first = " ".join(map(str, [each for each in positive if each != unknown][:2]))
     hint = "" if unknown is None else f"; if {unknown} means unknown, {options.if_unknown(unknown)}"
     return (
-        f"the truth holds {len(positive)} positive values ({shown}); say what they are: "
+        f"the truth holds {len(positive)} positive values ({shown}); state what they are: "
         "--truth-labels instances (each value is one lesion; touching ones stay apart) or "
         "--truth-labels classes (tissues; the connected components of those that count, which "
         f"--truth-classes {first} chooses, are the lesions){hint}"

@@ -188,8 +188,8 @@ def check_orientation(letters: str) -> str:
     found = sorted("".join(_DIRECTIONS).find(letter) // 2 for letter in letters.upper())
     if found != [0, 1, 2]:
         raise InputError(
-            f"orientation {letters!r}; give where the three axes lead, such as RAS or LPS: right "
-            "or left, anterior or posterior, superior or inferior"
+            f"orientation {letters!r}; give the directions of the three axes, such as RAS or LPS: "
+            "right or left, anterior or posterior, superior or inferior"
         )
     return letters.upper()
 

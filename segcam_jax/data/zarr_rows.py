@@ -38,7 +38,7 @@ def open_array(path: Path) -> Any:
             f"{str(path)!r} is not a Zarr array; give one of images, `n h w c`"
         ) from None
     if array.metadata.zarr_format != 3:
-        raise InputError(f"{str(path)!r} is of Zarr's format 2; save it in format 3")
+        raise InputError(f"{str(path)!r} has Zarr's format 2; save it in format 3")
     if array.ndim not in (3, 4) or 0 in array.shape or array.dtype.kind not in "biuf":
         raise InputError(
             f"{str(path)!r} has shape {array.shape} of {array.dtype}; expected images, `n h w c`"

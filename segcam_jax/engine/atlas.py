@@ -102,8 +102,8 @@ def read_changes(
 def _check_size(split: Split, count: int, block: int, dtype: Stored, execution: Execution) -> None:
     if not hasattr(split.output, "shape"):
         raise InputError(
-            "the model returns more than one array, and an atlas is of one; wrap the model so that "
-            "it returns its logits"
+            "the model returns more than one array, and an atlas needs one; wrap the model so "
+            "that it returns its logits"
         )
 
     def size(block):

@@ -17,7 +17,7 @@ from segcam_jax.engine.fitting import Anew, Program, Programs, kept
 from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
-from segcam_jax.types import Explanation, InputError, TargetError
+from segcam_jax.types import Explanation, InputError, TargetError, nearest_first
 
 F = TypeVar("F", bound=Callable)
 Static = tuple[tuple[str, Any], ...]
@@ -56,12 +56,13 @@ def compiled(method: F) -> F:
     @functools.wraps(method)
     def call(split: Split, params: Any, x: Any, target: Any, *more: Any, **options: Any):
         given = (split, params, x, target, *more)
-        return programs.run(*_prepared(signature, given, options))
+        return programs.run(*_prepared(method, signature, given, options))
 
     def program(
         split: Split, params: Any, x: Any, target: Any, *more: Any, **options: Any
     ) -> Program:
-        return programs.compiled(*_prepared(signature, (split, params, x, target, *more), options))
+        given = (split, params, x, target, *more)
+        return programs.compiled(*_prepared(method, signature, given, options))
 
     cast(Any, call).program = program
     return cast(F, call)
@@ -85,15 +86,16 @@ def compiled_function(function: F) -> F:
 
 
 def _prepared(
-    signature: inspect.Signature, given: tuple, options: Mapping
+    method: Callable, signature: inspect.Signature, given: tuple, options: Mapping
 ) -> tuple[Split, Static, tuple, Execution]:
     """Checked arguments of the kernel: `(split, static, inputs, execution)`."""
     split, params, x, target, *more = given
     if not isinstance(split, Split):
         raise InputError(
-            f"the first argument is {type(split).__name__}, expected a Split; make one with "
+            f"the first argument is a {type(split).__name__}, expected a Split; make one with "
             "split(fn, tap_name, params, x)"
         )
+    _check_options(method, signature, options)
     signature.bind(*given, **options)
     options = {**dict(zip(list(signature.parameters)[4:], more, strict=False)), **options}
     if not jnp.issubdtype(split.activation.dtype, jnp.floating):
@@ -108,6 +110,26 @@ def _prepared(
     if execution.mesh is not None:
         inputs = devices.replicate(inputs, execution.mesh)
     return split, static, inputs, execution
+
+
+def _check_options(method: Callable, signature: inspect.Signature, options: Mapping) -> None:
+    """Raises `InputError` if a method has no such option, or lacks one that it needs."""
+    kinds = {each.kind for each in signature.parameters.values()}
+    named = {
+        name: each for name, each in signature.parameters.items() if each.kind is each.KEYWORD_ONLY
+    }
+    unknown = next((name for name in options if name not in signature.parameters), None)
+    if unknown is not None and inspect.Parameter.VAR_KEYWORD not in kinds:
+        choices = ", ".join(nearest_first(unknown, named)) or "none"
+        raise InputError(f"{_name(method)} has no option {unknown!r}; its options are {choices}")
+    for name, each in named.items():
+        if each.default is each.empty and name not in options:
+            example = "; give a key, such as jax.random.key(0)" if name == "key" else ""
+            raise InputError(f"{_name(method)} needs the option {name}={example}")
+
+
+def _name(method: Callable) -> str:
+    return getattr(method, "__name__", type(method).__name__)
 
 
 def _run(method, split, static, params, x, target, traced):
@@ -175,13 +197,13 @@ def checked_target(target: Any, split: Split) -> Any:
         told = split.outputs if target.outputs is None else target.outputs
         if split.declared is not None and told != split.declared:
             raise TargetError(
-                f"the target says outputs={told!r}, and `split` or the adapter was told "
-                f"outputs={split.declared!r}; say the same to both"
+                f"the target has outputs={told!r}, but `split` or the adapter was given "
+                f"outputs={split.declared!r}; give both the same"
             )
         if told is None and target.of == "probabilities":
             raise TargetError(
                 "of='probabilities': the model's last operations do not tell whether it returns "
-                "logits or probabilities; say outputs='logits' or outputs='probabilities' to "
+                "logits or probabilities; give outputs='logits' or outputs='probabilities' to "
                 "`split` or the adapter (--outputs on the command line)"
             )
         return dataclasses.replace(target, outputs=told)

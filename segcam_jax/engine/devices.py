@@ -73,7 +73,7 @@ def _first(there: Sequence[Device], count: int | None) -> Sequence[Device]:
         return there[:count]
     if count < 1:
         raise InputError(f"{count} devices were asked for; give at least 1")
-    virtual = "; XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
+    virtual = "; XLA_FLAGS=--xla_force_host_platform_device_count=N splits a CPU into N devices"
     raise InputError(
         f"{count} devices were asked for, and there "
         + ("is 1" if len(there) == 1 else f"are {len(there)}")

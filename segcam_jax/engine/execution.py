@@ -59,8 +59,8 @@ class Execution:
         if hoist is not None or changes is not None:
             name = "changes" if hoist is None else "hoist"
             raise InputError(
-                f"Execution({name}=...) is gone: difference=True or False switches the change "
-                "that an ablation makes, and gradients, by themselves"
+                f"Execution({name}=...) was removed; difference=True or False switches the "
+                "difference form of ablations and gradients"
             )
         for name, unit in (("chunk_size", "evaluations"), ("memory_limit", "bytes")):
             given = getattr(self, name)

@@ -112,7 +112,7 @@ def _checked(score: Any) -> Any:
         TargetError: if it is anything but a scalar in floating point; says what it is.
     """
     if score is None:
-        raise TargetError("the target returns None; expected one scalar: does it lack a `return`?")
+        raise TargetError("the target returns None; expected one scalar. Does it lack a `return`?")
     if not _is_input(score):
         raise TargetError(f"the target returns a {type(score).__name__}; expected one scalar")
     shape, dtype = jnp.shape(score), jnp.result_type(score)
@@ -140,8 +140,8 @@ def _failed(output: Any, error: Exception) -> TargetError:
         )
     if isinstance(error, _NEEDS_VALUE):
         return TargetError(
-            f"the target needs the output's value while it is traced{where}, as float(), int() and "
-            "`if` do; return a scalar of jax.numpy, and choose by jnp.where"
+            f"the target needs the output's value while it is traced{where}, as float(), int() "
+            "and `if` do; return a scalar of jax.numpy, and use jnp.where to choose"
         )
     shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(output))
     return TargetError(f"the target fails on an output of shape {shapes}: {faults.words_of(error)}")

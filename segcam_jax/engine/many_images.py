@@ -282,8 +282,8 @@ def _length(images: Any) -> int:
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(images)}
     if len(lengths) != 1 or lengths <= {(), (0,)}:
         raise InputError(
-            f"the images have leading axes {sorted(lengths)}; expected one common axis `n`, at "
-            "least 1 long"
+            f"the images have leading axes {sorted(lengths)}; expected one common axis `n` with "
+            "at least one image"
         )
     ((count,),) = lengths
     return count
@@ -321,7 +321,7 @@ def _stacked(targets: Sequence[Any], split: Split) -> FunctionTarget:
     if len(formulas) > 1 or None in formulas:
         raise TargetError(
             "the targets compute different things; explain their images one by one, or give "
-            "functions that differ in the arrays only that they hold"
+            "functions that differ only in the arrays that they hold"
         )
     stacked = jax.tree.map(lambda *each: jnp.stack(list(map(jnp.asarray, each))), *traced)
     # A function that holds nothing is the same for all.

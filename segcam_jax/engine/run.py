@@ -302,15 +302,15 @@ def _smooth(split: Split, how: Scoring) -> Scoring:
     """Raises `TargetError` if no gradient can flow from a score back to the tap."""
     if not how.depends:
         raise TargetError(
-            f"the target does not depend on tap {split.tap!r}: what it reads of the output is "
-            "computed without it, and the map would be zero. Score another part of the output, or "
-            "explain a tap that leads to this one"
+            f"the target does not depend on tap {split.tap!r}: the model computes the output that "
+            "the target reads without this activation, and the map would be zero. Score another "
+            "part of the output, or explain a tap that leads to this one"
         )
     if not how.has_slope:
         raise TargetError(
             f"the score does not depend smoothly on tap {split.tap!r}: a threshold, argmax, "
-            "one-hot, rounding or stop_gradient lies between, and the map would be zero. Score "
-            "logits or probabilities, or use a method that ablates (ablation_cam)"
+            "one-hot, rounding or stop_gradient lies between them, and the map would be zero. "
+            "Score logits or probabilities, or use a method that ablates (ablation_cam)"
         )
     return how
 

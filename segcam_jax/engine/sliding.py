@@ -281,8 +281,8 @@ def window_function(
     found = getattr(output, "shape", "several arrays")
     if len(found) != len(window.shape) or found[:-1] != window.shape[:-1]:
         raise InputError(
-            f"the network makes {found} of a window {window.shape}; its output must have the "
-            "window's positions"
+            f"the network returns {found} for a window of shape {window.shape}; its output must "
+            "have the window's positions"
         )
     # The window comes first: what else goes in is not counted to a call.
     closed, jaxpr = graph.closed(lambda x, params: fn(params, x), window, params)

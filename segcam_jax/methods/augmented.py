@@ -48,7 +48,7 @@ def aug_smooth(
         image, so that half of the maps explain other pixels.
     """
     if jax.tree.structure(split.input) != jax.tree.structure(0) or split.input.ndim != 3:
-        raise InputError("aug_smooth mirrors images `h w c`; the network's input is none")
+        raise InputError("aug_smooth mirrors images `h w c`, but the network's input is not one")
 
     def mirrored(output: Any) -> Any:
         back = (jnp.flip(each, 1) if each.ndim > 2 else each for each in jax.tree.leaves(output))

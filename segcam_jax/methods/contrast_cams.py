@@ -103,7 +103,7 @@ def finer_cam(
     if comparisons < 1:
         raise InputError(f"comparisons={comparisons}; at least 1 is needed")
     if split.output.shape[-1] < 2:
-        raise InputError("finer_cam compares classes; the model has one only")
+        raise InputError("finer_cam compares classes, but the model has only one")
     activation, carry = engine.encode(split, params, x, execution)
     output = wide(split.decode(activation, carry))
     similar = _most_similar(target, output, min(comparisons, output.shape[-1] - 1))

@@ -127,7 +127,7 @@ def full_grad(
     if rescale not in ("channel", "layer", "none"):
         raise InputError(f"rescale={rescale!r}; choose channel, layer or none")
     if len(split.activation.shape) < 2:
-        raise InputError(f"full_grad needs positions; tap {split.tap!r} has channels only")
+        raise InputError(f"full_grad needs positions, but tap {split.tap!r} has only channels")
     found = full_gradient(split, params, x, target, execution=execution)
     extents = split.activation.shape[:-1]
     total = _scaled(found.input, rescale).sum(-1)

@@ -139,7 +139,7 @@ def guided_grad_cam(
     if image.ndim != cam.map.ndim + 1 or image.ndim < 2:
         raise InputError(
             f"guided_grad_cam resizes a map {cam.map.shape} of tap {split.tap!r} to the input "
-            f"{image.shape}; both need positions, and as many dimensions"
+            f"{image.shape}; both need positions, and the same number of dimensions"
         )
     score, received = _guided(whole, image, carry, target, rule, execution)
     location = resize(jnp.maximum(cam.map, 0), image.shape[:-1], kind=kind)

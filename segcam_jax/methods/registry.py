@@ -256,7 +256,10 @@ def parse_calls(methods: Sequence[Method], words: Sequence[str]) -> tuple[Method
         start, dot, name = left.rpartition(".")
         if dot and start not in known:
             choices = ", ".join(nearest_first(start, known))
-            raise InputError(f"--option {word!r}: {start!r} does not run here, but {choices}")
+            raise InputError(
+                f"--option {word!r}: {start!r} is not a method of this run; its methods are "
+                f"{choices}"
+            )
         asked = [known[start]] if dot else list(methods)
         having = [each for each in asked if name in each.options]
         if not having:

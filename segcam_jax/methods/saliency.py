@@ -139,10 +139,10 @@ def _baseline(
 ) -> Array:
     """The activation that a path starts from."""
     given = jnp.zeros((), activation.dtype) if baseline is None else jnp.asarray(baseline)
-    another = "split.encode(params, other)[0] is that of another image"
+    another = "split.encode(params, other)[0] is the activation of another image"
     if baseline is not None and not given.ndim and split.tap != INPUT:
         raise InputError(
-            f"the baseline is a number, and at tap {split.tap!r} it is an activation of shape "
+            f"the baseline is a number, but tap {split.tap!r} needs an activation of shape "
             f"{activation.shape}; give such an array ({another}), or None for zeros"
         )
     try:

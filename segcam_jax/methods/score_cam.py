@@ -80,7 +80,8 @@ def score_cam(
     if image.ndim != activation.ndim or image.ndim < 2:
         raise InputError(
             f"score_cam masks the input {image.shape} by the channels of the activation "
-            f"{activation.shape} at tap {split.tap!r}; both need positions, and as many dimensions"
+            f"{activation.shape} at tap {split.tap!r}; both need positions, and the same number "
+            "of dimensions"
         )
     by_corners = masks == "pytorch_grad_cam"
     family = ActivationMasks(activation, image.shape[:-1], by_corners, by_corners)
@@ -143,7 +144,7 @@ def recipro_cam(
     activation, carry, score = engine.baseline(split, params, x, target, execution)
     shape = activation.shape[:-1]
     if not shape:
-        raise InputError(f"recipro_cam needs positions; tap {split.tap!r} has channels only")
+        raise InputError(f"recipro_cam needs positions, but tap {split.tap!r} has only channels")
     masks = KeepMasks(shape, soft)
     nothing, falls = engine.ablation_drops(split, activation, carry, target, masks, execution)
     drops = score - nothing + falls

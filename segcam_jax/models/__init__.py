@@ -126,7 +126,7 @@ def path_of(weights: str | Path) -> Path:
         if not (path / _OF_A_RUN).is_file():
             raise InputError(
                 f"weights {str(weights)!r} are a folder without {_OF_A_RUN}, which a training "
-                "leaves at its end; give the file"
+                "writes at its end; give the file"
             )
         return path / _OF_A_RUN
     if not path.exists():
@@ -144,8 +144,8 @@ def _opened(weights: str | Path, model: str | None) -> tuple[Any, str, Mapping[s
     name = installed.model if installed else store.metadata(path).get("model")
     if not isinstance(name, str):
         raise InputError(
-            f"weights file {str(path)!r} was not written by segcam_jax; `segcam convert` makes one "
-            "of it that was"
+            f"weights file {str(path)!r} was not written by segcam_jax; convert it with `segcam "
+            "convert`"
         )
     if name not in NETWORKS or model not in (None, name):
         raise InputError(

@@ -73,7 +73,7 @@ def config_of(metadata: Mapping[str, Any], kind: type[C], path: str | Path) -> C
         raise InputError(f"{origin} is {shortened(repr(values))}, expected fields with values")
     huge = [n for n in _numbers(values) if abs(n) > _LARGEST]
     if huge:
-        raise InputError(f"{origin} has {huge[0]:.6g}; no network here has over {_LARGEST}")
+        raise InputError(f"{origin} has {huge[0]:.6g}; no network here has more than {_LARGEST}")
     return schema.read(values, kind, origin)
 
 

@@ -296,7 +296,7 @@ def convert(
     if known and model.config.ndim != AXES:
         raise InputError(
             f"{' and '.join(known)} of {str(path)!r}, which holds a {model.config.ndim}D network; "
-            "only networks of volumes have them"
+            "only 3D networks have them"
         )
     known |= {"classes": list(labels)} if labels else {}
     known |= {"outputs": outputs} if outputs else {}
@@ -367,9 +367,9 @@ def _check_keras(names: Mapping[str, Any], origin: str) -> None:
     for network, (pattern, least) in _KERAS_NETWORKS.items():
         if sum(re.fullmatch(pattern, name) is not None for name in names) >= least:
             raise InputError(
-                f"weights of {origin!r} are those of Keras's {network}, which no network here "
-                "takes; explain the Keras model as it is: segcam.from_keras(model), or on the "
-                "command line a factory that returns it (my_networks.py:make)"
+                f"weights of {origin!r} belong to Keras's {network}, which is none of the networks "
+                "here; explain the Keras model itself: segcam.from_keras(model), or on the command "
+                "line a factory that returns it (my_networks.py:make)"
             )
 
 

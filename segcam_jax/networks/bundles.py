@@ -124,8 +124,8 @@ class Bundle:
                 return ast.literal_eval(value[1:].strip())
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 raise InputError(
-                    f"{str(self.path)!r} holds the expression {value!r}, and no code in a bundle "
-                    "is run; write the value there"
+                    f"{str(self.path)!r} holds the expression {value!r}, but segcam runs no code "
+                    "of a bundle; write the value there"
                 ) from None
         return value
 
@@ -135,7 +135,7 @@ class Bundle:
             try:
                 found = found[int(part)] if isinstance(found, list) else found[part]
             except (KeyError, IndexError, ValueError, TypeError):
-                raise InputError(f"{str(self.path)!r}: {reference!r} leads nowhere") from None
+                raise InputError(f"{str(self.path)!r}: {reference!r} does not exist") from None
         return found
 
     def section(self, key: str) -> Mapping[str, Any] | None:
@@ -179,7 +179,7 @@ class Bundle:
         resampled = False
         for step in made:
             if resampled and isinstance(step, preparation.Orient):
-                raise InputError(f"{str(self.path)!r}: Orientation after Spacing; exchange the two")
+                raise InputError(f"{str(self.path)!r}: Orientation follows Spacing; exchange them")
             resampled = resampled or isinstance(step, preparation.Respace)
         return tuple(made)
 
@@ -327,7 +327,7 @@ def open_bundle(spec: NetworkSpec, options: OpenOptions = OpenOptions(ndims=(3,)
     ndim = arguments.get("spatial_dims", 3)
     options.check_ndim(ndim, spec.words)
     if ndim != 3:
-        raise InputError(f"{spec.words!r} is of images; known are bundles of volumes")
+        raise InputError(f"{spec.words!r} is a bundle for images; segcam reads bundles for volumes")
     steps, (roi, overlap, windows) = bundle.steps, bundle.window
     module = _module(bundle, target, arguments)
     weights = folder / _MODEL
@@ -382,4 +382,4 @@ def _module(bundle: Bundle, target: str, arguments: Mapping[str, Any]) -> Any:
     try:
         return found(**arguments)
     except Exception as error:  # Whatever a constructor makes of arguments that it cannot take.
-        raise InputError(f"{str(bundle.path)!r}: no {name} is made of it: {error}") from None
+        raise InputError(f"{str(bundle.path)!r}: {name} cannot be made from it: {error}") from None

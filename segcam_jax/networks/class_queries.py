@@ -93,7 +93,8 @@ class Prediction:
         if not found.any():
             seen = ", ".join(labels[k] for k in self.order[:_TOLD]) or "nothing"
             raise TargetError(
-                f"class {labels[class_index]!r} is predicted at no pixel; predicted are {seen}"
+                f"class {labels[class_index]!r} is not predicted at any pixel; the predicted "
+                f"classes are {seen}"
             )
         return found
 
@@ -177,8 +178,8 @@ class ClassChoice:
                 f"{self.words}: after {counted(self.rank, 'class')} only" if self.rank else "only"
             )
             raise TargetError(
-                f"{only} the background, class {labels[index]!r}, is predicted here, which is "
-                "explained only when asked for; name a class"
+                f"{only} the background, class {labels[index]!r}, is predicted here, and it is "
+                "explained only if you ask for it; name a class"
             )
         return index
 
@@ -210,7 +211,7 @@ class ClassQuery:
             return cls(choice.slug, choice)
         other = ClassChoice.parse(second)
         if choice == other:
-            raise InputError(f"class {first!r} does not differ from itself; give two")
+            raise InputError(f"class {first!r} cannot be compared with itself; give two classes")
         return cls(_files.file_name(f"{choice.slug}-not-{other.slug}"), choice, other)
 
     @property
@@ -291,6 +292,6 @@ def check_possible(
     if count:
         where = f" at {count} of the {values.size} explained pixels" if values.ndim else ""
         raise TargetError(
-            f"class {labels[index]!r} is at -inf{where}: the network rules it out, and nothing "
-            "explains that; name another class or region"
+            f"class {labels[index]!r} is at -inf{where}: the network rules it out, which cannot "
+            "be explained; name another class or region"
         )

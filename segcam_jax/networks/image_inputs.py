@@ -80,8 +80,8 @@ def fitted_position(
     if not (top <= row < top + rows and left <= column < left + columns):
         raise TargetError(
             f"pixel {position} is cut off: of the image's extents {extent}, rows {top} to "
-            f"{top + rows - 1} and columns {left} to {left + columns - 1} are kept; choose another "
-            "or `--fit stretch`"
+            f"{top + rows - 1} and columns {left} to {left + columns - 1} are kept; choose "
+            "another pixel or `--fit stretch`"
         )
     # The middle of the pixel, in units of pixels of the new size.
     return (

@@ -33,7 +33,7 @@ class TruthReading:
     def __post_init__(self):
         if self.labels and (self.threshold is not None or self.value is not None):
             raise InputError(
-                "--truth-labels says that values are classes; leave out --truth-threshold and "
+                "--truth-labels means that values are classes; leave out --truth-threshold and "
                 "--truth-value"
             )
         if self.threshold is not None and self.value is not None:
@@ -124,8 +124,8 @@ def read_labels(
         )
     if not np.isfinite(stored).all() or classes > _IGNORED:
         raise InputError(
-            f"truth {str(path)!r} holds NaN, or is of {classes} classes; maps of up to {_IGNORED} "
-            "classes are read"
+            f"truth {str(path)!r} holds NaN, or has {classes} classes; expected at most "
+            f"{_IGNORED} classes"
         )
     # Of one class, maps say whether a pixel is of it.
     last = max(classes - 1, 1)

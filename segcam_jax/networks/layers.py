@@ -7,12 +7,12 @@ import jax
 
 from segcam_jax import models, taps
 from segcam_jax.networks.network import Network
-from segcam_jax.taps import INPUT
-from segcam_jax.types import InputError, TapError, nearest_first, whole_number
+from segcam_jax.taps import INPUT, PLACES
+from segcam_jax.types import InputError, TapError, near, whole_number
 
 CONVOLUTION = "conv:"
-FIRST, MIDDLE, LAST, ALL = "first", "middle", "last", "all"
-_NEAREST = 6
+ALL = "all"
+FIRST, MIDDLE, LAST = PLACES
 Taps = Mapping[str, jax.ShapeDtypeStruct]
 
 
@@ -21,12 +21,14 @@ def default_layer(network: Network) -> str:
     return LAST if network.classifies else MIDDLE
 
 
-def default_tap(given: Taps, classes: int | None) -> str:
-    """Where to explain a network: the last block of a classifier, the bottleneck of others.
+def tap_at(place: str | None, given: Taps, classes: int | None) -> str:
+    """The first, the middle or the last of `stages`.
 
     Args:
-        given: its taps.
-        classes: of a segmentation network; None of a classifier.
+        place: `first`, `middle` or `last`, where the middle of a segmentation network is its
+            bottleneck. None: `last` for a classifier, else `middle`.
+        given: the taps of the network.
+        classes: of a segmentation network; None for a classifier.
 
     Raises:
         TapError: if no tap has positions.
@@ -37,9 +39,10 @@ def default_tap(given: Taps, classes: int | None) -> str:
             "no tap of the model has positions of the image: name one by segcam.tap, or explain "
             "the input, tap='input'"
         )
-    return (
-        blocks[-1] if classes is None else taps.bottleneck({name: given[name] for name in blocks})
-    )
+    place = place or (LAST if classes is None else MIDDLE)
+    if place == MIDDLE and classes is not None:
+        return taps.bottleneck({name: given[name] for name in blocks})
+    return blocks[{FIRST: 0, MIDDLE: (len(blocks) - 1) // 2, LAST: -1}[place]]
 
 
 def find_layer(network: Network, word: str, given: Taps | None = None) -> str:
@@ -61,19 +64,13 @@ def find_layer(network: Network, word: str, given: Taps | None = None) -> str:
     given = network.taps if given is None else given
     if word in given:
         return word
-    if word in (FIRST, MIDDLE, LAST):
-        blocks = stages(given, None if network.classifies else network.config.classes)
-        if not blocks and INPUT in given:
-            return INPUT
-        if not blocks:
-            raise TapError(f"{network.name} has no tap with positions; its layers have no maps")
-        if word == MIDDLE and not network.classifies:
-            return taps.bottleneck({name: given[name] for name in blocks})
-        return blocks[{FIRST: 0, MIDDLE: (len(blocks) - 1) // 2, LAST: -1}[word]]
-    near = ", ".join(nearest_first(word, [*given, FIRST, MIDDLE, LAST])[:_NEAREST])
+    if word in PLACES:
+        classes = None if network.classifies else network.config.classes
+        has_input = INPUT in given and not stages(given, classes)
+        return INPUT if has_input else tap_at(word, given, classes)
     raise TapError(
-        f"unknown layer {word!r} of {network.name}; the nearest names are {near} "
-        "(`segcam layers` lists all; first, middle, last and conv:N work too)"
+        f"unknown layer {word!r} of {network.name}{near(word, [*given, *PLACES])}; "
+        "`segcam layers` lists all, and first, middle, last and conv:N work too"
     )
 
 
@@ -144,7 +141,7 @@ def check_map(tap: str, struct: jax.ShapeDtypeStruct) -> None:
     if math.prod(shape[:-1]) > 1:
         what = f"positions of its own, {' x '.join(map(str, shape[:-1]))}, not the image's"
     raise InputError(
-        f"tap {tap!r} has shape {shape} and {what}, so no map; name an earlier one "
+        f"tap {tap!r} has shape {shape} and {what}, so it has no map; name an earlier tap "
         "(`segcam layers` lists them)"
     )
 

@@ -20,11 +20,10 @@ from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.outputs import Meaning
 from segcam_jax.taps import Split, TapStruct
 from segcam_jax.targets import Of
-from segcam_jax.types import InputError, SegcamError, TapError, nearest_first
+from segcam_jax.types import InputError, SegcamError, TapError, near
 
 USUAL_SIDE = 224
 USUAL_VOLUME = 64
-_TOLD = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +224,7 @@ class Network:
             found = taps.list_taps(self.fn, self.params, x, channel_axes=self._channel_axes)
         for tap, letters in self.layouts.items():
             if tap not in found:
-                near = ", ".join(nearest_first(tap, found)[:_TOLD])
-                raise TapError(f"--layout was given {tap!r}, no tap; the nearest names are {near}")
+                raise TapError(f"--layout was given {tap!r}, which is not a tap{near(tap, found)}")
             if len(letters) != len(found[tap].inside):
                 raise TapError(
                     f"--layout was given {tap}={letters}; the tap has {found[tap].shape}, "
@@ -261,16 +259,16 @@ class Network:
         if not (self.meaning.excludes(classes) and names) or find_background(names):
             return ""
         return (
-            f"{self.spec.words}: none of its classes is called background; they are taken to "
-            "exclude each other (softmax). If they have a probability each (sigmoid), say "
-            "--multi-label"
+            f"{self.spec.words}: none of its classes is called background, and segcam assumes "
+            "that they exclude each other (softmax). If each has its own probability (sigmoid), "
+            "give --multi-label"
         )
 
     def explained_as(self, of: Of) -> str:
         """What there is to say of logits that are asked for where there are none; else empty."""
         if of == "probabilities" or self.meaning.outputs != "probabilities":
             return ""
-        return f"{self.spec.words}: its output holds probabilities, which are explained as they are"
+        return f"{self.spec.words}: its output holds probabilities, which segcam explains unchanged"
 
     @contextlib.contextmanager
     def blamed(self, shape: tuple[int, ...]) -> Iterator[None]:

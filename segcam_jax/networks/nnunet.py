@@ -103,7 +103,7 @@ def open_nnunet(spec: NetworkSpec, options: OpenOptions = OpenOptions(ndims=(3, 
     plan = Plan.read(folder, str(first["init_args"]["configuration"]))
     names = {str(each.content["init_args"]["configuration"]) for each in read.values()}
     if len(names) > 1:
-        raise InputError(f"{str(folder)!r}: its folds are of {' and '.join(sorted(names))}")
+        raise InputError(f"{str(folder)!r}: its folds belong to {' and '.join(sorted(names))}")
     options.check_ndim(plan.ndim, spec.words)
     images = plan.ndim == 2
     plan.check_kind()
@@ -145,9 +145,9 @@ def _note(
     if len(mirrored) > 1:
         note += f", each mirrored in {len(mirrored)} ways"
     if plan.ndim == 2:
-        note += "; it takes an image in one piece, where nnU-Net takes windows of a larger one"
+        note += "; it takes an image in one piece, whereas nnU-Net cuts a larger image into windows"
     if len(files) * len(mirrored) > 1:
-        note += "; layers are those of one pass, NAME of the first, NAME#2 of the next"
+        note += "; NAME is a layer of the first pass, NAME#2 the same layer of the next"
     return note
 
 
@@ -181,8 +181,8 @@ def _read(path: Path) -> TorchFile:
     told = found.get("init_args") if isinstance(found, Mapping) else None
     if not (isinstance(told, Mapping) and "configuration" in told and "network_weights" in found):
         raise InputError(
-            f"checkpoint {str(path)!r} is none of nnU-Net v2: it holds no network_weights, or does "
-            "not say of which configuration they are"
+            f"checkpoint {str(path)!r} is not one of nnU-Net v2: it holds no network_weights, or "
+            "does not name their configuration"
         )
     return file
 

@@ -85,7 +85,7 @@ def _built_in(spec: NetworkSpec, options: OpenOptions) -> Network:
         path, (digest, loaded) = _path(spec, options), _trained(spec, options)
     network = Network(spec, path, digest, loaded, options.said.meaning_of(loaded))
     if few := loaded.metadata.get(models.stored.STORED_AS):
-        note = f"{spec.words}: its weights are {few}, and computed with as float32"
+        note = f"{spec.words}: its weights are {few}, and segcam computes with them in float32"
         network = dataclasses.replace(network, note=note)
     side = _SIDES.get(loaded.name, USUAL_SIDE) if network.classifies else None
     return dataclasses.replace(network, size=options.size or (side and (side, side)))

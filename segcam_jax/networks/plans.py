@@ -132,8 +132,8 @@ class Plan:
         plan = cls(path, name, plans, found, dataset)
         if before := found.get("previous_stage"):
             raise InputError(
-                f"{str(path)!r}: {name} is a cascade's second stage, which takes the segmentation "
-                f"of {before} beside the scan; give the folder of {before}, or of 3d_fullres"
+                f"{str(path)!r}: {name} is a cascade's second stage, which needs the segmentation "
+                f"of {before} besides the scan; give the folder of {before}, or of 3d_fullres"
             )
         return plan
 
@@ -141,8 +141,8 @@ class Plan:
         """Raises `InputError` if the network segments the slices of volumes."""
         if self.ndim == 2 and self.plans.get("image_reader_writer") not in _IMAGE_READERS:
             raise InputError(
-                f"{str(self.path)!r}: {self.name} segments the slices of volumes one by one, which "
-                "no command does; give the folder of 3d_fullres"
+                f"{str(self.path)!r}: {self.name} segments volumes slice by slice, which no "
+                "command supports; give the folder of 3d_fullres"
             )
 
     def get(self, key: str) -> Any:
@@ -184,7 +184,7 @@ class Plan:
         labels = self.dataset.get("labels")
         if not isinstance(labels, dict) or labels.get("background") != 0:
             raise InputError(
-                f"{str(self.path.with_name(DATASET))!r} has no labels whose background is 0"
+                f"{str(self.path.with_name(DATASET))!r} has no labels with the background 0"
             )
         return {name: value for name, value in labels.items() if name != "ignore"}
 
@@ -270,7 +270,7 @@ class Plan:
             )
         except Exception as error:  # Whatever a constructor makes of arguments that it cannot take.
             raise InputError(
-                f"{str(self.path)!r}: no {name} is made of {self.name}: {error}"
+                f"{str(self.path)!r}: {name} cannot be made from {self.name}: {error}"
             ) from None
 
     def _layer(self, layers: Any, path: str) -> Any:
@@ -343,7 +343,7 @@ class Plan:
         values = self.get(key)
         if channel >= len(values):
             raise InputError(
-                f"{str(self.path)!r}: {key} of {self.name} says nothing of channel {channel}"
+                f"{str(self.path)!r}: {key} of {self.name} has no entry for channel {channel}"
             )
         return values[channel]
 

@@ -171,7 +171,7 @@ class Region:
         whole = images.read_mask(path, file_extent, threshold=self.mask_threshold, value=value)
         given = self.words.partition(":")[2]
         if not whole.any():
-            raise TargetError(f"mask {given!r} is empty; nothing would be explained")
+            raise TargetError(f"mask {given!r} is empty, so there is nothing to explain")
         mask = whole if file_extent == extent else image_inputs.fitted_mask(whole, extent, fit)
         if not mask.any():
             raise TargetError(f"mask {given!r} has no pixel left at {extent[0]} x {extent[1]}")

@@ -94,8 +94,8 @@ class Said:
         exclusive = not (self.multi_label or multi_label)
         if self.threshold and exclusive and classes > 1:
             raise InputError(
-                "--threshold is for classes that do not exclude each other (--multi-label); "
-                "predicted pixels of others are narrowed by --min-probability"
+                "--threshold is for classes that do not exclude each other (--multi-label); for "
+                "other classes, narrow the predicted pixels with --min-probability"
             )
         several: Any = self.threshold if len(self.threshold) > 1 else None
         threshold = several or (self.threshold[0] if self.threshold else THRESHOLD)
@@ -203,12 +203,12 @@ class OpenOptions:
             return
         if 2 in self.ndims:
             raise InputError(
-                f"weights {words!r} are of a {ndim}D network, and this command takes 2D images: "
-                "explain volumes by `segcam instances` or `segcam context`"
+                f"weights {words!r} belong to a {ndim}D network, but this command takes 2D "
+                "images; explain volumes with `segcam instances` or `segcam context`"
             )
         raise InputError(
-            f"weights {words!r} are of a {ndim}D network, and this command takes volumes: explain "
-            "images by `segcam explain`"
+            f"weights {words!r} belong to a {ndim}D network, but this command takes volumes; "
+            "explain images with `segcam explain`"
         )
 
     def __post_init__(self):
@@ -257,7 +257,8 @@ class OpenOptions:
         if len(range) not in (0, 2):
             given = " ".join(f"{value:g}" for value in range)
             raise InputError(
-                f"--range was given {given}; give the value that becomes 0 and that which becomes 1"
+                f"--range was given {given}; give the value that becomes 0 and the value that "
+                "becomes 1"
             )
         options = cls(
             size=(size[0], size[-1]) if size else None,
@@ -289,8 +290,9 @@ def parse_layouts(words: Sequence[str]) -> Mapping[str, str]:
         in_order = rest in ("dhw", "hw", "h", "w") or set(rest) == {"n"}
         if not (tap and equals and "c" in letters and in_order):
             raise InputError(
-                f"--layout was given {word!r}; give TAP=LETTERS, the tap's axes as they lie inside "
-                "of the model, without a batch: chw, hwc, cdhw, or n for positions of its own (nc)"
+                f"--layout was given {word!r}; give TAP=LETTERS, the tap's axes as they lie "
+                "inside of the model, without a batch: chw, hwc, cdhw, or n for positions that "
+                "are not the image's (nc)"
             )
         if found.setdefault(tap, letters) != letters:
             raise InputError(f"--layout was given {tap!r} twice: {found[tap]} and {letters}")

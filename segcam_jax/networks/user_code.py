@@ -86,10 +86,11 @@ def make(words: str) -> Made:
     by_file = place.endswith(".py") or os.sep in place
     module = _module_of_file(Path(place), words) if by_file else _module(place, words)
     if not colon:
-        first, *others = _candidates(module)[:_TOLD] or [""]
-        hint = f", for example {words}:{first}" if first else ""
-        hint += f"; it has {', '.join(others)} too" if others else ""
-        raise InputError(f"{words!r} names no function that makes the model{hint}")
+        names = ", ".join(_candidates(module)[:_TOLD])
+        there = f"; {words} has {names}" if names else ""
+        raise InputError(
+            f"{words!r} names a file; add the function that makes the model, {words}:NAME{there}"
+        )
     model = _called(_attribute(module, name, left), words)
     if not is_model(model):
         raise InputError(f"{words} returned {_described(model)}; expected {FORMS}")
@@ -106,11 +107,11 @@ def load(made: Made, checkpoint: Path | None) -> str:
     if checkpoint is None:
         if not is_torch(made.model):
             return ""
-        return f"; its weights are those that {made.words} made (--checkpoint names others)"
+        return f"; it has the weights that {made.words} gave it (--checkpoint loads others)"
     if not is_torch(made.model):
         raise InputError(
             f"--checkpoint is for a factory of a torch.nn.Module; {made.words} makes {made.name}, "
-            "whose weights the factory loads"
+            "and must load its weights itself"
         )
     prefix = load_checkpoint(made.model, checkpoint)
     return f"; names in {checkpoint.name} begin with {prefix!r}" if prefix else ""
@@ -188,20 +189,25 @@ def _attribute(module: ModuleType, name: str, left: str) -> Any:
 
 
 def _candidates(module: Any) -> list[str]:
-    """Public names that could make a model, those that the module defines itself.
+    """Public names that could make a model: functions and models that the module defines itself.
 
-    Those that need no arguments, if there are any.
+    Functions that need no arguments, if there are any; classes only if there are no functions.
     """
     own = getattr(module, "__name__", None)
     found = {
         name: value
         for name, value in vars(module).items()
-        if not name.startswith("_")
-        and (callable(value) or is_model(value))
-        and getattr(value, "__module__", own) == own
+        if not name.startswith("_") and getattr(value, "__module__", own) == own
     }
-    ready = [name for name, value in found.items() if is_model(value) or not _needed(value)]
-    return ready or list(found)
+    made = {name: each for name, each in found.items() if _is_function(each) or is_model(each)}
+    made = made or {name: each for name, each in found.items() if inspect.isclass(each)}
+    ready = [name for name, each in made.items() if is_model(each) or not _needed(each)]
+    return ready or list(made)
+
+
+def _is_function(value: Any) -> bool:
+    """Whether it is a function, also one that is wrapped, as by `functools.cache` or `jax.jit`."""
+    return inspect.isfunction(value) or (callable(value) and hasattr(value, "__wrapped__"))
 
 
 def _called(factory: Any, words: str) -> Any:
@@ -211,8 +217,8 @@ def _called(factory: Any, words: str) -> Any:
     missing = _needed(factory)
     if missing:
         raise InputError(
-            f"{words} needs {', '.join(missing)}, and is called without arguments; name a function "
-            "that needs none and returns the model"
+            f"{words} needs the arguments {', '.join(missing)}, but segcam calls it without any; "
+            "name a function that needs none and returns the model"
         )
     try:
         return factory()

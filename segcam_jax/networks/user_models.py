@@ -37,12 +37,12 @@ _CHANNELS = {2: (3, 1), 3: (1, 2, 3, 4)}
 _NOUNS = {2: "image", 3: "volume"}
 _COMMANDS = {
     2: "`segcam explain` takes it",
-    3: "explain volumes by `segcam instances` or `segcam context`",
+    3: "explain volumes with `segcam instances` or `segcam context`",
 }
 # What to do about a call with further arguments.
 _ONE_INPUT = (
-    "a command gives the model one image or volume alone: let the factory give it the rest, as by "
-    "segcam_jax.from_nnx(model, NAME=VALUE)"
+    "a command gives the model only an image or a volume; let the factory give it the rest, as "
+    "in segcam_jax.from_nnx(model, NAME=VALUE)"
 )
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 # Odd multiples of 64: an extent of so many plus m can be halved as often as m, and no further.
@@ -208,7 +208,7 @@ def _meaning(fit: _Fit, said: Said) -> tuple[Meaning, str]:
         return meaning, f"its output holds {told}{each}, as declared{though}"
     if ending:
         return meaning, f"its output ends in a {ending}, so it holds probabilities{each}"
-    return meaning, f"its output is taken for logits{each}"
+    return meaning, f"segcam assumes that its output holds logits{each}"
 
 
 def _fit(
@@ -238,7 +238,7 @@ def _fit(
         raise InputError(f"size {_times(size or ())}; give one number, or one for each axis")
     furthest = max(failures, key=lambda failure: (failure.returned, failure.lines))
     sizes = "--size H W" if 2 in ndims else "--roi"
-    hint = "" if furthest.returned else f"; if it takes others, say so by {sizes} and --channels N"
+    hint = "" if furthest.returned else f"; if it takes others, give {sizes} and --channels N"
     raise InputError(furthest.words + hint)
 
 
@@ -293,7 +293,7 @@ def _check_axes(fit: _Fit) -> None:
     axes = program.convolved_axes(fit.fn, fit.params, fit.image)
     if axes not in (None, 1, fit.ndim) and not program.is_one_example(fit.fn):
         raise _WrongOutput(
-            f"its convolutions go along {axes} axes, those of {_a(_NOUNS[fit.ndim])} are {fit.ndim}"
+            f"its convolutions run along {axes} axes, but {_a(_NOUNS[fit.ndim])} has {fit.ndim}"
         )
 
 
@@ -323,7 +323,8 @@ def _output(fn: Callable, params: Any, shape: tuple[int, ...]) -> tuple[int, ...
         both = "both" if what == "image" else "all axes"
         raise _WrongOutput(
             f"the model returns {_times(found[:-1])} logits for {_a(what)} of "
-            f"{_times(shape[:-1])}; expected as many, or a half, a quarter, ... along {both}"
+            f"{_times(shape[:-1])}; expected the same number, or a half, a quarter, ... along "
+            f"{both}"
         )
     return found
 

@@ -22,7 +22,7 @@ def _numbers(value, name: str) -> np.ndarray:
         raise InputError(f"{name} has dtype {array.dtype}; give an array of real numbers")
     array = array.astype(np.float64)
     if array.size == 0:
-        raise InputError(f"{name} has shape {array.shape}, it is empty")
+        raise InputError(f"{name} is empty, with shape {array.shape}")
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise InputError(

@@ -207,7 +207,7 @@ def _values(rows: Sequence[Row]) -> list[AnyArray]:
     """
     found = [each.values for row in rows for each in row.maps if isinstance(each, Noted)]
     if not found:
-        raise InputError("there is no map to draw; give at least one")
+        raise InputError("no map was given; give at least one")
     return found
 
 

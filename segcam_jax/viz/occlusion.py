@@ -88,7 +88,7 @@ def occlusion(
         InputError: if there is no curve.
     """
     if not together:
-        raise InputError("there is no curve of an occlusion to draw")
+        raise InputError("the study has no curve to draw")
     rows = 1 if sorted_maps is None else 2
     figure = new_figure(7.2, 2.7 * rows, "constrained")
     every = figure.subplots(rows, 2, squeeze=False)
@@ -181,7 +181,7 @@ def occlusion_patches(
     shape = (base.shape[0], base.shape[1])
     region = as_region(mask, shape)
     if not patches:
-        raise InputError("there is no patch of an occlusion to draw")
+        raise InputError("the study has no patch to draw")
     rows, columns = (list(dict.fromkeys(key[place] for key in patches)) for place in (0, 1))
     made = panels([shape] * len(rows), len(columns), _SIDE)
     for row, line in zip(rows, made.axes, strict=True):

@@ -175,7 +175,9 @@ def four_panels(
         gradient-weighted class activation mapping", AAAI 2020.
     """
     if segmented.region is None and segmented.pixel is None:
-        raise InputError("four_panels was given neither region nor pixel; give what is explained")
+        raise InputError(
+            "four_panels was given neither region nor pixel; give the one that is explained"
+        )
     case = _Case(segmented, heatmap, style)
     made = panels([case.shape], 4, _IN_FOUR)
     (first, over, truth, prediction), width = made.axes[0], made.width

@@ -319,7 +319,7 @@ def peak_table(
         InputError: if there is no modality.
     """
     if not peaks:
-        raise InputError("there is no map to draw peaks of")
+        raise InputError("no map has a peak to draw")
     figure = new_figure(0.6 + 2.6 * len(peaks), 2.9, "constrained")
     row = figure.subplots(1, len(peaks), squeeze=False, sharey=True)[0]
     for axes, (modality, groups) in zip(row, peaks.items(), strict=True):

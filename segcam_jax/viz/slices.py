@@ -238,7 +238,8 @@ def instance_portrait(
     colour_bar([before], chance, "predicted probability", _SIDE)
     colour_bar(maps, scale, label, len(maps) * _SIDE)
     shared = (
-        "The maps' scale is that of all figures of the run; values beyond have its end's colour."
+        "All figures of the run share one scale of colours; values beyond it have the colour at "
+        "its end."
     )
     return finished(made.figure, Words(title, caption=shared))
 

@@ -66,8 +66,8 @@ class SaliencyOptions:
         calls = parse_calls([METHODS[name] for name in self.methods], self.options)
         if taken := sorted(_OWN_OPTIONS & {name for call in calls for name, _ in call.options}):
             raise InputError(
-                f"--option {taken[0]} is not for volumes, where sigma is a share of the range of "
-                "--noise-modality over the whole volume"
+                f"--option {taken[0]} does not apply to volumes, where sigma is a share of the "
+                "range of --noise-modality over the whole volume"
             )
         return {call.method.name: dict(call.options) for call in calls}
 
@@ -130,7 +130,7 @@ def explain_instance(
     """
     if method not in options.methods:
         raise InputError(
-            f"method {method!r} is none of the options' ({', '.join(options.methods)})"
+            f"method {method!r} is not one of the run's methods ({', '.join(options.methods)})"
         )
     known = METHODS[method]
     many = known.ablates or options.value(method, "aggregation") == "max"

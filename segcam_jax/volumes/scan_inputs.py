@@ -108,21 +108,21 @@ def scan_files(
         InputError: if neither or both are given, or counts differ.
     """
     if (data is None) == (not volumes):
-        raise InputError("give volumes by name, or a folder by --data with --prefixes")
+        raise InputError("name volumes, or give a folder with --data and --prefixes")
     if data is not None:
         if len(prefixes) != channels:
             raise InputError(
                 f"--prefixes names {len(prefixes)} modalit(ies), the network takes {channels}"
             )
         if truth:
-            raise InputError("--truth goes with volumes by name; use --truth-prefix with --data")
+            raise InputError("--truth needs volumes that are named; use --truth-prefix with --data")
         return scans.find_scans(data, prefixes, truth=truth_prefix)
     if prefixes or truth_prefix:
-        raise InputError("--prefixes and --truth-prefix go with --data")
+        raise InputError("--prefixes and --truth-prefix need --data")
     if len(volumes) % channels:
         raise InputError(
-            f"{counted(len(volumes), 'volume')} given; the network takes {channels} modalities a "
-            "scan"
+            f"{counted(len(volumes), 'volume')} given; the network takes {channels} modalities "
+            "per scan"
         )
     groups = [tuple(volumes[at : at + channels]) for at in range(0, len(volumes), channels)]
     if truth and len(truth) != len(groups):
@@ -230,7 +230,8 @@ def about(path: Path) -> Iterator[None]:
 def _constant(files: ScanFiles, values: np.ndarray) -> list[str]:
     """A note for each modality that tells nothing."""
     return [
-        f"{path}: all voxels are {values[..., at].flat[0]:g}; the network sees nothing in it"
+        f"{path}: all voxels are {values[..., at].flat[0]:g}; such a volume tells the network "
+        "nothing"
         for at, path in enumerate(files.files)
         if values[..., at].min() == values[..., at].max()
     ]
@@ -239,9 +240,8 @@ def _constant(files: ScanFiles, values: np.ndarray) -> list[str]:
 def _without_background(files: ScanFiles, values: np.ndarray) -> list[str]:
     """A note for each modality of which z-scores leave nothing out."""
     return [
-        f"{path}: no voxel is 0, so mean and standard deviation are those of all voxels, the "
-        "background's too; set the background to 0, or say --normalise none if they are "
-        "normalised already"
+        f"{path}: no voxel is 0, so mean and standard deviation include the background; set the "
+        "background to 0, or give --normalise none if the volume is normalised already"
         for at, path in enumerate(files.files)
         if values[..., at].all()
     ]
@@ -266,16 +266,17 @@ def frame_notes(network: Network, frame: Frame, files: Sequence[ScanFiles]) -> l
         affines = [nifti.read_grid(each.files[0])[1] for each in files]
         found = ", ".join(sorted({orientation(affine) for affine in affines}))
         notes.append(
-            f"{name!r} does not say on which orientation it was trained; scans are given "
-            f"to it as they lie in their files ({found}): say it by --orientation, such as RAS"
+            f"{name!r} does not state the orientation that it was trained with, so it gets scans "
+            f"as they lie in their files ({found}); give the orientation with --orientation, such "
+            "as RAS"
         )
     if frame.spacing is None:
         notes.append(
-            f"{name!r} does not say on voxels of what size it was trained; those of the "
-            "scans are not checked: say it by --spacing, in mm"
+            f"{name!r} does not state the voxel size that it was trained with, so the scans' "
+            "voxels are not checked; give the size with --spacing, in mm"
         )
     for what in ("orientation", "spacing"):
         said, taken = getattr(known, what), getattr(frame, what)
         if said not in (None, taken):
-            notes.append(f"{name!r} was trained on {what} {said}; {taken} is asked for")
+            notes.append(f"{name!r} was trained on {what} {said}, but you ask for {taken}")
     return notes

@@ -106,7 +106,7 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     config = network.config
     if getattr(config, "classifies", False):
         raise InputError(
-            f"{network.spec.words} classifies whole volumes; instances need logits of each voxel"
+            f"{network.spec.words} classifies whole volumes; instances need logits for each voxel"
         )
     only = getattr(config, "extents", None)
     if only is not None and options.window != only:
@@ -137,8 +137,8 @@ def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
     frame = known_frame(network, options.frame)
     if options.match_spacing and frame.spacing is None:
         raise InputError(
-            f"{network.spec.words!r} does not say on voxels of what size it was trained, so scans "
-            "cannot be resampled to it; add --spacing (mm)"
+            f"{network.spec.words!r} does not state the voxel size that it was trained with, so "
+            "scans cannot be resampled to it; add --spacing (mm)"
         )
     return dataclasses.replace(options, frame=frame)
 
@@ -198,7 +198,7 @@ def segment(
         found, missed = instances_module.matched(found, truth.lesions, **rules)
         told = (*volume.notes, *truth.notes)
         if not len(truth.lesions):
-            told = (*told, "holds no lesion; all that is found counts as FP")
+            told = (*told, "holds no lesion; everything that is found counts as FP")
         notes = tuple(f"{volume.path}: {note}" for note in told)
     predicted = instances_module.large_enough(found, **least)
     if missed is not None:

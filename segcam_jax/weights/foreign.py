@@ -43,9 +43,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if path.suffix == ".index" or re.fullmatch(r"\.data-\d+-of-\d+", path.suffix):
         raise InputError(
-            f"weights file {str(path)!r} is of a TensorFlow checkpoint, which only TensorFlow "
-            "reads; load it into the Keras model there, and save that (model.save('net.h5')) or "
-            "explain it as it is (segcam.from_keras)"
+            f"weights file {str(path)!r} belongs to a TensorFlow checkpoint, which only "
+            "TensorFlow reads; load it into the Keras model there, and save the model "
+            "(model.save('net.h5')) or explain it as it is (segcam.from_keras)"
         )
     if path.suffix.lower() not in _READERS:
         raise InputError(
@@ -113,7 +113,7 @@ def _reading(path: Path) -> Iterator[None]:
     except Refused as refused:
         raise InputError(
             f"weights file {str(path)!r} holds Python objects ({refused}), which could run code "
-            "when read; save the network's `state_dict()` alone, and give that file"
+            "when they are read; save only the network's `state_dict()`, and give that file"
         ) from None
     except InputError:
         raise
@@ -142,7 +142,7 @@ def _state(loaded: Any) -> Mapping[str, Any] | None:
     if len(several) > 1:
         names = " and ".join(repr(key) for key in several)
         raise InputError(
-            f"the checkpoint holds {len(several)} state dicts, {names}; save the one that is meant"
+            f"the checkpoint holds {len(several)} state dicts, {names}; save the one that you mean"
         )
     return _state(inner[0]) if inner else None
 
@@ -166,8 +166,8 @@ def _keras(path: Path) -> dict[str, np.ndarray]:
     names = json.loads(told.readline())
     if names is None:
         raise InputError(
-            f"weights file {str(path)!r} names no layers, as Keras 3 writes `.weights.h5`; save "
-            "the whole model: model.save('model.h5')"
+            f"weights file {str(path)!r} does not name its layers, because Keras 3 leaves them "
+            "out of `.weights.h5`; save the whole model: model.save('model.h5')"
         )
     return {name.removesuffix(":0"): np.lib.format.read_array(told) for name in names}
 
@@ -188,8 +188,8 @@ def _no_numbers(path: Path, name: object) -> InputError:
 def _unreadable(path: Path, why: object) -> InputError:
     line = " ".join(str(why).split()) or type(why).__name__
     return InputError(
-        f"weights file {str(path)!r} cannot be read ({line[:200]}); it is truncated or of another "
-        "kind than its name says"
+        f"weights file {str(path)!r} cannot be read ({line[:200]}); it is truncated, or not the "
+        "kind of file that its name says"
     )
 
 

@@ -26,7 +26,7 @@ import numpy as np
 _ZIP = b"PK\x03\x04"
 # The first pickle of the old format, after its protocol: 0x1950a86a20f9469cfc6c.
 _MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-_OTHER_ORDER = "written on a machine of the other byte order"
+_OTHER_ORDER = "written on a machine with the other byte order"
 # torch.NAMEStorage -> the type of its values; those of an untyped one are bytes.
 _STORAGES = {
     "Double": "float64",

@@ -130,7 +130,7 @@ def test_what_says_which_axis_the_channels_are():
     assert taps["made"].shape == (96, 6)
     said = segcam.list_taps(inside, params, x, channel_axes={"several": 0, "normed": 1})
     assert said["several"].shape == (5, 4)
-    assert said["several"].evidence.startswith("as given, against the last axis")
+    assert said["several"].evidence.startswith("as given; otherwise the last axis")
     assert said["normed"].shape == (4, 8, 12)
     split = segcam.split(inside, "several", params, x, channel_axis=0)
     assert (split.activation.shape, split.activation.inside) == ((5, 4), "cn")
@@ -326,9 +326,9 @@ def written_for_a_batch(mixer):
 def test_rows_that_are_taken_for_examples(mixer):
     """An image given to a model that flattens by `x.shape[0]`: each row was attended by itself."""
     fn, x, kernel = written_for_a_batch(mixer), make_input()[:6, :8], jnp.ones((3, 3, 2, 2)) / 9
-    with pytest.raises(segcam.InputError, match=r"x has shape \(6, 8, 2\), .*give batch_axis=0"):
+    with pytest.raises(segcam.InputError, match=r"x has shape \(6, 8, 2\), .*Give batch_axis=0"):
         segcam.list_taps(fn, kernel, x)
-    with pytest.raises(segcam.InputError, match="say one_example=True"):
+    with pytest.raises(segcam.InputError, match="give one_example=True"):
         segcam.split(fn, "y", kernel, x)
     whole, _ = segcam.from_function(fn, kernel, batch_axis=0)
     split = segcam.split(whole, "y", kernel, x)

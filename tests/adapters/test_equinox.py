@@ -211,7 +211,9 @@ def test_a_module_is_no_function():
     model = eqx.nn.Conv2d(2, 3, 1, key=jax.random.key(0))
     for fn in (model, model.__call__, eqx.nn.Sequential([model])):
         for call in (segcam.list_taps, lambda fn, *given: segcam.split(fn, "input", *given)):
-            with pytest.raises(InputError, match=r"no hash; take a model by .*from_equinox\(model"):
+            with pytest.raises(
+                InputError, match=r"no hash; adapt a model with .*from_equinox\(model"
+            ):
                 call(fn, {}, jnp.ones((2, 6, 8)))
 
 

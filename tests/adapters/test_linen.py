@@ -139,10 +139,10 @@ def test_a_batch_is_no_image():
     variables = module.init(jax.random.key(0), x[None])
     fn, params = segcam.from_linen(module, variables)
     np.testing.assert_allclose(fn(params, x), module.apply(variables, x[None])[0], atol=1e-6)
-    with pytest.raises(InputError, match="a batch: the model keeps the entries"):
+    with pytest.raises(InputError, match="a batch: the model treats the entries"):
         segcam.split(fn, "Conv_0", params, jnp.stack([x, x]))
     plain, params = segcam.from_linen(module, variables, batch_axis=None)
-    with pytest.raises(InputError, match="the norm 'GroupNorm_0' takes the first axis"):
+    with pytest.raises(InputError, match="the norm 'GroupNorm_0' treats the first axis"):
         segcam.split(plain, "Conv_0", params, x)
     with pytest.raises(InputError, match="'Conv_0' is 2D and was given shape"):
         segcam.split(plain, "Conv_0", params, x[0])
@@ -226,6 +226,6 @@ def test_another_layout_inside_than_at_the_door_is_read():
     # Letters are those inside of the model, whatever its door.
     said = segcam.split(fn, "Conv_0", params, X, channel_axis=0)
     assert said.activation.shape == (8, 5, 6)
-    assert said.activation.evidence == "as given, against made by a convolution"
+    assert said.activation.evidence == "as given; otherwise made by a convolution"
     same = segcam.split(fn, "Conv_0", params, X, channel_axis=2)
     assert (same.activation.shape, same.activation.evidence) == ((6, 8, 5), "as given")

@@ -226,9 +226,11 @@ def test_a_batch_is_no_image():
         split = segcam.split(fn, "conv", params, xs[0])
         assert split.activation.shape == (6, 8, 4)
         for refused in (xs, xs[:, None]):
-            with pytest.raises(InputError, match="a batch: the model keeps the entries"):
+            with pytest.raises(InputError, match="a batch: the model treats the entries"):
                 segcam.split(fn, "conv", params, refused)
-        with pytest.raises(InputError, match=r"\(1, 6, 8, 2\), a batch of one: .* give x\[0\]"):
+        with pytest.raises(
+            InputError, match=r"\(1, 6, 8, 2\), a batch of one: .* Give one example, x\[0\]"
+        ):
             segcam.split(fn, "conv", params, xs[:1])
     with pytest.raises(InputError, match="a batch of one"):
         segcam.list_taps(fn, params, xs[:1])  # Its adapter gives the model a batch already.
@@ -254,7 +256,7 @@ def test_a_forgotten_and_a_superfluous_batch_axis_are_named(batched):
     wrong, right = (None, 0) if batched else (0, None)
     model, x = Pooled(batched), jnp.ones((4, 6, 2))
     fn, params = segcam.from_nnx(model, batch_axis=wrong)
-    told = rf"\(4, 6, 2\), and with batch_axis={wrong} .*; it takes x with batch_axis={right}"
+    told = rf"\(4, 6, 2\) with batch_axis={wrong} .*; it takes x with batch_axis={right}"
     with pytest.raises(InputError, match=told):
         segcam.list_taps(fn, params, x)
     fn, params = segcam.from_nnx(model, batch_axis=right)
@@ -284,7 +286,7 @@ def test_what_a_model_takes_neither_with_nor_without_a_batch_is_its_own_error():
 def test_a_norm_that_wants_a_batch(norm):
     """Flax's GroupNorm takes the rows of one image for examples."""
     model = Whole2d(norm)
-    with pytest.raises(InputError, match="the norm 'norm' takes the first axis .*batch_axis=0"):
+    with pytest.raises(InputError, match="the norm 'norm' treats the first axis .*batch_axis=0"):
         segcam.list_taps(*segcam.from_nnx(model), X)
     fn, params = segcam.from_nnx(model, batch_axis=0)
     np.testing.assert_allclose(fn(params, X), model(X[None])[0], rtol=1e-5, atol=1e-5)

@@ -225,7 +225,7 @@ def test_writes_in_place_that_are_followed(write):
 def test_writes_into_views_are_right_or_refused(write):
     module = Writing(write).eval()
     fn, params = segcam.from_torch(module)
-    with pytest.raises(InputError, match=r"in the module: .*write it out of place"):
+    with pytest.raises(InputError, match=r"in the module: .*compute a new tensor instead"):
         fn(params, X)
 
 
@@ -577,12 +577,12 @@ def test_a_factory_of_a_module_on_the_command_line(tmp_path, monkeypatch, capsys
     told = capsys.readouterr()
     assert "112 x 112" in told.out
     assert "multiples of 2" in told.err + told.out
-    made = "its weights are those that my_torch_nets.py:{} made (--checkpoint names others)"
+    made = "it has the weights that my_torch_nets.py:{} gave it (--checkpoint loads others)"
     assert made.format("make") in " ".join((told.err + told.out).split())
     with pytest.warns() as warned:  # Though images of three channels are tried first.
         assert main(["layers", "--weights", "my_torch_nets.py:training"]) == 0
     (one,) = [text for each in warned if "training mode" in (text := str(each.message))]
-    assert "in training mode, and is explained in eval mode (BatchNorm2d)" in one
+    assert "in training mode, but is explained in eval mode (BatchNorm2d)" in one
     told = capsys.readouterr()
     assert made.format("training") in " ".join((told.err + told.out).split())
 
@@ -619,7 +619,7 @@ def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsy
     for name, said in {
         "wrong.pth": r"it lacks 0.bias, 3.bias, 3.weight; it has besides 9.bias, 1.scale; it has "
         r"in other shapes 0.weight \(4, 1, 3, 3\) for \(4, 3, 3, 3\)",
-        "two.pth": "holds 2 state dicts, 'model' and 'ema'; save the one that is meant",
+        "two.pth": "holds 2 state dicts, 'model' and 'ema'; save the one that you mean",
         "whole.pth": "could run code when read",
         "absent.pt": "does not exist",
     }.items():

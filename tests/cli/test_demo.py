@@ -240,7 +240,7 @@ def test_other_peoples_files_stay(tmp_path, capsys):
     (tmp_path / "images" / "digit-3.png").write_text("mine too")
     (tmp_path / "index.html").unlink()
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "is there and holds something else" in capsys.readouterr().err
+    assert "exists and holds something else" in capsys.readouterr().err
     assert (tmp_path / "images" / "digit-3.png").read_text() == "mine too"
 
 

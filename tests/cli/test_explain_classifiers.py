@@ -137,7 +137,10 @@ def test_evaluations_are_told_before(explain, capsys):
         (("--memory-limit", "1 foot"), r"--memory-limit was given '1 foot'"),
         (("--devices", "0"), r"0 devices were asked for; give at least 1"),
         (("--option", "windw=3"), r"has no option 'windw'; there are .*ablation_value"),
-        (("--option", "fem.deviations=3"), r"'fem' does not run here, but grad_cam, ablation_cam"),
+        (
+            ("--option", "fem.deviations=3"),
+            r"'fem' is not a method of this run; its methods are grad_cam, ablation_cam",
+        ),
         (("--option", "relative=perhaps"), r"ablation_cam.relative was given 'perhaps'; give true"),
         (("--option", "relative"), r"give NAME=VALUE or METHOD.NAME=VALUE"),
         (

@@ -293,7 +293,7 @@ def test_only_one_of_exclusive_classes_is_predicted():
         (("--weights", OWN, "--method", "gradcm"), r"unknown method 'gradcm'; choose from grad_ca"),
         (("--weights", OWN, "--class", "4"), r"class '4' is not a class of the model; it has 4"),
         (("--weights", OWN, "--class", "top:9"), r"give top:1 to top:4"),
-        (("--weights", OWN, "--class", "1 rather than 1"), r"does not differ from itself"),
+        (("--weights", OWN, "--class", "1 rather than 1"), r"cannot be compared with itself"),
         (("--weights", OWN, "--labels", "LABELS"), r"has 1 label for 4 classes"),
         (("--weights", OWN, "--size", "4"), r"--size was given 4; give"),
         (("--weights", OWN, "--seed", "-1"), r"--seed was given -1"),

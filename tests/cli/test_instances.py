@@ -620,7 +620,10 @@ def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, capsys,
     assert run(*given) == 0
     said = capsys.readouterr().err
     assert "b: its files have changed; it is done again" in said
-    assert said.replace("\n", " ").count("all voxels are 0; the network sees nothing in it") == 2
+    assert (
+        said.replace("\n", " ").count("all voxels are 0; such a volume tells the network nothing")
+        == 2
+    )
     assert {row["scan"] for row in table(out / "instances.csv")} == {"a"}
     assert (part.stat().st_mtime_ns, first.stat().st_mtime_ns) == (stamp, written)
     assert not (out / "b" / "instance-001").exists()
@@ -823,7 +826,7 @@ def test_broken_volumes_are_one_line_each(case, tmp_path, fault):
     cut.write_bytes(flair.read_bytes()[:-900])
     assert "truncated" in with_second(cut)
     assert "does not exist" in with_second(tmp_path / "missing.nii")
-    assert "is given as modalities 1 and 2 of a scan" in with_second(flair)
+    assert "is given as modality 1 and as modality 2 of a scan" in with_second(flair)
     assert "is not a volume" in with_second(case / "net.safetensors")
 
 
@@ -833,7 +836,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
     weights = ("--weights", case / "net.safetensors", "--out", out)
     assert "takes 2 modalities" in fault("instances", case / "t1.nii.gz", *weights)
     assert "no weights" in fault("instances", case / "t1.nii.gz")
-    assert "give volumes by name, or a folder" in fault("instances", *weights)
+    assert "name volumes, or give a folder" in fault("instances", *weights)
     data = ("--data", case.parent.parent, *weights)
     assert "names 1 modalit(ies)" in fault("instances", *data, "--prefixes", "flair")
     assert "lacks the volume 'pd'" in fault("instances", *data, "--prefixes", "flair", "pd")
@@ -966,7 +969,7 @@ def test_what_a_truth_means_is_asked_before_anything_is_written(case, tmp_path, 
 
     values[0, 0, 0] = 4
     assert "2 positive values (1, 4)" in with_truth(values)
-    assert "go with truth labels" in with_truth(
+    assert "need truth labels" in with_truth(
         values, "--truth-labels", "instances", "--truth-classes", 4
     )
     assert "--truth-threshold 0.5" in with_truth(0.4 * values)

@@ -81,7 +81,7 @@ def pixels_of(case):
 @pytest.mark.parametrize(
     ("name", "said", "options", "pixels", "words"),
     [
-        ("bright", {}, {}, CORE, "is taken for logits"),
+        ("bright", {}, {}, CORE, "segcam assumes that its output holds logits"),
         ("bright_sigmoid", {}, {}, CORE, "ends in a sigmoid, so it holds probabilities"),
         ("bright_sigmoid", {}, {"min_probability": 0.75}, CORE, "holds probabilities"),
         ("bright_sigmoid", {"threshold": (0.4,)}, {}, WHOLE, "holds probabilities"),
@@ -104,7 +104,7 @@ def test_predicted_pixels_are_those_of_the_output(tmp_path, name, said, options,
     assert words in notes
     holds = "logits" if "logits" in words else "probabilities"
     assert (opened.meaning.outputs or "logits") == holds
-    assert ("explained as they are" in notes) == (holds == "probabilities")
+    assert ("which segcam explains unchanged" in notes) == (holds == "probabilities")
 
 
 def test_probabilities_are_explained_once_and_written_down(tmp_path, capsys):
@@ -117,7 +117,7 @@ def test_probabilities_are_explained_once_and_written_down(tmp_path, capsys):
     assert manifest_of(tmp_path / "out")["network"]["meaning"] == said
     err = capsys.readouterr().err
     assert "ends in a sigmoid" in err
-    assert "explained as they are" not in err
+    assert "which segcam explains unchanged" not in err
 
 
 def test_a_classifiers_shares_are_its_softmax(tmp_path):
@@ -130,7 +130,11 @@ def test_a_doubt_and_a_contradiction_end_in_a_line(tmp_path, capsys):
     line = ("explain", tmp_path / "grey.npy", "--tap", "hidden", "--out", tmp_path / "out")
     for name, options, complaint in (
         ("bright_undeclared", (), "may be probabilities or logits"),
-        ("bright", ("--outputs", "probabilities"), "is said to be probabilities, and has values"),
+        (
+            "bright",
+            ("--outputs", "probabilities"),
+            "was declared to be probabilities, but has values",
+        ),
         ("banded", ("--threshold", "0.4"), "--threshold is for classes that do not exclude"),
         ("nested_sigmoid", ("--threshold", "0.4", "0.5"), "2 thresholds for 3 classes"),
         ("bright", ("--threshold", "0.4", "--min-probability", "0.5"), "give one of --threshold"),
@@ -153,7 +157,9 @@ def test_classes_that_do_not_exclude_each_other_have_regions_of_their_own(tmp_pa
         assert opened.meaning.exclusive is False
         assert case.prediction.order == [0, 1]
         assert case.prediction.shares[:2] == pytest.approx([WHOLE / ALL, CORE / ALL], abs=1e-6)
-    with pytest.raises(TargetError, match="class '2' is predicted at no pixel; predicted are 0, 1"):
+    with pytest.raises(
+        TargetError, match="class '2' is not predicted at any pixel; the predicted classes are 0, 1"
+    ):
         planned(tmp_path, name, said=said, classes=("2",))
     case, _, _ = planned(
         tmp_path, name, said={**said, "threshold": (0.5, 0.5, 0.1)}, classes=("2",)
@@ -229,7 +235,7 @@ def test_heads_on_the_command_line(heads, capsys):
     assert run(*line, "--outputs", "probabilities", "--out", folder / "not") == 2
     err = capsys.readouterr().err
     assert "none of its classes is called background" in err
-    assert "is said to be probabilities, and has values from" in err
+    assert "was declared to be probabilities, but has values from" in err
 
 
 def test_context_of_a_head_is_its_sigmoid(heads):

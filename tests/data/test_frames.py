@@ -114,7 +114,7 @@ def test_a_file_that_does_not_say_how_it_lies_stays_and_is_noted(tmp_path):
     image.set_qform(AFFINE, 0)
     scan = scans.read_scan([save(image, tmp_path / "a.nii")], frame=Frame("LPS"))
     np.testing.assert_array_equal(scan.values[..., 0], image.get_fdata(dtype=np.float32))
-    assert any("its axes are taken for LPS" in note for note in scan.notes)
+    assert any("its axes are assumed to be LPS" in note for note in scan.notes)
 
 
 def test_other_voxels_are_noted_and_resampled_on_request(tmp_path):
@@ -232,7 +232,7 @@ def test_what_weights_do_not_say_is_told(storages, tmp_path, capsys):
     line = command("context", storages, out, "--max-voxels", 3, weights=unknown, codes=STORAGES[:2])
     assert run(*line) == 0
     told = capsys.readouterr().err
-    assert "does not say on which orientation it was trained" in told
+    assert "does not state the orientation that it was trained with" in told
     assert "(LPS, RAS)" in told
     assert "does not say on voxels of what size" in told
     found = [json.loads((out / codes / "record.json").read_text()) for codes in STORAGES[:2]]
@@ -245,7 +245,7 @@ def test_what_weights_do_not_say_is_told(storages, tmp_path, capsys):
     options = segmentation.checked(SegmentOptions(frame=Frame("LPS"), roi=(8,)), known)
     assert options.frame == Frame("LPS", (2, 2, 3))
     (note,) = frame_notes(known, options.frame, [])
-    assert "was trained on orientation RAS; LPS is asked for" in note
+    assert "was trained on orientation RAS, but you ask for LPS" in note
 
 
 def test_finer_voxels_are_resampled_and_maps_come_back(storages, tmp_path):

@@ -153,7 +153,7 @@ def test_what_makes_no_sense_is_refused():
         dilation_reach(np.zeros((3, 3), bool), 2)
     with pytest.raises(InputError, match="steps=-1"):
         dilation_reach(np.ones((3, 3), bool), -1)
-    with pytest.raises(TargetError, match="there is no instance"):
+    with pytest.raises(TargetError, match="the label map has no instances"):
         segcam.targets.instances(0, np.zeros((3, 3), int))
     with pytest.raises(TargetError, match="empty"):
         segcam.targets.instances(0, np.ones((3, 3), int), only=[2])

@@ -82,7 +82,7 @@ def test_units_of_nifti_are_read_and_written_back(tmp_path):
         ("micron", 1e-3, ""),
         ("meter", 1e3, ""),
         ("mm", 1, ""),
-        ("unknown", 1, "does not say its units; millimetres"),
+        ("unknown", 1, "does not give its units; segcam assumes millimetres"),
     ):
         path = save(tmp_path / f"{unit}.nii.gz", values)
         image = nibabel.load(path)
@@ -130,7 +130,7 @@ def test_which_of_two_affines_is_taken_is_said(tmp_path):
     volume = read_volume(path)
     np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
     (note,) = volume.notes
-    assert "sform and qform disagree, by up to 130 mm; the sform is taken" in note
+    assert "sform and qform differ by up to 130 mm; segcam uses the sform" in note
     written = nibabel.load(write_map(tmp_path / "map.nii", volume.values, like=volume))
     np.testing.assert_array_equal(written.get_qform(), image.get_qform())
     np.testing.assert_array_equal(written.get_sform(), image.get_sform())
@@ -187,7 +187,7 @@ def test_units_of_nrrd_are_read(tmp_path):
         np.testing.assert_allclose(read_volume(path).spacing, np.multiply((2, 3, 4), scale))
     path.write_bytes(sizes.replace(b"\n\n", b'\nunits: "mm" "mm" "um"\n\n', 1))
     np.testing.assert_allclose(read_volume(path).spacing, (2, 3, 4e-3))
-    assert "does not say its units" in read_volume(tmp_path / "a.nrrd").notes[0]
+    assert "does not give its units" in read_volume(tmp_path / "a.nrrd").notes[0]
 
 
 @pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # nrrd.write
@@ -250,7 +250,7 @@ def test_modalities_share_a_grid_or_are_resampled(tmp_path):
         scans.check_grids(scans.ScanFiles("a", (first,), other))
     with pytest.raises(InputError, match="names? each|one name each"):
         scans.read_scan([first, other], modalities=["x", "x"])
-    with pytest.raises(InputError, match=r"flair.nii' is given as modalities 1 and 2"):
+    with pytest.raises(InputError, match=r"flair.nii' is given as modality 1 and as modality 2"):
         scans.read_scan([first, first])
     with pytest.raises(InputError, match="as modalities 1 and 3"):
         scans.read_scan([first, tmp_path / "t1.nii.gz", tmp_path / "x" / ".." / "flair.nii"])
@@ -339,7 +339,7 @@ def test_every_broken_file_is_named_in_one_line(tmp_path):
 
 def test_what_cannot_be_written_is_said(tmp_path):
     volume = read_volume(save(tmp_path / "a.nii"))
-    with pytest.raises(InputError, match="end it in .nii"):
+    with pytest.raises(InputError, match="does not end in .nii"):
         write_map(tmp_path / "a.png", volume.values, like=volume)
     with pytest.raises(InputError, match=r"extents \(3,\)"):
         write_map(tmp_path / "b.nii", np.zeros(3), like=volume)

@@ -104,7 +104,7 @@ def test_pages_orientation_alpha_and_what_cannot_be_decoded_are_said(tmp_path):
     np.testing.assert_allclose(read_image(opaque, channels=3).pixels, DEEP / 4095, rtol=1e-6)
     alpha[0, 0, 3] = 7
     clear = written(tmp_path, alpha, photometric="rgb", extrasamples=["unassalpha"])
-    with pytest.raises(InputError, match="see-through"):
+    with pytest.raises(InputError, match="partly transparent"):
         read_image(clear, channels=3)
 
     cut = tmp_path / "cut.tif"

@@ -95,7 +95,7 @@ def test_probabilities_are_refused_or_thresholded():
     ("options", "words"),
     [
         (TruthOptions("tissues"), "choose from instances, classes"),  # pyright: ignore
-        (TruthOptions("instances", (1,)), "go with truth labels 'classes'"),
+        (TruthOptions("instances", (1,)), "need truth labels 'classes'"),
         (TruthOptions("classes", (0,)), "truth class 0"),
         (TruthOptions("classes", (4,), ignore=4), "truth class 4"),
         (TruthOptions(ignore=0), "ignore label 0 is the background"),
@@ -111,7 +111,7 @@ def test_options_that_contradict_are_refused(options, words):
 def test_values_that_are_no_labels_are_refused():
     with pytest.raises(InputError, match="NaN"):
         read_truth(np.full((2, 2), np.nan))
-    with pytest.raises(InputError, match="not told apart"):
+    with pytest.raises(InputError, match="cannot be told apart"):
         read_truth(np.array([[0, 614454277]]))
 
 

@@ -404,7 +404,7 @@ def test_inside_of_a_callers_shard_map_and_on_explicit_axes():
         specs = {"in_specs": (PartitionSpec(), PartitionSpec("d")), "out_specs": PartitionSpec("d")}
         return jax.jit(jax.shard_map(run, mesh=mesh, **specs, **options))(params, pair)
 
-    with pytest.raises(InputError, match="give shard_map check_vma=False"):
+    with pytest.raises(InputError, match="give check_vma=False"):
         mapped()
     np.testing.assert_allclose(mapped(check_vma=False)[1], wanted, atol=1e-5)
     explicit = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=two)

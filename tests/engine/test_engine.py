@@ -302,7 +302,7 @@ def test_dead_channels_are_not_run():
 
 def test_what_is_no_more_says_what_replaces_it():
     for name in ("hoist", "changes"):
-        with pytest.raises(segcam.InputError, match=rf"Execution\({name}=...\) is gone: diff"):
+        with pytest.raises(segcam.InputError, match=rf"Execution\({name}=...\) was removed; diff"):
             Execution(**{name: False})
     assert dataclasses.replace(segcam.NAIVE, difference=True).difference
 

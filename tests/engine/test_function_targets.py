@@ -213,7 +213,7 @@ def no_return(output):
         (lambda output: np.exp(output).sum(), "gives the output to numpy .*call jax.numpy in it"),
         (lambda output: float(output.sum()), "needs the output's value while it is traced"),
         (lambda output: output.sum() if output.max() > 0 else 0.0, "needs the output's value"),
-        (no_return, "returns None; expected one scalar: does it lack a `return`"),
+        (no_return, "returns None; expected one scalar. Does it lack a `return`"),
         (lambda output: output.sum((0, 1)), r"an array of shape \(4,\); expected one scalar"),
         (lambda output: output[0, 0].argmax(), "returns int32, as argmax"),
         (lambda output: output.sum() > 0, "returns bool"),

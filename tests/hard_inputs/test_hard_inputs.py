@@ -51,7 +51,9 @@ def test_there_are_enough():
 
 def test_weights_of_16_bits_are_taken_and_said(capfd):
     assert cli.main(["layers", "bfloat16.safetensors"]) == 0
-    said = "bfloat16.safetensors: its weights are bfloat16, and computed with as float32"
+    said = (
+        "bfloat16.safetensors: its weights are bfloat16, and segcam computes with them in float32"
+    )
     assert said in capfd.readouterr().err
 
 

@@ -271,7 +271,7 @@ def test_integrated_gradients_at_a_hidden_tap_start_from_an_activation():
         fall = explanation.score - target(split.decode(start, carry))
         assert abs(explanation.attribution.sum() - fall) < 0.01 * abs(explanation.score)
     for baseline, told in (
-        (0.5, "the baseline is a number, and at tap 'bottleneck'"),
+        (0.5, "the baseline is a number, but tap 'bottleneck'"),
         (x, "has shape"),
     ):
         with pytest.raises(InputError, match=told):
@@ -398,8 +398,12 @@ def test_bad_arguments():
         segcam.methods.grad_cam(split, params, x, segcam.targets.whole_image(9))
     with pytest.raises(TargetError, match=r"region has shape \(2, 2\)"):
         segcam.methods.grad_cam(split, params, x, segcam.targets.region(0, np.ones((2, 2), bool)))
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(InputError, match="grad_cam has no option 'samples'; its options are "):
         segcam.methods.grad_cam(split, params, x, target, samples=3)
+    with pytest.raises(InputError, match="smooth_grad has no option 'sampels'.* are samples, "):
+        segcam.methods.smooth_grad(split, params, x, target, sampels=3)
+    with pytest.raises(InputError, match=r"smooth_grad needs the option key=.*jax.random.key\(0"):
+        segcam.methods.smooth_grad(split, params, x, target)
     with pytest.raises(TargetError, match=r"returns an array of shape \(8, 12\); expected one"):
         segcam.methods.grad_cam(split, params, x, lambda output: output[..., 0])
     with pytest.raises(InputError, match="key=0; give a key of jax.random"):

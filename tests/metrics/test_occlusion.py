@@ -219,7 +219,7 @@ def test_a_doubt_about_what_the_output_holds():
     assert dice("probabilities", exclusive=False) == pytest.approx((0 + 1) / 2)
     with pytest.raises(TargetError, match="may be probabilities or logits"):
         dice(None, exclusive=False)
-    with pytest.raises(TargetError, match="say exclusive=False"):
+    with pytest.raises(TargetError, match="give exclusive=False"):
         dice(None)
     # Where either predicts the same there is no doubt.
     everywhere = (2 * 12 / (16 + 12) + 2 * 4 / (16 + 4)) / 2

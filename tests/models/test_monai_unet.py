@@ -212,10 +212,10 @@ def test_a_conversion_says_what_volumes_the_network_was_trained_on(tmp_path, cap
     assert "unknown" in capsys.readouterr().out
     assert Frame.of(models.load(out).metadata) == Frame()
     assert run(*line, "--orientation", "up") == 2
-    assert "orientation 'up'; give where the three axes lead" in capsys.readouterr().err
+    assert "orientation 'up'; give the directions of the three axes" in capsys.readouterr().err
     save("plain2d")
     assert run(*line, "--spacing", 1) == 2
-    assert "only networks of volumes have them" in capsys.readouterr().err
+    assert "only 3D networks have them" in capsys.readouterr().err
 
 
 def test_all_problems_of_a_checkpoint_in_one_message():

@@ -77,11 +77,14 @@ def test_intensities_become_schemes(tmp_path):
         (transforms({"_target_": "Spacingd", "pixdim": 1, "mode": "nearest"}), "mode 'nearest'"),
         (transforms({"_target_": "Spacingd", "diagonal": True, "pixdim": 1}), "diagonal"),
         (transforms({"_target_": "Orientationd", "axcodes": "$codes()"}), r"'\$codes\(\)'"),
-        (transforms(TRANSFORMS[3], TRANSFORMS[2]), "Orientation after Spacing"),
+        (transforms(TRANSFORMS[3], TRANSFORMS[2]), "Orientation follows Spacing"),
         ({"inferer": {"_target_": "SaliencyInferer"}}, "inferer 'SaliencyInferer' is unknown"),
         ({"inferer": {**CONFIG["inferer"], "roi_size": [-1, 8, 8]}}, "roi_size"),
         ({"network_def": "$make()"}, r"names no network .* but '\$make\(\)'"),
-        ({"network_def": {**UNET, "in_channels": "@nowhere"}}, "'@nowhere' leads nowhere"),
+        (
+            {"network_def": {**UNET, "in_channels": "@nowhere"}},
+            "'@nowhere' does not exist",
+        ),
         ({"network_def": {**UNET, "in_channels": "@key", "key": 2}, "key": "@key"}, "itself"),
         ({"network_def": {**UNET, "_target_": 3}}, "Expected `str`, got `int`"),
         (transforms("Orientationd"), "Expected `object`, got `str`"),
@@ -142,7 +145,7 @@ def test_a_bundle_is_explained(tmp_path, capsys):
     assert list((tmp_path / "out").glob("*/instance-001/*.nii.gz"))
     torch.save({"x": torch.ones(2)}, folder / "models" / "model.pt")
     assert main([*line, *more]) == 2
-    assert "is not of this UNet" in capsys.readouterr().err
+    assert "does not fit this UNet" in capsys.readouterr().err
     write_config(folder, network_def={**UNET, "_target_": "os.system"})
     assert main([*line, *more]) == 2
     assert "'os.system' is not a network of monai.networks.nets" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_convolutions_by_number_and_layers_by_word(tmp_path):
         find_layer(network, "conv:21")
     with pytest.raises(InputError, match="'x' is not a number"):
         find_layer(network, "conv:x")
-    with pytest.raises(TapError, match="the nearest names are layer2/block2, "):
+    with pytest.raises(TapError, match="the nearest are layer2/block2, "):
         find_layer(network, "layer2/blok2")
 
 
@@ -95,7 +95,9 @@ def test_what_a_network_says():
     assert ClassChoice.parse("background").resolve(seen, NAMES) == 2
     with pytest.raises(TargetError, match="only 2 class"):
         ClassChoice.parse("top:3").resolve(seen, NAMES)
-    with pytest.raises(TargetError, match="'cat' is predicted at no pixel; predicted are dog"):
+    with pytest.raises(
+        TargetError, match="'cat' is not predicted at any pixel; the predicted classes are dog"
+    ):
         seen.region(0, NAMES)
     assert ClassQuery.parse("dog rather than top:2").words == "dog rather than top:2"
     assert ClassQuery.parse("background rather than dog").resolve(seen, NAMES) == (2, 1)

@@ -118,7 +118,7 @@ def test_plans_that_do_what_is_unknown_are_refused(changed, words, tmp_path):
         ({"spacing": [1, 1, 0]}, "Expected `float` > 0"),
         (
             {"normalization_schemes": ["ZScoreNormalization"] * 2, "use_mask_for_norm": [True]},
-            "says nothing of channel 1",
+            "has no entry for channel 1",
         ),
         ({"architecture": 3}, "Expected `object`, got `int`"),
         ({"channel_names": {"x": "a"}}, "regex .* in `\\$.channel_names`"),
@@ -150,7 +150,7 @@ def test_folders_that_hold_no_model_are_refused(tmp_path):
     (tmp_path / "fold_0").mkdir()
     (tmp_path / "fold_0" / "checkpoint_best.pth").touch()
     refused("name one of fold_0/checkpoint_best.pth")
-    with pytest.raises(InputError, match="cascade's second stage, which takes .* of 3d_lowres"):
+    with pytest.raises(InputError, match="cascade's second stage, which needs .* of 3d_lowres"):
         Plan.read(tmp_path, "3d_cascade_fullres")
     with pytest.raises(InputError, match="no configuration '3d_lowres'; it has 3d_fullres"):
         Plan.read(tmp_path, "3d_lowres")
@@ -218,7 +218,7 @@ def test_checkpoints_of_other_networks_and_other_files_are_refused(tmp_path):
     said = copy.deepcopy(plans())
     said["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["n_stages"] = 4
     write_plans(folder, said=said)
-    with pytest.raises(InputError, match="no PlainConvUNet is made of 3d_fullres"):
+    with pytest.raises(InputError, match="PlainConvUNet cannot be made from 3d_fullres"):
         opened(folder)
     said = plans()
     arguments = said["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
@@ -226,11 +226,13 @@ def test_checkpoints_of_other_networks_and_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"'os.system', which is not a layer of torch.nn"):
         opened(folder)
     write_plans(folder, said={**said, "configurations": _with(said, features_per_stage=[4, 6, 10])})
-    with pytest.raises(InputError, match="is not of this PlainConvUNet: it has in other shapes"):
+    with pytest.raises(
+        InputError, match="does not fit this PlainConvUNet: it has other shapes for"
+    ):
         opened(folder)
     assert arguments["features_per_stage"] == [4, 6, 8]
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(InputError, match="none of nnU-Net v2"):
+    with pytest.raises(InputError, match="is not one of nnU-Net v2"):
         opened(folder)
     torch.save({"network_weights": Path("x")}, path)
     with pytest.raises(InputError, match="could run code"):
@@ -296,7 +298,7 @@ def test_images_are_explained_by_networks_of_images(tmp_path, capsys):
         atol=1e-4,
     )
     assert main(["instances", str(image), "--weights", f"nnunet:{folder}"]) == 2
-    assert "are of a 2D network" in capsys.readouterr().err
+    assert "belong to a 2D network" in capsys.readouterr().err
     slices = {**said, "image_reader_writer": "SimpleITKIO"}
     write_plans(folder, said=slices)
     assert main(line) == 2

@@ -122,7 +122,7 @@ def test_a_network_of_images_is_none_of_volumes():
     with pytest.raises(InputError, match="is a network of images, this command needs one of vol"):
         opened("segmenter", ndims=(3,))
     assert opened("segmenter", ndims=(2, 3)).config.ndim == 2
-    with pytest.raises(InputError, match="convolutions go along 2 axes, those of a volume are 3"):
+    with pytest.raises(InputError, match="convolutions run along 2 axes, but a volume has 3"):
         opened("slices", ndims=(3,))
     told = opened("slices_of_one", ndims=(3,))
     assert (told.config.ndim, told.config.classes) == (3, 2)
@@ -226,17 +226,28 @@ def test_a_segmentation_network_is_padded_and_cropped(images, tmp_path, monkeypa
     assert "its source or parameters are not those of 'out/manifest.json'" in repeated
 
 
+def test_names_that_are_suggested_are_functions(fault, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net_of_mine.py").write_text(
+        "import dataclasses\nParams = dict[str, int]\nWIDTH = 3\n"
+        "@dataclasses.dataclass\nclass Config:\n    width: int = 3\n"
+        "def make_network():\n    return WIDTH\n"
+    )
+    assert fault("layers", "net_of_mine.py:mak").endswith(" has no 'mak'; it has make_network")
+    assert fault("layers", "net_of_mine.py").endswith("; net_of_mine.py has make_network")
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         ("no.such.module:make", r"there is no module 'no' in "),
         ("tests.support.own_netwrks:make", r"there is no module 'tests.support.own_netwrks'"),
         ("tests/support/own_netwrks.py:make", r"does not exist; there are own_networks.py"),
-        (FILE, r"names no function .* for example .*own_networks.py:classifier"),
+        (FILE, r"names a file; add the function .*own_networks.py:NAME; .*.py has classifier, "),
         (f"{FILE}:", r"names no function; give module.path:NAME"),
         (f"{FILE}:clasifier", r"has no 'clasifier'; it has classifier, "),
-        (f"{FILE}:needy", r"needy needs rngs, and is called without arguments"),
-        (f"{FILE}:Classifier", r"Classifier needs rngs"),
+        (f"{FILE}:needy", r"needy needs the arguments rngs, but segcam calls it without any"),
+        (f"{FILE}:Classifier", r"Classifier needs the arguments rngs"),
         (
             f"{FILE}:failing",
             r"failing fails: .*/own_networks.py, line \d+: KeyError: 'depth'",
@@ -248,7 +259,7 @@ def test_a_segmentation_network_is_padded_and_cropped(images, tmp_path, monkeypa
         (f"{FILE}:two_outputs", r"returns a tuple of 2 array\(s\), expected the logits alone"),
         (
             f"{FILE}:two_inputs",
-            r"call needs the argument 'mask'; a command gives the model one image .*NAME=VALUE.$",
+            r"call needs the argument 'mask'; a command gives the model only an .*NAME=VALUE.$",
         ),
         (f"{FILE}:odd_output", r"returns 221 x 223 logits for an image of 224 x 224"),
         (
@@ -452,10 +463,12 @@ def test_a_layout_is_told_and_said(tmp_path, capsys, fault):
     told = capsys.readouterr().out
     assert re.search(r"gates +│ +3 +│ +5 │ .*nc +│ the last axis: several axes could be", told)
     assert run(*listed, "--layout", "gates=cn") == 0
-    assert re.search(r"gates +│ +5 +│ +3 │ .*cn +│ as given, against", capsys.readouterr().out)
+    assert re.search(r"gates +│ +5 +│ +3 │ .*cn +│ as given; otherwise", capsys.readouterr().out)
     assert "give TAP=LETTERS" in fault(*listed, "--layout", "gates")
     assert "give TAP=LETTERS" in fault(*listed, "--layout", "gates=whc")
-    assert "'gate', no tap; the nearest names are gates" in fault(*listed, "--layout", "gate=cn")
+    assert "'gate', which is not a tap; the nearest are gates" in fault(
+        *listed, "--layout", "gate=cn"
+    )
     assert "gates=chw; the tap has (5, 3), 2 axes" in fault(*listed, "--layout", "gates=chw")
     assert "twice" in fault(*listed, "--layout", "gates=cn", "gates=nc")
 

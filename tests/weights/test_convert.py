@@ -155,7 +155,7 @@ def test_networks_of_keras_that_are_none_of_ours_are_named(layers, network):
     tensors = dict.fromkeys(["conv1_conv/kernel", *layers], np.zeros(1))
     # Whether the layout is given, or the only one; also where the network has no such layout.
     for name, layout in (("densenet121", "keras"), ("unet-vgg16", None), ("resnet18", "keras")):
-        with pytest.raises(InputError, match=f"'net.h5' .* Keras's {network}, which no network"):
+        with pytest.raises(InputError, match=f"'net.h5' .* Keras's {network}, which is none of"):
             models.from_tensors(tensors, name, layout=layout, origin="net.h5")
     # Names of PyTorch are not looked at.
     with pytest.raises(InputError, match="choose another model"):

@@ -176,7 +176,7 @@ def test_what_would_run_code_is_refused_without_torch(tmp_path):
 
     with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
         archive.writestr("net/data.pkl", pickle.dumps({"a": Trap()}, protocol=2))
-    with pytest.raises(InputError, match=r"\(io.open\), which could run code when read"):
+    with pytest.raises(InputError, match=r"\(io.open\), which could run code when they are read"):
         foreign.read(tmp_path / "net.pth")
     assert not (tmp_path / "sprung").exists()
 
@@ -295,7 +295,9 @@ def test_keras_files_without_names(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "net.weights.h5", "w") as file:
         file["layers/dense/vars/0"] = np.zeros(2)
-    with pytest.raises(InputError, match="names no layers, as Keras 3 .* save the whole model"):
+    with pytest.raises(
+        InputError, match="does not name its layers, because Keras 3 .* save the whole model"
+    ):
         foreign.read(tmp_path / "net.weights.h5")
 
 

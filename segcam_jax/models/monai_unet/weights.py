@@ -110,8 +110,8 @@ def monai_check(shapes: Mapping[str, tuple[int, ...]], origin: str) -> None:
     """
     if not (_has(shapes, "model.0.") and _has(shapes, "model.2.")):
         raise InputError(
-            f"weights of {origin!r} are not those of MONAI's U-Net, `monai.networks.nets.UNet`: "
-            f"none of its other networks is supported (the first of {len(shapes)} tensors is "
+            f"weights of {origin!r} do not belong to MONAI's U-Net, `monai.networks.nets.UNet`; "
+            f"its other networks are not supported (the first of {len(shapes)} tensors is "
             f"{next(iter(shapes), None)!r}); choose another model"
         )
     slopes = {name: shape for name, shape in shapes.items() if name.endswith(".adn.A.weight")}
