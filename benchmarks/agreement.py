@@ -22,6 +22,7 @@ import numpy as np
 import segcam_jax as segcam
 from benchmarks import peers, timing
 from benchmarks.fast_ablation import photograph
+from benchmarks.tables import markdown
 from segcam_jax import files
 from segcam_jax.models import from_tensors
 
@@ -129,14 +130,11 @@ def table() -> str:
     """One row per method, in Markdown."""
     rows = json.loads(OUT.read_text())["rows"]
     found = {(row["library"], row["method"], row["layer"]): row["difference"] for row in rows}
-    lines = [
-        "| library | method | " + " | ".join(f"`{layer}`" for layer in LAYERS) + " |",
-        "|---|---|" + "---|" * len(LAYERS),
-    ]
+    lines = []
     for library, name in dict.fromkeys((row["library"], row["method"]) for row in rows):
         cells = [f"{found[library, name, layer]:.0e}" for layer in LAYERS]
-        lines.append("| " + " | ".join([library, name, *cells]) + " |")
-    return "\n".join(lines)
+        lines.append([library, name, *cells])
+    return markdown(" | ".join(["library | method", *(f"`{layer}`" for layer in LAYERS)]), lines)
 
 
 def main() -> None:

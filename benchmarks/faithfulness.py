@@ -21,6 +21,7 @@ from PIL import Image
 from scipy import stats
 
 from benchmarks import results, timing
+from benchmarks.tables import markdown
 from segcam_jax import cli, files, metrics, viz
 from segcam_jax.data import samples
 from segcam_jax.extras import require
@@ -251,13 +252,13 @@ def table(key: str) -> str:
     cards = {name: {(c.method, c.tap): c for c in each} for name, each in _cards(found).items()}
     arrows = {True: "↑", False: "↓"}
     heads = [f"{name} {arrows[found[name]['higher_is_better']]}" for name in cards]
-    lines = ["| " + " | ".join(["method", "tap", *heads]) + " |", "|---" * (len(heads) + 2) + "|"]
+    lines = []
     places = dict.fromkeys(place for each in cards.values() for place in sorted(each))
     for method, tap in sorted(places, key=lambda place: (place[1] == CONTROL, place[1])):
         cells = [_cell(each.get((method, tap))) for each in cards.values()]
         names = [method, "-"] if tap == CONTROL else [f"`{method}`", f"`{tap}`"]
-        lines.append("| " + " | ".join([*names, *cells]) + " |")
-    return "\n".join(lines)
+        lines.append([*names, *cells])
+    return markdown(" | ".join(["method | tap", *heads]), lines)
 
 
 def agreement(key: str) -> str:
@@ -273,11 +274,11 @@ def agreement(key: str) -> str:
         }
         for name, cards in _cards(found).items()
     }
-    lines = ["| | " + " | ".join(values) + " |", "|---" * (len(values) + 1) + "|"]
-    for name, one in values.items():
-        taus = [_tau(one, other) if other is not one else "" for other in values.values()]
-        lines.append("| " + " | ".join([name, *taus]) + " |")
-    return "\n".join(lines)
+    lines = [
+        [name, *(_tau(one, other) if other is not one else "" for other in values.values())]
+        for name, one in values.items()
+    ]
+    return markdown(" | ".join(["", *values]), lines)
 
 
 def _tau(one: Mapping[Any, float], other: Mapping[Any, float]) -> str:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import segcam_jax as segcam
 from benchmarks import timing
+from benchmarks.tables import markdown
 from segcam_jax import files
 from segcam_jax.extras import require
 from segcam_jax.models import randomised
@@ -69,11 +70,7 @@ def measured(repeats: int) -> list[dict[str, Any]]:
 
 def table() -> str:
     """One row per tap, in Markdown."""
-    lines = [
-        "| layer | activation | channels: passes | GFLOP each | seconds "
-        "| positions: passes | GFLOP each | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in json.loads(OUT.read_text())["rows"]:
         cells = [f"`{row['tap']}`", "x".join(map(str, row["activation"]))]
         for name in METHODS:
@@ -81,8 +78,9 @@ def table() -> str:
             dead = 0 if each["live"] is None else each["passes"] - each["live"]
             passes = f"{each['passes']}" + (f" ({dead} dead)" if dead else "")
             cells += [passes, f"{each['gflop']:.3g}", f"{each['seconds']:.3g}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    each = (f"{name}: passes | GFLOP each | seconds" for name in METHODS)
+    return markdown(" | ".join(["layer | activation", *each]), lines)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 import segcam_jax as segcam
+from benchmarks.tables import markdown
 from segcam_jax import files
 from segcam_jax.adapters import from_torch
 from segcam_jax.extras import require
@@ -58,22 +59,39 @@ def _plain_unet(package: Any, *, deep: bool) -> Any:
     )  # fmt: skip
 
 
+def _vision(name: str, tap: str, side: int = 64) -> Network:
+    return Network("torchvision.models", lambda m: getattr(m, name)(), (side, side, 3), tap)
+
+
+def _smp(name: str, tap: str = "encoder/layer4", encoder: str = "resnet18") -> Network:
+    def make(package: Any) -> Any:
+        return getattr(package, name)(encoder, encoder_weights=None, classes=4)
+
+    return Network("segmentation_models_pytorch", make, (64, 64, 3), tap)
+
+
+def _timm(name: str, tap: str, **options: Any) -> Network:
+    return Network("timm", lambda m: m.create_model(name, **options), (64, 64, 3), tap)
+
+
+def _monai(make: Callable[[Any], Any], tap: str, side: int = 32, channels: int = 1) -> Network:
+    return Network("monai.networks.nets", make, (side, side, side, channels), tap)
+
+
+def _nnunet(tap: str, side: int, *, deep: bool) -> Network:
+    def make(package: Any) -> Any:
+        return _plain_unet(package, deep=deep)
+
+    shape = (side, side, side, 1)
+    return Network("dynamic_network_architectures", make, shape, tap, 0 if deep else None)
+
+
 NETWORKS: dict[str, Network] = {
-    "torchvision ResNet-18": Network(
-        "torchvision.models", lambda m: m.resnet18(), (64, 64, 3), "layer3"
-    ),
-    "torchvision MobileNetV3": Network(
-        "torchvision.models", lambda m: m.mobilenet_v3_small(), (96, 96, 3), "features/8"
-    ),
-    "torchvision DenseNet-121": Network(
-        "torchvision.models", lambda m: m.densenet121(), (64, 64, 3), "features/denseblock3"
-    ),
-    "torchvision ConvNeXt-T": Network(
-        "torchvision.models", lambda m: m.convnext_tiny(), (64, 64, 3), "features/5"
-    ),
-    "torchvision Swin-T": Network(
-        "torchvision.models", lambda m: m.swin_t(), (64, 64, 3), "features/5"
-    ),
+    "torchvision ResNet-18": _vision("resnet18", "layer3"),
+    "torchvision MobileNetV3": _vision("mobilenet_v3_small", "features/8", 96),
+    "torchvision DenseNet-121": _vision("densenet121", "features/denseblock3"),
+    "torchvision ConvNeXt-T": _vision("convnext_tiny", "features/5"),
+    "torchvision Swin-T": _vision("swin_t", "features/5"),
     "torchvision DeepLabV3 (MobileNetV3)": Network(
         "torchvision.models.segmentation",
         lambda m: m.deeplabv3_mobilenet_v3_large(
@@ -89,111 +107,38 @@ NETWORKS: dict[str, Network] = {
         (96, 96, 3),
         "backbone/12",
     ),
-    "smp U-Net (ResNet-18)": Network(
-        "segmentation_models_pytorch",
-        lambda m: m.Unet("resnet18", encoder_weights=None, classes=4),
-        (64, 64, 3),
-        "encoder/layer4",
-    ),
-    "smp U-Net++ (EfficientNet-B0)": Network(
-        "segmentation_models_pytorch",
-        lambda m: m.UnetPlusPlus("efficientnet-b0", encoder_weights=None, classes=4),
-        (64, 64, 3),
-        "encoder/_blocks/15",
-    ),
-    "smp DeepLabV3+ (ResNet-18)": Network(
-        "segmentation_models_pytorch",
-        lambda m: m.DeepLabV3Plus("resnet18", encoder_weights=None, classes=4),
-        (64, 64, 3),
-        "encoder/layer4",
-    ),
-    "smp FPN (ResNet-18)": Network(
-        "segmentation_models_pytorch",
-        lambda m: m.FPN("resnet18", encoder_weights=None, classes=4),
-        (64, 64, 3),
-        "encoder/layer4",
-    ),
-    "smp Linknet (ResNet-18)": Network(
-        "segmentation_models_pytorch",
-        lambda m: m.Linknet("resnet18", encoder_weights=None, classes=4),
-        (64, 64, 3),
-        "encoder/layer4",
-    ),
-    "smp MAnet (ResNet-18)": Network(
-        "segmentation_models_pytorch",
-        lambda m: m.MAnet("resnet18", encoder_weights=None, classes=4),
-        (64, 64, 3),
-        "encoder/layer4",
-    ),
-    "smp SegFormer (MiT-B0)": Network(
-        "segmentation_models_pytorch",
-        lambda m: m.Segformer("mit_b0", encoder_weights=None, classes=4),
-        (64, 64, 3),
-        "decoder/fuse_stage",
-    ),
-    "timm ViT-Ti/16": Network(
-        "timm",
-        lambda m: m.create_model("vit_tiny_patch16_224", img_size=64),
-        (64, 64, 3),
-        "blocks/8",
-    ),
-    "timm EfficientNet-Lite0": Network(
-        "timm", lambda m: m.create_model("efficientnet_lite0"), (64, 64, 3), "blocks/4"
-    ),
-    "timm MobileViT-XXS": Network(
-        "timm", lambda m: m.create_model("mobilevit_xxs"), (64, 64, 3), "stages/3"
-    ),
-    "timm Swin-T": Network(
-        "timm",
-        lambda m: m.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=4),
-        (64, 64, 3),
-        "layers/2",
-    ),
-    "MONAI DynUNet": Network(
-        "monai.networks.nets",
+    "smp U-Net (ResNet-18)": _smp("Unet"),
+    "smp U-Net++ (EfficientNet-B0)": _smp("UnetPlusPlus", "encoder/_blocks/15", "efficientnet-b0"),
+    "smp DeepLabV3+ (ResNet-18)": _smp("DeepLabV3Plus"),
+    "smp FPN (ResNet-18)": _smp("FPN"),
+    "smp Linknet (ResNet-18)": _smp("Linknet"),
+    "smp MAnet (ResNet-18)": _smp("MAnet"),
+    "smp SegFormer (MiT-B0)": _smp("Segformer", "decoder/fuse_stage", "mit_b0"),
+    "timm ViT-Ti/16": _timm("vit_tiny_patch16_224", "blocks/8", img_size=64),
+    "timm EfficientNet-Lite0": _timm("efficientnet_lite0", "blocks/4"),
+    "timm MobileViT-XXS": _timm("mobilevit_xxs", "stages/3"),
+    "timm Swin-T": _timm("swin_tiny_patch4_window7_224", "layers/2", img_size=64, window_size=4),
+    "MONAI DynUNet": _monai(
         lambda m: m.DynUNet(
             3, 2, 2, (3, 3, 3), (1, 2, 2), (2, 2), filters=(16, 32, 64), res_block=True
         ),
-        (16, 16, 16, 2),
         "bottleneck",
+        16,
+        2,
     ),
-    "MONAI SwinUNETR": Network(
-        "monai.networks.nets",
-        lambda m: m.SwinUNETR(2, 2, feature_size=12),
-        (64, 64, 64, 2),
-        "encoder4",
+    "MONAI SwinUNETR": _monai(lambda m: m.SwinUNETR(2, 2, feature_size=12), "encoder4", 64, 2),
+    "MONAI UNETR": _monai(
+        lambda m: m.UNETR(2, 2, (32, 32, 32), 8, 96, 192, 4), "encoder4", channels=2
     ),
-    "MONAI UNETR": Network(
-        "monai.networks.nets",
-        lambda m: m.UNETR(2, 2, (32, 32, 32), 8, 96, 192, 4),
-        (32, 32, 32, 2),
-        "encoder4",
-    ),
-    "MONAI SegResNet": Network(
-        "monai.networks.nets", lambda m: m.SegResNet(), (32, 32, 32, 1), "down_layers/2"
-    ),
-    "MONAI AttentionUnet": Network(
-        "monai.networks.nets",
+    "MONAI SegResNet": _monai(lambda m: m.SegResNet(), "down_layers/2"),
+    "MONAI AttentionUnet": _monai(
         lambda m: m.AttentionUnet(3, 1, 2, (8, 16, 32), (2, 2)),
-        (16, 16, 16, 1),
         "model/1/submodule/1/submodule",
+        16,
     ),
-    "MONAI VNet": Network(
-        "monai.networks.nets", lambda m: m.VNet(out_channels=2), (32, 32, 32, 1), "down_tr128"
-    ),
-    "nnU-Net PlainConvUNet": Network(
-        "dynamic_network_architectures",
-        lambda m: _plain_unet(m, deep=False),
-        (32, 32, 32, 1),
-        "encoder/stages/3",
-    ),
-    "nnU-Net PlainConvUNet, deep supervision": Network(
-        "dynamic_network_architectures",
-        lambda m: _plain_unet(m, deep=True),
-        (16, 16, 16, 1),
-        "encoder/stages/2",
-        0,
-    ),
+    "MONAI VNet": _monai(lambda m: m.VNet(out_channels=2), "down_tr128"),
+    "nnU-Net PlainConvUNet": _nnunet("encoder/stages/3", 32, deep=False),
+    "nnU-Net PlainConvUNet, deep supervision": _nnunet("encoder/stages/2", 16, deep=True),
 }
 
 
@@ -329,11 +274,11 @@ def table() -> str:
     """The networks as a table."""
     found = (files.read_json(OUT) or {"networks": {}})["networks"]
     columns = ("output", "activation", "gradient", "torch's gradient", "drops")
-    lines = [f"| network | taps | tap | {' | '.join(columns)} |", "|---" * (3 + len(columns)) + "|"]
-    for name, row in found.items():
-        errors = " | ".join(f"{row[column]:.0e}" for column in columns)
-        lines.append(f"| {name} | {row['taps']} | `{row['tap']}` | {errors} |")
-    return "\n".join(lines)
+    lines = [
+        [name, str(row["taps"]), f"`{row['tap']}`", *(f"{row[each]:.0e}" for each in columns)]
+        for name, row in found.items()
+    ]
+    return markdown(" | ".join(["network | taps | tap", *columns]), lines)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import numpy as np
 import scipy
 
 from benchmarks import results, timing
+from benchmarks.tables import markdown
 from segcam_jax import files
 from segcam_jax.data import nifti, scans
 from segcam_jax.data.samples import lesions
@@ -150,16 +151,11 @@ def _checkpoint(network: _Network, x: np.ndarray, path: Path) -> tuple[int, int]
 
 def table() -> str:
     """The networks as a table."""
-    lines = [
-        "| network | parameters | lesions | maps | seconds | peak memory |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, row in (files.read_json(OUT) or {}).items():
-        lines.append(
-            f"| {name} | {row['parameters']:,} | {row['instances']} | {row['maps']} | "
-            f"{row['seconds']:.0f} | {row['peak GiB']:.1f} GiB |"
-        )
-    return "\n".join(lines)
+        counts = f"{row['parameters']:,}", str(row["instances"]), str(row["maps"])
+        lines.append((name, *counts, f"{row['seconds']:.0f}", f"{row['peak GiB']:.1f} GiB"))
+    return markdown("network | parameters | lesions | maps | seconds | peak memory", lines)
 
 
 if __name__ == "__main__":

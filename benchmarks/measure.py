@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -190,15 +190,11 @@ def summary(record: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
     return found
 
 
-def unavailable(row_name: str, group: str, reason: str) -> dict[str, Any]:
-    """The record of a row that cannot run here."""
-    return {"name": row_name, "group": group, "status": "unavailable", "reason": reason}
-
-
-def failed(row_name: str, group: str, problem: Exception) -> dict[str, Any]:
-    """The record of a row that raised."""
-    reason = " ".join(f"{type(problem).__name__}: {problem}".split())
-    return {"name": row_name, "group": group, "status": "failed", "reason": reason}
+def unavailable(
+    row_name: str, group: str, reason: str, status: Literal["unavailable", "failed"] = "unavailable"
+) -> dict[str, Any]:
+    """The record of a row that cannot run here, or that raised."""
+    return {"name": row_name, "group": group, "status": status, "reason": reason}
 
 
 def same_program(row_name: str, group: str, other: str) -> dict[str, Any]:

@@ -9,9 +9,7 @@ the bottleneck of P1's network: whole forwards, the activation masked in the mid
 library's. Times are medians of turns, without compilation.
 """
 
-import argparse
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 
 from benchmarks import peers, results, timing
 from benchmarks.studies import CLASS, Study, study
+from benchmarks.tables import markdown
 from benchmarks.workloads import WORKLOADS, Size
 from segcam_jax import files, metrics
 from segcam_jax.types import MissingExtraError
@@ -213,10 +212,7 @@ def _in_turns(
 
 def table() -> str:
     """A line for each row."""
-    lines = [
-        "| | study | others | seconds | segcam_jax | times faster | differ |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for key, record in (files.read_json(OUT) or {}).items():
         for row in record["rows"]:
             ours = row["seconds"]["segcam_jax"]
@@ -226,8 +222,8 @@ def table() -> str:
             faster = "-" if name is None else f"{others[name] / ours:.2g}x"
             cells += ["-" if name is None else f"{others[name]:.3g}", f"{ours:.3g} s", faster]
             cells.append(", ".join(f"{n} {v:.0e}" for n, v in row.get("apart", {}).items()) or "-")
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append(cells)
+    return markdown(" | study | others | seconds | segcam_jax | times faster | differ", lines)
 
 
 _OTHERS = {"libraries": "torch-cam and pytorch-grad-cam"}
@@ -235,23 +231,12 @@ _OTHERS = {"libraries": "torch-cam and pytorch-grad-cam"}
 
 def main() -> None:
     """Measures, and writes the JSON after each workload."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument("--only", nargs="+", choices=list(TITLES), default=list(TITLES))
-    parser.add_argument("--out", type=Path, default=OUT)
-    given = parser.parse_args()
     if jax.default_backend() == "cpu":
         timing.limit_threads(2)
     else:
         # Or the library's forwards were rounded, unlike what its metrics are held to.
         jax.config.update("jax_default_matmul_precision", "highest")
-    found = files.read_json(given.out) or {}
-    for key in given.only:
-        rows = measured(key, given.size)
-        made = {"size": given.size, "commit": results.commit(), "code": results.code()}
-        found[key] = {**made, "environment": timing.environment(), "rows": rows}
-        files.write_json(given.out, found)
-        print(json.dumps(rows, indent=1), flush=True)
+    results.measure_each(lambda *given: {"rows": measured(*given)}, TITLES, OUT, __doc__)
 
 
 if __name__ == "__main__":

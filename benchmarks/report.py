@@ -37,9 +37,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def methods_table() -> str:
     """One row per method."""
-    lines = ["| method | cost | paper |", "|---|---|---|"]
-    lines += [f"| `{each.name}` | {each.cost} | {each.paper} |" for each in METHODS.values()]
-    return "\n".join(lines)
+    lines = [(f"`{each.name}`", each.cost, each.paper) for each in METHODS.values()]
+    return tables.markdown("method | cost | paper", lines)
 
 
 def bias_table() -> str:
@@ -48,45 +47,40 @@ def bias_table() -> str:
     for name in ("biased", "unbiased"):
         rows = json.loads((RESULTS / f"bias_{name}.json").read_text())["bias"]["rows"]
         studies[name] = {(row["tap"], row["method"]): row for row in rows}
-    lines = [
-        "| tap | method | biased network: stripes, other half, digit | images |"
-        " unbiased network: stripes, other half, digit | images |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for key, row in studies["biased"].items():
         cells = [f"`{key[0]}`", f"`{key[1]}`"]
         for each in (row, studies["unbiased"][key]):
             shares = (each["biased"], each["unbiased"], each["digit"])
             cells += [", ".join(f"{share:.2f}" for share in shares), f"{each['preferred']:.0%}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    heads = [f"{name} network: stripes, other half, digit | images" for name in studies]
+    return tables.markdown(" | ".join(["tap | method", *heads]), lines)
 
 
 def lesions_table() -> str:
     """Where the saliency of planted lesions lies: one row per aggregation and modality."""
     found = _lesions()
-    lines = [
-        "| aggregation | modality | positive: inside, within 6 mm, beyond | per voxel, inside over"
-        " within 6 mm | peak inside | negative: inside, within 6 mm, beyond |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = (
+        "aggregation | modality | positive: inside, within 6 mm, beyond | per voxel, inside over"
+        " within 6 mm | peak inside | negative: inside, within 6 mm, beyond"
+    )
+    lines = []
     for aggregation, modality, each in _by_modality(found):
         shares = [", ".join(f"{v:.2f}" for v in each[sign]) for sign in ("positive", "negative")]
         inside = f"{each['peak_inside']} of {found['groups']['TP']}"
-        cells = (aggregation, modality, shares[0], f"{each['density']:.1f}", inside, shares[1])
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        density = f"{each['density']:.1f}"
+        lines.append((aggregation, modality, shares[0], density, inside, shares[1]))
+    return tables.markdown(heads, lines)
 
 
 def lesion_peaks_table() -> str:
     """Positive peaks by group, and how often those of lesions are above those of errors."""
     found = _lesions()
     columns = [f"{group} ({count})" for group, count in found["groups"].items()]
-    lines = [
-        f"| aggregation | modality | {' | '.join(columns)} | TP above FP | of like size |"
-        " TP above FN | of like size |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ["aggregation | modality", *columns]
+    heads += [f"TP above {group} | of like size" for group in ("FP", "FN")]
+    lines = []
     for aggregation, modality, each in _by_modality(found):
         cells = [aggregation, modality]
         for group in found["groups"]:
@@ -95,8 +89,8 @@ def lesion_peaks_table() -> str:
         for told in each["against"].values():
             cells += [_chance(told["above"], told["p"])]
             cells += [_chance(told["pairs_above"], told["pairs_p"])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return tables.markdown(" | ".join(heads), lines)
 
 
 def _chance(share: float, p: float) -> str:

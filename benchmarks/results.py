@@ -4,11 +4,15 @@
  "curves": {"channels": {...}}}
 """
 
+import argparse
 import hashlib
+import json
 import subprocess
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from benchmarks import timing
 from benchmarks.workloads import Size, Suite
 from segcam_jax import files
 
@@ -60,6 +64,27 @@ def commit() -> str | None:
 def _git(*arguments: str) -> str:
     run = subprocess.run(("git", *arguments), cwd=ROOT, check=True, capture_output=True, text=True)
     return run.stdout.strip()
+
+
+def measure_each(
+    measure: Callable[[str, Size], dict[str, Any]],
+    keys: Collection[str],
+    out: Path,
+    description: str | None,
+) -> None:
+    """Measures what a command line names of the keys, and writes the JSON after each."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--only", nargs="+", choices=list(keys), default=list(keys))
+    parser.add_argument("--out", type=Path, default=out)
+    given = parser.parse_args()
+    found = files.read_json(given.out) or {}
+    for key in given.only:
+        record = measure(key, given.size)
+        made = {"size": given.size, "commit": commit(), "code": code()}
+        found[key] = {**made, "environment": timing.environment(), **record}
+        files.write_json(given.out, found)
+        print(json.dumps(record, indent=1), flush=True)
 
 
 def is_finished(record: dict[str, Any] | None, made_from: dict[str, Any]) -> bool:

@@ -189,7 +189,8 @@ def _workload(
         except Exception as problem:
             # One row must not cost the others their half hour; the table shows what happened.
             say(f"{workload.key}: {row.name}: failed: {problem}")
-            records[row.name] = measure.failed(row.name, row.group, problem)
+            reason = " ".join(f"{type(problem).__name__}: {problem}".split())
+            records[row.name] = measure.unavailable(row.name, row.group, reason, "failed")
             continue
         at_work.append(timed)
         left.set_aside(timed.turns * timed.record["warm_up_seconds"])

@@ -27,21 +27,28 @@ NOISE = 0.05
 CHECKED_VOXELS = 2
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["channels", "count"]
-)
-@dataclasses.dataclass(frozen=True)
-class FirstChannels(ChannelMasks):
-    """The first `count` of all channel masks."""
+class _First:
+    """The first `count` of a family of masks."""
 
-    count: int = 0
+    count: int
 
     def __len__(self) -> int:
         return self.count
 
     def removed(self, values: Array) -> Array:
         """As of all masks, for the first ones."""
-        return super().removed(values)[: self.count]
+        every: Any = super()
+        return every.removed(values)[: self.count]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["channels", "count"]
+)
+@dataclasses.dataclass(frozen=True)
+class FirstChannels(_First, ChannelMasks):
+    """The first `count` of all channel masks."""
+
+    count: int = 0
 
 
 @functools.partial(
@@ -50,17 +57,10 @@ class FirstChannels(ChannelMasks):
     meta_fields=["shape", "window", "stride", "count"],
 )
 @dataclasses.dataclass(frozen=True)
-class FirstWindows(WindowMasks):
+class FirstWindows(_First, WindowMasks):
     """The first `count` of all window masks."""
 
     count: int = 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def removed(self, values: Array) -> Array:
-        """As of all masks, for the first ones."""
-        return super().removed(values)[: self.count]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -206,10 +206,7 @@ def _target(workload: Workload, regions: np.ndarray | None) -> Any:
 
 
 def regions_of(
-    space: tuple[int, ...],
-    side: int | tuple[int, ...],
-    count: int,
-    generator: np.random.Generator,
+    space: tuple[int, ...], side: int | tuple[int, ...], count: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Boxes inside the image, `count *space`; a single one lies in the middle."""
     sides = (side,) * len(space) if isinstance(side, int) else side

@@ -8,9 +8,7 @@ or written. The loop is pytorch-grad-cam's over the same images, methods and lay
 given the first few, and projected.
 """
 
-import argparse
 import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import results, timing
+from benchmarks.tables import markdown
 from segcam_jax import engine, files
 from segcam_jax.data import samples
 from segcam_jax.extras import require
@@ -254,44 +253,24 @@ def _chosen(output: Any) -> tuple[int, Any]:
 
 def table() -> str:
     """One row per sweep."""
-    lines = [
-        "| sweep | images/s | its programs alone | share | programs | pytorch-grad-cam | times |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for key, each in (files.read_json(OUT) or {}).items():
         count = each["images"]
         rates = [count / each[name] for name in ("seconds", "memory_seconds")]
-        loop = "-"
-        faster = "-"
+        loop = faster = "-"
         if "loop_seconds" in each:
             loop = f"~{count / each['loop_seconds']:.3g} ({each['looped']} of {count})"
             faster = f"{each['loop_seconds'] / each['seconds']:,.0f}x"
-        cells = (
-            f"{key}: {each['title']}",
-            *(f"{rate:.1f}" for rate in rates),
-            f"{rates[0] / rates[1]:.0%}",
-            str(each["programs"]),
-            loop,
-            faster,
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        cells = [f"{key}: {each['title']}", *(f"{rate:.1f}" for rate in rates)]
+        cells += [f"{rates[0] / rates[1]:.0%}", str(each["programs"]), loop, faster]
+        lines.append(cells)
+    heads = "sweep | images/s | its programs alone | share | programs | pytorch-grad-cam | times"
+    return markdown(heads, lines)
 
 
 def main() -> None:
     """Measures, and writes the JSON after each workload."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=("full", "tiny"), default="full")
-    parser.add_argument("--only", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
-    parser.add_argument("--out", type=Path, default=OUT)
-    given = parser.parse_args()
-    found = files.read_json(given.out) or {}
-    for key in given.only:
-        record = measured(key, given.size)
-        made = {"size": given.size, "commit": results.commit(), "code": results.code()}
-        found[key] = {**made, "environment": timing.environment(), **record}
-        files.write_json(given.out, found)
-        print(json.dumps(record, indent=1))
+    results.measure_each(measured, SWEEPS, OUT, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Tables of what was measured, in Markdown."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ def load(suite: Suite) -> dict[str, Any]:
 
 def overview(found: dict[str, Any]) -> str:
     """One line per workload: the times, how much faster, the bound, the errors."""
-    lines = [
-        "| | study | the library's loop | best by hand | segcam_jax | times faster than the"
-        " library | than by hand | bound | error of the library | by hand | of segcam_jax |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = (
+        " | study | the library's loop | best by hand | segcam_jax | times faster than the library"
+        " | than by hand | bound | error of the library | by hand | of segcam_jax"
+    )
+    lines: list[Sequence[str]] = []
     for key, record in _measured(found):
         if key == "P8":
             lines.append(_scaling_line(key, record))
@@ -39,16 +39,12 @@ def overview(found: dict[str, Any]) -> str:
             if engine is None:
                 continue
             rounded = name.removeprefix(f"{ENGINE}, ") if name in _ROUNDED else None
-            cells = [_named(library), _named(by_hand), _time(engine)]
-            cells += [
-                _times(library, engine),
-                _times(by_hand, engine),
-                _bound(record, found, engine),
-            ]
-            cells += [_error(each, record) for each in (library, by_hand, engine)]
             title = record["title"] + (f" ({rounded})" if rounded else "")
-            lines.append(_line(key, title, *cells))
-    return "\n".join(lines) if len(lines) > 2 else _NOTHING
+            cells = [key, title, _named(library), _named(by_hand), _time(engine)]
+            cells += [_times(library, engine), _times(by_hand, engine)]
+            cells.append(_bound(record, found, engine))
+            lines.append([*cells, *(_error(each, record) for each in (library, by_hand, engine))])
+    return markdown(heads, lines) if lines else _NOTHING
 
 
 def first_page(found: dict[str, Any]) -> str:
@@ -65,12 +61,11 @@ def first_page(found: dict[str, Any]) -> str:
         cells.append([f"{key}: {record['title']}"])
         cells[-1] += [_times(library, engine), _times(by_hand, engine)]
         errors.append([_error(by_hand, record), _error(engine, record)])
-    heads = ["study", "times faster than pytorch-grad-cam", "than the best by hand"]
+    heads = "study | times faster than pytorch-grad-cam | than the best by hand"
     if errors and not any(_NONE in pair for pair in errors):
-        heads += ["error by hand", "of segcam_jax"]
+        heads += " | error by hand | of segcam_jax"
         cells = [each + pair for each, pair in zip(cells, errors, strict=True)]
-    lines = [_line(*heads), "|" + "---|" * len(heads)]
-    return "\n".join(lines + [_line(*each) for each in cells])
+    return markdown(heads, cells)
 
 
 def _measured(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -111,14 +106,14 @@ def _bound(record: dict[str, Any], found: dict[str, Any], row: dict[str, Any]) -
     return f"{_figure(seconds)} s ({seconds / row['total_seconds']:.0%})"
 
 
-def _scaling_line(key: str, record: dict[str, Any]) -> str:
+def _scaling_line(key: str, record: dict[str, Any]) -> Sequence[str]:
     if not record["rows"]:
-        return _line(key, record["title"], record["reason"], *[_NONE] * 8)
+        return key, record["title"], record["reason"], *[_NONE] * 8
     last = record["rows"][-1]
     share = f"{last['share'] * last['devices']:.3f} / {last['devices']} of the work"
     worst = max(row["difference"] for row in record["rows"])
     apart = f"{worst:.0e} from one device"
-    return _line(key, record["title"], *[_NONE] * 2, share, *[_NONE] * 5, apart)
+    return key, record["title"], *[_NONE] * 2, share, *[_NONE] * 5, apart
 
 
 def rows(found: dict[str, Any]) -> str:
@@ -139,22 +134,15 @@ def rows(found: dict[str, Any]) -> str:
 
 
 def _workload_rows(record: dict[str, Any]) -> str:
-    lines = [
-        "| row | all, s | spread | measured | GFLOP each | GFLOP/s | compile, s | peak MB |"
-        " error |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in record["rows"]:
-        if row["status"] in ("unavailable", "failed"):
-            lines.append(_line(row["name"], row["reason"], *[""] * 7))
-        elif row["status"] == "same program":
-            lines.append(_line(row["name"], f"the same program as “{row['same_as']}”", *[""] * 7))
-        else:
-            lines.append(_line(*_row_cells(row, record)))
-    return "\n".join(lines)
+    heads = "row | all, s | spread | measured | GFLOP each | GFLOP/s | compile, s | peak MB | error"
+    return markdown(heads, (_row_cells(row, record) for row in record["rows"]))
 
 
 def _row_cells(row: dict[str, Any], record: dict[str, Any]) -> tuple[str, ...]:
+    if row["status"] in ("unavailable", "failed"):
+        return row["name"], row["reason"], *[""] * 7
+    if row["status"] == "same program":
+        return row["name"], f"the same program as “{row['same_as']}”", *[""] * 7
     low, high = row["total_spread"]
     name = row["name"] + (f" ({row['setting']})" if "setting" in row else "")
     measured = f"{row['count']} of {row['total']}" + (", projected" if row["projected"] else "")
@@ -173,37 +161,37 @@ def _row_cells(row: dict[str, Any], record: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _many_lines(key: str, record: dict[str, Any]) -> Iterator[str]:
+def _many_lines(key: str, record: dict[str, Any]) -> Iterator[Sequence[str]]:
     for row in record["rows"]:
         faster = f"{_figure(row['singles_seconds'] / row['together_seconds'])}x single studies"
         cells = [_NONE, faster, f"~{_figure(row['together_seconds'])} s", *[_NONE] * 5]
-        yield _line(key, f"{record['title']}: {row['name']}", *cells, f"{row['difference']:.0e}")
+        yield key, f"{record['title']}: {row['name']}", *cells, f"{row['difference']:.0e}"
 
 
 def _many_rows(record: dict[str, Any]) -> str:
-    lines = ["| targets | single studies, s | together, s | times faster | maps differ |"]
-    lines.append("|---|---|---|---|---|")
+    lines = []
     for row in record["rows"]:
         times = [row["singles_seconds"], row["together_seconds"]]
         cells = [f"~{_figure(each)} ({row['count']} of {row['total']} channels)" for each in times]
         faster, apart = _figure(times[0] / times[1]), f"{row['difference']:.0e}"
-        lines.append(_line(row["name"], *cells, f"{faster}x", apart))
+        lines.append((row["name"], *cells, f"{faster}x", apart))
+    heads = "targets | single studies, s | together, s | times faster | maps differ"
+    told = markdown(heads, lines)
     if "click_seconds" in record:
         clicks = (f"{name} {1e3 * each:.3g} ms" for name, each in record["click_seconds"].items())
         size = f"{record['atlas_bytes'] / 2**20:.0f} MiB, float16, blocks of 2x2"
-        lines += ["", f"A click on an atlas of all channels ({size}): {', '.join(clicks)}."]
-    return "\n".join(lines)
+        told += f"\n\nA click on an atlas of all channels ({size}): {', '.join(clicks)}."
+    return told
 
 
 def _scaling_rows(record: dict[str, Any]) -> str:
-    lines = ["| devices | GFLOP per device | share of one device's | maps differ |"]
-    lines.append("|---|---|---|---|")
     if not record["rows"]:
         return record["reason"]
+    lines = []
     for row in record["rows"]:
         work, share = _figure(row["flops_per_device"] / 1e9), f"{row['share']:.4f}"
-        lines.append(_line(str(row["devices"]), work, share, f"{row['difference']:.0e}"))
-    return "\n".join(lines)
+        lines.append((str(row["devices"]), work, share, f"{row['difference']:.0e}"))
+    return markdown("devices | GFLOP per device | share of one device's | maps differ", lines)
 
 
 def _shares(record: dict[str, Any]) -> str:
@@ -261,5 +249,9 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
+def markdown(heads: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown; its heads stand between bars."""
+    columns = heads.split(" | ")
+    lines = [columns, *rows]
+    drawn = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return "\n".join([drawn[0].replace("|  |", "| |"), "|" + "---|" * len(columns), *drawn[1:]])

@@ -25,6 +25,7 @@ import numpy as np
 import segcam_jax as segcam
 from benchmarks import foreign, results, timing
 from benchmarks.foreign import Network
+from benchmarks.tables import markdown
 from segcam_jax import files
 from segcam_jax.adapters import from_torch
 from segcam_jax.engine import Plan
@@ -244,19 +245,16 @@ def _error(ours: np.ndarray, exact: np.ndarray) -> float:
 def table() -> str:
     """The studies as a table."""
     found = files.read_json(OUT) or {}
-    lines = [
-        "| study | | seconds | times faster | by operations | error |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, study in found.items():
         for way, row in study["rows"].items():
             ratio = study["times faster"].get(way)
             what = f"**{name}** {study['title']}" if ratio is None else ""
             fewer = study["times fewer operations"].get(way)
             faster, bound = ("" if each is None else f"{each:.1f}" for each in (ratio, fewer))
-            cells = (what, way, f"{row['seconds']:.1f}", faster, bound, f"{row['error']:.0e}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            seconds, error = f"{row['seconds']:.1f}", f"{row['error']:.0e}"
+            lines.append((what, way, seconds, faster, bound, error))
+    return markdown("study |  | seconds | times faster | by operations | error", lines)
 
 
 if __name__ == "__main__":

@@ -54,10 +54,13 @@ class Workload:
     key: str
     title: str
     networks: Mapping[Size, Network]
-    taps: Mapping[Size, str]
-    what: What
-    sides: Mapping[Size, int | tuple[int, ...] | None]
+    _: dataclasses.KW_ONLY
     share: float
+    taps: Mapping[Size, str] = dataclasses.field(default_factory=lambda: _same("bottleneck"))
+    what: What = "channels"
+    sides: Mapping[Size, int | tuple[int, ...] | None] = dataclasses.field(
+        default_factory=lambda: _same(None)
+    )
     instances: Mapping[Size, int] = dataclasses.field(default_factory=dict)
     samples: Mapping[Size, int] = dataclasses.field(default_factory=dict)
 
@@ -111,82 +114,63 @@ def _same(value: Any) -> dict[Any, Any]:
 
 _LISTED = (
     Workload(
-        key="P1",
-        title="U-Net base 64, 1024 bottleneck channels, Ablation-CAM of a 32x32 region",
-        networks=_UNET,
-        taps=_same("bottleneck"),
-        what="channels",
+        "P1",
+        "U-Net base 64, 1024 bottleneck channels, Ablation-CAM of a 32x32 region",
+        _UNET,
         sides={"full": 32, "tiny": 4},
         share=6,
     ),
+    Workload("P2", "the same, the whole image", _UNET, share=8),
     Workload(
-        key="P2",
-        title="the same, the whole image",
-        networks=_UNET,
-        taps=_same("bottleneck"),
-        what="channels",
-        sides=_same(None),
-        share=8,
-    ),
-    Workload(
-        key="P3",
-        title="ResNet-50, last block, 2048 channels, Ablation-CAM of a class",
-        networks=_RESNET,
+        "P3",
+        "ResNet-50, last block, 2048 channels, Ablation-CAM of a class",
+        _RESNET,
         taps=_same("features/relu"),
-        what="channels",
-        sides=_same(None),
         share=3,
     ),
     Workload(
-        key="P4",
-        title="DenseNet-169, last layer, ablation of its 49 positions",
-        networks=_DENSENET,
+        "P4",
+        "DenseNet-169, last layer, ablation of its 49 positions",
+        _DENSENET,
         taps=_same("features"),
         what="positions",
-        sides=_same(None),
         share=2,
     ),
     Workload(
-        key="P5",
-        title="U-Net, Seg-Grad-CAM of 32 instances of one image",
-        networks=_UNET,
-        taps=_same("bottleneck"),
+        "P5",
+        "U-Net, Seg-Grad-CAM of 32 instances of one image",
+        _UNET,
         what="instances",
         sides={"full": 16, "tiny": 4},
         share=4,
         instances={"full": 32, "tiny": 3},
     ),
     Workload(
-        key="P6",
-        title="3D U-Net 16 to 128 channels on 96^3, Ablation-CAM of one instance of 8^3 voxels",
-        networks=_VOLUME,
-        taps=_same("bottleneck"),
-        what="channels",
+        "P6",
+        "3D U-Net 16 to 128 channels on 96^3, Ablation-CAM of one instance of 8^3 voxels",
+        _VOLUME,
         sides={"full": 8, "tiny": 2},
         share=5,
     ),
     Workload(
-        key="P7",
-        title="ResNet-50, an early layer, ablation of its 56x56 positions",
-        networks=_RESNET,
+        "P7",
+        "ResNet-50, an early layer, ablation of its 56x56 positions",
+        _RESNET,
         taps={"full": "layer1/block3", "tiny": "layer1/block2"},
         what="positions",
-        sides=_same(None),
         share=4,
     ),
     Workload(
-        key="P8",
-        title="P2's study on 8 virtual devices: work per device, the same maps",
-        networks=_UNET,
-        taps=_same("bottleneck"),
-        what="channels",
+        "P8",
+        "P2's study on 8 virtual devices: work per device, the same maps",
+        _UNET,
         sides={"full": 32, "tiny": 4},
         share=1,
     ),
     Workload(
-        key="P9",
-        title="MONAI's U-Net 16 to 256 on 96^3, SmoothGrad of 100 voxels, max of them, 2 samples",
-        networks=_MONAI,
+        "P9",
+        "MONAI's U-Net 16 to 256 on 96^3, SmoothGrad of 100 voxels, max of them, 2 samples",
+        _MONAI,
         taps=_same("input"),
         what="voxels",
         sides=_LESION,
@@ -194,9 +178,9 @@ _LISTED = (
         samples={"full": 2, "tiny": 2},
     ),
     Workload(
-        key="P10",
-        title="the same, the mean of the voxels, 10 samples",
-        networks=_MONAI,
+        "P10",
+        "the same, the mean of the voxels, 10 samples",
+        _MONAI,
         taps=_same("input"),
         what="samples",
         sides=_LESION,
@@ -204,23 +188,13 @@ _LISTED = (
         samples={"full": 10, "tiny": 3},
     ),
     Workload(
-        key="P11",
-        title="the same network, Ablation-CAM of the instance at the bottleneck, 256 channels",
-        networks=_MONAI,
-        taps=_same("bottleneck"),
-        what="channels",
+        "P11",
+        "the same network, Ablation-CAM of the instance at the bottleneck, 256 channels",
+        _MONAI,
         sides=_LESION,
         share=3,
     ),
-    Workload(
-        key="P12",
-        title="P1's network, Ablation-CAM of 32 targets of one image",
-        networks=_UNET,
-        taps=_same("bottleneck"),
-        what="channels",
-        sides=_same(None),
-        share=4,
-    ),
+    Workload("P12", "P1's network, Ablation-CAM of 32 targets of one image", _UNET, share=4),
 )
 WORKLOADS: dict[str, Workload] = {workload.key: workload for workload in _LISTED}
 CURVES: dict[str, str] = {

@@ -6,29 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.peers.twins import copy_weights
+from benchmarks.peers.twins import UNetBlock, copy_weights
 from segcam_jax import models
 from segcam_jax.models.unet import UNetConfig, load_unet
-
-
-class _ConvNormRelu(nn.Module):
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
-
-    def forward(self, x):
-        return functional.relu(self.norm(self.conv(x)))
-
-
-class _Block(nn.Module):
-    def __init__(self, inputs: int, hidden: int, outputs: int):
-        super().__init__()
-        self.conv1 = _ConvNormRelu(inputs, hidden)
-        self.conv2 = _ConvNormRelu(hidden, outputs)
-
-    def forward(self, x):
-        return self.conv2(self.conv1(x))
 
 
 class BundledUNet(nn.Module):
@@ -41,11 +21,11 @@ class BundledUNet(nn.Module):
         inputs = [config.in_channels, *widths[:-1]]
         deepest = widths[-1]
         self.encoder = nn.ModuleList(
-            _Block(below, width, width) for below, width in zip(inputs, widths, strict=True)
+            UNetBlock(below, width, 2) for below, width in zip(inputs, widths, strict=True)
         )
-        self.bottleneck = _Block(deepest, 2 * deepest, deepest)
+        self.bottleneck = UNetBlock(deepest, 2 * deepest, 2, outputs=deepest)
         self.decoder = nn.ModuleList(
-            _Block(2 * widths[level], widths[level], widths[max(0, level - 1)])
+            UNetBlock(2 * widths[level], widths[level], 2, outputs=widths[max(0, level - 1)])
             for level in reversed(range(config.depth))
         )
         self.head = nn.Conv2d(widths[0], config.classes, 1)

@@ -56,13 +56,16 @@ class _ConvNormRelu(nn.Module):
         return functional.relu(self.norm(self.conv(x)))
 
 
-class _UNetBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, ndim: int):
+class UNetBlock(nn.Module):
+    """Two convolutions, each with BatchNorm and ReLU; `outputs` are those of the second."""
+
+    def __init__(self, inputs: int, hidden: int, ndim: int, outputs: int | None = None):
         super().__init__()
-        self.conv1 = _ConvNormRelu(inputs, outputs, ndim)
-        self.conv2 = _ConvNormRelu(outputs, outputs, ndim)
+        self.conv1 = _ConvNormRelu(inputs, hidden, ndim)
+        self.conv2 = _ConvNormRelu(hidden, outputs or hidden, ndim)
 
     def forward(self, x):
+        """Returns the activation of the second."""
         return self.conv2(self.conv1(x))
 
 
@@ -76,14 +79,14 @@ class UNetTwin(Twin):
         widths = [config.width * 2**level for level in range(config.depth)]
         inputs = [config.in_channels, *widths]
         self.encoder = nn.ModuleList(
-            _UNetBlock(inputs[level], width, ndim) for level, width in enumerate(widths)
+            UNetBlock(inputs[level], width, ndim) for level, width in enumerate(widths)
         )
-        self.bottleneck = _UNetBlock(widths[-1], 2 * widths[-1], ndim)
+        self.bottleneck = UNetBlock(widths[-1], 2 * widths[-1], ndim)
         self.upsample = nn.ModuleList(
             _UP[ndim](2 * width, width, 2, stride=2) for width in reversed(widths)
         )
         self.decoder = nn.ModuleList(
-            _UNetBlock(2 * width, width, ndim) for width in reversed(widths)
+            UNetBlock(2 * width, width, ndim) for width in reversed(widths)
         )
         self.head = _CONV[ndim](widths[0], config.classes, 1)
 
