@@ -14,8 +14,8 @@ from segcam_jax.engine import Execution
 from segcam_jax.reports.context import FILES, OVERLAY, TABLE, ContextReport, write_overlay
 from segcam_jax.runs.instance_studies import ContextStudy
 from segcam_jax.runs.scans import ScanRun
-from segcam_jax.runs.stored_run import STORE
-from segcam_jax.runs.stored_scans import is_run, open_scans
+from segcam_jax.runs.stored_run import STORE, manifest_at
+from segcam_jax.runs.stored_scans import open_scans
 from segcam_jax.types import InputError, counted
 
 
@@ -69,7 +69,7 @@ def _overlay(command: Context) -> int:
     folders = [path.parent if path.name == STORE else path for path in command.runs]
     names = _names([Path(os.path.realpath(path)) for path in folders])
     runs = {name: open_scans(path) for name, path in zip(names, folders, strict=True)}
-    if is_run(command.out) or (command.out / STORE).exists():
+    if manifest_at(command.out) is not None or (command.out / STORE).exists():
         raise InputError(f"output {str(command.out)!r} holds a run of its own; give another folder")
     _files.check_free(command.out, () if command.overwrite else OVERLAY)
     rows = write_overlay(runs, command.out, console.note)

@@ -15,7 +15,8 @@ from segcam_jax.runs.manifest import NetworkRecord
 from segcam_jax.runs.measures import Measure, check, measures
 from segcam_jax.runs.scored_images import compares
 from segcam_jax.runs.scores import CONTROL, FOLDER, Scoring
-from segcam_jax.runs.stored_scans import is_run, kind_of
+from segcam_jax.runs.stored_run import manifest_at
+from segcam_jax.runs.stored_scans import kind_of
 from segcam_jax.types import InputError, counted
 
 _USUAL = ("deletion", "insertion", "road", "average_drop")
@@ -80,7 +81,7 @@ def _stored(command: commands.Score) -> StoredRun | StoredScans:
     if len(command.images) != 1:
         raise InputError("name one stored run, or images and their network (--weights)")
     (path,) = command.images
-    if not is_run(path) and path.exists():
+    if manifest_at(path) is None and path.exists():
         raise InputError(
             f"{str(path)!r} is not a stored run; give one, or the network of images (--weights)"
         )

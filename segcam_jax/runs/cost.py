@@ -135,15 +135,7 @@ def check_scan(
 
 
 def _refuse(found: Sequence[Plan], each: int, of: str, otherwise: str, processes: int = 1) -> None:
-    """Raises `InputError` if plans would take more than a year, each so many times.
-
-    Args:
-        found: the plans.
-        each: how many times.
-        of: what they are of, in words.
-        otherwise: what to give besides smaller options.
-        processes: that share the work.
-    """
+    """Raises `InputError` if plans would take more than a year, each so many times."""
     most = max(found, key=flops)
     _check(
         sum(map(flops, found)) * each,

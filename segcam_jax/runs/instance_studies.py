@@ -121,7 +121,7 @@ class MapStudy:
         """Methods at taps."""
         return self.pairs
 
-    def passes(self, call: Pair) -> int:
+    def passes(self, call: Any) -> int:
         """How many steps of progress a method makes."""
         return passes(call[0], self.explaining)
 
@@ -161,7 +161,10 @@ class MapStudy:
         execution: Execution,
         advance: Callable[[str], None],
     ) -> tuple[list[Variable], list[Row]]:
-        """The maps of a method, those of the part of its crop that lies in the scan."""
+        """The maps of a method, those of the part of its crop that lies in the scan.
+
+        `advance` is told before each pass what is added to the name of the instance.
+        """
         method, tap = call
         split, params, crop = self.shown(given, found, instance, tap)
 
@@ -287,7 +290,7 @@ class ContextStudy:
         """One."""
         return (None,)
 
-    def passes(self, call: None) -> int:
+    def passes(self, call: Any) -> int:
         """One."""
         return 1
 

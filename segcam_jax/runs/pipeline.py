@@ -13,43 +13,18 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 
 from segcam_jax.runs.items import ImageFile, Item, Items, file_now
+from segcam_jax.runs.programs import ImageKernel
 from segcam_jax.runs.reading import Failure, Taken, read_ahead
-from segcam_jax.runs.store import Block, Store
+from segcam_jax.runs.shard import Loaded, Pending
+from segcam_jax.runs.store import Store
 from segcam_jax.runs.table import failure
 from segcam_jax.types import InputError
-
-OnItem = TypeVar("OnItem")
-OnShard = TypeVar("OnShard", bound="Waited")
-
-
-class Waited(Protocol):
-    """A shard that a device works on."""
-
-    def waits_for(self) -> list[Any]:
-        """Arrays that are ready when the shard is."""
-        ...
-
-
-class Kernel(Protocol[OnItem, OnShard]):
-    """What makes arrays and rows of the items of a shard, in three steps."""
-
-    def predict(self, taken: Sequence[Taken[Item, OnItem]]) -> OnShard:
-        """Starts the network."""
-        ...
-
-    def explain(self, pending: OnShard) -> None:
-        """Finds what is to be computed, and starts it."""
-        ...
-
-    def collect(self, pending: OnShard) -> tuple[list[Block], list[Mapping[str, Any]]]:
-        """Waits for the results."""
-        ...
 
 
 @dataclasses.dataclass
@@ -98,8 +73,8 @@ class Progress:
 
 
 def run_shards(
-    kernel: Kernel[OnItem, OnShard],
-    read: Callable[[Item], OnItem | Failure],
+    kernel: ImageKernel,
+    read: Callable[[Item], Loaded | Failure],
     items: Items,
     shards: Iterable[tuple[int, range]],
     store: Store,
@@ -138,7 +113,7 @@ def run_shards(
                 clock.progress.failures += part.failures
                 report(clock.now())
 
-    def store_shard(number: int, count: int, pending: OnShard) -> None:
+    def store_shard(number: int, count: int, pending: Pending) -> None:
         jax.block_until_ready(pending.waits_for())
         clock.stop(number)
         blocks, rows = kernel.collect(pending)
@@ -151,7 +126,7 @@ def run_shards(
         report(clock.now())
 
     entries = read_ahead(lambda entry: read(entry[1]), todo(), window=ahead)
-    waiting: tuple[int, int, OnShard] | None = None
+    waiting: tuple[int, int, Pending] | None = None
     with contextlib.closing(entries), _Writer(store_shard) as writer:
         for number, group in itertools.groupby(entries, key=lambda each: each.item[0]):
             taken = [Taken(entry.item[1], entry.read) for entry in group]

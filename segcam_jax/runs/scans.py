@@ -4,13 +4,17 @@ run.zarr/
   manifest.json, items/00003.parquet     as of images; a scan is a shard of its own
   00003/probability, instances, missed   (z, y, x), on the network's grid
   00003/map.007.METHOD.TAP               (z, y, x) or (z, y, x, modality): the crop of instance 7
+
+A scan's part of the table grows step by step and says whether any step is left: a run that was
+killed goes on with the next one. The next scan is read ahead meanwhile.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -18,12 +22,10 @@ import numpy as np
 from segcam_jax import _files
 from segcam_jax.data.instances import Instance, in_words
 from segcam_jax.engine import Execution
-from segcam_jax.engine.sliding import Tiling
 from segcam_jax.networks.network import Network
 from segcam_jax.runs import cost
-from segcam_jax.runs.manifest import FILE, Kind, Manifest, NetworkRecord, Source
-from segcam_jax.runs.reading import Failure
-from segcam_jax.runs.steps import Step, run_steps
+from segcam_jax.runs.manifest import FILE, Manifest, NetworkRecord, Source
+from segcam_jax.runs.reading import Failure, read_ahead
 from segcam_jax.runs.store import Store, Variable
 from segcam_jax.runs.stored_scans import (
     MISSED,
@@ -34,58 +36,28 @@ from segcam_jax.runs.stored_scans import (
     scan_rows,
     segmented_of,
 )
-from segcam_jax.runs.table import Part
+from segcam_jax.runs.table import Part, failure
 from segcam_jax.types import InputError, SegcamError
 from segcam_jax.volumes import ScanInput, Segmented, SegmentOptions, read_input, segment
 from segcam_jax.volumes.scan_inputs import VolumeCase
+
+if TYPE_CHECKING:
+    from segcam_jax.runs.instance_studies import ContextStudy, MapStudy
 
 Row = dict[str, Any]
 Advance = Callable[[int, str], None]
 Bars = Callable[[str, int], Any]
 _AXES = ("z", "y", "x")
+_AHEAD = 2  # The scan that is computed, and the one after it.
 
 
-class InstanceStudy(Protocol):
-    """What is computed of every instance, in one call or several."""
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a step of a scan has come to: arrays, rows of the table, and whether none is left."""
 
-    @property
-    def kind(self) -> Kind:
-        """What a manifest calls it."""
-        ...
-
-    def options(self) -> Mapping[str, Any]:
-        """All that determines it, as JSON holds it."""
-        ...
-
-    def wanted(self, instance: Instance) -> bool:
-        """Whether an instance is studied."""
-        ...
-
-    def calls(self) -> Sequence[Any]:
-        """What is done with an instance, one after the other."""
-        ...
-
-    def passes(self, call: Any) -> int:
-        """How many steps of progress a call makes."""
-        ...
-
-    def windows(self, tiles: Tiling) -> int:
-        """How many windows the network runs over for an instance in the middle of a scan."""
-        ...
-
-    def compute(
-        self,
-        given: ScanInput,
-        found: Segmented,
-        instance: Instance,
-        call: Any,
-        execution: Execution,
-        advance: Callable[[str], None],
-    ) -> tuple[list[Variable], list[Row]]:
-        """The arrays and rows of a call; `advance` is told before each pass what is added to the
-        name of the instance.
-        """
-        ...
+    variables: Sequence[Variable]
+    rows: Sequence[Row]
+    last: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +94,7 @@ class ScanRun:
     cases: tuple[VolumeCase, ...]
     modalities: tuple[str, ...]
     segmenting: SegmentOptions
-    study: InstanceStudy
+    study: "MapStudy | ContextStudy"
     execution: Execution = Execution()
 
     @property
@@ -235,10 +207,19 @@ class ScanRun:
                 report(f"{self.cases[number].name}: its files have changed; it is done again")
             kernel = ScanKernel(self, StoredScans(out), bars, report)
 
-            def left(number: int) -> Part | None:
-                return None if number in changed else parts[number]
-
-            run_steps(kernel, read, left, len(self.cases), store, stop_on_error=stop_on_error)
+            left = {n: None if n in changed else part for n, part in parts.items()}
+            todo = [n for n, part in left.items() if part is None or part.unfinished]
+            with contextlib.closing(read_ahead(read, todo, window=_AHEAD)) as entries:
+                for entry in entries:
+                    number, part = entry.item, left[entry.item]
+                    with contextlib.closing(kernel.steps(number, entry.read, part)) as steps:
+                        for step in steps:
+                            failed = [row for row in step.rows if row.get("error")]
+                            if failed and stop_on_error:
+                                raise InputError(failure(failed[0]))
+                            part = store.add(
+                                number, part, step.variables, step.rows, last=step.last
+                            )
             store.finish()
         return StoredScans(out)
 

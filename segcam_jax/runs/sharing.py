@@ -8,7 +8,7 @@ import re
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -41,16 +41,8 @@ def numbers_of(share: tuple[int, int], shards: int) -> Sequence[int]:
     return range(index, shards, count)
 
 
-class Worker(Protocol):
-    """What computes shards on another machine."""
-
-    def compute(self, numbers: Sequence[int]) -> Any:
-        """Computes shards and tells what came of them."""
-        ...
-
-
 def on_ray(
-    make: Callable[[], Worker], numbers: Sequence[int], *, address: str, workers: int
+    make: Callable[[], Any], numbers: Sequence[int], *, address: str, workers: int
 ) -> Iterator[Any]:
     """Computes shards by actors of a Ray cluster.
 
@@ -59,7 +51,7 @@ def on_ray(
     again, a few times.
 
     Args:
-        make: makes a worker; pickled, and called in the actor.
+        make: makes a worker, as `JobWorker`; pickled, and called in the actor.
         numbers: of the shards.
         address: of the cluster, or `auto` for one of this machine.
         workers: how many actors.

@@ -22,8 +22,8 @@ from segcam_jax import _files
 from segcam_jax.runs.folder import METADATA, array_metadata, array_reading
 from segcam_jax.runs.manifest import FILE, read_manifest
 from segcam_jax.runs.store import node
-from segcam_jax.runs.table import COLUMNS, FOLDER, Part
-from segcam_jax.types import InputError, nearest_first, whole_number
+from segcam_jax.runs.table import COLUMNS, Part, read_parts
+from segcam_jax.types import InputError, nearest_first
 
 STORE = "run.zarr"  # In a folder of `segcam explain`.
 _MAP = "map"
@@ -45,11 +45,23 @@ def open_store(path: str | os.PathLike, names: Mapping[int, str] | None = None) 
     if not path.is_dir():
         said = "is a file" if path.exists() else "does not exist"
         raise InputError(f"run {str(path)!r} {said}; give the folder of a run")
-    if (path / STORE / FILE).is_file():
-        path = path / STORE
-    if not (path / FILE).is_file():
+    return StoredRun(run_at(path), names)
+
+
+def run_at(path: Path) -> Path:
+    """The folder of the run that a folder is, or holds as `run.zarr`.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if (there := manifest_at(path)) is None:
         raise InputError(f"{str(path)!r} is not a run: it holds no {FILE}")
-    return StoredRun(path, names)
+    return there.parent
+
+
+def manifest_at(path: Path) -> Path | None:
+    """The manifest of that run; None if there is none."""
+    return next((file for file in (path / STORE / FILE, path / FILE) if file.is_file()), None)
 
 
 def names_of(paths: Iterable[str]) -> list[str]:
@@ -80,18 +92,7 @@ class StoredRun:
 
     @functools.cached_property
     def _parts(self) -> Mapping[int, Part]:
-        found = {}
-        for file in _files.whole_files(self.path / FOLDER, "*.parquet"):
-            data = _files.read_if_there(file)
-            if data is None:  # Its shard is being computed again.
-                continue
-            part, shard = Part.decode(data), whole_number(file.stem)
-            if part is None or shard is None:
-                raise InputError(
-                    f"{str(file)!r} is damaged or cut off; the same command computes it again"
-                )
-            found[shard] = part
-        return found
+        return read_parts(self.path)
 
     @functools.cached_property
     def table(self) -> polars.DataFrame:
@@ -260,10 +261,8 @@ class StoredRun:
         return dict(sorted(found.items()))
 
     def _check_whole(self, shard: int) -> None:
-        if shard not in self._whole and (lost := self._parts[shard].broken(self.path)):
-            raise InputError(
-                f"{str(self.path / lost)!r} was lost or cut off; the same command computes it again"
-            )
+        if shard not in self._whole:
+            self._parts[shard].check(self.path)
         self._whole.add(shard)
 
     def _of_method(self, row: int, kind: str, tap: str, method: str) -> np.ndarray | None:

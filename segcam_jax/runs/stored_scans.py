@@ -12,14 +12,13 @@ import numpy as np
 import polars
 import zarr
 
-from segcam_jax import _files
 from segcam_jax.data.instances import Instance, Instances
 from segcam_jax.data.scans import ScanFiles
 from segcam_jax.runs.folder import METADATA, array_reading
 from segcam_jax.runs.manifest import FILE, Kind, read_manifest
 from segcam_jax.runs.store import node
-from segcam_jax.runs.stored_run import STORE
-from segcam_jax.runs.table import FOLDER, TABLES, Part, group_of
+from segcam_jax.runs.stored_run import manifest_at, run_at
+from segcam_jax.runs.table import TABLES, group_of, read_parts
 from segcam_jax.types import InputError
 from segcam_jax.volumes import ScanInput, ScanOptions, Segmented, read_input
 from segcam_jax.volumes.crops import Box
@@ -38,27 +37,13 @@ def open_scans(path: str | os.PathLike) -> "StoredScans":
     Raises:
         InputError: if it is none, or another version's.
     """
-    path = Path(path)
-    if (path / STORE / FILE).is_file():
-        path = path / STORE
-    if not (path / FILE).is_file():
-        raise InputError(f"{str(path)!r} is not a run: it holds no {FILE}")
-    return StoredScans(path)
+    return StoredScans(run_at(Path(path)))
 
 
-def kind_of(path: str | os.PathLike) -> Kind:
+def kind_of(path: Path) -> Kind:
     """What a stored run is of; images where there is no run."""
-    there = _manifest_at(Path(path))
+    there = manifest_at(path)
     return "images" if there is None else read_manifest(there).kind
-
-
-def is_run(path: Path) -> bool:
-    """Whether there is a stored run."""
-    return _manifest_at(path) is not None
-
-
-def _manifest_at(path: Path) -> Path | None:
-    return next((file for file in (path / STORE / FILE, path / FILE) if file.is_file()), None)
 
 
 class StoredScans:
@@ -77,22 +62,12 @@ class StoredScans:
     @functools.cached_property
     def table(self) -> polars.DataFrame:
         """All rows that are there, in order: `runs.table` says which columns they have."""
-        tables = []
-        for file in _files.whole_files(self.path / FOLDER, "*.parquet"):
-            data = _files.read_if_there(file)
-            part = None if data is None else Part.decode(data)
-            if data is not None and part is None:
-                raise InputError(
-                    f"{str(file)!r} is damaged or cut off; the same command computes it again"
-                )
-            if part is not None and (lost := part.broken(self.path)):
-                raise InputError(
-                    f"{str(self.path / lost)!r} was lost or cut off; the same command computes it "
-                    "again"
-                )
-            tables += [] if part is None else [part.table]
-        if not tables:
+        parts = read_parts(self.path).values()
+        for part in parts:
+            part.check(self.path)
+        if not parts:
             return polars.DataFrame(schema=dict(TABLES[self.manifest.kind]))
+        tables = [part.table for part in parts]
         return polars.concat(tables, how="diagonal").sort("item", "row")
 
     @functools.cached_property

@@ -12,6 +12,7 @@ import polars
 
 from segcam_jax import _files
 from segcam_jax.runs import parquet
+from segcam_jax.types import InputError, whole_number
 
 FOLDER = "items"
 # Besides, two columns for each map: its largest value, and the share of it that ReLU hides.
@@ -187,6 +188,13 @@ class Part:
                 return name
         return None
 
+    def check(self, folder: Path) -> None:
+        """Raises `InputError` if an object is not there as it was written."""
+        if lost := self.broken(folder):
+            raise InputError(
+                f"{str(folder / lost)!r} was lost or cut off; the same command computes it again"
+            )
+
 
 def _is_inside(name: str) -> bool:
     """Whether a name leads to a part of the folder that it stands in."""
@@ -215,6 +223,26 @@ def part_file(folder: Path, shard: int) -> Path:
 def group_of(shard: int) -> str:
     """Where the arrays are that a shard shares with no other."""
     return f"{shard:05d}"
+
+
+def read_parts(folder: Path) -> dict[int, Part]:
+    """The parts of a run, by their shards.
+
+    Raises:
+        InputError: if one is damaged or cut off.
+    """
+    found = {}
+    for file in _files.whole_files(folder / FOLDER, "*.parquet"):
+        data = _files.read_if_there(file)
+        if data is None:  # Its shard is being computed again.
+            continue
+        part, shard = Part.decode(data), whole_number(file.stem)
+        if part is None or shard is None:
+            raise InputError(
+                f"{str(file)!r} is damaged or cut off; the same command computes it again"
+            )
+        found[shard] = part
+    return found
 
 
 def read_part(path: Path) -> Part | None:
