@@ -36,10 +36,8 @@ def flops_per_ablation(
     """Operations that one more ablation costs; 0 where all ablations come from one gradient.
 
     Args:
-        split: the model, cut at the tap.
         params: arrays, or their shapes.
         x: one example, likewise.
-        target: the score.
         masks: at least three of them, so that ablations run in chunks.
         execution: how they run; its chunk size is replaced.
     """

@@ -70,11 +70,8 @@ class Faithfulness:
     """A study.
 
     Attributes:
-        title: what of.
         run: computes, or goes on with, the run of so many images or scans in a folder.
-        images: how many.
         randomised: the first ones, of which maps are made again with parameters at random.
-        by: metrics.
     """
 
     title: str

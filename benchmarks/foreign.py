@@ -132,9 +132,7 @@ NETWORKS: dict[str, Network] = {
     ),
     "MONAI SegResNet": _monai(lambda m: m.SegResNet(), "down_layers/2"),
     "MONAI AttentionUnet": _monai(
-        lambda m: m.AttentionUnet(3, 1, 2, (8, 16, 32), (2, 2)),
-        "model/1/submodule/1/submodule",
-        16,
+        lambda m: m.AttentionUnet(3, 1, 2, (8, 16, 32), (2, 2)), "model/1/submodule/1/submodule", 16
     ),
     "MONAI VNet": _monai(lambda m: m.VNet(out_channels=2), "down_tr128"),
     "nnU-Net PlainConvUNet": _nnunet("encoder/stages/3", 32, deep=False),

@@ -123,11 +123,7 @@ def _whole(study: Study) -> tuple[Callable, tuple]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineRow(Row):
-    """The whole study as one compiled program, by the engine's settings.
-
-    Attributes:
-        execution: the settings.
-    """
+    """The whole study as one compiled program, by the engine's settings."""
 
     execution: Execution
     group: str = "engine"

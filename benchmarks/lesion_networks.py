@@ -41,12 +41,7 @@ _INSTANCES = 2
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """A network of MONAI.
-
-    Attributes:
-        source: of the factory.
-        tap: of Grad-CAM++.
-    """
+    """A network of MONAI."""
 
     source: str
     tap: str

@@ -73,7 +73,6 @@ def reference(study: Study, brute_force: Row) -> Reference:
     """Repeats the first results of a study in float64, by a row that saves nothing.
 
     Args:
-        study: the study.
         brute_force: runs all that follows the tap for each result.
     """
     with study.in_float64() as exact:
@@ -93,19 +92,11 @@ class Timed:
 
 
 def prepare(
-    row: Row,
-    study: Study,
-    pace: Pace,
-    reference: Reference,
-    *,
-    budget: float,
-    full: bool,
+    row: Row, study: Study, pace: Pace, reference: Reference, *, budget: float, full: bool
 ) -> Timed:
     """Compiles a row, warms it up, checks it and decides how often it is timed.
 
     Args:
-        row: the row.
-        study: its study.
         pace: rates so far; the row's own is added.
         reference: in float64.
         budget: seconds that the row may take in all.
@@ -113,9 +104,6 @@ def prepare(
 
     Returns:
         The row; the results of its warm-up, or of its check, are compared.
-
-    Raises:
-        Unavailable: if it cannot run here.
     """
     flops_each = row.flops_each(study)
     start = time.perf_counter()

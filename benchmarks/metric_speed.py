@@ -196,9 +196,7 @@ def _torch_whole(given: Study, masks: list[np.ndarray]) -> Callable[[], np.ndarr
     return run
 
 
-def _in_turns(
-    runs: dict[str, Callable[[], np.ndarray]],
-) -> tuple[Table, dict[str, np.ndarray]]:
+def _in_turns(runs: dict[str, Callable[[], np.ndarray]]) -> tuple[Table, dict[str, np.ndarray]]:
     """Median seconds of each, and what it found; a first turn warms up."""
     values = {name: run() for name, run in runs.items()}
     taken: dict[str, list[float]] = {name: [] for name in runs}

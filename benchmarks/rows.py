@@ -22,7 +22,6 @@ class Ready:
         run: computes the results and waits for them: the fall of the score under each ablation,
             `count`, or the map of each instance, `count *space`, or the aggregate of `count`
             gradients.
-        count: how many results.
         facts: what is known without running: compile time, memory, settings.
         fixed: runs what is done once per study however many results there are, so that a projected
             total does not count it again; None counts it in, to the row's disadvantage.

@@ -19,15 +19,7 @@ from benchmarks.peers import rows as peers
 from benchmarks.rows import Row, Unavailable
 from benchmarks.smooth_rows import GradientsRow, SmoothGradRow
 from benchmarks.studies import Study, study
-from benchmarks.workloads import (
-    BY_HAND,
-    CURVES,
-    SMOOTHED,
-    WORKLOADS,
-    Size,
-    Suite,
-    Workload,
-)
+from benchmarks.workloads import BY_HAND, CURVES, SMOOTHED, WORKLOADS, Size, Suite, Workload
 from segcam_jax.types import InputError
 
 _CURVE_SHARE = 1.5
@@ -40,13 +32,10 @@ class Options:
     """How a suite is run.
 
     Attributes:
-        suite: `"cpu"` or `"gpu"`.
-        size: `"full"` or `"tiny"`.
         seconds: the budget of the whole run.
         full: no projection: every row computes all of its results.
         again: also what is finished already.
         threads: of PyTorch; None leaves it to PyTorch.
-        path: the JSON file.
     """
 
     suite: Suite
@@ -62,14 +51,7 @@ def run(options: Options, keys: Sequence[str]) -> dict[str, Any]:
     """Runs workloads and curves; finished ones of the same code are kept.
 
     Args:
-        options: how.
         keys: of `WORKLOADS` and `CURVES`, in order.
-
-    Returns:
-        All results of the suite.
-
-    Raises:
-        InputError: if the suite's device is not there, or the file cannot be written.
     """
     _check_device(options.suite)
     made_from = {"code": results.code(), "size": options.size, "full": options.full}
@@ -87,7 +69,8 @@ def run(options: Options, keys: Sequence[str]) -> dict[str, Any]:
                 say(f"{key}: finished already, by the same code; --again measures it anew")
             else:
                 todo.append(key)
-        left = Budget(options.seconds, {key: _share(key) for key in todo})
+        shares = {key: WORKLOADS[key].share if key in WORKLOADS else _CURVE_SHARE for key in todo}
+        left = Budget(options.seconds, shares)
         problems: list[Exception] = []
         for key in todo:
             place = found["workloads" if key in WORKLOADS else "curves"]
@@ -121,10 +104,6 @@ class Budget:
     def set_aside(self, seconds: float) -> None:
         """What is spent later on is dealt out no more."""
         self._end -= seconds
-
-
-def _share(key: str) -> float:
-    return WORKLOADS[key].share if key in WORKLOADS else _CURVE_SHARE
 
 
 def _record(key: str, options: Options, seconds: float, say: Say) -> Iterator[dict[str, Any]]:

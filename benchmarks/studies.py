@@ -71,18 +71,11 @@ class Study:
     are smoothed by noise, it is one gradient, and their aggregate is compared.
 
     Attributes:
-        workload: the workload.
-        network: the network at the chosen size.
-        tap: the tap.
         model: the Flax model, whose weights the torch twin gets, too.
-        fn: the model as a function.
-        params: its parameters.
         x: the image, channels last.
-        split: the model cut at the tap.
         target: the score; a stack of them where instances are explained.
         regions: masks of the target's regions, one per target, on the host; None for a whole
             image or a class.
-        total: number of ablations, instances or gradients.
         samples: number of noise samples, 0 without noise.
     """
 

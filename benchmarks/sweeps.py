@@ -50,9 +50,6 @@ class Sweep:
     """A workload.
 
     Attributes:
-        title: what it is.
-        weights: of the network.
-        taps: where it is explained.
         methods: our names, and those of pytorch-grad-cam.
         draw: writes so many images into a folder.
         images: how many, by size.

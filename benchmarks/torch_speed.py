@@ -41,8 +41,6 @@ class Study:
     """An ablation study.
 
     Attributes:
-        title: what it is.
-        network: of it.
         corner: of the explained region.
         extent: of the region along each axis.
         parts: `encode(module, x) -> features` and `decode(module, features) -> output`, of which

@@ -39,8 +39,6 @@ class Workload:
     Attributes:
         key: `"P1"` to `"P12"`.
         title: what is explained, in a line.
-        networks: the network per size.
-        taps: the tap per size.
         what: channels or positions are ablated; or instances are explained by Seg-Grad-CAM; or one
             instance by SmoothGrad, with the gradient of each of its voxels in each noise sample
             (max aggregation), or with one gradient in each noise sample (mean aggregation).
@@ -211,11 +209,7 @@ def chosen(keys: tuple[str, ...], suite: Suite = "cpu") -> list[str]:
     """The keys of workloads and curves to run, in their own order; those of a suite if none is.
 
     Args:
-        keys: what is asked for.
         suite: an accelerator's runs the workloads that say most about it, the first ones first.
-
-    Raises:
-        InputError: for a key that is none, the nearest first.
     """
     known = [*WORKLOADS, *CURVES]
     for key in keys:

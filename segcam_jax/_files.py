@@ -51,21 +51,13 @@ def is_temporary(name: str) -> bool:
 
 
 def whole_files(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder by name, without those that another process is writing.
-
-    Raises:
-        InputError: if the folder may not be listed.
-    """
+    """The files in a folder by name, without those that another process is writing."""
     names = fnmatch.filter(names_in(folder), pattern)
     return [folder / name for name in names if not is_temporary(name)]
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in a folder, in order; none if it does not exist.
-
-    Raises:
-        InputError: if it may not be listed.
-    """
+    """The names in a folder, in order; none if it does not exist."""
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -137,20 +129,19 @@ def check_folder(path: Path) -> None:
         raise not_written(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
-def check_free(folder: Path, names: Iterable[str], said: str = "") -> None:
+def check_free(
+    folder: Path, names: Iterable[str], said: str = "", *, unless: Path | None = None
+) -> None:
     """Checks that nobody else's files are where a command's output will be.
 
     Args:
-        folder: of the output.
-        names: of files and folders in it that the command writes.
         said: what one that is there is not, for the message.
-
-    Raises:
-        InputError: if one is there, or the folder is a file.
+        unless: a file that says that they are ours. It is looked for last: whoever writes files has
+            made it first.
     """
     check_folder(folder)
     taken = next((name for name in names if (folder / name).exists()), None)
-    if taken is not None:
+    if taken is not None and not (unless is not None and unless.exists()):
         raise InputError(
             f"output {str(folder)!r} already holds {taken!r}{said}; give another folder, or "
             "--overwrite"
@@ -308,7 +299,6 @@ def slug(words: str, otherwise: str) -> str:
     """Words as a part of a file's name: what is not a letter, number, `_` or `.` becomes a hyphen.
 
     Args:
-        words: for example the name of a tap or a class.
         otherwise: the name where nothing is left of the words.
     """
     return file_name(re.sub(r"[^\w.]+", "-", words).strip("-.") or otherwise)
@@ -318,7 +308,6 @@ def unique_names(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
     """The names, numbered where one stands already, whatever the file system makes of its case.
 
     Args:
-        names: of files or folders.
         taken: names that no file may have.
     """
     seen = {name.casefold() for name in taken}

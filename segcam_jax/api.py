@@ -139,7 +139,7 @@ def _place(place: str | None, fn: Callable, params: Any, x: Any, one_example: bo
     from segcam_jax.networks.layers import tap_at
 
     given = taps.list_taps(fn, params, x, one_example=one_example)
-    if place in given:
+    if place is not None and place in given:
         return place
     shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(fn, params, x))]
     classifies = len(shapes[0]) == 1

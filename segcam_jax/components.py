@@ -82,11 +82,7 @@ def check_position(position: Sequence[int], shape: Sequence[int]) -> None:
 
 
 def check_region(mask: ArrayLike, class_index: Any) -> None:
-    """Checks a region whose values are known: booleans, 0 and 1, or weights.
-
-    Raises:
-        TargetError: if it is empty, not finite, or of whole numbers that are neither 0 nor 1.
-    """
+    """Checks a region whose values are known: booleans, 0 and 1, or weights."""
     mask = np.asarray(mask)
     if not np.isfinite(mask.astype(float)).all():
         raise TargetError(f"the region for class {class_index} holds NaN or infinite weights")
@@ -103,11 +99,7 @@ def check_region(mask: ArrayLike, class_index: Any) -> None:
 
 
 def check_labels(labels: ArrayLike) -> np.ndarray:
-    """A label map: 0 outside, k in instance k.
-
-    Raises:
-        TargetError: if it holds anything but whole numbers.
-    """
+    """A label map, checked to be of whole numbers: 0 outside, k in instance k."""
     labels = np.asarray(labels)
     if not np.equal(np.round(labels), labels).all():
         raise TargetError(
@@ -123,7 +115,6 @@ def region_window(
     """A window that holds a region: its extents, and the corner where it starts.
 
     Args:
-        mask: the region.
         extent: the window's extents; None: the least that hold the region, of a few sizes only.
     """
     low, sizes = [], []

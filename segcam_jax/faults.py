@@ -86,10 +86,8 @@ def refused(fn: Callable, params: Any, x: Any, error: Exception) -> ModelError:
     """What to say of a model that fails on an input: where, and which input it would take.
 
     Args:
-        fn: the model.
         params: its parameters, or their shapes.
         x: what it fails on, or its shapes.
-        error: how.
     """
     where = f", {note}" if (note := _submodule(error)) else ""
     return ModelError(_shapes(x), f"{where}: {words_of(error).rstrip('.')}{_hint(fn, params, x)}")

@@ -84,7 +84,6 @@ def smooth(values: Float[Array, "*space"], sigma: float, *, truncate: float = 4.
     """Gaussian smoothing, borders reflected, as `scipy.ndimage.gaussian_filter`.
 
     Args:
-        values: the map.
         sigma: standard deviation in pixels; 0 leaves the map as it is. A static number.
         truncate: the filter ends at this many standard deviations.
     """

@@ -1,7 +1,8 @@
 """Ablation masks: what is multiplied with an activation, 1 to keep and 0 to ablate.
 
 A family of masks is made by index, one at a time inside the engine's loop: m masks of a whole
-activation are never in memory together.
+activation are never in memory together. `value` is what is ablated multiplied by: 0 ablates,
+negative and above 1 are counterfactuals; `shape` is that of the activation's positions.
 """
 
 import dataclasses
@@ -56,11 +57,7 @@ def ablate(activation: Float[Array, "*space c"], mask: Float[Array, "..."]) -> A
     """The activation times a mask that broadcasts against it, in the activation's dtype.
 
     Args:
-        activation: `*space c`.
         mask: as many axes, each of the same extent or 1; or `c`; or a scalar.
-
-    Raises:
-        InputError: if the mask has other axes.
     """
     mask = jnp.asarray(mask, activation.dtype)
     ndim = activation.ndim
@@ -81,12 +78,7 @@ def ablate(activation: Float[Array, "*space c"], mask: Float[Array, "..."]) -> A
 )
 @dataclasses.dataclass(frozen=True)
 class ChannelMasks:
-    """Mask k multiplies channel k by `value` and keeps all others.
-
-    Attributes:
-        channels: number of channels, and of masks.
-        value: 0 ablates; negative and above 1 are counterfactuals.
-    """
+    """Mask k multiplies channel k by `value` and keeps all others."""
 
     channels: int
     value: float = 0.0
@@ -127,7 +119,6 @@ class WindowMasks:
         shape: positions of the activation, `(h, w)` or `(d, h, w)`.
         window: extent of a window along each axis.
         stride: distance of windows along each axis, at most `window`.
-        value: 0 ablates; negative and above 1 are counterfactuals.
     """
 
     shape: tuple[int, ...]
@@ -223,8 +214,6 @@ class ChosenChannels:
 
     Attributes:
         indices: the chosen channels, data: which ones may depend on the image.
-        channels: number of channels.
-        value: 0 ablates; negative and above 1 are counterfactuals.
     """
 
     indices: Int[Array, "m"]
@@ -261,8 +250,6 @@ class GroupMasks:
 
     Attributes:
         groups: the group of each channel, from 0 to `count - 1`.
-        count: number of groups, and of masks.
-        value: 0 ablates; negative and above 1 are counterfactuals.
     """
 
     groups: Int[Array, "c"]
@@ -297,7 +284,6 @@ class ActivationMasks:
         (A_k - min A_k) / (max A_k - min A_k + epsilon),    resized linearly
 
     Attributes:
-        activation: A, `*space c`.
         size: extents of the input.
         corners: resize on the grid through the centres of the corners; else half-pixel centres.
         resize_first: take the minimum and the maximum after the resize.
@@ -347,7 +333,6 @@ class KeepMasks:
     """Mask n keeps what lies around position n and takes away the rest.
 
     Attributes:
-        shape: positions of the activation, `(h, w)` or `(d, h, w)`.
         soft: keep 1/4, 1/2, 1/4 along each axis, a small Gaussian; else the position alone.
         around: compare with the empty activation.
     """

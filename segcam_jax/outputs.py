@@ -153,11 +153,7 @@ class Meaning:
 
 
 def declared(fn: Callable, outputs: Outputs | None = None) -> Outputs | None:
-    """What is said of a model's output: what is given, else what its adapter was told, if it was.
-
-    Raises:
-        InputError: if something else is given.
-    """
+    """What is said of a model's output: what is given, else what its adapter was told, if any."""
     if outputs is not None and outputs not in CHOICES:
         raise InputError(f"outputs={outputs!r}; choose 'logits' or 'probabilities'")
     told = getattr(fn, "outputs", None) if outputs is None else outputs

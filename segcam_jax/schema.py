@@ -21,7 +21,6 @@ def read(
 
     Args:
         values: by key; tables in it for fields that are dataclasses.
-        kind: the dataclass.
         origin: what holds the values, in messages.
         words: where keys are words of the command line, those of fields of another name.
 
@@ -43,12 +42,7 @@ def check(values: Any, kind: Any, origin: str) -> None:
     """Checks that values of another program's file are of a type; keys that it lacks are let be.
 
     Args:
-        values: that JSON holds.
         kind: a `TypedDict`, or what else `msgspec` knows.
-        origin: what holds the values, in messages.
-
-    Raises:
-        InputError: naming the first that is not, and where it stands.
     """
     try:
         msgspec.convert(values, kind)

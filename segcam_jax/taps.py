@@ -41,7 +41,6 @@ from jaxtyping import Array, Float
 from segcam_jax import _print, faults, masks
 from segcam_jax._jaxpr import (
     axes,
-    context,
     cost,
     difference,
     graph,
@@ -324,7 +323,7 @@ def split(
 
 def _cached(signature, fn, tap_name, layout, said) -> Split:
     with graph.on_any_mesh():
-        key = (context.Context(), fn, tap_name, signature, layout, said)
+        key = (signatures.settings(), fn, tap_name, signature, layout, said)
     return _CACHE.get(
         key,
         lambda: _split(signature, fn, tap_name, layout, said),

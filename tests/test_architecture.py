@@ -54,6 +54,7 @@ NEIGHBOURS = {
 }
 # What is run once and freed at once, where keeping it would push out a program that is used again.
 JIT_ONCE = {
+    "_jaxpr/signatures.py": "the settings of JAX are read off it, and nothing is compiled",
     "engine/measure.py": "a few evaluations are timed",
     "engine/planning.py": "the ablations that change something are found",
 }

@@ -34,9 +34,6 @@ def run(
     `work` was asked to stop and returns None.
 
     Args:
-        work: what is done with the options.
-        config: their type.
-        description: of the script.
         recipes: what `--recipe NAME` puts in place of the options' defaults.
     """
     found = None
@@ -126,13 +123,8 @@ def claim_folder(folder: Path, config: Any, without: Collection[str], **others: 
     """Makes the folder of a run, or checks that the run in it had the same configuration.
 
     Args:
-        folder: of the run.
-        config: its settings.
         without: settings that may differ in a run that is resumed.
         others: what else must be the same, in place of settings or besides.
-
-    Raises:
-        InputError: if the folder holds a run of another configuration; names the fields.
     """
     path = folder / "config.json"
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}

@@ -41,11 +41,9 @@ class Training:
 
     Attributes:
         title: what progress calls it.
-        network: the network.
         optimizer: what makes updates of gradients; equal settings must give the same object.
         loss: a number, of logits and labels.
         batches: images and labels of all steps from a step on, counted from 0.
-        steps: how many there are.
         evaluated: after which steps held-out data are scored and the state is saved.
         evaluate: the scores of a state.
         merit: of a row of scores; the state with the highest is the best, the first of equals.
@@ -218,9 +216,7 @@ def fit(training: Training, folder: Path, watch: Watch) -> Fitted | None:
     """Trains from the last checkpoint on.
 
     Args:
-        training: what is trained.
         folder: of the run; `checkpoints/` and `history.jsonl` are kept in it.
-        watch: who watches.
 
     Returns:
         The best state, or None if the run was asked to stop before its end; it is saved then.

@@ -31,8 +31,6 @@ def normalised_dice(
     false positives as if every volume had the share r of lesion voxels.
 
     Args:
-        logits: of the network.
-        labels: the truth.
         load: r, the share of voxels of a class that volumes are brought to, in (0, 1).
 
     Returns:
@@ -65,7 +63,6 @@ def blob_normalised_dice(
     A small lesion counts there as much as a large one.
 
     Args:
-        logits: of the network.
         lesions: the truth: the number of the lesion that a position belongs to, from 1 to at most
             the number of positions; else 0.
         load: as `normalised_dice` takes it.
@@ -140,8 +137,6 @@ def focal(
         -g (1 - p)^gamma log p - (1 - g) p^gamma log(1 - p)
 
     Args:
-        logits: of the network.
-        labels: the truth.
         gamma: how much less what is well classified counts; 0 is cross-entropy.
 
     Returns:

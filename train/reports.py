@@ -60,7 +60,6 @@ def plot_curves(
     """Draws scores over steps, one panel for each group, into a PNG file.
 
     Args:
-        path: the file to write.
         history: scores with a `step` each.
         panels: title -> keys of the scores drawn in that panel.
     """

@@ -23,10 +23,8 @@ class TrainState:
     """All that changes during training.
 
     Attributes:
-        step: steps done.
         params: what is trained.
         rest: what is not: BatchNorm statistics, and frozen parameters.
-        optimizer_state: the optimizer's moments and counts.
         loss_sum: sum of the losses since the last evaluation.
     """
 
@@ -103,7 +101,6 @@ def take_over(
     """Gives a network the weights of another; those of its head if classes and shapes are the same.
 
     Args:
-        model: the network, as it starts.
         given: the other; it has all tensors but those of the head.
         metadata: what the weights say of themselves; weights that name no classes have others.
         class_names: of the network.
@@ -189,12 +186,9 @@ def train_step(
     """One step of the optimizer on a batch.
 
     Args:
-        state: before the step.
-        image: as the network is given it.
         label: a class per position, or per image.
         graph: the network's NNX graph definition, as it is trained.
         trained: which tensors are trained, as `Network` has it.
-        optimizer: of the state.
         loss: of logits and labels.
 
     Returns:
@@ -218,7 +212,5 @@ def train_step(
 
 
 compiled_step = jax.jit(
-    train_step,
-    static_argnames=("graph", "trained", "optimizer", "loss"),
-    donate_argnames="state",
+    train_step, static_argnames=("graph", "trained", "optimizer", "loss"), donate_argnames="state"
 )

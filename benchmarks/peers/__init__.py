@@ -21,9 +21,6 @@ def torch(threads: int | None = None) -> ModuleType:
 
     Args:
         threads: how many it may use; None leaves it to PyTorch.
-
-    Raises:
-        MissingExtraError: if it is not installed.
     """
     # pytorch-grad-cam shows a bar that has no switch of its own.
     os.environ.setdefault("TQDM_DISABLE", "1")

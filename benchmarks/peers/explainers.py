@@ -26,8 +26,6 @@ class Peer:
     """A study in PyTorch.
 
     Attributes:
-        study: the study.
-        model: its network.
         x: its image, `1 c *space`.
         regions: masks of the targets' regions, or None.
         batch: ablations at once, where the code leaves it to its user.
@@ -187,9 +185,7 @@ def captum(peer: Peer) -> Callable[[int], np.ndarray]:
         )
         with torch.no_grad():
             found = ablation.attribute(
-                peer.x,
-                layer_mask=groups.to(peer.x.device),
-                perturbations_per_eval=peer.batch,
+                peer.x, layer_mask=groups.to(peer.x.device), perturbations_per_eval=peer.batch
             )
         place = (slice(None), *[0] * len(space)) if by_channel else (0,)
         return found[0][place].flatten()[:count].cpu().numpy()

@@ -56,7 +56,6 @@ def loop(peer: Peer, *, weight_gradients: bool) -> Callable[[int], np.ndarray]:
     """The first gradients of a study, as many in each noise sample.
 
     Args:
-        peer: the study.
         weight_gradients: whether weights get gradients too, as the source leaves it: its network
             is as it was loaded.
     """

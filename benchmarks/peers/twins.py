@@ -274,11 +274,7 @@ _NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": 
 
 
 def copy_weights(model: nnx.Module, module: nn.Module) -> None:
-    """Copies every parameter and statistic of a Flax model to the torch module of equal names.
-
-    Raises:
-        RuntimeError: if names or shapes do not match, torch's own error that lists them.
-    """
+    """Copies every parameter and statistic of a Flax model to the torch module of equal names."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     tensors = {}
     for path, leaf in nnx.to_flat_state(state):

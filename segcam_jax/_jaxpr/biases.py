@@ -47,9 +47,6 @@ _PRODUCTS = frozenset(("mul", "div", "dot_general", "conv_general_dilated"))
 def with_biases(closed: Any) -> Callable[..., tuple[list, list]]:
     """The function of a jaxpr with its biases laid open.
 
-    Args:
-        closed: a jaxpr of one input, as `jax.make_jaxpr` returns it.
-
     Returns:
         `(x, nudges) -> ([*outputs], [*biases])`. Each bias has the shape of the value that it was
         added to; `nudges`, zeros of these shapes, are added there too, so that the gradient with
@@ -71,7 +68,6 @@ class _Part:
     """A value.
 
     Attributes:
-        value: the value.
         changes: whether it depends on the input.
         pending: the bias in it that is not accounted for yet.
     """
@@ -130,7 +126,8 @@ class _Walk:
             values = graph.bind(equation, *(operand.value for operand in operands))
             return [_Part(value, False) for value in values]
         body = graph.called_jaxpr(equation)
-        if body is not None and not (len(changing) == 1 and _is_one_nonlinearity(body)):
+        pointwise = body is not None and len(changing) == 1 and _is_pointwise(body)
+        if body is not None and (not pointwise or _is_relu(body)):
             return self.run(body, graph.constants_of(body), operands)
         if body is None and len(changing) == 1:
             carried = self.carried(equation, operands, changing[0])
@@ -215,11 +212,6 @@ def _is_relu(jaxpr: Any) -> bool:
     return equations[0].primitive.name == "max" and any(
         not graph.is_variable(atom) and _is_zero(atom.val) for atom in equations[0].invars
     )
-
-
-def _is_one_nonlinearity(jaxpr: Any) -> bool:
-    """Whether a body is to be taken as one equation."""
-    return _is_pointwise(jaxpr) and not _is_relu(jaxpr)
 
 
 def _is_pointwise(jaxpr: Any) -> bool:

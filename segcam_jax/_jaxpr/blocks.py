@@ -23,7 +23,6 @@ class _Block:
     """Some equations.
 
     Attributes:
-        equations: in order.
         known: what they read that does not depend on the input.
         inputs: what they read that does, in floating point.
         outputs: what those behind read, or the function returns.

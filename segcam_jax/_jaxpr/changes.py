@@ -55,7 +55,6 @@ class ChangePlan:
         """What no change reaches, and what lies around what it does.
 
         Args:
-            consts: what the jaxpr closes over.
             inputs: all but the first.
             rule: as in `graph.evaluate`.
         """
@@ -87,7 +86,6 @@ class ChangePlan:
         """The outputs where the first input is `patch` in its window, and 0 around it.
 
         Args:
-            record: as `record` returned it.
             patch: of the extents of the window.
             places: axis of the family of windows -> which of its starts.
             rule: how an equation runs that is computed whole, as in `graph.evaluate`.
@@ -108,12 +106,7 @@ class ChangePlan:
 
 
 def plan(jaxpr: Any, window: Window) -> ChangePlan:
-    """Works out what can change.
-
-    Args:
-        jaxpr: flat.
-        window: of the first input.
-    """
+    """Works out what can change."""
     known, zeros = constants.known(jaxpr), _zeros(jaxpr)
     changed: dict[Any, Window] = {jaxpr.invars[0]: window}
     around: set[Any] = set()

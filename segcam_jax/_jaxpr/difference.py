@@ -26,13 +26,7 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from segcam_jax._jaxpr import (
-    difference_linear,
-    difference_nonlinear,
-    graph,
-    slicing,
-    windows,
-)
+from segcam_jax._jaxpr import difference_linear, difference_nonlinear, graph, slicing, windows
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.parts import Value, interpret
 
@@ -137,13 +131,7 @@ def difference(jaxpr: Any) -> Difference:
 def change_of(
     fn: Callable, known: Sequence[Array], changes: Sequence[Array]
 ) -> tuple[Array, tuple[str, ...]]:
-    """The change of a function's one output, and what was subtracted for it.
-
-    Args:
-        fn: `(*arrays) -> array`.
-        known: its arguments.
-        changes: of each.
-    """
+    """The change of a function's one output, and what was subtracted for it."""
     form = _Finite()
     return _change_of(form, fn, known, changes), tuple(form.subtracted)
 
@@ -199,12 +187,7 @@ def _apart(after: Array, before: Array) -> Array:
 
 
 class _Finite:
-    """Finite changes, by the rule of a primitive; without one, by computing it again.
-
-    Attributes:
-        subtracted: names of primitives without a rule.
-        is_linear: whether all was linear so far.
-    """
+    """Finite changes, by the rule of a primitive; without one, by computing it again."""
 
     def __init__(self):
         self.subtracted: dict[str, None] = {}

@@ -70,10 +70,6 @@ def _logistic(x: Array, d: Array) -> Array:
     return lax.sign(d) * -lax.expm1(-abs(d)) * lax.exp(-near) / share
 
 
-def _tanh(x: Array, d: Array) -> Array:
-    return 2 * _logistic(2 * x, 2 * d)
-
-
 def _sqrt(x: Array, d: Array) -> Array:
     both = lax.sqrt(x + d) + lax.sqrt(x)
     return where(both == 0, 0.0, d / where(both == 0, 1.0, both))
@@ -120,14 +116,6 @@ def _erf(x: Array, d: Array) -> Array:
     return where(abs(d) < 0.5, 2 / math.sqrt(math.pi) * d * total, large)
 
 
-def _sin(x: Array, d: Array) -> Array:
-    return 2 * lax.cos(x + d / 2) * lax.sin(d / 2)
-
-
-def _cos(x: Array, d: Array) -> Array:
-    return -2 * lax.sin(x + d / 2) * lax.sin(d / 2)
-
-
 _UNARY: dict[str, Callable[..., Array]] = {
     "exp": _exp,
     "exp2": _exp2,
@@ -135,7 +123,7 @@ _UNARY: dict[str, Callable[..., Array]] = {
     "log": _log,
     "log1p": lambda x, d: _log(1 + x, d),
     "logistic": _logistic,
-    "tanh": _tanh,
+    "tanh": lambda x, d: 2 * _logistic(2 * x, 2 * d),
     "sqrt": _sqrt,
     "rsqrt": _rsqrt,
     "cbrt": _cbrt,
@@ -143,8 +131,8 @@ _UNARY: dict[str, Callable[..., Array]] = {
     "abs": _abs,
     "erf": _erf,
     "erfc": lambda x, d: -_erf(x, d),
-    "sin": _sin,
-    "cos": _cos,
+    "sin": lambda x, d: 2 * lax.cos(x + d / 2) * lax.sin(d / 2),
+    "cos": lambda x, d: -2 * lax.sin(x + d / 2) * lax.sin(d / 2),
 }
 
 

@@ -13,11 +13,7 @@ Rule = Callable[["Follower", Equation, list[Axes]], list[Axes]]
 
 
 class Follower:
-    """Walks equations; collects what axes are made of, and which are mixed.
-
-    Args:
-        rule_of: what an equation makes of the axes of its operands.
-    """
+    """Walks equations; collects what axes are made of, and which are mixed."""
 
     def __init__(self, rule_of: Callable[[Equation], Rule]):
         self._rule_of = rule_of

@@ -37,7 +37,6 @@ class Graph:
     Attributes:
         invars: the flat inputs.
         constvars: variables of the arrays that the function closes over.
-        consts: those arrays.
         equations: inlined as far as taps lie in calls.
         outvars: the flat outputs, variables or literals.
         taps: name -> the variable it names, in order of evaluation.
@@ -72,11 +71,6 @@ def tap_name(equation: Equation, prefix: str) -> str | None:
 
 def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
     """Traces `fn(*args)` to a graph.
-
-    Args:
-        fn: a JAX function.
-        prefix: what the names of our taps begin with.
-        args: arrays or `ShapeDtypeStruct`s.
 
     Returns:
         `(graph, output)`, output the pytree of `ShapeDtypeStruct`s that `fn` returns.
@@ -181,9 +175,7 @@ def rewritten(fn: Callable, rewrite: Callable[[Any], Callable], *structs: Any) -
     """A function, run by what a rewrite makes of its jaxpr.
 
     Args:
-        fn: of pytrees of arrays, to another.
         rewrite: jaxpr as `make_jaxpr` returns it -> `(*leaves) -> [*leaves]`.
-        structs: shapes and dtypes of its arguments, or arrays.
     """
     whole, output = jax.make_jaxpr(fn, return_shape=True)(*structs)
     tree, run = jax.tree.structure(output), rewrite(whole)
@@ -260,9 +252,6 @@ def evaluate(
     """The outputs of a jaxpr, calls that mean no more than their body opened.
 
     Args:
-        jaxpr: closed or not.
-        consts: what it closes over.
-        inputs: its inputs.
         rule: `(equation, operands) -> results`, or None where the equation is to run as it is.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)

@@ -100,8 +100,6 @@ def summed_with(equation: Equation, operand: int, axis: int) -> int | None:
 
     Args:
         equation: a convolution, of which operand 0 is meant, or a product.
-        operand: 0 or 1.
-        axis: of that operand.
     """
     if equation.primitive.name == "dot_general":
         contracting, _ = equation.params["dimension_numbers"]
@@ -131,8 +129,6 @@ def moved_axis(
 
     Args:
         equation: of one operand, or of one and of scalars that say where or with what.
-        axis: of the operand.
-        shape: of the operand.
 
     Returns:
         The axis of the output, and the parameters for an operand of another size along it; None

@@ -92,9 +92,7 @@ class Tapped:
     """An activation inside of a traced model.
 
     Attributes:
-        name: of the tap.
         shape: inside, with a batch if there is one.
-        dtype: of it.
         made_of: what its axes are made of.
         rank: how many axes of positions the input has.
         channels: the input's axes that are none of positions.
@@ -119,9 +117,6 @@ class Tapped:
         Args:
             batch_axis: as given; None: there is none.
             channel_axis: as given, inside of the model; None: as the program tells.
-
-        Raises:
-            InputError: if there are no such axes.
         """
         order = list(range(len(self.shape)))
         if batch_axis is not None and (
@@ -144,8 +139,6 @@ class Tapped:
         """Its shape, axes in this order, channels last.
 
         Args:
-            order: as `read` has it.
-            evidence: likewise.
             batched: whether one of the input's axes of positions is a batch.
         """
         shape = tuple(self.shape[axis] for axis in order)
@@ -154,7 +147,8 @@ class Tapped:
         positions = tuple(self.made_of[axis] for axis in own[:-1])
         extents = tuple(self.shape[axis] for axis in own[:-1])
         on_grid = axes.is_grid(positions, extents, rank, self.channels)
-        letters = dict(zip(own, _letters(len(own), on_grid=on_grid), strict=True))
+        named = "dhw"[1 - len(own) :] if on_grid and 1 < len(own) < 5 else "n" * (len(own) - 1)
+        letters = dict(zip(own, f"{named}c", strict=True))
         places = [sorted(own)[place] for place in self._native(len(own))]
         inside = "".join(letters[place] for place in places)
         return TapStruct(shape, self.dtype, on_grid=on_grid, inside=inside, evidence=evidence)
@@ -214,15 +208,7 @@ class Tapped:
 def tapped(
     variables: Mapping[str, Any], fn: Callable, traced: graph.Graph, x: Any, origins: axes.Origins
 ) -> dict[str, Tapped]:
-    """Activations of a traced model.
-
-    Args:
-        variables: by the names of their taps.
-        fn: the model.
-        traced: it.
-        x: its input.
-        origins: what the axes of its values are made of.
-    """
+    """Activations of a traced model."""
     maker, given = channels.makers(traced, origins), getattr(fn, "channel_axis", None)
     return {
         name: Tapped(
@@ -238,11 +224,6 @@ def tapped(
         )
         for name, variable in variables.items()
     }
-
-
-def _letters(count: int, *, on_grid: bool) -> str:
-    """A letter for each axis, channels last."""
-    return f"{'dhw'[-(count - 1) :] if on_grid and 1 < count < 5 else 'n' * (count - 1)}c"
 
 
 def is_batched(x: Any, batch_axis: int | None, origins: axes.Origins) -> bool:
@@ -340,8 +321,6 @@ def check_example(
     """Raises `InputError` for an input that is a batch, as a model keeps its entries apart.
 
     Args:
-        origins: what the axes of the model's values are made of.
-        traced: the model.
         x: its input, of one example supposedly.
         tapped: activations along which entries stay apart, or along the outputs.
         of_one: whether a batch of one is meant; else one of several.

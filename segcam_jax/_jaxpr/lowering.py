@@ -29,11 +29,7 @@ Array = Any
 
 
 def lowered(closed: Any) -> Callable[..., list]:
-    """The function of a jaxpr, its slow equations rewritten.
-
-    Args:
-        closed: as `jax.make_jaxpr` returns it.
-    """
+    """The function of a jaxpr, its slow equations rewritten."""
     return lambda *inputs: graph.evaluate(closed, graph.constants_of(closed), inputs, rewritten)
 
 
@@ -82,9 +78,10 @@ def convolution(equation: Equation, value: Array, weight: Array) -> Array:
         tuple(params["lhs_dilation"]),
         tuple(params["rhs_dilation"]),
     )
-    if _is_depthwise(x, w, params["feature_group_count"], shape):
+    groups = params["feature_group_count"]
+    if 1 < groups == x.shape[-1] == w.shape[-1] and set(params["lhs_dilation"]) == {1}:
         y = _depthwise(x, w, *shape)
-    elif params["feature_group_count"] != 1:
+    elif groups != 1:
         return equation.primitive.bind(value, weight, **params)
     else:
         y = _convolve(shape, params["precision"], x, w)
@@ -139,10 +136,6 @@ def _convolve(shape: tuple, precision: Any, x: Array, w: Array) -> Array:
     if x.ndim == 5 and x_dilation[0] == 1:
         return _over_depth(x, w, shape, precision)
     return _straight(shape, precision, x, w)
-
-
-def _is_depthwise(x: Array, w: Array, groups: int, shape: tuple) -> bool:
-    return groups > 1 and groups == x.shape[-1] == w.shape[-1] and set(shape[2]) == {1}
 
 
 def _depthwise(x, w, strides, padding, _, dilation) -> Array:

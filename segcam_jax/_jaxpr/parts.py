@@ -129,14 +129,7 @@ class Form(Protocol):
 def interpret(
     jaxpr: Any, consts: Sequence[Array], values: Sequence[Value], form: Form
 ) -> list[Value]:
-    """Evaluates a jaxpr on values and their changes.
-
-    Args:
-        jaxpr: closed or not.
-        consts: what it closes over.
-        values: its inputs.
-        form: what a change is.
-    """
+    """Evaluates a jaxpr on values and their changes."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     environment = dict(zip(jaxpr.invars, values, strict=True))
     environment.update(zip(jaxpr.constvars, map(Value, consts), strict=True))

@@ -75,7 +75,6 @@ def _run(
         product_of: whether a product belongs to the last linear piece -> how to evaluate it.
         ends: where the jaxpr's outputs are the function's, so that it holds that piece: which of
             its inputs vary.
-        inputs: its inputs.
     """
     late = frozenset() if ends is None else _last_piece(jaxpr, ends)
     varying = _varying(jaxpr, ends or ())
@@ -88,7 +87,8 @@ def _run(
     for index, equation in enumerate(jaxpr.eqns):
         operands = [read(atom) for atom in equation.invars]
         body = graph.called_jaxpr(equation)
-        if equation.primitive.name in _PRODUCTS and _all_float(equation):
+        floats = all(map(_is_float, (*equation.invars, *equation.outvars)))
+        if equation.primitive.name in _PRODUCTS and floats:
             results = [product_of(index in late)(equation, *operands)]
         elif body is not None and holds_products(body):
             opened, inner = getattr(body, "jaxpr", body), graph.constants_of(body)
@@ -172,10 +172,6 @@ def _narrows(constant: Any, jaxpr: Any, late: frozenset[int]) -> bool:
         constant is atom for atom in jaxpr.outvars
     )
     return products and not late_or_out
-
-
-def _all_float(equation: Equation) -> bool:
-    return all(map(_is_float, (*equation.invars, *equation.outvars)))
 
 
 def _is_float(variable: Any) -> bool:

@@ -22,8 +22,6 @@ class Recent(Generic[T]):
         """The value of a key, made where there is none; the one used longest ago then goes.
 
         Args:
-            key: hashable.
-            make: makes the value.
             lasts: whether a value is kept, as one that holds tracers of a caller's is not.
         """
         with self._lock:

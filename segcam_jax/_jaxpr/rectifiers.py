@@ -43,10 +43,6 @@ BACKWARDS: tuple[str, ...] = get_args(Backward)
 def rewritten(closed: Any, backward: Backward) -> Callable[..., tuple[list[Array], int]]:
     """The function of a jaxpr, its rectifiers with another gradient.
 
-    Args:
-        closed: as `jax.make_jaxpr` returns it.
-        backward: `"guided"` or `"deconvnet"`.
-
     Returns:
         `(*inputs) -> ([*outputs], number of rectifiers)`; the outputs are those of the jaxpr, to
         the last bit.
@@ -262,14 +258,13 @@ def _refuse_inside(equation: Equation) -> None:
 def _mentions_rectifiers(jaxpr: Any) -> bool:
     """Whether there is a maximum with 0 in a jaxpr, calls included."""
     return any(
-        (equation.primitive.name == "max" and any(_is_zero(atom) for atom in equation.invars))
-        or any(map(_mentions_rectifiers, graph.bodies(equation)))
+        any(map(_mentions_rectifiers, graph.bodies(equation)))
+        or (
+            equation.primitive.name == "max"
+            and any(kinds.known_number(getattr(atom, "val", None)) == 0 for atom in equation.invars)
+        )
         for equation in jaxpr.eqns
     )
-
-
-def _is_zero(atom: Any) -> bool:
-    return not graph.is_variable(atom) and kinds.known_number(atom.val) == 0
 
 
 def _constant(value: Array) -> _Constant | None:

@@ -1,4 +1,4 @@
-"""The structure, shapes and dtypes of a model's arguments, as what is cached is keyed by."""
+"""What is cached is keyed by: structure, shapes and dtypes of arguments, and settings of JAX."""
 
 import sys
 from collections.abc import Sequence
@@ -60,7 +60,9 @@ def whole(leaves: Sequence[Any]) -> list[Any]:
             "devices"
         )
     return [
-        _put_together(array, aval.sharding.mesh) if any(aval.sharding.spec) else array
+        jax.sharding.reshard(array, NamedSharding(aval.sharding.mesh, PartitionSpec()))
+        if any(aval.sharding.spec)
+        else array
         for array, aval in zip(arrays, avals, strict=True)
     ]
 
@@ -69,10 +71,6 @@ def _varies(aval: Any) -> bool:
     """Whether a value is known to differ between the devices of a `shard_map`."""
     kind = getattr(aval, "manual_axis_type", None)
     return bool(getattr(aval, "vma", None) or getattr(kind, "varying", None))
-
-
-def _put_together(array: Any, mesh: Any) -> Any:
-    return jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec()))
 
 
 def check_function(fn: Any) -> None:
@@ -153,3 +151,21 @@ def many(given: tuple[int, ...], expected: tuple[int, ...]) -> str:
     """What to do with a batch, if a shape is one of an expected shape; else nothing."""
     batch = len(given) == len(expected) + 1 and given[1:] == expected
     return "; it is a batch: use `explain_batch`, or `jax.vmap`" if batch else ""
+
+
+@jax.tree_util.register_static
+class _Settings:
+    """One object for each of the settings under which `_SETTINGS` was traced."""
+
+
+_SETTINGS = jax.jit(lambda: _Settings())
+
+
+def settings() -> Any:
+    """The settings of JAX that a trace depends on, as `jax.jit` keys its traces by them.
+
+    The same object for equal settings: of 64-bit types, of the precision of products, of random
+    numbers, of promotion, of the default device, of the mesh, and whatever else JAX holds. Of a
+    jitted function the structure of its result is kept for each: nothing is compiled or run.
+    """
+    return _SETTINGS.eval_shape()

@@ -40,10 +40,7 @@ class Slice:
 
 def same_dtypes(one: Slice, other: Slice) -> bool:
     """Whether two slices of one function, traced for other arguments, compute alike in dtypes."""
-    pairs = (
-        (one.encode_jaxpr, other.encode_jaxpr),
-        (one.decode_jaxpr, other.decode_jaxpr),
-    )
+    pairs = ((one.encode_jaxpr, other.encode_jaxpr), (one.decode_jaxpr, other.decode_jaxpr))
     return all(_dtypes(mine) == _dtypes(theirs) for mine, theirs in pairs)
 
 
@@ -78,7 +75,6 @@ def cut(whole: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
     """Cuts a graph at a variable.
 
     Args:
-        whole: a traced function.
         activation: the variable to cut at, an input or the output of an equation.
         also: atoms that do not depend on it; `encode` returns them too, after the carry.
     """
@@ -124,10 +120,7 @@ def order_of_use(made: Slice, count: int) -> list[int]:
 
 
 def _sources(
-    jaxpr: Any,
-    inputs: Sequence[frozenset[Var] | None],
-    first: dict[Var, int],
-    steps: Iterator[int],
+    jaxpr: Any, inputs: Sequence[frozenset[Var] | None], first: dict[Var, int], steps: Iterator[int]
 ) -> list[frozenset[Var] | None]:
     """What each output of a jaxpr is made of: inputs of the whole, or None: the activation.
 

@@ -24,12 +24,7 @@ _FLAT = frozenset(("stop_gradient", "floor", "ceil", "round", "sign", "nextafter
 
 
 def slope(closed: Any, first: Array) -> tuple[list[Array], Callable[..., Array]]:
-    """The outputs of a function, and `(*cotangents of the outputs) -> gradient`.
-
-    Args:
-        closed: a jaxpr of one input, as `jax.make_jaxpr` returns it.
-        first: the input.
-    """
+    """The outputs of a function, and `(*cotangents of the outputs) -> gradient`."""
     outputs, pull = pulled(closed, graph.constants_of(closed), [first])
     return outputs, lambda *cotangents: pull(cotangents)[0]
 
@@ -40,7 +35,6 @@ def pulled(
     """The outputs of a jaxpr, and `cotangents of the outputs -> gradients` at several inputs.
 
     Args:
-        jaxpr: closed or not.
         known: what it closes over, or of its inputs those before the others.
         inputs: its last inputs.
     """

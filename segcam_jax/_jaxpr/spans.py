@@ -97,9 +97,6 @@ class Windowed:
     """An array that holds one window of a value.
 
     Attributes:
-        array: the window.
-        window: which window.
-        shape: shape of the whole value.
         around: all of the value as it is outside of the window; None where that is 0.
     """
 
@@ -170,12 +167,9 @@ def take(
 
     Args:
         value: its window holds all of these positions that lie inside the value.
-        axis: the axis of the value.
         follows: the axis of the output whose start `low` follows.
         low: for every t; may lie outside of the value.
-        size: how many positions.
         fill: what lies outside: 0 for a convolution, the initial value for a pooling.
-        places: the starts of the output window.
     """
     have = value.window[axis]
     origin = np.zeros_like(low) if have is None else have.starts

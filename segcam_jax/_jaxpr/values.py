@@ -22,10 +22,7 @@ class Value:
     """A value, by the equation that makes it.
 
     Attributes:
-        shape: of the value.
         equation: None for an input and a literal.
-        operands: of the equation.
-        number: that of a literal.
         place: which result of the equation it is.
         is_fixed: whether it depends on no input.
     """

@@ -34,7 +34,6 @@ class Step:
     """An equation, and which part of it is computed.
 
     Attributes:
-        equation: of a flat jaxpr.
         access: what it reads; None: it is computed whole.
         window: of its output, of every one alike.
         needs: the window of each operand.
@@ -63,9 +62,7 @@ def run(
     """Computes steps in turn.
 
     Args:
-        steps: in order of evaluation.
         environment: variable -> value; results are added.
-        places: the starts of windows.
         around: variable -> all of it where it is not 0 outside of its window.
         rule: how an equation runs that is computed whole, as in `graph.evaluate`.
     """

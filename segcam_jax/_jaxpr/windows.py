@@ -143,7 +143,6 @@ def plan_of(
     """Works out what windows of several outputs need, which follow one window.
 
     Args:
-        jaxpr: flat.
         wanted: the window of each output; None: nothing of it.
         extents: of the window that they follow, as `WindowPlan.extents`.
     """

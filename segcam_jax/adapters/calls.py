@@ -64,10 +64,8 @@ class Adapted:
         names: what tells models apart quickly; the model itself may hold what has no hash.
         batch_axis: an axis of size one that the model is given, and that its output is rid of.
         channel_axis: where the model has channels, without the batch.
-        arguments: keyword arguments of every call.
         call: how the model is called, `call(model, x, **arguments)`; None: `model(x, **arguments)`.
         output: picks the logits from what the model returns; None takes all.
-        outputs: what that is; None: not said.
         one_example: whether the first axis of an input belongs to one example, whatever is kept
             apart along it.
     """
@@ -209,7 +207,6 @@ def copied(value: Any, seen: dict[int, Any], name: str = "a value") -> Any:
     Args:
         value: no array of JAX, no module.
         seen: copies made before, by `copy.deepcopy`: what is shared stays shared.
-        name: of the attribute.
     """
     if callable(value) or isinstance(value, (jax.Array, types.ModuleType)):
         return value
@@ -265,11 +262,7 @@ def joined(path: tuple[Any, ...]) -> str:
 
 
 def check_arguments(function: Callable, inputs: tuple, arguments: Mapping[str, Any]) -> None:
-    """Checks that a model takes what it is called with, and needs no more.
-
-    Raises:
-        ArgumentError: naming the argument, and the adapter's option that gives it.
-    """
+    """Checks that a model takes what it is called with, and needs no more."""
     signature = inspect.signature(function)
     try:
         given = signature.bind_partial(*inputs, **arguments).arguments
@@ -283,11 +276,7 @@ def check_arguments(function: Callable, inputs: tuple, arguments: Mapping[str, A
 
 
 def check_convolved(args: tuple, kernel: Any, path: str) -> None:
-    """Checks the axes of what a Flax convolution is given; what it says itself is hard to read.
-
-    Raises:
-        InputError: if they are fewer than its kernel's and one of channels.
-    """
+    """Checks the axes of what a Flax convolution is given; what it says itself is hard to read."""
     rank = len(kernel) if isinstance(kernel, Sequence) else 1
     if args and jnp.ndim(args[0]) <= rank:
         raise InputError(
@@ -297,11 +286,7 @@ def check_convolved(args: tuple, kernel: Any, path: str) -> None:
 
 
 def check_normalised(args: tuple, path: str) -> None:
-    """Checks that a Flax norm that takes the first axis for a batch is not given one example.
-
-    Raises:
-        InputError: if it is, as it would take statistics of every row of the image.
-    """
+    """Checks that a Flax norm that takes the first axis for a batch is not given one example."""
     if args and jnp.ndim(args[0]) > 2 and naming.is_without_batch(args[0]):
         raise InputError(
             f"the norm {path!r} treats the first axis as a batch, but was given one example of "

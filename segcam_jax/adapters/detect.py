@@ -25,9 +25,6 @@ def adapted(made: Any, *, batch: bool | None = None) -> tuple[Callable, Any]:
         batch: whether a model of Flax, PyTorch or Keras is given a batch of one; None: all but
             NNX's are. Models of Equinox are given one example, and plain functions are taken as
             they are.
-
-    Raises:
-        InputError: if it is none of them.
     """
     alone = not isinstance(made, tuple)
     one: Any = made

@@ -60,11 +60,7 @@ def from_equinox(
             as `x`: vectors and tokens are taken to have theirs last.
         call: how a model with further inputs is called, `call(model, x, **arguments)` or with the
             state third, for example `lambda model, x: model(x["image"], x["time"])`.
-        output: picks the logits from what the model returns; None takes all.
-        outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
-        one_example: True where the first axis of `x` belongs to one example, though the model keeps
-            its entries apart (slices of a volume, frames of a film); else it is taken for a batch.
-        arguments: keyword arguments of every call.
+        output, outputs, one_example, arguments: as in `from_nnx`.
 
     Returns:
         `(fn, params)`: `fn` is pure and hashable; `params` is a pytree of arrays.
@@ -81,18 +77,8 @@ def from_equinox(
     calls.check_weights(params)
     names = calls.names_of(params)
     stateful = state is not None
-    return _Equinox(
-        static,
-        names,
-        batch_axis,
-        channel_axis,
-        arguments,
-        call,
-        output,
-        outputs,
-        one_example,
-        stateful,
-    ), params
+    told = (batch_axis, channel_axis, arguments, call, output, outputs, one_example)
+    return _Equinox(static, names, *told, stateful), params
 
 
 def _tapping_copy(module: Any, path: tuple[Any, ...]) -> Any:

@@ -38,11 +38,7 @@ def from_function(
             given `x`.
         channel_axis: where `fn` has channels, without the batch: 0 for `c h w`. It holds for
             arrays of as many axes as `x`.
-        output: picks the logits from what `fn` returns; None takes all.
-        outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
-        one_example: True where the first axis of `x` belongs to one example, though the model keeps
-            its entries apart (slices of a volume, frames of a film); else it is taken for a batch.
-        arguments: keyword arguments of every call.
+        output, outputs, one_example, arguments: as in `from_nnx`.
 
     Returns:
         `(fn, params)`.

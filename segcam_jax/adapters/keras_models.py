@@ -63,11 +63,7 @@ def from_keras(
         channel_axis: 0 for a model of the data format `channels_first`.
         call: how a model with further inputs is called, `call(model, x, **arguments)`, for example
             `lambda model, x: model([x["image"], x["time"]], training=False)`.
-        output: picks the logits from what the model returns; None takes all.
-        outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
-        one_example: True where the first axis of `x` belongs to one example, though the model keeps
-            its entries apart (slices of a volume, frames of a film); else it is taken for a batch.
-        arguments: keyword arguments of every call.
+        output, outputs, one_example, arguments: as in `from_nnx`.
 
     Returns:
         `(fn, params)`: `fn` is pure and hashable; `params` is a dict of the model's variables by
@@ -99,17 +95,8 @@ def from_keras(
         name = f"{variable.path}#{count + 1}" if count else variable.path
         params[name] = jnp.asarray(variable.value)
     calls.check_weights(params)
-    return _Keras(
-        model,
-        tuple(params),
-        batch_axis,
-        channel_axis,
-        arguments,
-        call,
-        output,
-        outputs,
-        one_example,
-    ), params
+    told = (batch_axis, channel_axis, arguments, call, output, outputs, one_example)
+    return _Keras(model, tuple(params), *told), params
 
 
 def _layers(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:

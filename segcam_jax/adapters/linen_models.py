@@ -67,11 +67,7 @@ def from_linen(
             arrays of as many axes as `x`.
         call: how a module with further inputs is called, `call(module, x, **arguments)`, for
             example `lambda module, x: module(x["image"], x["time"])`; `module` is bound.
-        output: picks the logits from what the module returns; None takes all.
-        outputs: what that is, `"logits"` or `"probabilities"`. None: found out by `split`.
-        one_example: True where the first axis of `x` belongs to one example, though the model keeps
-            its entries apart (slices of a volume, frames of a film); else it is taken for a batch.
-        arguments: keyword arguments of every call.
+        output, outputs, one_example, arguments: as in `from_nnx`.
 
     Returns:
         `(fn, variables)`.

@@ -89,18 +89,8 @@ def from_nnx(
     graph = nnx.graphdef(view)
     calls.check_weights(params)
     names = calls.names_of(params)
-    return _Nnx(
-        graph,
-        names,
-        batch_axis,
-        channel_axis,
-        arguments,
-        call,
-        output,
-        outputs,
-        one_example,
-        submodules,
-    ), params
+    told = (batch_axis, channel_axis, arguments, call, output, outputs, one_example)
+    return _Nnx(graph, names, *told, submodules), params
 
 
 def _prepare(model: Any, *, submodules: bool) -> None:

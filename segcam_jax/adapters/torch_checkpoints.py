@@ -21,7 +21,6 @@ def load_checkpoint(module: "torch.nn.Module", path: str | Path) -> str:
     """Loads a state dict into a module, all of it; no code in the file runs.
 
     Args:
-        module: whose weights become those of the file.
         path: what `weights.foreign.read` takes: a state dict, or a checkpoint that holds one.
 
     Returns:
@@ -36,13 +35,7 @@ def load_checkpoint(module: "torch.nn.Module", path: str | Path) -> str:
 def load_tensors(
     module: "torch.nn.Module", tensors: Mapping[str, np.ndarray], path: str | Path
 ) -> str:
-    """Loads tensors by name into a module; else as `load_checkpoint`.
-
-    Args:
-        module: whose weights become those tensors.
-        tensors: of a state dict.
-        path: the file that they are of, for messages.
-    """
+    """Loads tensors by name into a module; else as `load_checkpoint`."""
     torch = require("torch", extra="torchax")
     module = unwrapped(module)
     wanted = {name: t for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}

@@ -173,19 +173,8 @@ def from_torch(
     skeleton = torch_modules.copied(module, shells, tell=True)
     torch_modules.put_in_eval_mode(skeleton)
     picks = _Picked(output) if isinstance(output, (str, int)) else output
-    return _Torch(
-        skeleton,
-        tuple(params),
-        batch_axis,
-        channel_axis,
-        arguments,
-        call,
-        picks,
-        outputs,
-        one_example,
-        image,
-        constants,
-    ), params
+    told = (batch_axis, channel_axis, arguments, call, picks, outputs, one_example)
+    return _Torch(skeleton, tuple(params), *told, image, constants), params
 
 
 def _is_exported(module: Any) -> bool:
@@ -194,11 +183,7 @@ def _is_exported(module: Any) -> bool:
 
 
 def _array(tensor: Any, name: str) -> jax.Array:
-    """A tensor of torch for JAX: halves as float32, other numbers as JAX keeps them.
-
-    Raises:
-        InputError: if it is not an array of numbers, or one is too large for JAX's integers.
-    """
+    """A tensor of torch for JAX: halves as float32, other numbers as JAX keeps them."""
     try:
         tensor = tensor.detach().cpu()
         array = (tensor.float() if str(tensor.dtype) in _HALF else tensor).numpy()
@@ -241,10 +226,7 @@ def _named(output: Any, path: str, before: Mapping[int, Any], env: Any) -> Any:
     """What a submodule returns, the only tensor in it named.
 
     Args:
-        output: of the submodule.
-        path: of the submodule.
         before: the values of its inputs before the call, by the `id` of their tensors.
-        env: of torchax.
     """
     import torch
     from torch.utils import _pytree as pytree
@@ -282,11 +264,7 @@ class _Picked:
 
 
 def _only(output: Any) -> Any:
-    """The one array that a module returns.
-
-    Raises:
-        InputError: if there are several; says how to pick one.
-    """
+    """The one array that a module returns."""
     leaves = jax.tree.leaves(output)
     if len(leaves) == 1:
         return leaves[0]

@@ -77,7 +77,6 @@ def copied(module: Any, tensors: Mapping[int, Any], *, tell: bool = False) -> An
     """A copy of a module's structure with other tensors in it.
 
     Args:
-        module: it.
         tensors: by the `id` of a tensor in it, what the copy has there. Hooks are copied if they
             are the module's own.
         tell: whether to warn of those that are not.

@@ -37,14 +37,7 @@ _INTERRUPTED, _TERMINATED, _FAULT, _CLOSED_PIPE = 130, 143, 2, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-        arguments: without the program's name; None takes `sys.argv`.
-
-    Returns:
-        The exit code.
-    """
+    """Runs a command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     return code_of(lambda: _run(given))
 

@@ -20,11 +20,9 @@ def optional(metavar: str):
 
 def several(metavar: str):
     """What is shown of an option that takes several values: those it has, if there are any."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
-
-
-def _default(shown: str) -> str:
-    return f"(default: {shown})" if shown else ""
+    return tyro.conf.arg(
+        metavar=metavar, help_behavior_hint=lambda shown: f"(default: {shown})" if shown else ""
+    )
 
 
 Names = Annotated[tuple[str, ...], several("NAME ...")]
@@ -53,11 +51,7 @@ def option_of(field: str) -> str:
 
 
 def bytes_of(words: str | None) -> int | None:
-    """The number of bytes in words such as `500MB` or `2GiB`, as --memory-limit takes them.
-
-    Raises:
-        InputError: if it is none.
-    """
+    """The number of bytes in words such as `500MB` or `2GiB`, as --memory-limit takes them."""
     if words is None:
         return None
     found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", words)

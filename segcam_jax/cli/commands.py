@@ -206,9 +206,7 @@ COMMANDS = {
         "look at a stored run: its table, its images, the best and the worst", Show, "stores:show"
     ),
     "score": Command(
-        "score the maps of a stored run, or of images, and rank methods",
-        Score,
-        "score:score",
+        "score the maps of a stored run, or of images, and rank methods", Score, "score:score"
     ),
     "export": Command("write PNG, .npy and CSV files of a stored run", Export, "stores:export"),
     "gallery": Command(
@@ -247,16 +245,8 @@ COMMANDS = {
 def parse(command: Command, name: str, arguments: Sequence[str]) -> Any:
     """Reads the options of a command.
 
-    Args:
-        command: it.
-        name: what it is called.
-        arguments: what follows its name.
-
     Returns:
         Its options; None where its help was asked for, and is printed.
-
-    Raises:
-        InputError: if they are wrong.
     """
     _check_options(name, command.several, arguments)
     return parsed(
@@ -288,10 +278,6 @@ def gathered(arguments: Sequence[str], several: Mapping[str, bool]) -> list[str]
     """Puts together the values of options that were given more than once.
 
     `--tap a --tap b` then means `--tap a b`, where otherwise the last one alone would count.
-
-    Args:
-        arguments: what follows the command's name.
-        several: whether an option takes several values.
     """
     rest: list[str] = []
     lists: dict[str, list[str]] = {}

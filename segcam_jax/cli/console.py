@@ -1,6 +1,7 @@
 """What a person sees: results on stdout, notes and progress on stderr, plain lines without one."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress as Bars,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -120,18 +122,10 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
 
         yield advance_plainly
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(what, total=total, text="")
+    with _bar(what, total) as update:
 
         def advance(count: int = 1, text: str = "") -> None:
-            bars.update(task, advance=count, text=escape(one_line(text)))
+            update(advance=count, text=escape(one_line(text)))
 
         yield advance
 
@@ -140,31 +134,23 @@ def progress(what: str, total: int) -> Iterator[Callable[..., None]]:
 def rates(what: str, total: int, unit: str = "images") -> Iterator[Callable[["Progress"], None]]:
     """Shows how far a run is while the block runs: items a second, what is left, what failed.
 
-    Args:
-        what: is done.
-        total: of items.
-        unit: what items are called.
-
     Yields:
         A function of the run's `Progress`.
     """
     if not sys.stderr.isatty():
         yield lambda done: note(f"{done.items + done.before} of {total}, {_rates(done, unit)}")
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
+    with _bar(what, total, TextColumn("left"), TimeRemainingColumn()) as update:
+        yield lambda done: update(completed=done.items + done.before, text=_rates(done, unit))
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int, *left: ProgressColumn) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, what it says of the time that is left, and a text behind it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (*columns, TimeElapsedColumn(), *left, TextColumn("{task.fields[text]}"))
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(what, total=total, text="")
-        yield lambda done: bars.update(
-            task, completed=done.items + done.before, text=_rates(done, unit)
-        )
+        yield functools.partial(bars.update, bars.add_task(what, total=total, text=""))
 
 
 def _rates(done: "Progress", unit: str) -> str:

@@ -34,7 +34,10 @@ def embed(command: Embed) -> int:
         print(cost.summary(opened))
         return 0
     names = {word: _files.slug(word, "layer") for word in layers}
-    _check_free(command, names, chosen)
+    ends = ("csv", "npy", *(f"{kind}.png" for kind in chosen))
+    files = [f"{name}.{end}" for name in names.values() for end in ends]
+    free = () if command.overwrite else files
+    _files.check_free(command.out, free, unless=command.out / STORE / FILE)
     study_run.check(command, opened)
     numbers = study_run.numbers_of(command, opened)
     with opened.create(beside=[command.out]) as store:
@@ -93,19 +96,6 @@ def _projections(command: Embed) -> tuple[str, ...]:
     if "tsne" in chosen:
         require("sklearn.manifold", extra="embed")
     return tuple(dict.fromkeys(chosen))
-
-
-def _check_free(command: Embed, names: Mapping[str, str], kinds: Sequence[str]) -> None:
-    """Checks that nobody else's files are in the way, where no run is there yet."""
-    _files.check_folder(command.out)
-    ends = ("csv", "npy", *(f"{kind}.png" for kind in kinds))
-    files = [f"{name}.{end}" for name in names.values() for end in ends]
-    there = [file for file in files if (command.out / file).exists()]
-    if there and not command.overwrite and not (command.out / STORE / FILE).exists():
-        raise InputError(
-            f"output {str(command.out)!r} already holds {there[0]!r}; give another folder, or "
-            "--overwrite"
-        )
 
 
 def _project(points: Points, tap: str, kind: str, command: Embed) -> Projection:

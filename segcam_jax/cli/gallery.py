@@ -60,11 +60,7 @@ def gallery(command: Gallery) -> int:
 
 
 def _open(command: Gallery, config: Config) -> dict[str, OpenJob]:
-    """The networks with their images, by the networks' names.
-
-    Raises:
-        SegcamError: if something that was given is wrong.
-    """
+    """The networks with their images, by the networks' names."""
     words = study_run.words_without_look(config)
     given = words.pop("weights", ())
     several = command.weights or ((given,) if isinstance(given, str) else given)

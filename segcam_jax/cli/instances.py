@@ -67,11 +67,7 @@ def computed(
     """A run over scans in a folder, computed as far as it was not.
 
     Args:
-        run: what to do.
-        out: the folder.
         files: that will be written there, beside those of the scans.
-        overwrite: replace another run there.
-        stop_on_error: stop at the first failure.
 
     Raises:
         SegcamError: as `ScanRun.run`, or if other people's files are in the way.
@@ -107,11 +103,7 @@ def exit_code(stored: StoredScans) -> int:
 def opened(
     command: Volumetric,
 ) -> tuple[Network, SegmentOptions, list[VolumeCase], tuple[str, ...]]:
-    """The network, options and scans of a command over volumes, all checked.
-
-    Raises:
-        SegcamError: whatever is wrong with them.
-    """
+    """The network, options and scans of a command over volumes, all checked."""
     require("nibabel", extra="nifti")
     _files.check_folder(command.out)
     prefixes = names_in(command.prefixes)
@@ -158,11 +150,7 @@ def opened(
 
 
 def _reading(command: Volumetric, network: Network) -> dict[str, Any]:
-    """How scans are read, as far as the command says it.
-
-    Raises:
-        InputError: if it says what the network's folder does.
-    """
+    """How scans are read, as far as the command says it."""
     prepared = {
         "normalise": command.normalise,
         "orientation": command.orientation,
@@ -191,7 +179,6 @@ def _network(command: Volumetric, modalities: int) -> Network:
     """The network; of a user's own, what it takes is said.
 
     Args:
-        command: names it.
         modalities: how many are named; 0 where none is.
     """
     spec = NetworkSpec.parse(command.weights)
@@ -213,11 +200,7 @@ def _network(command: Volumetric, modalities: int) -> Network:
 
 
 def _class_of(command: Volumetric) -> str | None:
-    """The class, if one is named.
-
-    Raises:
-        InputError: if several are.
-    """
+    """The class, if one is named; raises `InputError` if several are."""
     if len(command.classes) > 1:
         raise InputError(
             f"--class was given {' '.join(command.classes)}; give one class of volumes"
@@ -226,11 +209,7 @@ def _class_of(command: Volumetric) -> str | None:
 
 
 def groups_of(command: Volumetric) -> tuple[str, ...]:
-    """The chosen groups; they need a truth.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """The chosen groups; they need a truth."""
     groups = tuple(word.upper() for word in names_in(chosen(command, "group")))
     if groups and not _has_truth(command):
         asked = "--group" if command.group else f"--preset {command.preset} ({', '.join(groups)})"
@@ -280,7 +259,7 @@ def _summarise(records: Sequence[dict[str, Any]], command: Instances, scans: int
             f"{each['peak_positive']:.3g}",
             f"{each['peak_negative']:.3g}",
             f"{each['mean_inside']:.3g}",
-            _distance(each["peak_positive_distance_mm"]),
+            "—" if (at := each["peak_positive_distance_mm"]) is None else f"{at:.3g}",
         )
         for record in records
         for about in (record["instance"],)
@@ -296,7 +275,3 @@ def _summarise(records: Sequence[dict[str, Any]], command: Instances, scans: int
         f"{counted(scans, 'scan')}: "
         f"{command.out}; {TABLE} lists them{more}"
     )
-
-
-def _distance(value: float | None) -> str:
-    return "—" if value is None else f"{value:.3g}"

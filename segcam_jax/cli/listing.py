@@ -73,11 +73,7 @@ def _size(command: commands.Layers) -> tuple[int, ...]:
 
 
 def _fitting(size: tuple[int, ...], multiples: tuple[int, ...]) -> tuple[int, ...]:
-    """The size along every axis, with what is missing to a multiple, which is said.
-
-    Raises:
-        InputError: if it has another number of axes than the network's images.
-    """
+    """The size along every axis, with what is missing to a multiple, which is said."""
     ndim = len(multiples)
     if len(size) not in (1, ndim):
         raise InputError(

@@ -116,11 +116,7 @@ def _words(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _opened(command: Occlude) -> tuple[OcclusionJob, Sequence[Path]]:
-    """What is studied, and the images.
-
-    Raises:
-        SegcamError: whatever is wrong with what was given.
-    """
+    """What is studied, and the images."""
     said = (command.truth_threshold, command.truth_value, command.truth_labels)
     reading = TruthReading.parse(command.truth, *said)
     layers, memory_limit = names_in(command.tap), bytes_of(command.memory_limit)

@@ -26,15 +26,10 @@ def parsed(kind: type, arguments: Sequence[str], **options: Any) -> Any:
     """Reads the options of a command.
 
     Args:
-        kind: their dataclass.
-        arguments: the words.
         options: of `tyro.cli`: `prog`, `description`, `config`.
 
     Returns:
         The options; None where help was asked for, and is printed.
-
-    Raises:
-        InputError: if they are wrong; tyro's message without its frame.
     """
     said = io.StringIO()
     try:

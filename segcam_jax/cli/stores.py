@@ -207,11 +207,7 @@ def _show_item(run: StoredRun, item: int, out: Path | None, look: Look) -> None:
 
 def _lines(run: StoredRun, row: dict[str, Any]) -> list[tuple[object, ...]]:
     """A line of a table for each map of a row."""
-    start = (
-        row["target"],
-        f"{explained(row)} ({percent(row['share'])})",
-        _number(row["score"]),
-    )
+    start = (row["target"], f"{explained(row)} ({percent(row['share'])})", _number(row["score"]))
     return [
         (
             *start,
@@ -260,11 +256,7 @@ def _items(run: StoredRun, words: str) -> Sequence[int]:
 
 
 def _item(run: StoredRun, words: str) -> int:
-    """The number of an image of words: its number, its name, or its file.
-
-    Raises:
-        InputError: if there is none, or several.
-    """
+    """The number of an image of words: its number, its name, or its file."""
     paths = dict(run.table.select("item", "path").rows())
     given = os.path.realpath(words)
     found = {

@@ -55,11 +55,7 @@ class Config:
 
 
 def read_config(path: Path | None) -> Config:
-    """The options in a .toml file, or in a run's manifest.
-
-    Raises:
-        InputError: if it cannot be read, or is neither.
-    """
+    """The options in a .toml file, or in a run's manifest."""
     if path is None:
         return Config()
     if path.suffix.lower() == ".toml":
@@ -80,10 +76,6 @@ def options_of(
     Args:
         command: what was given; it counts more than a file.
         words: of its file, and its own defaults.
-        kind: which options those are.
-
-    Raises:
-        InputError: if a word is unknown, or a value is none of its kind.
     """
     given = {
         name.replace("classes", "class"): value
@@ -150,17 +142,7 @@ def open_run(
     """Opens the network and lists the images; nothing is written.
 
     Args:
-        command: what was given.
-        config: its file.
-        options: of both.
-        out: the store.
-        kind: what is computed.
-        grows: as in `Job`.
-        taken: as in `Job`.
         report: is told what is to know of the images, the network and its classes.
-
-    Raises:
-        SegcamError: if something that was given is wrong.
     """
     _files.check_folder(command.out)
     if command.share is not None and command.ray is not None:
@@ -307,11 +289,7 @@ def _padded(about: Mapping[str, Any]) -> str:
 
 
 def check_whole(command: Running, store: Store) -> Finished | None:
-    """What a run has come to; None where other processes have shards to compute.
-
-    Raises:
-        InputError: if shards are missing that this process was to compute.
-    """
+    """What a run has come to; None where other processes have shards to compute."""
     manifest = store.finish()
     _, count = sharing.parse_share(command.share)
     if manifest is None and count == 1:

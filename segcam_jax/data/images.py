@@ -190,8 +190,9 @@ def _stored_mask(data: bytes, name: str) -> np.ndarray:
         raise InputError(f"mask {name!r} has {frames} pages; save one page as a file of its own")
     if _is_deep_png(data) and image.mode in ("RGB", "RGBA", "LA"):
         raise InputError(f"mask {name!r} has 16-bit colours; save it as grey, or with 8 bits")
-    # Pillow inverts 8 bits and fewer.
-    inverted = _white_is_zero(image) and image.mode in ("1", "L")
+    # TIFF's PhotometricInterpretation may say that 0 is white; Pillow inverts 8 bits and fewer.
+    white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
+    inverted = white_is_zero and image.mode in ("1", "L")
     clear = image.info.get("transparency") if image.mode == "P" else None
     image = ImageOps.exif_transpose(image)
     if image.mode == "P":
@@ -210,11 +211,6 @@ def _stored_mask(data: bytes, name: str) -> np.ndarray:
     if not inverted:
         return array
     return ~array if array.dtype == bool else 255 - array
-
-
-def _white_is_zero(image: Image.Image) -> bool:
-    """Whether TIFF's PhotometricInterpretation says that 0 is displayed white."""
-    return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
 
 
 def _drawn(rgba: np.ndarray) -> np.ndarray:

@@ -87,11 +87,7 @@ class Instances:
 
 
 def structure(rank: int, connectivity: int | None = None) -> Bool[np.ndarray, "..."]:
-    """The neighbourhood of a connectivity: 6, 18 or 26 in 3D, 4 or 8 in 2D; None takes the most.
-
-    Raises:
-        InputError: if it is none of them.
-    """
+    """The neighbourhood of a connectivity: 6, 18 or 26 in 3D, 4 or 8 in 2D; None takes the most."""
     known = CONNECTIVITY.get(rank, {})
     chosen = max(known, default=0) if connectivity is None else connectivity
     if chosen not in known:
@@ -179,11 +175,7 @@ def measured(
     voxel_volume: float | None = None,
     group: Group = "",
 ) -> Instances:
-    """A label map that is there already, its instances measured.
-
-    Raises:
-        InputError: if labels are negative.
-    """
+    """A label map that is there already, its instances measured."""
     labels = np.asarray(labels, np.int32)
     if labels.size and labels.min() < 0:
         raise InputError(f"a label map holds {labels.min()}; labels are positive, 0 is outside")
@@ -362,14 +354,10 @@ def dilation_reach(
 
     Args:
         mask: not empty.
-        steps: dilations to count.
         connectivity: the neighbourhood of one dilation, as in `find_instances`.
 
     Returns:
         0 inside, 1 to `steps` around it, `steps + 1` wherever else; int16.
-
-    Raises:
-        InputError: if the mask is empty, or `steps` is negative or beyond int16.
     """
     mask = np.asarray(mask, bool)
     neighbours = structure(mask.ndim, connectivity)

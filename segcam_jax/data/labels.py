@@ -32,9 +32,6 @@ def read_labels(path: str | Path) -> list[str]:
 
     Args:
         path: a text file with one name a line, or `.json`.
-
-    Raises:
-        InputError: if it cannot be read, or a class has no name; tells which.
     """
     data = _files.read_if_there(path)
     if data is None:
@@ -57,13 +54,7 @@ def read_labels(path: str | Path) -> list[str]:
 
 
 def check_labels(labels: list[str], classes: int, origin: str) -> None:
-    """Raises `InputError` if there is not one label for each class.
-
-    Args:
-        labels: names of classes.
-        classes: how many the network has.
-        origin: what the labels are called in the message.
-    """
+    """Raises `InputError` if there is not one label for each class."""
     if len(labels) != classes:
         raise InputError(
             f"{origin} has {counted(len(labels), 'label')} for {counted(classes, 'class')}; "

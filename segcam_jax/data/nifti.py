@@ -16,12 +16,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from segcam_jax import _files
-from segcam_jax.data.volume import (
-    Volume,
-    check_affine,
-    farthest,
-    spacing_of,
-)
+from segcam_jax.data.volume import Volume, check_affine, farthest, spacing_of
 from segcam_jax.extras import require
 from segcam_jax.types import InputError, SegcamError, counted
 
@@ -212,11 +207,7 @@ def _image_class(header: Any) -> Any:
 
 
 def _header_of(data: bytes, path: Path) -> Any:
-    """The header in the first bytes of a NIfTI file.
-
-    Raises:
-        InputError: if there is none, or it says what cannot be.
-    """
+    """The header in the first bytes of a NIfTI file."""
     nibabel = require("nibabel", extra="nifti")
     kinds = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
     sizes = [int.from_bytes(data[:4], order) for order in ("little", "big")]
@@ -304,11 +295,7 @@ def _read_nrrd(path: Path) -> Volume:
 
 
 def _check_parts(header: Any, path: Path) -> None:
-    """Checks that the voxels of a header that lies apart from them are in a file.
-
-    Raises:
-        InputError: if they are not.
-    """
+    """Checks that the voxels of a header that lies apart from them are in a file."""
     name = header.get("data file", header.get("datafile"))
     apart = isinstance(name, str) and not name.upper().startswith("LIST")
     if apart and not (path.parent / name).is_file():

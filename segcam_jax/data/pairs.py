@@ -25,18 +25,11 @@ Key = Callable[[Path], str]
 def paired(images: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Gives each image its mask, by their names.
 
-    Args:
-        images: the files of images.
-        masks: the files of masks.
-
     Returns:
         `(image, mask)` of each image, in the order of the images.
-
-    Raises:
-        InputError: if an image has no mask, or a mask no image; names those without a partner.
     """
     best: tuple[int, list[Path], list[Path]] = (-1, list(images), list(masks))
-    for key in (_name, _name_without_end, _last_number):
+    for key in (lambda path: path.stem, lambda path: _ENDS.sub("", path.stem), _last_number):
         first, second = (_by_key(files, key) for files in (images, masks))
         if first is None or second is None:
             continue
@@ -56,14 +49,6 @@ def _by_key(files: Sequence[Path], key: Key) -> dict[str, Path] | None:
     if "" in keys or any(count > 1 for count in Counter(keys).values()):
         return None
     return dict(zip(keys, files, strict=True))
-
-
-def _name(path: Path) -> str:
-    return path.stem
-
-
-def _name_without_end(path: Path) -> str:
-    return _ENDS.sub("", path.stem)
 
 
 def _last_number(path: Path) -> str:

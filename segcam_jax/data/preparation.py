@@ -152,11 +152,7 @@ class Normalise(msgspec.Struct, frozen=True, tag=True):
     together: bool = False
 
     def __call__(self, scan: Scan) -> Scan:
-        """The scan, normalised.
-
-        Raises:
-            InputError: if there are neither one nor as many schemes as modalities.
-        """
+        """The scan, normalised."""
         count = len(scan.volumes)
         if len(self.schemes) not in (1, count):
             raise InputError(
@@ -247,11 +243,7 @@ Step = Orient | Exchange | CropToNonzero | Normalise | Resize | Respace
 
 
 def prepared(scan: Scan, steps: Sequence[Step]) -> Scan:
-    """A scan as a network takes it: the steps one after the other.
-
-    Raises:
-        InputError: if one cannot be done.
-    """
+    """A scan as a network takes it: the steps one after the other."""
     for step in steps:
         scan = step(scan)
     return scan

@@ -247,20 +247,12 @@ def onto(volume: Volume, shape: tuple[int, ...], affine: np.ndarray) -> Volume:
 
 
 def read_labels(path: str | Path, like: Volume, *, resample: bool = False) -> Volume:
-    """Reads a label map for a volume: anything above 0 is inside.
-
-    Raises:
-        InputError: if it cannot be read, or has another grid and `resample` is false.
-    """
+    """Reads a label map for a volume: anything above 0 is inside."""
     return on_grid(nifti.read_volume(path), like, resample=resample, nearest=True)
 
 
 def on_grid(volume: Volume, like: Volume, *, resample: bool, nearest: bool = False) -> Volume:
-    """A volume on the grid of another.
-
-    Raises:
-        InputError: if the grids differ and `resample` is false.
-    """
+    """A volume on the grid of another; with `resample`, resampled to it, else it must have it."""
     if same_grid(volume.shape, volume.affine, like.shape, like.affine):
         return volume
     if resample:
@@ -269,11 +261,7 @@ def on_grid(volume: Volume, like: Volume, *, resample: bool, nearest: bool = Fal
 
 
 def check_different(paths: Sequence[str | Path]) -> None:
-    """Checks that no file is given as two modalities of a scan.
-
-    Raises:
-        InputError: if one is; names it.
-    """
+    """Checks that no file is given as two modalities of a scan."""
     seen: dict[str, int] = {}
     for number, path in enumerate(paths, 1):
         first = seen.setdefault(os.path.realpath(path), number)
@@ -285,11 +273,7 @@ def check_different(paths: Sequence[str | Path]) -> None:
 
 
 def check_grids(files: ScanFiles) -> None:
-    """Checks by the headers that all files of a scan share one grid.
-
-    Raises:
-        InputError: if they do not; says both grids.
-    """
+    """Checks by the headers that all files of a scan share one grid."""
     first = files.files[0]
     shape, affine = nifti.read_grid(first)
     for other in (*files.files[1:], *((files.truth,) if files.truth else ())):

@@ -36,15 +36,8 @@ def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[st
 
     Of what is white at 0 the values are inverted; opaque colours lose their alpha.
 
-    Args:
-        data: the file.
-        name: for messages.
-
     Returns:
         `(values, notes)`; None for what is no TIFF, and for what Pillow reads as it is stored.
-
-    Raises:
-        InputError: if the values cannot be decoded, or are see-through, complex or words.
     """
     if data[:4] not in _MAGIC:
         return None

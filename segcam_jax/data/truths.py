@@ -78,7 +78,6 @@ def read_truth(
 
     Args:
         values: labels, or with a threshold numbers of any kind.
-        options: what they mean.
         connectivity: neighbours of a position, of components; as in `find_instances`.
         spacing: size of a voxel in mm along each axis; None: 1 mm.
         voxel_volume: in mm^3 (mm^2); None: the product of `spacing`.

@@ -75,11 +75,7 @@ def voxel_volume(affine: Float[np.ndarray, "4 4"]) -> float:
 
 
 def check_affine(affine: Any, path: Path) -> Float[np.ndarray, "4 4"]:
-    """The affine as float64.
-
-    Raises:
-        InputError: if it is not finite, or maps the volume onto a plane.
-    """
+    """The affine as float64, checked: finite, and no plane."""
     affine = np.asarray(affine, np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise InputError(f"{str(path)!r} has an affine that is not 4 x 4 and finite")
@@ -180,11 +176,7 @@ class Turn:
 
 
 def check_orientation(letters: str) -> str:
-    """Letters as `orientation` gives them, in capitals.
-
-    Raises:
-        InputError: if they do not name a direction of each anatomical axis.
-    """
+    """Letters as `orientation` gives them, in capitals; checked: one for each anatomical axis."""
     found = sorted("".join(_DIRECTIONS).find(letter) // 2 for letter in letters.upper())
     if found != [0, 1, 2]:
         raise InputError(
@@ -199,9 +191,6 @@ def turn_to(affine: np.ndarray, letters: str) -> Turn:
 
     Of oblique axes, the nearest anatomical direction counts, as in nibabel's
     `as_closest_canonical`.
-
-    Raises:
-        InputError: if the letters name no orientation.
     """
     axes, flips = _nearest_axes(affine)
     order, reverse = [], []
@@ -281,11 +270,6 @@ def interpolated(
     """The values of a volume at the voxels of another grid: trilinear, or nearest for labels.
 
     Args:
-        values: the volume.
-        affine: its affine.
-        shape: extents of the other grid.
-        other: its affine.
-        nearest: take the nearest voxel.
         beyond: what lies outside of the volume: 0, or its outermost voxels.
     """
     matrix = np.linalg.inv(affine) @ other
@@ -313,9 +297,6 @@ def resized(
     constant. As `skimage.transform.resize(mode="edge", anti_aliasing=False)`.
 
     Args:
-        values: the volume.
-        extents: afterwards.
-        order: of the splines.
         apart: the axis whose slices are resized one by one and then chosen, the nearest; None:
             splines go along all axes.
     """

@@ -23,11 +23,7 @@ def row_of(name: str) -> tuple[str | None, int]:
 
 @functools.lru_cache(maxsize=4)
 def open_array(path: Path) -> Any:
-    """A Zarr array of images, `n h w` or `n h w c`.
-
-    Raises:
-        InputError: if it is none.
-    """
+    """A Zarr array of images, `n h w` or `n h w c`; raises `InputError` if it is none."""
     import zarr
     from zarr.errors import ArrayNotFoundError, ContainsGroupError
 

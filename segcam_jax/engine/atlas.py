@@ -77,11 +77,7 @@ def output_changes(
 
 
 def linear_target(target: Any, split: Split) -> Any:
-    """The target, checked: linear in the output but for a constant.
-
-    Raises:
-        TargetError: if it is not.
-    """
+    """The target, checked: linear in the output but for a constant."""
     target = checked_target(target, split)
     if not difference.is_linear(target, split.output):
         raise TargetError(

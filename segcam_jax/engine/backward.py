@@ -26,10 +26,6 @@ def rectified_gradient(
     """The score, and what a rule for rectifiers sends back to the activation.
 
     Args:
-        split: the model, cut at the activation.
-        activation, carry: of the input.
-        target: the score.
-        rule: of `_jaxpr/rectifiers.py`.
         execution: how to run; the network is always run whole, as it is written.
 
     Raises:
@@ -64,9 +60,6 @@ def bias_gradients(
     Their sum is the score: see `_jaxpr/biases.py`.
 
     Args:
-        split: the model, cut at the activation.
-        activation, carry: of the input.
-        target: the score.
         execution: how to run; the network is always run whole.
 
     Returns:

@@ -57,11 +57,7 @@ def device_mesh(devices: int | Sequence[Device] | None = None, *, images: int = 
 
 
 def local_mesh(count: int, *, images: int = 1) -> Mesh | None:
-    """A mesh of the first devices of this process; None for one device, which needs no mesh.
-
-    Raises:
-        InputError: as `device_mesh`.
-    """
+    """A mesh of the first devices of this process; None for one device, which needs no mesh."""
     devices = _first(jax.local_devices(), count)
     return None if count == 1 else device_mesh(devices, images=images)
 
@@ -117,9 +113,6 @@ def over_images(
     Args:
         function: treats every entry of the batch apart from the others.
         mesh: the length of the batch is a multiple of its axis `"images"`, if it has one.
-
-    Returns:
-        A function of the same arguments; all devices get all results.
     """
     if mesh is None:
         return _off_explicit_axes(function)
@@ -160,7 +153,6 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
     Args:
         tree: pytree of arrays, in several processes the same in each.
-        mesh: the mesh of an `Execution`.
     """
     return _placed(tree, NamedSharding(_auto(mesh), PartitionSpec()))
 
@@ -185,8 +177,6 @@ class Share:
     take time, no device has more than one of them more than another.
 
     Attributes:
-        count: rows in all.
-        devices: how many devices share them.
         first: this device's first row, from 0 to `devices - 1`.
     """
 

@@ -102,13 +102,9 @@ def falls(
     """The cheapest way: on the window of the target, or of the ablation alone.
 
     Args:
-        split: the model.
         base: what scores are compared with.
         activation: what masks take away, or keep.
         carry: what decode needs besides.
-        target: the score.
-        masks: the ablations.
-        execution: how to run.
     """
     given = (split, base, activation, carry, target, masks)
     ways = [_falls(*given, execution)]

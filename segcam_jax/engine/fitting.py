@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from segcam_jax._jaxpr import signatures
 from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.engine import devices, memory, record
 from segcam_jax.engine.execution import Execution
@@ -58,9 +59,7 @@ class _Kept:
     """A kernel jitted for itself: with the last reference to it all that it compiled is freed.
 
     Attributes:
-        function: the kernel.
         lasts: whether it may outlast a caller's trace, as it holds no tracers of it.
-        program: what was found to fit.
     """
 
     def __init__(self, function: Callable, *, lasts: bool = True):
@@ -197,22 +196,10 @@ def temporary_bytes(executable: jax.stages.Compiled) -> int:
     return getattr(executable.memory_analysis(), "temp_size_in_bytes", 0)
 
 
-@jax.tree_util.register_static
-class _Settings:
-    """The settings of JAX that a trace depends on, as `context.Context`, in 5 us instead of 150.
-
-    The same object for equal settings: of a jitted function the structure of its result is kept for
-    each of them. It is read, nothing is compiled or run.
-    """
-
-
-_SETTINGS = jax.jit(lambda: _Settings())
-
-
 def _signature(inputs: tuple) -> tuple:
     """What a compiled program depends on besides its static arguments."""
     leaves, tree = jax.tree.flatten(inputs)
-    return tree, tuple(map(jax.typeof, leaves)), tuple(map(_place, leaves)), _SETTINGS.eval_shape()
+    return tree, tuple(map(jax.typeof, leaves)), tuple(map(_place, leaves)), signatures.settings()
 
 
 def _place(leaf: Any) -> jax.sharding.Sharding | None:

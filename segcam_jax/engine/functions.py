@@ -51,9 +51,7 @@ class Formula:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["consts", "leaves"],
-    meta_fields=["formula"],
+    jax.tree_util.register_dataclass, data_fields=["consts", "leaves"], meta_fields=["formula"]
 )
 @dataclasses.dataclass(frozen=True)
 class FunctionTarget:
@@ -81,9 +79,6 @@ def function_target(target: Callable, split: Split) -> FunctionTarget:
     """Traces a function `output -> scalar`, or a pytree that is one, on the output of a split.
 
     A function is traced whenever it is given, so what it holds may change between calls.
-
-    Raises:
-        TargetError: if it does not return one scalar.
     """
     leaves, tree = jax.tree.flatten(target)
     if not all(map(_is_input, leaves)):
@@ -106,11 +101,7 @@ def function_target(target: Callable, split: Split) -> FunctionTarget:
 
 
 def _checked(score: Any) -> Any:
-    """What a target returns.
-
-    Raises:
-        TargetError: if it is anything but a scalar in floating point; says what it is.
-    """
+    """What a target returns, checked: one scalar in floating point."""
     if score is None:
         raise TargetError("the target returns None; expected one scalar. Does it lack a `return`?")
     if not _is_input(score):

@@ -84,12 +84,9 @@ class Call:
     """A method at a tap, of several that explain the same images.
 
     Attributes:
-        method: for example `segcam.methods.grad_cam`.
-        split: the model, cut at the tap to explain.
         options: name and value of each option of the method; no arrays.
         in_turn: one image after the other, where a single one fills a device: ablations. Others
             are explained together.
-        takes_key: whether the method is given the key.
     """
 
     method: Callable[..., Explanation]
@@ -124,7 +121,6 @@ def explain_together(
 
     Args:
         calls: the methods, each at a tap of the same model.
-        params: the parameters.
         images: `n` examples along a leading axis.
         targets: a stack of stacks: leading axes `n t`, without windows of their own; or the
             difference of two such stacks, which is explained without a window.
@@ -149,8 +145,6 @@ def predict_together(
     """The outputs of a model for many images, of which each is given to it by itself.
 
     Args:
-        fn: `fn(params, image) -> output`.
-        params: its parameters.
         images: `n` examples along a leading axis.
         execution: its mesh: `n` is a multiple of its axis `"images"`.
     """
@@ -189,12 +183,8 @@ def images_at_once(
     """How many images `explain_together` should be given: a power of two, the same in every run.
 
     Args:
-        calls: the methods.
         params: the parameters, or their shapes.
         image: one example, or its shape.
-        target: one target.
-        targets: of each image.
-        execution: how the engine runs it.
     """
 
     def explain(params, image, key):
@@ -304,7 +294,9 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
             f"{counted(count, 'image')}, but targets with leading axes {sorted(lengths)}; give one "
             "target per image, or a single one for all"
         )
-    if hasattr(targets, "check") and all(_is_known(leaf) for leaf in leaves):
+    # Where this process can look at the values.
+    known = not any(isinstance(leaf, Tracer) or devices.is_global(leaf) for leaf in leaves)
+    if hasattr(targets, "check") and known:
         host = jax.tree.map(np.asarray, targets)
         for index in range(count):
             jax.tree.map(operator.itemgetter(index), host).check(split.output)
@@ -333,11 +325,6 @@ def _joined(target: Any, shared: Any) -> Any:
     if shared is None or target is None:
         return target if shared is None else shared
     return dataclasses.replace(shared, leaves=target)
-
-
-def _is_known(leaf: Any) -> bool:
-    """Whether this process can look at the values."""
-    return not isinstance(leaf, Tracer) and not devices.is_global(leaf)
 
 
 def _filled(leaf: Any, group: int) -> Any:

@@ -78,14 +78,7 @@ def some(masks: Masks, indices: np.ndarray) -> Masks:
 
 @dataclasses.dataclass(frozen=True)
 class Ablations:
-    """A study of ablations of which any part can be run.
-
-    Attributes:
-        split, params, x, target: what is explained.
-        masks: all ablations.
-        live: indices of those that are run.
-        execution: how.
-    """
+    """A study of ablations of which any part can be run."""
 
     split: Split
     params: Any

@@ -52,8 +52,6 @@ def chunk(execution: Execution, count: int, bytes_each: int, most: int | None = 
     """The number of evaluations per chunk, from 1 to `count`: as planned, halved by `halved`.
 
     Args:
-        execution: how to run.
-        count: evaluations in all.
         bytes_each: bytes that one evaluation holds at its peak.
         most: of the evaluations of a chunk, unless `execution.chunk_size` says otherwise.
     """
@@ -75,7 +73,6 @@ def blocks(execution: Execution, kept: int) -> int:
     `halved`.
 
     Args:
-        execution: how to run.
         kept: bytes that the whole gradient keeps.
     """
     most = limit(execution) or _CPU_KEPT
@@ -91,11 +88,7 @@ def blocks(execution: Execution, kept: int) -> int:
 
 @contextlib.contextmanager
 def halved(times: int) -> Iterator[None]:
-    """What is planned inside is halved so many times.
-
-    Raises:
-        NoSmallerChunk: if the last halving made no chunk smaller.
-    """
+    """What is planned inside is halved so many times."""
     halving = _Halving(times)
     token = _HALVING.set(halving)
     try:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
+from segcam_jax import _print
 from segcam_jax.engine.measure import PrecisionError
 
 COLUMNS = ("with", "FLOP each", "of decode", "evaluations", "FLOP in all")
@@ -15,7 +15,6 @@ class Step:
 
     Attributes:
         switch: the switch of `Execution` that this step turns on; None for the first two.
-        what: in words.
         flops: operations of one evaluation's convolutions and products.
         share: of decode's operations, once forwards.
         evaluations: how many; None where it depends on the input, which is not known.
@@ -133,7 +132,7 @@ class Plan:
 def _facts(plan: Plan) -> list[tuple[str, str]]:
     facts = [
         ("method", f"{plan.method} at tap {plan.tap!r}"),
-        ("activation", f"{_extents(plan.activation)}, {plan.dtype}"),
+        ("activation", f"{_print.extents(plan.activation)}, {plan.dtype}"),
         (
             "network",
             f"{flops_in_words(plan.network_flops)}FLOP forwards, of which "
@@ -143,8 +142,8 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("evaluations", _evaluations(plan)),
     ]
     if plan.window is not None:
-        seen = "" if plan.seen is None else f", {_extents(plan.seen)} of the activation"
-        facts.append(("window", f"{_extents(plan.window)} of the output{seen}"))
+        seen = "" if plan.seen is None else f", {_print.extents(plan.seen)} of the activation"
+        facts.append(("window", f"{_print.extents(plan.window)} of the output{seen}"))
     if plan.fallbacks:
         facts.append(("computed whole", f"{', '.join(plan.fallbacks)}: without a window rule"))
     if plan.subtracted:
@@ -187,10 +186,6 @@ def _precision(plan: Plan) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def _extents(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def flops_in_words(count: int) -> str:

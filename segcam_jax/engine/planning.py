@@ -53,15 +53,11 @@ def plan_of(
 
     Args:
         method: a method of the library, or any function of the same arguments.
-        split: the model, cut at the tap to explain.
         params: its parameters; shapes and dtypes (`ShapeDtypeStruct`) do where the study is
             neither compiled nor measured.
         x: one example, likewise.
-        target: the score to explain.
-        execution: how the engine would run it.
         compile: compile the study and say what memory it takes.
         measure: run a few evaluations to estimate the time, and the error of a precision.
-        options: of the method.
     """
     if not hasattr(method, "program"):
         method = compiled(method)
@@ -156,11 +152,7 @@ def _evaluated(study: Study, live: int) -> int:
 
 
 def _steps(
-    split: Split,
-    method_of: Callable,
-    given: tuple,
-    execution: Execution,
-    evaluated: int | None,
+    split: Split, method_of: Callable, given: tuple, execution: Execution, evaluated: int | None
 ) -> tuple[tuple[Step, ...], tuple[str, ...]]:
     """The cost as optimisations are switched on, and the switches that save nothing."""
     stage = dataclasses.replace(NAIVE, chunk_size=1)
@@ -227,8 +219,6 @@ def _encode_flops(
     """Operations of what runs once.
 
     Args:
-        split: the model.
-        given: parameters, input and target.
         known: with decode of the unchanged activation, off which changes are read.
         window: what of the output that is for; None: all of it.
     """

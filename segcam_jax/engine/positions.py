@@ -40,14 +40,8 @@ def region_gradients(
     minimum are kept; so the size of chunks changes nothing.
 
     Args:
-        split: the model.
-        carry: of the unchanged input.
-        target: the class and the region.
         activation_of: index -> activation at which the gradients are taken.
-        indices: of the activations.
-        aggregation: `"mean"` or `"max"`.
         divisor: of the sum; None: how many positions the region has.
-        execution: how to run.
     """
     read = reading(split, carry, target, execution)
     positions = read.weights.size

@@ -17,7 +17,6 @@ def at_precision(
     Args:
         decode: of arrays; what it closes over is rounded once, where this is called.
         wanted: as `Execution.precision`.
-        structs: shapes and dtypes of its arguments.
         everywhere: round the last linear piece, too, as changes can be: the error of a sum of
             changes is relative to them.
 

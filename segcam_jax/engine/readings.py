@@ -45,7 +45,6 @@ def readings(
     Args:
         value: as `score_of` or `read_of` made it.
         activation_of: makes one activation at a time; not all are in memory together.
-        count: of activations.
         execution: how to run; with a mesh, its devices share the activations.
     """
 
@@ -75,8 +74,6 @@ def change_readings(
 
     Args:
         split: the model; its output is one array.
-        activation: of the input.
-        carry: likewise.
         masks: the ablations, around 1.
         read: of the output under a mask, and of how far it falls; a pytree.
         execution: how to run; with a mesh, its devices share the masks.

@@ -104,9 +104,7 @@ class _Ablated:
     """What becomes of an activation under masks.
 
     Attributes:
-        activation: without them.
         empty: what is ablated becomes this; None: 0.
-        masks: the ablations.
     """
 
     activation: Float[Array, "*space c"]
@@ -241,9 +239,7 @@ def in_chunks(
     """Evaluates the rows chunk after chunk.
 
     Args:
-        rows: which.
         evaluate: indices -> values, a pytree; not differentiated.
-        execution: how to run.
         unneeded: the values of a row that is not needed.
         written: `(indices, anything)` -> an array of values, whose derivative is taken, of every
             row; None: not to be differentiated.
@@ -280,14 +276,7 @@ def in_chunks(
 def _closed_form(ablated: _Ablated, how: Scoring) -> tuple[Float[Array, ""], Float[Array, "m"]]:
     masks = ablated.masks
     record.study(
-        lambda: record.Study(
-            "ablations",
-            1,
-            how.gradient_flops,
-            how,
-            masks=masks,
-            closed_form=True,
-        )
+        lambda: record.Study("ablations", 1, how.gradient_flops, how, masks=masks, closed_form=True)
     )
     score, gradient = how.value_and_gradient(ablated.activation)
     if not around(masks):
@@ -333,12 +322,8 @@ def sampled_moments(
     of chunks but for rounding.
 
     Args:
-        split: the model.
-        carry: of the unchanged input.
-        target: the score.
         activation_of: index -> activation at which the gradient is taken.
         weights: non-negative, not all zero.
-        execution: how to run.
     """
     how = _smooth(split, scoring(split, carry, target, execution))
     dealt = devices.share(weights.shape[0], execution.mesh)

@@ -35,7 +35,6 @@ class Scoring:
         struct: shape and dtype of the activation.
         plain: activation -> scalar, traceable.
         jaxpr: of it, closed over its constants.
-        execution: how to run.
         window: what of the output is computed, or None for all of it.
         seen: which elements of the activation the score depends on, or None for all.
         fallbacks: primitives computed whole for want of a window rule.

@@ -40,8 +40,6 @@ class Tiling:
     """How windows cover a volume.
 
     Attributes:
-        extents: of the volume.
-        roi: extents of a window.
         overlap: of neighbouring windows, as a share of a window, in [0, 1).
         sigma: standard deviation of the weights, as a share of a window.
         windows: `"monai"`: all but the last of an axis have the overlap, and weights are Gaussians
@@ -166,11 +164,7 @@ def tiling(
     sigma: float = 0.125,
     windows: Windows = "monai",
 ) -> Tiling:
-    """Checks and makes a tiling; one number for `roi` serves all axes.
-
-    Raises:
-        InputError: if a number is out of range.
-    """
+    """Checks and makes a tiling; one number for `roi` serves all axes."""
     sizes = (roi,) * len(extents) if isinstance(roi, int) else tuple(int(size) for size in roi)
     if len(sizes) != len(extents) or min(sizes) < 1:
         raise InputError(
@@ -273,9 +267,6 @@ def window_function(
 
     Returns:
         `(function, bytes that a call holds at its peak, channels of the output)`.
-
-    Raises:
-        InputError: if the output's positions are not the window's.
     """
     output = jax.eval_shape(fn, params, window)
     found = getattr(output, "shape", "several arrays")

@@ -1,4 +1,8 @@
-"""Methods, all of one signature: `method(split, params, x, target, **options) -> Explanation`."""
+"""Methods, all of one signature: `method(split, params, x, target, **options) -> Explanation`.
+
+`split` is the model, cut at the tap to explain; `params` its parameters; `x` one example; `target`
+the score to explain. `execution` says how the engine runs a method, and changes no result.
+"""
 
 from segcam_jax.methods.ablation import (
     ablation_cam as ablation_cam,
@@ -10,14 +14,8 @@ from segcam_jax.methods.approximate import (
 )
 from segcam_jax.methods.atlas import Atlas as Atlas, ablation_atlas as ablation_atlas
 from segcam_jax.methods.augmented import aug_smooth as aug_smooth
-from segcam_jax.methods.contrast_cams import (
-    finer_cam as finer_cam,
-    shapley_cam as shapley_cam,
-)
-from segcam_jax.methods.eigen_cams import (
-    eigen_cam as eigen_cam,
-    eigen_grad_cam as eigen_grad_cam,
-)
+from segcam_jax.methods.contrast_cams import finer_cam as finer_cam, shapley_cam as shapley_cam
+from segcam_jax.methods.eigen_cams import eigen_cam as eigen_cam, eigen_grad_cam as eigen_grad_cam
 from segcam_jax.methods.factorization import (
     Factorization as Factorization,
     deep_feature_factorization as deep_feature_factorization,

@@ -49,13 +49,9 @@ def ablation_cam(
 
     Args:
         split: the model, cut at the tap to explain; zero is a meaningful value after a ReLU.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         ablation_value: what an ablated channel is multiplied by.
         relative: divide by |S|; a score of exactly 0 divides by 1.
         eigen_smooth: as in `grad_cam`.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `weights` `c`, `scores` `c` (S_k), `drops` `c` (S - S_k), `score`.
@@ -102,8 +98,6 @@ def fast_ablation_cam(
     Args:
         split: the model, cut at the tap to explain. Before a BatchNorm, as in the original, 0 is
             not nothing: an ablated position is what the BatchNorm makes of 0.
-        params: its parameters.
-        x: one example.
         target: the score to explain; the original has the probability of the true class,
             `whole_image(label, of="probabilities")`.
         window: extent of a window, one number or one per axis.
@@ -111,7 +105,6 @@ def fast_ablation_cam(
         ablation_value: what ablated positions are multiplied by; 0 removes them, negative values
             and values above 1 ask the counterfactual.
         relative: divide by |S|; a score of exactly 0 divides by 1.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `scores` `m` (S_m, windows in row-major order), `drops` `m` (S - S_m),

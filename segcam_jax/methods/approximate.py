@@ -58,16 +58,11 @@ def screened_ablation_cam(
         map[p] = sum_k w_k A[p, k]
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         screen: rank channels by |sum_p g A| (`"taylor"`), or by sum_p |g A| (`"magnitude"`), which
             also ranks high a channel whose first-order effects cancel.
         exact: how many channels are ablated exactly; with all of them it is Ablation-CAM.
         ablation_value: what an ablated channel is multiplied by.
         relative: divide by |S|; a score of exactly 0 divides by 1.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `weights` `c`, `scores` `c` (S_k, or S - t_k), `drops` `c`, `score`,
@@ -133,17 +128,12 @@ def group_ablation_cam(
     magnitude: a dead channel gets nothing.
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         groups: how many; with one per channel it is Ablation-CAM.
         by: deal channels out by falling |t_k|, so that the strong ones are in different groups
             (`"spread"`), or put neighbours in the model's own order together (`"order"`), as
             Group-CAM does. Sizes of groups differ by at most one.
         ablation_value: what an ablated channel is multiplied by.
         relative: divide by |S|; a score of exactly 0 divides by 1.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `weights` `c`, `scores` `m` (S_G), `drops` `m`, `score`,

@@ -104,8 +104,6 @@ def ablation_atlas(
 
     Args:
         split: the model, cut at the tap to explain; its output is one array.
-        params: its parameters.
-        x: one example.
         ablate: `"channels"`, as Ablation-CAM, or `"positions"`, one by one, as FastAblationCAM.
         block: output positions are summed over blocks of this extent along every axis.
         dtype: of what is kept: `"float32"`, `"float16"` (each ablation's largest change to 3

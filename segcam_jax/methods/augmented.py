@@ -33,7 +33,6 @@ def aug_smooth(
     Args:
         method: of this library; its maps are of positions of the image.
         split: the model, cut at the tap.
-        params: its parameters.
         x: one image, as the network is given it (normalised, as factors act on that).
         target: the score to explain, of the output for `x`. An output with positions is mirrored
             back before it is asked, so that a region lies on the same pixels in all six.

@@ -80,12 +80,9 @@ def finer_cam(
 
     Args:
         split: the model, cut at the tap to explain; it has two classes or more.
-        params: its parameters.
-        x: one example.
         target: a `Target`: its class, region and reduction.
         comparisons: how many similar classes, at most all others.
         alpha: strength of the comparison; with 0 it is Grad-CAM.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `weights` `c`, `score` (the target's own, S, not S').

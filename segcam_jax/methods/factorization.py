@@ -86,14 +86,9 @@ def deep_feature_factorization(
         d_m = S - S(A (1 - H_m W_m / sum_j H_j W_j))
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         components: how many concepts; at most positions and channels.
         iterations: of the factorization.
         relative: divide the drops by |S|; a score of exactly 0 divides by 1.
-        execution: how the engine runs it; does not change the result.
 
     Raises:
         InputError: if `components` or `iterations` do not fit.

@@ -16,11 +16,7 @@ _MOST_POSITIONS = 4096
 
 
 @method(
-    "activation",
-    title="FEM",
-    cost="1 forward",
-    paper="Fuad et al., IPTA 2020",
-    uses_target=False,
+    "activation", title="FEM", cost="1 forward", paper="Fuad et al., IPTA 2020", uses_target=False
 )
 def fem(
     split: Split,
@@ -37,12 +33,8 @@ def fem(
         map[p] = sum_k w_k A[p, k]
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
         target: gives `score` only.
         deviations: the K of the K-sigma rule; 2 in the paper.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `weights` `c`, `score`.
@@ -85,13 +77,9 @@ def kpca_cam(
     X is the activation as (positions, c), centred per channel.
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
         target: gives `score` only.
         kernel: `"sigmoid"`, `"rbf"` or `"linear"`.
         gamma: scale inside the kernel; 1 / c if None.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `score`.
@@ -158,13 +146,9 @@ def given_weights(
         map[p] = sum_k w_k A[p, k]
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
         target: gives `score` only.
         weights: w, a number for each channel, as methods that weigh channels return them
             (`Explanation.weights`); None: 1 for each, the sum of the maps.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `weights` `c`, `score`.

@@ -41,12 +41,7 @@ class FullGradient:
 
 @engine.compiled
 def full_gradient(
-    split: Split,
-    params: Any,
-    x: Array,
-    target: Any,
-    *,
-    execution: Execution = Execution(),
+    split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
 ) -> FullGradient:
     """Takes a score apart into what the input and what each bias does for it.
 
@@ -60,10 +55,6 @@ def full_gradient(
     Args:
         split: the model, cut at the tap to explain; at a hidden tap, skip connections that pass it
             by count as biases.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
-        execution: how the engine runs it; does not change the result.
 
     References:
         Srinivas and Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS
@@ -103,13 +94,10 @@ def full_grad(
 
     Args:
         split: the model, cut at `"input"`, or at the tap to explain.
-        params: its parameters.
         x: one example, an image or a volume.
-        target: the score to explain.
         rescale: each channel to [0, 1] (`"channel"`, the paper's formula), each layer by its least
             and largest value over all channels (`"layer"`, the authors' code), or not (`"none"`),
             so that a layer counts by what it does for the score.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `score`.

@@ -64,10 +64,6 @@ def grad_cam(
         w_k = mean_p g[p, k],    map[p] = sum_k w_k A[p, k]
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         absolute_weights: take |w_k| (`abs_w` of the Seg-Grad-CAM code).
         positive_weights: take max(w_k, 0) (`posit_w`), after the absolute value.
         eigen_smooth: in place of the sum over channels, the first principal component of w_k A_k,
@@ -138,10 +134,6 @@ def grad_cam_pp(
         w_k = sum_p alpha[p, k] max(g[p, k], 0),    map[p] = sum_k w_k A[p, k]
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         epsilon: added to the denominator. pytorch-grad-cam adds 1e-6, with which the weights
             depend on the scale of the score: a mean over a large region has gradients so small
             that epsilon takes over. The default 0 divides g^2 out and needs none.
@@ -168,12 +160,7 @@ def grad_cam_pp(
     return weighted(activation, weights, score, eigen_smooth=eigen_smooth)
 
 
-@method(
-    "activation",
-    title="XGrad-CAM",
-    cost="1 forward, 1 backward",
-    paper="Fu et al., BMVC 2020",
-)
+@method("activation", title="XGrad-CAM", cost="1 forward, 1 backward", paper="Fu et al., BMVC 2020")
 def xgrad_cam(
     split: Split,
     params: Any,
@@ -191,10 +178,6 @@ def xgrad_cam(
     A channel whose activations cancel to a sum of exactly -epsilon gets weight 0.
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         epsilon: added to the denominator.
         eigen_smooth: as in `grad_cam`.
 

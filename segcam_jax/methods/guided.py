@@ -53,11 +53,7 @@ def guided_backprop(
 
     Args:
         split: the model, cut at the tap to explain; at least one ReLU follows.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         rule: `"guided"` or `"deconvnet"`.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `attribution` `*space c`, `map` its sum over channels, `score`.
@@ -110,12 +106,9 @@ def guided_grad_cam(
 
     Args:
         split: the model, cut at the tap of Grad-CAM.
-        params: its parameters.
         x: one example, an image or a volume.
-        target: the score to explain.
         rule: as in `guided_backprop`.
         kind: of the resize; `"nearest"` is captum's default.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `attribution` of the input `*space i`, `map` its sum over channels, `weights` `c` of

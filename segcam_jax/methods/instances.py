@@ -57,8 +57,6 @@ def instance_smooth_grad(
 
     Args:
         split: the model, cut at the tap to explain: `"input"` for the modalities of a volume.
-        params: its parameters.
-        x: one example.
         target: a `Target`, the class over the instance; its `reduce` is not used.
         key: a key of `jax.random`.
         samples: N.
@@ -72,7 +70,6 @@ def instance_smooth_grad(
             authors' code divides by the number of instances of the volume.
         first: index of the first sample. Parts of a long run make up the whole: the mean of the
             parts, weighted by their samples. As an array it is no part of the program.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `attribution` `*space c`, in logits per unit of the input; `map` its sum over channels;

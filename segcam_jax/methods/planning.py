@@ -26,11 +26,9 @@ def explain_plan(
     before the tap once, to see which channels are dead.
 
     Args:
-        split: the model, cut at the tap to explain.
         params: its parameters; shapes and dtypes (`ShapeDtypeStruct`) do where the study is
             neither compiled nor measured.
         x: one example, likewise.
-        target: the score to explain.
         method: a method or its name.
         execution: how the engine would run it.
         compile: compile the study and say what memory it takes.

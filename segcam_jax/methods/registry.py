@@ -36,7 +36,6 @@ class Option:
     """An option of a method that words can give.
 
     Attributes:
-        name: of the option.
         default: its value where it is not given.
         kinds: what words may mean: types, or the words themselves.
         about: what it means: the first sentence that the method's documentation says of it.
@@ -59,9 +58,6 @@ class Option:
         Args:
             words: for example `2x3` or `none`.
             where: what the option is called in a message.
-
-        Raises:
-            InputError: if the words are not of one of its kinds.
         """
         plain = words.strip()
         if plain in self.kinds:

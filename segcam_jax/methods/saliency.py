@@ -99,10 +99,6 @@ def integrated_gradients(
     The attributions add up to S(a) - S(b), the closer the more steps.
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         baseline: b, an array that broadcasts against the activation; at the input a number, too.
             None: 0. At a hidden tap b is an activation, that of another image for example,
             `split.encode(params, other)[0]`; what reaches the output around the tap stays that of
@@ -110,7 +106,6 @@ def integrated_gradients(
         steps: points of the quadrature.
         rule: Gauss-Legendre (captum's default), midpoints, or the left Riemann sum of the
             Seg-Grad-CAM code (there with b = 0.5 and 200 steps).
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `attribution` `*space c`, `map` its sum over channels, `score`.
@@ -195,16 +190,11 @@ def smooth_grad(
     Sample i draws its noise from `fold_in(key, i)`: the result depends on the key, not on chunks.
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         key: a key of `jax.random`.
         samples: noisy copies.
         sigma: s, as a share of max(a) - min(a) or absolute.
         sigma_unit: `"range"` or `"absolute"`.
         statistic: `"mean"` keeps the sign; `"squared"` and `"variance"` are not negative.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `attribution` `*space c`, `map` its sum over channels, `score` (of the noise-free input).

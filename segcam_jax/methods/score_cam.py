@@ -45,10 +45,7 @@ def score_cam(
     one, never all together.
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
         x: one example, an image or a volume.
-        target: the score to explain.
         masks: scaled to [0, 1] before they are resized on half-pixel centres (`"torchcam"`), or
             after they are resized with aligned corners (`"pytorch_grad_cam"`).
         per_position: divide the scores by the size of the target's region: the mean score, however
@@ -56,7 +53,6 @@ def score_cam(
             one channel. False: the scores as they are, as both libraries take them. Makes no
             difference for a classifier, or a target that is a function of your own.
         temperature: divides the scores, too; above 1 spreads the weights.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `weights` `c` (positive, they sum to 1), `scores` `c` (S_k as the target
@@ -126,12 +122,7 @@ def recipro_cam(
     The complement of FastAblationCAM, which takes positions away.
 
     Args:
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         soft: keep a small Gaussian around the position, as the paper's default.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         `map` `*space`, `scores` `m` (S(A M_p), positions in row-major order), `drops` `m`

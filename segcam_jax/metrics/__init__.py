@@ -27,11 +27,7 @@ from segcam_jax.metrics.correlation import (
     mu_fidelity as mu_fidelity,
     sensitivity_n as sensitivity_n,
 )
-from segcam_jax.metrics.deletion import (
-    Curve as Curve,
-    deletion as deletion,
-    insertion as insertion,
-)
+from segcam_jax.metrics.deletion import Curve as Curve, deletion as deletion, insertion as insertion
 from segcam_jax.metrics.dense import (
     DenseCurve as DenseCurve,
     OffTarget as OffTarget,

@@ -54,17 +54,12 @@ def approximation_error(
     Args:
         approximate: the approximate method.
         exact: the exact one: `METHODS[name].approximates` names it.
-        split: the model, cut at the tap to explain.
-        params: its parameters.
-        x: one example.
-        target: the score to explain.
         options: of the approximate method; those that the exact one has too go to both.
     """
     known = inspect.signature(exact).parameters
     shared = {name: value for name, value in options.items() if name in known}
     return compared(
-        approximate(split, params, x, target, **options),
-        exact(split, params, x, target, **shared),
+        approximate(split, params, x, target, **options), exact(split, params, x, target, **shared)
     )
 
 

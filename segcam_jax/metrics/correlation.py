@@ -14,15 +14,7 @@ from segcam_jax.engine import Execution
 from segcam_jax.masks import Masks
 from segcam_jax.metrics.rank import rank_correlation
 from segcam_jax.metrics.registry import metric
-from segcam_jax.metrics.removal import (
-    At,
-    RandomMasks,
-    RankMasks,
-    Scene,
-    check_steps,
-    ranks,
-    scene,
-)
+from segcam_jax.metrics.removal import At, RandomMasks, RankMasks, Scene, check_steps, ranks, scene
 from segcam_jax.metrics.similarity import correlation
 from segcam_jax.types import InputError
 
@@ -76,9 +68,6 @@ def sensitivity_n(
         key: of the subsets.
         sizes: n, each; none: 8 from 1 to 80 % of the positions, evenly spaced in their logarithm.
         samples: subsets of each size.
-        baseline: what removed values become, see `Scene.empty`.
-        at: as in `deletion`.
-        execution: how the engine runs it.
 
     Raises:
         InputError: if a subset would be larger than the map.
@@ -165,9 +154,6 @@ def faithfulness_estimate(
     Args:
         split, params, x, target, map: see `metrics.registry`.
         steps: groups; as many as positions for one by one.
-        baseline: what removed values become, see `Scene.empty`.
-        at: as in `deletion`.
-        execution: how the engine runs it.
 
     Raises:
         InputError: if there are fewer positions than groups.
@@ -212,8 +198,6 @@ def monotonicity_correlation(
         key: of the draws.
         steps: groups of positions in the map's order.
         samples: draws for each group.
-        at: as in `deletion`.
-        execution: how the engine runs it.
 
     References:
         Nguyen and Martinez, On quantitative aspects of model interpretability, 2020. The square is
@@ -266,9 +250,6 @@ def mu_fidelity(
         grid: cells along each axis, at most the positions.
         rate: probability that a cell goes.
         samples: subsets.
-        baseline: what removed values become, see `Scene.empty`.
-        at: as in `deletion`.
-        execution: how the engine runs it.
 
     References:
         Bhatt et al., 2020; grid, rate and ranks as xplique's `MuFidelity`.

@@ -62,7 +62,6 @@ def curve_of(
 
     Args:
         fractions: ascending.
-        scores: at each.
         whole: the score of all that there is.
         empty: that of nothing.
     """
@@ -118,7 +117,6 @@ def deletion(
         channel: remove from this channel of the input or activation alone: one modality.
         by: whether a map of one axis is of `"positions"` or of `"channels"`, where its shape does
             not say it.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         The curve; lower areas are better. NaN where nothing may be removed, or the map orders
@@ -211,11 +209,7 @@ def steps_of(
     *,
     around: float,
 ) -> tuple[RankMasks, Int[Array, ""]]:
-    """The masks of a deletion (`around=1`) or an insertion (`around=0`), and how much may go.
-
-    Raises:
-        InputError: as `deletion`.
-    """
+    """The masks of a deletion (`around=1`) or an insertion (`around=0`), and how much may go."""
     places, count, size = ordered(there, target, order, where, channel)
     check_steps(steps, size, "channels" if there.of_channels else "positions")
     if around == 0:
@@ -229,13 +223,7 @@ def drops_of(
 ) -> tuple[Float[Array, ""], Float[Array, "m"]]:
     """The untouched (or empty) score, and how far it falls under each mask."""
     return engine.ablation_drops(
-        there.split,
-        there.activation,
-        there.carry,
-        target,
-        masks,
-        execution,
-        there.empty(baseline),
+        there.split, there.activation, there.carry, target, masks, execution, there.empty(baseline)
     )
 
 

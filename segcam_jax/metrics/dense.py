@@ -21,15 +21,7 @@ from segcam_jax.metrics.deletion import Curve, curve_of, ordered, steps_of
 from segcam_jax.metrics.drop import mask_of
 from segcam_jax.metrics.readings import Reading, Threshold, check_threshold, reader
 from segcam_jax.metrics.registry import metric
-from segcam_jax.metrics.removal import (
-    At,
-    By,
-    Order,
-    RankMasks,
-    Scene,
-    Where,
-    scene,
-)
+from segcam_jax.metrics.removal import At, By, Order, RankMasks, Scene, Where, scene
 from segcam_jax.outputs import THRESHOLD
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
@@ -228,10 +220,7 @@ def sufficiency(
     Args:
         split, params, x, target, map: see `metrics.registry`; the target has a region.
         thresholds: how many, evenly from 0 to below 1.
-        baseline: what removed values become, see `Scene.empty`.
-        at: as in `deletion`.
         threshold: of probabilities, as in `dice_deletion`.
-        execution: how the engine runs it.
 
     Returns:
         The curve; higher areas are better. NaN for a map without a positive value.
@@ -332,11 +321,8 @@ def off_target_drop(
     Args:
         split, params, x, target, map: see `metrics.registry`; the target has a region.
         share: of the positions that go; the paper does not say its own.
-        baseline: what removed values become, see `Scene.empty`.
-        at: as in `deletion`.
-        by: likewise.
+        by: as in `deletion`.
         threshold: of probabilities, as in `dice_deletion`.
-        execution: how the engine runs it.
     """
     there = scene(split, params, x, map, at, execution, by)
     places, _, size = ordered(there, target, "signed", "all", None)

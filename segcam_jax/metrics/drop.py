@@ -71,7 +71,6 @@ def average_drop(
     Args:
         split, params, x, target, map: see `metrics.registry`.
         at: mask the input, or the activation at the tap.
-        execution: how the engine runs it.
 
     Returns:
         All three; NaN for a map without a positive value, and the drop of a score of 0.
@@ -95,11 +94,7 @@ def average_drop(
 
 
 def mask_of(map: Float[Array, "..."], positions: tuple[int, ...]) -> Float[Array, "*space"]:
-    """The positive part of a map, its largest value 1.
-
-    Raises:
-        InputError: if the map is not one value for each position.
-    """
+    """The positive part of a map, its largest value 1."""
     if map.shape != positions:
         raise InputError(f"the map has shape {map.shape}; expected one value a position")
     return divide_by_max(jnp.maximum(map, 0))
@@ -151,7 +146,6 @@ def arcc(
         split, params, x, target, method: see `metrics.registry`; the target is a probability, or
             its mean over a region.
         key: of ROAD's noise.
-        execution: how the engine runs it.
         options: of the method, as pairs.
 
     Raises:

@@ -63,13 +63,9 @@ def ablation_matrix(
 
     Args:
         split: the model.
-        params: its parameters.
-        x: one example.
         target: says what the output means; its class and region do not matter.
         labels: predicted class of each position of the output.
-        baseline: what removed values become, see `Scene.empty`.
         at: remove from the input or from the activation at the tap.
-        execution: how the engine runs it.
 
     Returns:
         Segment removed (row) by class; NaN for classes that are not predicted.

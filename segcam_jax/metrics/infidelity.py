@@ -54,9 +54,7 @@ def infidelity(
         side: of the squares.
         samples: perturbations.
         normalise: multiply the map by the factor that fits best (captum's `normalize`).
-        at: as in `deletion`.
-        by: likewise.
-        execution: how the engine runs it.
+        by: as in `deletion`.
 
     References:
         Yeh et al., On the (in)fidelity and sensitivity of explanations, NeurIPS 2019, eq. 1. As
@@ -120,9 +118,7 @@ def completeness(
 
     Args:
         split, params, x, target, map: see `metrics.registry`; the map at its own positions.
-        baseline: what removed values become, see `Scene.empty`.
         at: the input or the tap.
-        execution: how the engine runs it.
 
     Returns:
         The relative error; NaN where the score does not differ.

@@ -162,14 +162,7 @@ def top_k_intersection(
     return _or_nan(mask, inside.ravel()[order].mean(dtype=jnp.float32))
 
 
-@metric(
-    "mask",
-    title="AUC",
-    higher_is_better=True,
-    range=_SHARE,
-    cost=_COST,
-    paper="Fawcett, 2006",
-)
+@metric("mask", title="AUC", higher_is_better=True, range=_SHARE, cost=_COST, paper="Fawcett, 2006")
 def auc(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> Float[Array, ""]:
     """AUC: the chance that a position in the mask has a larger value than one outside.
 
@@ -192,11 +185,7 @@ def auc(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> Float[A
 
 
 def _checked(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> tuple[Array, Array]:
-    """The map at the mask's positions, and the mask.
-
-    Raises:
-        InputError: if the mask is known to be empty, or is not of booleans.
-    """
+    """The map at the mask's positions, and the mask."""
     inside = jnp.asarray(mask)
     if inside.dtype != bool:
         raise InputError(f"the mask has dtype {inside.dtype}; give booleans, True inside")

@@ -154,8 +154,6 @@ def occlusion_study(
 
     Args:
         split: the model, cut at the tap whose maps are occluded.
-        params: its parameters.
-        x: one example.
         truth: the class of each position of the output, or what is predicted there: -1 is left out
             of all; the number of classes says that it is none of them.
         class_index: the foreground.
@@ -170,7 +168,6 @@ def occlusion_study(
             `"linear"`ly, lies above 100 / 255, as in the source; or all that it has `"touched"`.
         exclusive: whether the classes exclude each other.
         threshold: where they do not, probabilities above it are predicted, one or one per class.
-        execution: how the engine runs it; does not change the result.
 
     Returns:
         An `OcclusionStudy`.
@@ -243,11 +240,7 @@ def _checked(
 def check_options(
     shares: Sequence[float], places: int, occluded: Sequence[str], value: float, cover: str
 ) -> None:
-    """Checks options of `occlusion_study`, which do not depend on what is studied.
-
-    Raises:
-        InputError: if one is out of range.
-    """
+    """Checks options of `occlusion_study`, which do not depend on what is studied."""
     if not len(shares) or not all(0 < share <= 1 for share in shares):
         raise InputError(f"shares={tuple(shares)}; give numbers above 0 and at most 1")
     if not 1 <= places <= _PLACES:
@@ -297,17 +290,13 @@ def _patches(
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["patches"],
-    meta_fields=["channels", "alone"],
+    jax.tree_util.register_dataclass, data_fields=["patches"], meta_fields=["channels", "alone"]
 )
 @dataclasses.dataclass(frozen=True)
 class PatchMasks:
     """Mask p c + k covers patch p in map k; or mask p covers patch p in all maps.
 
     Attributes:
-        patches: the positions of each.
-        channels: c.
         alone: one map at a time.
     """
 

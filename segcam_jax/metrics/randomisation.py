@@ -201,9 +201,6 @@ def layers_of(split: Split, params: Any) -> dict[str, list[int]]:
     """The leaves of each layer by its name, layers in the order in which they are computed.
 
     A layer is what lies together in the pytree, as the kernel and the bias of a convolution do.
-
-    Raises:
-        InputError: if the model has no parameters.
     """
     paths, _ = jax.tree_util.tree_flatten_with_path(params)
     if not paths:

@@ -10,7 +10,9 @@ What a metric is given first says `needs`:
 `split` is the model, cut at the tap that the map is of; `params` its parameters; `x` one example;
 `target` the score that was explained; `map` a raw map, signed, of other positions than where it is
 used resized linearly; `method` a method of `segcam_jax.methods`. All are pure and work under `jit`
-and `vmap`, in 2D and 3D. Those of a network are compiled as methods are, and take `execution`.
+and `vmap`, in 2D and 3D. Those of a network are compiled as methods are: `execution` says how the
+engine runs them, and changes no result. Where something is removed, `baseline` takes its place, as
+in `Scene.empty`, and `at` says where: at the input, or at the activation of the tap.
 
 A metric returns a number, or a dataclass whose first field is the number that maps are compared by.
 A map that orders nothing, because it is constant or holds NaN, has the value NaN; `segcam score`
@@ -93,19 +95,13 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def metric(
-    *needs: Need,
-    constant: bool = False,
-    check: Callable[..., None] | None = None,
-    **fields: Any,
+    *needs: Need, constant: bool = False, check: Callable[..., None] | None = None, **fields: Any
 ) -> Callable[[F], F]:
     """Enters a metric in the registry under its function's name; compiles those of a network.
 
     Args:
-        needs: as in `Metric`.
-        constant: likewise.
         check: raises for arguments that cannot be right, which it is given by their names, outside
             of the program.
-        fields: as in `Metric`.
     """
 
     def register(function: F) -> F:

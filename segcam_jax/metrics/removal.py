@@ -35,8 +35,6 @@ class Scene:
 
     Attributes:
         split: the model, cut at the input or at the tap.
-        activation: there.
-        carry: of it.
         map: `*space` at the positions there, `1 c` (`1 1 c`, ...) of the channels, or `*space c`.
     """
 
@@ -61,9 +59,6 @@ class Scene:
         Args:
             baseline: `"zeros"`, `"mean"` of each channel, `"blur"` (a Gaussian of 5 positions, cut
                 off at 5), a number, or an array that broadcasts against the activation.
-
-        Raises:
-            InputError: if it is another word.
         """
         values, space = self.activation, tuple(range(self.activation.ndim - 1))
         if isinstance(baseline, str):
@@ -88,9 +83,6 @@ class Scene:
         Args:
             target: whose region is meant.
             where: all positions, those that the region touches, or the others.
-
-        Raises:
-            TargetError: if the target has no region and one is asked for.
         """
         if where == "all":
             return jnp.ones(self.positions, bool)
@@ -109,11 +101,7 @@ def scene(
     execution: Execution,
     by: By | None = "positions",
 ) -> Scene:
-    """Runs the network up to where something is removed, and brings the map there.
-
-    Raises:
-        InputError: if there are no positions, or the map is not as `brought` takes it.
-    """
+    """Runs the network up to where something is removed, and brings the map there."""
     if at not in ("input", "tap"):
         raise InputError(f"at={at!r}; choose input or tap")
     there = split.at_input if at == "input" else split
@@ -129,7 +117,6 @@ def brought(
     """A map `*space`, `*space c` or `c`, its positions resized linearly to an activation's.
 
     Args:
-        map: its values.
         shape: of the activation, `*space c`.
         by: what the values are of. None: as the shape says; in 1D as many as channels are of those.
 
@@ -171,11 +158,7 @@ def _resized(values: Array, shape: tuple[int, ...]) -> Array:
 
 
 def region_of(target: Any, positions: tuple[int, ...]) -> Bool[Array, "*space"]:
-    """The positions that a target's region touches: those with a pixel of it.
-
-    Raises:
-        TargetError: if it has none, or one of another number of dimensions.
-    """
+    """The positions that a target's region touches: those with a pixel of it."""
     if not isinstance(target, Target) or target.mask is None:
         raise TargetError(
             "the target has no region; give one of a segmentation network, such as "
@@ -186,9 +169,6 @@ def region_of(target: Any, positions: tuple[int, ...]) -> Bool[Array, "*space"]:
 
 def touched(region: Bool[Array, "*region"], positions: tuple[int, ...]) -> Bool[Array, "*space"]:
     """A region on another grid: a larger cell has any of its pixels, a smaller one the nearest.
-
-    Raises:
-        TargetError: if the grid has another number of dimensions.
 
     >>> touched(jnp.array([False, False, True, False]), (2,)).tolist()
     [False, True]
@@ -211,11 +191,7 @@ def touched(region: Bool[Array, "*region"], positions: tuple[int, ...]) -> Bool[
 
 
 def importance(map: Float[Array, "..."], order: Order) -> Float[Array, "..."]:
-    """What positions are ordered by: the map, its positive part, or its magnitude.
-
-    Raises:
-        InputError: if it is another word.
-    """
+    """What positions are ordered by: the map, its positive part, or its magnitude."""
     if order == "signed":
         return map
     if order == "positive":
@@ -296,9 +272,7 @@ class RandomMasks:
     """Mask i removes a random subset of cells, the same for the same key.
 
     Attributes:
-        key: of random numbers.
         sizes: cells that each mask removes, exactly.
-        shape: positions of the activation.
         grid: cells along each axis, spread over the positions by the nearest.
         rate: remove each cell with this probability, in place of so many.
     """
@@ -330,11 +304,7 @@ class RandomMasks:
 
 
 def counts(steps: int, count: Int[Array, ""] | int) -> Int[Array, "s"]:
-    """How many are removed in each step: 0, equal steps, and all, the last step the shortest.
-
-    Raises:
-        InputError: if there are no steps.
-    """
+    """How many are removed in each step: 0, equal steps, and all, the last step the shortest."""
     if steps < 1:
         raise InputError(f"steps={steps}; give at least 1")
     each = -(-jnp.asarray(count, jnp.int32) // steps)

@@ -77,8 +77,6 @@ def road(
         key: of the noise.
         percentiles: p, above 0 and below 100: `100 - p` percent of the positions go.
         noise: standard deviation, in units of the input (or activation).
-        at: as in `deletion`.
-        execution: how the engine runs it.
 
     Returns:
         Both curves and their means.

@@ -28,13 +28,9 @@ class Neighbours:
     """An explanation and those of noisy inputs, all of the same target.
 
     Attributes:
-        split: the model.
-        params: its parameters.
-        x: the input.
         noise: of each noisy input.
         map: of the input.
         moved: of each noisy input.
-        execution: how the engine runs.
     """
 
     split: Split

@@ -50,9 +50,6 @@ def region_perturbation(
         patch: side of a patch; those at the far borders are smaller.
         regions: L, or as many patches as there are.
         first: remove patches of the largest sum of the map first (MoRF), or of the smallest (LeRF).
-        baseline: what removed values become, see `Scene.empty`.
-        at: as in `deletion`.
-        execution: how the engine runs it.
 
     References:
         Samek et al., Evaluating the visualization of what a deep neural network has learned, TNNLS
@@ -148,9 +145,7 @@ def irof(
         split, params, x, target, map: see `metrics.registry`.
         segments: number of each position's superpixel, from 0, as `superpixels` makes them.
         count: how many numbers there may be, 0 to `count - 1`; some of them may be missing.
-        baseline: what removed values become, see `Scene.empty`; the original's is the mean.
-        at: as in `deletion`.
-        execution: how the engine runs it.
+        baseline: as in `Scene.empty`; the original's is the mean.
 
     Returns:
         The area; higher is better. NaN where the untouched score is not positive.
@@ -191,11 +186,7 @@ def superpixels(image: Float[ArrayLike, "*space c"], count: int = 100) -> Int[Ar
 
 
 def patches(shape: tuple[int, ...], side: int) -> tuple[Int[Array, "*space"], int]:
-    """The number of the square or cubic patch that each position lies in, and how many there are.
-
-    Raises:
-        InputError: if the side is not a positive number.
-    """
+    """The number of the square or cubic patch of each position, and how many there are."""
     if side < 1:
         raise InputError(f"patch={side}; give at least 1")
     grid = tuple(-(-extent // side) for extent in shape)

@@ -65,7 +65,7 @@ class _About:
 INSTALLED: dict[str, Installed] = {
     "efficientnet-lite0-imagenet": Installed(
         "efficientnet_lite", imagenet_file, efficientnet_lite0_imagenet
-    ),
+    )
 }
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from segcam_jax.taps import tap
 from segcam_jax.types import InputError, counted, nearest_first
 
 # mean and standard deviation of each channel of an image in [0, 1]
@@ -38,6 +39,27 @@ class Keys:
         return jax.random.fold_in(self._key, self._count)
 
 
+class Classifier(nnx.Module):
+    """What the classifiers share: logits of what is pooled of the last level of their features.
+
+    Taps: `pooled`, one value per channel, and `logits`.
+    """
+
+    head: nnx.Linear
+
+    def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... k"]:
+        """Returns the logits of one image or a batch of them, channels last."""
+        return self.logits(self.pyramid(x)[-1])
+
+    def pyramid(self, x: Float[Array, "... h w c"]) -> list[Float[Array, "... h w c"]]:
+        """Returns the features at several extents, the image's first."""
+        raise NotImplementedError
+
+    def logits(self, features: Float[Array, "... h w c"]) -> Float[Array, "... k"]:
+        """Returns the logits of the last features."""
+        return tap(self.head(tap(pooled(features), "pooled")), "logits")
+
+
 def keys(rngs: nnx.Rngs | None) -> Any:
     """The given keys, or those of seed zero."""
     return Keys(0) if rngs is None else rngs
@@ -64,9 +86,6 @@ def check_config(config, **least: int) -> None:
     Args:
         config: has `normalisation` and `in_channels`.
         least: field -> the smallest value that it may have.
-
-    Raises:
-        InputError: naming the field.
     """
     for field, smallest in {"in_channels": 1, "classes": 1, **least}.items():
         if getattr(config, field) < smallest:
@@ -85,22 +104,14 @@ def check_config(config, **least: int) -> None:
 
 
 def check_choice(field: str, value, choices) -> None:
-    """Checks a field that has few valid values.
-
-    Raises:
-        InputError: listing them.
-    """
+    """Checks a field that has few valid values."""
     if value not in choices:
         listed = ", ".join(map(str, choices))
         raise InputError(f"`{field}` is {value!r}; choose from {listed}")
 
 
 def check_image(shape: tuple[int, ...], config, name: str, smallest: int) -> None:
-    """Checks that a shape is that of an image, or of a batch of images, that a network takes.
-
-    Raises:
-        InputError: if it is not.
-    """
+    """Checks that a shape is that of an image, or of a batch of images, that a network takes."""
     if len(shape) not in (3, 4) or shape[-1] != config.in_channels:
         raise InputError(
             f"{name} was given shape {shape}; it expects height, width and "
@@ -137,14 +148,9 @@ def conv(
     """A convolution without bias.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        kernel: extents of the kernel.
-        stride: of both axes.
         padding: zeros before and after each axis; None keeps the extent at stride one; `"SAME"` is
             TensorFlow's rule.
         groups: as many as channels for a depthwise convolution.
-        rngs: of the kernel.
     """
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
     pads: Any = [n // 2 for n in size] if padding is None else [padding] * 2

@@ -59,11 +59,6 @@ def save(path: str | Path, network: str, model: Any, metadata: Mapping[str, Any]
 def config_of(metadata: Mapping[str, Any], kind: type[C], path: str | Path) -> C:
     """The configuration that a weights file holds.
 
-    Args:
-        metadata: of the file.
-        kind: its dataclass.
-        path: of the file, for messages.
-
     Raises:
         InputError: if there is none, or it is not of that kind; every wrong field is named.
     """

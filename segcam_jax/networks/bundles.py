@@ -78,8 +78,6 @@ class Bundle:
     """The configuration of a bundle.
 
     Attributes:
-        path: of the file.
-        config: what it holds.
         metadata: of `metadata.json`; empty if there is none.
     """
 
@@ -89,11 +87,7 @@ class Bundle:
 
     @classmethod
     def read(cls, folder: Path) -> "Bundle":
-        """The configuration in a folder.
-
-        Raises:
-            InputError: if there is none.
-        """
+        """The configuration in a folder; raises `InputError` if there is none."""
         found = _files.read_json(folder / _CONFIG)
         if not isinstance(found, dict):
             raise InputError(
@@ -104,11 +98,7 @@ class Bundle:
         return cls(folder / _CONFIG, found, about)
 
     def resolved(self, value: Any, seen: tuple[str, ...] = ()) -> Any:
-        """A value with its references followed, and expressions of literals read.
-
-        Raises:
-            InputError: if a reference leads nowhere or to itself, or an expression is no literal.
-        """
+        """A value with its references followed, and expressions of literals read."""
         if isinstance(value, dict):
             return {key: self.resolved(each, seen) for key, each in value.items()}
         if isinstance(value, list):
@@ -148,11 +138,7 @@ class Bundle:
         return found
 
     def network(self) -> tuple[str, dict[str, Any]]:
-        """The network's class, and the arguments of its constructor.
-
-        Raises:
-            InputError: if none is named that can be made without running code.
-        """
+        """The network's class, and the arguments of its constructor."""
         for key in ("network_def", "network", "net"):
             told = self.config.get(key)
             if isinstance(told, dict) and _TARGET in told:
@@ -168,14 +154,11 @@ class Bundle:
 
     @property
     def steps(self) -> tuple[preparation.Step, ...]:
-        """What is done to scans.
-
-        Raises:
-            InputError: if a transform, or an argument of one, is unknown.
-        """
+        """What is done to scans."""
         told = self.section("preprocessing")
         transforms = [] if told is None else told.get("transforms", [told])
-        made = [step for each in transforms if not _is_off(each) for step in self._steps(each)]
+        on = [each for each in transforms if each.get("_disabled_") not in (True, "true", "True")]
+        made = [step for each in on for step in self._steps(each)]
         resampled = False
         for step in made:
             if resampled and isinstance(step, preparation.Orient):
@@ -202,11 +185,7 @@ class Bundle:
 
     @property
     def window(self) -> tuple[tuple[int, ...] | None, float, Windows]:
-        """Extents of the network's window, if they are said, their overlap and weights.
-
-        Raises:
-            InputError: if the inferer is unknown.
-        """
+        """Extents of the network's window, if they are said, their overlap and weights."""
         told = self.section("inferer")
         if told is None:
             return None, 0.25, "constant"
@@ -237,10 +216,6 @@ class Bundle:
 
 
 _OF_DICTIONARIES = ("keys", "allow_missing_keys", "dtype", "lazy", "track_meta", "device")
-
-
-def _is_off(told: Mapping[str, Any]) -> bool:
-    return told.get("_disabled_") in (True, "true", "True")
 
 
 def _class_of(told: Mapping[str, Any]) -> str:
@@ -315,7 +290,6 @@ def open_bundle(spec: NetworkSpec, options: OpenOptions = OpenOptions(ndims=(3,)
 
     Args:
         spec: `bundle:FOLDER`.
-        options: what is said of the output.
 
     Raises:
         InputError: if files are missing, broken or of another network, or do what is unknown.

@@ -33,7 +33,6 @@ class Prediction:
             anywhere, the most frequent first, the background last.
         shares: the probability of each class, or its share of the pixels.
         masks: where each class is predicted; None for a classifier.
-        exclusive: whether classes exclude each other.
         background: the class that no rank means; None: every class may be meant.
     """
 
@@ -54,9 +53,6 @@ class Prediction:
         """What an output says.
 
         Args:
-            output: of one image.
-            labels: names of the classes.
-            meaning: what the output means.
             background: of a segmentation network; None: what `labels` tell of it.
         """
         exclusive = meaning.excludes(output.shape[-1])
@@ -83,11 +79,7 @@ class Prediction:
         return cls(order, counts / math.prod(masks.shape[:-1]), masks, index, exclusive)
 
     def region(self, class_index: int, labels: Sequence[str]) -> Bool[np.ndarray, "h w"]:
-        """The pixels predicted as a class, of a segmentation network.
-
-        Raises:
-            TargetError: if there are none; tells what is predicted.
-        """
+        """The pixels predicted as a class, of a segmentation network."""
         assert self.masks is not None
         found = self.masks[..., class_index]
         if not found.any():
@@ -117,7 +109,6 @@ class ClassChoice:
     """One class, before an image is seen.
 
     Attributes:
-        words: as the user said it.
         rank: among the predicted classes, from 0; None: the words are its name or its number.
     """
 
@@ -126,11 +117,7 @@ class ClassChoice:
 
     @classmethod
     def parse(cls, words: str) -> "ClassChoice":
-        """Reads a name, a number, or a rank: `top:1` is the most probable class, as is `predicted`.
-
-        Raises:
-            InputError: if the rank is no number from 1.
-        """
+        """Reads a name, a number, or a rank: `top:1`, as `predicted`, is the most probable."""
         words = f"{_TOP}1" if words == _PREDICTED else words
         if not words.startswith(_TOP):
             return cls(words)
@@ -159,11 +146,7 @@ class ClassChoice:
             raise InputError(f"class {self.words!r}; give {_TOP}1 to {_TOP}{len(labels)}")
 
     def resolve(self, prediction: Prediction, labels: Sequence[str]) -> int:
-        """The class that is meant for an image; no rank means the background.
-
-        Raises:
-            TargetError: if there is none.
-        """
+        """The class that is meant for an image; no rank means the background."""
         self.check(labels)
         if self.rank is None:
             return find_class(self.words, labels)
@@ -190,7 +173,6 @@ class ClassQuery:
 
     Attributes:
         name: for files.
-        first: the class that is explained.
         second: the class that it is compared with; None: none.
     """
 
@@ -200,11 +182,7 @@ class ClassQuery:
 
     @classmethod
     def parse(cls, words: str) -> "ClassQuery":
-        """Reads a class, as `ClassChoice.parse` does, or `A rather than B`.
-
-        Raises:
-            InputError: as `ClassChoice.parse`, or if a class is compared with itself.
-        """
+        """Reads a class, as `ClassChoice.parse` does, or `A rather than B`."""
         first, rather, second = (part.strip() for part in words.partition(_RATHER_THAN))
         choice = ClassChoice.parse(first)
         if not rather:
@@ -230,11 +208,7 @@ class ClassQuery:
             choice.check(labels)
 
     def resolve(self, prediction: Prediction, labels: Sequence[str]) -> tuple[int, int | None]:
-        """The classes that the query means for an image: the explained one, and the other.
-
-        Raises:
-            TargetError: if too few classes are predicted, or both are one.
-        """
+        """The classes that the query means for an image: the explained one, and the other."""
         first, *others = (choice.resolve(prediction, labels) for choice in self.choices)
         if first in others:
             both = " and ".join(choice.words for choice in self.choices)
@@ -243,22 +217,14 @@ class ClassQuery:
 
 
 def parse_queries(words: Sequence[str] = ()) -> tuple[ClassQuery, ...]:
-    """Reads what is explained of every image, each by itself; none: the class predicted first.
-
-    Raises:
-        InputError: as `ClassQuery.parse`.
-    """
+    """Reads what is explained of every image, each by itself; none: the class predicted first."""
     found = [*dict.fromkeys(map(ClassQuery.parse, words or (_PREDICTED,)))]
     names = _files.unique_names([query.name for query in found])
     return tuple(dataclasses.replace(q, name=name) for q, name in zip(found, names, strict=True))
 
 
 def find_class(words: str, names: Sequence[str]) -> int:
-    """The class of a number or a name; of several names in one (`"tabby, tabby cat"`), each does.
-
-    Raises:
-        TargetError: if there is no such class; the nearest name comes first.
-    """
+    """The class of a number or a name; of several in one (`"tabby, tabby cat"`), each does."""
     wanted = words.strip().casefold()
     folded = [name.casefold() for name in names]
     if words in names or wanted in folded:

@@ -22,8 +22,6 @@ def fitted(
     """An image at a given size, bilinear, without aliasing when it gets smaller.
 
     Args:
-        pixels: the image.
-        size: `(u, v)`.
         fit: `"crop"` cuts the largest part of that aspect out of the middle, and scales it;
             `"stretch"` keeps all of the image and changes its aspect.
     """
@@ -68,11 +66,7 @@ def fitted_labels(
 def fitted_position(
     position: tuple[int, int], extent: tuple[int, int], size: tuple[int, int], fit: Fit
 ) -> tuple[int, int]:
-    """Where a pixel of an image lies once `fitted` has brought the image to a size.
-
-    Raises:
-        TargetError: if it lies outside of the image, or of the part that is kept.
-    """
+    """Where a pixel of an image lies once `fitted` has brought the image to a size."""
     row, column = position
     if not (0 <= row < extent[0] and 0 <= column < extent[1]):
         raise TargetError(f"pixel {position} lies outside of the image's extents {extent}")
@@ -84,10 +78,7 @@ def fitted_position(
             "another pixel or `--fit stretch`"
         )
     # The middle of the pixel, in units of pixels of the new size.
-    return (
-        int((row - top + 0.5) * size[0] / rows),
-        int((column - left + 0.5) * size[1] / columns),
-    )
+    return (int((row - top + 0.5) * size[0] / rows), int((column - left + 0.5) * size[1] / columns))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +86,6 @@ class ImageForm:
     """In which form a network takes images: with the file, all that a `Sample` is made of.
 
     Attributes:
-        channels: of the image.
         size: `(h, w)` that images are brought to; None where any will do.
         multiple: of what their extents must be.
         reading: what the values of the files mean.
@@ -121,9 +111,6 @@ class Sample:
     """An image file, as a network is given it.
 
     Attributes:
-        path: the file.
-        sha256: of it.
-        notes: what was converted.
         file_extent: `(h, w)` of the image in the file, as displayed.
         shown: the part of it that is explained.
         padded: the same with what is missing to the network's multiple, mirrored at the bottom and
@@ -148,15 +135,7 @@ class Sample:
 
 
 def read_sample(path: Path, form: ImageForm) -> Sample:
-    """Reads an image file for a network.
-
-    Args:
-        path: the file.
-        form: in which the network takes images.
-
-    Raises:
-        InputError: if the file cannot be read.
-    """
+    """Reads an image file for a network; raises `InputError` if the file cannot be read."""
     image = images.read_image(path, channels=form.channels, reading=form.reading)
     extent = (image.pixels.shape[0], image.pixels.shape[1])
     notes, shown = image.notes, image.pixels

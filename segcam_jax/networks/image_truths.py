@@ -43,11 +43,7 @@ class TruthReading:
     def parse(
         cls, truths: Sequence[object], threshold: float | None, value: int | None, labels: bool
     ) -> "TruthReading":
-        """What options of a command line say of its truths.
-
-        Raises:
-            InputError: if they say something and there are none, or contradict each other.
-        """
+        """What options of a command line say of its truths."""
         reading = cls(threshold, value, labels)
         if not truths and reading != cls():
             raise InputError("--truth-threshold, --truth-value and --truth-labels need --truth")
@@ -55,11 +51,7 @@ class TruthReading:
 
 
 def pair_truths(files: Sequence[Path], truths: Sequence[Path]) -> dict[Path, Path]:
-    """The truth of each image: one of one whatever it is called, of several as `data.pairs` says.
-
-    Raises:
-        InputError: if an image has no truth, or a truth no image.
-    """
+    """The truth of each image: one of one, whatever it is called; else as `data.pairs` says."""
     if len(files) == len(truths) == 1:
         return {files[0]: truths[0]}
     return dict(paired(files, truths))
@@ -100,15 +92,7 @@ def read_labels(
 
     Args:
         path: the truth's file, of the image's extents.
-        sample: the image.
-        reading: what its values mean.
-        class_index: that a mask is of.
         outside: the label of the pixels outside of a mask.
-        classes: of the network.
-        fit: how the image was brought to its size.
-
-    Raises:
-        InputError: if it cannot be read, has other extents, or has values that say nothing.
     """
     if not reading.labels:
         mask = images.read_mask(

@@ -49,7 +49,6 @@ def find_layer(network: Network, word: str, given: Taps | None = None) -> str:
     """The tap that a word stands for.
 
     Args:
-        network: whose.
         word: `first`, `middle` or `last`: the first, the middle and the last of `stages`, where the
             middle of a segmentation network is its bottleneck, and the input where there is none;
             `conv:N`: the N-th convolution, counted from 1; else the name of a tap.
@@ -78,7 +77,6 @@ def find_layers(network: Network, words: Sequence[str], given: Taps) -> tuple[st
     """The taps that words stand for, each once; `all` is every layer that has a map.
 
     Args:
-        network: whose.
         words: as `find_layer` reads them, or `all`; none: the layer where a network is explained.
         given: its taps, for an image of the size in question.
 
@@ -110,7 +108,6 @@ def stages(given: Taps, classes: int | None = None) -> list[str]:
     Where no tap is a block, each with positions is taken for one.
 
     Args:
-        given: the taps.
         classes: of a segmentation network: a last tap of so many channels holds the logits, too.
     """
     order = {name: number for number, name in enumerate(given)}
@@ -129,11 +126,7 @@ def stages(given: Taps, classes: int | None = None) -> list[str]:
 
 
 def check_map(tap: str, struct: jax.ShapeDtypeStruct) -> None:
-    """Checks that a map of a tap's positions can be drawn over the input.
-
-    Raises:
-        InputError: if it has none, or positions of its own.
-    """
+    """Checks that a map of a tap's positions can be drawn over the input."""
     if taps.is_map(struct):
         return
     shape = tuple(struct.shape)

@@ -31,7 +31,6 @@ class Background:
     """The class that stands for what no other class is.
 
     Attributes:
-        index: of the class.
         assumed: whether its number alone says so.
     """
 
@@ -44,8 +43,6 @@ class FolderConfig:
     """What is known of a network that the folder of a training framework describes.
 
     Attributes:
-        in_channels: of its images or volumes.
-        classes: of its logits.
         multiples: what extents must be multiples of, along each axis.
         classifies: never; each position has logits.
     """
@@ -72,7 +69,6 @@ class Recipe:
 
     Attributes:
         preparation: what is done to a scan first.
-        roi: extents of the network's window.
         overlap: of neighbouring windows, as a share of a window.
         windows: whose grid and weights they have.
     """

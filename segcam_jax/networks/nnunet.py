@@ -38,7 +38,6 @@ class MeanOfPasses:
     """The mean of a network's outputs: over folds' parameters, and over mirrored inputs.
 
     Attributes:
-        fn: the network.
         folds: names of the folds, keys of the parameters.
         mirrored: axes along which each pass is mirrored, and its output mirrored back.
     """
@@ -59,10 +58,6 @@ class NormalisedImage:
     """A network of images that are normalised by their own values.
 
     Statistics count as constants: gradients are those of the network, divided.
-
-    Attributes:
-        fn: the network.
-        schemes: of each channel.
     """
 
     fn: Callable

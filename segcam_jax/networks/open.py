@@ -33,12 +33,7 @@ def open_network(
     """Opens a network.
 
     Args:
-        spec: which.
-        options: how.
         taken: names that the network must not have.
-
-    Raises:
-        InputError: if it cannot be opened, or has another number of classes than labels.
     """
     _check(spec, options)
     network = _OPENERS[spec.kind](spec, options)

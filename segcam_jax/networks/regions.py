@@ -45,7 +45,6 @@ class Region:
     """A region, before an image is seen; positions and masks are in coordinates of its file.
 
     Attributes:
-        words: as the user said it.
         kind: a word of `FORMS` without its value.
         value: a number (component), (row, column) (at, pixel), a path (mask), or None.
         min_probability: predicted pixels need a probability above this.
@@ -106,12 +105,8 @@ class Region:
         """The pixels of the region, on the network's output for the unchanged image.
 
         Args:
-            output: what the network returned.
-            class_index: the explained class.
-            meaning: what the output means.
             file_extent: `(h, w)` of the image file as displayed, before it was brought to a size;
                 None: the output's.
-            fit: how it was brought to that size.
 
         Raises:
             TargetError: if the region is empty, or a position lies outside of the image.

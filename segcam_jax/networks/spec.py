@@ -26,7 +26,6 @@ class NetworkSpec:
     """Which network.
 
     Attributes:
-        words: its name as the user gave it.
         kind: `"weights"` of a file or by name, `"random"` weights, a `"user"`'s own model, or the
             folder of a trained `"nnunet"` or of a `"bundle"` of MONAI.
     """
@@ -41,9 +40,6 @@ class NetworkSpec:
         Args:
             weights: a name or a file as `models.load` takes them, `random:NAME`,
                 `nnunet:FOLDER`, `bundle:FOLDER`, or `module:factory`.
-
-        Raises:
-            InputError: if no network is named.
         """
         if weights is None:
             raise InputError(
@@ -116,7 +112,6 @@ class Normalisation:
     """What is done to an image in [0, 1] before a model.
 
     Attributes:
-        words: as the user said it.
         moments: mean and standard deviation of each channel, or of all; None: images stay.
     """
 
@@ -125,11 +120,7 @@ class Normalisation:
 
     @classmethod
     def parse(cls, words: str) -> "Normalisation":
-        """Reads `imagenet`, `symmetric`, ..., or `MEAN/DEVIATION` of numbers such as `0.5,0.4,0.4`.
-
-        Raises:
-            InputError: if it is neither, or a deviation is not positive.
-        """
+        """Reads `imagenet`, `symmetric`, ..., or `MEAN/DEVIATION` of numbers, as `0.5,0.4,0.4`."""
         if words in NORMALISATIONS:
             return cls(words, NORMALISATIONS[words])
         mean, _, deviation = words.partition("/")
@@ -176,9 +167,7 @@ class OpenOptions:
         labels: names of the classes; None takes those of the weights file, ImageNet's for a
             classifier of 1000 classes, or numbers.
         labels_from: what they are called in messages.
-        seed: of random weights.
         ndims: what will do, the first first: 2 for networks of images, 3 for those of volumes.
-        said: what is said of its output.
         checkpoint: state dict that is loaded into a user's own PyTorch module.
         layout: of taps inside of the model, as `parse_layouts` reads it.
         mirror: a trained nnU-Net's output is the mean over mirrored inputs.
@@ -238,15 +227,6 @@ class OpenOptions:
             range: none or two numbers.
             normalisation: as `Normalisation.parse` reads it.
             labels: a file of names.
-            channels: as the attribute.
-            seed: likewise.
-            said: likewise.
-            checkpoint: likewise.
-            layout: as the attribute.
-            mirror: likewise.
-
-        Raises:
-            InputError: if numbers are too many or out of range, or the file cannot be read.
         """
         if size and not (len(size) <= 2 and _SMALLEST <= min(size) <= max(size) <= LARGEST):
             words = " ".join(map(str, size))
@@ -278,11 +258,7 @@ class OpenOptions:
 
 
 def parse_layouts(words: Sequence[str]) -> Mapping[str, str]:
-    """Reads `TAP=chw`, ...: how taps lie inside of a model, without a batch.
-
-    Raises:
-        InputError: if one names no tap, or is not one `c` among `d h w`, or `n` for other axes.
-    """
+    """Reads `TAP=chw`, ...: how taps lie inside of a model, without a batch."""
     found = {}
     for word in words:
         tap, equals, letters = word.rpartition("=")

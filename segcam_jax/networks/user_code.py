@@ -34,9 +34,7 @@ class Made:
     """What a factory returned.
 
     Attributes:
-        words: the factory as the user named it.
         model: one of `adapters.FORMS`.
-        file: the module's source.
         source: digest of the user's modules that it is made of.
     """
 
@@ -74,11 +72,7 @@ def is_factory(words: str) -> bool:
 
 
 def make(words: str) -> Made:
-    """Imports a factory and calls it.
-
-    Raises:
-        InputError: if that fails, or what it returns is no model; one line that says where.
-    """
+    """Imports a factory and calls it."""
     left, colon, name = words.rpartition(":")
     if colon and not name:
         raise InputError(f"{words!r} names no function; give module.path:NAME or file.py:NAME")

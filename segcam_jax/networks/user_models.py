@@ -54,11 +54,8 @@ class UserConfig:
     """What is known of a user's model.
 
     Attributes:
-        in_channels: of its images or volumes.
-        classes: of its logits.
         classifies: whether the logits are of the image, not of each pixel.
         multiple: what extents must be multiples of.
-        ndim: 2 of images, 3 of volumes.
         extents: the only ones that a network of volumes takes; None: all such multiples.
     """
 
@@ -75,7 +72,6 @@ class Prepared:
     """A model with what is done to an image before it, and to its logits after it.
 
     Attributes:
-        fn: the model, `fn(params, x)`.
         moments: mean and standard deviation of each channel, or of all; None: images stay.
         one_example: what the model's adapter was told of its inputs.
     """
@@ -144,7 +140,6 @@ class _Failure:
     """Why a way of calling the model does not work.
 
     Attributes:
-        words: one line.
         lines: in the user's code, of the calls that led to it, the outermost first.
         returned: whether the model returned something, which was wrong.
     """
@@ -164,9 +159,6 @@ def open_user_model(spec: NetworkSpec, options: OpenOptions = OpenOptions()) -> 
     Images are brought to `options.size`; without one to 224 x 224 for a classifier, and for a
     segmentation network they stay as they are, if it takes more than one size. Of volumes, these
     extents are tried first. One number is for all axes.
-
-    Raises:
-        InputError: if there is no such model, or it takes no such image.
     """
     size, normalisation = options.size, options.normalisation or NO_NORMALISATION
     made = user_code.make(spec.words)
@@ -364,11 +356,7 @@ def _digest(made: Made, fit: _Fit, prepared: Sequence[Any]) -> str:
 
 
 def _note(
-    made: Made,
-    fit: _Fit,
-    size: tuple[int, ...] | None,
-    multiple: int,
-    normalisation: Normalisation,
+    made: Made, fit: _Fit, size: tuple[int, ...] | None, multiple: int, normalisation: Normalisation
 ) -> str:
     noun, channels = _NOUNS[fit.ndim], fit.shape[-1]
     if size is not None:

@@ -31,9 +31,6 @@ class Line:
     """What a network says of a row of its run, at a layer.
 
     Attributes:
-        run: of the network.
-        row: its number.
-        tap: the layer.
         methods: those that are shown; empty: all.
     """
 
@@ -82,11 +79,6 @@ def comparison(lines: Sequence[Line], kind: Kind, look: Look = Look()) -> Figure
 
     Args:
         lines: of one image, from top to bottom.
-        kind: what they differ in.
-        look: how maps are drawn.
-
-    Raises:
-        InputError: if an image was not stored, and its file changed or is gone.
     """
     methods = list(dict.fromkeys(method for line in lines for method, _ in line.pairs))
     signed = is_signed(look.profile, (each for line in lines for each in line.hidden))

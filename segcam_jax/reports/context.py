@@ -45,12 +45,7 @@ _OF_NETWORKS |= {"normalise", "frame", "match_spacing", "threshold", "class_inde
 
 
 class ContextReport(ScanReport):
-    """The files of a run.
-
-    Args:
-        run: of `segcam context`.
-        out: their folder.
-    """
+    """The files of a run."""
 
     def __init__(self, run: StoredScans, out: Path):
         super().__init__(run, out)
@@ -145,7 +140,6 @@ def write_overlay(
 
     Args:
         runs: of `segcam context`, by the names of their networks.
-        out: the folder of `OVERLAY`.
         report: is told where networks have other classes or thresholds, and what failed.
 
     Returns:

@@ -38,9 +38,6 @@ class Display:
     """A map as a figure shows it.
 
     Attributes:
-        method: that it is of.
-        heat: the heatmap.
-        profile: that it is drawn by.
         hidden: the share of the raw map that ReLU hides.
         zero: why the heatmap is zero; empty if it is not.
     """
@@ -59,12 +56,7 @@ class Display:
         return f"{percent(self.hidden)} negative"
 
     def caption(self, label: str, chosen: str) -> str:
-        """What the figure of this map alone says of how it is drawn.
-
-        Args:
-            label: of the explained class.
-            chosen: the profile as asked for.
-        """
+        """What the figure of this map alone says of how it is drawn."""
         profile = find_profile(self.profile)
         words = f"profile {self.profile}: {profile.about.removesuffix('; the default')}"
         if not METHODS[self.method].uses_target:
@@ -99,7 +91,6 @@ def is_signed(profile: str, hidden: Iterable[tuple[str, float]]) -> bool:
     """Whether a figure shows the sign of its maps, where the profile does not say.
 
     Args:
-        profile: as asked for.
         hidden: method and `hidden_share` of each map of the figure.
     """
     return profile == AUTO and any(
@@ -129,12 +120,8 @@ def display(
 
     Args:
         raw: the map, over the padded image.
-        method: that it is of.
-        profile: as asked for.
         signed: whether the figure shows the signs of its maps, as `is_signed` says.
         padded: extents that the network was given.
-        extent: extents of the image.
-        smoothing: as in `heatmap`.
         weights: of the channels, if the method gives any.
     """
     drawn = profile_of(profile, method, signed=signed)

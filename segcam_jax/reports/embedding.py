@@ -36,8 +36,6 @@ class Projection:
     """Points of a plane.
 
     Attributes:
-        points: one per image.
-        axes: what the axes mean.
         note: what to know when reading distances.
     """
 
@@ -51,9 +49,7 @@ class Points:
     """The images of a run that have results, in order.
 
     Attributes:
-        names: of each, in tables.
         groups: the sub-folder of each; empty where it lies in none.
-        thumbnails: small images.
         values: by layer, a row per image.
     """
 
@@ -68,7 +64,6 @@ class Points:
 
         Args:
             run: of pooled activations.
-            taps: all its layers.
             folders: that images were found in: names are relative to them, and their sub-folders
                 are the groups.
         """
@@ -95,8 +90,6 @@ def write_layer(
     """Writes the table, the activations and the figures of a layer.
 
     Args:
-        points: the images.
-        tap: the layer.
         projected: by kind, `pca` or `tsne`.
         base: the files without their endings.
         words: what the images, the network and the layer are called.
@@ -122,11 +115,7 @@ def write_layer(
 
 
 def check_count(count: int, projections: Sequence[str], perplexity: float | None) -> None:
-    """Checks, before anything is computed, that there are enough images.
-
-    Raises:
-        InputError: if there are too few, or the perplexity asks for more.
-    """
+    """Checks, before anything is computed, that there are enough images."""
     if count < FEWEST:
         raise InputError(f"{counted(count, 'image')} cannot make a map; give at least {FEWEST}")
     if "tsne" not in projections:
@@ -150,15 +139,8 @@ def principal(values: Float[np.ndarray, "n c"], count: int) -> tuple[np.ndarray,
 
     The sign of a component is chosen so that its largest entry in V is positive.
 
-    Args:
-        values: one row per image.
-        count: of components.
-
     Returns:
         `(projection, shares)`: `n count`, and the share of the variance of each component.
-
-    Raises:
-        InputError: if all rows are the same.
     """
     rows = values.astype(np.float64)
     rows = rows - rows.mean(0, keepdims=True)
@@ -189,10 +171,8 @@ def tsne(
     """t-SNE of the first 50 principal components.
 
     Args:
-        values: one row per image.
         perplexity: how many neighbours an image has, about; None: 30, or a third of the number of
             images if that is less.
-        seed: of the optimisation.
 
     Raises:
         MissingExtraError: if scikit-learn is not installed.

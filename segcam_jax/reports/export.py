@@ -10,10 +10,10 @@ OUT/cat.top2/...                              where several targets of an image 
 """
 
 import dataclasses
-import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import polars
 
@@ -25,7 +25,7 @@ from segcam_jax.reports.images import Pair, map_figure, montage, pairs, subject_
 from segcam_jax.reports.processes import spread
 from segcam_jax.runs import StoredRun
 from segcam_jax.runs.folder import RECORD, has_record, write_export_record
-from segcam_jax.types import InputError, counted
+from segcam_jax.types import counted
 
 What = Literal["png", "npy", "csv"]
 TABLE = "items.csv"
@@ -35,7 +35,6 @@ def row_names(run: StoredRun, items: Sequence[int] | None = None) -> dict[int, s
     """A name for each row that has results: that of its image, and of its target among several.
 
     Args:
-        run: the run.
         items: numbers of images; None: all.
     """
     names, several = run.names, run.manifest.targets > 1
@@ -67,10 +66,7 @@ def export(
     Args:
         run: the run, finished or not.
         folder: made if it is not there.
-        what: which files.
         items: numbers of images; None: all. The table has all rows in any case.
-        look: how maps are drawn.
-        overwrite: write over what is there.
         advance: is called with the number of rows done since the last call, and a name.
 
     Returns:
@@ -80,16 +76,10 @@ def export(
         InputError: if the folder is a file, or holds one of the names already; if an image changed.
         FileError: if something cannot be written.
     """
-    _files.check_folder(folder)
     names = row_names(run, items) if {"png", "npy"} & set(what) else {}
     own = [] if has_record(folder, export=True) else [RECORD]
     wanted = [*own, *([TABLE] if "csv" in what else []), *names.values()]
-    there = [name for name in wanted if (folder / name).exists()]
-    if there and not overwrite:
-        raise InputError(
-            f"output {str(folder)!r} already holds {there[0]!r}; give another folder, or "
-            "--overwrite"
-        )
+    _files.check_free(folder, () if overwrite else wanted)
     write_export_record(folder, run.path, run.manifest.key)
     count = 0
     if "csv" in what:
@@ -110,8 +100,6 @@ class RowFile:
     """A file that a row of a run has in its folder.
 
     Attributes:
-        name: of the file.
-        kind: what it holds.
         pair: method and tap of its map; of a montage, of the last one.
     """
 
@@ -154,14 +142,7 @@ class RowFile:
 
 @dataclasses.dataclass(frozen=True)
 class RowTask:
-    """What is to be written of a row.
-
-    Attributes:
-        row: its number.
-        folder: where.
-        files: which.
-        mark: that its figures carry.
-    """
+    """What is to be written of a row."""
 
     row: int
     folder: Path
@@ -196,33 +177,13 @@ class RowTask:
             each.write(run, self.row, self.folder, look, subject, self.mark)
 
 
-class Task(Protocol):
-    """What is to be written of a run."""
-
-    @property
-    def figures(self) -> int:
-        """How many files are drawn."""
-        ...
-
-    def write(self, run: StoredRun, look: Look) -> None:
-        """Writes them."""
-        ...
-
-
-Some = TypeVar("Some", bound=Task)
-
-
-def write_tasks(run: StoredRun, tasks: Sequence[Some], look: Look) -> Iterator[Some]:
-    """Does what is to be done, on all cores where it is much; yields each task that is done.
+def write_tasks(run: StoredRun, tasks: Sequence[Any], look: Look) -> Iterator[Any]:
+    """Does tasks as `RowTask`s are, on all cores where it is much; yields each that is done.
 
     In a block of `viz.reused` it is faster.
     """
     figures = sum(task.figures for task in tasks)
-    return spread(functools.partial(_write, run, look), tasks, figures)
-
-
-def _write(run: StoredRun, look: Look, task: Task) -> None:
-    task.write(run, look)
+    return spread(operator.methodcaller("write", run, look), tasks, figures)
 
 
 def row_files(run: StoredRun, rows: Iterable[int], what: Sequence[What]) -> list[RowFile]:

@@ -22,10 +22,6 @@ def write_features(run: StoredScans, out: Path) -> int:
 
     Images are as the network is given them. Values outside of a map's window are 0.
 
-    Args:
-        run: of `segcam instances`.
-        out: the folder of `TABLE`.
-
     Returns:
         How many rows.
 

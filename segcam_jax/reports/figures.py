@@ -61,13 +61,8 @@ class Subject:
     """An explained image without its maps: what its figures show, and say of it.
 
     Attributes:
-        name: of the image.
         said: what is predicted and explained, in words.
-        pixels: of the image.
         padded: extents that the network was given.
-        network: what the network is called.
-        label: of the explained class.
-        class_index: of the explained class.
         of: what the score is of: logits or probabilities.
         reduce: how the score is made of the region: sum or mean.
         rather_than: label of the class that it is compared with; empty: none.

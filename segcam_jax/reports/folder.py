@@ -12,7 +12,6 @@ with figures of all layers.
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -20,14 +19,7 @@ import polars
 
 import segcam_jax
 from segcam_jax import _files, viz
-from segcam_jax.reports.export import (
-    TABLE,
-    RowTask,
-    row_files,
-    row_names,
-    write_table,
-    write_tasks,
-)
+from segcam_jax.reports.export import TABLE, RowTask, row_files, row_names, write_table, write_tasks
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.layers import LayersTask, file_of, layers_tasks
 from segcam_jax.runs import StoredRun, open_store
@@ -40,12 +32,9 @@ class ReportFolder:
     """The files of a run beside it.
 
     Args:
-        path: the folder.
         images: of the run, all of them, in order.
         targets: names of what is explained of each image, where that is known and several.
         methods: names of those whose figures of all layers there may be.
-        look: how maps are drawn.
-        figures: whether they are.
     """
 
     def __init__(
@@ -78,22 +67,10 @@ class ReportFolder:
         return [self.path, *(self.path / f"{name}{end}" for name in names for end in self._ends)]
 
     def check_free(self) -> None:
-        """Checks that nobody else's files are in the way, where no run is there yet.
-
-        Raises:
-            InputError: if some are; if the folder is a file.
-        """
-        _files.check_folder(self.path)
-        # Looked at before the run: whoever writes files has made it first.
-        there = set(os.listdir(self.path)) if self.path.exists() else set()
+        """Checks that nobody else's files are in the way, where no run is there yet."""
         folders = (folder.name for folder in self.folders()[1:])
         wanted = [*folders, *self._of_layers(self._names), TABLE, FILE]
-        taken = [name for name in wanted if name in there]
-        if taken and not (self.store / FILE).exists():
-            raise InputError(
-                f"output {str(self.path)!r} already holds {taken[0]!r}; give another folder, or "
-                "--overwrite"
-            )
+        _files.check_free(self.path, wanted, unless=self.store / FILE)
 
     def files_there(self) -> list[str]:
         """The files of the run that is there, in the folder; none where it cannot be read."""
@@ -120,8 +97,6 @@ class ReportFolder:
         """Writes the files of some images that are not there yet, or not current.
 
         Args:
-            run: as it is now.
-            items: numbers of images.
             advance: is called with the number of rows and figures of all layers (`count`) done
                 since the last call, and what is there.
         """

@@ -76,19 +76,11 @@ class GalleryFolder:
     """The files of a gallery beside the runs of its networks.
 
     Args:
-        path: the folder.
         images: of the run of each network, all of them, in order, by the networks' names.
-        look: how maps are drawn.
-        figures: whether they are.
     """
 
     def __init__(
-        self,
-        path: Path,
-        images: Mapping[str, Sequence[str]],
-        look: Look,
-        *,
-        figures: bool = True,
+        self, path: Path, images: Mapping[str, Sequence[str]], look: Look, *, figures: bool = True
     ):
         self.path, self._images, self._look, self._figures = path, images, look, figures
         every = list(dict.fromkeys(image for each in images.values() for image in each))
@@ -102,8 +94,7 @@ class GalleryFolder:
         """The runs that are there, as they are now, by the networks' names."""
         return {
             network: open_store(
-                self.store(network),
-                {item: self._names[image] for item, image in enumerate(images)},
+                self.store(network), {item: self._names[image] for item, image in enumerate(images)}
             )
             for network, images in self._images.items()
             if (self.store(network) / FILE).is_file()
@@ -116,11 +107,7 @@ class GalleryFolder:
         return [self.path, *images, *inside]
 
     def check_free(self) -> None:
-        """Checks that nobody else's files are in the way, where no run is there yet.
-
-        Raises:
-            InputError: if some are; if the folder is a file.
-        """
+        """Checks that nobody else's files are in the way, where no run is there yet."""
         new = [name for name in self._images if not (self.store(name) / FILE).exists()]
         wanted = [f"{image}/{network}" for network in new for image in self._names.values()]
         wanted += [INDEX] if not list(self.path.glob(f"*.zarr/{FILE}")) else []
@@ -213,12 +200,7 @@ class GalleryFolder:
                     file.with_suffix(".npz").unlink(missing_ok=True)
 
     def finish(self, plates: Sequence[Plate], runs: Mapping[str, StoredRun]) -> bool:
-        """Writes the index, if the runs are finished and all their files are there.
-
-        Args:
-            plates: all figures of all images.
-            runs: of all networks.
-        """
+        """Writes the index, if the runs are finished and all their files are there."""
         whole = len(runs) == len(self._images) and all(
             run.manifest.finished is not None for run in runs.values()
         )

@@ -52,13 +52,7 @@ def row_figure(
     """All maps of a row, side by side; where there is one alone, its own figure.
 
     Args:
-        run: the run.
-        row: its number.
-        look: how maps are drawn.
         subject: that of the row, where several figures share it; None: it is made.
-
-    Raises:
-        InputError: if the row has no results, or its image changed or is gone.
     """
     subject = subject_of(run, row) if subject is None else subject
     every = pairs(run, [row])
@@ -82,9 +76,6 @@ def map_figure(
     """One map of a row: six panels of a segmentation, input and overlay of a classifier.
 
     Arguments are those of `row_figure`, and method and tap of the map.
-
-    Raises:
-        InputError: as `row_figure`; if the row has no such map.
     """
     subject = subject_of(run, row) if subject is None else subject
     method, tap = pair
@@ -107,14 +98,9 @@ def page(
     the last one. A panel stays empty where a row has no such map.
 
     Args:
-        run: the run.
         rows: the numbers of the rows, from top to bottom.
-        look: how maps are drawn.
         title: a line above all.
         column: of the table, whose value is told beside each image.
-
-    Raises:
-        InputError: as `row_figure`; if there are no rows.
     """
     if not rows:
         raise InputError(f"{str(run.path)!r} has no results to draw yet")
@@ -140,11 +126,7 @@ def page(
 
 
 def best(run: StoredRun, column: str, count: int, *, worst: bool = False) -> list[int]:
-    """The rows with the largest (or smallest) values of a column of the table.
-
-    Raises:
-        InputError: if there is no such column, or it holds no numbers.
-    """
+    """The rows with the largest (or smallest) values of a column of the table."""
     found = run.table.filter(polars.col("error").is_null())
     numbers = [name for name, kind in found.schema.items() if kind.is_numeric()]
     if column not in numbers:
@@ -158,11 +140,7 @@ def best(run: StoredRun, column: str, count: int, *, worst: bool = False) -> lis
 
 
 def subject_of(run: StoredRun, row: int) -> Subject:
-    """A row of a run, for figures; its image is read again where it was not stored.
-
-    Raises:
-        InputError: as `row_figure`.
-    """
+    """A row of a run, for figures; its image is read again where it was not stored."""
     about, network, options = run.row(row), run.manifest.network, run.manifest.options
     region, prediction = run.region(row), run.prediction(row)
     where = about["region"] or options.get("region", "predicted")

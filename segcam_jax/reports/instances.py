@@ -74,12 +74,7 @@ _TAIL = 0.0005
 
 
 class InstanceReport(ScanReport):
-    """The files of a run.
-
-    Args:
-        run: of `segcam instances`.
-        out: their folder.
-    """
+    """The files of a run."""
 
     def __init__(self, run: StoredScans, out: Path):
         super().__init__(run, out)
@@ -181,7 +176,7 @@ class InstanceReport(ScanReport):
         labels = run.manifest.network.labels
         return {
             "modalities": list(run.modalities),
-            "class": _class_name(index, labels),
+            "class": labels[-1] if index is None else labels[find_class(index, labels)],
             "about_maps": (
                 "float32, signed, not normalised, in the file order and on the grid of each scan's "
                 "first volume; 0 outside of the window that the network was given"
@@ -191,15 +186,12 @@ class InstanceReport(ScanReport):
         }
 
     def _write_instance(
-        self,
-        scan: StoredScan,
-        instance: Instance,
-        record: Record,
-        advance: Advance,
+        self, scan: StoredScan, instance: Instance, record: Record, advance: Advance
     ) -> list[str]:
         """Writes the maps and figures of an instance that are not current; returns their names."""
         out, folder, limits = self._out, folder_of(scan.name, instance.label), self._limits
-        figures = {pair: f"{folder}/{name_of(*pair)}.png" for pair in _pairs_of(record)}
+        pairs = [(each["method"], each["tap"]) for each in record["maps"]]
+        figures = {pair: f"{folder}/{name_of(*pair)}.png" for pair in pairs}
         files = self._map_files(record)
         full = {
             **record,
@@ -274,15 +266,6 @@ def write_table(records: Sequence[Record], out: Path) -> None:
         for numbers in maps["modalities"]
     ]
     _files.write_bytes(out / TABLE, _files.as_csv(COLUMNS, rows))
-
-
-def _class_name(given: str | None, labels: Sequence[str]) -> str:
-    """The explained class: the last, if none was asked for."""
-    return labels[-1] if given is None else labels[find_class(given, labels)]
-
-
-def _pairs_of(record: Record) -> list[Pair]:
-    return [(each["method"], each["tap"]) for each in record["maps"]]
 
 
 def _maps(record: Mapping[str, Any], pair: Pair) -> list[Mapping[str, Any]]:

@@ -21,14 +21,7 @@ from segcam_jax.types import InputError, shortened
 
 @dataclasses.dataclass(frozen=True)
 class LayersTask:
-    """A figure of all layers that is to be written.
-
-    Attributes:
-        item: number of the image.
-        method: by name.
-        path: of the file.
-        mark: that it carries.
-    """
+    """A figure of all layers that is to be written."""
 
     item: int
     method: str
@@ -65,9 +58,6 @@ def layers_tasks(
     """The figures of images with several targets, one for each method.
 
     Args:
-        run: the run.
-        folder: where they are written.
-        look: how maps are drawn.
         items: numbers of the images; None: all.
     """
     if run.manifest.targets < 2:
@@ -91,17 +81,7 @@ def file_of(image: str, method: str) -> str:
 
 
 def layers_figure(run: StoredRun, item: int, method: str, look: Look = Look()) -> Figure:
-    """Draws the maps of one method at all layers of a run, for all targets of an image.
-
-    Args:
-        run: the run.
-        item: the number of the image.
-        method: by name.
-        look: how maps are drawn.
-
-    Raises:
-        InputError: if the image has no such maps, or its file changed or is gone.
-    """
+    """Draws the maps of one method at all layers of a run, for all targets of an image."""
     there = run.table.filter(polars.col("error").is_null(), polars.col("item") == item)
     rows = there["row"].to_list()
     if method not in _methods(run, rows):

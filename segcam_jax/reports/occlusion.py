@@ -62,12 +62,8 @@ class OccludedImage:
     """An image whose maps were occluded, for its files.
 
     Attributes:
-        name: of the image.
-        pixels: of it.
-        mask: the foreground.
         padded: extents that the network was given.
         said: what is studied, in words.
-        study: what was found.
         of: what the network's output holds.
     """
 
@@ -85,12 +81,8 @@ def check_own(out: Path, names: Sequence[str], settings: str, *, overwrite: bool
 
     Args:
         out: the folder of all; it is a study's if one folder in it has the record of an image.
-        names: of the images.
         settings: of the study; those of other images in the folder are to be the same.
         overwrite: others' files may be there.
-
-    Raises:
-        InputError: if some are, or a folder is a file.
     """
     for folder in (out, *(out / name for name in names)):
         _files.check_folder(folder)
@@ -151,13 +143,7 @@ def write_image(
     """Writes the files of an image: first whose they are, last of what.
 
     Args:
-        found: the image and its study.
-        folder: where they go.
         about: what the record says besides what was found.
-        figures: draw them.
-
-    Returns:
-        The record.
     """
     study = found.study
     _files.write_json(folder / RECORD, {**about, "key": None})

@@ -29,15 +29,11 @@ class BiasRow:
     """Where the saliency of one method at one tap falls, as means over images.
 
     Attributes:
-        method: the method.
-        tap: the tap.
         weights: name of the network.
         biased: share per area on the striped half of the background; NaN if no map has any.
         unbiased: share per area on its other half.
         digit: share per area on the digit.
-        biased_error: standard error of the mean `biased`; NaN of fewer than two images.
-        unbiased_error: of `unbiased`.
-        digit_error: of `digit`.
+        biased_error, unbiased_error, digit_error: standard errors; NaN of fewer than two images.
         preferred: share of images whose striped half has more saliency per area than the other.
         samples: images that the means are over.
         zero_maps: images left out because the heatmap is zero everywhere.
@@ -72,9 +68,6 @@ def bias_rows(
         run: of images of one extent, without padding.
         places: of rows that have results, by their numbers, as `places_of` has them.
         profile: how raw maps become heatmaps; one without negative values.
-
-    Raises:
-        InputError: if the profile is unknown, or keeps negative values; if there are no rows.
     """
     if find_profile(profile).signed:
         raise InputError(

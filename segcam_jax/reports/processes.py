@@ -86,7 +86,6 @@ class _Helper:
     """A process, and the thread that hands it one task after the other.
 
     Args:
-        work: as in `spread`.
         left: tasks that nobody has begun.
         done: those that are done, or why not.
     """

@@ -84,12 +84,7 @@ class StoredScan(ScanOfRun):
 
 
 class ScanReport(abc.ABC):
-    """The files of a run over scans; a study of instances says which it has besides.
-
-    Args:
-        run: the run.
-        out: their folder.
-    """
+    """The files of a run over scans; a study of instances says which it has besides."""
 
     def __init__(self, run: StoredScans, out: Path):
         self._run, self._out = run, out
@@ -162,16 +157,13 @@ def is_current(folder: Path, name: str, record: Record, *, but: Sequence[str] = 
     there, now = _files.read_json(folder / name / RECORD), json.loads(json.dumps(record))
     if not isinstance(there, dict) or _without(there, but) != _without(now, but):
         return False
-    return all(_is_whole(folder / file) for file in record["files"])
+    # All files are put in place whole, none is empty.
+    paths = [folder / file for file in record["files"]]
+    return all(path.is_file() and path.stat().st_size > 0 for path in paths)
 
 
 def _without(record: Record, words: Sequence[str]) -> Record:
     return {word: value for word, value in record.items() if word not in words}
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there and holds anything: all are put in place whole, none is empty."""
-    return path.is_file() and path.stat().st_size > 0
 
 
 def check_free(
@@ -180,16 +172,11 @@ def check_free(
     """Checks that nobody else's files are in the way, where no run is there yet.
 
     Args:
-        out: the folder.
-        scans: names of the scans.
         files: that are written beside their folders.
         overwrite: take the folder of another run, and write over other files.
 
     Returns:
         The files of the run that is to be replaced.
-
-    Raises:
-        InputError: if some are; if it is a file.
     """
     _files.check_folder(out)
     old = _files.read_json(out / _OLD_CLAIM)
@@ -241,7 +228,6 @@ def write_manifest(
 ) -> None:
     """Says that all files are there, and what made them."""
     manifest = run.manifest
-    network = manifest.network
     values = {
         manifest.kind: 1,
         "key": manifest.key,
@@ -249,13 +235,7 @@ def write_manifest(
         "command": list(command),
         "versions": dict(manifest.versions),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "weights": {
-            "given": network.given,
-            "absolute": network.absolute,
-            "sha256": network.sha256,
-            "model": network.model,
-            "outputs": network.meaning.to_json(len(network.labels)),
-        },
+        "weights": manifest.network.weights,
         "options": dict(manifest.options),
         **more,
     }

@@ -33,16 +33,13 @@ class Card:
     """A method at a tap by a metric.
 
     Attributes:
-        metric: its name.
         method: its name, or that of a control.
-        tap: where.
         mean: over the images of which all methods have a value, those left out that have none at
             all; of deletion and insertion that of the normalised area. None if there is none.
         low: 2.5th percentile of the mean over resampled images; None of a single one.
         high: 97.5th.
         images: that have a value.
         undefined: maps that order nothing, or of which the metric has no value.
-        failed: maps that could not be scored.
         compared: images that the mean is over.
         wins: share of them where no other method is better; None for controls.
         worst: name of the image with the worst value; None if there is none.
@@ -68,9 +65,7 @@ def cards(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
     """A card for each metric, method and tap, the best first; metrics as they were asked for.
 
     Args:
-        run: that is scored.
         scores: as `Scoring.table` has them.
-        seed: of the resampling.
     """
     found: list[Card] = []
     for (metric,), rows in scores.group_by("metric", maintain_order=True):
@@ -115,11 +110,7 @@ def agreement(found: Sequence[Card]) -> list[tuple[str, str, float]]:
 
 
 def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
-    """Writes all files of the report; returns the cards.
-
-    Raises:
-        FileError: if one cannot be written.
-    """
+    """Writes all files of the report; returns the cards."""
     folder, found = run.path / FOLDER, cards(run, scores, seed=seed)
     _write_csv(folder / "ranking.csv", polars.DataFrame(list(map(dataclasses.asdict, found))))
     columns = {"metric": polars.String, "other": polars.String, "kendall": polars.Float64}
@@ -153,11 +144,7 @@ def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
 def ranked(
     found: Mapping[str, Sequence[Card]], better: Mapping[str, bool | None], *, title: str
 ) -> Figure:
-    """A figure of cards by what their metric is called, as `viz.ranking.ranking` draws them.
-
-    Raises:
-        InputError: if no card has a mean.
-    """
+    """A figure of cards by what their metric is called, as `viz.ranking.ranking` draws them."""
     intervals = [
         figures.Interval(metric, c.method, _tap(c.tap), c.mean, c.low, c.high, c.compared)
         for metric, cards in found.items()

@@ -14,8 +14,6 @@ def about_background(network: Network, queries: Sequence[ClassQuery], option: st
     """What to say once of a run whose classes are chosen by their rank; empty if nothing.
 
     Args:
-        network: that explains itself.
-        queries: what is explained.
         option: of the command line, that names a class.
     """
     background = network.background

@@ -15,10 +15,7 @@ from segcam_jax.runs.work import StudyOptions as StudyOptions
 if TYPE_CHECKING:
     from segcam_jax.runs.measures import Measure as Measure
     from segcam_jax.runs.scores import CONTROL as CONTROL, Scoring as Scoring
-    from segcam_jax.runs.stored_scans import (
-        StoredScans as StoredScans,
-        open_scans as open_scans,
-    )
+    from segcam_jax.runs.stored_scans import StoredScans as StoredScans, open_scans as open_scans
 else:
     # They import all that is known of scans, or of metrics.
     _LATER = {

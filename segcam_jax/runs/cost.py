@@ -61,7 +61,6 @@ def check(job: OpenJob, processes: int = 1) -> None:
     A plan is made only where the options ask for so much that it might not.
 
     Args:
-        job: the run.
         processes: that share it.
 
     Raises:
@@ -87,14 +86,7 @@ def check_instance(
     """The same of one instance of a scan, and of one call.
 
     Args:
-        split: the network, cut at a tap.
-        params: its parameters.
-        shape: of its input.
-        call: the method, and its options.
         target: the least that an instance can be.
-
-    Raises:
-        InputError: as `check`.
     """
     if _at_most(split, call) > _in_a_year():
         image = jax.ShapeDtypeStruct(shape, np.float32)
@@ -112,13 +104,7 @@ def check_scan(
     """The same of a scan: its windows, and those of one instance.
 
     Args:
-        network: what runs over them.
-        segmenting: which windows they are.
         of_an_instance: how many windows it takes, of all that there are.
-        given: the scan.
-
-    Raises:
-        InputError: as `check`, or if there are too many to be listed.
     """
     *extents, channels = given.x.shape
     roi, overlap = segmenting.window, segmenting.overlap

@@ -48,7 +48,6 @@ def open_folder(
     """Makes the folder of a run, or finds out that it is that of the same run, and locks it.
 
     Args:
-        path: the folder.
         manifest: what makes the run; written where there is none.
         overwrite: remove a run that is there, this one too; other files stay.
         grows: a run that differs in its images alone becomes this one; what it has of the same
@@ -178,11 +177,7 @@ class ArrayMetadata(TypedDict):
 
 
 def array_metadata(file: Path) -> dict[str, Any]:
-    """What an array's metadata say of it; no attributes where they are being written.
-
-    Raises:
-        InputError: if they were changed by hand, and describe no array.
-    """
+    """What an array's metadata say of it; no attributes where they are being written."""
     about = _files.read_json(file)
     if about is None:
         return {"attributes": {}}
@@ -239,7 +234,6 @@ def remove_others(path: Path, folder: int, keep: Collection[str]) -> None:
     The lock may be lost for a moment: whoever calls this has nothing more to write.
 
     Args:
-        path: the folder.
         folder: the descriptor that holds the lock.
         keep: names of groups.
     """

@@ -50,10 +50,6 @@ class MapStudy:
     """Maps of every instance by methods at taps.
 
     Attributes:
-        network: what is explained.
-        segmenting: how instances are found.
-        explaining: how they are explained.
-        modalities: what the scans' volumes are called.
         pairs: (method, tap).
         groups: of instances to explain; empty: all.
     """
@@ -75,11 +71,7 @@ class MapStudy:
         modalities: tuple[str, ...],
         groups: tuple[str, ...] = (),
     ) -> "MapStudy":
-        """The study, checked.
-
-        Raises:
-            SegcamError: if a tap, method, group or number is none.
-        """
+        """The study, checked; raises `SegcamError` if a tap, method, group or number is none."""
         check_groups(groups)
         _check(explaining, len(modalities))
         window = (*segmenting.window, len(modalities))
@@ -143,12 +135,7 @@ class MapStudy:
             one = network.split(tap, (*window, given.x.shape[-1]))  # Says what it returns.
             return taps.split(fn, tap, params, crop.x, outputs=one.outputs), params, crop
         crop = crop_around(
-            given.x,
-            mask,
-            instance.box,
-            window=window,
-            multiples=network.multiples,
-            field=field,
+            given.x, mask, instance.box, window=window, multiples=network.multiples, field=field
         )
         return network.split(tap, crop.x.shape), network.params, crop
 
@@ -238,8 +225,6 @@ class ContextStudy:
     """How much context every instance needs.
 
     Attributes:
-        network: what finds them.
-        segmenting: how.
         steps: dilations.
         max_voxels: larger instances are left out; None: none.
         groups: of instances to study; empty: all.
@@ -253,11 +238,7 @@ class ContextStudy:
     kind: Kind = "context"
 
     def check(self, cases: tuple[VolumeCase, ...]) -> None:
-        """Checks the study's own options, and that all scans have voxels of one size.
-
-        Raises:
-            InputError: if a number is out of range, or distances of the scans cannot be compared.
-        """
+        """Checks the study's own options, and that all scans have voxels of one size."""
         check_groups(self.groups)
         first, *others = [(case.files.files[0], min(self._spacing(case))) for case in cases]
         for path, size in others:

@@ -46,7 +46,6 @@ class Item:
         index: its place in the run.
         path: its file, or `ARRAY.zarr#ROW`.
         goals: what is explained of it, where the list says so; else what the study says.
-        truth: the file of its truth, if there is one.
     """
 
     index: int
@@ -165,11 +164,7 @@ def files_in(
     """Image files, and those in folders, by their full names.
 
     Args:
-        given: files and folders.
         report: is told of files that were given twice, and of folders that were left out.
-
-    Raises:
-        InputError: if one does not exist, or a folder holds no images.
     """
     found: dict[Path, None] = {}
     for path in given:
@@ -183,16 +178,7 @@ def files_in(
 
 
 def check_apart(out: Path, given: Sequence[Path], found: Sequence[str]) -> None:
-    """Checks that results do not come among images, which a second run would take them for.
-
-    Args:
-        out: where results go.
-        given: files and folders of images.
-        found: the images' files.
-
-    Raises:
-        InputError: if `out` holds images of a folder that was given.
-    """
+    """Checks that results do not come among images, which a second run would take them for."""
     for folder in filter(Path.is_dir, given):
         inside = os.path.relpath(os.path.realpath(out), os.path.realpath(folder))
         place = os.path.join(os.path.normpath(os.path.join(os.path.abspath(folder), inside)), "")
@@ -320,11 +306,7 @@ def at_full_path(region: str, folder: str) -> str:
 
 
 def file_of(item: Item) -> ImageFile:
-    """The file of an item as it is now.
-
-    Raises:
-        InputError: if it does not exist or cannot be read.
-    """
+    """The file of an item as it is now."""
     array, _ = zarr_rows.row_of(item.path)
     try:
         found = os.stat(item.path if array is None else os.path.join(array, "zarr.json"))

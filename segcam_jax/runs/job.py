@@ -313,7 +313,6 @@ class JobWorker:
     """Computes shards of a job in a process of its own, as an actor of Ray does.
 
     Args:
-        job: what was asked for.
         folder: the one that its names are relative to.
     """
 

@@ -38,10 +38,7 @@ class NetworkRecord:
         sha256: of its weights, or of a user's own source and parameters.
         model: its name in the library.
         title: what figures call it.
-        labels: a name for every class.
-        classifies: whether it classifies whole images.
         background: the class that is explained only when asked for.
-        meaning: of its output.
         images: in which form it takes images; None of volumes.
     """
 
@@ -76,6 +73,12 @@ class NetworkRecord:
         )
 
     @property
+    def weights(self) -> dict[str, Any]:
+        """Which weights were used, as JSON."""
+        about = {name: getattr(self, name) for name in ("given", "absolute", "sha256", "model")}
+        return {**about, "outputs": self.meaning.to_json(len(self.labels))}
+
+    @property
     def background_index(self) -> int | None:
         """The number of the background's class."""
         return None if self.background is None else self.background.index
@@ -86,8 +89,6 @@ class Source:
     """The images of a run.
 
     Attributes:
-        words: as they were given.
-        items: how many there are.
         digest: of the list of their names, and of what is explained of each.
     """
 
@@ -105,7 +106,6 @@ class Finished:
     """What a run has come to.
 
     Attributes:
-        items: images.
         explanations: maps of rows without an error.
         failures: rows of the table that have an error: a target that could not be explained, or an
             image that could not be read, which is one row however many targets it was to have.
@@ -124,17 +124,13 @@ class Manifest:
 
     Attributes:
         format: of manifest and store.
-        version: of this library.
         key: a digest of all that determines the run: equal keys give equal maps.
         options: all that was said, by the words of the command line.
-        network: that is explained.
-        source: its images.
         items_per_shard: images that are computed and stored together.
         targets: rows of an image.
         versions: of Python and of the packages that results depend on.
         finished: None until all shards are there.
         figures: how a command draws figures of the run, by its own words; no part of the run.
-        kind: what it is of.
     """
 
     format: int = FORMAT
@@ -241,13 +237,7 @@ def device() -> str:
 
 def weights_record(network: Network) -> dict[str, Any]:
     """Which weights were used, as JSON."""
-    return {
-        "given": network.spec.words,
-        "absolute": str(network.path.resolve()),
-        "sha256": network.sha256,
-        "model": network.model.name,
-        "outputs": network.meaning.to_json(network.config.classes),
-    }
+    return NetworkRecord.of(network, None).weights
 
 
 def _facts(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,6 @@ class Measure:
     """A metric with the options that it is called with.
 
     Attributes:
-        metric: it.
         options: name and value of each, in the order of the names.
     """
 
@@ -113,12 +112,7 @@ def check(asked: Sequence[Measure], network: Network | NetworkRecord, *, compare
     """Checks metrics against what is explained of a network.
 
     Args:
-        asked: they.
-        network: it.
         compares: whether a class is explained rather than another one.
-
-    Raises:
-        InputError: if a metric asks for a region, or for one class, where there is none.
     """
     for each in asked:
         needs = set(each.metric.needs)

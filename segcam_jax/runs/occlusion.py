@@ -54,7 +54,6 @@ class ImageToOcclude:
     """An image, read.
 
     Attributes:
-        sample: it.
         truth: the file of its truth; None: what is predicted is occluded.
         tap: whose maps are occluded.
     """
@@ -69,14 +68,9 @@ class OcclusionJob:
     """What is studied of each image, on one device.
 
     Attributes:
-        network: whose maps.
         choice: the foreground's class.
         layer: where: a word for a tap, as `find_layer` reads it.
-        form: in which the network takes images.
         truths: the file of each image's truth; empty: what is predicted.
-        reading: what the truths' values mean.
-        options: of the study.
-        memory_limit: as in `Execution`.
     """
 
     network: Network
@@ -112,11 +106,7 @@ class OcclusionJob:
             return
 
     def read(self, file: Path) -> ImageToOcclude:
-        """Reads an image.
-
-        Raises:
-            SegcamError: if it cannot be read, or has no such tap.
-        """
+        """Reads an image; raises `SegcamError` if it cannot be read, or has no such tap."""
         sample = read_sample(file, self.form)
         return ImageToOcclude(sample, self.truths.get(file), self._tap(sample.padded.shape))
 
@@ -144,9 +134,6 @@ class OcclusionJob:
 
         Returns:
             The name of the foreground's class, the foreground, and what its segmentation loses.
-
-        Raises:
-            SegcamError: if it cannot be studied.
         """
         network, sample = self.network, image.sample
         output = network.logits(sample.padded)

@@ -49,9 +49,7 @@ class Progress:
         """What several processes have done so far, of which one has done something more.
 
         Args:
-            other: that.
             seconds: since the start of all.
-            workers: how many processes there are.
         """
         return Progress(
             self.items + other.items,
@@ -87,11 +85,8 @@ def run_shards(
     """Computes the shards that are not finished, and stores each as a whole.
 
     Args:
-        kernel: what computes.
         read: reads an item; called in threads.
-        items: of the run.
         shards: number and items of each shard that this process computes.
-        store: where results go.
         ahead: items that are read before their turn.
         stop_on_error: stop at the first item that fails; what is finished stays.
         digest: of a file, by which finished shards are trusted; None: by path, size and time.

@@ -36,11 +36,7 @@ _LARGEST = 192  # pixels of a thumbnail's longer side
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoolOptions(StudyOptions):
-    """All that determines what is stored, but for the images; nothing is explained.
-
-    Attributes:
-        pool: how positions are pooled.
-    """
+    """All that determines what is stored, but for the images; nothing is explained."""
 
     UNUSED: ClassVar[frozenset[str]] = frozenset(
         ("methods", "options", "classes", "outputs", "multi_label", "threshold", "labels", "region")

@@ -40,10 +40,7 @@ class ImageKernel:
     """Explains images by a network.
 
     Args:
-        network: the network.
-        options: the study.
         targets: of an image at most: rows that the store has for it.
-        execution: how the engine runs; does not change the maps.
     """
 
     def __init__(self, network: Network, options: StudyOptions, targets: int, execution: Execution):
@@ -286,11 +283,7 @@ class ImageKernel:
         )
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Traces all methods for images of a shape `h w c`, and runs none.
-
-        Raises:
-            SegcamError: if one cannot explain the network there.
-        """
+        """Traces all methods for images of a shape `h w c`, and runs none."""
         shape = tuple(shape)
         image, target = jax.ShapeDtypeStruct(shape, np.float32), self.any_target(shape)
         for place in self.places(shape):
@@ -303,11 +296,7 @@ class ImageKernel:
                 raise type(error)(f"{name} at tap {place.tap!r}: {error}") from None
 
     def check_output(self, sample: Sample) -> None:
-        """Runs the network on an image.
-
-        Raises:
-            SegcamError: if its output is broken, or not what is said of it.
-        """
+        """Runs the network on an image."""
         images = np.stack([sample.padded] * devices.image_devices(self._mesh))
         with self.network.blamed(sample.padded.shape):
             output = engine.predict_together(
@@ -383,7 +372,6 @@ def batches(count: int, most: int, multiple: int = 1) -> Iterator[tuple[list[int
     The last batch is filled up by its last index.
 
     Args:
-        count: of indices.
         most: in a batch, on one device.
         multiple: devices that a batch is dealt over.
 

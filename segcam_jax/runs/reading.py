@@ -21,7 +21,6 @@ class Failure:
     """What an item has instead of results.
 
     Attributes:
-        reason: in one line.
         file: of the item, before it was opened; None: there was none.
     """
 

@@ -65,7 +65,6 @@ class LoadedScan:
     """A scan as it was read.
 
     Attributes:
-        given: what the network takes.
         stamp: of its files, before they were opened.
         sha256: of their contents.
         found: what the network finds in it, once that is known.
@@ -79,16 +78,7 @@ class LoadedScan:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScanRun:
-    """A run over scans as a command asks for it, all checked.
-
-    Attributes:
-        network: what finds instances.
-        cases: the scans.
-        modalities: what their volumes are called.
-        segmenting: how instances are found.
-        study: what is computed of each.
-        execution: how the engine runs; does not change results but for rounding.
-    """
+    """A run over scans as a command asks for it, all checked."""
 
     network: Network
     cases: tuple[VolumeCase, ...]
@@ -177,14 +167,8 @@ class ScanRun:
         """Computes what is not there yet.
 
         Args:
-            out: the store.
-            overwrite: replace another run there.
-            stop_on_error: stop at the first failure.
             bars: `bars(what, total)`, a context that yields `advance(count, text)`.
             report: is told what was converted, where nothing was found, and what failed.
-
-        Returns:
-            The run.
 
         Raises:
             SegcamError: if another run is there, or a scan of the same name from elsewhere with
@@ -227,9 +211,6 @@ class ScanRun:
         """The scans up to the first that can be segmented.
 
         What would be said of every scan is said before anything is written.
-
-        Raises:
-            InputError: if none can.
         """
         known: dict[int, LoadedScan | Failure] = {}
         for number in range(len(self.cases)):
@@ -272,10 +253,8 @@ class ScanKernel:
     """Segments a scan, and studies its instances, one call a step.
 
     Args:
-        run: what to do.
         stored: what earlier starts have left.
         bars: as `ScanRun.run` has it.
-        report: likewise.
     """
 
     def __init__(
@@ -298,8 +277,7 @@ class ScanKernel:
             return
         if part is not None:
             found = segmented_of(
-                found_in(part.table, number).values(),
-                lambda name: self._stored.array(number, name),
+                found_in(part.table, number).values(), lambda name: self._stored.array(number, name)
             )
             step = int(part.table["step"].to_numpy().max())
         else:

@@ -30,9 +30,6 @@ def compares(run: StoredRun) -> bool:
 class ScoredImages:
     """A stored run of images, and all that metrics are given of it.
 
-    Args:
-        run: it.
-
     Raises:
         InputError: if its network cannot be opened.
     """

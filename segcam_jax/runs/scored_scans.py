@@ -28,9 +28,6 @@ from segcam_jax.volumes.segmentation import class_of
 class ScoredScans:
     """A stored run of `segcam instances`, and all that metrics are given of it.
 
-    Args:
-        run: it.
-
     Raises:
         InputError: if it has no maps of instances, or its network cannot be opened.
     """

@@ -64,9 +64,6 @@ class Scoring:
     """Scores the maps of a stored run.
 
     Args:
-        run: it.
-        measures: by which metrics.
-        seed: of all random numbers.
         controls: whether a random map, and of regions a mask-shaped one, are scored beside each.
 
     Raises:

@@ -25,7 +25,6 @@ class Loaded:
     """An item as it was read.
 
     Attributes:
-        sample: its image.
         file: its file, when it was opened.
         truth: the class of each pixel, or 1 inside of a mask; None: it has no truth.
     """
@@ -40,11 +39,8 @@ class Explained:
     """What is explained of an image by one of its targets.
 
     Attributes:
-        goal: what was asked for.
-        class_index: the class.
         second: the class that it is compared with; None: none.
         region: its pixels; None for a classifier.
-        prediction: what the network predicts.
     """
 
     goal: Goal
@@ -56,13 +52,7 @@ class Explained:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A method at a tap.
-
-    Attributes:
-        call: the method with its options.
-        tap: where it looks.
-        shape: of the activation there.
-    """
+    """A method at a tap."""
 
     call: MethodCall
     tap: str
@@ -74,7 +64,6 @@ class Ran:
     """Methods that ran on the same images, in batches.
 
     Attributes:
-        places: the methods, each at a tap.
         batches: of each batch the members of the group, and for each place what came of them, on
             the device, with leading axes `n t`; a batch that was filled up has more than it says. A
             kernel without methods has no places, and what it computes of each member.
@@ -90,8 +79,6 @@ class Group:
 
     Attributes:
         extent: `(h, w)` of the images.
-        members: of which items.
-        loaded: each as it was read.
         outputs: of the network, in batches.
         goals: for each image, what is explained of it, or why that is not.
         found: explanations of the images that have any.
@@ -149,7 +136,6 @@ class Pending:
 
     Attributes:
         failures: of items that could not be read.
-        groups: the others, by extent.
     """
 
     failures: list[tuple[Item, Failure]] = dataclasses.field(default_factory=list)

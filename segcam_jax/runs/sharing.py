@@ -21,11 +21,7 @@ _MOST_DEATHS = 3
 
 
 def parse_share(words: str | None) -> tuple[int, int]:
-    """Index and count of `K/N`; None: those of this process of `jax.distributed`.
-
-    Raises:
-        InputError: if it is no such share.
-    """
+    """Index and count of `K/N`; None: those of this process of `jax.distributed`."""
     if words is None:
         return jax.process_index(), jax.process_count()
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", words)
@@ -52,9 +48,7 @@ def on_ray(
 
     Args:
         make: makes a worker, as `JobWorker`; pickled, and called in the actor.
-        numbers: of the shards.
         address: of the cluster, or `auto` for one of this machine.
-        workers: how many actors.
 
     Yields:
         What `compute` returned, task by task, as they end.

@@ -89,7 +89,6 @@ class Store:
     """A run that is being written, by one thread of a process.
 
     Attributes:
-        path: its folder.
         manifest: what makes it, as it stands in the folder.
     """
 
@@ -136,7 +135,6 @@ class Store:
         """The part of a shard there as it was written, of the files as they are now; else None.
 
         Args:
-            shard: its number.
             files: of its items, in order.
             digest: reads the SHA-256 of a file, which is compared too, as are the checksums of what
                 is stored; None trusts path, size and time, and the sizes of what is stored.
@@ -160,7 +158,6 @@ class Store:
         earlier version of it nothing is left.
 
         Args:
-            shard: its number.
             blocks: all that was computed of it, in any order.
             rows: of the table (`table.COLUMNS`), one for every target of every item, in any order.
 
@@ -212,14 +209,10 @@ class Store:
         Steps that are added one by one, by processes that die in between, leave the same bytes.
 
         Args:
-            shard: its number.
             part: what is there of it; None: it is begun anew.
             variables: arrays, each written whole: they have no axis that other shards share.
             rows: of the table, which are numbered on.
             last: whether no step is left.
-
-        Returns:
-            What there is of it now.
 
         Raises:
             FileError: if something cannot be written; the step is then not there.

@@ -49,11 +49,7 @@ def open_store(path: str | os.PathLike, names: Mapping[int, str] | None = None) 
 
 
 def run_at(path: Path) -> Path:
-    """The folder of the run that a folder is, or holds as `run.zarr`.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """The folder of the run that a folder is, or holds as `run.zarr`."""
     if (there := manifest_at(path)) is None:
         raise InputError(f"{str(path)!r} is not a run: it holds no {FILE}")
     return there.parent

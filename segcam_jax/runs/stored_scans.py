@@ -134,12 +134,7 @@ class StoredScans:
 
 
 class ScanOfRun:
-    """A scan of a run, with what was found in it, read when it is asked for.
-
-    Args:
-        run: the run.
-        item: number of the scan.
-    """
+    """A scan of a run, with what was found in it, read when it is asked for."""
 
     def __init__(self, run: StoredScans, item: int):
         self.run, self.item, self.row = run, item, run.scans[item]
@@ -147,11 +142,7 @@ class ScanOfRun:
 
     @functools.cached_property
     def given(self) -> ScanInput:
-        """Its volumes.
-
-        Raises:
-            InputError: if they cannot be read, or have changed since.
-        """
+        """Its volumes; raises `InputError` if they cannot be read, or have changed since."""
         files = ScanFiles(self.name, tuple(map(Path, self.row["files"])), None)
         truth = None if self.row["truth"] is None else Path(self.row["truth"])
         every = dataclasses.replace(files, truth=truth)

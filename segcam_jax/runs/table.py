@@ -105,7 +105,6 @@ class Part:
     """The part of a shard.
 
     Attributes:
-        table: its rows, in order.
         objects: bytes of each object of the shard, by its name in the run's folder.
         checksums: CRC-32 of each; runs of before 0.5 have none.
         unfinished: whether steps of the shard are left.
@@ -174,7 +173,6 @@ class Part:
         """The first object that is not there as it was written; None if all are.
 
         Args:
-            folder: of the run.
             verify: read the objects and compare their checksums, not only their sizes.
         """
         for name, size in self.objects.items():
@@ -226,11 +224,7 @@ def group_of(shard: int) -> str:
 
 
 def read_parts(folder: Path) -> dict[int, Part]:
-    """The parts of a run, by their shards.
-
-    Raises:
-        InputError: if one is damaged or cut off.
-    """
+    """The parts of a run, by their shards; raises `InputError` if one is damaged or cut off."""
     found = {}
     for file in _files.whole_files(folder / FOLDER, "*.parquet"):
         data = _files.read_if_there(file)
@@ -246,10 +240,6 @@ def read_parts(folder: Path) -> dict[int, Part]:
 
 
 def read_part(path: Path) -> Part | None:
-    """Reads the part of a shard; None if there is none, or it was cut off.
-
-    Raises:
-        InputError: if it may not be read.
-    """
+    """Reads the part of a shard; None if there is none, or it was cut off."""
     data = _files.read_if_there(path)
     return None if data is None else Part.decode(data)

@@ -280,8 +280,6 @@ class Goal:
     """What is explained of an image, where a list says so for each.
 
     Attributes:
-        query: the class.
-        region: the pixels.
         name: of both, where regions tell apart what is explained; empty: that of the class.
     """
 

@@ -73,14 +73,9 @@ def overlay(
         image: (h, w), (h, w, 1) or (h, w, 3), in [0, 1].
         heatmap: finite numbers at image resolution; negative ones count against the target.
         region: boolean mask of the target's pixels.
-        style: how the map is coloured.
-        title: a line above the image.
 
     Returns:
         A figure that belongs to nobody: no pyplot, no display. An all-zero heatmap says so.
-
-    Raises:
-        InputError: if an input does not have the form above.
     """
     checked = as_image(image)
     shape = (checked.shape[0], checked.shape[1])
@@ -119,7 +114,6 @@ def montage(
         region: boolean mask of the target's pixels, outlined in every cell.
         regions: by the label of the column, where columns are of targets of their own.
         style: how the maps are coloured; limits are those of all maps.
-        title: a line above.
         caption: words below the maps.
 
     Raises:
@@ -160,8 +154,6 @@ def gallery(
     Args:
         rows: from top to bottom.
         columns: what the maps are called, for example methods.
-        style: how the maps are coloured.
-        title: a line above all.
         subtitle: a smaller line below the title.
         caption: words below all.
 
@@ -200,11 +192,7 @@ def _checked(row: Row, name: str, columns: Sequence[str]) -> Row:
 
 
 def _values(rows: Sequence[Row]) -> list[AnyArray]:
-    """All maps of checked rows.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """All maps of checked rows; raises `InputError` if there is none."""
     found = [each.values for row in rows for each in row.maps if isinstance(each, Noted)]
     if not found:
         raise InputError("no map was given; give at least one")

@@ -33,7 +33,6 @@ class Words:
     """What stands around the panels.
 
     Attributes:
-        title: a line above all.
         subtitle: a smaller line below the title.
         caption: small words below all.
     """
@@ -48,7 +47,6 @@ class Panels:
     """A figure of panels in rows and columns, those of a row of one size.
 
     Attributes:
-        figure: that they are in.
         axes: of each, by row and column.
         width: of a column, in inches.
     """
@@ -88,7 +86,6 @@ def panels(
         columns: how many are in a row.
         side: in inches: of a square panel; others have the same area.
         beside: inches for what stands beside the rows, about.
-        words: all that will stand around the panels, if such figures may follow each other.
     """
     key = (tuple(shapes), columns, side, beside, words)
     if words is not None and (there := taken(key)) is not None:
@@ -125,7 +122,6 @@ def fit(
     """Makes the axes `ratio` times as high as wide, with the picture in the middle, undistorted.
 
     Args:
-        axes: of a panel.
         shape: pixels of the picture (h, w).
         ratio: of the axes; where it is not that of the picture, the rest stays white.
         tall: the height of a pixel in its widths.
@@ -148,8 +144,6 @@ def finished(figure: Figure, words: Words, legend: Sequence[Artist] = ()) -> Fig
     """Lays the axes of a figure out for good, and sets words and a legend above and below them.
 
     Args:
-        figure: of `new_figure` or `panels`.
-        words: what is written around the axes.
         legend: artists with labels, below the axes.
 
     Returns:

@@ -12,11 +12,10 @@ from matplotlib.lines import Line2D
 
 from segcam_jax.types import InputError, Outputs
 from segcam_jax.viz.checks import AnyArray, as_image, as_region
-from segcam_jax.viz.colour import grey
 from segcam_jax.viz.layout import Words, finished, new_figure, panels
 from segcam_jax.viz.panels import outline, picture
 from segcam_jax.viz.plots import plot
-from segcam_jax.viz.style import FAINT, SMALL, drawing, wrap
+from segcam_jax.viz.style import FAINT, SMALL, drawing, grey, wrap
 
 _READ = {"foreground": "#D55E00", "background": "#0072B2", "dice": "#009E73"}
 _LINES: dict[str, Any] = {
@@ -80,12 +79,6 @@ def occlusion(
         together: by what is occluded, `"foreground"` or `"background"`: of all maps.
         sorted_maps: of an image; None draws the curves alone.
         of: what the output holds, whose means are drawn.
-        title: a line above.
-        subtitle: a smaller one.
-        caption: words below.
-
-    Raises:
-        InputError: if there is no curve.
     """
     if not together:
         raise InputError("the study has no curve to draw")
@@ -171,11 +164,6 @@ def occlusion_patches(
         mask: the foreground, outlined.
         patches: by (row, column), at the maps' resolution.
         over: extents of the image that the maps cover, with its padding.
-        title: a line above.
-        caption: words below.
-
-    Raises:
-        InputError: if an input does not have the form above, or there is no patch.
     """
     base = grey(as_image(image))
     shape = (base.shape[0], base.shape[1])

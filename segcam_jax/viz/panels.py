@@ -14,9 +14,19 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.patches import Patch, Rectangle
 
 from segcam_jax.viz.checks import AnyArray, ClassNames, as_map, check_class, class_name
-from segcam_jax.viz.colour import GREY_RANGE, class_colour, grey, label_colours
 from segcam_jax.viz.reuse import element, inner, kept
-from segcam_jax.viz.style import FAINT, INK, SMALL, Scale, number, wrap
+from segcam_jax.viz.style import (
+    FAINT,
+    GREY_RANGE,
+    INK,
+    SMALL,
+    Scale,
+    class_colour,
+    grey,
+    label_colours,
+    number,
+    wrap,
+)
 
 # An outline is a bright line on a dark one, so that it stands out from any colour.
 OUTLINE, OUTLINE_SHADOW = "#7CFF4F", "#101010"
@@ -37,8 +47,6 @@ def picture(
     """Draws a picture into axes; pixel (i, j) lies at x = j, y = i.
 
     Args:
-        axes: where to draw.
-        rgb: in [0, 1].
         smooth: whether to resample as for photographs; False keeps hard pixel edges.
         over: extents (h, w) of the image that it covers, where it has a resolution of its own.
     """
@@ -184,7 +192,6 @@ def colour_bar(
     Args:
         axes: the panels that it is of, in one row or in several.
         scale: its ends are told, and its middle.
-        label: what the values are.
         width: of the axes together, in inches.
         opaque: the colours alone; False: as they look over middle grey.
     """

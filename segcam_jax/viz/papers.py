@@ -111,12 +111,7 @@ def six_panels(
             in diverging colours if it has negative values.
         heatmap: the map at image resolution, resized and smoothed; its note is said of a map that
             is zero.
-        style: how the maps are coloured.
-        title: a line above the panels.
         caption: words below the panels.
-
-    Raises:
-        InputError: if an input does not have the form above.
 
     References:
         Panels: "Ablation studies in activation maps for explainable semantic segmentation in
@@ -163,12 +158,7 @@ def four_panels(
     Args:
         segmented: the image, its classes, and what is explained: a region, a pixel, or both.
         heatmap: finite numbers at image resolution.
-        style: how the map is coloured.
-        title: a line above the panels.
         caption: words below the panels.
-
-    Raises:
-        InputError: if an input does not have the form above.
 
     References:
         Panels: Vinogradova, Dibrov, Myers, "Towards interpretable semantic segmentation via

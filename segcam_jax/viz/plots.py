@@ -93,7 +93,6 @@ def bias_table(
             their first appearance) and `biased`, `unbiased`, `digit`: the saliency per area on each
             place as a share of the three, in [0, 1]; NaN (a zero map has no shares) says "n/a".
         uniform: the share that a constant map would have, dashed; None draws no line.
-        title: a line above the table.
 
     Raises:
         InputError: if there is no row, a row lacks a field, two rows have the same names, a share
@@ -179,10 +178,6 @@ def context_scores(
         full: the score of each instance with all of the input; their mean is a dashed line.
         reach: the largest Euclidean distance in mm that each dilation reaches, of all instances;
             where it exceeds `distance`, the caption says how far the last one goes.
-        title: a line above the plot.
-
-    Raises:
-        InputError: if there is no network or no instance, or more than six, or lengths differ.
     """
     networks = _curves(distance, scores)
     figure, axes = _context_axes(distance, (0, 1), "mean probability inside")
@@ -312,11 +307,6 @@ def peak_table(
     Args:
         peaks: modality -> group -> (positive peak, negative peak) of each instance. A group is TP,
             WEAK, FP, IGNORED or FN, or any other name where nothing is known.
-        label: what the values are.
-        title: a line above.
-
-    Raises:
-        InputError: if there is no modality.
     """
     if not peaks:
         raise InputError("no map has a peak to draw")

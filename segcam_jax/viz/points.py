@@ -11,9 +11,8 @@ from matplotlib.lines import Line2D
 
 from segcam_jax.types import InputError
 from segcam_jax.viz.checks import AnyArray, as_image
-from segcam_jax.viz.colour import class_colour
 from segcam_jax.viz.layout import Words, finished, new_figure
-from segcam_jax.viz.style import drawing, wrap
+from segcam_jax.viz.style import class_colour, drawing, wrap
 
 _SIDE, _LOWEST = 6.6, 2.6  # inches: width of the panel that holds points, its smallest height
 _LARGEST, _SMALLEST = 0.75, 0.32  # inches: the longer side of a thumbnail
@@ -39,15 +38,7 @@ def scatter(
     spread over the figure. The figure says how many there are. Both axes have one scale.
 
     Args:
-        points: where each image lies.
-        thumbnails: the images, in [0, 1].
         groups: the group of each image; None, or one group only: no colours and no legend.
-        title: a line above all.
-        subtitle: a smaller line below the title.
-        axes: what the axes mean.
-
-    Raises:
-        InputError: if an input does not have the form above.
     """
     places = _places(points, len(thumbnails), groups)
     pictures = [as_image(image, f"thumbnail {n}") for n, image in enumerate(thumbnails)]
@@ -60,7 +51,8 @@ def scatter(
     # The axes count inches, so that thumbnails are as large as they should be.
     drawn.set(xlim=(0, _SIDE), ylim=(0, height), xticks=[], yticks=[], aspect="equal")
     drawn.set(xlabel=axes[0], ylabel=axes[1])
-    colours = {name: _group_colour(place) for place, name in enumerate(names)}
+    every = [class_colour(place, background=None, ignored=None) for place in range(len(names))]
+    colours = dict(zip(names, every, strict=True))
     shown = _spread(spots, side)
     for place, (spot, image) in enumerate(zip(spots, pictures, strict=True)):
         colour = colours[groups[place]] if names and groups else _NO_GROUP
@@ -74,10 +66,6 @@ def scatter(
     note = f"{len(pictures)} images"
     note += f"; {hidden} are dots where thumbnails would hide each other" if hidden else ""
     return finished(figure, Words(title, subtitle, note))
-
-
-def _group_colour(place: int) -> tuple[float, float, float]:
-    return class_colour(place, background=None, ignored=None)
 
 
 def _places(points: np.ndarray, count: int, groups: Sequence[str] | None) -> np.ndarray:

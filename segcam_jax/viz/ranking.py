@@ -47,13 +47,9 @@ class Interval:
     """The mean of a metric for a method at a tap.
 
     Attributes:
-        metric: what it is called.
-        method: likewise.
-        tap: likewise; empty for a control, a map that no method made.
-        mean: over images.
+        tap: empty for a control, a map that no method made.
         low: the lower end of its interval; None if there is none, as of a single image.
-        high: the upper end.
-        images: how many.
+        images: how many the mean is over.
     """
 
     metric: str
@@ -89,12 +85,7 @@ def ranking(
     on its worse side says less than such a map does.
 
     Args:
-        intervals: of all metrics.
         better: by metric, whether higher values are better; None for neither.
-        title: a line above all.
-
-    Raises:
-        InputError: if there are none.
     """
     if not intervals:
         raise InputError("no interval was given; there is nothing to rank")
@@ -139,10 +130,6 @@ def curves(
         better: by metric, whether higher values are better.
         ends: by metric, what its axes show: across, and upwards.
         images: how many there are.
-        title: a line above all.
-
-    Raises:
-        InputError: if there are none.
     """
     if not lines:
         raise InputError("no curve was given; there is nothing to draw")

@@ -14,7 +14,6 @@ from matplotlib.patheffects import withStroke
 
 from segcam_jax.types import InputError, counted
 from segcam_jax.viz.checks import AnyArray, as_map, as_point, as_region, as_volume
-from segcam_jax.viz.colour import grey
 from segcam_jax.viz.layout import Words, finished, fit, new_figure, panels
 from segcam_jax.viz.panels import (
     OUTLINE,
@@ -26,7 +25,7 @@ from segcam_jax.viz.panels import (
     outline,
     picture,
 )
-from segcam_jax.viz.style import FAINT, SMALL, SOFT, Style, drawing, wrap
+from segcam_jax.viz.style import FAINT, SMALL, SOFT, Style, drawing, grey, wrap
 
 _LONGEST = 2.4  # inches: the longest side of a volume
 _NARROWEST = 1.0  # inches: the width of a slice with its words
@@ -93,11 +92,6 @@ def slices(
         heatmap: finite numbers at the volume's resolution.
         region: boolean mask of the target's voxels, outlined.
         cut: where slices lie, and the size of voxels.
-        style: how the map is coloured.
-        title: a line above the slices.
-
-    Raises:
-        InputError: if an input does not have the form above.
     """
     body = as_volume(volume)
     values = as_map(heatmap, shape=body.shape, rank=3)
@@ -156,7 +150,6 @@ class Portrait:
     Attributes:
         images: modality -> volume in [0, 1].
         probability: what the network predicts, in [0, 1].
-        mask: the instance.
         maps: name -> (map, the modality that it is painted over).
         remarks: name of a map -> two short lines below its column.
         center: the voxel that all slices contain.
@@ -197,14 +190,8 @@ def instance_portrait(
     """Draws an instance in three orthogonal slices: where it is, images, prediction, maps.
 
     Args:
-        portrait: what to draw.
         limit: the colour scale of the maps ends at -limit and limit, and values beyond have the
             colour of its ends; give all instances that are to be compared the same.
-        label: what the values of the maps are.
-        title: a line above.
-
-    Raises:
-        InputError: if the limit is not positive, or there is no map.
     """
     if not (np.isfinite(limit) and limit > 0) or not portrait.maps:
         raise InputError(
@@ -302,10 +289,6 @@ def marked_slices(
         images: name -> volume in [0, 1], axes to the right, the front and the top.
         regions: name -> (colour, where).
         cuts: the third index of each slice.
-        title: a line above.
-
-    Raises:
-        InputError: if there is no image or no slice.
     """
     if not images or not cuts:
         raise InputError(

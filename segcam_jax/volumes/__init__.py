@@ -17,11 +17,7 @@ from segcam_jax.volumes.context import (
     context_curve as context_curve,
     context_table as context_table,
 )
-from segcam_jax.volumes.crops import (
-    Crop as Crop,
-    crop_around as crop_around,
-    put_back as put_back,
-)
+from segcam_jax.volumes.crops import Crop as Crop, crop_around as crop_around, put_back as put_back
 from segcam_jax.volumes.instance_maps import (
     InstanceMap as InstanceMap,
     SaliencyOptions as SaliencyOptions,

@@ -146,7 +146,6 @@ class _Surroundings:
     """An instance in its volume, which is padded to whole windows.
 
     Attributes:
-        volume: the input.
         reach: how many dilations it takes to reach each voxel.
         mask: the instance, in its own box.
         corner: where that begins.

@@ -87,8 +87,6 @@ def cut_out(
 
     Args:
         x: the volume, not padded.
-        mask: the instance.
-        around: the part.
         widths: zeros before and after each axis of the volume.
     """
     source, place = [], []
@@ -125,7 +123,6 @@ def window_around(
     Args:
         box: `(start, stop)` along each axis.
         size: of the window; must hold the box and fit the volume.
-        extents: of the volume.
     """
     window = []
     for (start, stop), length, extent in zip(box, size, extents, strict=True):

@@ -59,7 +59,6 @@ class VolumeCase:
 
     Attributes:
         name: of its output folder.
-        files: its volumes.
         digests: SHA-256 of its files, the truth's last.
     """
 
@@ -103,9 +102,6 @@ def scan_files(
         prefixes: one per modality, for `data`.
         truth: a label map per scan, for `volumes`.
         truth_prefix: for `data`.
-
-    Raises:
-        InputError: if neither or both are given, or counts differ.
     """
     if (data is None) == (not volumes):
         raise InputError("name volumes, or give a folder with --data and --prefixes")
@@ -165,11 +161,7 @@ def make_cases(files: Sequence[ScanFiles], options: ScanOptions) -> list[VolumeC
 def modalities_of(
     given: Sequence[str], files: Sequence[ScanFiles], prefixes: Sequence[str]
 ) -> tuple[str, ...]:
-    """What modalities are called in file names and tables.
-
-    Raises:
-        InputError: if the given names are too many, too few or alike.
-    """
+    """What modalities are called in file names and tables."""
     names = tuple(map(slug, given or prefixes or scans.modality_names(files[0].files)))
     names = tuple(map(nifti.stem, names))
     expected = len(files[0].files)
@@ -257,9 +249,7 @@ def frame_notes(network: Network, frame: Frame, files: Sequence[ScanFiles]) -> l
     """What has to be said of how scans lie: nothing is known, or something else was asked for.
 
     Args:
-        network: the network.
         frame: the one that its scans are brought to, of `known_frame`.
-        files: the scans.
     """
     known, notes, name = Frame.of(network.model.metadata), [], network.spec.words
     if frame.orientation is None:

@@ -95,11 +95,7 @@ class Segmented:
 
 
 def checked(options: SegmentOptions, network: Network) -> SegmentOptions:
-    """The options, as far as they can be checked before a volume is read.
-
-    Raises:
-        InputError: if a number is out of range, or the window does not fit the network.
-    """
+    """The options, as far as they can be checked before a volume is read."""
     if len(options.roi) not in (1, AXES):
         raise InputError(f"roi {options.roi}; give one extent, or three")
     tiling((1,) * AXES, options.window, overlap=options.overlap, windows=options.windows)

@@ -43,7 +43,6 @@ class Stitched:
 
         Args:
             params: `(parameters of the network, starts, shares)`, the latter as `around` has them.
-            x: the part of the volume.
         """
         network, starts, shares = params
         cut = jax.ShapeDtypeStruct((*self.roi, x.shape[-1]), x.dtype)
@@ -71,9 +70,7 @@ def around(
     is, and windows are a power of two: so the instances of a scan need few programs.
 
     Args:
-        x: the volume.
         mask: the instance, somewhere True.
-        tiles: how windows cover the volume.
 
     Returns:
         `(part, (starts, shares))`: where each window starts in the part, and the share of its

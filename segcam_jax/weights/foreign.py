@@ -76,11 +76,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def open_torch(path: Path) -> TorchFile:
-    """Opens a file of `torch.save`.
-
-    Raises:
-        InputError: if it is missing, truncated, or could run code when read.
-    """
+    """Opens a file of `torch.save`."""
     if not path.is_file():
         raise InputError(f"weights file {str(path)!r} does not exist")
     with _reading(path):
@@ -88,11 +84,7 @@ def open_torch(path: Path) -> TorchFile:
 
 
 def tensors_of(file: TorchFile, state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict in a file of `torch.save`, halves as float32.
-
-    Raises:
-        InputError: if the file is cut off, or one is not a plain array; `path` is the file's.
-    """
+    """The tensors of a state dict in a file of `torch.save`, halves as float32."""
     arrays = {}
     with _reading(path):
         for name, tensor in state.items():

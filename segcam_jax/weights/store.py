@@ -58,11 +58,7 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def metadata(path: str | Path) -> dict:
-    """Reads the metadata alone, without the tensors.
-
-    Raises:
-        InputError: as `load`.
-    """
+    """Reads the metadata alone, without the tensors; raises `InputError` as `load`."""
     return _read(Path(path), tensors=False)[1]
 
 

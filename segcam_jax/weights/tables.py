@@ -106,7 +106,6 @@ def converted(
 
     Args:
         source: name -> tensor of the file.
-        table: the rules.
         expected: name -> shape of the model's tensors.
         origin: the file's name, for the message.
 

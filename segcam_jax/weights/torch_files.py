@@ -79,8 +79,6 @@ class Storage(NamedTuple):
 
     Attributes:
         key: its name there.
-        dtype: type of its values.
-        count: of values.
     """
 
     key: str
@@ -94,9 +92,7 @@ class Stored(NamedTuple):
     Attributes:
         storage: where its values lie; None for a tensor that is no plain array (sparse, quantised,
             without values).
-        dtype: type of its values.
         start: the first of them.
-        shape: of the tensor.
         strides: values from one index to the next, along each axis.
     """
 

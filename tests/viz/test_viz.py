@@ -20,12 +20,11 @@ from segcam_jax.data.instances import Instance
 from segcam_jax.reports import instances as portraits
 from segcam_jax.types import InputError
 from segcam_jax.viz import Classes, Cut, Noted, Row, Segmented, Style, layout
-from segcam_jax.viz.colour import class_colour, grey, label_colours
 from segcam_jax.viz.panels import edges
 from segcam_jax.viz.plots import peak_table
 from segcam_jax.viz.points import scatter
 from segcam_jax.viz.slices import Portrait, instance_portrait, marked_slices
-from segcam_jax.viz.style import FADE, number, wrap
+from segcam_jax.viz.style import FADE, class_colour, grey, label_colours, number, wrap
 from tests.support.drawn import hidden_words, words_of
 
 SHAPE = (12, 20)

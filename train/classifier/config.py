@@ -69,11 +69,7 @@ class ClassifierConfig:
     seed: int = 0
 
     def check(self) -> None:
-        """Checks the settings; not when they are made, where tyro would draw a box around it.
-
-        Raises:
-            InputError: naming the setting.
-        """
+        """Checks the settings; not when they are made, where tyro would draw a box around it."""
         if not self.data:
             raise InputError("`data` is empty; give a folder of images, or TFRecord files")
         command.check_outputs(out=self.out, written=(self.export,))

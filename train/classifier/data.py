@@ -18,11 +18,7 @@ _FOLDS, _ORDER, _AUGMENT = range(3)
 
 
 def read_images(config: ClassifierConfig) -> LabelledImages:
-    """Reads and checks the data set of a run; images are kept in memory if they are small.
-
-    Raises:
-        InputError: if the data are neither kind, broken, or of several sizes.
-    """
+    """Reads and checks the data set of a run; images are kept in memory if they are small."""
     first = config.data[0]
     files = list(config.data)
     if len(files) == 1 and first.is_dir():
@@ -70,9 +66,6 @@ def folds_of(images: LabelledImages, *, folds: int, seed: int) -> Int[np.ndarray
     """The fold of each image, 1 to `folds`, at random; stratified.
 
     Numbers of images differ by at most one between folds, and so do those of each class.
-
-    Raises:
-        InputError: if there are more folds than images of a class.
     """
     counts = np.bincount(images.labels)
     smallest = int(counts.argmin())

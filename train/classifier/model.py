@@ -22,10 +22,6 @@ def make_model(config: ClassifierConfig, class_names: tuple[str, ...]) -> tuple[
 
     Returns:
         `(family, model)`: what weights files call the network, and the network.
-
-    Raises:
-        InputError: if the model is unknown, an option is not one of its, or the weights to start
-            from are of another network.
     """
     name, _ = _named(config)
     family = models.NETWORKS[name]
@@ -41,12 +37,7 @@ def model_config(config: ClassifierConfig, classes: int, before: Any | None) -> 
     """The network's configuration.
 
     Args:
-        config: of the run.
-        classes: how many there are.
         before: the configuration of the network to start from, if there is one.
-
-    Raises:
-        InputError: as `make_model`.
     """
     name, fields = _named(config)
     family = models.NETWORKS[name]

@@ -41,11 +41,7 @@ def textures() -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write(kind: Literal["digits", "textures"], out: Path) -> int:
-    """Writes `out/CLASS/NUMBER.png` and returns the number of files.
-
-    Raises:
-        InputError: if the folder is there already.
-    """
+    """Writes `out/CLASS/NUMBER.png` and returns the number of files."""
     command.check_new(out)
     images = {"digits": digits, "textures": textures}[kind]()
     counts: dict[str, int] = {}

@@ -32,11 +32,8 @@ class Run:
     """What the folds of a run share.
 
     Attributes:
-        config: its settings.
-        images: all of them.
         fold_of: the fold of each image, from 1.
         family: what weights files call the network.
-        network: the network.
     """
 
     config: ClassifierConfig
@@ -59,11 +56,7 @@ class Run:
 
 
 def prepare(config: ClassifierConfig) -> Run:
-    """Reads the images and makes the network; writes nothing.
-
-    Raises:
-        InputError: if data, model and settings do not fit together.
-    """
+    """Reads the images and makes the network; writes nothing."""
     config.check()
     images = read_images(config)
     fold_of = folds_of(images, folds=config.folds, seed=config.seed)
@@ -139,14 +132,7 @@ def predictions(
 
 
 def train(config: ClassifierConfig) -> dict[str, Any] | None:
-    """Runs or resumes a training.
-
-    Returns:
-        What `metrics.json` holds, or None if the run was asked to stop before its end.
-
-    Raises:
-        InputError: as `prepare`, or if `config.out` holds a run of another configuration.
-    """
+    """Trains, or goes on; returns what `metrics.json` holds, None if stopped before the end."""
     run = prepare(config)
     # Contents, not paths.
     start = None if config.start is None else files.sha256_of(models.path_of(config.start))

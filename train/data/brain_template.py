@@ -33,7 +33,6 @@ class Template:
         t1: intensities; white matter about 1, outside the brain 0.
         levels: mean intensity of cerebrospinal fluid, grey matter and white matter.
         affine: voxel indices -> mm.
-        name: what it is called in texts.
     """
 
     t1: Float[np.ndarray, "d h w"]
@@ -52,9 +51,6 @@ def mni152(*, spacing: float = SPACING) -> Template:
 
     Args:
         spacing: edge of a voxel, mm.
-
-    Raises:
-        MissingExtraError: if nilearn is not installed.
     """
     datasets = require("nilearn.datasets", extra="train")
     image = datasets.load_mni152_template(resolution=1)
@@ -62,12 +58,7 @@ def mni152(*, spacing: float = SPACING) -> Template:
 
 
 def read_template(path: str | Path, *, spacing: float = SPACING) -> Template:
-    """Reads a skull-stripped T1 whose first axis leads from side to side.
-
-    Raises:
-        InputError: if the file is missing, truncated, no volume, or empty.
-        MissingExtraError: if the extra `nifti` is not installed.
-    """
+    """Reads a skull-stripped T1 whose first axis leads from side to side."""
     volume = nifti.read_volume(path)
     return make_template(volume.values, volume.affine, nifti.stem(path), spacing=spacing)
 
@@ -83,15 +74,10 @@ def make_template(
 
     Args:
         values: intensities, 0 outside the brain.
-        affine: voxel indices -> mm.
-        name: what to call it.
         spacing: edge of a voxel afterwards, mm.
 
     Returns:
         A template whose sides are multiples of `MULTIPLE`.
-
-    Raises:
-        InputError: if nothing is above 0, or a value is no number.
     """
     if not np.isfinite(values).all() or not (values > 0).any():
         raise InputError(f"template {name!r} is empty or holds NaN; give a skull-stripped T1")

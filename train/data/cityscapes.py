@@ -47,10 +47,6 @@ def read_cityscapes(root: str | Path, *, form: Form) -> SegmentedImages:
 
     Args:
         root: the folder of `leftImg8bit` and `gtFine`.
-        form: in which images are read.
-
-    Raises:
-        InputError: if a folder is missing, or an image has no labels.
     """
     root = Path(root)
     files = [file for part in ("train", "val") for file in _files(root, part)]

@@ -34,13 +34,8 @@ def read_panoptic(
 
     Args:
         annotations: the file, and that of held-out images if they have one of their own.
-        form: in which images are read.
         images: the folder of images; None looks where COCO has them, `../val2017` for
             `annotations/panoptic_val2017.json`.
-
-    Raises:
-        InputError: if a file or folder is missing, the JSON is of another form, or files name
-            other categories.
     """
     parts = [_Part(path, images) for path in annotations]
     first = parts[0]

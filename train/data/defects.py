@@ -34,7 +34,6 @@ class DefectConfig:
     Attributes:
         split: whether they are cut from what is trained on, or from what is held out.
         size: their height and width, 32 to 144.
-        seed: of all that is random.
     """
 
     split: Literal["train", "test"] = "train"

@@ -55,10 +55,6 @@ def read_digits(source: str | None = None) -> Digits:
 
     Returns:
         The digits. IDX files keep their own split; elsewhere every fifth digit of a class is test.
-
-    Raises:
-        InputError: if the folder holds neither, or a file is not what its name says.
-        MissingExtraError: if scikit-learn is needed and not installed.
     """
     if source is None:
         bunch = require("sklearn.datasets", extra="train").load_digits()
@@ -146,20 +142,12 @@ def _idx_file(folder: Path, name: str) -> Path:
 
 
 def read_idx_images(path: str | Path) -> UInt8[np.ndarray, "n h w"]:
-    """Reads an IDX file of images, gzipped or not.
-
-    Raises:
-        InputError: if it cannot be read, or is no IDX file of images.
-    """
+    """Reads an IDX file of images, gzipped or not."""
     return _read_idx(Path(path), _IDX_IMAGES, "images", 3)
 
 
 def read_idx_labels(path: str | Path) -> Int[np.ndarray, "n"]:
-    """Reads an IDX file of labels, gzipped or not.
-
-    Raises:
-        InputError: if it cannot be read, or is no IDX file of labels.
-    """
+    """Reads an IDX file of labels, gzipped or not."""
     return _read_idx(Path(path), _IDX_LABELS, "labels", 1).astype(np.int32)
 
 
@@ -199,7 +187,6 @@ def resized(
 
     Args:
         digits: masks, or greys in [0, 1].
-        size: extent of the result.
         matrices: for each digit a 2x2 matrix and an offset, `n 2 3`, that map centred output
             coordinates in [-1, 1] to centred input coordinates; None maps them to themselves.
     """

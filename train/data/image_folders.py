@@ -51,10 +51,6 @@ def read_folders(
         size: images are stretched to this height and width; None keeps their own.
         skip_broken: leave out images that do not decode, and say so in `notes`; else they are
             errors.
-
-    Raises:
-        InputError: if the folder is missing, has no sub-folders or one only, a sub-folder has no
-            images, or an image does not decode.
     """
     labelled.check_options(channels=channels, size=size)
     root = Path(root)

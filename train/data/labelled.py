@@ -23,12 +23,10 @@ class LabelledImages:
 
     Attributes:
         labels: the class of each image, 0 to `len(class_names) - 1`; every class has an image.
-        class_names: names of the classes.
         names: of the images: files below the folder, or what a record says of itself.
         extents: height and width of each image.
         notes: what was left out on request, one sentence each.
         sha256: of names, classes and contents: whether two data sets are the same.
-        pixels: reads an image.
     """
 
     labels: Int[np.ndarray, "n"]
@@ -49,11 +47,7 @@ class LabelledImages:
 
 
 def check_classes(labels: np.ndarray, class_names: tuple[str, ...], source: str) -> None:
-    """Checks that there are two classes or more, each with an image.
-
-    Raises:
-        InputError: if not.
-    """
+    """Checks that there are two classes or more, each with an image; raises `InputError` if not."""
     if len(class_names) < 2:
         names = ", ".join(map(repr, class_names))
         raise InputError(f"{source!r} has one class, {names}; a classifier needs at least two")
@@ -74,11 +68,7 @@ def fingerprint(lines: Iterable[tuple[object, ...]]) -> str:
 
 
 def check_options(*, channels: int, size: int | None) -> None:
-    """Checks what images are to be read as.
-
-    Raises:
-        InputError: if channels are other than 1 or 3, or the size is less than 1.
-    """
+    """Checks what images are to be read as."""
     if channels not in (1, 3):
         raise InputError(f"`channels` is {channels}; choose 1 or 3")
     if size is not None and size < 1:

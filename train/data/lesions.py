@@ -57,7 +57,6 @@ class LesionConfig:
 
     Attributes:
         split: `"train"` and `"test"` never share a case.
-        seed: of everything random.
         cases: how many; None takes the split's own number.
         lesions: blobs of each kind in a case.
         t1_only: the same.
@@ -106,7 +105,6 @@ class Plant:
 
     Attributes:
         kind: `LESION`, `T1_ONLY` or `FLAIR_ONLY`.
-        voxels: its size.
         flair: what it adds to FLAIR, white matter being 1.
         t1: what it adds to T1.
     """
@@ -119,12 +117,9 @@ class Plant:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LesionCase:
-    """A case.
+    """A case; image, lesions and kind are as `BundledCase` has them.
 
     Attributes:
-        image: FLAIR and T1, positive in the brain, 0 outside.
-        lesions: number of the lesion that a voxel belongs to, from 1; else 0.
-        kind: `LESION`, `T1_ONLY` or `FLAIR_ONLY` where a blob is; else 0.
         plants: the blobs; lesions first, in the order of their numbers.
     """
 
@@ -135,12 +130,7 @@ class LesionCase:
 
 
 class LesionCases:
-    """Cases by index; a random-access source as `grain` expects it.
-
-    Args:
-        template: the brain that all cases are made of.
-        config: all else that determines them.
-    """
+    """Cases by index; a random-access source as `grain` expects it."""
 
     def __init__(self, template: Template, config: LesionConfig):
         self.template, self.config = template, config
@@ -154,11 +144,7 @@ class LesionCases:
         return f"LesionCases({self.template.name}, {self.config})"
 
     def __getitem__(self, index: int) -> LesionCase:
-        """Returns case `index`, 0 to `len(self) - 1`.
-
-        Raises:
-            IndexError: if there is no such case.
-        """
+        """Returns case `index`, 0 to `len(self) - 1`."""
         if not 0 <= index < len(self):
             raise IndexError(f"case {index} does not exist; there are {len(self)}")
         t1 = _deformed(self.template.t1, self._rng(_ANATOMY, index), self.config.deformation)

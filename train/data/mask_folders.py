@@ -71,14 +71,8 @@ def read_mask_folders(
 
     Args:
         roots: the folder, and that of held-out images if they have one of their own.
-        form: in which images are read.
-        values: what the values of the masks mean.
         images: the sub-folder of images.
         masks: that of masks.
-
-    Raises:
-        InputError: if a folder is missing or empty, an image or a mask has no partner or is broken,
-            their extents differ, or values are of no class.
     """
     if values.class_names and len(values.class_names) < 2:
         raise InputError("one class name was given; give at least two, the background's first")

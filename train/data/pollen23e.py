@@ -99,11 +99,6 @@ def read_tfrecords(
             the file names, and the label's number where there is none.
         skip_broken: leave out records that are broken or not of this layout, and say so in
             `notes`; else they are errors.
-
-    Raises:
-        InputError: if a file cannot be read, a record is broken (its number and file are named),
-            files name one label's class in different ways, or classes are fewer than two.
-        MissingExtraError: without extra `train`.
     """
     labelled.check_options(channels=channels, size=size)
     if not scale > 0:

@@ -32,11 +32,9 @@ class SegmentedImages:
     """A random-access source of images with label maps.
 
     Attributes:
-        class_names: names of the classes.
         names: of the images: files below the folder.
         held_out: the images that the data set itself holds out; empty if it does not say.
         sha256: of classes, names and contents: whether two data sets are the same.
-        read: an image and its labels.
     """
 
     class_names: tuple[str, ...]
@@ -68,11 +66,7 @@ class Form:
     size: Extents | None = None
 
     def pair(self, path: Path, labels: Int[np.ndarray, "h w"]) -> Pair:
-        """An image file in this form, and its labels with it.
-
-        Raises:
-            InputError: if the image cannot be read, or its labels have other extents.
-        """
+        """An image file in this form, and its labels with it."""
         image = read_image(path, channels=self.channels).pixels
         if labels.shape != image.shape[:2]:
             mine, its = (" x ".join(map(str, each)) for each in (image.shape[:2], labels.shape))

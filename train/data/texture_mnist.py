@@ -109,9 +109,7 @@ class TextureMnistConfig:
     Attributes:
         split: `"train"` or `"test"`: disjoint digits; in train the ten digits of a cycle share one
             draw of textures and crops, in test each sample has its own.
-        seed: a number at least 0.
         samples: length; None for 50,000 (train) or 1,000 (test).
-        tile_size: extent of the image.
         texture_resolution: smaller textures are repeated up to this size.
         background_split: number of background tiles: 1, 2 (top and bottom) or 4 (quadrants).
         bias: the planted biases, at most one a digit.
@@ -194,11 +192,7 @@ class TextureMnist:
     Sample `i` shows digit `i % 10`. Within a digit, a fixed random permutation of its masks is
     gone through again and again.
 
-    Args:
-        config: what determines the dataset.
-
     Attributes:
-        config: the same.
         textures: the textures by name, sorted.
 
     Raises:
@@ -228,11 +222,7 @@ class TextureMnist:
         return TextureMnist, (self.config,)
 
     def __getitem__(self, index: int) -> TextureMnistSample:
-        """Returns sample `index`, 0 to `len(self) - 1`.
-
-        Raises:
-            IndexError: if there is no such sample.
-        """
+        """Returns sample `index`, 0 to `len(self) - 1`."""
         return self.render(index, self.layout(index))
 
     def batch(self, indices: Sequence[int]) -> TextureMnistSample:
@@ -286,9 +276,6 @@ class TextureMnist:
         """The layout with another texture in one background tile, cut at the same place.
 
         Where the other texture is too small for that place, it is cut at its end.
-
-        Raises:
-            InputError: if there is no such tile or texture.
         """
         if not 0 <= tile < len(layout.tiles):
             raise InputError(

@@ -31,10 +31,6 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return y, x
 
 
-def _rng(name: str) -> np.random.Generator:
-    return np.random.default_rng(zlib.crc32(name.encode()))
-
-
 def _smooth_noise(size: int, scale: float, rng: np.random.Generator) -> np.ndarray:
     """Periodic Gaussian noise with features of about `scale` pixels, about -1 to 1."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
@@ -171,26 +167,19 @@ _PROCEDURAL: Mapping[str, Callable[[int, np.random.Generator], np.ndarray]] = Ma
 
 @functools.lru_cache(maxsize=2)
 def procedural_textures(size: int = 400) -> Mapping[str, Texture]:
-    """The 25 procedural textures by name, each `size` by `size`, in [0.2, 0.8].
-
-    Raises:
-        InputError: if `size` is less than 16.
-    """
+    """The 25 procedural textures by name, each `size` by `size`, in [0.2, 0.8]."""
     if size < 16:
         raise InputError(f"`size` is {size}; a texture needs at least 16 pixels a side")
     textures = {}
     for name, values in _PROCEDURAL.items():
-        textures[name] = (0.5 + 0.3 * values(size, _rng(name))).astype(np.float32)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        textures[name] = (0.5 + 0.3 * values(size, rng)).astype(np.float32)
         textures[name].setflags(write=False)
     return MappingProxyType(textures)
 
 
 def photographs() -> Mapping[str, Texture]:
-    """scikit-image's `brick`, `grass` and `gravel`, 512x512.
-
-    Raises:
-        MissingExtraError: if scikit-image is not installed.
-    """
+    """scikit-image's `brick`, `grass` and `gravel`, 512x512."""
     data = require("skimage.data", extra="train")
     return {name: np.asarray(getattr(data, name)(), np.float32) / 255 for name in PHOTOGRAPHS}
 
@@ -199,10 +188,6 @@ def read_textures(folder: str | Path) -> Mapping[str, Texture]:
     """Reads a folder of images as grey textures, named by file stem in sorted order.
 
     Files that are no images by their suffix (a licence, say) are passed over.
-
-    Raises:
-        InputError: if the folder is missing or holds no image, an image cannot be read, or two
-            images share a stem.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -29,7 +29,6 @@ class Record:
     """A record whose checksums are right.
 
     Attributes:
-        path: the file.
         number: its place in the file, counted from 1.
         offset: of its data in the file, in bytes.
         length: of its data, in bytes.
@@ -64,11 +63,6 @@ def index(path: str | Path, *, skip_broken: bool = False) -> Index:
         path: a TFRecord file, not compressed.
         skip_broken: go on behind records whose data are broken, and end at one whose length is,
             since nothing says where the next begins.
-
-    Raises:
-        InputError: if the file cannot be read or holds no whole record, or a record is broken:
-            names its number and place.
-        MissingExtraError: without extra `train`.
     """
     path = Path(path)
     records, problems, start, number = [], [], 0, 0
@@ -125,11 +119,7 @@ def _advice(file: BinaryIO, number: int) -> str:
 
 
 def read(record: Record) -> bytes:
-    """Reads the data of a record.
-
-    Raises:
-        InputError: if the file has gone or was shortened since it was indexed.
-    """
+    """Reads the data of a record."""
     try:
         with record.path.open("rb") as file:
             file.seek(record.offset)

@@ -100,11 +100,7 @@ class LesionTraining:
         return _OF_SCANS if self.data is None else _OF_PLANTED
 
     def check(self) -> None:
-        """Checks the settings; not when they are made, where tyro would draw a box around it.
-
-        Raises:
-            InputError: naming the setting.
-        """
+        """Checks the settings; not when they are made, where tyro would draw a box around it."""
         command.check_outputs(out=self.out, written=(self.export,))
         command.check_at_least(self, 1, "steps", "evaluate_every")
         counts = ("batch", "evaluate_cases", "score_cases")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,33 +14,10 @@ from segcam_jax.data.volume import orientation
 from train.data.brain_template import Template, mni152, read_template
 from train.data.lesions import MODALITIES, LesionCase, LesionCases, LesionConfig
 from train.lesions.config import PLANTED_SPACING, LesionTraining
-from train.lesions.scans import CONNECTIVITY, Crops, read_scans
+from train.lesions.scans import CONNECTIVITY, Crops, Scans, read_scans
 
-
-class Case(Protocol):
-    """A scan with its lesions, which are numbered."""
-
-    @property
-    def image(self) -> Float[np.ndarray, "d h w c"]:
-        """Its modalities."""
-        ...
-
-    @property
-    def lesions(self) -> Int[np.ndarray, "d h w"]:
-        """The number of the lesion that a voxel belongs to, from 1; else 0."""
-        ...
-
-
-class Cases(Protocol):
-    """Cases by index."""
-
-    def __len__(self) -> int:
-        """Their number."""
-        ...
-
-    def __getitem__(self, index: int) -> Case:
-        """The case of a number."""
-        ...
+# By index, each with its `image` and its `lesions`.
+Cases = LesionCases | Scans
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,10 +25,8 @@ class LesionData:
     """What a run is trained and scored on.
 
     Attributes:
-        name: of the data set.
         source: what is trained on, by index.
         pair: image and numbers of lesions of an item; None: it is both.
-        shape: of an image.
         choosing: cases that choose the best state.
         scoring: cases that score it.
         roi: extent of the windows in which held-out cases are seen; None: they are seen whole.
@@ -79,11 +54,7 @@ class LesionData:
 
 
 def open_data(config: LesionTraining) -> LesionData:
-    """Planted lesions, or a user's scans.
-
-    Raises:
-        InputError: if a template, or scans, cannot be read or do not fit together.
-    """
+    """Planted lesions, or a user's scans."""
     if config.data is None:
         return planted(config, open_template(config))
     found = read_scans(config)

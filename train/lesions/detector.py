@@ -63,10 +63,8 @@ class Table:
     """Instances with their features.
 
     Attributes:
-        scans: of each.
         numbers: of each in its scan.
         wrong: whether it is a false positive.
-        names: of the features.
         values: of them; NaN where one is unknown.
     """
 
@@ -134,11 +132,7 @@ def read_features(path: Path, only: str | None = None) -> Table:
 
 
 def detect(config: Detector) -> dict[str, Any]:
-    """Cross-validates a detector; returns what the file holds.
-
-    Raises:
-        InputError: if settings or features are at fault, or there are too few scans.
-    """
+    """Cross-validates a detector; returns what the file holds."""
     config.check()
     table = read_features(config.features, config.only)
     probability, areas = cross_validated(table, config.folds, config.seed)
@@ -168,17 +162,11 @@ def cross_validated(
     """The probability of each instance to be wrong, by a detector that has not seen its scan.
 
     Args:
-        table: the instances.
         folds: how many; no scan lies in two.
-        seed: of the folds.
 
     Returns:
         The probabilities, and the area under the ROC curve of each fold; None where a fold has
         hits alone, or false positives alone.
-
-    Raises:
-        InputError: if scans or instances of either kind are fewer than folds, or all instances of
-            a kind are held out at once.
     """
     counts = {"scan": len(set(table.scans)), "hit": int((~table.wrong).sum())}
     counts["false positive"] = int(table.wrong.sum())

@@ -61,13 +61,7 @@ class Case:
 
 
 class Scans:
-    """Scans by index, read when they are asked for; the last few are kept.
-
-    Args:
-        cases: their files.
-        options: how they are read.
-        most: how many are kept.
-    """
+    """Scans by index, read when they are asked for; the last few are kept."""
 
     def __init__(self, cases: Sequence[scan_inputs.VolumeCase], options: ScanOptions, most: int):
         self.cases, self.options, self._most = tuple(cases), options, most
@@ -86,11 +80,7 @@ class Scans:
         return self._kept(index)
 
     def check(self) -> tuple[bool, list[tuple[str, Path]]]:
-        """Reads every scan: whether any has a lesion, and what is to be told of which file.
-
-        Raises:
-            InputError: if a file is broken, or leaves open how it lies or what is a lesion.
-        """
+        """Reads every scan: whether any has a lesion, and what is to be told of which file."""
         any_lesion, told = False, []
         for case in self.cases:
             given = read_input(case.files, self.options)
@@ -117,11 +107,7 @@ class Scans:
 
 
 def _doubts(given: ScanInput) -> Iterator[tuple[str, Path]]:
-    """What was assumed of a scan's files, and what the network cannot see in them.
-
-    Raises:
-        InputError: if the scan does not say where its axes lead.
-    """
+    """What was assumed of a scan's files, and what the network cannot see in them."""
     assert given.truth is not None
     if not given.scan.file.oriented:
         raise InputError(
@@ -144,7 +130,6 @@ class UserScans:
     """The scans of a run.
 
     Attributes:
-        training: those that are trained on.
         held_out: those that are not, of other patients.
         sha256: of all files, and of who is held out.
         patients: names of those who are.
@@ -161,12 +146,7 @@ class UserScans:
 
 
 def read_scans(config: LesionTraining) -> UserScans:
-    """Finds the scans of a run, and reads each of them once.
-
-    Raises:
-        InputError: if files are missing or broken, grids, voxels or label maps do not fit, fewer
-            scans are left to train on than a step has crops, or no scan of one side has a lesion.
-    """
+    """Finds the scans of a run, and reads each of them once."""
     assert config.data is not None
     found = find_scans(config.data, config.prefixes, truth=config.truth_prefix)
     wanted = None if config.spacing is None else (config.spacing,)
@@ -250,10 +230,6 @@ class Crops:
     of the same scans, until each has given as many as it does at a time. Scans that are too few for
     one more step rest until all have been in turn. An item is a function of configuration, scans
     and position.
-
-    Args:
-        config: of the run.
-        scans: that are trained on.
     """
 
     def __init__(self, config: LesionTraining, scans: Scans):
@@ -288,10 +264,8 @@ def cropped(case: Case, extent: int, positives: float, generator: np.random.Gene
     likewise. Half of them are multiplied by 0.9 to 1.1, half get -0.1 to 0.1 added.
 
     Args:
-        case: the scan.
         extent: of the cube, along all axes.
         positives: windows around lesions for each one around anything else.
-        generator: of the random numbers.
     """
     image, lesions = _window(case, round(extent * WINDOW), positives, generator)
     room = np.array(lesions.shape) - extent

@@ -105,9 +105,6 @@ def study(config: LesionStudy) -> dict[str, Any]:
 
     Returns:
         What the file holds: the settings, the cases, a row per explained instance, the summary.
-
-    Raises:
-        InputError: if the file holds a study of other settings.
     """
     config.check()
     model = models.load(config.weights)

@@ -29,11 +29,7 @@ Predict = Callable[[Float[np.ndarray, "d h w 2"]], Float[np.ndarray, "d h w"]]
 
 
 def prepare(config: LesionTraining, data: LesionData) -> loop.Training:
-    """What is trained on what; writes nothing.
-
-    Raises:
-        InputError: if the settings do not fit together.
-    """
+    """What is trained on what; writes nothing."""
     network = steps.Network(make_model(config))
     network.check_input(data.shape)
     predict = predictor(network, data.roi)
@@ -141,15 +137,7 @@ def evaluate(
 
 
 def train(config: LesionTraining) -> dict[str, Any] | None:
-    """Runs or resumes a training.
-
-    Returns:
-        What `metrics.json` holds, or None if the run was asked to stop before its end.
-
-    Raises:
-        InputError: as `prepare`; or if the template or scans cannot be read, or `config.out`
-            holds a run of another configuration.
-    """
+    """Trains, or goes on; returns what `metrics.json` holds, None if stopped before the end."""
     config.check()
     data = open_data(config)
     training = prepare(config, data)

@@ -93,11 +93,7 @@ class SegmentationTraining:
     workers: int = 0
 
     def check(self) -> None:
-        """Checks the settings; not when they are made, where tyro would draw a box around it.
-
-        Raises:
-            InputError: naming the setting.
-        """
+        """Checks the settings; not when they are made, where tyro would draw a box around it."""
         command.check_outputs(out=self.out, written=(self.export,))
         counts = ("epochs", "batch", "evaluate_every")
         command.check_at_least(self, 1, *counts, most=command.MOST_AT_ONCE)

@@ -20,11 +20,7 @@ _HELD_OUT, _ORDER, _AUGMENT = range(3)
 
 
 def read_images(config: SegmentationTraining) -> SegmentedImages:
-    """Reads and checks the data set of a run; which kind it is, its folders say.
-
-    Raises:
-        InputError: if the data are of no kind that is known, incomplete, or of no classes.
-    """
+    """Reads and checks the data set of a run; which kind it is, its folders say."""
     roots = [path for path in (config.data, config.held_out) if path is not None]
     form = Form(config.channels, size_of(config))
     values = MaskValues(config.mask_threshold, config.ignore_label, config.class_names)
@@ -55,11 +51,7 @@ def _check_no_values(values: MaskValues, why: str) -> None:
 
 
 def held_out(config: SegmentationTraining, images: SegmentedImages) -> Int[np.ndarray, "m"]:
-    """The images that are not trained on: those that the data hold out, or a share at random.
-
-    Raises:
-        InputError: if none would be left to train on.
-    """
+    """The images that are not trained on: those that the data hold out, or a share at random."""
     if images.held_out:
         return np.array(images.held_out)
     count = max(1, round(config.held_out_share * len(images)))
@@ -78,8 +70,6 @@ class TrainingImages:
     An item is a function of configuration and position alone.
 
     Args:
-        config: of the run.
-        images: all of them.
         members: those that are trained on.
         multiple: of what extents must be, for the network.
 
@@ -138,12 +128,6 @@ def augmented(
     extents: images linearly, labels by the nearest pixel. Where an image is smaller than the
     window, it is mirrored at its bottom and right, and so are its labels. Colours become
     `(x - m) a + m + b` for the image's mean m, clipped to [0, 1].
-
-    Args:
-        pair: image and labels.
-        config: how much they change.
-        extents: of what is made.
-        generator: of the random numbers.
     """
     image, labels = pair
     zoom = (1 + config.zoom) ** generator.uniform(-1, 1)

@@ -20,9 +20,6 @@ def make_model(config: SegmentationTraining, class_names: Sequence[str]) -> tupl
 
     Returns:
         `(family, model)`: what weights files call the network, and the network.
-
-    Raises:
-        InputError: if the weights to start from are of another network.
     """
     family = models.NETWORKS[models.SEGMENTERS[config.network][0]]
     shape: dict[str, Any] = {"in_channels": config.channels, "classes": len(class_names)}

@@ -21,14 +21,7 @@ from train.data.defects import DefectConfig, defect
 
 
 def write(out: Path, *, training: int = 240, held_out: int = 60, size: int = 128) -> int:
-    """Writes `out/train` and `out/test`, each with `images/NNN.png` and `masks/NNN.png`.
-
-    Returns:
-        The number of images.
-
-    Raises:
-        InputError: if the folder is there already.
-    """
+    """Writes `out/train` and `out/test`, `images/NNN.png` and `masks/NNN.png`; returns how many."""
     command.check_new(out)
     for config, count in (
         (DefectConfig("train", size), training),

@@ -34,12 +34,8 @@ class Run:
     """A run, ready to be trained.
 
     Attributes:
-        config: its settings.
-        images: all of them.
         held_out: those that are not trained on.
         family: what weights files call the network.
-        training: what is trained, on what.
-        evaluate: the scores of a state on the held-out images.
     """
 
     config: SegmentationTraining
@@ -51,11 +47,7 @@ class Run:
 
 
 def prepare(config: SegmentationTraining) -> Run:
-    """Reads the images and makes the network; writes nothing.
-
-    Raises:
-        InputError: if data, network and settings do not fit together.
-    """
+    """Reads the images and makes the network; writes nothing."""
     config.check()
     images = read_images(config)
     apart = held_out(config, images)
@@ -111,10 +103,6 @@ class Evaluation:
     """Scores of a network's states on held-out images, which keep their extents.
 
     Args:
-        network: the network.
-        images: all of them.
-        members: those that are scored.
-        loss: of logits and labels.
         multiple: of what extents must be; images are mirrored up to it, which is not scored.
     """
 
@@ -193,14 +181,7 @@ def _scored(
 
 
 def train(config: SegmentationTraining) -> dict[str, Any] | None:
-    """Runs or resumes a training.
-
-    Returns:
-        What `metrics.json` holds, or None if the run was asked to stop before its end.
-
-    Raises:
-        InputError: as `prepare`, or if `config.out` holds a run of another configuration.
-    """
+    """Trains, or goes on; returns what `metrics.json` holds, None if stopped before the end."""
     run = prepare(config)
     # Contents, not paths.
     start = None if config.start is None else files.sha256_of(models.path_of(config.start))
@@ -226,10 +207,7 @@ def report(run: Run, fitted: loop.Fitted) -> dict[str, Any]:
         "history": fitted.history,
     }
     reports.write_table(config.out / "classes.csv", table)
-    panels = {
-        "loss": ("loss", "held_out_loss"),
-        "held-out": ("mean_iou", "mean_dice", "soft_iou"),
-    }
+    panels = {"loss": ("loss", "held_out_loss"), "held-out": ("mean_iou", "mean_dice", "soft_iou")}
     reports.plot_curves(config.out / "curves.png", fitted.history, panels)
     for path in filter(None, (config.out / "weights.safetensors", config.export)):
         stored.save(path, run.family, model, _metadata(run, metrics))

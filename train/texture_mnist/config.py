@@ -59,11 +59,7 @@ class TrainConfig:
     workers: int = 0
 
     def check(self) -> None:
-        """Checks the settings; not when they are made, where tyro would draw a box around it.
-
-        Raises:
-            InputError: naming the setting.
-        """
+        """Checks the settings; not when they are made, where tyro would draw a box around it."""
         command.check_outputs(out=self.out, written=(self.export,))
         command.check_at_least(self, 1, "steps", "evaluate_every", "depth")
         counts = ("batch", "evaluate_samples", "score_samples")

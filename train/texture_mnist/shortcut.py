@@ -24,7 +24,6 @@ def measure_shortcut(
     """Puts the texture of a bias in and out of otherwise unchanged images.
 
     Args:
-        predict: from images to label maps.
         config: a data set with one bias of a background texture, of probability 1.
 
     Returns:

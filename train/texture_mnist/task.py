@@ -28,11 +28,7 @@ Predict = Callable[[Float[np.ndarray, "n h w 1"]], Int[np.ndarray, "n h w"]]
 
 
 def prepare(config: TrainConfig) -> loop.Training:
-    """What is trained on what; writes nothing.
-
-    Raises:
-        InputError: if the settings do not fit together, or data or weights cannot be read.
-    """
+    """What is trained on what; writes nothing."""
     config.check()
     source = TextureMnist(dataset_config(config, "train"))
     network = steps.Network(make_model(config))
@@ -55,11 +51,7 @@ def prepare(config: TrainConfig) -> loop.Training:
 
 
 def make_model(config: TrainConfig) -> UNet:
-    """The U-Net of a run, as it starts.
-
-    Raises:
-        InputError: if the weights to start from are those of another U-Net.
-    """
+    """The U-Net of a run, as it starts."""
     unet = UNetConfig(depth=config.depth, width=config.width)
     if config.start is not None:
         model, _ = load_unet(config.start)
@@ -105,14 +97,7 @@ def _by_class(values: Array) -> dict[str, float | None]:
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
-    """Runs or resumes a training.
-
-    Returns:
-        What `metrics.json` holds, or None if the run was asked to stop before its end.
-
-    Raises:
-        InputError: as `prepare`, or if `config.out` holds a run of another configuration.
-    """
+    """Trains, or goes on; returns what `metrics.json` holds, None if stopped before the end."""
     training = prepare(config)
     command.claim_folder(config.out, config, _NO_EFFECT)
     with loop.watched() as watch:

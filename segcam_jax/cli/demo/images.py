@@ -194,15 +194,7 @@ def _finding(
     left_out: Mapping[str, int],
     twos: tuple[str, str],
 ) -> Finding:
-    """What the page says.
-
-    Args:
-        rows: of each network.
-        tap: the telling one.
-        about: what the weights' files say of themselves.
-        left_out: images in which a network saw no 2.
-        twos: names of the images that are shown.
-    """
+    """What the page says."""
     at = {name: [row for row in each if row.tap == tap] for name, each in rows.items()}
     shares = {name: [[row.biased, row.unbiased] for row in each] for name, each in at.items()}
     halves = {name: np.nanmean(each, axis=0) for name, each in shares.items()}

@@ -148,13 +148,7 @@ def _holds(path: Path, values: np.ndarray) -> bool:
 
 
 def finding(records: Sequence[Record], planted: int, about: Mapping[str, Any]) -> Finding:
-    """What the page says.
-
-    Args:
-        records: of the explained instances, as the run wrote them.
-        planted: lesions in the case.
-        about: what the weights' file says of itself.
-    """
+    """What the page says."""
     groups = [record["instance"]["group"] for record in records]
     seen = [record for record in records if record["instance"]["group"] == "TP"]
     sizes = [{name: _magnitude(_of(record, name)) for name in NAMES} for record in seen]

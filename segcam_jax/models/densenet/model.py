@@ -24,8 +24,6 @@ class DenseNetConfig:
 
     Attributes:
         depth: 121, 169 or 201.
-        in_channels: channels of the image.
-        classes: number of logits.
         growth: channels that a layer adds; the stem has twice as many.
         hidden: units of a linear layer before the classifier, as FastAblationCAM's head has it;
             0 for none.
@@ -83,7 +81,7 @@ class Transition(nnx.Module):
         return x, tap(layers.avg_pool(y, 2, 2), self.name)
 
 
-class DenseNet(nnx.Module):
+class DenseNet(layers.Classifier):
     """Densely connected network (Huang et al., 2017), laid out as torchvision's and Keras's.
 
     Taps, from input to output; B is 1 to 4 and layers count from 1, as torchvision's do:
@@ -127,19 +125,11 @@ class DenseNet(nnx.Module):
         self.hidden = nnx.Linear(channels, config.hidden, rngs=rngs) if config.hidden else None
         self.head = nnx.Linear(config.hidden or channels, config.classes, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... k"]:
-        """Returns logits.
-
-        Args:
-            x: one image or a batch of them, channels last.
-
-        Raises:
-            InputError: if channels or extents do not fit the network.
-        """
-        x = tap(layers.pooled(self.pyramid(x)[-1]), "pooled")
-        if self.hidden is not None:
-            x = self.hidden(x)
-        return tap(self.head(x), "logits")
+    def logits(self, features: Float[Array, "... h w c"]) -> Float[Array, "... k"]:
+        """Returns the logits of the last features."""
+        if self.hidden is None:
+            return super().logits(features)
+        return tap(self.head(self.hidden(tap(layers.pooled(features), "pooled"))), "logits")
 
     def pyramid(self, x: Float[Array, "... h w c"]) -> list[Float[Array, "... h w c"]]:
         """Returns the features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's extents.
@@ -172,11 +162,5 @@ class DenseNet(nnx.Module):
 
 
 def densenet(depth: int = 121, *, rngs: nnx.Rngs | None = None, **options) -> DenseNet:
-    """Makes a DenseNet.
-
-    Args:
-        depth: 121, 169 or 201.
-        rngs: of the weights; None takes those of seed zero.
-        options: fields of `DenseNetConfig`.
-    """
+    """The DenseNet of `DenseNetConfig(depth, **options)`; without `rngs` of seed zero."""
     return DenseNet(DenseNetConfig(depth=depth, **options), rngs=layers.keys(rngs))

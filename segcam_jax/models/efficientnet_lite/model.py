@@ -39,8 +39,6 @@ class EfficientNetLiteConfig:
     """The shape of an EfficientNet-Lite0.
 
     Attributes:
-        in_channels: channels of the image.
-        classes: number of logits.
         padding: `"same"` pads as TensorFlow does, more at the end than at the start where the
             stride is two; `"even"` as PyTorch does.
         epsilon: of every BatchNorm.
@@ -129,7 +127,7 @@ class Block(nnx.Module):
         return tap(y + x if self.residual else y, self.name)
 
 
-class EfficientNetLite(nnx.Module):
+class EfficientNetLite(layers.Classifier):
     """EfficientNet-Lite0: no squeeze-and-excitation, ReLU6 for swish (Tan and Le, 2019; 2020).
 
     Taps, from input to output; blocks count from 1 to 16:
@@ -162,18 +160,6 @@ class EfficientNetLite(nnx.Module):
         self.last = Convolution("features", channels, _HEAD, 1, config, rngs)
         self.head = nnx.Linear(_HEAD, config.classes, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... k"]:
-        """Returns logits.
-
-        Args:
-            x: one image or a batch of them, channels last.
-
-        Raises:
-            InputError: if channels or extents do not fit the network.
-        """
-        features = self.pyramid(x)[-1]
-        return tap(self.head(tap(layers.pooled(features), "pooled")), "logits")
-
     def pyramid(self, x: Float[Array, "... h w c"]) -> list[Float[Array, "... h w c"]]:
         """Returns the features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's extents.
 
@@ -200,10 +186,5 @@ class EfficientNetLite(nnx.Module):
 
 
 def efficientnet_lite0(*, rngs: nnx.Rngs | None = None, **options) -> EfficientNetLite:
-    """Makes an EfficientNet-Lite0.
-
-    Args:
-        rngs: of the weights; None takes those of seed zero.
-        options: fields of `EfficientNetLiteConfig`.
-    """
+    """The network of `EfficientNetLiteConfig(**options)`; without `rngs` of seed zero."""
     return EfficientNetLite(EfficientNetLiteConfig(**options), rngs=layers.keys(rngs))

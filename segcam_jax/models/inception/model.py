@@ -139,8 +139,6 @@ class InceptionConfig:
     """The shape of an Inception-v3.
 
     Attributes:
-        in_channels: channels of the image.
-        classes: number of logits.
         auxiliary: whether the network has the second classifier, which only training reads.
         normalisation: what the network does to an image first: `"none"`, `"imagenet"` or
             `"symmetric"`.
@@ -240,7 +238,7 @@ class Auxiliary(nnx.Module):
         return self.head(layers.pooled(x))
 
 
-class Inception(nnx.Module):
+class Inception(layers.Classifier):
     """Inception-v3 (Szegedy et al., 2016), laid out as torchvision's.
 
     Taps bear torchvision's names in lower case, from input to output:
@@ -272,34 +270,19 @@ class Inception(nnx.Module):
         self.auxiliary = auxiliary
         self.head = nnx.Linear(channels, config.classes, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... k"]:
-        """Returns logits; the second classifier does not run.
-
-        Args:
-            x: one image or a batch of them, channels last.
-
-        Raises:
-            InputError: if channels or extents do not fit the network.
-        """
-        return self._logits(self.pyramid(x)[-1])
-
     def with_auxiliary(
         self, x: Float[Array, "... h w c"]
     ) -> tuple[Float[Array, "... k"], Float[Array, "... k"] | None]:
-        """Returns the logits of both classifiers, for training; the second may be None.
-
-        Raises:
-            InputError: if the image is too small for the second classifier.
-        """
+        """Returns the logits of both classifiers, for training; the second may be None."""
         *_, grid17, features = self.pyramid(x)
         if self.auxiliary is None:
-            return self._logits(features), None
+            return self.logits(features), None
         if min(grid17.shape[-3:-1]) < _AUXILIARY_GRID:
             raise InputError(
                 f"the auxiliary classifier was given an image of {x.shape[-3]} x {x.shape[-2]}; "
                 "it needs at least 299 x 299, or a network with auxiliary=False"
             )
-        return self._logits(features), self.auxiliary(grid17)
+        return self.logits(features), self.auxiliary(grid17)
 
     def pyramid(self, x: Float[Array, "... h w c"]) -> list[Float[Array, "... h w c"]]:
         """Returns the features at about 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's extents.
@@ -334,15 +317,7 @@ class Inception(nnx.Module):
                 names += [f"auxiliary/{conv.name}" for conv in AUXILIARY]
         return names
 
-    def _logits(self, features: Array) -> Array:
-        return tap(self.head(tap(layers.pooled(features), "pooled")), "logits")
-
 
 def inception_v3(*, rngs: nnx.Rngs | None = None, **options) -> Inception:
-    """Makes an Inception-v3.
-
-    Args:
-        rngs: of the weights; None takes those of seed zero.
-        options: fields of `InceptionConfig`.
-    """
+    """The Inception-v3 of `InceptionConfig(**options)`; without `rngs` of seed zero."""
     return Inception(InceptionConfig(**options), rngs=layers.keys(rngs))

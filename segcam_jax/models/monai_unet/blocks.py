@@ -49,11 +49,7 @@ class Convolution(nnx.Module):
 
     Args:
         name: of the tap.
-        inputs: channels in.
-        outputs: channels out.
         stride: a number, or one per axis.
-        config: of the network.
-        rngs: of the weights.
         transposed: whether it enlarges by the stride; else it shrinks.
         plain: whether nothing follows the convolution.
     """

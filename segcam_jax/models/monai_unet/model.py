@@ -59,14 +59,7 @@ class MonaiUNet(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
-        """Returns logits at the extent of the image.
-
-        Args:
-            x: one image or a batch of them, channels last.
-
-        Raises:
-            InputError: if the channels, or an extent of the image, do not fit the network.
-        """
+        """Returns logits at the extent of the image."""
         self._check(x.shape)
         skips = []
         for level in self.encoder:
@@ -102,10 +95,5 @@ class MonaiUNet(nnx.Module):
 
 
 def monai_unet(*, rngs: nnx.Rngs | None = None, **options) -> MonaiUNet:
-    """Makes a MONAI U-Net with random weights.
-
-    Args:
-        rngs: of the weights; None takes those of seed zero.
-        options: fields of `MonaiUNetConfig`.
-    """
+    """The U-Net of `MonaiUNetConfig(**options)`; without `rngs` of seed zero."""
     return MonaiUNet(MonaiUNetConfig(**options), rngs=layers.keys(rngs))

@@ -103,11 +103,7 @@ def monai_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def monai_check(shapes: Mapping[str, tuple[int, ...]], origin: str) -> None:
-    """Refuses other networks of MONAI, and other activations than a PReLU of one slope.
-
-    Raises:
-        InputError: naming what is supported.
-    """
+    """Refuses other networks of MONAI, and other activations than a PReLU of one slope."""
     if not (_has(shapes, "model.0.") and _has(shapes, "model.2.")):
         raise InputError(
             f"weights of {origin!r} do not belong to MONAI's U-Net, `monai.networks.nets.UNet`; "
@@ -128,7 +124,6 @@ def monai_assumed(config: MonaiUNetConfig, *, strides: bool) -> list[str]:
     """What weights of this configuration do not tell: another network could have the same ones.
 
     Args:
-        config: of the converted network.
         strides: whether they are assumed, too; else they were given.
     """
     assumed = []

@@ -24,8 +24,6 @@ class ResNetConfig:
 
     Attributes:
         depth: 18, 34, 50, 101 or 152.
-        in_channels: channels of the image.
-        classes: number of logits.
         width: channels of the first stage; each later stage has twice as many.
         normalisation: what the network does to an image first: `"none"`, `"imagenet"` or
             `"symmetric"`.
@@ -96,7 +94,7 @@ class Block(nnx.Module):
         return tap(nnx.relu(x), self.name)
 
 
-class ResNet(nnx.Module):
+class ResNet(layers.Classifier):
     """Residual network (He et al., 2016), laid out as torchvision's.
 
     Taps, from input to output; S is 1 to 4 and blocks count from 1, so that torchvision's
@@ -133,18 +131,6 @@ class ResNet(nnx.Module):
         self.stages = nnx.List(stages)
         self.head = nnx.Linear(inputs, config.classes, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... k"]:
-        """Returns logits.
-
-        Args:
-            x: one image or a batch of them, channels last.
-
-        Raises:
-            InputError: if channels or extents do not fit the network.
-        """
-        features = self.pyramid(x)[-1]
-        return tap(self.head(tap(layers.pooled(features), "pooled")), "logits")
-
     def pyramid(self, x: Float[Array, "... h w c"]) -> list[Float[Array, "... h w c"]]:
         """Returns the features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's extents.
 
@@ -176,11 +162,5 @@ class ResNet(nnx.Module):
 
 
 def resnet(depth: int = 50, *, rngs: nnx.Rngs | None = None, **options) -> ResNet:
-    """Makes a ResNet.
-
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        rngs: of the weights; None takes those of seed zero.
-        options: fields of `ResNetConfig`.
-    """
+    """The ResNet of `ResNetConfig(depth, **options)`; without `rngs` of seed zero."""
     return ResNet(ResNetConfig(depth=depth, **options), rngs=layers.keys(rngs))

@@ -24,8 +24,6 @@ class UNetConfig:
     input channel and eleven classes, 5,500,779 of them trainable.
 
     Attributes:
-        in_channels: channels of the image.
-        classes: channels of the logits.
         ndim: number of spatial dimensions, 2 or 3.
         depth: number of poolings; the image extents must be multiples of 2**depth.
         width: channels of the first level; each deeper level has twice as many.
@@ -158,14 +156,7 @@ class UNet(nnx.Module):
         self.head = nnx.Conv(widths[0], config.classes, (1,) * config.ndim, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
-        """Returns logits at the extent of the image.
-
-        Args:
-            x: one image or a batch of them, channels last.
-
-        Raises:
-            InputError: if the channels, or an extent of the image, do not fit the network.
-        """
+        """Returns logits at the extent of the image."""
         self._check(x.shape)
         window = (2,) * self.config.ndim
         skips = []

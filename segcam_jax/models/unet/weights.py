@@ -26,7 +26,6 @@ def save_unet(path: str | Path, model: UNet, metadata: Mapping[str, Any] | None 
 
     Args:
         path: the `.safetensors` file to write.
-        model: the network.
         metadata: what JSON can hold, for example class names and scores.
     """
     stored.save(path, "unet", model, metadata or {})
@@ -34,9 +33,6 @@ def save_unet(path: str | Path, model: UNet, metadata: Mapping[str, Any] | None 
 
 def load_unet(path: str | Path) -> tuple[UNet, dict[str, Any]]:
     """Reads a U-Net that `save_unet` wrote.
-
-    Returns:
-        `(model, metadata)`.
 
     Raises:
         InputError: if the file is not a U-Net's, or a tensor does not fit; every one is named.

@@ -31,8 +31,6 @@ class VggUNetConfig:
     parameters, of which 4,032 are statistics.
 
     Attributes:
-        classes: channels of the logits.
-        in_channels: channels of the image.
         width: channels of the first block of the encoder, a multiple of 4; VGG-16 has 64.
         normalisation: what is done to an image in [0, 1] first, as in `layers.NORMALISATIONS`.
     """
@@ -127,9 +125,6 @@ class VggUNet(nnx.Module):
 
         Args:
             x: one image or a batch of them, in [0, 1], channels last; extents are multiples of 32.
-
-        Raises:
-            InputError: if the channels, or an extent of the image, do not fit the network.
         """
         layers.check_image(x.shape, self.config, "the U-Net", 1)
         if any(extent % self.config.multiple for extent in x.shape[-3:-1]):
