@@ -27,7 +27,7 @@ _DRAWN = (
     "The highest values of a map come first. A colour is a method, a style of line a layer;\n"
     "grey: controls, maps that no method made. "
 )
-_SPREAD = "Lines are means over {} images, bands their standard errors."
+_SPREAD = "Lines are means of {}, bands their standard errors."
 _AGREED = (
     "Kendall's tau of the orders of methods by two metrics: 1 if both order them alike, 0 if the "
     "orders are\nunrelated, -1 if they are opposite. Controls do not count."
@@ -105,8 +105,8 @@ def ranking(
             label.set_color("black" if row.tap else _CONTROL)
         axes.set(ylim=(tallest - 0.5, -0.5))
         axes.set_title(f"{metric}\n{_BETTER[better[metric]]}", fontsize=8.5, loc="left", **_PLAIN)
-        over = f"mean over {rows[0].images} images, 95 % interval"
-        axes.set_xlabel(over if rows[0].images > 1 else "value of one image", fontsize=7)
+        of = f"mean of {rows[0].images}, with its 95 % interval"
+        axes.set_xlabel(of if rows[0].images > 1 else "a single value", fontsize=7)
         axes.grid(axis="x", color="#e4e4e4", linewidth=0.7)
         axes.tick_params(axis="x", labelsize=7)
         axes.set_axisbelow(True)
@@ -133,7 +133,7 @@ def curves(
     """
     if not lines:
         raise InputError("no curve was given; there is nothing to draw")
-    caption = _DRAWN + (_SPREAD.format(images) if images > 1 else "Lines are of one image.")
+    caption = _DRAWN + (_SPREAD.format(images) if images > 1 else "Nothing is averaged.")
     figure, panels = _panels(len(lines), 2.9, title, caption)
     beside = len(panels) < _COLUMNS
     if beside:

@@ -102,6 +102,13 @@ def test_methods_and_layers(capsys, weights):
     for method in segcam_jax.methods.METHODS.values():
         assert all(option.about for option in method.options.values()), method.name
     assert "relative=true (true or false): divide by |S|" in out
+    # Options of metrics have their defaults as a command line is given them.
+    deletion = out[out.index("\ndeletion\n") : out.index("\ninsertion\n")]
+    assert "steps=20 (a whole number up to 100,000,000): equal parts of what is" in deletion
+    assert "at=input (one of input, tap)" in deletion
+    assert "channel=none" in deletion
+    assert "percentiles=10,20,30,40,50,60,70,80,90 (whole numbers, as 10,20,30)" in out
+    assert "key=" not in out
     assert run("layers", "--weights", weights, "--size", 16, 11) == 0
     out, err = capsys.readouterr()
     assert re.search(r"bottleneck +│ +8 x 6 +│ +4 │ the bottleneck", out)
