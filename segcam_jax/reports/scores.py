@@ -161,7 +161,7 @@ def _ends(metric: Metric) -> tuple[str, str]:
     done = "shown" if metric.higher_is_better else "removed"
     of_region = "region" in metric.needs
     shown = "Dice with the untouched prediction" if of_region else "score of the target"
-    return f"share of positions {done}", shown
+    return f"share of positions {done}, the highest first", shown
 
 
 def _tap(tap: str) -> str:

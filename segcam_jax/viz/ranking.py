@@ -24,8 +24,7 @@ _RANKED = (
     "dotted: their values."
 )
 _DRAWN = (
-    "The highest values of a map come first. A colour is a method, a style of line a layer;\n"
-    "grey: controls, maps that no method made. "
+    "A colour is a method, a style of line a layer; grey: controls, maps that no method made.\n"
 )
 _SPREAD = "Lines are means of {}, bands their standard errors."
 _AGREED = (

@@ -133,7 +133,8 @@ def main():
     def products(inputs, **_):
         (inputs,) = inputs if isinstance(inputs, tuple) else (inputs,)
         inputs = inputs.detach().requires_grad_()
-        (slopes,) = torch.autograd.grad(model(inputs)[:, CLASS].sum(), inputs)
+        with torch.enable_grad():  # captum turns it off.
+            (slopes,) = torch.autograd.grad(model(inputs)[:, CLASS].sum(), inputs)
         return (slopes * inputs).sum(1, keepdim=True).detach()
 
     found["captum/sensitivity"] = sensitivity_max(

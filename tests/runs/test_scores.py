@@ -384,7 +384,7 @@ def test_kendalls_tau_of_rankings_by_hand(run):
 
 
 def test_cards_say_place_wins_worst_and_which_controls_are_ahead(run):
-    means = {"a": (0.2, 0.4), "b": (0.5, 0.1), RANDOM: (0.25, 0.3), MASK: (0.1, 0.1)}
+    means = {"a": (0.2, 0.4), "b": (0.6, 0.1), RANDOM: (0.25, 0.3), MASK: (0.1, 0.1)}
     rows = [
         (image, image, method, CONTROL if method in (RANDOM, MASK) else "t", "deletion", value)
         for method, values in means.items()
