@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _FAULT
     except KeyboardInterrupt:
         print(
-            "benchmarks: interrupted; what is finished is kept, and the same command goes on",
+            "benchmarks: interrupted; what is finished is kept, and the same command resumes",
             file=sys.stderr,
         )
         return _INTERRUPTED

@@ -203,7 +203,7 @@ def is_there(path: str | Path) -> bool:
     """Whether a file is there.
 
     Raises:
-        InputError: if what is there is no file: a folder, a FIFO or a device, whose end may never
+        InputError: if the path is not a file but a folder, a FIFO or a device, whose end may never
             come, or a link to itself; or if a folder above it cannot be entered.
     """
     try:

@@ -34,10 +34,10 @@ def explain(
     one_example: bool | None = None,
     **options: Any,
 ) -> Explanation:
-    """Explains what a model says of one image.
+    """Explains what a model predicts for one image.
 
-    It adapts the model, cuts it at the tap, makes the target, and calls the method; each has a
-    function of its own where more is to be said.
+    It adapts the model, cuts it at the tap, makes the target, and calls the method. Each step has a
+    function of its own, with more options.
 
     Args:
         model: an NNX, Equinox, PyTorch or Keras model, `(linen.Module, variables)`, or `(fn,

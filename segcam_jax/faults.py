@@ -1,4 +1,4 @@
-"""What a user's own model or target fails on: where, why, and which input it would take."""
+"""Why a user's own model or target fails, where, and which input the model would take."""
 
 import sysconfig
 import traceback
@@ -25,8 +25,7 @@ _MULTIPLES = (2, 4, 8, 16, 32)
 def words_of(error: BaseException) -> str:
     """The place in the user's code where an exception came from, its type, and its first line.
 
-    A place in a library is none of the user's: without one in their own code only type and line
-    are told.
+    If no call is in the user's own code, the words have only the type and the first line.
     """
     message = error.msg or "" if isinstance(error, SyntaxError) else str(error)
     said = next(filter(None, (line.strip() for line in message.splitlines())), "")

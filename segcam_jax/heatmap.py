@@ -191,7 +191,7 @@ def find_profile(profile: str | Profile) -> Profile:
     """The profile of a name; a `Profile` is returned as it is.
 
     Raises:
-        InputError: if there is none of that name; lists those there are, the nearest first.
+        InputError: if no profile has that name; the message lists all, the nearest first.
     """
     if isinstance(profile, Profile):
         return profile

@@ -94,10 +94,10 @@ class Meaning:
         }
 
     def check_values(self, output: Float[ArrayLike, "*space k"]) -> None:
-        """Checks known values against what is said of them.
+        """Checks known values against their declaration.
 
         Raises:
-            TargetError: if they are said to be probabilities and are none, or if nothing is said
+            TargetError: if they are declared probabilities but are not, or if nothing is declared
                 and they may be either, with different predictions.
         """
         if isinstance(output, Tracer) or self.outputs == "logits" or not np.size(output):
@@ -153,7 +153,7 @@ class Meaning:
 
 
 def declared(fn: Callable, outputs: Outputs | None = None) -> Outputs | None:
-    """What is said of a model's output: what is given, else what its adapter was told, if any."""
+    """What is declared of a model's output: what is given here, else what its adapter was given."""
     if outputs is not None and outputs not in CHOICES:
         raise InputError(f"outputs={outputs!r}; choose 'logits' or 'probabilities'")
     told = getattr(fn, "outputs", None) if outputs is None else outputs
@@ -197,7 +197,7 @@ def predicted_mask(
             None: `min_probability`, or 0.5.
 
     Raises:
-        TargetError: if values are known, and are no probabilities though `outputs` says so; or if
+        TargetError: if values are known, and are not the probabilities that `outputs` says; or if
             nothing says what they are, they lie in [0, 1], and what is predicted depends on it; or
             if they lie there and those of exclusive classes do not sum to 1.
     """
@@ -233,7 +233,7 @@ def check_index(class_index: Any) -> None:
 
 
 def check_class(class_index: Any, classes: int) -> None:
-    """Raises `TargetError` if a known class is none of so many."""
+    """Raises `TargetError` if a known class is not below the number of classes."""
     if isinstance(class_index, Tracer):
         return
     indices = np.asarray(class_index)

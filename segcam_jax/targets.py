@@ -2,7 +2,7 @@
 
 The output holds logits or probabilities, `h w k` (or `d h w k`, or `k` for a classifier). Which of
 them belongs to the model: a `Split` knows (`split.outputs`), methods tell their target, and what
-reads an array alone is told by `outputs=`. A region is chosen on the unchanged output, once; it
+reads an array alone takes `outputs=`. A region is chosen on the unchanged output, once; it
 stays where it is while the model is ablated or differentiated. The constructors that read an output
 therefore run before a method does, on concrete arrays:
 
@@ -374,7 +374,7 @@ def instances(
         exclusive: as in `region`.
 
     Raises:
-        TargetError: if there is no instance, or not one of `only`; or labels are no whole numbers.
+        TargetError: if there is no instance, or not one of `only`; or labels are not whole numbers.
     """
     labels = components.check_labels(labels)
     chosen = [label for label in np.unique(labels).tolist() if label > 0] if only is None else only

@@ -85,7 +85,7 @@ class Explanation:
     Where the score is NaN or infinite, as of an image that holds NaN, all else is NaN.
 
     A method also notes its own title, the tap and the target, for titles of figures. These three
-    are no part of the pytree: what `jax.jit`, `jax.vmap` or `jax.tree.map` return has None there,
+    are not part of the pytree: what `jax.jit`, `jax.vmap` or `jax.tree.map` return has None there,
     because it may be something else, such as the mean of two explanations.
 
     Attributes:

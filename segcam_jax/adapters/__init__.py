@@ -15,7 +15,7 @@ other methods, and only those that return one array of floats (Equinox: with a s
 among other things).
 
 Images, outputs and taps are channels last and without a batch, whatever the layout inside the
-model, so that `split` is told of none.
+model, so that `split` needs no `batch_axis`.
 
 The user's model and its class stay as they are: what runs is a copy of the model's structure, made
 when `fn` is traced, in which each submodule is of a subclass of its class that names what its call

@@ -88,9 +88,9 @@ class Adapted:
         """The output for one example, channels last.
 
         Raises:
-            InputError: if the model fails at what it is given, and takes it with or without a
+            InputError: if the model fails on its input, and takes it with or without a
                 batch axis; the error names the other layout. Or if it fails otherwise (and nothing
-                is traced), if `x` holds what is no array, or an image of integers that the model
+                is traced), if `x` holds anything but arrays, or an image of integers that the model
                 computes with in floating point.
         """
         signatures.of(params, x)
@@ -315,7 +315,7 @@ def named(output: Any, path: str) -> Any:
 
 
 def check_callable(model: Any, call: Callable | None) -> None:
-    """Raises `InputError` for a model without `__call__`, where nobody says how it is called."""
+    """Raises `InputError` for a model without `__call__`, unless the user says how to call it."""
     if call is None and not callable(model):
         raise InputError(
             f"{type(model).__name__} has no __call__; give the adapter a way to call it, for "

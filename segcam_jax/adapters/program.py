@@ -1,4 +1,4 @@
-"""What the program of a model tells of it: traced on shapes, nothing runs."""
+"""What the program of a model reveals about it: traced on shapes, nothing runs."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,7 +25,7 @@ def held_values(fn: Callable, params: Any, x: jax.ShapeDtypeStruct) -> Iterator[
 
 
 def is_one_example(fn: Callable) -> bool:
-    """Whether the adapter was told that all axes of the input belong to one example."""
+    """Whether the adapter was given that all axes of the input belong to one example."""
     return layouts.is_one_example(fn)
 
 

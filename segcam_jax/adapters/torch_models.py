@@ -136,9 +136,9 @@ def from_torch(
         buffers by their names in `state_dict`, of JAX's widths (int64 as int32).
 
     Raises:
-        InputError: if `module` is no module, made by `torch.jit` or `torch.export`, or quantised,
-            or a number in it is NaN or does not fit; by `fn` if it returns several tensors and
-            `output` is not said, or uses an operator that torchax lacks.
+        InputError: if `module` is not a module, was made by `torch.jit` or `torch.export`, or is
+            quantised, or a number in it is NaN or does not fit; by `fn` if it returns several
+            tensors and you give no `output`, or if it uses an operator that torchax lacks.
         MissingExtraError: if torch or torchax is not installed.
     """
     torch = require("torch", extra=EXTRA)

@@ -57,7 +57,7 @@ def code_of(work: Callable[[], int]) -> int:
         console.error(problem)
         return _FAULT
     except KeyboardInterrupt as stop:
-        console.note("interrupted; all files are whole, and the same command goes on from here")
+        console.note("interrupted; all files are whole, and the same command resumes")
         return _TERMINATED if isinstance(stop, _process.Terminated) else _INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone.
@@ -116,7 +116,9 @@ def _check_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives.
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        raise InputError("stdout is closed, where results go; send them to a file or /dev/null")
+        raise InputError(
+            "stdout is closed, so results cannot be printed; send them to a file or /dev/null"
+        )
 
 
 def _drop_output() -> None:

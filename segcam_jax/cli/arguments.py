@@ -57,7 +57,9 @@ def bytes_of(words: str | None) -> int | None:
     found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", words)
     unit = _UNITS.get(found[2].upper()) if found else None
     if found is None or unit is None or float(found[1]) * unit < 1:
-        raise InputError(f"--memory-limit was given {words!r}; give bytes, 500MB, 2GiB or the like")
+        raise InputError(
+            f"--memory-limit was given {words!r}; give a number of bytes, such as 500MB or 2GiB"
+        )
     return int(float(found[1]) * unit)
 
 

@@ -102,11 +102,12 @@ class Convert:
     Attributes:
         source: The file of weights: .safetensors, .pth, .pt or .bin, .h5 or .hdf5 (extra `keras`).
         model: resnet18, 34, 50, 101, 152, densenet121, 169, 201, inception_v3,
-            efficientnet_lite0, monai-unet, unet-vgg16, or unet, which is the network of the Eurocon
-            2023 paper (PyTorch) or of CSBDeep (Keras).
+            efficientnet_lite0, monai-unet, unet-vgg16, or unet, which is the network of the
+            Eurocon 2023 paper (PyTorch) or of CSBDeep (Keras).
         out: The .safetensors file to write.
-        layout: Which library wrote the file: torchvision, keras (DenseNet, unet-vgg16, unet), torch
-            (EfficientNet-Lite, unet) or monai. Default: keras for .h5, else the first that fits.
+        layout: Which library wrote the file: torchvision, keras (DenseNet, unet-vgg16, unet),
+            torch (EfficientNet-Lite, unet) or monai. Default: keras for .h5, else the first that
+            fits.
         normalisation: How to change images in [0, 1] for the network: none, imagenet, symmetric or
             efficientnet_lite. Default: as for the library's trained weights.
         labels: A text file with one class name per line.

@@ -61,9 +61,7 @@ def _overlay(command: Context) -> int:
     for name in (field.name for field in dataclasses.fields(Context) if field.name not in own):
         if getattr(command, name) != getattr(usual, name):
             said = "volumes" if name == "volumes" else option_of(name)
-            raise InputError(
-                f"{said} and --runs were given; --runs takes finished runs as they are"
-            )
+            raise InputError(f"{said} and --runs were given; --runs takes only finished runs")
     if not command.runs:
         raise InputError("--runs names no folder; give those of finished runs of `segcam context`")
     folders = [path.parent if path.name == STORE else path for path in command.runs]

@@ -59,8 +59,8 @@ def convert(command: commands.Convert) -> None:
     console.table(f"Converted {command.source}", ("", "what"), rows)
     if assumed:
         console.note(
-            "what is assumed is what the file does not tell; a network that differs in it "
-            "has the same tensors, and other outputs"
+            "segcam assumes what the file does not state; a network that differs from it has the "
+            "same tensors, but other outputs"
         )
 
 

@@ -47,7 +47,7 @@ def embed(command: Embed) -> int:
         images = [opened.items[n].path for n in study_run.items_of(opened, numbers)]
         study_run.tell_images([run], images)
         if finished is None:
-            print("other shares have shards to compute; the last one draws")
+            print("other shares still have shards to compute; the last one draws the figures")
         else:
             _draw(command, run, layers, names, chosen)
     return study_run.exit_code(done, finished)

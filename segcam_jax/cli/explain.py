@@ -99,7 +99,7 @@ def _summarise(run: StoredRun, command: Explain, look: Look, *, complete: bool) 
     left = run.manifest.source.items - run.table["item"].n_unique()
     after = f"; the manifest is {FILE}"
     if not complete:
-        after = f"; {counted(left, 'image')} left to other shares, the last writes the manifest"
+        after = f"; {counted(left, 'image')} left to other shares; the last one writes the manifest"
     print(
         f"{counted(count, 'map')} of {counted(there['item'].n_unique(), 'image')}: "
         f"{command.out}{after}"

@@ -85,7 +85,8 @@ def _open(command: Gallery, config: Config) -> dict[str, OpenJob]:
         for other in opened.values():
             if other.network.sha256 == each.network.sha256:
                 raise InputError(
-                    f"{other.network.spec.words!r} and {weights!r} are the same network; give one"
+                    f"{other.network.spec.words!r} and {weights!r} are the same network; give one "
+                    "of them"
                 )
         opened[name] = each
     return opened

@@ -160,8 +160,8 @@ def _reading(command: Volumetric, network: Network) -> dict[str, Any]:
     given = [name for name, value in prepared.items() if value is not None]
     if network.recipe is not None and given:
         raise InputError(
-            f"--{given[0].replace('_', '-')} is not for {network.spec.words}, whose files say how "
-            "scans are prepared; leave it out"
+            f"--{given[0].replace('_', '-')} does not apply to {network.spec.words}, whose files "
+            "state how scans are prepared; leave it out"
         )
     said: dict[str, Any] = {
         "roi": command.roi,

@@ -121,7 +121,7 @@ def _opened(command: Occlude) -> tuple[OcclusionJob, Sequence[Path]]:
     reading = TruthReading.parse(command.truth, *said)
     layers, memory_limit = names_in(command.tap), bytes_of(command.memory_limit)
     if len(command.classes) > 1 or len(layers) > 1:
-        raise InputError("an occlusion study is of one class and one tap; give one of each")
+        raise InputError("an occlusion study takes one class and one tap; give one of each")
     choice = ClassChoice.parse((*command.classes, "predicted")[0])
     options = OcclusionOptions(
         shares=tuple(sorted(set(command.shares))) or SHARES,
@@ -160,7 +160,7 @@ def _network(command: Occlude) -> Network:
         console.note(network.note)
     if network.classifies:
         raise InputError(
-            f"{network.name} classifies whole images, and this is a study of segmentations; "
-            "explain it by `segcam explain --method ablation_cam`"
+            f"{network.name} classifies whole images, but this command studies segmentations; use "
+            "`segcam explain --method ablation_cam`"
         )
     return network

@@ -82,7 +82,7 @@ class Score(Study):
         no_controls: Leave out the controls: the random map, and for regions the mask-shaped map.
         on_error: What to do if an image or a map fails: write a row with the reason, or stop.
         share: As in `segcam sweep`; the process that finishes the run scores it.
-        ray: Not here: explain by `segcam sweep --ray`, then score the run.
+        ray: Not supported here: explain with `segcam sweep --ray`, then score the run.
         dry_run: Say what explaining the images would do and cost, and write nothing.
         out: Where the run of the images goes. A run that was interrupted there resumes.
     """

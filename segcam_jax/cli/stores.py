@@ -43,8 +43,8 @@ def show(command: commands.Show) -> None:
     if kind_of(command.run) != "images":
         if command.item is not None or ordered or command.out is not None:
             raise InputError(
-                f"{str(command.run)!r} is a run of scans, of which `segcam show` prints a summary; "
-                "`segcam export` writes its maps, figures and tables"
+                f"{str(command.run)!r} is a run of scans, for which `segcam show` prints only a "
+                "summary; `segcam export` writes its maps, figures and tables"
             )
         _summarise_scans(open_scans(command.run))
         return
@@ -101,7 +101,7 @@ def _summarise(run: StoredRun) -> None:
     there = table.filter(polars.col("error").is_null())
     items, done = manifest.source.items, table["item"].n_unique()
     whole = manifest.finished is not None and done == items
-    state = "finished" if whole else f"{done} are done; the same command goes on"
+    state = "finished" if whole else f"{done} are done; the same command resumes"
     facts = [
         ("images", f"{items} ({state})"),
         ("explained", f"{counted(len(there), 'target')}, {counted(len(failed), 'failure')}"),
@@ -128,7 +128,7 @@ def _summarise_scans(run: StoredScans) -> None:
     manifest, table = run.manifest, run.table
     there = {item for item, row in run.scans.items() if row["error"] is None}
     whole = manifest.finished is not None and len(run.scans) == manifest.source.items
-    done = "finished" if whole else f"{len(run.scans)} begun; the same command goes on"
+    done = "finished" if whole else f"{len(run.scans)} begun; the same command resumes"
     found = sum(len(found_in(table, item)) for item in there)
     studied = table.filter(polars.col("score").is_not_null()).unique(["item", "instance"])
     facts = [
@@ -153,8 +153,8 @@ def _export_scans(command: commands.Export) -> None:
     """Writes the volumes, figures and tables of a run of scans."""
     if command.items or set(command.what) != set(get_args(What)):
         raise InputError(
-            f"{str(command.run)!r} is a run of scans, which is exported whole; leave out --items "
-            "and --what"
+            f"{str(command.run)!r} is a run of scans, which is always exported whole; leave out "
+            "--items and --what"
         )
     run = open_scans(command.run)
     of_instances = run.manifest.kind == "instances"
@@ -270,7 +270,7 @@ def _item(run: StoredRun, words: str) -> int:
         return found.pop()
     if found:
         several = ", ".join(f"{item} ({paths[item]})" for item in sorted(found)[:4])
-        raise InputError(f"{words!r} may be several images: {several}; give the path of one")
+        raise InputError(f"{words!r} matches several images: {several}; give the path of one")
     there = f"; it has {counted(len(paths), 'image')} so far, named by number, name or file"
     close = near(words, run.names.values()) or there
     raise InputError(f"no image {words!r} in {str(run.path)!r}{close}")

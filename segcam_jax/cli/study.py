@@ -37,8 +37,8 @@ class Opening:
     """Which network, where in it, and how it gets images.
 
     Attributes:
-        weights: Bundled or installed weights by name (`texture-mnist-unbiased`,
-            `texture-mnist-biased`, `efficientnet-lite0-imagenet`), a .safetensors file,
+        weights: Bundled or installed weights by name (texture-mnist-unbiased,
+            texture-mnist-biased, efficientnet-lite0-imagenet), a .safetensors file,
             random:NAME, the folder of a trained nnU-Net of images (nnunet:FOLDER), or a model of
             your own (module.path:factory or file.py:factory): a function without arguments that
             returns an NNX, Equinox or PyTorch module, a Linen module and its variables, or fn and
@@ -52,15 +52,15 @@ class Opening:
         size: Resize images to this height and width, or to one number for both. Default: 299 for
             Inception, 224 for other classifiers; segmentation networks take images as they are.
         fit: How an image gets that size: crop its middle, or stretch all of it. Default: crop.
-        range: The values of image files that become 0 and 1. Default: 8 bits are divided by 255,
-            16 bits by the range of the bits that they use, and floats must lie in [0, 1].
+        range: The values of image files that become 0 and 1. Default: files of 8 bits are divided
+            by 255, files of 16 bits by the range of the bits in use, and floats must lie in [0, 1].
         channels: How many channels the images of your own model have. Default: what it takes, 3
             or 1.
         normalisation: How to change images in [0, 1] for your own model: none (floats of any range
-            stay as they are), imagenet, symmetric, efficientnet_lite, or MEAN/DEVIATION
-            (0.5,0.5,0.5/0.2,0.2,0.2).
-        layout: TAP=chw gives the order of a tap's axes inside of the model, without a batch, if
-            `segcam layers` gets it wrong.
+            stay as they are), imagenet, symmetric, efficientnet_lite,
+            or MEAN/DEVIATION (0.5,0.5,0.5/0.2,0.2,0.2).
+        layout: TAP=chw gives the order of a tap's axes inside of the model, without a batch,
+            if `segcam layers` gets it wrong.
         seed: The seed of all random numbers. Default: 0.
     """
 
@@ -83,10 +83,11 @@ class Explaining:
 
     Attributes:
         method: Methods by name (`segcam methods` lists them). Default: grad_cam.
-        option: Options of methods: window=2, or fast_ablation_cam.window=2 for one of them
-            (`segcam methods` lists them).
-        importance: Make maps of the weights in a file, one for each channel of the tap
-            (METHOD.TAP.weights.csv of another run, or .npy). Without --method, make no other maps.
+        option: Options of methods: window=2, or fast_ablation_cam.window=2 for one of
+            them (`segcam methods` lists them).
+        importance: Make maps of the weights in a file, one for each channel of the
+            tap (METHOD.TAP.weights.csv of another run, or .npy). Without --method, make no other
+            maps.
         classes: Classes by name, number or rank (top:2), or predicted. The command explains each by
             itself. "tabby rather than tiger cat" explains what speaks for one class and against
             another. In a segmentation, the first class is the most frequent one apart from the
@@ -277,8 +278,8 @@ class Gallery(Drawn):
     continues (exit code 3 at its end).
 
     Attributes:
-        weights: Networks, each as in `segcam explain`: names, files, models of your own
-            (file.py:factory), or random:NAME (random:resnet50) for random weights.
+        weights: Networks, each as in `segcam explain`: names, files, models of your
+            own (file.py:factory), or random:NAME (random:resnet50) for random weights.
         tap: Where to explain: first, middle and last are outputs of the network's blocks (the
             middle of a segmentation network is its bottleneck), conv:N is the N-th convolution,
             from 1; taps (`segcam layers` lists them), or all. Default: first middle last.
@@ -332,10 +333,11 @@ class Occlude(Opening):
 
       segcam occlude peaches/ --truth masks/ --truth-threshold 100 --weights unet.safetensors
 
-    The foreground is a class of the truth, or of the prediction. The command sets each share of it,
-    and of the background, to 0 in the maps of a tap. For every map, tables have the mean output
-    (logits, or probabilities) of foreground and background, and the mean Dice, before and after;
-    ablations.csv has them for whole maps, sorted. After an interruption the same command resumes.
+    The foreground is a class of the truth, or of the prediction. The command sets a quarter, a
+    half, three quarters and all of it to 0 in the activation maps of a tap, in all maps together
+    and in each map alone; and likewise of the background. Tables have the mean output (logits, or
+    probabilities) of foreground and background, and the mean Dice, before and after. ablations.csv
+    has them for maps that are 0 everywhere, sorted. If it was interrupted, the command resumes.
 
     Attributes:
         images: Image files, or folders of them.

@@ -47,7 +47,7 @@ def _tell(out: Path, done: Progress, finished: Finished | None) -> None:
         f"second, the device busy {100 * done.busy_share:.0f} % of the time: {out}"
     )
     if finished is None:
-        print("other shares have shards to compute; the last one writes that the run is finished")
+        print("other shares still have shards to compute; the last one marks the run as finished")
         return
     print(
         f"finished: {counted(finished.explanations, 'explanation')}, "

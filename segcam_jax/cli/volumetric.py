@@ -37,18 +37,20 @@ class Volumetric:
             channels, then those of the next scan.
         weights: A .safetensors file of a 3D network (`segcam convert --model monai-unet`), the
             bundled `lesions`, the folder of a trained nnU-Net (nnunet:FOLDER, or of one of its
-            folds) or of a MONAI bundle (bundle:FOLDER), or a model of your own
-            (module.path:factory or file.py:factory).
+            folds) or of a MONAI bundle (bundle:FOLDER), or a model of your
+            own (module.path:factory or file.py:factory).
         checkpoint: As in `segcam explain`.
         layout: As in `segcam explain`.
         mirror: Average an nnU-Net over inputs mirrored along the axes of its training; this takes
             up to 8 times as many passes.
-        channels: How many modalities your own model takes. Default: as many as --prefixes or
-            --modalities names, or what the model takes, 1 to 4.
-        data: Instead of volumes, a folder of scans in the layout DATA/*/*/PREFIX.
+        channels: How many modalities your own model takes. Default: as many as --prefixes
+            or --modalities names, or what the model takes, 1 to 4.
+        data: Instead of volumes, a folder of scans: each folder PATIENT/SESSION in it has one file
+            for each of --prefixes.
         prefixes: With --data, the file names of the modalities, or the beginnings of these names.
-        truth: A label map per scan; instances are then TP, FP or FN. A map with one positive value
-            is a mask; its connected components are the lesions.
+        truth: A label map per scan, by which the command calls an instance TP (a lesion that was
+            found), FP (a false finding) or FN (a lesion that was missed). A map with one positive
+            value is a mask; its connected components are the lesions.
         truth_prefix: With --data, the file name of the label maps, or the beginning of that name.
         truth_labels: What several positive values mean. instances: each value is one lesion, and
             touching lesions stay apart. classes: values are tissues, and the connected components
@@ -62,15 +64,15 @@ class Volumetric:
         multi_label: The classes do not exclude each other: each has a probability of its own, its
             sigmoid, not a share of all (softmax). A single class always has.
         threshold: Voxels with a probability above this are inside.
-        preset: ies does as Instance SmoothGrad's code: 18 neighbours, instances of more than 5
-            voxels; in `segcam context` true positives of 91 to 119 voxels. Options that you give
-            override it.
+        preset: ies sets what the authors of Instance SmoothGrad use: 18 neighbours, instances of
+            more than 5 voxels; in `segcam context` true positives of 91 to 119 voxels. Options that
+            you give override it.
         connectivity: How many neighbours a voxel has in an instance. Default: 26.
         min_voxels: Drop smaller instances, after matching all with the truth. Default: 1.
         min_volume: Drop instances below this volume, in mm^3, after matching all with the truth.
         iou: An instance matches a lesion if their intersection over union is at least this; a
             smaller overlap is WEAK. Default: one common voxel is enough.
-        group: Only instances of these groups: TP, WEAK, FP, IGNORED, FN.
+        group: Study only instances of these groups: TP, WEAK, FP, IGNORED, FN (--truth).
         normalise: zscore: each modality's non-zero voxels get mean 0 and standard deviation 1.
             Default: what the network's folder says, or zscore.
         resample: Resample volumes onto the grid of the scan's first volume. Default: refuse volumes
@@ -176,8 +178,8 @@ class Instances(Volumetric):
         noise_modality: The option sigma is a share of this modality's range over the whole volume;
             give its name, or its number from 0.
         field: What the network gets: a window around the instance, as large as --roi; the whole
-            volume; or stitched, the blended windows of the segmentation that the instance lies in
-            (for methods of the input).
+            volume; or stitched, the blended windows of the segmentation that the instance lies
+            in (for methods of the input).
         seed: The seed of all random numbers.
         features: Also write features.csv: first-order and texture features of the image and of the
             map inside of each instance (extra `metrics`).
@@ -203,16 +205,17 @@ class Context(Volumetric):
 
       segcam context flair.nii.gz t1.nii.gz --weights lesions.safetensors --steps 20
 
-    The command dilates the instance once, twice, ..., and sets the input outside to 0. Tables and
-    figures show the mean probability inside and the number of instances that are still detected,
-    against the distance that remains: distance_mm is dilations times the smallest extent of a
-    voxel, and reach_mm is the largest Euclidean distance that remains, along diagonals and longer
-    voxels. To overlay networks that were studied on the same scans, name their folders:
+    The command keeps the input inside of the instance and N voxels around it (N dilations), sets
+    the rest to 0, and runs the network again, for N from 1 to --steps. Tables and figures show the
+    mean probability inside of the instance, and how many instances the network still detects,
+    against the distance that is kept: distance_mm is N times the smallest extent of a voxel, and
+    reach_mm the largest Euclidean distance, along diagonals and longer voxels. To overlay networks
+    that were studied on the same scans, name the folders of their runs:
 
       segcam context --runs unet nnunet swin --out networks
 
     Attributes:
-        steps: How many dilations to make.
+        steps: How many dilations to make; each adds one voxel all around.
         max_voxels: Leave out larger instances.
         runs: Instead of volumes, the folders of finished runs. The command makes one table, and
             figures with the mean and the spread of each network. A network has the name of its

@@ -1,11 +1,11 @@
-"""Image files as networks read them: float32 `h w c` in [0, 1]. What was converted is said.
+"""Image files as networks read them: float32 `h w c` in [0, 1]. Conversions are noted.
 
     image = read_image("scan.png", channels=1)   # .pixels and .notes
     padded = pad_to_multiple(image.pixels, 16)   # at the bottom and the right, reflected
 
 Files are whatever Pillow opens, TIFFs of any bands and numbers, `.npy` arrays `h w` or `h w c`, or
 rows of a Zarr array `n h w c`, named `ARRAY.zarr#ROW`.
-Nothing is resized: values that are not finite are errors. What becomes 0 and 1 is said:
+Nothing is resized: values that are not finite are errors. Values become [0, 1], as a note says:
 
 | values | become [0, 1] by |
 |---|---|
@@ -78,7 +78,7 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
 
     Greyscale is repeated for a network of three channels, colour converted to luminance for a
     network of one; transparency is composited on white; integers are divided by their range; the
-    orientation that a camera wrote down is applied. Each is said in `notes`.
+    orientation that a camera wrote down is applied. Each is noted in `notes`.
 
     Args:
         path: an image file, or a `.npy` array.

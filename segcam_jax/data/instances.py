@@ -118,7 +118,7 @@ def find_instances(
         voxel_volume: in mm^3 (mm^2); None: the product of `spacing`, which a sheared grid exceeds.
 
     Returns:
-        Instances numbered 1, 2, ... in the order of their first voxels; none is no error.
+        Instances numbered 1, 2, ... in the order of their first voxels; there may be none.
 
     Raises:
         InputError: if a number is out of range, or a probability is not finite.

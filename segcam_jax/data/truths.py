@@ -1,4 +1,4 @@
-"""Truths: which lesions a label map holds, and what of it is unknown.
+"""Truths: which lesions a label map holds, and which of its voxels are unknown.
 
 What the values of a file mean is not in the file. One positive value is a mask, whose connected
 components are the lesions. Several may number lesions (touching ones stay apart) or name tissues

@@ -30,7 +30,7 @@ def compiled(method: F) -> F:
 
     Options that are strings, integers, booleans, tuples, functions, None or an `Execution` are part
     of the program; floats, arrays and keys are its inputs, so that another value does not compile
-    again. A function that is no compiled method itself may read what changes: its program is traced
+    again. A function that is not compiled itself may read values that change: its program is traced
     anew for each call. Further positional arguments, such as the map that a metric is of, are
     options too.
     Inside a caller's own `jit`, `vmap` or `grad` the method is traced along.

@@ -1,4 +1,4 @@
-"""What a study will do, told beforehand as a database's EXPLAIN tells of a query, and in words."""
+"""What a study will do, before it does it, like EXPLAIN of a database; and the same in words."""
 
 import dataclasses
 import math

@@ -38,7 +38,7 @@ class Option:
     Attributes:
         default: its value where it is not given.
         kinds: what words may mean: types, or the words themselves.
-        about: what it means: the first sentence that the method's documentation says of it.
+        about: what it means: the first sentence about it in the method's documentation.
     """
 
     name: str
@@ -173,7 +173,7 @@ class MethodCall:
 
 
 METHODS: dict[str, Method] = {}
-# Where nobody says which.
+# If no method is given.
 DEFAULT = "grad_cam"
 
 
@@ -183,7 +183,7 @@ def method(explains: Literal["activation", "input"], **fields: Any) -> Callable[
     Args:
         explains: as in `Method`.
         fields: likewise; `pixelwise` and `per_channel` are what methods of the input are, where
-            nothing else is said.
+            nothing else is given.
     """
     of_input = explains == "input"
 
@@ -216,7 +216,7 @@ def find(name: str) -> Method:
     """The method of a name that it is known by; case, underscores and hyphens do not matter.
 
     Raises:
-        InputError: if there is none; lists those there are, the nearest name first.
+        InputError: if there is none; the message lists all methods, the nearest name first.
     """
     plain = _plain(name)
     for known in METHODS.values():
@@ -275,7 +275,7 @@ def _unknown(word: str, name: str, asked: Sequence[Method]) -> str:
 
 
 def about_option(function: Callable, option: str) -> str:
-    """The first sentence that the docstring of a function says of one of its arguments."""
+    """The first sentence about an argument in the docstring of a function."""
     said = re.search(rf"^    {option}: (.*(?:\n        .*)*)", inspect.getdoc(function) or "", re.M)
     words = " ".join(said[1].split()) if said else ""
     return words.split(". ")[0].rstrip(".")

@@ -263,7 +263,7 @@ def mu_fidelity(
 def _groups(there: Scene, steps: int) -> RankMasks:
     """Equal groups of positions in the map's order, each removed alone."""
     if there.map.shape != there.positions:
-        raise InputError(f"the map has shape {there.map.shape}; expected one value a position")
+        raise InputError(f"the map has shape {there.map.shape}; expected one value per position")
     check_steps(steps, math.prod(there.positions), "positions")
     size = math.prod(there.positions)
     ends = np.unique(np.linspace(0, size, steps + 1).round().astype(np.int32))[1:]

@@ -96,7 +96,7 @@ def average_drop(
 def mask_of(map: Float[Array, "..."], positions: tuple[int, ...]) -> Float[Array, "*space"]:
     """The positive part of a map, its largest value 1."""
     if map.shape != positions:
-        raise InputError(f"the map has shape {map.shape}; expected one value a position")
+        raise InputError(f"the map has shape {map.shape}; expected one value per position")
     return divide_by_max(jnp.maximum(map, 0))
 
 
@@ -182,6 +182,6 @@ def _check_probability(target: Any, dense: bool) -> None:
     else:
         return
     raise TargetError(
-        f"ARCC needs the score to be a probability, and the target is {said}; make one with "
+        f"ARCC needs a score that is a probability, but the target is {said}; make a target with "
         "of='probabilities', and reduce='mean' over a region"
     )

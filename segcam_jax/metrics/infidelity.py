@@ -129,8 +129,8 @@ def completeness(
     there = scene(split, params, x, map, at, execution)
     if jnp.shape(map)[: len(there.positions)] != there.positions:
         raise InputError(
-            f"the map has shape {jnp.shape(map)}; a sum is of the map's own positions, and those "
-            f"there are {there.positions}: say at='input' or at='tap'"
+            f"the map has shape {jnp.shape(map)}; a sum needs a map of the positions "
+            f"{there.positions}; give at='input' or at='tap'"
         )
     value = engine.score_of(there.split, there.carry, target, execution)
     difference = value(there.activation) - value(there.base(baseline))

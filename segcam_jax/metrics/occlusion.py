@@ -229,7 +229,7 @@ def _checked(
     if wrong.size:
         raise InputError(
             f"the truth holds label {wrong[0]}; the model has classes 0 to {classes - 1}, "
-            f"{classes} is none of them and {UNKNOWN} unknown"
+            f"{classes} for none of them and {UNKNOWN} for unknown"
         )
     mask = labels == class_index
     if not mask.any():
@@ -257,7 +257,7 @@ def check_options(
 def _at_tap(mask: Bool[np.ndarray, "*positions"], split: Split, cover: Cover) -> np.ndarray:
     positions = split.activation.shape[:-1]
     if len(positions) != mask.ndim:
-        raise InputError(f"tap {split.tap!r} has shape {split.activation.shape}, and so no maps")
+        raise InputError(f"tap {split.tap!r} has shape {split.activation.shape}, so it has no maps")
     if cover == "touched":
         return np.asarray(touched(jnp.asarray(mask), positions))
     return np.asarray(resize(jnp.asarray(mask, jnp.float32), positions)) > _INSIDE

@@ -152,7 +152,9 @@ def random_class(
     """
     classes = jax.tree.leaves(split.output)[0].shape[-1]
     if not isinstance(target, Target) or classes < 2:
-        raise TargetError("there is no other class; give a Target of a model of several classes")
+        raise TargetError(
+            "the model has no other class; give a Target of a model with several classes"
+        )
     step = jax.random.randint(key, (), 1, classes, jnp.int32)
     other = dataclasses.replace(target, class_index=(target.class_index + step) % classes)
     maps = [method(split, params, x, each, **dict(options)).map for each in (target, other)]

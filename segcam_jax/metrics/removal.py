@@ -135,7 +135,7 @@ def brought(
     if of_channels and values.shape == positions and by is None:
         raise InputError(
             f"the map has shape {values.shape}, and there are {shape[-1]} positions and as many "
-            "channels; say by='positions' or by='channels'"
+            "channels; give by='positions' or by='channels'"
         )
     if of_channels:
         return values.reshape((1,) * len(positions) + shape[-1:])
@@ -161,8 +161,8 @@ def region_of(target: Any, positions: tuple[int, ...]) -> Bool[Array, "*space"]:
     """The positions that a target's region touches: those with a pixel of it."""
     if not isinstance(target, Target) or target.mask is None:
         raise TargetError(
-            "the target has no region; give one of a segmentation network, such as "
-            "segcam.targets.predicted makes it"
+            "the target has no region; give a target of a segmentation network, such as "
+            "segcam.targets.predicted makes"
         )
     return touched(jnp.asarray(target.mask).astype(bool), positions)
 
@@ -321,4 +321,6 @@ def check_baseline(baseline: Any) -> None:
 def check_steps(steps: int, count: int, what: str) -> None:
     """Raises `InputError` for more steps than there is to remove."""
     if steps > count:
-        raise InputError(f"steps={steps}, and there are {count} {what} to remove; give fewer steps")
+        raise InputError(
+            f"steps={steps}, but there are only {count} {what} to remove; give fewer steps"
+        )

@@ -93,7 +93,7 @@ def road(
     """
     there = scene(split, params, x, map, at, execution)
     if there.map.shape != there.positions:
-        raise InputError(f"the map has shape {there.map.shape}; expected one value a position")
+        raise InputError(f"the map has shape {there.map.shape}; expected one value per position")
     size = math.prod(there.positions)
     # Those that lie on the percentile go too, as it is interpolated.
     removed = np.array([size + (1 - size) * p // 100 for p in percentiles], np.int32)

@@ -37,8 +37,8 @@ def region_shares(
     lowest = saliency.min()
     if not isinstance(lowest, Tracer) and lowest < 0:
         raise InputError(
-            f"the map has negative values, down to {float(lowest):.4g}; give a heatmap, or its "
-            "parts apart: maximum(map, 0) and maximum(-map, 0)"
+            f"the map has negative values, down to {float(lowest):.4g}; give a heatmap, or both "
+            "parts separately: maximum(map, 0) and maximum(-map, 0)"
         )
     saliency = jnp.where(lowest < 0, jnp.nan, saliency)
     inside = regions.astype(saliency.dtype)

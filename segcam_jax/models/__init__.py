@@ -78,7 +78,7 @@ class LoadedModel:
         fn: `fn(params, x) -> logits`, one example.
         params: its parameters.
         config: the network's configuration; has `in_channels`, `classes`, `ndim`, `multiple`.
-        metadata: what the weights file says of itself: class names, scores.
+        metadata: what the weights file says about itself: class names, scores.
     """
 
     name: str

@@ -26,7 +26,7 @@ _NEAREST = 12
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says of an image.
+    """What a network predicts for an image.
 
     Attributes:
         order: classes, the most probable first; of a segmentation network, those that it predicts
@@ -117,7 +117,7 @@ class ClassChoice:
 
     @classmethod
     def parse(cls, words: str) -> "ClassChoice":
-        """Reads a name, a number, or a rank: `top:1`, as `predicted`, is the most probable."""
+        """Reads a name, a number or a rank: `top:1` is the most probable class, so is `predicted`."""
         words = f"{_TOP}1" if words == _PREDICTED else words
         if not words.startswith(_TOP):
             return cls(words)
@@ -138,7 +138,7 @@ class ClassChoice:
 
         Raises:
             InputError: if there are fewer classes than the rank.
-            TargetError: if there is no such class; tells the nearest names.
+            TargetError: if there is no such class; the message has the nearest names.
         """
         if self.rank is None:
             find_class(self.words, labels)

@@ -56,7 +56,7 @@ def find_layer(network: Network, word: str, given: Taps | None = None) -> str:
 
     Raises:
         InputError: if there is no such convolution.
-        TapError: if there is no such tap; tells the nearest names.
+        TapError: if there is no such tap; the message has the nearest names.
     """
     if word.startswith(CONVOLUTION):
         return _convolution(network, word)

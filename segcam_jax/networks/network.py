@@ -191,7 +191,7 @@ class Network:
 
         Raises:
             InputError: if it is NaN or infinite; -inf is how some networks rule a class out.
-            TargetError: if it is not what is said of it.
+            TargetError: if it is not what was declared.
         """
         with self.blamed(padded.shape):
             output = np.asarray(self._forward(self.params, padded), np.float32)
@@ -203,7 +203,7 @@ class Network:
 
         Raises:
             InputError: if it is NaN or infinite; -inf is how some networks rule a class out.
-            TargetError: if it is not what is said of it.
+            TargetError: if it is not what was declared.
         """
         if not np.isfinite(output).all():
             out = output == -np.inf

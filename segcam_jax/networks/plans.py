@@ -252,7 +252,7 @@ class Plan:
         """The network, with random weights.
 
         Raises:
-            InputError: if its arguments are none of the architecture's.
+            InputError: if the architecture does not have these arguments.
             MissingExtraError: if torch or dynamic_network_architectures is not installed.
         """
         name, arguments = self.architecture

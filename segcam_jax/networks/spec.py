@@ -66,7 +66,7 @@ class NetworkSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Said:
-    """What a user says of a network's output.
+    """What a user states about a network's output.
 
     Attributes:
         outputs: `"logits"` or `"probabilities"`; None: what is known otherwise.
@@ -220,7 +220,7 @@ class OpenOptions:
         layout: Sequence[str] = (),
         mirror: bool = False,
     ) -> "OpenOptions":
-        """Reads what a command line says of a network of images.
+        """Reads what a command line states about a network of images.
 
         Args:
             size: none, one or two numbers.

@@ -2,7 +2,7 @@
 
 The current folder is on the path, and for a file the folder that it would be imported from. Every
 fault is one line: a module that is not found or does not import, a name that it lacks, a factory
-that needs arguments or fails, a result that is no model.
+that needs arguments or fails, a result that is not a model.
 """
 
 import contextlib

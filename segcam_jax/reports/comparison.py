@@ -129,7 +129,7 @@ def _titles(lines: Sequence[Line], kind: Kind, subject: Subject) -> tuple[str, s
     about, network = line.run.row(line.row), line.run.manifest.network
     title, background = network.title, network.background
     if background is not None and background.assumed:
-        title += f", {words.short(network.labels[background.index])} taken for background"
+        title += f", {words.short(network.labels[background.index])} assumed to be the background"
     regions = not all(line.run.manifest.network.classifies for line in lines)
     outlined = "; outlined: the explained pixels" if regions else ""
     if kind == "models":

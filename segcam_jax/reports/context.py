@@ -156,7 +156,7 @@ def write_overlay(
     for name, other in others:
         for said, one, two in _differences(run, other):
             raise InputError(
-                f"{name!r} has {said} {two}, {first!r} {one}; compare networks on the same"
+                f"{name!r} has {said} {two}, {first!r} {one}; compare networks in the same study"
             )
     context_table([each for curves in found.values() for each in curves])  # One set of distances.
     figures = _figures(found)

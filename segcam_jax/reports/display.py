@@ -60,18 +60,18 @@ class Display:
         profile = find_profile(self.profile)
         words = f"profile {self.profile}: {profile.about.removesuffix('; the default')}"
         if not METHODS[self.method].uses_target:
-            return f"Drawn by the {words}. The class has no part in this method."
+            return f"Drawn with the {words}. This method does not use the class."
         if chosen == AUTO and self.profile == SIGNED:
             most = "most" if self.hidden < 1 else "all"
             return (
                 f"ReLU would hide {percent(self.hidden)} of this map: {most} of it speaks against "
-                f"{label}. It is drawn with its sign: positive for {label}, negative against it "
-                f"({words})."
+                f"{label}. So the map is drawn with its sign: positive for {label}, negative "
+                f"against it ({words})."
             )
         if profile.signed or not self.hidden:
             return f"Drawn by the {words}."
         return (
-            f"Drawn by the {words}. ReLU hides {percent(self.hidden)} of the map, what speaks "
+            f"Drawn with the {words}. ReLU hides {percent(self.hidden)} of the map, which speaks "
             f"against {label}."
         )
 
@@ -138,7 +138,7 @@ def why_zero(
 ) -> str:
     """Why a heatmap is zero everywhere, in words."""
     if raw.any():
-        return "zero map: no positive evidence, all of it speaks against the class"
+        return "zero map: no evidence is positive, all of it speaks against the class"
     known = METHODS[method]
     if not known.uses_target:
         return "zero map: the activation is zero, or the same everywhere"
@@ -176,11 +176,11 @@ def _profiles_in_words(shown: Iterable[Display], *, chosen: str, signed: bool) -
     if not (chosen == AUTO and signed):
         (name,) = by_profile
         if find_profile(name).signed or not most:
-            return f"Drawn by the profile {name}."
-        return f"Drawn by the profile {name}: ReLU hides up to {percent(most)} of a map."
+            return f"Drawn with the profile {name}."
+        return f"Drawn with the profile {name}: ReLU hides up to {percent(most)} of a map."
     blind = ", ".join(METHODS[name].title for name in by_profile.get(PROFILE, ()))
-    besides = f" {blind}: profile {PROFILE}, as the class has no part in it." if blind else ""
+    besides = f" {blind}: profile {PROFILE}; the class does not change the map." if blind else ""
     return (
-        f"ReLU would hide what is negative, up to {percent(most)} of a map. So maps are drawn with "
+        f"ReLU would hide negative values, up to {percent(most)} of a map. So maps are drawn with "
         f"their sign: positive for the class, negative against it (profile {SIGNED}).{besides}"
     )

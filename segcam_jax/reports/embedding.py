@@ -122,7 +122,7 @@ def check_count(count: int, projections: Sequence[str], perplexity: float | None
         return
     if count < FEWEST_TSNE:
         raise InputError(
-            f"t-SNE of {count} images says nothing; give at least {FEWEST_TSNE}, or choose "
+            f"t-SNE of {count} images has no meaning; give at least {FEWEST_TSNE}, or choose "
             "--projection pca"
         )
     if perplexity is not None and not 1 <= perplexity < count:
@@ -147,7 +147,9 @@ def principal(values: Float[np.ndarray, "n c"], count: int) -> tuple[np.ndarray,
     left, sizes, right = np.linalg.svd(rows, full_matrices=False)
     total = float((sizes**2).sum())
     if total <= 1e-12 * max(float((values.astype(np.float64) ** 2).sum()), 1e-300):
-        raise InputError("the layer says the same of all images; there is nothing to map")
+        raise InputError(
+            "the layer gives all images the same activation, so there is nothing to map"
+        )
     count = min(count, len(sizes))
     peaks = np.take_along_axis(right, np.abs(right).argmax(1)[:, None], 1)[:, 0]
     signs = np.where(peaks < 0, -1.0, 1.0)

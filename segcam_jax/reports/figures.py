@@ -125,7 +125,7 @@ def legend(labels: Sequence[str], background: Background | None) -> list[str]:
     if len(names) == 1:
         return [*names, f"not {names[0]}"]
     if background is not None and background.assumed:
-        names[background.index] += ", taken for background"
+        names[background.index] += ", assumed to be the background"
     return names
 
 

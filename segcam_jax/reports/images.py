@@ -133,7 +133,8 @@ def best(run: StoredRun, column: str, count: int, *, worst: bool = False) -> lis
         said = "holds no numbers" if column in found.columns else "is unknown"
         all_of = ", ".join(numbers)
         raise InputError(
-            f"column {column!r} {said}{near(column, numbers) or f'; those of numbers are {all_of}'}"
+            f"column {column!r} "
+            f"{said}{near(column, numbers) or f'; the columns of numbers are {all_of}'}"
         )
     found = found.filter(polars.col(column).is_not_null())
     return found.sort([column, "row"], descending=[not worst, False])["row"].head(count).to_list()

@@ -111,7 +111,9 @@ def layers_figure(run: StoredRun, item: int, method: str, look: Look = Look()) -
         regions={columns[row]: subjects[row].region for row in rows},
         style=look.style,
         title=f"{shortened(subject.name)}: {heading(method)} at every layer, {subject.network}",
-        caption=f"Each map relative to its own largest value; outlined: what is explained. {how}",
+        caption=(
+            f"Each map is relative to its own largest value. Outlined: the explained pixels. {how}"
+        ),
     )
 
 

@@ -261,7 +261,7 @@ def _patches(found: OccludedImage) -> Any:
         end = f", place {patch.place}" if patch.share < 1 else ""
         names[patch.region, f"{100 * patch.share:g} %{end}"] = positions
     extents = " x ".join(map(str, study.positions.shape[1:]))
-    caption = f"Orange: what is occluded, of {extents} positions; outlined: the foreground."
+    caption = f"Orange: the occluded positions, of {extents}. Outlined: the foreground."
     pixels = drawable(found.pixels)
     title = f"{found.name}: what is occluded"
     return occlusion_patches(

@@ -71,11 +71,13 @@ def bias_rows(
     """
     if find_profile(profile).signed:
         raise InputError(
-            f"profile {profile!r} keeps negative values, of which there is no share; choose one "
+            f"profile {profile!r} keeps negative values, which have no share; choose a profile "
             "with a ReLU, for example segcam_jax"
         )
     if not places:
-        raise InputError(f"{str(run.path)!r}: no row was given; a bias is measured of several")
+        raise InputError(
+            f"{str(run.path)!r}: no row was given; a bias is measured over several rows"
+        )
     where = np.stack(list(places.values()))
     found = []
     for method, tap in pairs(run, places):

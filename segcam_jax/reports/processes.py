@@ -126,7 +126,7 @@ class _Helper:
                 self._done.put(taken[0] if error is None else error)
         except (OSError, EOFError, pickle.UnpicklingError):
             what = f"a process that drew figures ended early, with exit code {self._ended()}"
-            self._done.put(SegcamError(f"{what}; the same command goes on from here"))
+            self._done.put(SegcamError(f"{what}; the same command resumes"))
         except BaseException as error:  # Or else `spread` would wait for it for ever.
             self._done.put(error)
 

@@ -191,8 +191,8 @@ def check_free(
     if isinstance(old, dict):
         version, now = old.get("version", "0.1.0"), segcam_jax.__version__
         raise InputError(
-            f"output {str(out)!r} holds another run by segcam_jax {version}, and {now} does not go "
-            "on with it; give another folder, or --overwrite"
+            f"output {str(out)!r} holds another run by segcam_jax {version}, and {now} cannot "
+            "resume it; give another folder, or --overwrite"
         )
     names = (f"{scan}/{name}" for scan in scans for name in ("probability.nii.gz", RECORD))
     _files.check_free(out, (*files, FILE, *names))

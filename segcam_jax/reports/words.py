@@ -22,7 +22,7 @@ def about_background(network: Network, queries: Sequence[ClassQuery], option: st
         return ""
     index, label = background.index, network.labels[background.index]
     if background.assumed:
-        which, name = f"class {index} is taken for the background, for it has no name", str(index)
+        which, name = f"class {index} has no name and is assumed to be the background", str(index)
     else:
         which, name = f"class {index}, {label!r}, is the background", shlex.quote(label)
     return f"{which}: the largest other class is explained; {option} {name} explains the background"

@@ -184,7 +184,7 @@ def array_metadata(file: Path) -> dict[str, Any]:
     origin = f"{str(file)!r} was changed by hand"
     schema.check(about, ArrayMetadata, origin)
     if "tap" in (told := about["attributes"]) and not {"name", "place"} <= told.keys():
-        raise InputError(f"{origin}: it says no name and place beside its tap")
+        raise InputError(f"{origin}: it gives no name and place beside its tap")
     return about
 
 

@@ -83,7 +83,7 @@ class MapStudy:
         )
         if explaining.taps and all(tap == INPUT for _, tap in pairs):
             raise InputError(
-                f"--tap is for methods of activations; {' and '.join(explaining.methods)} look at "
+                f"--tap needs a method of activations; {' and '.join(explaining.methods)} explain "
                 "the input"
             )
         voxel = np.zeros(segmenting.window, bool)
@@ -213,7 +213,9 @@ def _check(options: SaliencyOptions, channels: int) -> None:
         if (sigma := options.value(method, "sigma")) is not None and sigma < 0:
             raise InputError(f"`sigma` is {sigma}; give a number that is not negative")
         if options.legacy_divisor and options.value(method, "aggregation") == "max":
-            raise InputError("the legacy divisor is for aggregation mean; a maximum is not divided")
+            raise InputError(
+                "the legacy divisor needs the aggregation mean; a maximum is not divided"
+            )
     if not 0 <= options.channel < channels:
         raise InputError(f"modality {options.channel} of {channels}; count from 0")
     if not 0 <= options.seed < 2**32:

@@ -172,7 +172,7 @@ def files_in(
             raise InputError(f"{str(path)!r} does not exist")
         for file in map(Path, _inside(path, report) if path.is_dir() else [os.path.abspath(path)]):
             if file in found:
-                report(f"{file}: given more than once, taken once")
+                report(f"{file}: given more than once, used once")
             found[file] = None
     return list(found)
 
@@ -213,7 +213,7 @@ def _inside(folder: Path, report: Callable[[str], None]) -> list[str]:
         results = f" besides results in {str(left[0])!r}" if left else ""
         raise InputError(f"folder {str(folder)!r} holds no images{results} ({', '.join(SUFFIXES)})")
     for inner in left:
-        report(f"{inner}: holds results, not images, and is left out")
+        report(f"{inner}: holds results instead of images, so it is left out")
     return sorted(found)
 
 
@@ -246,7 +246,7 @@ def _listed(path: Path, options: StudyOptions) -> Items:
         said = f"the unknown column {unknown[0]!r}" if unknown else "no column 'image'"
         raise InputError(f"{str(path)!r} has {said}; expected {', '.join(_COLUMNS)}")
     if not len(table):
-        raise InputError(f"{str(path)!r} lists no images")
+        raise InputError(f"{str(path)!r} does not list any image")
     if table["image"].null_count():
         raise InputError(f"{str(path)!r} has a row without an image")
     _check_threshold(options, "mask" in table.columns or options.where.kind == "mask")

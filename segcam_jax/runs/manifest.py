@@ -205,11 +205,11 @@ def read_manifest(path: Path) -> Manifest:
     values = _files.parse_json(_files.read_bytes(path), f"{origin} is")
     if isinstance(values, dict) and "manifest" in values and "command" in values:
         raise InputError(
-            f"{origin} is of `segcam explain` of an older version; give its command again: "
+            f"{origin} was written by an older version of `segcam explain`; run its command again: "
             f"{shortened(' '.join(map(str, values['command'])), 200)}"
         )
     if not isinstance(values, dict) or "format" not in values:
-        raise InputError(f"{origin} is not that of a run")
+        raise InputError(f"{origin} does not belong to a run")
     if values["format"] != FORMAT:
         raise InputError(
             f"{origin} is of form {values['format']!r}, which another version of segcam_jax "

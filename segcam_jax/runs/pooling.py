@@ -172,7 +172,9 @@ class OpenPoolJob(OpenJob):
 
 def _check_plain(items: Items) -> None:
     if items.goals:
-        raise InputError("the list says what is to be explained; give one with the column image")
+        raise InputError(
+            "the list names classes, regions or masks; give a list with only the column image"
+        )
 
 
 def pool_names(taps: Sequence[str]) -> dict[str, str]:

@@ -188,7 +188,9 @@ class ScanRun:
             for number, part in changed.items():
                 self._check_place(number, part, out)
             for number in changed:
-                report(f"{self.cases[number].name}: its files have changed; it is done again")
+                report(
+                    f"{self.cases[number].name}: its files have changed, so it is computed again"
+                )
             kernel = ScanKernel(self, StoredScans(out), bars, report)
 
             left = {n: None if n in changed else part for n, part in parts.items()}

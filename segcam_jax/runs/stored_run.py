@@ -271,8 +271,8 @@ class StoredRun:
             there = [key[1:] for key, groups in self._places.items() if about["extent"] in groups]
             other = ", ".join(dict.fromkeys(f"{name} at {layer}" for layer, name in there))
             raise InputError(
-                f"row {row} ({about['path']}), of {about['extent']}, has no map by {method} at "
-                f"{tap}; it has {other}"
+                f"row {row} ({about['path']}, {about['extent']}) has no map by {method} at {tap}; "
+                f"it has {other}"
             )
         groups = self._places.get((kind, tap, method), {})
         if about["extent"] not in groups:

@@ -127,7 +127,7 @@ class StudyOptions:
         """
         words = (self.region,) if isinstance(self.region, str) else self.region
         if not words:
-            raise InputError("no region was given; `predicted` is the usual one")
+            raise InputError("no region was given; give at least one, such as `predicted`")
         return tuple(map(self.region_of, dict.fromkeys(words)))
 
     @property
@@ -156,7 +156,7 @@ class StudyOptions:
             raise InputError(
                 f"{taking[0]} needs weights of the channels; give a file of them (--importance)"
                 if taking
-                else "--importance gives channel weights, and no chosen method takes any"
+                else "--importance gives channel weights, but no chosen method takes them"
             )
         given = (("weights", self.importance),) if taking else ()
         return tuple(
@@ -224,7 +224,7 @@ class StudyOptions:
             return
         if len(self.regions) > 1:
             raise InputError(
-                f"{network.name} classifies whole images, and {len(self.regions)} regions were "
+                f"{network.name} classifies whole images, but {len(self.regions)} regions were "
                 "given; leave out --region"
             )
         kinds = {*(region.kind for region in self.regions), *(goal.region.kind for goal in own)}
@@ -267,9 +267,9 @@ class StudyOptions:
             plain = word.replace("-", "_")
             plain = plain if plain in known else _RENAMED.get(plain, plain)
             if plain in given:
-                raise InputError(f"{origin} says {plain!r} twice, once as {word!r}; leave one out")
+                raise InputError(f"{origin} has {plain!r} twice, once as {word!r}; leave one out")
             if _WORDS.get(plain, plain) in cls.UNUSED:
-                raise InputError(f"{origin} has the key {word!r}, which says nothing here")
+                raise InputError(f"{origin} has the key {word!r}, which has no meaning here")
             one = isinstance(value, (str, int, float)) and cls._several(_WORDS.get(plain, plain))
             given[plain] = [value] if one else value
         return schema.read(given, cls, origin, words=_FIELDS)

@@ -191,7 +191,7 @@ def colour_bar(
 
     Args:
         axes: the panels that it is of, in one row or in several.
-        scale: its ends are told, and its middle.
+        scale: its ends and its middle are labelled.
         width: of the axes together, in inches.
         opaque: the colours alone; False: as they look over middle grey.
     """

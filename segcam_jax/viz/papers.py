@@ -32,7 +32,7 @@ _SIDE, _IN_FOUR = 2.4, 2.0  # inches: of a square panel, of one of four
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmented:
-    """An image, what a network says of it, and what is explained of that.
+    """An image, what a network predicts for it, and what is explained.
 
     Attributes:
         image: (h, w), (h, w, 1) or (h, w, 3), in [0, 1].

@@ -232,7 +232,7 @@ class Style:
 
         Raises:
             InputError: if the range is not increasing, or not symmetric about 0 though signed, the
-                opacity is no share, or the colour table is unknown.
+                opacity is not a share, or the colour table is unknown.
         """
         maps = list(maps)
         low = min(float(values.min()) for values in maps)

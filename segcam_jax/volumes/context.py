@@ -44,7 +44,7 @@ class ContextCurve:
         distance: of each in mm: dilations times the smallest extent of a voxel, which is how far
             context reaches along that axis. For the source's voxels of 1 mm, dilation i is i mm.
         reach: the largest Euclidean distance in mm of a voxel that is kept from the instance:
-            dilations are no spheres, and reach further along diagonals and longer voxels.
+            dilations are not spheres, and reach further along diagonals and longer voxels.
         scores: mean probability inside the instance.
         detected: whether any voxel of it is above the threshold.
         full_score: the score with all of the input.

@@ -90,8 +90,8 @@ class Stored(NamedTuple):
     """A tensor as a file says it: a view of a storage.
 
     Attributes:
-        storage: where its values lie; None for a tensor that is no plain array (sparse, quantised,
-            without values).
+        storage: where its values lie; None for a tensor that is not a plain array (sparse,
+            quantised, without values).
         start: the first of them.
         strides: values from one index to the next, along each axis.
     """
@@ -121,7 +121,7 @@ class TorchFile:
 
     Raises:
         Refused: if reading the file could run code.
-        ValueError: if it is none of `torch.save`, or of a machine of the other byte order.
+        ValueError: if `torch.save` did not write it, or on a machine with the other byte order.
     """
 
     def __init__(self, path: Path):

@@ -203,7 +203,7 @@ def test_a_manifest_of_an_older_form_says_what_to_do(tmp_path, weights, image, f
     old.parent.mkdir()
     old.write_text('{"manifest": 2, "command": ["segcam", "explain", "a.png", "--top", "2"]}')
     given = fault("explain", "--config", old, "--out", tmp_path / "out")
-    assert "is of `segcam explain` of an older version; give its command again" in given
+    assert "was written by an older version of `segcam explain`; run its command again" in given
     assert "segcam explain a.png --top 2" in given
     line = ("explain", image, "--weights", weights, "--out", old.parent)
     assert "already holds 'manifest.json'" in fault(*line)

@@ -137,7 +137,7 @@ def test_components_keep_what_varies_most():
     np.testing.assert_allclose(
         np.linalg.norm(projection, axis=1) ** 2, (centred**2).sum(1), atol=0.01
     )
-    with pytest.raises(InputError, match="says the same of all images"):
+    with pytest.raises(InputError, match="gives all images the same activation"):
         embedding.principal(np.ones((4, 3), np.float32), 2)
 
 
@@ -181,8 +181,8 @@ def test_faults_of_folders(folder, tmp_path, fault, capsys):
         (few / f"{number}.png").write_bytes(content)
         if number == 1:
             assert "2 images cannot make a map; give at least 3" in fault(few, *line)
-    assert "t-SNE of 4 images says nothing" in fault(few, *line)
-    assert "says the same of all images" in fault(few, *line, "--projection", "pca")
+    assert "t-SNE of 4 images has no meaning" in fault(few, *line)
+    assert "gives all images the same activation" in fault(few, *line, "--projection", "pca")
     (few / "3.png").write_bytes(content[:200])
     (few / "2.png").write_bytes(content[:200])
     assert "2 images cannot make a map; give at least 3" in fault(few, *line, "--projection", "pca")
@@ -190,6 +190,6 @@ def test_faults_of_folders(folder, tmp_path, fault, capsys):
         fault(few, *line, "--projection", "pca", "--on-error", "stop").count("corrupt image") == 1
     )
     (tmp_path / "study.toml").write_text('method = "grad_cam"')
-    assert "has the key 'method', which says nothing here" in fault(
+    assert "has the key 'method', which has no meaning here" in fault(
         folder, *line, "--config", tmp_path / "study.toml"
     )

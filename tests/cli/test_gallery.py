@@ -242,7 +242,7 @@ def test_a_difference_of_two_classes(photos, tmp_path, drawn):
 @pytest.mark.parametrize(
     ("background", "told"),
     [
-        (Background(0, assumed=True), "net, background taken for background; "),
+        (Background(0, assumed=True), "net, background assumed to be the background; "),
         (Background(0, assumed=False), "net; "),
         (None, "net; "),
     ],

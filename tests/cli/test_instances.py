@@ -453,7 +453,7 @@ def test_an_interrupted_run_goes_on_and_loses_no_finished_step(
 
     monkeypatch.setattr(instance_studies, "explain_instance", killed)
     assert run(*arguments(case, out)) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert len(open_scans(out).table.unique("step")) == 4  # the segmentation is one
     assert not (out / "manifest.json").exists()
     count = []
@@ -619,7 +619,7 @@ def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, capsys,
     capsys.readouterr()
     assert run(*given) == 0
     said = capsys.readouterr().err
-    assert "b: its files have changed; it is done again" in said
+    assert "b: its files have changed, so it is computed again" in said
     assert (
         said.replace("\n", " ").count("all voxels are 0; such a volume tells the network nothing")
         == 2

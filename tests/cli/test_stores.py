@@ -64,11 +64,11 @@ def test_a_summary_tells_what_is_there_and_what_failed(folder, capsys):
 def test_a_run_that_is_not_finished_says_how_far_it_is(tmp_path, capsys):
     runs.write(tmp_path / "run.zarr", (1,), finish=False)
     assert run("show", tmp_path / "run.zarr") == 0
-    assert "5 (2 are done; the same command goes on)" in capsys.readouterr().out
+    assert "5 (2 are done; the same command resumes)" in capsys.readouterr().out
     runs.write(tmp_path / "lost.zarr")
     (tmp_path / "lost.zarr" / "items" / "00000.parquet").unlink()
     assert run("show", tmp_path / "lost.zarr") == 0
-    assert "are done; the same command goes on)" in capsys.readouterr().out
+    assert "are done; the same command resumes)" in capsys.readouterr().out
 
 
 def test_the_first_results_are_drawn(folder, drawn, capsys):

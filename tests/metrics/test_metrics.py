@@ -172,7 +172,7 @@ def test_a_map_of_one_axis_is_of_positions_or_of_channels(tokens):
         place = np.argsort(_order(map)).reshape(shape)
         want = [(jnp.where(place >= end, x, 0) @ params).mean(0)[0] for end in range(5)]
         np.testing.assert_allclose(found.scores, want, atol=1e-6)
-    with pytest.raises(InputError, match="say by='positions' or by='channels'"):
+    with pytest.raises(InputError, match="give by='positions' or by='channels'"):
         metrics.deletion(split, params, x, target, map, steps=4)
     assert brought(map, (9, 4)).shape == (1, 4)
     assert brought(map, (9, 4), "positions").shape == (9,)
@@ -548,7 +548,7 @@ def test_maps_that_order_nothing_have_no_value(net):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"steps": 97}, "there are 96 positions to remove; give fewer"),
+        ({"steps": 97}, "there are only 96 positions to remove; give fewer"),
         ({"steps": 0}, "steps=0; give at least 1"),
         ({"baseline": "grey"}, "choose zeros, mean, blur"),
         ({"order": "up"}, "choose signed, positive or absolute"),
@@ -594,7 +594,7 @@ def test_wrong_arguments_are_said(net):
     ):
         with pytest.raises(TargetError, match=f"{said}.*of='probabilities'"):
             metrics.arcc(split, params, x, bad, method, key=KEY)
-    with pytest.raises(InputError, match="say at='input' or at='tap'"):
+    with pytest.raises(InputError, match="give at='input' or at='tap'"):
         metrics.completeness(split, params, x, target, map, at="input")
 
 

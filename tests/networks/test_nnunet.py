@@ -253,7 +253,7 @@ def test_instances_are_explained_on_the_grid_of_the_file(tmp_path, capsys):
     out = tmp_path / "out"
     line = ["instances", *files, "--weights", f"nnunet:{folder}", "--out", str(out)]
     assert main([*line, "--normalise", "none"]) == 2
-    assert "--normalise is not for nnunet:" in capsys.readouterr().err
+    assert "--normalise does not apply to nnunet:" in capsys.readouterr().err
     more = ["--class", "core", "--min-voxels", "40", "--option", "samples=1", "--threshold", "0.3"]
     assert main([*line, *more, "--method", "instance_smooth_grad", "grad_cam_pp"]) == 0
     told = capsys.readouterr()

@@ -351,7 +351,7 @@ def explained(out):
 @pytest.mark.parametrize(
     ("labels", "chosen", "expected", "said", "background"),
     [
-        ((), (), (2, 48), "class 0 is taken for the background", [0, True]),
+        ((), (), (2, 48), "class 0 has no name and is assumed to be the background", [0, True]),
         ((), ("--class", 0), (0, 192), "", [0, True]),
         ("sky Background tree", (), (0, 192), "class 1, 'Background', is the", [1, False]),
         ("__background__ a b", (), (2, 48), "--class __background__ explains", [0, False]),

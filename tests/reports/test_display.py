@@ -103,9 +103,9 @@ def test_all_others_are_drawn_by_the_profile(raw, method, profile, expected):
 
 def test_a_profile_asked_for_says_what_it_hides():
     words = shown(DOT, profile="seg_grad_cam").caption("cat", "seg_grad_cam")
-    assert "ReLU hides > 99 % of the map, what speaks against cat" in words
+    assert "ReLU hides > 99 % of the map, which speaks against cat" in words
     assert "hides" not in shown(DOT, profile="raw").caption("cat", "raw")
-    assert "has no part" in shown(DOT, "eigen_cam").caption("cat", display.AUTO)
+    assert "does not use the class" in shown(DOT, "eigen_cam").caption("cat", display.AUTO)
 
 
 def test_maps_of_one_figure_are_drawn_alike():
@@ -123,7 +123,7 @@ def test_maps_of_one_figure_are_drawn_alike():
     plain = display.in_words(
         [Display("grad_cam", one, "segcam_jax", 0.1)], chosen="auto", signed=False
     )
-    assert plain == "Drawn by the profile segcam_jax: ReLU hides up to 10 % of a map."
+    assert plain == "Drawn with the profile segcam_jax: ReLU hides up to 10 % of a map."
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_maps_of_one_figure_are_drawn_alike():
         (np.zeros((2, 2)), "layer_cam", None, "no positive gradient reaches this tap"),
         (np.zeros((2, 2)), "ablation_cam", np.zeros(3), "no ablation at this tap changes"),
         (np.zeros((2, 2)), "eigen_cam", None, "the activation is zero, or the same everywhere"),
-        (-np.ones((2, 2)), "grad_cam", np.ones(3), "no positive evidence"),
+        (-np.ones((2, 2)), "grad_cam", np.ones(3), "no evidence is positive"),
     ],
 )
 def test_zero_maps_say_why(raw, method, weights, why):
@@ -171,7 +171,7 @@ def test_explain_draws_and_records_it(image, tmp_path, drawn, capsys, network):
         assert re.search(r"grad_cam │ hidden │ \S+ │ \S+ │ 100 % │ signed ", table)
         assert re.search(r"eigen_cam │ hidden │ \S+ │ \S+ │ \S+ % │ segcam_jax ", table)
         assert "profile signed" in montage
-        assert "profile segcam_jax, as the class has no part" in montage
+        assert "profile segcam_jax; the class does not change the map" in montage
         assert "ReLU would hide 100 % of this map: all of it speaks against class 1" in figure
         assert "100 % negative" in montage
         assert "zero map" not in figure + montage

@@ -402,7 +402,7 @@ def test_lists_that_are_wrong_are_one_line(place, tmp_path, capsys):
     for text, said in (
         ("file,class\na.png,1\n", "unknown column 'file'"),
         ("class\n1\n", "no column 'image'"),
-        ("image,class\n", "lists no images"),
+        ("image,class\n", "does not list any image"),
         ("image\nnowhere.png\n", "neither beside the list"),
         (f"image,region\n{place / 'own.py'},nonsense\n", "own.py': unknown region 'nonsense'"),
     ):
@@ -604,7 +604,9 @@ def test_folders_of_results_are_left_out_of_folders_of_images(run, tmp_path):
         str(tmp_path / name)
         for name in ("compared", "explained", "exported", "killed/a", "occluded")
     ]
-    assert {line.split(": ")[1] for line in said} == {"holds results, not images, and is left out"}
+    assert {line.split(": ")[1] for line in said} == {
+        "holds results instead of images, so it is left out"
+    }
 
 
 def test_results_do_not_come_among_images(tmp_path, monkeypatch):

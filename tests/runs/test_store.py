@@ -139,11 +139,11 @@ def test_images_of_another_extent_may_have_other_layers(tmp_path):
     assert [run.has_map(row, "neck", "grad_cam") for row in (0, 4, 9)] == [False, False, True]
     for read in (run.map, run.weights, run.drops):
         with pytest.raises(
-            InputError, match="4x6, has no map by grad_cam at body; it has grad.* at neck"
+            InputError, match=r"4x6\) has no map by grad_cam at body; it has grad.* at neck"
         ):
             read(9, "body", "grad_cam")
         with pytest.raises(
-            InputError, match="8x8, has no map by grad_cam at neck; it has grad.* at body"
+            InputError, match=r"8x8\) has no map by grad_cam at neck; it has grad.* at body"
         ):
             read(0, "neck", "grad_cam")
 
@@ -457,7 +457,7 @@ def test_overwriting_leaves_the_files_of_others(tmp_path):
             lambda m: {k: v for k, v in m.items() if k != "network"},
             "lacks the key 'network'",
         ),
-        (lambda m: [], "is not that of a run"),
+        (lambda m: [], "does not belong to a run"),
     ],
 )
 def test_a_manifest_is_checked_as_a_whole(tmp_path, change, said):
