@@ -36,6 +36,8 @@ class Show:
         profile: As in `segcam explain`.
         smoothing: As in `segcam explain`.
         colormap: As in `segcam explain`.
+        panels: As in `segcam explain`.
+        outline: As in `segcam explain`.
     """
 
     run: tyro.conf.Positional[Path]
@@ -47,6 +49,8 @@ class Show:
     profile: str = "auto"
     smoothing: float = 0.0
     colormap: MaybeName = None
+    panels: int = 6
+    outline: MaybeName = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +115,8 @@ class Export:
         profile: As in `segcam explain`.
         smoothing: As in `segcam explain`.
         colormap: As in `segcam explain`.
+        panels: As in `segcam explain`.
+        outline: As in `segcam explain`.
         overwrite: Replace files that are there.
     """
 
@@ -121,4 +127,6 @@ class Export:
     profile: str = "auto"
     smoothing: float = 0.0
     colormap: MaybeName = None
+    panels: int = 6
+    outline: MaybeName = None
     overwrite: bool = False

@@ -1,5 +1,6 @@
 """`segcam show` and `segcam export`: a stored run, looked at and written as files."""
 
+import dataclasses
 import os
 import re
 from collections import Counter
@@ -30,9 +31,14 @@ _MOST_ROWS = 50
 _TOLD = 8
 
 
+def _look(command: commands.Show | commands.Export) -> Look:
+    names = [field.name for field in dataclasses.fields(Look)]
+    return Look(**{name: getattr(command, name) for name in names})
+
+
 def show(command: commands.Show) -> None:
     """Prints what a run holds, or one image, or the first by a column; draws them if asked to."""
-    look = Look(command.profile, command.colormap, command.smoothing)
+    look = _look(command)
     if not 1 <= command.count <= _MOST_ROWS:
         raise InputError(f"--count is {command.count}; give 1 to {_MOST_ROWS}")
     ordered = command.best is not None or command.worst is not None
@@ -66,7 +72,7 @@ def show(command: commands.Show) -> None:
 
 def export(command: commands.Export) -> None:
     """Writes the files of a run."""
-    look = Look(command.profile, command.colormap, command.smoothing)
+    look = _look(command)
     if kind_of(command.run) != "images":
         _export_scans(command)
         return

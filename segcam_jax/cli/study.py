@@ -217,6 +217,10 @@ class Drawn(Study):
             segcam_jax, or signed if ReLU would hide more than half of a map.
         smoothing: Smooth heatmaps by a Gaussian of this standard deviation, in pixels. Default: 0.
         colormap: A matplotlib colour map, for example jet.
+        panels: How many panels the figure of a map of a segmentation has: 6 (input, truth,
+            prediction, raw map, heatmap, overlay), 4 (input, overlay, truth, prediction), or 1
+            (overlay). Default: 6.
+        outline: The colour of the explained region's outline, for example magenta.
         no_figures: Write no PNG files; `segcam export` draws them later.
         devices: How many devices of this machine share the images.
     """
@@ -224,6 +228,8 @@ class Drawn(Study):
     profile: MaybeName = None
     smoothing: MaybeNumber = None
     colormap: MaybeName = None
+    panels: MaybeCount = None
+    outline: MaybeName = None
     no_figures: bool = False
     devices: MaybeCount = 1
 

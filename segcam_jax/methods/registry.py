@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 import jax
 
 from segcam_jax import engine
+from segcam_jax.methods.augmented import mean_of_six
 from segcam_jax.taps import Split
 from segcam_jax.targets import Difference, Target
 from segcam_jax.types import Explanation, InputError, nearest_first
@@ -73,6 +74,14 @@ class Option:
                 return value
         least = " from 0" if self.name in _FROM_ZERO else ""
         raise InputError(f"--option {where} was given {words!r}; give {self.choices}{least}")
+
+
+AUG_SMOOTH = Option(
+    "aug_smooth",
+    False,
+    (bool,),
+    "the mean heatmap of six changed images, as in pytorch-grad-cam",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +146,8 @@ class Method:
     @functools.cached_property
     def options(self) -> Mapping[str, Option]:
         """The options that words can give, by name."""
-        return {
+        of_layer = self.explains == "activation" and not self.pixelwise
+        own = {
             name: Option(
                 name,
                 parameter.default,
@@ -147,6 +157,12 @@ class Method:
             for name, parameter in self._keywords.items()
             if name not in _NOT_IN_WORDS
         }
+        return own | {AUG_SMOOTH.name: AUG_SMOOTH} if of_layer else own
+
+    @functools.cached_property
+    def smoothed(self) -> Callable:
+        """The function as `aug_smooth` runs it."""
+        return functools.partial(mean_of_six, method=self.function)
 
     @functools.cached_property
     def _keywords(self) -> Mapping[str, inspect.Parameter]:
@@ -161,10 +177,17 @@ class MethodCall:
     Attributes:
         method: the method.
         options: name and value of each, in the order of the names.
+        aug_smooth: whether its map is that of `aug_smooth`.
     """
 
     method: Method
     options: tuple[tuple[str, Any], ...] = ()
+    aug_smooth: bool = False
+
+    @property
+    def function(self) -> Callable:
+        """What is called, `(split, params, x, target, **options) -> Explanation`."""
+        return self.method.smoothed if self.aug_smooth else self.method.function
 
     def arguments(self, seed: int = 0) -> dict[str, Any]:
         """The keyword arguments of the call, with the key of a seed where the method needs one."""
@@ -262,7 +285,14 @@ def parse_calls(methods: Sequence[Method], words: Sequence[str]) -> tuple[Method
             raise InputError(_unknown(word, name, asked))
         for each in having:
             found[each.name][name] = each.options[name].parse(value, f"{each.name}.{name}")
-    return tuple(MethodCall(each, tuple(sorted(found[each.name].items()))) for each in methods)
+    return tuple(
+        MethodCall(
+            each,
+            aug_smooth=found[each.name].pop(AUG_SMOOTH.name, False),
+            options=tuple(sorted(found[each.name].items())),
+        )
+        for each in methods
+    )
 
 
 def _unknown(word: str, name: str, asked: Sequence[Method]) -> str:

@@ -117,7 +117,7 @@ class ClassChoice:
 
     @classmethod
     def parse(cls, words: str) -> "ClassChoice":
-        """Reads a name, a number or a rank: `top:1` is the most probable class, so is `predicted`."""
+        """Reads a name, a number or a rank: `top:1`, or `predicted`, is the most probable class."""
         words = f"{_TOP}1" if words == _PREDICTED else words
         if not words.startswith(_TOP):
             return cls(words)

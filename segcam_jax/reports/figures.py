@@ -33,17 +33,25 @@ class Look:
         profile: how raw maps become heatmaps: a profile, or `auto`, as `display` has it.
         colormap: a matplotlib colour table; None: the library's.
         smoothing: standard deviation of a Gaussian on the heatmaps, in pixels.
+        panels: of the figure of one map of a segmentation: six as in the Eurocon paper, four as in
+            Seg-Grad-CAM's, or the overlay alone.
+        outline: colour of the explained region's outline; None: the library's.
 
     Raises:
-        InputError: if there is no such profile or colour table, or the smoothing is no such number.
+        InputError: if there is no such profile, colour table or colour, or a number is out of
+            range.
     """
 
     profile: str = AUTO
     colormap: str | None = None
     smoothing: float = 0.0
+    panels: int = 6
+    outline: str | None = None
 
     def __post_init__(self):
         check(self.profile)
+        if self.panels not in (1, 4, 6):
+            raise InputError(f"--panels was given {self.panels}; give 1, 4 or 6")
         self.style.scale([np.zeros((1, 1))])
         if not 0 <= self.smoothing <= _SMOOTHEST:
             raise InputError(
@@ -53,7 +61,7 @@ class Look:
     @property
     def style(self) -> viz.Style:
         """The colours of maps."""
-        return viz.Style(self.colormap)
+        return viz.Style(self.colormap, outline=self.outline)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,15 +193,17 @@ def of_map(
         )
     classes = viz.Classes(subject.legend, subject.class_index, subject.background, ignored=None)
     pixels = drawable(subject.pixels)
-    return viz.six_panels(
-        viz.Segmented(pixels, subject.prediction, subject.truth, subject.region, classes),
-        # The raw map covers the padding too.
-        over_image(raw, subject.extent, subject.padded),
-        viz.Noted(shown.heat, shown.zero),
-        style=look.style,
-        title=f"{subject.title}, {METHODS[method].title} at {tap}",
-        caption=caption,
-    )
+    segmented = viz.Segmented(pixels, subject.prediction, subject.truth, subject.region, classes)
+    heat = viz.Noted(shown.heat, shown.zero)
+    title = f"{subject.title}, {METHODS[method].title} at {tap}"
+    if look.panels == 1:
+        region = subject.region
+        return viz.overlay(pixels, heat, region=region, style=look.style, title=title)
+    if look.panels == 4:
+        return viz.four_panels(segmented, heat, style=look.style, title=title, caption=caption)
+    # The raw map covers the padding too.
+    whole = over_image(raw, subject.extent, subject.padded)
+    return viz.six_panels(segmented, whole, heat, style=look.style, title=title, caption=caption)
 
 
 def of_all(subject: Subject, shown: Displays, look: Look, *, signed: bool) -> Figure:

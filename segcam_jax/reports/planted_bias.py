@@ -6,7 +6,8 @@ at the stripes.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,46 @@ def bias_rows(
         places: of rows that have results, by their numbers, as `places_of` has them.
         profile: how raw maps become heatmaps; one without negative values.
     """
+    return tuple(
+        _row(method, tap, run.manifest.network.title, density)
+        for method, tap, _, density in _shares(run, places, profile)
+    )
+
+
+def proportion_rows(
+    run: StoredRun, places: Mapping[int, Bool[np.ndarray, "3 h w"]], *, profile: str = "segcam_jax"
+) -> list[dict[str, Any]]:
+    """The ProportionBias of the Seg-Grad-CAM code: a row for each image, method and tap.
+
+    Args:
+        run: as in `bias_rows`.
+        places: likewise.
+        profile: likewise.
+
+    Returns:
+        `image`, `class`, `method`, `tap`; `biased_per_area`, `unbiased_per_area` and
+        `digit_per_area`, the saliency in a place over its area, made to sum to 1; `biased`,
+        `unbiased` and `digit`, the shares of the saliency in all three. Zeros of an empty map.
+
+    Raises:
+        InputError: as `bias_rows`.
+    """
+    rows = []
+    for method, tap, mass, density in _shares(run, places, profile):
+        for number, row in enumerate(places):
+            about = run.row(row)
+            rows.append(
+                {"image": about["item"], "class": about["class"], "method": method, "tap": tap}
+                | {f"{name}_per_area": x for name, x in zip(PLACES, density[number], strict=True)}
+                | dict(zip(PLACES, mass[number], strict=True))
+            )
+    return rows
+
+
+def _shares(
+    run: StoredRun, places: Mapping[int, Bool[np.ndarray, "3 h w"]], profile: str
+) -> Iterator[tuple[str, str, Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]]:
+    """Method, tap, and the shares of each row, in all and per area."""
     if find_profile(profile).signed:
         raise InputError(
             f"profile {profile!r} keeps negative values, which have no share; choose a profile "
@@ -79,23 +120,20 @@ def bias_rows(
             f"{str(run.path)!r}: no row was given; a bias is measured over several rows"
         )
     where = np.stack(list(places.values()))
-    found = []
     for method, tap in pairs(run, places):
         raw = np.stack([run.map(row, tap, method) for row in places])
-        shares = np.asarray(_densities(raw, where, profile=profile), np.float64)
-        found.append(_row(method, tap, run.manifest.network.title, shares))
-    return tuple(found)
+        mass, density = _of_maps(raw, where, profile=profile)
+        yield method, tap, np.asarray(mass, np.float64), np.asarray(density, np.float64)
 
 
 @compiled_function
-def _densities(
+def _of_maps(
     raw: Float[ArrayLike, "n u v"], places: Bool[ArrayLike, "n 3 h w"], *, profile: str
-) -> Float[Array, "n 3"]:
-    """The shares per area of each heatmap; zeros where it is zero everywhere."""
+) -> tuple[Float[Array, "n 3"], Float[Array, "n 3"]]:
+    """The shares of each heatmap, in all and per area; zeros where it is zero everywhere."""
 
-    def of_one(raw: Array, places: Array) -> Array:
-        _, density = region_shares(heatmap(raw, places.shape[1:], profile), places)
-        return density
+    def of_one(raw: Array, places: Array) -> tuple[Array, Array]:
+        return region_shares(heatmap(raw, places.shape[1:], profile), places)
 
     return jax.vmap(of_one)(jnp.asarray(raw), jnp.asarray(places))
 

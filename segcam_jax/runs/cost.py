@@ -1,5 +1,6 @@
 """What a run would cost, told before it starts; of the first image, traced and not run."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from segcam_jax import engine
 from segcam_jax.engine.plan import Plan, flops_in_words
 from segcam_jax.engine.sliding import Tiling, tiling
 from segcam_jax.methods import MethodCall
+from segcam_jax.methods.augmented import AUGMENTED
 from segcam_jax.networks.network import Network
 from segcam_jax.runs.job import OpenJob
 from segcam_jax.taps import INPUT, Split
@@ -40,8 +42,9 @@ def plans(job: OpenJob) -> list[Plan]:
     shape = job.first.sample.padded.shape
     image, kernel = jax.ShapeDtypeStruct(shape, np.float32), job.kernel
     target = kernel.any_target(shape)
-    return [
-        engine.plan_of(
+    found = []
+    for place in kernel.places(shape):
+        plan = engine.plan_of(
             place.call.method.function,
             job.network.split(place.tap, shape),
             job.network.params,
@@ -51,8 +54,22 @@ def plans(job: OpenJob) -> list[Plan]:
             compile=False,
             **place.call.arguments(job.options.seed),
         )
-        for place in kernel.places(shape)
+        found.append(_six_times(plan) if place.call.aug_smooth else plan)
+    return found
+
+
+def _six_times(plan: Plan) -> Plan:
+    """The plan of `aug_smooth`, from that of one of its maps."""
+    steps = [
+        dataclasses.replace(each, evaluations=each.evaluations and AUGMENTED * each.evaluations)
+        for each in plan.steps
     ]
+    return dataclasses.replace(
+        plan,
+        evaluations=AUGMENTED * plan.evaluations,
+        once_flops=AUGMENTED * plan.once_flops,
+        steps=tuple(steps),
+    )
 
 
 def check(job: OpenJob, processes: int = 1) -> None:
@@ -154,6 +171,7 @@ def _at_most(split: Split, call: MethodCall) -> int:
     given = {**defaults, **dict(call.options)}.values()
     evaluations = math.prod(each for each in given if type(each) is int and each > 0)
     evaluations *= math.prod(split.activation.shape) if call.method.ablates else 1
+    evaluations *= AUGMENTED if call.aug_smooth else 1
     return _BACKWARDS * evaluations * split.flops()
 
 

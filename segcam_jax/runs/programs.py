@@ -321,9 +321,9 @@ class ImageKernel:
     @functools.cache  # noqa: B019
     def call(self, place: Place, shape: tuple[int, ...]) -> Call:
         """What the engine is given of a place, for images of a shape `h w c`."""
-        method = place.call.method
+        call, method = place.call, place.call.method
         split = self.network.split(place.tap, shape)
-        return Call(method.function, split, place.call.options, method.ablates, method.needs_key)
+        return Call(call.function, split, call.options, method.ablates, method.needs_key)
 
     @functools.cache  # noqa: B019
     def _at_once(self, shape: tuple[int, ...], places: tuple[Place, ...], targets: int) -> int:

@@ -105,7 +105,7 @@ class ScoredImages:
         given: dict[str, Any] = {"execution": Execution(precision=self._options.precision)}
         if call.method.needs_key:
             given["key"] = jax.random.key(self._options.seed)
-        return functools.partial(call.method.function, **given)
+        return functools.partial(call.function, **given)
 
     def drawn(self, about: Mapping[str, Any], params: Any) -> Any:
         """Parameters that were drawn anew, as the split takes them."""

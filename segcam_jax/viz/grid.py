@@ -58,7 +58,7 @@ class Row:
 @drawing()
 def overlay(
     image: Float[AnyArray, "h w *c"],
-    heatmap: Float[AnyArray, "h w"],
+    heatmap: AnyMap,
     *,
     region: Bool[AnyArray, "h w"] | None = None,
     style: Style = Style(),

@@ -270,7 +270,7 @@ def overlaid(
 ) -> None:
     """Draws a checked map over its image in grey, in a panel of `width` inches."""
     picture(axes, scale.blend(grey(image), heatmap.values))
-    outline(axes, region)
+    outline(axes, region, scale.outline or OUTLINE)
     if heatmap.values.any():
         tag(axes, heatmap.note, width)
     else:

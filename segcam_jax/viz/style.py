@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.colors import Colormap, LinearSegmentedColormap, is_color_like, to_rgb
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import TextToPath
 
@@ -172,6 +172,7 @@ class Scale:
         signed: whether the table is centred on zero.
         alpha: opacity over an image of what is most important.
         fade: whether the opacity follows the importance, or is `alpha` everywhere.
+        outline: colour of the region's outline over an image; None: the usual.
     """
 
     colormap: Colormap
@@ -180,6 +181,7 @@ class Scale:
     signed: bool
     alpha: float
     fade: bool
+    outline: str | None = None
 
     def position(self, values: Float[AnyArray, "*space"]) -> Float[np.ndarray, "*space"]:
         """The place of each value on the colour table, in [0, 1]."""
@@ -219,6 +221,7 @@ class Style:
         alpha: opacity over an image of the most important places, in [0, 1].
         fade: whether the opacity follows the importance; False paints all with `alpha`, as many
             published figures do.
+        outline: a matplotlib colour for the outline of the region in overlays; None: bright green.
     """
 
     colormap: str | Colormap | None = None
@@ -226,14 +229,19 @@ class Style:
     value_range: tuple[float, float] | None = None
     alpha: float = ALPHA
     fade: bool = True
+    outline: str | None = None
 
     def scale(self, maps: Iterable[Float[AnyArray, "*space"]]) -> Scale:
         """The scale that several checked maps share, of any shapes.
 
         Raises:
             InputError: if the range is not increasing, or not symmetric about 0 though signed, the
-                opacity is not a share, or the colour table is unknown.
+                opacity is not a share, or the colour table or the colour of the outline is unknown.
         """
+        if self.outline is not None and not is_color_like(self.outline):
+            raise InputError(
+                f"outline {self.outline!r} is not a colour of matplotlib, such as magenta"
+            )
         maps = list(maps)
         low = min(float(values.min()) for values in maps)
         high = max(float(values.max()) for values in maps)
@@ -253,7 +261,8 @@ class Style:
             start = -end if signed else 0.0
         usual = DIVERGING if signed else SEQUENTIAL
         table = _table(usual if self.colormap is None else self.colormap)
-        return Scale(table, start, end, bool(signed), check_share(self.alpha, "alpha"), self.fade)
+        alpha = check_share(self.alpha, "alpha")
+        return Scale(table, start, end, bool(signed), alpha, self.fade, self.outline)
 
     @staticmethod
     def _limits(given: tuple[float, float]) -> tuple[float, float]:

@@ -64,6 +64,8 @@ class SaliencyOptions:
             InputError: as `methods.parse_calls`, or if the command itself gives one of them.
         """
         calls = parse_calls([METHODS[name] for name in self.methods], self.options)
+        if any(call.aug_smooth for call in calls):
+            raise InputError("--option aug_smooth mirrors images, and is not for volumes")
         if taken := sorted(_OWN_OPTIONS & {name for call in calls for name, _ in call.options}):
             raise InputError(
                 f"--option {taken[0]} does not apply to volumes, where sigma is a share of the "

@@ -12,7 +12,7 @@ from segcam_jax.cli import main
 from segcam_jax.cli.demo import images, page, volume
 from segcam_jax.data.samples import lesions as samples, load as load_samples
 from segcam_jax.data.samples.lesions import FLAIR_ONLY, LESION, T1_ONLY
-from segcam_jax.reports.planted_bias import BiasRow, bias_rows
+from segcam_jax.reports.planted_bias import PLACES, BiasRow, bias_rows, proportion_rows
 from segcam_jax.runs import open_store
 from segcam_jax.types import InputError
 from segcam_jax.viz.slices import marked_slices
@@ -82,14 +82,14 @@ def test_the_bias_is_where_heatmaps_lie(tmp_path):
     random = np.random.default_rng(0)
     kinds = {row: random.integers(0, 3, (8, 8)) for row in (0, 1, 2, 6)}
     places = {row: np.stack([kind == k for k in range(3)]) for row, kind in kinds.items()}
-    found = bias_rows(run, places)
+    found, rows = bias_rows(run, places), proportion_rows(run, places)
     assert [(row.method, row.tap) for row in found[:2]] == [
         ("grad_cam", "body"),
         ("ablation_cam", "body"),
     ]
     assert {row.weights for row in found} == {"net"}
     for row in found:
-        shares = []
+        shares, masses = [], []
         for number, where in places.items():
             raw = np.maximum(run.map(number, row.tap, row.method), 0)
             heat = np.asarray(segcam.heatmap(raw, (8, 8)))
@@ -97,6 +97,7 @@ def test_the_bias_is_where_heatmaps_lie(tmp_path):
                 continue
             density = [heat[place].mean() for place in where]
             shares.append([each / sum(density) for each in density])
+            masses.append([heat[place].sum() / heat[where.any(0)].sum() for place in where])
         count = len(shares)
         means, errors = np.mean(shares, 0), np.std(shares, 0, ddof=1) / count**0.5
         np.testing.assert_allclose([row.biased, row.unbiased, row.digit], means, rtol=1e-5)
@@ -104,6 +105,12 @@ def test_the_bias_is_where_heatmaps_lie(tmp_path):
         np.testing.assert_allclose(wanted, errors, rtol=1e-4)
         assert row.preferred == np.mean([one > other for one, other, _ in shares])
         assert (row.samples, row.zero_maps) == (count, 4 - count)
+        alike = [each for each in rows if (each["method"], each["tap"]) == (row.method, row.tap)]
+        assert [each["image"] for each in alike] == [run.row(n)["item"] for n in places]
+        told = [[each[name] for name in PLACES] for each in alike if each["digit"]]
+        np.testing.assert_allclose(told, masses, rtol=1e-5)
+        told = [[each[f"{name}_per_area"] for name in PLACES] for each in alike if each["digit"]]
+        np.testing.assert_allclose(told, shares, rtol=1e-5)
     assert sum(row.zero_maps for row in found) == 1  # All of one map is negative.
     (first, *_) = bias_rows(run, {0: places[0]})
     assert np.isnan(first.biased_error)

@@ -5,8 +5,9 @@ import csv
 import numpy as np
 import pytest
 
-from segcam_jax import cli
+from segcam_jax import InputError, cli, viz
 from segcam_jax.reports import images
+from segcam_jax.reports.figures import Look
 from segcam_jax.runs import open_store
 from tests.support import stored_runs as runs
 from tests.support.drawn import prose_of
@@ -97,6 +98,32 @@ def test_an_item_by_number_name_or_file(folder, drawn, capsys, words):
     assert "no map" in said  # Gradients have no map at the body.
     assert "Gradient, clipped" in said
     assert "the strongest 1 % of the pixels share one" in said
+
+
+@pytest.mark.parametrize(
+    ("panels", "titles"),
+    [
+        (6, ("input", "ground truth", "prediction", "raw map, ", "heatmap", "overlay")),
+        (4, ("input", "overlay, region outlined", "ground truth", "prediction")),
+        (1, ()),
+    ],
+)
+def test_a_map_is_drawn_in_six_panels_or_four_or_one(folder, panels, titles):
+    stored = open_store(folder)
+    figure = images.map_figure(stored, 8, ("grad_cam", "body"), Look(panels=panels))
+    said = prose_of(figure)
+    assert [f"({letter}) " in said for letter in "abcdef"] == [n < len(titles) for n in range(6)]
+    for letter, title in zip("abcdef", titles, strict=False):
+        assert f"({letter}) {title}" in said
+    shown = viz.to_array(figure)
+    look = Look(panels=panels, outline="magenta")
+    given = images.map_figure(stored, 8, ("grad_cam", "body"), look)
+    magenta = [(each == (255, 0, 255)).all(-1).sum() for each in (shown, viz.to_array(given))]
+    assert magenta[0] == 0
+    assert magenta[1] > 20
+    for wrong, words in (({"panels": 3}, "give 1, 4 or 6"), ({"outline": "pnk"}, "not a colour")):
+        with pytest.raises(InputError, match=words):
+            Look(**wrong)
 
 
 def test_the_panels_of_one_map_show_what_is_stored(folder):

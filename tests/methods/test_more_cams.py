@@ -213,8 +213,9 @@ def test_aug_smooth_is_the_mean_of_six_heatmaps():
         ],
         axis=0,
     )
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.abs(found - cam(x)).max() > 0.01
+    np.testing.assert_allclose(found.map, expected, atol=1e-5)
+    assert np.abs(found.map - cam(x)).max() > 0.01
+    assert found.score == pytest.approx(float(classifier(None, x)[1]), rel=1e-5)
 
     # A pointwise network and its region know no left and right: all mirror images are the same.
     pointwise = segcam.split(lambda params, x: tap(x @ head[:3], "b") ** 2, "b", None, x)
@@ -224,5 +225,5 @@ def test_aug_smooth_is_the_mean_of_six_heatmaps():
     found = methods.aug_smooth(methods.hires_cam, pointwise, None, x, target)
     maps = [methods.hires_cam(pointwise, None, x * f, target).map for f in (0.9, 1.0, 1.1)]
     expected = np.mean([segcam.heatmap(m, (6, 8), profile="pytorch_grad_cam") for m in maps], 0)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert not np.asarray(found)[:, :5].any()
+    np.testing.assert_allclose(found.map, expected, atol=1e-5)
+    assert not np.asarray(found.map)[:, :5].any()

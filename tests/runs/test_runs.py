@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -131,6 +132,43 @@ def test_stored_maps_are_those_of_single_calls(place, run):
         assert row["score"] == pytest.approx(float(found.score), rel=1e-4)
         np.testing.assert_array_equal(stored.region(row["row"]), labels == row["class_index"])
         np.testing.assert_array_equal(stored.prediction(row["row"]), labels)
+
+
+def test_aug_smooth_is_the_mean_of_six_heatmaps(place, tmp_path, capsys):
+    """By the command, a repetition from its manifest too, against single calls of the methods."""
+    out, methods = tmp_path / "out", ("grad_cam", "ablation_cam")
+    images = [str(place / "images" / f"{index:02}.png") for index in (0, 1)]
+    words = ["explain", *images, "--weights", f"{place / 'own.py'}:make", "--tap", "hidden"]
+    words += ["--method", *methods, "--option", "aug_smooth=true", "--no-figures"]
+    counts = []
+    for given in (words[:-3] + words[-1:], words):
+        assert main([*given, "--dry-run"]) == 0
+        counts.append([int(n) for n in re.findall(r"│ +(\d+) │ ", capsys.readouterr().out)])
+    assert len(counts[0]) == 2
+    assert counts[1] == [6 * count for count in counts[0]]
+    assert main([*words, "--out", str(out)]) == 0
+    network = open_network(NetworkSpec.parse(f"{place / 'own.py'}:make"))
+    for row in open_store(out).table.to_dicts():
+        x = read_sample(Path(row["path"]), ImageForm.of(network, "crop")).padded
+        region = network.logits(x).argmax(-1) == row["class_index"]
+        split = network.split("hidden", x.shape)
+        for name in methods:
+            function, maps = segcam.methods.METHODS[name].function, []
+            for factor in (0.9, 1.0, 1.1):
+                for step in (1, -1):
+                    target = segcam.targets.region(row["class_index"], region[:, ::step])
+                    found = function(split, network.params, x[:, ::step] * factor, target)
+                    heat = segcam.heatmap(found.map, x.shape[:2], "pytorch_grad_cam")
+                    maps.append(heat[:, ::step])
+                    if (factor, step) == (1.0, 1):
+                        assert row["score"] == pytest.approx(float(found.score), rel=1e-4)
+            kept = open_store(out).map(row["row"], "hidden", name)
+            np.testing.assert_allclose(kept, np.mean(maps, 0), atol=1e-4)
+            assert np.abs(kept - maps[2]).max() > 0.05
+    again = tmp_path / "again"
+    assert main(["explain", "--config", str(out), "--out", str(again), "--no-figures"]) == 0
+    for path in sorted(out.rglob("*.npy")):
+        np.testing.assert_array_equal(np.load(again / path.relative_to(out)), np.load(path))
 
 
 OPENED: list[str] | None = None

@@ -602,7 +602,7 @@ def write_table(path, told=1.0, groups="TP FP"):
     lines = ["scan,instance,group,voxels,method,tap,modality,mean,texture"]
     for scan, (number, group) in itertools.product(range(10), enumerate(("TP", "FP", "TP"), 1)):
         if group in groups:
-            start = f"scan{scan},{number},{group},9"
+            start = f"scan{scan},{number},{group},{9 if scan < 8 else 90}"
             mean = rng.normal() + 4 * told * (group == "FP")
             lines.append(f"{start},image,,flair,{1e6 * mean},{rng.normal()}")
             lines.append(f'{start},smooth_grad,input,flair,{rng.normal()},""')
@@ -627,9 +627,12 @@ def test_a_detector_is_held_to_scans_that_it_has_not_seen(tmp_path, monkeypatch)
     found = detector.detect(config)
     assert found == json.loads(config.out.read_text())
     assert (found["hits"], found["false_positives"], found["scans"]) == (20, 10, 10)
-    assert found["auc"] > 0.95
-    assert seen == [24] * 5  # Of 30: never those that are held out.
-    assert found["features"] == [
+    of = found["detectors"]
+    assert of["image and map"]["auc"] > 0.95
+    assert 0.1 < of["map"]["auc"] < 0.9  # They know nothing.
+    assert of["voxels"]["auc"] < 0.6  # Nor does the size.
+    assert seen == [24] * 20  # Of 30, for each detector: never those that are held out.
+    assert of["image and map"]["features"] == [
         f"{kind}.{name}"
         for kind in ("image.flair", "smooth_grad.input.flair")
         for name in ("mean", "texture")
@@ -638,9 +641,11 @@ def test_a_detector_is_held_to_scans_that_it_has_not_seen(tmp_path, monkeypatch)
     assert np.isnan(table.values[:, 3]).all()
     probability, _ = detector.cross_validated(table, 5)
     assert np.isfinite(probability).all()
-    of_maps = detector.detect(dataclasses.replace(config, only="map"))
-    assert 0.1 < of_maps["auc"] < 0.9  # They know nothing.
-    assert len(of_maps["features"]) == 2
+    assert of["map"]["features"] == of["image and map"]["features"][2:]
+    small = detector.detect(dataclasses.replace(config, max_voxels=9))
+    assert (small["hits"], small["false_positives"], small["scans"]) == (16, 8, 8)
+    assert {each["voxels"] for each in small["instances"]} == {9}
+    assert small["detectors"]["voxels"]["auc"] == 0.5
 
 
 def test_features_that_cannot_be_learned_from_are_one_line(tmp_path):
@@ -656,11 +661,14 @@ def test_features_that_cannot_be_learned_from_are_one_line(tmp_path):
     path = write_table(tmp_path / "features.csv")
     with pytest.raises(InputError, match="11 folds need .* 10 scans, 20 hits, 10 false"):
         detector.detect(detector.Detector(path, tmp_path / "out.json", folds=11))
+    with pytest.raises(InputError, match="0 false positives and 0 hits"):
+        detector.read_features(path, max_voxels=1)
     text = path.read_text()
     mean = text.splitlines()[1].split(",")[-2]
     for changed, said in (
         (text.replace(mean, "x"), "no number"),
         (text.replace(mean, "-inf"), r"has mean -inf; give numbers of at most 1e\+100"),
+        (text.replace(",9,", ",x,"), "has voxels 'x'"),
         (text.replace("scan0,1,", "scan0,one,"), "instance 'one'; expected its number"),
         (text + "s" * 200_000, "is not a table: field larger"),
         (text.replace("mean,texture", "mean,mean"), "two columns of one name"),

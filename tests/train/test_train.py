@@ -20,12 +20,15 @@ pytest.importorskip("grain")
 
 from segcam_jax import models
 from segcam_jax.models.unet import load_unet
+from segcam_jax.reports.planted_bias import PLACES
 from segcam_jax.types import InputError
-from train import loop, steps, texture_mnist
-from train.data.texture_mnist import CLASSES, TextureMnist, TextureMnistConfig
-from train.texture_mnist import TrainConfig, quality, task
-from train.texture_mnist.data import PLANTED, dataset_config
+from train import loop, reports, steps, texture_mnist
+from train.data.texture_mnist import CLASSES, Bias, TextureMnist, TextureMnistConfig
+from train.texture_mnist import TrainConfig, bias, quality, task
+from train.texture_mnist.config import RECIPES
+from train.texture_mnist.data import dataset_config
 
+BIAS = (Bias(2, background_texture="stripes_diagonal"),)
 TINY: dict[str, Any] = {
     "steps": 4,
     "batch": 10,
@@ -88,7 +91,7 @@ def test_the_quality_of_weights_is_measured(whole_run, tmp_path, capsys):
     assert json.loads(file.read_text()) == found
     model = models.load(str(config.export))
     data = TextureMnistConfig(
-        split="test", samples=6, bias=(PLANTED,), exclude_bias_textures=True,
+        split="test", samples=6, bias=BIAS, exclude_bias_textures=True,
         digit_rounding=config.digit_rounding,
     )  # fmt: skip
     held_out = TextureMnist(data).batch(range(6))
@@ -196,7 +199,35 @@ def test_the_variants_differ_in_the_bias_alone():
     biased = dataset_config(TrainConfig(variant="biased"), "test")
     plain = dataset_config(TrainConfig(variant="unbiased"), "test")
     assert dataclasses.replace(biased, bias=()) == plain
-    assert biased.bias == (PLANTED,)
+    assert biased.bias == BIAS
+
+
+def test_every_biased_digit_has_a_texture_of_its_own():
+    several = dataset_config(TrainConfig(variant="biased", biased_digits=(2, 3, 5)), "test")
+    textures = {bias.digit: bias.background_texture for bias in several.bias}
+    assert list(textures) == [2, 3, 5]
+    samples = TextureMnist(several)
+    for index in range(30):
+        tiles = {crop.texture for crop in samples.layout(index).tiles}
+        if index % 10 in textures:  # Its other half is of any texture, as in the source.
+            assert textures[index % 10] in tiles
+        else:
+            assert not tiles & {*textures.values()}
+    with pytest.raises(InputError, match="needs --variant biased"):
+        TrainConfig(biased_digits=(3,)).check()
+    for digits in ((), (2, 2), (10,), (-1,), (0, 1, 2, 3, 4, 5)):
+        with pytest.raises(InputError, match="one to 5 digits, each once"):
+            TrainConfig(variant="biased", biased_digits=digits).check()
+
+
+def test_published_recipes():
+    first, second = (TrainConfig(**RECIPES[name]) for name in ("published-500", "published-300"))
+    assert (first.biased_digits, second.biased_digits) == ((1, 2, 3), (2,))
+    # An epoch is 50,000 images.
+    assert (first.steps * first.batch / 50_000, second.steps * second.batch / 50_000) == (200, 300)
+    for config in (first, second):
+        config.check()
+        assert (config.depth, config.width, config.schedule) == (4, 32, "constant")
 
 
 def test_a_run_can_start_from_weights(whole_run):
@@ -242,3 +273,21 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, 
         assert stop.value.code == 2
         assert re.fullmatch(r"segcam: error: .* is .*\n", capsys.readouterr().err), module
     assert not list(tmp_path.iterdir())
+
+
+def test_saliency_in_the_planted_texture_is_a_row_per_sample(tmp_path):
+    out = tmp_path / "bias.csv"
+    told = bias.Proportions(
+        "texture-mnist-biased", out, 2, tap=("encoder4",), integrated_gradients=False
+    )
+    rows = bias.measure(told)
+    assert [(row["image"], row["class"]) for row in rows] == [(0, "2"), (1, "2")]
+    for row in rows:
+        assert sum(row[f"{name}_per_area"] for name in PLACES) == pytest.approx(1)
+        assert sum(row[name] for name in PLACES) == pytest.approx(1)
+        assert row["biased_per_area"] > 2 * row["unbiased_per_area"]  # What it was trained to do.
+    written = reports.read_table(out)
+    assert written.columns == list(rows[0])
+    assert [float(x) for x in written["biased"]] == [row["biased"] for row in rows]
+    with pytest.raises(InputError, match="tell of no bias"):
+        bias.measure(dataclasses.replace(told, weights="texture-mnist-unbiased"))

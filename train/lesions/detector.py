@@ -4,11 +4,12 @@
         --features --out results
     python -m train.lesions_detector --features results/features.csv --out detector.json
 
-A logistic regression on all features of an instance says how likely it is that it is no hit. Folds
-hold whole scans apart; features are scaled by the mean and the deviation of the training folds
-alone, and what is unknown is their median. `--only image` or `--only map` asks how much either of
-them tells. In `--out`: the area under the ROC curve of each fold and of all held-out instances, and
-each instance's probability.
+A logistic regression says how likely it is that an instance is no hit: by its features in the
+image, by those in the map, by both, and by its number of voxels alone, since false positives are
+often small and features depend on size. Folds hold whole scans apart; features are scaled by the
+mean and the deviation of the training folds alone, and what is unknown is their median. In `--out`:
+the area under the ROC curve of each fold and of all held-out instances, and each instance's
+probabilities.
 
 Cost: seconds.
 """
@@ -17,11 +18,11 @@ import csv
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import rich
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from segcam_jax import files
 from segcam_jax.extras import require
@@ -31,6 +32,8 @@ from train import command
 _ABOUT = ("scan", "instance", "group", "voxels", "method", "tap", "modality")
 _MOST_FOLDS = 1000
 _LARGEST = 1e100  # The squares of larger numbers, of which deviations are made, overflow.
+# What a detector knows of an instance.
+KINDS = ("voxels", "image", "map", "image and map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +43,14 @@ class Detector:
     Attributes:
         features: the table that `segcam instances --features` writes, of scans with a truth.
         out: the JSON file to write.
-        only: take the features of images, or of maps, alone.
+        max_voxels: leave out larger instances, so that size alone tells less. None takes all.
         folds: how many.
         seed: of the folds.
     """
 
     features: Path
     out: Path = Path("runs/detector.json")
-    only: Literal["image", "map"] | None = None
+    max_voxels: int | None = None
     folds: int = 5
     seed: int = 0
 
@@ -55,6 +58,7 @@ class Detector:
         """Raises `InputError`, naming the setting, if one is none."""
         command.check_outputs(written=(self.out,))
         command.check_at_least(self, 2, "folds", most=_MOST_FOLDS)
+        command.check_at_least(self, 1, "max_voxels")
         command.check_seed(self.seed)
 
 
@@ -64,22 +68,36 @@ class Table:
 
     Attributes:
         numbers: of each in its scan.
+        voxels: how large each is.
         wrong: whether it is a false positive.
         values: of them; NaN where one is unknown.
     """
 
     scans: list[str]
     numbers: list[str]
+    voxels: Int[np.ndarray, "n"]
     wrong: Bool[np.ndarray, "n"]
     names: list[str]
     values: Float[np.ndarray, "n f"]
 
+    def of(self, kind: str) -> "Table":
+        """The table of what a detector of one of `KINDS` knows."""
+        if kind == "voxels":
+            return dataclasses.replace(self, names=["voxels"], values=self.voxels[:, None] * 1.0)
+        chosen = [n for n, name in enumerate(self.names) if _kind(name) in kind]
+        names = [self.names[n] for n in chosen]
+        return dataclasses.replace(self, names=names, values=self.values[:, chosen])
 
-def read_features(path: Path, only: str | None = None) -> Table:
+
+def _kind(name: str) -> str:
+    return "image" if name.startswith("image.") else "map"
+
+
+def read_features(path: Path, max_voxels: int | None = None) -> Table:
     """The hits and the false positives of a table of features.
 
     Raises:
-        InputError: if it is none, or has no features of that kind.
+        InputError: if it is none, or has no hits or no false positives of at most so many voxels.
     """
     lines = csv.reader(files.read_bytes(path).decode(errors="replace").splitlines())
     try:
@@ -95,15 +113,17 @@ def read_features(path: Path, only: str | None = None) -> Table:
     if missing:
         raise InputError(f"{str(path)!r} has no column {missing[0]!r}; give features.csv")
     found: dict[tuple[str, str], dict[str, float]] = {}
-    groups: dict[tuple[str, str], str] = {}
+    about: dict[tuple[str, str], tuple[str, int]] = {}
     for row in rows:
-        kind = "image" if row["method"] == "image" else "map"
-        if row["group"] not in ("TP", "FP") or only not in (None, kind):
+        size = row["voxels"]
+        if not size.isdecimal():
+            raise InputError(f"{str(path)!r} has voxels {size!r}; expected a whole number")
+        if row["group"] not in ("TP", "FP") or int(size) > (max_voxels or np.inf):
             continue
         if not row["instance"].isdecimal():
             raise InputError(f"{str(path)!r} has instance {row['instance']!r}; expected its number")
         one = (row["scan"], row["instance"])
-        groups[one] = row["group"]
+        about[one] = row["group"], int(size)
         found.setdefault(one, {})
         where = ".".join(filter(None, (row["method"], row["tap"], row["modality"])))
         for name in row.keys() - set(_ABOUT):
@@ -118,41 +138,55 @@ def read_features(path: Path, only: str | None = None) -> Table:
             found[one][f"{where}.{name}"] = value
     names = sorted({name for each in found.values() for name in each})
     values = [[each.get(name, np.nan) for name in names] for each in found.values()]
-    wrong = np.array([groups[one] == "FP" for one in found], bool)
+    wrong = np.array([about[one][0] == "FP" for one in found], bool)
     if not found or wrong.all() or not wrong.any():
         there = counted(int(wrong.sum()), "false positive"), counted(int((~wrong).sum()), "hit")
         raise InputError(
             f"{str(path)!r} has {' and '.join(there)}; both are needed (give `segcam instances` a "
-            "truth)"
+            "truth, and a larger --max-voxels)"
         )
     if np.isnan(values).all():
         raise InputError(f"{str(path)!r} has no value of any feature; give features.csv")
     scans, numbers = (list(each) for each in zip(*found, strict=True))
-    return Table(scans, numbers, wrong, names, np.array(values))
+    voxels = np.array([about[one][1] for one in found])
+    return Table(scans, numbers, voxels, wrong, names, np.array(values))
 
 
 def detect(config: Detector) -> dict[str, Any]:
-    """Cross-validates a detector; returns what the file holds."""
+    """Cross-validates a detector of each kind; returns what the file holds."""
     config.check()
-    table = read_features(config.features, config.only)
-    probability, areas = cross_validated(table, config.folds, config.seed)
+    table = read_features(config.features, config.max_voxels)
     roc = require("sklearn.metrics", extra="embed").roc_auc_score
+    detectors: dict[str, Any] = {}
+    probabilities = {}
+    for kind in KINDS:
+        known = table.of(kind)
+        if known.names:
+            probability, areas = cross_validated(known, config.folds, config.seed)
+            probabilities[kind] = probability.tolist()
+            area = float(roc(table.wrong, probability))
+            detectors[kind] = {"auc": area, "auc_of_folds": areas, "features": known.names}
+    instances = zip(table.scans, table.numbers, table.voxels.tolist(), table.wrong, strict=True)
     found = {
         "hits": int((~table.wrong).sum()),
         "false_positives": int(table.wrong.sum()),
         "scans": len(set(table.scans)),
-        "features": table.names,
-        "auc_of_folds": areas,
-        "auc": float(roc(table.wrong, probability)),
+        "max_voxels": config.max_voxels,
+        "detectors": detectors,
         "instances": [
-            {"scan": scan, "instance": int(number), "false_positive": bool(wrong), "probability": p}
-            for scan, number, wrong, p in zip(
-                table.scans, table.numbers, table.wrong, probability.tolist(), strict=True
-            )
+            {
+                "scan": scan,
+                "instance": int(number),
+                "voxels": voxels,
+                "false_positive": bool(wrong),
+                "probability": {kind: each[n] for kind, each in probabilities.items()},
+            }
+            for n, (scan, number, voxels, wrong) in enumerate(instances)
         ],
     }
     files.write_json(config.out, found)
-    rich.print({name: found[name] for name in ("hits", "false_positives", "auc", "auc_of_folds")})
+    told = {kind: (each["auc"], each["auc_of_folds"]) for kind, each in detectors.items()}
+    rich.print({name: found[name] for name in ("hits", "false_positives")} | told)
     return found
 
 

@@ -1,14 +1,16 @@
 """The settings of a TextureMNIST training."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from segcam_jax.types import InputError
 from train import command
 
 _TILE = 64  # height and width of an image
 _MOST_HALVINGS = 6
+_MOST_BIASED = 5
 _MOST_JITTER = 5.0  # beyond, digits shrink to nothing
 
 
@@ -17,13 +19,15 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        variant: train with the bias of digit 2, or without.
+        variant: train with planted biases, or without.
+        biased_digits: with biases, the digits that have a texture of their own in one half of their
+            background, at most five.
         out: folder of the run. The command resumes a run that is there.
         export: also write the weights into this file.
         steps: optimiser steps.
         batch: images per step.
-        learning_rate: the peak of the learning rate, which warms up for a twentieth of the steps
-            and then falls to zero along a cosine.
+        learning_rate: the learning rate of Adam: the peak of the cosine, or the constant rate.
+        schedule: a warm-up of a twentieth of the steps and a cosine to zero, or a constant rate.
         seed: seed of weights and data.
         depth: how many poolings the U-Net has.
         width: channels of the U-Net's first level.
@@ -40,11 +44,13 @@ class TrainConfig:
     """
 
     variant: Literal["unbiased", "biased"] = "unbiased"
+    biased_digits: tuple[int, ...] = (2,)
     out: Path = Path("runs/texture_mnist")
     export: Path | None = None
     steps: int = 3500
     batch: int = 20
     learning_rate: float = 3e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
     seed: int = 0
     depth: int = 4
     width: int = 12
@@ -68,6 +74,13 @@ class TrainConfig:
         command.check_at_least(self, 0, "workers", most=command.MOST_WORKERS)
         command.check_positive(self, "learning_rate")
         command.check_seed(self.seed)
+        digits = self.biased_digits
+        if not 1 <= len(set(digits)) == len(digits) <= _MOST_BIASED or not {*digits} < {*range(10)}:
+            raise InputError(
+                f"`biased_digits` is {digits}; give one to {_MOST_BIASED} digits, each once"
+            )
+        if self.variant == "unbiased" and digits != (2,):
+            raise InputError("`biased_digits` needs --variant biased")
         if self.depth > _MOST_HALVINGS:
             raise InputError(
                 f"`depth` is {self.depth}; images of {_TILE} x {_TILE} are halved 1 to "
@@ -75,3 +88,32 @@ class TrainConfig:
             )
         if not 0 <= self.jitter <= _MOST_JITTER:
             raise InputError(f"`jitter` is {self.jitter}; give a share from 0 to {_MOST_JITTER:g}")
+
+
+# What `--recipe NAME` puts in place of the defaults: the two trainings that Seg-Grad-CAM's
+# repository shows, of 200 epochs of 500 steps and of 300 epochs of 5000; an epoch is 50,000 images.
+_PUBLISHED = {
+    "variant": "biased",
+    "schedule": "constant",
+    "depth": 4,
+    "width": 32,
+    "jitter": 0.0,
+    "digit_rounding": "before",
+}
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "published-500": {
+        **_PUBLISHED,
+        "biased_digits": (1, 2, 3),
+        "batch": 100,
+        "learning_rate": 3e-4,
+        "steps": 200 * 500,
+        "evaluate_every": 500,
+    },
+    "published-300": {
+        **_PUBLISHED,
+        "batch": 10,
+        "learning_rate": 4e-4,
+        "steps": 300 * 5000,
+        "evaluate_every": 5000,
+    },
+}

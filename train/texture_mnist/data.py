@@ -14,7 +14,14 @@ from train.data.texture_mnist import (
 )
 from train.texture_mnist.config import TrainConfig
 
-PLANTED = Bias(2, background_texture="stripes_diagonal", background_probability=1.0)
+# Of the first biased digit, of the second, ...
+_TEXTURES = ("stripes_diagonal", "checks_large", "rings", "zigzag", "weave")
+
+
+def planted(config: TrainConfig) -> tuple[Bias, ...]:
+    """The biases that a run plants, or that the other variant of it would."""
+    pairs = zip(config.biased_digits, _TEXTURES, strict=False)
+    return tuple(Bias(digit, background_texture=texture) for digit, texture in pairs)
 
 
 def dataset_config(config: TrainConfig, split: Literal["train", "test"]) -> TextureMnistConfig:
@@ -24,7 +31,7 @@ def dataset_config(config: TrainConfig, split: Literal["train", "test"]) -> Text
         split=split,
         seed=config.seed,
         samples=config.steps * config.batch if training else config.score_samples,
-        bias=(PLANTED,) if config.variant == "biased" else (),
+        bias=planted(config) if config.variant == "biased" else (),
         exclude_bias_textures=True,
         jitter=_jitter(config.jitter) if training and config.jitter else None,
         digit_rounding=config.digit_rounding,

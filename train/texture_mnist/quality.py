@@ -54,13 +54,9 @@ def measure(config: QualityConfig) -> dict[str, Any]:
     """
     config.check()
     model = models.load(config.weights)
-    if (model.config.in_channels, model.config.classes) != (1, len(CLASSES)):
-        raise InputError(
-            f"TextureMNIST has 1 channel and {len(CLASSES)} classes; the network of "
-            f"{config.weights!r} has {model.config.in_channels} and {model.config.classes}"
-        )
     planted = model.metadata.get("bias")
-    samples = TextureMnist(_data(config, planted, model.metadata)).batch(range(config.samples))
+    data = samples_of(model, config.weights, config.samples)
+    samples = TextureMnist(data).batch(range(config.samples))
     forward = jax.jit(jax.vmap(model.fn, in_axes=(None, 0)))
 
     def predict(images: np.ndarray) -> np.ndarray:
@@ -78,21 +74,32 @@ def measure(config: QualityConfig) -> dict[str, Any]:
     return found
 
 
-def _data(config: QualityConfig, planted: Any, about: Mapping[str, Any]) -> TextureMnistConfig:
-    """The samples, their digits drawn as the network was trained on, where its file tells."""
-    training = about.get("training") or {}
+def samples_of(model: models.LoadedModel, weights: str, count: int) -> TextureMnistConfig:
+    """Held-out samples with the bias that a network was trained with, as far as its file tells.
+
+    Raises:
+        InputError: if the network is of other images or classes, or its file tells of a bias in an
+            unknown form.
+    """
+    if (model.config.in_channels, model.config.classes) != (1, len(CLASSES)):
+        raise InputError(
+            f"TextureMNIST has 1 channel and {len(CLASSES)} classes; the network of "
+            f"{weights!r} has {model.config.in_channels} and {model.config.classes}"
+        )
+    planted, training = model.metadata.get("bias"), model.metadata.get("training") or {}
     drawn = {key: training[key] for key in ("digit_rounding",) if key in training}
+    biases = planted if isinstance(planted, list) else [planted] if planted else []
     try:
         return TextureMnistConfig(
             split="test",
-            samples=config.samples,
-            bias=(Bias(**planted),) if isinstance(planted, Mapping) else (),
+            samples=count,
+            bias=tuple(Bias(**each) for each in biases),
             exclude_bias_textures=True,
             **drawn,
         )
     except TypeError:
         raise InputError(
-            f"weights {config.weights!r} tell of a bias or digits in an unknown form"
+            f"weights {weights!r} tell of a bias or digits in an unknown form"
         ) from None
 
 

@@ -14,7 +14,7 @@ from segcam_jax.data import samples
 from train import command
 from train.data.texture_mnist import TextureMnist
 from train.texture_mnist.config import TrainConfig
-from train.texture_mnist.data import PLANTED, dataset_config
+from train.texture_mnist.data import dataset_config
 
 BIASED_SAMPLES = 200
 
@@ -22,12 +22,12 @@ BIASED_SAMPLES = 200
 def make_samples() -> samples.BundledSamples:
     """One held-out unbiased sample of each digit, and 200 held-out biased ones of digit 2."""
     plain = dataset_config(TrainConfig(variant="unbiased"), "test")
-    planted = dataclasses.replace(
-        dataset_config(TrainConfig(variant="biased"), "test"), samples=10 * BIASED_SAMPLES
-    )
+    biased = dataset_config(TrainConfig(variant="biased"), "test")
+    planted = dataclasses.replace(biased, samples=10 * BIASED_SAMPLES)
+    (bias,) = biased.bias
     return samples.BundledSamples(
         unbiased=TextureMnist(plain).batch(range(10)),
-        biased=TextureMnist(planted).batch(range(PLANTED.digit, 10 * BIASED_SAMPLES, 10)),
+        biased=TextureMnist(planted).batch(range(bias.digit, 10 * BIASED_SAMPLES, 10)),
     )
 
 

@@ -18,7 +18,7 @@ from segcam_jax.types import InputError
 from train import command, loop, reports, steps
 from train.data.texture_mnist import CLASSES, TextureMnist, TextureMnistSample
 from train.texture_mnist.config import TrainConfig
-from train.texture_mnist.data import PLANTED, dataset_config, held_out, pair
+from train.texture_mnist.data import dataset_config, held_out, pair, planted
 from train.texture_mnist.shortcut import measure_shortcut
 
 _NO_EFFECT = ("out", "export", "workers")
@@ -37,7 +37,9 @@ def prepare(config: TrainConfig) -> loop.Training:
     return loop.Training(
         title=config.variant,
         network=network,
-        optimizer=steps.adam(config.learning_rate, config.steps),
+        optimizer=steps.adam(config.learning_rate, config.steps)
+        if config.schedule == "cosine"
+        else optax.adam(config.learning_rate),
         loss=cross_entropy,
         batches=lambda start: loop.batches(
             source, batch=config.batch, start=start, pair=pair, workers=config.workers
@@ -108,12 +110,17 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 def report(config: TrainConfig, network: steps.Network, fitted: loop.Fitted) -> dict[str, Any]:
     """Scores the best state on fresh held-out samples and writes metrics, curves and weights."""
     predict = predict_with(network, fitted.state)
-    biased = dataclasses.replace(dataset_config(config, "test"), bias=(PLANTED,))
+    data = dataset_config(config, "test")
+    shortcuts = {
+        str(bias.digit): measure_shortcut(predict, dataclasses.replace(data, bias=(bias,)))
+        for bias in planted(config)
+    }
     metrics = {
         "variant": config.variant,
         "best_step": fitted.row["step"],
         "scores": evaluate(predict, held_out(config, choosing=False)),
-        "shortcut": measure_shortcut(predict, biased),
+        "shortcut": next(iter(shortcuts.values())),
+        "shortcuts": shortcuts,
         "history": fitted.history,
     }
     panels = {"training loss": ("loss",), "held-out": ("accuracy", "mean_iou", "mean_dice")}
@@ -122,17 +129,18 @@ def report(config: TrainConfig, network: steps.Network, fitted: loop.Fitted) -> 
     for path in filter(None, (config.out / "weights.safetensors", config.export)):
         save_unet(path, model, _metadata(config, metrics))
     reports.write_json(config.out / "metrics.json", metrics)
-    rich.print({key: metrics[key] for key in ("best_step", "scores", "shortcut")})
+    rich.print({key: metrics[key] for key in ("best_step", "scores", "shortcuts")})
     return metrics
 
 
 def _metadata(config: TrainConfig, metrics: dict[str, Any]) -> dict[str, Any]:
-    settings = ("steps", "batch", "learning_rate", "jitter", "digit_rounding", "seed")
+    settings = ("steps", "batch", "learning_rate", "schedule", "jitter", "digit_rounding", "seed")
+    biases = [dataclasses.asdict(bias) for bias in planted(config)]
     return {
         "classes": list(CLASSES),
         "dataset": "TextureMNIST",
         "variant": config.variant,
-        "bias": dataclasses.asdict(PLANTED) if config.variant == "biased" else None,
+        "bias": biases if config.variant == "biased" else None,
         "scores": metrics["scores"],
         "shortcut": metrics["shortcut"],
         "training": {
