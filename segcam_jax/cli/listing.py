@@ -124,7 +124,10 @@ def _given(option: inspect.Parameter) -> str:
 
 
 def _about(metric: Metric, option: str) -> str:
+    """What an option means; of those that many metrics share, as `deletion` says it."""
     said = about_option(metric.function, option)
+    if option in ("at", "baseline", "by") and said in ("", "as in `deletion`"):
+        said = about_option(METRICS["deletion"].function, option)
     return f": {said}" if said else ""
 
 

@@ -109,7 +109,8 @@ def deletion(
     Args:
         split, params, x, target, map: see `metrics.registry`.
         steps: equal parts of what is removed; the last one is shorter where they do not divide.
-        baseline: what removed values become, see `Scene.empty`.
+        baseline: what removed values become: 0, the mean of each channel, a blur, or a number. See
+            `Scene.empty`.
         order: by the map as it is signed, by its positive part, or by its magnitude.
         at: remove from the input, or from the activation at the tap.
         where: remove all positions, those in the target's region, or those outside (what is left is

@@ -145,7 +145,7 @@ def irof(
         split, params, x, target, map: see `metrics.registry`.
         segments: number of each position's superpixel, from 0, as `superpixels` makes them.
         count: how many numbers there may be, 0 to `count - 1`; some of them may be missing.
-        baseline: as in `Scene.empty`; the original's is the mean.
+        baseline: what removed values become; the original's is the mean.
 
     Returns:
         The area; higher is better. NaN where the untouched score is not positive.

@@ -109,6 +109,7 @@ def test_methods_and_layers(capsys, weights):
     assert "channel=none" in deletion
     assert "percentiles=10,20,30,40,50,60,70,80,90 (whole numbers, as 10,20,30)" in out
     assert "key=" not in out
+    assert out.count("at=input") == out.count("at=input (one of input, tap): ")
     assert run("layers", "--weights", weights, "--size", 16, 11) == 0
     out, err = capsys.readouterr()
     assert re.search(r"bottleneck +│ +8 x 6 +│ +4 │ the bottleneck", out)

@@ -844,7 +844,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
     (tmp_path / "file").write_bytes(b"")
     assert "is a file" in fault(*command("instances", case, tmp_path / "file"))
     flat = ("--weights", "texture-mnist-biased", "--out", out)
-    assert "of a 2D network" in fault("instances", case / "t1.nii.gz", *flat)
+    assert "belong to a 2D network" in fault("instances", case / "t1.nii.gz", *flat)
     (tmp_path / "bad.safetensors").write_bytes(b"words")
     checkpoint = ("--weights", "model_epoch_31.pth")
     assert "segcam convert" in fault("instances", case / "t1.nii.gz", *checkpoint)
