@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -98,10 +99,21 @@ def check_positive(config: Any, *fields: str) -> None:
             raise InputError(f"`{field}` is {value}; give a number above 0")
 
 
-def check_outputs(*, out: Path | None = None, written: Collection[Path | None] = ()) -> None:
-    """Raises `InputError` if a folder or a file cannot be written; makes nothing."""
+def check_outputs(
+    *,
+    out: Path | None = None,
+    written: Collection[Path | None] = (),
+    data: Collection[Path | None] = (),
+) -> None:
+    """Raises `InputError` if a folder or file cannot be written, or lies in data; makes nothing."""
     if out is not None:
         files.check_folder(out)
+        place = Path(os.path.realpath(out))
+        for folder in filter(None, data):
+            if place.is_relative_to(os.path.realpath(folder)):
+                raise InputError(
+                    f"--out {str(out)!r} lies in the data {str(folder)!r}; give another"
+                )
     for path in filter(None, written):
         files.check_writable(path)
 

@@ -73,10 +73,13 @@ def show(command: commands.Show) -> None:
 def export(command: commands.Export) -> None:
     """Writes the files of a run."""
     look = _look(command)
+    if not command.what:
+        raise InputError(f"--what names nothing; choose from {', '.join(get_args(What))}")
     if kind_of(command.run) != "images":
         _export_scans(command)
         return
     run = open_store(command.run)
+    _check_outside(run.path, command.out)
     items = None
     if command.items:
         items = [n for words in names_in(command.items) for n in _items(run, words)]
@@ -163,6 +166,7 @@ def _export_scans(command: commands.Export) -> None:
             "--items and --what"
         )
     run = open_scans(command.run)
+    _check_outside(run.path, command.out)
     of_instances = run.manifest.kind == "instances"
     report = InstanceReport(run, command.out) if of_instances else ContextReport(run, command.out)
     scans = [row["scan"] for row in run.scans.values()]
@@ -172,6 +176,12 @@ def _export_scans(command: commands.Export) -> None:
     with console.progress("exporting", report.count) as advance:
         report.write(advance)
     print(f"volumes, figures and tables of {counted(len(scans), 'scan')}: {command.out}")
+
+
+def _check_outside(run: Path, out: Path) -> None:
+    """Raises `InputError` if a run would be exported into itself."""
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(run)):
+        raise InputError(f"output {str(out)!r} is the run or lies in it; give another folder")
 
 
 def _counts(values: polars.Series) -> str:

@@ -38,6 +38,8 @@ class TruthReading:
             )
         if self.threshold is not None and self.value is not None:
             raise InputError("give one of --truth-threshold and --truth-value")
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise InputError(f"--truth-threshold is {self.threshold}; give a finite number")
 
     @classmethod
     def parse(

@@ -9,6 +9,7 @@ OUT/occlusion.csv, .png     all images studied alike: of all maps at once, means
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -121,14 +122,32 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except InputError:
         return None
     rows = record["means"]
-    whole = rows and all(row.keys() >= {"region", "share", *_MEANS} for row in rows)
+    numbers = {"share", *_MEANS}
+    whole = rows and all(
+        row.keys() >= {"region", *numbers} and not any(isinstance(row[n], str) for n in numbers)
+        for row in rows
+    )
     return record if whole and record["key"] is not None else None
 
 
 def read_records(out: Path, settings: str) -> list[dict[str, Any]]:
-    """The records of all images that were studied with the same settings, for their table."""
+    """The records of all images that were studied with the same settings, for their table.
+
+    Raises:
+        InputError: if one was changed by hand, and has other shares.
+    """
     records = [read_record(out / name) for name in _files.names_in(out)]
-    return [record for record in records if record and record["settings"] == settings]
+    found = [record for record in records if record and record["settings"] == settings]
+    known: dict[str, tuple[str, list[Any]]] = {}
+    for record, side in itertools.product(found, REGIONS):
+        shares = sorted(row["share"] or 0 for row in record["means"] if row["region"] == side)
+        first, usual = known.setdefault(side, (record["image"], shares)) if shares else ("", shares)
+        if shares != usual:
+            raise InputError(
+                f"{str(out)!r}: records of {first!r} and {record['image']!r} have other shares, "
+                "and one was changed by hand; remove both folders"
+            )
+    return found
 
 
 def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:

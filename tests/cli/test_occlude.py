@@ -277,6 +277,13 @@ def test_one_image_of_a_study_leaves_the_rows_of_the_others(folder, capsys, monk
     (record.parent / "ablations.csv").unlink()
     assert run(folder, *one, **alone) == 0
     assert (record.parent / "ablations.csv").is_file()
+    more_rows = [*values["means"], {**values["means"][-1], "share": 0.5}]
+    record.write_text(json.dumps({**values, "means": more_rows}))
+    assert run(folder, *one, **alone) == 2
+    assert "'pesca001' and 'pesca011' have other shares" in capsys.readouterr().err
+    record.write_text(json.dumps({**values, "means": [{**values["means"][0], "share": "x"}]}))
+    assert run(folder, *one, **alone) == 0
+    assert json.loads(record.read_text()) == values
     # Other options: one table would be of two studies.
     data = table.read_bytes()
     assert run(folder, *one, "--shares", "1", **alone) == 2

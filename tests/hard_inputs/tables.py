@@ -427,9 +427,10 @@ def export() -> Iterator[Row]:
         ("--colormap ''", ""),
         ("--smoothing nan", ""),
         ("--smoothing 1e300", ""),
+        ("--what", "--what names nothing"),
         ("--out", ""),
     )
-    yield from each("export run.zarr", "")
+    yield from each("export run.zarr", "", "--out run.zarr", "--out run.zarr/items/new")
 
 
 def score() -> Iterator[Row]:
@@ -564,6 +565,7 @@ def occlude() -> Iterator[Row]:
         ("image.png --truth-labels", "no class of the network's"),
         ("image.png --truth-value 999", "999"),
         ("image.png --truth-threshold 1e9", "nothing to occlude"),
+        ("image.png --truth-threshold nan", "--truth-threshold is nan"),
         ("nan.npy", "nan"),
         ("vector.npy --truth-labels", "vector"),
         ("image.png other.png", "other"),
@@ -892,6 +894,7 @@ def training() -> Iterator[Row]:
             "--prefixes flair",
             "--crop 9",
             "--data none --prefixes flair --truth-prefix mask",
+            "--data photos --prefixes flair --truth-prefix mask --out photos/new",
             "--data photos --prefixes flair --truth-prefix mask --template image.png",
             *(f"--template {name}" for name in ("none.nii", "image.png", "cut.nii", "zeros.nii")),
             *(
@@ -918,6 +921,7 @@ def training() -> Iterator[Row]:
                 for name in ("none", "fifo", "letters.safetensors", "cut.safetensors")
             ),
             "--start net.safetensors",
+            "--folds 2 --out classes/new",
             "--folds 2 --out trained_none",
             "--folds 2 --out trained_list",
             "--folds 2 --out trained_other",

@@ -72,7 +72,7 @@ class ClassifierConfig:
         """Checks the settings; not when they are made, where tyro would draw a box around it."""
         if not self.data:
             raise InputError("`data` is empty; give a folder of images, or TFRecord files")
-        command.check_outputs(out=self.out, written=(self.export,))
+        command.check_outputs(out=self.out, written=(self.export,), data=self.data)
         command.check_at_least(self, 1, "epochs", most=command.MOST_AT_ONCE)
         command.check_at_least(self, 1, "batch", most=command.MOST_AT_ONCE)
         command.check_at_least(self, 1, "growth", "width", "size", most=command.MOST_WIDTH)

@@ -101,7 +101,7 @@ class LesionTraining:
 
     def check(self) -> None:
         """Checks the settings; not when they are made, where tyro would draw a box around it."""
-        command.check_outputs(out=self.out, written=(self.export,))
+        command.check_outputs(out=self.out, written=(self.export,), data=(self.data,))
         command.check_at_least(self, 1, "steps", "evaluate_every")
         counts = ("batch", "evaluate_cases", "score_cases")
         command.check_at_least(self, 1, *counts, most=command.MOST_AT_ONCE)
