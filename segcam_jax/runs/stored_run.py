@@ -297,17 +297,16 @@ class StoredRun:
         if array is None:
             return None
         self._check_whole(about["item"] // self.manifest.items_per_shard)
-        key = (about["extent"], name, place)
-        if key not in self._recent:
-            with array_reading(self.path / about["extent"] / node(name)):
+        with array_reading(self.path / about["extent"] / node(name)):
+            if array.nbytes // max(array.shape[0], 1) > _LARGEST:
+                return np.asarray(array[(place, *index)])
+            key = (about["extent"], name, place)
+            if key not in self._recent:
                 # A chunk holds all methods of the place: it is decoded once for all of them.
-                values = np.asarray(array[(place,)])
-            if values.nbytes > _LARGEST:
-                return values[index]
-            self._recent[key] = values
-            if len(self._recent) > _RECENT:
-                self._recent.popitem(last=False)
-        return np.array(self._recent[key][index])
+                self._recent[key] = np.asarray(array[(place,)])
+                if len(self._recent) > _RECENT:
+                    self._recent.popitem(last=False)
+            return np.array(self._recent[key][index])
 
     def _array(self, group: str, name: str) -> zarr.Array | None:
         key = f"{group}/{name}"

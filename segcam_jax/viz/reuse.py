@@ -29,10 +29,14 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 _MOST = 8  # layouts: of about 10 MB each
 _WORDS = 128  # lines that a renderer remembers: less than 10 MB
+_BOXED = 6  # pixels around words: of the box that they may lie on
+_REACH = 24  # pixels around a line of words
 _AROUND = 4  # pixels around axes that lines on their borders reach
 
 
@@ -75,13 +79,19 @@ class _Panel:
             each.remove()
         del self.elements[self.called :]
 
-    def covered(self, axes: Axes, renderer: Any) -> Bbox | None:
+    def covered(self, axes: Axes, renderer: Any) -> Bbox:
         """What the axes cover; to ask matplotlib takes as long as to draw a picture."""
         around = (each.key for each in self.elements if not each.inside)
         key = (axes.bbox.bounds, *around)
         if self.box[0] != key:
             self.box = key, axes.get_tightbbox(renderer)  # It makes them stale.
-        return self.box[1]
+        beyond = [  # What asks for no room in a layout is not in it; words may lie on a box.
+            artist.get_window_extent(renderer).padded(_BOXED)
+            for each in self.elements
+            for artist in each.artists
+            if isinstance(artist, Text | Line2D) and artist.get_visible()
+        ]
+        return Bbox.union([self.box[1] or axes.bbox, *beyond])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,13 +161,13 @@ class Kept:
         if not there or (there[0].name, there[0].key) != (name, key):
             # Elements of other kinds lie in other layers: what follows stays as it is.
             if there and there[0].name == name and name not in {each.name for each in after}:
-                there[0].remove()
+                panel.elements.pop(panel.called).remove()
             else:
                 panel.forget_others()
             before = set(axes.get_children())
             draw()
             made = [each for each in axes.get_children() if each not in before]
-            panel.elements[panel.called : panel.called + 1] = [_Element(name, key, inside, made)]
+            panel.elements.insert(panel.called, _Element(name, key, inside, made))
         panel.called += 1
 
     def forget_others(self) -> None:
@@ -179,7 +189,7 @@ class Kept:
         for axes in figure.axes:
             panel = self._panels.setdefault(axes, _Panel())
             if panel.pixels is None or axes.stale or size != self._size:
-                box = panel.covered(axes, renderer) or axes.bbox
+                box = panel.covered(axes, renderer)
                 box = Bbox.intersection(box.padded(_AROUND), figure.bbox)
                 axes.draw(renderer)
                 panel.pixels = None if box is None else (box, canvas.copy_from_bbox(box))
@@ -210,18 +220,23 @@ def _remember_words(renderer: RendererAgg) -> None:
     def draw_text(
         gc: Any, x: float, y: float, s: str, prop: FontProperties, angle: float, *rest, **more
     ) -> None:
-        letters = (*prop.get_family(), prop.get_size_in_points(), prop.get_weight())
-        key = (x, y, s, angle, letters, gc.get_rgb(), gc.get_alpha())
+        key = (x, y, s, angle, prop.copy(), gc.get_rgb(), gc.get_alpha())
         place, pixels = drawn.get(key) or (_place(renderer, x, y, s, prop), None)
         alone = not angle and gc.get_clip_rectangle() is None and (canvas[place] == 255).all()
         if alone and pixels is not None:
             canvas[place] = pixels
             return
+        before = canvas[_around(place)].copy() if alone else None
         draw(gc, x, y, s, prop, angle, *rest, **more)
-        if alone:
-            drawn[key] = place, canvas[place].copy()
-            if len(drawn) > _WORDS:
-                drawn.popitem(last=False)
+        if before is not None:
+            pixels = canvas[place].copy()
+            canvas[place] = 255
+            inside = np.array_equal(canvas[_around(place)], before)  # Some letters reach further.
+            canvas[place] = pixels
+            if inside:
+                drawn[key] = place, pixels
+                if len(drawn) > _WORDS:
+                    drawn.popitem(last=False)
 
     renderer.draw_text = draw_text
 
@@ -233,6 +248,12 @@ def _place(
     width, height, below = renderer.get_text_width_height_descent(words, prop, False)
     ends = (y - (height - below) - 1, y + below + 2), (x - 2, x + width + 2)
     rows, columns = (slice(*(max(math.floor(end), 0) for end in each)) for each in ends)
+    return rows, columns
+
+
+def _around(place: tuple[slice, slice]) -> tuple[slice, slice]:
+    """The same pixels, and as far around them as letters may reach."""
+    rows, columns = (slice(max(each.start - _REACH, 0), each.stop + _REACH) for each in place)
     return rows, columns
 
 

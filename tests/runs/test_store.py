@@ -45,6 +45,7 @@ def test_values_come_back_bit_for_bit(tmp_path):
         extent = runs.EXTENTS[row // 2]
         cells = (extent[0] // 2, extent[1] // 2)
         maps = runs.values_of(row, "map.body", (2, *cells))
+        run.map(row, "body", "grad_cam")[:] = 7  # Whoever has it may change it.
         np.testing.assert_array_equal(run.map(row, "body", "grad_cam"), maps[0])
         np.testing.assert_array_equal(run.map(row, "body", "ablation_cam"), maps[1])
         np.testing.assert_array_equal(

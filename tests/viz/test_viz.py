@@ -167,6 +167,33 @@ def test_figures_of_axes_before_have_the_pixels_of_new_ones():
     assert six() is not six()
 
 
+def test_what_leaves_its_panel_or_its_line_is_drawn_anew_like_all_else():
+    """Letters that reach beyond their line, rings at a border, notes wider than a map."""
+    narrow, zero = np.full((100, 4), 0.5), np.zeros((100, 4))
+    others = {"raw_map": -SIGNED[::4, ::4]}
+    makers = [
+        lambda: viz.montage(RGB, {("a", "lo\u010f"): HEATMAP}, title="lo\u010f \u2044"),
+        lambda: viz.montage(RGB, {("a", "lo\u010f"): HEATMAP[::-1]}, title="lo\u010f \u2044"),
+        lambda: six(pixel=(0, 0), region=None),
+        lambda: six(pixel=(0, 0), region=None, **others),
+        lambda: six(pixel=(5, 0), region=None, **others),
+        lambda: viz.montage(narrow, {("a", "b"): zero}),
+        lambda: viz.montage(narrow + 0.1, {("a", "b"): zero}),
+    ]
+    with viz.reused():
+        found = [viz.to_array(make()) for make in makers]
+    for make, pixels in zip(makers, found, strict=True):
+        np.testing.assert_array_equal(pixels, viz.to_array(make()))
+
+
+def test_words_in_another_style_are_drawn_anew():
+    with viz.reused():
+        figure = viz.overlay(RGB, HEATMAP, title="one")
+        upright = viz.to_array(figure)
+        figure.texts[0].set_style("italic")
+        assert (viz.to_array(figure) != upright).any()
+
+
 def test_panels_move_where_words_above_grow_by_what_those_below_lose(monkeypatch):
     """The figure is as large as before."""
 
@@ -515,7 +542,7 @@ HALF: Any = (1.5, 0)
         (lambda: four(), "neither region nor pixel"),
         (lambda: four(pixel=(12, 0)), "is outside"),
         (lambda: four(pixel=HALF), "row, column"),
-        (lambda: viz.montage(RGB, {}), "there is no map"),
+        (lambda: viz.montage(RGB, {}), "no map was given"),
         (
             lambda: viz.montage(RGB, {("a", "c"): NAN}),
             "the map of 'a' at 'c' is NaN or infinite in 1 ",
@@ -633,7 +660,7 @@ def test_portraits_of_one_modality_are_legible():
     assert {"where", "flair", "prediction", "map", "axial", "coronal", "sagittal"} <= set(
         words_of(figure)
     )
-    assert "all figures of the run" in " ".join(words_of(figure))
+    assert "All figures of the run" in " ".join(words_of(figure))
 
 
 @pytest.mark.parametrize(("volume", "words"), [(12.566, "12.57"), (114_702.0, "114,700")])
