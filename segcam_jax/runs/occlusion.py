@@ -159,7 +159,7 @@ class OcclusionJob:
             execution=Execution(memory_limit=self.memory_limit),
             **vars(self.options),
         )
-        _check_finite(study, label)
+        _check_finite(study, label, self.options.value)
         return label, mask, study
 
     def _labels(
@@ -207,7 +207,7 @@ class OcclusionJob:
         return self.network.split(tap, shape)
 
 
-def _check_finite(study: OcclusionStudy, label: str) -> None:
+def _check_finite(study: OcclusionStudy, label: str, value: float) -> None:
     """Raises `InputError` if a mean is infinite; that of a background that is nowhere is NaN."""
     for name, before in vars(study.before).items():
         if name == "background" and np.isnan(before):
@@ -215,6 +215,11 @@ def _check_finite(study: OcclusionStudy, label: str) -> None:
         falls = getattr(study.falls, name), getattr(study.together, name)
         if not all(np.isfinite(values).all() for values in (before, *falls)):
             what = "the foreground" if name != "background" else "the background"
+            if np.isfinite(before) and value:
+                raise InputError(
+                    f"the output for {what} is not finite where maps are set to {value:g}; give a "
+                    "--value nearer to 0"
+                )
             raise InputError(
                 f"the output for {what} is -inf somewhere, before or after an occlusion of class "
                 f"{label!r}: the network rules a class out there, and no mean can fall from that; "

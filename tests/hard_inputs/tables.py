@@ -570,6 +570,7 @@ def occlude() -> Iterator[Row]:
         ("vector.npy --truth-labels", "vector"),
         ("image.png other.png", "other"),
     )
+    yield Row(f"{line} --value 1e38", "give a --value nearer to 0")
     line = "occlude image.png --weights"
     yield from each(line, "random:resnet18", "nets.py:exits", "vol.safetensors")
 
