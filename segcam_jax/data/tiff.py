@@ -46,11 +46,13 @@ def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[st
             warnings.simplefilter("ignore")
             pages, page = len(file.pages), file.pages[0]
             assert isinstance(page, tifffile.TiffPage)
-            if _is_plain(page):
-                return None
+            plain = _is_plain(page)
             parts, there = math.prod(page.chunked), len(page.dataoffsets)
-            if there < parts and not page.is_contiguous:  # tifffile would go through all of them.
+            # Pillow would leave out those that are missing, tifffile go through all of them.
+            if there < parts and (plain or not page.is_contiguous):
                 raise ValueError(f"it has {there} of the {parts} strips or tiles of its extents")
+            if plain:
+                return None
             values = page.asarray()
             orientation = page.tags.valueof("Orientation", default=1)
     except Exception as error:  # Decoders raise many kinds on corrupt data.

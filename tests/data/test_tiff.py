@@ -138,10 +138,16 @@ def test_a_damaged_second_frame_is_one_line(tmp_path):
         read_image(path, channels=1)
 
 
-def test_strips_that_are_missing_are_one_line(tmp_path):
-    path = written(tmp_path, DEEP[..., 0], rowsperstrip=2, compression="zlib")
-    np.testing.assert_allclose(read_image(path, channels=1).pixels[..., 0], DEEP[..., 0] / 4095)
-    with tifffile.TiffFile(path, mode="r+b") as file:
-        file.pages[0].tags["ImageLength"].overwrite(2**24)
-    with pytest.raises(InputError, match="it has 4 of the 8388608 strips or tiles"):
-        read_image(path, channels=1)
+@pytest.mark.parametrize(("dtype", "largest"), [(np.uint16, 4095), (np.uint8, 255)])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_strips_that_are_missing_are_one_line(tmp_path, dtype, largest, compression):
+    """Of 8 bits, Pillow made them black without a word."""
+    values = np.minimum(DEEP[..., 0], largest).astype(dtype)
+    path = written(tmp_path, values, rowsperstrip=2, compression=compression)
+    pixels = read_image(path, channels=1).pixels[..., 0]
+    np.testing.assert_allclose(pixels, values / largest, rtol=1e-6)
+    for height, parts in ((16, 8), (2**24, 8_388_608)):
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            file.pages[0].tags["ImageLength"].overwrite(height)
+        with pytest.raises(InputError, match=f"it has 4 of the {parts} strips or tiles"):
+            read_image(path, channels=1)
