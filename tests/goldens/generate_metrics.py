@@ -135,7 +135,8 @@ def main():
         inputs = inputs.detach().requires_grad_()
         with torch.enable_grad():  # captum turns it off.
             (slopes,) = torch.autograd.grad(model(inputs)[:, CLASS].sum(), inputs)
-        return (slopes * inputs).sum(1, keepdim=True).detach()
+        # Of a tensor, captum takes each example for an input of its own.
+        return ((slopes * inputs).sum(1, keepdim=True).detach(),)
 
     found["captum/sensitivity"] = sensitivity_max(
         products, x, lambda inputs: perturbed(inputs)[1], n_perturb_samples=8
