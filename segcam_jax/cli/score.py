@@ -133,8 +133,8 @@ def _score(
         console.table("Agreement of rankings", ("metric", "metric", "Kendall's tau"), pairs)
     if max((card.compared for card in cards), default=0) == 1:
         console.note(
-            "one image has no interval, and the order of methods in it says nothing of how metrics "
-            "agree; score more images"
+            "only one image has scores, so there are no intervals and no agreement of metrics; "
+            "score more images for them"
         )
     undefined = sum(card.undefined for card in cards if card.tap != CONTROL)
     if undefined:

@@ -453,7 +453,7 @@ def test_images_that_all_fail_are_a_run_with_its_reasons(place, tmp_path, capsys
     assert capsys.readouterr().err.count(told) == 2
 
 
-def test_the_seed_of_a_study_is_that_of_its_scores(place, tmp_path, monkeypatch):
+def test_the_seed_of_a_study_is_that_of_its_scores(place, tmp_path, monkeypatch, capsys):
     (tmp_path / "study.toml").write_text("seed = 7")
     words = ("--method", "input_x_gradient", "--tap", "hidden", "--metric", "entropy")
     given = ["score", "images/0.png", "--weights", "own.py:make", *FORM, *words]
@@ -465,6 +465,10 @@ def test_the_seed_of_a_study_is_that_of_its_scores(place, tmp_path, monkeypatch)
     assert main(given) == 0
     assert open_store(tmp_path / "run.zarr").manifest.options["seed"] == 7
     assert seeds == [7]
+    assert "only one image has scores, so there are no intervals" in capsys.readouterr().err
+    (alone,) = ranking(tmp_path / "run.zarr").filter(polars.col("tap") == "input").to_dicts()
+    assert (alone["low"], alone["high"]) == (None, None)
+    assert not (tmp_path / "run.zarr" / "scores" / "agreement.png").exists()
 
 
 def test_options_of_methods_and_of_metrics_are_told_apart():
