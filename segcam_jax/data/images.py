@@ -298,7 +298,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(tiff.whole(data)))
             image.load()
             getattr(image, "n_frames", 1)  # Looks at the other frames, which may be damaged.
     except UnidentifiedImageError:

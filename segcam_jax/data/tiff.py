@@ -46,13 +46,10 @@ def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[st
             warnings.simplefilter("ignore")
             pages, page = len(file.pages), file.pages[0]
             assert isinstance(page, tifffile.TiffPage)
-            plain = _is_plain(page)
-            parts, there = math.prod(page.chunked), len(page.dataoffsets)
-            # Pillow would leave out those that are missing, tifffile go through all of them.
-            if there < parts and (plain or not page.is_contiguous):
-                raise ValueError(f"it has {there} of the {parts} strips or tiles of its extents")
-            if plain:
+            if _is_plain(page):
                 return None
+            if not page.is_contiguous:
+                _check_parts(page)  # tifffile would go through all of them.
             values = page.asarray()
             orientation = page.tags.valueof("Orientation", default=1)
     except Exception as error:  # Decoders raise many kinds on corrupt data.
@@ -84,6 +81,27 @@ def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[st
         values = values[..., :-1]
         notes.append("its opaque alpha channel was dropped")
     return values, notes
+
+
+def whole(data: bytes) -> bytes:
+    """The data of an image, as it is.
+
+    Raises:
+        ValueError: if a TIFF lacks strips or tiles, which Pillow would leave black; or whatever
+            tifffile raises of one that it cannot read.
+    """
+    if data[:4] in _MAGIC:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages[0]
+            assert isinstance(page, tifffile.TiffPage)
+            _check_parts(page)
+    return data
+
+
+def _check_parts(page: tifffile.TiffPage) -> None:
+    parts, there = math.prod(page.chunked), len(page.dataoffsets)
+    if there < parts:
+        raise ValueError(f"it has {there} of the {parts} strips or tiles of its extents")
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:

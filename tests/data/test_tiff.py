@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segcam_jax.data.images import Reading, read_image
+from segcam_jax.data.images import Reading, read_image, read_mask
 from segcam_jax.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -151,3 +151,5 @@ def test_strips_that_are_missing_are_one_line(tmp_path, dtype, largest, compress
             file.pages[0].tags["ImageLength"].overwrite(height)
         with pytest.raises(InputError, match=f"it has 4 of the {parts} strips or tiles"):
             read_image(path, channels=1)
+        with pytest.raises(InputError, match=f"it has 4 of the {parts} strips or tiles"):
+            read_mask(path, (height, 9), threshold=9)
