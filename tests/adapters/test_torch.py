@@ -467,13 +467,13 @@ def test_carriers_and_modes():
         fn, params = segcam.from_torch(carried)
         np.testing.assert_allclose(fn(params, X), want, atol=1e-6)
         assert list(segcam.list_taps(fn, params, X)) == ["input", "0", "1"]
-    with pytest.raises(InputError, match="ScriptModule.*give the module that was scripted"):
+    with pytest.raises(InputError, match="ScriptModule.*give the module itself"):
         segcam.from_torch(torch.jit.trace(plain, given(X)))
     with pytest.raises(InputError, match="given Conv2d, expected a torch.nn.Module|given type"):
         segcam.from_torch(nn.Conv2d)
     exported = torch.export.export(plain, (given(X),))
     for made in (exported, exported.module()):
-        with pytest.raises(InputError, match="what torch.export made.*give the module that was"):
+        with pytest.raises(InputError, match="a program of torch.export.*give the module itself"):
             segcam.explain(made, X)
     with pytest.raises(InputError, match="x is Tensor, expected an array"):
         segcam.explain(plain, given(X), target=1)

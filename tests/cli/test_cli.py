@@ -257,7 +257,7 @@ def test_channel_weights_are_written_and_make_the_map_again(tmp_path, weights, i
     out = ("--out", tmp_path / "none")
     assert "has 4 channels" in fault(*line, "--importance", tmp_path / "three.npy", *out)
     both = ("--importance", tmp_path / "three.npy", "--method", "grad_cam")
-    assert "no chosen method takes any" in fault(*line, *both, *out)
+    assert "no chosen method takes them" in fault(*line, *both, *out)
     assert "needs weights" in fault(*line, "--method", "given_weights", *out)
     assert "is a folder" in fault(*line, "--importance", tmp_path, *out)
 

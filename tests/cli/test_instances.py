@@ -864,7 +864,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
         (("--option", "sigma_unit=absolute"), "a share of the range of --noise-modality"),
         (("--option", "window=2"), "has no option 'window'"),
         (("--noise-modality", "pd"), "choose from flair, t1"),
-        (("--option", "aggregation=max", "--legacy-divisor"), "for aggregation mean"),
+        (("--option", "aggregation=max", "--legacy-divisor"), "needs the aggregation mean"),
         (("--group", "TP"), "needs a truth"),
         (("--truth", case / "truth.nii.gz", "--group", "TN"), "group 'TN' is unknown"),
         (("--memory-limit", "lots"), "500MB, 2GiB"),

@@ -234,7 +234,7 @@ def test_what_weights_do_not_say_is_told(storages, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "does not state the orientation that it was trained with" in told
     assert "(LPS, RAS)" in told
-    assert "does not say on voxels of what size" in told
+    assert "does not state the voxel size that it was trained with" in told
     found = [json.loads((out / codes / "record.json").read_text()) for codes in STORAGES[:2]]
     assert [len(each["instances"]) for each in found] == [3, 5]
     line = command("context", storages, tmp_path / "none", "--match-spacing", weights=unknown)

@@ -149,5 +149,5 @@ def test_what_is_ignored_takes_no_part_in_matching():
     assert [each.group for each in ours.instances] == ["IGNORED", "IGNORED", "TP"]
     assert ours.instances[2].iou == 1  # of the 12 that count; 12 / 16 with all
     assert len(missed) == 0
-    with pytest.raises(InputError, match=r"ignored has extents \(20, 5\)"):
+    with pytest.raises(InputError, match=r"ignored region has extents \(20, 5\)"):
         matched(ours, nothing, ignored=unknown[:, 1:])

@@ -169,7 +169,7 @@ def test_a_checkpoint_becomes_a_file_of_ours(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     assert "3D, channels 4-6-10, strides 2-2, 1 residual unit," in said.out
     assert "strides 2-2 (else give --strides)" in said.out
-    assert "what is assumed" in said.err
+    assert "assumes what the file does not state" in said.err
     assert models.load(out).config.strides == (2, 2)
     model = models.convert(
         source, "monai-unet", out, strides=((1, 2, 3), 2), labels=["background", "lesion"]

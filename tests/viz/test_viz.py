@@ -660,7 +660,7 @@ def test_portraits_of_one_modality_are_legible():
     assert {"where", "flair", "prediction", "map", "axial", "coronal", "sagittal"} <= set(
         words_of(figure)
     )
-    assert "All figures of the run" in " ".join(words_of(figure))
+    assert "All figures of the run share" in " ".join(" ".join(words_of(figure)).split())
 
 
 @pytest.mark.parametrize(("volume", "words"), [(12.566, "12.57"), (114_702.0, "114,700")])

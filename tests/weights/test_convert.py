@@ -130,7 +130,9 @@ def test_files_that_do_not_fit_their_family(tmp_path):
     with pytest.raises(InputError, match="holds model 'resnet', expected unet"):
         models.load(path, model="unet")
     models.stored.store.save(path, {"fc.weight": np.zeros((2, 2), np.float32)}, {})
-    with pytest.raises(InputError, match="not written by segcam_jax; `segcam convert` makes one"):
+    with pytest.raises(
+        InputError, match="not written by segcam_jax; convert it with `segcam convert`"
+    ):
         models.load(path)
 
 

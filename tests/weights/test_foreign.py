@@ -205,7 +205,9 @@ def test_what_would_have_to_be_unpickled_is_refused(tmp_path, torch):
 
     for content in (Trap(), {"a": torch.ones(1), "trap": Trap()}, torch.nn.Linear(2, 2)):
         torch.save(content, tmp_path / "net.pth")
-        with pytest.raises(InputError, match="could run code when read; save .* `state_dict"):
+        with pytest.raises(
+            InputError, match="could run code when they are read; save .* `state_dict"
+        ):
             foreign.read(tmp_path / "net.pth")
     assert not (tmp_path / "sprung").exists()
 
