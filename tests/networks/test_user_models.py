@@ -395,7 +395,8 @@ def test_a_gallery_says_what_it_takes_for_the_background(bands, capsys):
     out = bands / "out"
     line = ("gallery", bands / "bands.npy", "--weights", f"{FILE}:banded", "--tap", "hidden")
     assert run(*line, "--method", "grad_cam", "--out", out) == 0
-    assert "own_networks-banded: class 0 has no name and is assumed" in (said := capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert "own_networks-banded: class 0 has no name and is assumed" in said
     assert "--class 0 explains the background" in said
     index = json.loads((out / "gallery.json").read_text())
     (told,), (network,) = index["maps"], index["networks"].values()
