@@ -170,8 +170,9 @@ def _export_scans(command: commands.Export) -> None:
     of_instances = run.manifest.kind == "instances"
     report = InstanceReport(run, command.out) if of_instances else ContextReport(run, command.out)
     scans = [row["scan"] for row in run.scans.values()]
-    files = [*report.files(), *([] if has_record(command.out, export=True) else [RECORD])]
-    check_free(command.out, scans, files, overwrite=command.overwrite)
+    check_free(command.out, scans, report.files(), overwrite=command.overwrite)
+    if not command.overwrite and not has_record(command.out, export=True):
+        _files.check_free(command.out, [RECORD])
     write_export_record(command.out, run.path, run.manifest.key)
     with console.progress("exporting", report.count) as advance:
         report.write(advance)

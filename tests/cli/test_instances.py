@@ -569,6 +569,9 @@ def test_a_stored_run_is_exported_as_it_was_written(explained, tmp_path, capsys,
         assert exported[name] == written[name]
     assert run("export", explained, "--out", out) == 2
     assert "already holds 'instances.csv'" in capsys.readouterr().err
+    (tmp_path / "record.json").write_text("mine")
+    assert run("export", explained, "--out", tmp_path) == 2
+    assert "already holds 'record.json'" in capsys.readouterr().err
     assert run("show", explained, "--item", 0) == 2
     assert "is a run of scans" in capsys.readouterr().err
 
