@@ -101,7 +101,7 @@ def methods(_: commands.Methods) -> None:
             for option in method.options.values()
         ]
         _entry(method.name, facts, options)
-    print("Metrics, by `segcam score RUN --metric NAME`; options by --option NAME=VALUE\n")
+    print("Metrics, by `segcam score --metric NAME`; their options by --option NAME=VALUE\n")
     way = {True: "higher is better", False: "lower is better", None: ""}
     for metric in METRICS.values():
         needs = f"needs {', '.join(metric.needs)}" if metric.needs else ""
