@@ -287,7 +287,7 @@ def test_only_one_of_exclusive_classes_is_predicted():
         ((), r"no network was given"),
         (("--weights", "resnet50"), r"'resnet50' has no trained weights here; .* random:resnet50"),
         (("--weights", "random:resnet5"), r"unknown model 'resnet5' after .* choose from resnet50"),
-        (("--weights", OWN, "--tap", "frist"), r"unknown layer 'frist' .* are first, "),
+        (("--weights", OWN, "--tap", "frist"), r"unknown layer 'frist' .* are first; "),
         (("--weights", OWN, "--tap", "conv:1"), r"does not number its convolutions"),
         (("--weights", OWN, "--tap", "head"), r"shape \(4,\) and no positions"),
         (("--weights", OWN, "--method", "gradcm"), r"unknown method 'gradcm'; choose from grad_ca"),
