@@ -252,7 +252,7 @@ def test_modalities_share_a_grid_or_are_resampled(tmp_path):
         scans.read_scan([first, other], modalities=["x", "x"])
     with pytest.raises(InputError, match=r"flair.nii' is given as modality 1 and as modality 2"):
         scans.read_scan([first, first])
-    with pytest.raises(InputError, match="as modalities 1 and 3"):
+    with pytest.raises(InputError, match="as modality 1 and as modality 3"):
         scans.read_scan([first, tmp_path / "t1.nii.gz", tmp_path / "x" / ".." / "flair.nii"])
 
 
