@@ -195,7 +195,7 @@ STUDIES: dict[str, Faithfulness] = {
             ),
         ),
         18,
-        4,
+        3,
         INPUT,
     ),
     "lesions": Faithfulness("lesion network", _of_lesions, _CASES, 1, {**INPUT, **CONTEXT}),
