@@ -139,7 +139,8 @@ def test_explain_writes_maps_figures_and_a_manifest(tmp_path, weights, image, ca
     ]
     manifest = manifest_of(out)
     assert manifest["options"] == {**manifest["options"], "seed": 4, "region": "all"}
-    assert manifest["figures"] == {"profile": "auto", "colormap": "jet", "smoothing": 0.0}
+    look = {"profile": "auto", "colormap": "jet", "smoothing": 0.0, "panels": 6, "outline": None}
+    assert manifest["figures"] == look
     assert manifest["finished"] == {**manifest["finished"], "items": 1, "explanations": 3}
     (row,), stored = rows_of(out), run_of(out)
     (told,) = csv.DictReader((out / "items.csv").read_text().splitlines())

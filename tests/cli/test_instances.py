@@ -870,7 +870,7 @@ def test_what_is_missing_or_wrong_is_one_line_each(case, tmp_path, fault):
         (("--option", "aggregation=max", "--legacy-divisor"), "needs the aggregation mean"),
         (("--group", "TP"), "needs a truth"),
         (("--truth", case / "truth.nii.gz", "--group", "TN"), "group 'TN' is unknown"),
-        (("--memory-limit", "lots"), "500MB, 2GiB"),
+        (("--memory-limit", "lots"), "500MB or 2GiB"),
         (("--modalities", "a", "A"), "2 different names"),
     ):
         assert words in fault(*good, *more)

@@ -208,7 +208,7 @@ def test_faults_are_one_line(place, run, tmp_path, capsys):
         assert said in err
         assert "[" not in err
     score(run, "--metric", "deletion", "--option", "steps=257", code=3)
-    assert "there are 256 positions to remove" in capsys.readouterr().err
+    assert "there are only 256 positions to remove" in capsys.readouterr().err
     given = ["sweep", "images", "--weights", "own.py:classify", "--tap", "hidden", *FORM]
     out = tmp_path / "classes.zarr"
     assert main([*given, "--out", str(out)]) == 3
