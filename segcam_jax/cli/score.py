@@ -39,7 +39,10 @@ def score(command: commands.Score) -> int:
     _check_images(command)
     try:
         opened = sweep.opened_of(_study(command))
-    except InputError as error:  # Of methods, whose option has another name here.
+    except InputError as error:
+        if "--option " not in str(error):
+            raise
+        # Of methods, whose option has another name here.
         raise InputError(str(error).replace("--option ", "--method-option ")) from error
     asked = _asked(command, opened.network, opened.compares)
     check(asked, opened.network, compares=opened.compares)

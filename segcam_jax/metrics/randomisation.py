@@ -30,7 +30,7 @@ Draw = Callable[[Array, Array], Array]
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["last", "spearman", "ssim", "maps"],
-    meta_fields=["layers"],
+    meta_fields=["layers", "independent"],
 )
 @dataclasses.dataclass(frozen=True)
 class Randomisation:
@@ -43,6 +43,7 @@ class Randomisation:
         ssim: structural similarity of the magnitudes, each by its largest value, of each step.
         layers: names of the parameters that each step draws anew.
         maps: of each step.
+        independent: whether each step draws one layer alone.
     """
 
     last: Float[Array, ""]
@@ -50,10 +51,16 @@ class Randomisation:
     ssim: Float[Array, "s"]
     layers: tuple[str, ...]
     maps: Float[Array, "s *space"]
+    independent: bool = False
 
     @property
-    def fractions(self) -> Float[np.ndarray, "s"]:
-        """Share of the layers that are done at each step: what a curve is drawn over."""
+    def fractions(self) -> Float[np.ndarray, "s"] | None:
+        """Share of the layers that are at random at each step: what a curve is drawn over.
+
+        None of independent steps, which are values of single layers and no curve.
+        """
+        if self.independent:
+            return None
         return np.arange(1, len(self.layers) + 1) / len(self.layers)
 
     @property
@@ -119,7 +126,7 @@ def parameter_randomisation(
     spearman, alike = _likeness(whole, maps)
     mean = jnp.where(jnp.isnan(maps).any(), jnp.nan, jnp.nanmean(spearman))
     last = mean if independent else spearman[-1]
-    return Randomisation(last, spearman, alike, tuple(names), maps)
+    return Randomisation(last, spearman, alike, tuple(names), maps, independent)
 
 
 @metric(

@@ -116,7 +116,7 @@ def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
     columns = {"metric": polars.String, "other": polars.String, "kendall": polars.Float64}
     taus = agreement(found)
     _write_csv(folder / "agreement.csv", polars.DataFrame(taus, columns, orient="row"))
-    images = scores["item"].n_unique()
+    images = scores.filter(polars.col("value").is_finite())["item"].n_unique()
     of = counted(images, "instance" if isinstance(run, StoredScans) else "image")
     title = f"{shortened(run.path.name)}: {run.manifest.network.title}, {of}"
     by_title: dict[str, list[Card]] = {}
@@ -132,7 +132,7 @@ def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
         drawn["agreement"] = figures.agreement(named, title=title)
     if lines := _curves(scores):
         ends = {METRICS[c.metric].title: _ends(METRICS[c.metric]) for c in found}
-        drawn["curves"] = figures.curves(lines, better, ends, images=images, title=title)
+        drawn["curves"] = figures.curves(lines, better, ends, title=title)
     for name in ("ranking", "cards", "agreement", "curves"):
         if name in drawn:
             viz.save(drawn[name], folder / f"{name}.png")
@@ -272,7 +272,7 @@ def _curves(scores: polars.DataFrame) -> dict[str, list[figures.Curve]]:
     Lines of other fractions are interpolated to those that all reach; the error of one is NaN.
     """
     found: dict[str, list[figures.Curve]] = {}
-    there = scores.filter(polars.col("scores").is_not_null())
+    there = scores.filter(polars.col("fractions").is_not_null())
     for (metric, method, tap), rows in there.group_by(
         "metric", "method", "tap", maintain_order=True
     ):
@@ -280,7 +280,7 @@ def _curves(scores: polars.DataFrame) -> dict[str, list[figures.Curve]]:
         lines = [np.array(pair, float) for pair in pairs]
         lines = [line for line in lines if np.isfinite(line).all()]
         if lines:
-            curve = figures.Curve(str(method), _tap(str(tap)), _mean_line(lines))
+            curve = figures.Curve(str(method), _tap(str(tap)), _mean_line(lines), len(lines))
             found.setdefault(METRICS[str(metric)].title, []).append(curve)
     return found
 

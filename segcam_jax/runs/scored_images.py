@@ -1,7 +1,7 @@
 """What is scored of a run of images: the network, and of each row its image, target and maps."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,10 @@ class ScoredImages:
         if call.method.needs_key:
             given["key"] = jax.random.key(self._options.seed)
         return functools.partial(call.function, **given)
+
+    def randomised(self, given: Sequence[Any]) -> tuple[Any, Any]:
+        """The split and the parameters whose layers are drawn anew, of what `explained` gives."""
+        return given[0], given[1]
 
     def drawn(self, about: Mapping[str, Any], params: Any) -> Any:
         """Parameters that were drawn anew, as the split takes them."""

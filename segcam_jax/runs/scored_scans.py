@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +122,24 @@ class ScoredScans:
         instances = len(scan.found.predicted)
         return method_of(name, self._study.explaining, scale, instances), ()
 
-    def drawn(self, about: Mapping[str, Any], params: Any) -> Any:
-        """Parameters that were drawn anew, as the split takes them.
+    def randomised(self, given: Sequence[Any]) -> tuple[Any, Any]:
+        """The split and the parameters whose layers are drawn anew, of what `explained` gives.
 
-        The windows of a stitched field lie beside the network's parameters, and stay as they are.
+        Of a stitched field those of the network over one window: the windows that lie beside its
+        parameters are no layer, and the loop over them hides in which order layers are computed.
         """
+        split, params, x, _ = given
+        if self._study.explaining.field != "stitched":
+            return split, params
+        window = (*self._study.segmenting.window, x.shape[-1])
+        return self.network.split(INPUT, window), params[0]
+
+    def drawn(self, about: Mapping[str, Any], params: Any) -> Any:
+        """Parameters that were drawn anew, as the split takes them."""
         if self._study.explaining.field != "stitched":
             return params
         _, (_, *windows), _ = self._shown(about["scan"], about["instance"], INPUT)
-        return params[0], *windows
+        return params, *windows
 
     def _crop(self, about: Mapping[str, Any]) -> Crop:
         _, tap = about["pairs"][0]

@@ -3,7 +3,7 @@
     run.zarr/scores/deletion/00012.parquet      of shard 12; a row for each map
 
 A part holds the digest of all that it was made of. One that is there of the same is kept: a scoring
-that was killed goes on, and another metric costs itself alone. What fails is a row that says why.
+that was killed resumes, and another metric costs itself alone. What fails is a row that says why.
 Of a run over scans, each instance is scored as an image is.
 """
 
@@ -34,7 +34,7 @@ from segcam_jax.runs.pipeline import Progress
 from segcam_jax.runs.scored_images import ScoredImages
 from segcam_jax.runs.scored_scans import ScoredScans
 from segcam_jax.runs.stored_run import StoredRun
-from segcam_jax.runs.stored_scans import ROWS_OF_A_SCAN, StoredScans
+from segcam_jax.runs.stored_scans import StoredScans
 from segcam_jax.runs.table import FOLDER as PARTS, failure
 from segcam_jax.taps import INPUT
 from segcam_jax.types import Explanation, InputError, SegcamError
@@ -44,6 +44,8 @@ CONTROL = "control"  # In place of a tap.
 RANDOM, MASK = "random map", "mask-shaped map"
 _TOLD_EVERY = 5.0  # Seconds.
 _SUPERPIXELS, _MOST_SUPERPIXELS = 100, 160
+# Of what parts hold: raised when the same metric of the same map gives something else.
+_VERSION = 1
 SCHEMA: Mapping[str, Any] = {
     "row": polars.Int64,
     "item": polars.Int64,
@@ -158,9 +160,7 @@ class Scoring:
     def _key(self, measure: Measure, shard: int) -> str:
         part = self.run.path / PARTS / f"{shard:05d}.parquet"
         made_of = [self.run.manifest.key, _files.sha256_of(part), self.seed, self.controls]
-        made_of.append(list(SCHEMA))
-        if isinstance(self.run, StoredScans):  # Before 0.9, scans shared their numbers of rows.
-            made_of.append(ROWS_OF_A_SCAN)
+        made_of += [list(SCHEMA), _VERSION]
         return _files.key_of([measure.metric.name, [list(o) for o in measure.options], *made_of])
 
     def _part(self, measure: Measure, shard: int) -> polars.DataFrame | None:
@@ -227,6 +227,7 @@ class Scoring:
                 function, own = self.scored.method(about, method, tap)
                 if "draw" in known:
                     function, own = self._remade(about["row"], method, tap), ()
+                    given = (*self.scored.randomised(given), *given[2:])
                 found = metric.function(*given, function, options=own, **options)
             else:
                 map = self._map(about, method, tap, key, region)
@@ -282,7 +283,7 @@ class Scoring:
             place = tuple(map(id, leaves))
             if place not in known:
                 given = (scored.drawn(about, params), x, target, traced)
-                found = _all_maps(*given, calls=tuple(calls))
+                found = _maps_that_fit(*given, calls=tuple(calls))
                 # Arrays that are kept have numbers of their own.
                 known[place] = leaves, dict(zip(pairs, found, strict=True))
             return known[place][1]
@@ -310,8 +311,7 @@ def _of_map(map: Any, *masks: Any, function: Callable, options: tuple) -> Any:
     return function(map, *masks, **dict(options))
 
 
-@engine.compiled_function
-def _all_maps(
+def _each_map(
     params: Any, x: Any, target: Any, traced: Any, *, calls: tuple[tuple[Callable, Any, Any], ...]
 ) -> list[Explanation]:
     """The maps of all calls: a method, its split and those of its options that are no inputs."""
@@ -319,6 +319,20 @@ def _all_maps(
         method(split, params, x, target, **dict(static), **inputs)
         for (method, split, static), inputs in zip(calls, traced, strict=True)
     ]
+
+
+_all_maps = engine.compiled_function(_each_map)
+
+
+def _maps_that_fit(*given: Any, calls: tuple[tuple[Callable, Any, Any], ...]) -> list[Explanation]:
+    """The maps of all calls by one program; one by one, in smaller chunks, if memory is out."""
+    try:
+        # A device says that its memory is exhausted when it runs, which may be later.
+        return jax.block_until_ready(_all_maps(*given, calls=calls))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+    return _each_map(*given, calls=calls)
 
 
 def _apart(key: jax.Array, word: str) -> jax.Array:

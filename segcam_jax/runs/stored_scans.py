@@ -24,7 +24,7 @@ from segcam_jax.volumes import ScanInput, ScanOptions, Segmented, read_input
 from segcam_jax.volumes.crops import Box
 
 T = TypeVar("T")
-ROWS_OF_A_SCAN = 10**6  # At most.
+_ROWS_OF_A_SCAN = 10**6  # At most.
 PROBABILITY, PREDICTED, MISSED = "probability", "instances", "missed"
 
 
@@ -186,7 +186,7 @@ def number_of(item: int, row: int) -> int:
 
     It stays as it is while other scans are computed.
     """
-    return item * ROWS_OF_A_SCAN + row
+    return item * _ROWS_OF_A_SCAN + row
 
 
 def scan_rows(table: polars.DataFrame) -> list[dict[str, Any]]:

@@ -68,11 +68,13 @@ class Curve:
         method: what it is called.
         tap: likewise; empty for a control.
         line: fractions, the mean score at each, and the standard error, NaN where there is none.
+        count: how many curves it is the mean of.
     """
 
     method: str
     tap: str
     line: Float[np.ndarray, "3 s"]
+    count: int
 
 
 def ranking(
@@ -117,7 +119,6 @@ def curves(
     better: Mapping[str, bool | None],
     ends: Mapping[str, tuple[str, str]],
     *,
-    images: int,
     title: str = "",
 ) -> Figure:
     """Draws a panel for each metric: the mean score of each method, with its standard error.
@@ -128,16 +129,17 @@ def curves(
         lines: of each metric.
         better: by metric, whether higher values are better.
         ends: by metric, what its axes show: across, and upwards.
-        images: how many there are.
     """
     if not lines:
         raise InputError("no curve was given; there is nothing to draw")
-    caption = _DRAWN + (_SPREAD.format(images) if images > 1 else "Nothing is averaged.")
+    every = [each for of_metric in lines.values() for each in of_metric]
+    least, most = (end(each.count for each in every) for end in (min, max))
+    counts = f"{most}" if least == most else f"{least} to {most}"
+    caption = _DRAWN + (_SPREAD.format(counts) if most > 1 else "Nothing is averaged.")
     figure, panels = _panels(len(lines), 2.9, title, caption)
     beside = len(panels) < _COLUMNS
     if beside:
         figure.set_figwidth(figure.get_figwidth() + _LEGEND)
-    every = [each for of_metric in lines.values() for each in of_metric]
     methods = dict.fromkeys(each.method for each in every if each.tap)
     taps = dict.fromkeys(each.tap for each in every if each.tap)
     controls = dict.fromkeys(each.method for each in every if not each.tap)

@@ -32,6 +32,7 @@ from segcam_jax.data.instances import measured
 from segcam_jax.data.truths import TruthOptions
 from segcam_jax.engine import fitting
 from segcam_jax.methods import METHODS
+from segcam_jax.metrics import randomisation
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
@@ -421,10 +422,15 @@ def test_the_stitched_field_explains_the_segmentation_itself(case, tmp_path, und
     ((about, *_),) = scoring.scored.shards.values()
     # Only the network is drawn anew: the shares of its windows stay.
     split, params, x, target = scoring.scored.explained(about, "input")
-    drawn = jax.tree.map(lambda leaf: -leaf, params)
+    alone, own = scoring.scored.randomised((split, params, x, target))
+    drawn = jax.tree.map(lambda leaf: -leaf, own)
     found = scoring._together(about["row"])(drawn)["gradient", "input"].map
-    wanted = segcam.methods.gradient(split, (drawn[0], *params[1:]), x, target).map
+    wanted = segcam.methods.gradient(split, (drawn, *params[1:]), x, target).map
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    window = network.split("input", (roi, roi, roi, 2))
+    layers = randomisation.layers_of(window, network.params)
+    assert list(randomisation.layers_of(alone, own).items()) == list(layers.items())
+    assert len(layers) > 3
 
 
 def content(out):

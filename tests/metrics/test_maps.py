@@ -239,6 +239,8 @@ def test_randomisation_finds_maps_that_know_no_network():
         split, params, x, target, counted, key=KEY, independent=True
     )
     np.testing.assert_array_equal(head.maps[0], found.maps[0])
+    np.testing.assert_allclose(found.fractions, [0.2, 0.4, 0.6, 0.8, 1])
+    assert head.fractions is None
     assert not np.array_equal(head.maps[1], found.maps[1])
     blind = metrics.parameter_randomisation(split, params, x, target, edges, key=KEY)
     np.testing.assert_allclose(blind.spearman, 1, rtol=1e-6)

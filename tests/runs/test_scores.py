@@ -13,16 +13,17 @@ from PIL import Image
 import segcam_jax as segcam
 from segcam_jax import metrics
 from segcam_jax._jaxpr.recent import Recent
-from segcam_jax.cli import commands, main
+from segcam_jax.cli import commands, main, score as score_command
 from segcam_jax.cli.score import _study
 from segcam_jax.engine import fitting
 from segcam_jax.metrics import METRICS, randomisation
 from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
-from segcam_jax.runs import open_store
+from segcam_jax.runs import open_store, scores
 from segcam_jax.runs.measures import Measure, measures
 from segcam_jax.runs.scores import CONTROL, MASK, RANDOM, SCHEMA, Scoring, _apart
-from segcam_jax.types import InputError
+from segcam_jax.types import FileError, InputError
+from segcam_jax.viz import ranking as ranking_figures
 from tests.support.stored_runs import programs_of_all_maps
 
 MODEL = '''
@@ -118,7 +119,7 @@ def test_scores_are_those_of_the_library_and_the_truth_wins(place, run, capsys):
     assert len(pairs) == 3
 
 
-def test_a_scoring_goes_on_and_metrics_are_added(run, monkeypatch):
+def test_a_scoring_resumes_and_metrics_are_added(run, monkeypatch):
     words = ("--metric", "sparseness", "rank_accuracy")
     score(run, *words)
     parts = sorted((run / "scores").glob("*/*.parquet"))
@@ -139,6 +140,10 @@ def test_a_scoring_goes_on_and_metrics_are_added(run, monkeypatch):
     score(run, *words, "--metric", "entropy")
     assert set(scored) == {"entropy"}
     scored.clear()
+    score(run, *words, "--seed", "1")
+    assert set(scored) == {"sparseness", "rank_accuracy"}
+    scored.clear()
+    monkeypatch.setattr(scores, "_VERSION", scores._VERSION - 1)
     score(run, *words, "--seed", "1")
     assert set(scored) == {"sparseness", "rank_accuracy"}
 
@@ -188,6 +193,15 @@ def test_randomisation_takes_one_program_for_all_methods_and_layers(run, monkeyp
     table = scoring.table()
     assert len(table) == 6
     about = scoring.scored.shards[0][1]
+
+    def exhausted(*given, calls):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(scores, "_all_maps", exhausted)  # Then each map has a program of its own.
+    (measure,) = scoring.measures
+    again = [*scoring._scored(measure, about, True)]
+    rows = table.filter(polars.col("row") == about["row"])
+    np.testing.assert_allclose([each["value"] for each in again], rows["value"], rtol=1e-5)
     key = _apart(jax.random.fold_in(jax.random.key(0), about["row"]), "parameter_randomisation")
     for name, tap in (("input_x_gradient", "input"), ("grad_cam", "hidden")):
         method = getattr(segcam.methods, name)
@@ -278,6 +292,25 @@ def test_curves_of_other_fractions_by_hand():
     np.testing.assert_allclose(found.line, [[0, 0.5, 1], [1, 0.25, 0], [0, 0.25, 0]])
     (alone,) = report._curves(table[:2])["Deletion"]
     np.testing.assert_allclose(alone.line, [[0, 0.5, 1], [1, 0.5, 0], [nan] * 3])
+    assert (found.count, alone.count) == (2, 1)
+    # Values of single layers are no curve.
+    assert report._curves(table.with_columns(fractions=None)) == {}
+    for lines, said in (([found, alone], "means of 1 to 2,"), ([alone], "Nothing is averaged.")):
+        figure = ranking_figures.curves(
+            {"Deletion": lines}, {"Deletion": False}, {"Deletion": ("across", "up")}
+        )
+        assert said in figure.get_supxlabel()
+
+
+def test_figures_count_the_images_that_have_a_value(run, monkeypatch):
+    titles = []
+    monkeypatch.setattr(report, "_write_csv", lambda *_: None)
+    monkeypatch.setattr(report.viz, "save", lambda figure, _: titles.append(figure.get_suptitle()))
+    nan = float("nan")
+    rows = [(n, n, "a", "t", "deletion", value) for n, value in enumerate((0.5, nan, None))]
+    report.write(open_store(run), _scores(rows))
+    assert len(titles) == 2
+    assert all(title.endswith(", 1 image") for title in titles)
 
 
 def test_the_random_map_is_no_sample_and_thresholds_reach_metrics(run):
@@ -469,6 +502,16 @@ def test_the_seed_of_a_study_is_that_of_its_scores(place, tmp_path, monkeypatch,
     (alone,) = ranking(tmp_path / "run.zarr").filter(polars.col("tap") == "input").to_dicts()
     assert (alone["low"], alone["high"]) == (None, None)
     assert not (tmp_path / "run.zarr" / "scores" / "agreement.png").exists()
+
+
+def test_a_folder_that_cannot_be_written_stays_that_fault(monkeypatch):
+    def refused(_):
+        raise FileError("'out' cannot be written")
+
+    monkeypatch.setattr(score_command.sweep, "opened_of", refused)
+    words = ["a.png", "--weights", "b"]
+    with pytest.raises(FileError, match="cannot be written"):
+        score_command.score(commands.parse(commands.COMMANDS["score"], "score", words))
 
 
 def test_options_of_methods_and_of_metrics_are_told_apart():
