@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from segcam_jax import _files, schema
+from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.runs import table
 from segcam_jax.runs.manifest import FILE, Manifest, read_manifest
 from segcam_jax.types import FileError, InputError
@@ -81,8 +82,29 @@ def has_record(folder: Path, *, export: bool = False) -> bool:
 
 
 def write_export_record(folder: Path, run: Path, key: str) -> None:
-    """Says, before anything is exported into a folder, which run its files are of."""
+    """Says, before anything is exported into a folder, which run its files are of.
+
+    Raises:
+        InputError: if no export has made the folder, and images are in it, which commands over
+            images would leave out from now on.
+    """
+    if not has_record(folder, export=True) and (image := _first_image(folder)):
+        raise InputError(
+            f"output {str(folder)!r} holds the image {image!r}, and commands leave out all images "
+            "in the folder of an export; give a folder without images"
+        )
     _files.write_json(folder / RECORD, {"run": key, "exported": os.path.abspath(run)})
+
+
+def _first_image(folder: Path) -> str | None:
+    """An image file that commands find in a folder, none of results; None: there is none."""
+    for place, folders, files in os.walk(folder):
+        seen = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in seen if not holds_results(Path(place, name))]
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                return os.path.relpath(os.path.join(place, name), folder)
+    return None
 
 
 def holds_results(folder: Path) -> bool:
@@ -220,7 +242,7 @@ def _resize(path: Path, manifest: Manifest) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Removes a run; what is not of a run stays. The manifest goes last, so that one can go on."""
+    """Removes a run; what is not of a run stays. The manifest goes last, so that it can resume."""
     _remove_groups(path, keep=())
     for part in (path / table.FOLDER).glob("*.parquet"):
         part.unlink()

@@ -302,3 +302,18 @@ def test_export_asks_before_it_writes_over_files(folder, capsys):
     assert "give numbers from 0 to 4" in capsys.readouterr().err
     assert run("export", out, "--out", folder.parent / "again") == 2
     assert "is not a run" in capsys.readouterr().err
+
+
+def test_export_refuses_a_folder_of_images_which_would_no_longer_be_read(folder, tmp_path, capsys):
+    photos = tmp_path / "own" / "deep"
+    photos.mkdir(parents=True)
+    (photos / "cat.PNG").write_bytes(b"mine")
+    for more in ((), ("--overwrite",)):
+        line = ("export", folder, "--out", photos.parent, "--what", "csv", *more)
+        assert run(*line) == 2
+        assert "holds the image 'deep/cat.PNG', and commands leave out" in capsys.readouterr().err
+        assert [*photos.parent.iterdir()] == [photos]
+    # Figures of an export are no images of the user's.
+    out = tmp_path / "files"
+    for items in ("0", "1"):
+        assert run("export", folder, "--out", out, "--items", items, "--what", "npy") == 0

@@ -431,6 +431,7 @@ def export() -> Iterator[Row]:
         ("--out", ""),
     )
     yield from each("export run.zarr", "", "--out run.zarr", "--out run.zarr/items/new")
+    yield Row("export run.zarr --out photos", "holds the image 'one.png'")
 
 
 def score() -> Iterator[Row]:
