@@ -83,7 +83,8 @@ def _record(job: OcclusionJob, file: Path, folder: Path, command: Occlude) -> di
     there = read_record(folder)
     if there and there["key"] == key and is_whole(folder, there):
         return there
-    if there and there["file"] != str(file) and not command.overwrite:
+    image_of = there and (there["file"] == str(file) or there.get("sha256") == image.sample.sha256)
+    if there and not image_of and not command.overwrite:
         raise InputError(
             f"output {str(folder)!r} holds the study of another image of that name, "
             f"{there['file']!r}; give another folder, or --overwrite"
@@ -96,6 +97,7 @@ def _record(job: OcclusionJob, file: Path, folder: Path, command: Occlude) -> di
     said = f"{short(label)} of the {of}; {job.network.title} at {image.tap}"
     found = OccludedImage(folder.name, sample.shown, mask, (height, width), said, study, outputs)
     about = {"key": key, "settings": job.settings, "image": folder.name, "file": str(file)}
+    about |= {"sha256": image.sample.sha256}
     about |= {"class": label, "tap": image.tap, "notes": list(sample.notes)}
     about |= {"truth": None if truth is None else str(truth)}
     return write_image(found, folder, about, figures=figures)

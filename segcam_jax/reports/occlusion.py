@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -47,6 +47,7 @@ Record = TypedDict(
         "figures": bool,
         "image": str,
         "file": str,
+        "sha256": NotRequired[str],  # Before 0.9 there was none.
         "truth": str | None,
         "class": str,
         "tap": str,

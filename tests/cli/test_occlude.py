@@ -1,4 +1,4 @@
-"""`segcam occlude`: images with masks and without, what is gone on with, and what is refused."""
+"""`segcam occlude`: images with masks and without, what resumes, and what is refused."""
 
 import dataclasses
 import functools
@@ -54,7 +54,7 @@ def run(folder, *more, out="out", images="peaches", weights="tiny.safetensors"):
     return cli.main(["occlude", *map(str, (*given, "--out", folder / out, *more))])
 
 
-def test_images_and_masks_are_studied_and_gone_on_with(folder, capsys, monkeypatch):
+def test_images_and_masks_are_studied_and_resume(folder, capsys, monkeypatch):
     studies = []
 
     def recorded(split, params, x, truth, **options):
@@ -309,6 +309,10 @@ def test_another_image_of_the_same_name_leaves_the_files_of_the_first(folder, ca
     record = (out / "pesca001" / "record.json").read_bytes()
     # The same image, moved: nothing is to be done.
     assert run(folder, *more, images="more/pesca001.png", out="stems") == 0
+    # Another study of it: it is not another image, wherever it lies.
+    assert run(folder, *more, "--shares", "1", images="more/pesca001.png", out="stems") == 0
+    assert run(folder, *more, images="peaches/pesca001.png", out="stems") == 0
+    assert (out / "pesca001" / "record.json").read_bytes() == record
     shutil.copy(folder / "peaches" / "pesca011.png", second)
     capsys.readouterr()
     assert run(folder, *more, images="more/pesca001.png", out="stems") == 2
