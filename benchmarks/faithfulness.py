@@ -4,7 +4,7 @@ python -m benchmarks.faithfulness [--only biased unbiased photographs lesions] [
                                   [--work FOLDER]
 
 Each study is a run as `segcam sweep` or `segcam instances` stores it, scored as `segcam score` does
-it, beside a random map and, of segmentations, a mask-shaped one. What was killed goes on.
+it, beside a random map and, of segmentations, a mask-shaped one. A study that was killed resumes.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Faithfulness:
     """A study.
 
     Attributes:
-        run: computes, or goes on with, the run of so many images or scans in a folder.
+        run: computes, or resumes, the run of so many images or scans in a folder.
         randomised: the first ones, of which maps are made again with parameters at random.
     """
 
@@ -94,16 +94,15 @@ def _of_images(draw: Draw, options: StudyOptions) -> Callable[[Path, int], Run]:
 
 def _of_lesions(work: Path, count: int) -> Run:
     """The run of the true lesions of so many held-out cases, found by the shipped network."""
-    _drawn(_scans, work / "scans", count)
-    given = ["instances", "--data", f"{work / 'scans'}", "--weights", "lesions", "--roi", "32"]
+    scans = work / f"cases-{_CASES - count}-to-{_CASES - 1}"  # Another folder is another run.
+    _drawn(_scans, scans, count)
+    given = ["instances", "--data", f"{scans}", "--weights", "lesions", "--roi", "32"]
     given += ["--prefixes", "flair", "t1", "--truth-prefix", "truth", "--group", "TP"]
     given += ["--truth-labels", "instances", "--min-voxels", "3", "--option", "samples=5"]
     given += ["--method", "instance_smooth_grad", "input_x_gradient", *_CAMS[:4]]
     given += ["--tap", "bottleneck", "decoder2"]
-    # Figures of a finished run, which take minutes, need not be there.
-    known = (work / "run" / "run.zarr" / "manifest.json").is_file()
-    finished = known and open_scans(work / "run").manifest.finished
-    if not finished and (code := cli.main([*given, "--out", f"{work / 'run'}"])):
+    # Of a run that is finished too: it refuses a folder that holds the run of other options.
+    if code := cli.main([*given, "--out", f"{work / 'run'}"]):
         raise SystemExit(code)
     return open_scans(work / "run")
 

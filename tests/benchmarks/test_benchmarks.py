@@ -495,6 +495,24 @@ def test_faithfulness_is_known_of_the_same_code_and_options(monkeypatch, tmp_pat
     assert measured(found)[1] == every
 
 
+def test_a_run_of_lesions_is_compared_with_what_is_asked(monkeypatch, tmp_path):
+    """By the command itself, whatever is in the folder; other cases are other scans."""
+    drawn, lines, codes = [], [], [0, 0, 2]
+    monkeypatch.setattr(faithfulness, "_scans", lambda folder, count: drawn.append(folder))
+    monkeypatch.setattr(faithfulness, "open_scans", lambda folder: folder)
+    monkeypatch.setattr(
+        faithfulness.cli, "main", lambda line: lines.append(line) or codes[len(lines) - 1]
+    )
+    for cases in (6, 8):
+        monkeypatch.setattr(faithfulness, "_CASES", cases)
+        assert faithfulness._of_lesions(tmp_path, 1) == tmp_path / "run"
+    with pytest.raises(SystemExit, match="2"):
+        faithfulness._of_lesions(tmp_path, 1)
+    names = ["cases-5-to-5", "cases-7-to-7", "cases-7-to-7"]
+    assert [line[2] for line in lines] == [f"{tmp_path / name}" for name in names]
+    assert len(drawn) == 2
+
+
 def test_a_drawing_that_was_killed_is_drawn_again(tmp_path):
     def draw(folder, count):
         for index in range(count):
