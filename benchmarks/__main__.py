@@ -23,7 +23,7 @@ _THREADS = 2
 class Run:
     """Measure workloads P1 to P12 and the curves.
 
-    Ctrl-C keeps what is finished, and a second run goes on from there.
+    Ctrl-C keeps what is finished, and a second run resumes there.
 
     What takes long is measured on a part of its ablations and projected to all of them; the table
     says so.

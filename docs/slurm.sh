@@ -4,7 +4,7 @@
 #   sbatch docs/slurm.sh photographs/ efficientnet-lite0-imagenet run.zarr
 #
 # A task that was killed or ran out of time is submitted again with its own number
-# (`sbatch --array=17 ...`), and goes on; what the others have finished stays.
+# (`sbatch --array=17 ...`), and resumes; what the others have finished stays.
 #SBATCH --job-name=segcam
 #SBATCH --array=1-64
 #SBATCH --gpus=1

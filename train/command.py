@@ -140,7 +140,7 @@ def claim_folder(folder: Path, config: Any, without: Collection[str], **others: 
     """
     path = folder / "config.json"
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}
-    # What checkpoints hold; those of version 0.5 cannot be gone on with.
+    # What checkpoints hold; a training of version 0.5 cannot resume.
     settings |= {**others, "checkpoints": 2}
     settings = json.loads(json.dumps(settings, default=str))
     if not path.is_file():

@@ -29,7 +29,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """What a file of `write_json` holds.
 
     Raises:
-        InputError: if it is none, or lacks one of the keys: a run cannot be gone on with.
+        InputError: if it is none, or lacks one of the keys: a run cannot resume.
     """
     found = files.parse_json(files.read_bytes(path), f"{str(path)!r} is")
     lacking = [key for key in keys if not isinstance(found, dict) or key not in found]

@@ -50,7 +50,7 @@ class Job:
         overwrite: replace another run in the store's place.
         stop_on_error: stop at the first item that fails.
         verify: trust finished shards by digests of their files.
-        grows: a run that is there goes on with its own images, and then with others.
+        grows: a run that is there resumes with its own images, and then with others.
         taken: names that the network must not have.
     """
 
@@ -185,7 +185,7 @@ class OpenJob:
     def items_per_shard(self) -> int:
         """Items of a shard: 64, fewer where images are large or have many targets.
 
-        A run that goes on keeps what it has.
+        A run that resumes keeps what it has.
         """
         if self.options.shard is not None:
             return self.options.shard
@@ -255,7 +255,7 @@ class OpenJob:
             return ""
 
     def create(self, beside: Iterable[Path] = ()) -> Store:
-        """The store, new or to go on with.
+        """The store, new or of a run that resumes.
 
         Args:
             beside: folders where files are written while the store is open.

@@ -6,7 +6,7 @@ run.zarr/
   00003/map.007.METHOD.TAP               (z, y, x) or (z, y, x, modality): the crop of instance 7
 
 A scan's part of the table grows step by step and says whether any step is left: a run that was
-killed goes on with the next one. The next scan is read ahead meanwhile.
+killed resumes with the next one. The next scan is read ahead meanwhile.
 """
 
 import contextlib

@@ -111,7 +111,7 @@ class Store:
         grows: bool = False,
         beside: Iterable[Path] = (),
     ) -> "Store":
-        """Makes the folder of a run, or opens that of the same run to go on with it.
+        """Makes the folder of a run, or opens that of the same run, which resumes.
 
         Arguments and errors are those of `folder.open_folder`.
         """

@@ -382,7 +382,7 @@ def test_a_killed_gallery_goes_on_to_the_same_bytes(photos, place, tmp_path):
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments(photos, place, tmp_path):
-    """Each of a gallery of its own: one that goes on is done sooner, and would end before it."""
+    """Each of a gallery of its own: one that resumes is done sooner, and would end before it."""
     line = place(photos, taps=("hidden", "input"))
     whole = tmp_path / "whole"
     assert run(*line, whole) == 0

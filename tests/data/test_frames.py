@@ -207,7 +207,7 @@ def test_all_storages_give_the_same_instances_and_maps(storages, tmp_path, capsy
         back = nibabel.as_closest_canonical(here)
         np.testing.assert_array_equal(back.get_fdata(), nibabel.load(path).get_fdata())
         np.testing.assert_allclose(back.affine, AFFINE, atol=1e-5)
-    # A run that goes on reads its files back.
+    # A run that resumes reads its files back.
     for codes in STORAGES:
         (out / codes / "instance-002" / "record.json").unlink()
     assert run(*line, "--method", "gradient") == 0

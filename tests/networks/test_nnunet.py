@@ -272,7 +272,7 @@ def test_instances_are_explained_on_the_grid_of_the_file(tmp_path, capsys):
         values = read_volume(each).values
         assert values.shape == source.shape
         assert np.abs(values).max() > 0
-    # It goes on from where it is, and its files are current.
+    # It resumes where it is, and its files are current.
     assert main([*line, *more, "--method", "instance_smooth_grad", "grad_cam_pp"]) == 0
 
 

@@ -299,7 +299,7 @@ def test_a_killed_explain_goes_on_to_the_same_bytes(place, tmp_path, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "kills"), [("sweep", 50), ("explain", 10)])
 def test_kills_at_random_moments_change_no_byte(place, tmp_path, command, kills):
-    """The same command goes on after each, and leaves no temporary file."""
+    """The same command resumes after each, and leaves no temporary file."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     given = [sys.executable, "-m", "segcam_jax", command, str(place / "images")]
     given += ["--weights", f"{place / 'own.py'}:make", "--method", "grad_cam", "--shard", "2"]

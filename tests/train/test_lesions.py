@@ -287,7 +287,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(training, whole_run, tmp_path
 
 
 def test_a_run_of_other_settings_is_refused(training, whole_run):
-    # A planted run of version 0.7, which knew nothing of scans, is gone on with.
+    # A planted run of version 0.7, which knew nothing of scans, resumes.
     kept = json.loads((whole_run[0].out / "config.json").read_text())
     assert kept["spacing"] == 2.0
     assert not {"crop", "prefixes", "held_out_share", "positives"} & {*kept}

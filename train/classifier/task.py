@@ -132,7 +132,7 @@ def predictions(
 
 
 def train(config: ClassifierConfig) -> dict[str, Any] | None:
-    """Trains, or goes on; returns what `metrics.json` holds, None if stopped before the end."""
+    """Trains, or resumes; returns what `metrics.json` holds, None if stopped before the end."""
     run = prepare(config)
     # Contents, not paths.
     start = None if config.start is None else files.sha256_of(models.path_of(config.start))

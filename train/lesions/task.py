@@ -137,7 +137,7 @@ def evaluate(
 
 
 def train(config: LesionTraining) -> dict[str, Any] | None:
-    """Trains, or goes on; returns what `metrics.json` holds, None if stopped before the end."""
+    """Trains, or resumes; returns what `metrics.json` holds, None if stopped before the end."""
     config.check()
     data = open_data(config)
     training = prepare(config, data)

@@ -99,7 +99,7 @@ def _by_class(values: Array) -> dict[str, float | None]:
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
-    """Trains, or goes on; returns what `metrics.json` holds, None if stopped before the end."""
+    """Trains, or resumes; returns what `metrics.json` holds, None if stopped before the end."""
     training = prepare(config)
     command.claim_folder(config.out, config, _NO_EFFECT)
     with loop.watched() as watch:
