@@ -141,7 +141,9 @@ def check_free(
     """
     check_folder(folder)
     there = set(names_in(folder))  # Looked at once: a network's file system answers slowly.
-    taken = next((name for name in names if name in there), None)
+    taken = next(
+        (name for name in names if Path(name).parts[0] in there and (folder / name).exists()), None
+    )
     if taken is not None and not (unless is not None and unless.exists()):
         raise InputError(
             f"output {str(folder)!r} already holds {taken!r}{said}; give another folder, or "
