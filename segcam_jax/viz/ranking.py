@@ -26,7 +26,7 @@ _RANKED = (
 _DRAWN = (
     "A colour is a method, a style of line a layer; grey: controls, maps that no method made.\n"
 )
-_SPREAD = "Lines are means of {}, bands their standard errors."
+_SPREAD = "Lines are means of {} curves, bands their standard errors."
 _AGREED = (
     "Kendall's tau of the orders of methods by two metrics: 1 if both order them alike, 0 if the "
     "orders are\nunrelated, -1 if they are opposite. Controls do not count."

@@ -295,7 +295,7 @@ def test_curves_of_other_fractions_by_hand():
     assert (found.count, alone.count) == (2, 1)
     # Values of single layers are no curve.
     assert report._curves(table.with_columns(fractions=None)) == {}
-    for lines, said in (([found, alone], "means of 1 to 2,"), ([alone], "Nothing is averaged.")):
+    for lines, said in (([found, alone], "of 1 to 2 curves,"), ([alone], "Nothing is")):
         figure = ranking_figures.curves(
             {"Deletion": lines}, {"Deletion": False}, {"Deletion": ("across", "up")}
         )
