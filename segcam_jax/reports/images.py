@@ -62,11 +62,16 @@ def row_figure(
 
 
 def montage(
-    run: StoredRun, row: int, look: Look = Look(), *, subject: Subject | None = None
+    run: StoredRun,
+    row: int,
+    look: Look = Look(),
+    *,
+    subject: Subject | None = None,
+    chosen: Sequence[Pair] | None = None,
 ) -> Figure:
-    """All maps of a row, small, side by side; arguments and errors are those of `row_figure`."""
+    """Maps of a row, small, side by side: those chosen, or all; else as `row_figure`."""
     subject = subject_of(run, row) if subject is None else subject
-    shown, signed = displays(run, row, pairs(run, [row]), look)
+    shown, signed = displays(run, row, pairs(run, [row]) if chosen is None else chosen, look)
     return of_all(subject, shown, look, signed=signed)
 
 

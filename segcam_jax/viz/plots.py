@@ -84,9 +84,9 @@ def bias_table(
 ) -> Figure:
     """Draws where the saliency of each method falls, for networks with and without a planted bias.
 
-    One block per tap, one line per method, one column per place; in each, a dot per weight set. The
-    line between the dots is the difference: a method that reveals the bias has a long one in the
-    column "striped half".
+    One block per tap, one line per method of the tap, one column per place; in each, a dot per
+    weight set. The line between the dots is the difference: a method that reveals the bias has a
+    long one in the column "striped half".
 
     Args:
         rows: mappings or dataclasses with `method`, `tap`, `weights` (names; drawn in the order of
@@ -102,18 +102,21 @@ def bias_table(
     methods, taps, weights = (list(dict.fromkeys(key[i] for key in table)) for i in range(3))
     if len(weights) > len(_WEIGHT_SHAPES):
         raise InputError(f"rows has {len(weights)} weight sets, at most {len(_WEIGHT_SHAPES)} fit")
-    height = len(taps) * (0.24 * len(methods) + 0.32) + 0.7
+    # A method of the input has no line at a layer, and others none at the input.
+    at = [[m for m in methods if any((m, tap, w) in table for w in weights)] for tap in taps]
+    height = sum(0.24 * len(each) + 0.32 for each in at) + 0.7
     figure = new_figure(8.0, height, "constrained")
-    blocks = figure.subplots(len(taps), len(PLACES), squeeze=False, sharex=True, sharey=True)
-    names = [wrap(name, 2.2, lines=1) for name in methods]
-    blocks[0, 0].set(xlim=(-0.03, 1.03), ylim=(len(methods) - 0.5, -0.5))
+    ratios = {"height_ratios": [len(each) for each in at]}
+    blocks = figure.subplots(
+        len(taps), len(PLACES), squeeze=False, sharex=True, sharey="row", gridspec_kw=ratios
+    )
+    blocks[0, 0].set(xlim=(-0.03, 1.03))
     blocks[0, 0].set_xticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "", "0.5", "", "1"])
-    blocks[0, 0].set_yticks(range(len(methods)), labels=names)
     nothing = (np.nan,) * len(PLACES)
-    for tap, block in zip(taps, blocks, strict=True):
-        found = [
-            [table.get((each, tap, weight), nothing) for weight in weights] for each in methods
-        ]
+    for tap, names, block in zip(taps, at, blocks, strict=True):
+        block[0].set(ylim=(len(names) - 0.5, -0.5))
+        block[0].set_yticks(range(len(names)), [wrap(name, 2.2, lines=1) for name in names])
+        found = [[table.get((each, tap, weight), nothing) for weight in weights] for each in names]
         for column, axes in enumerate(block):
             _dots(axes, np.array(found)[..., column], uniform)
         beside = {"xycoords": "axes fraction", "textcoords": "offset points"}

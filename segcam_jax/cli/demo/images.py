@@ -27,14 +27,17 @@ from segcam_jax.reports.planted_bias import BiasRow, bias_rows, places_of
 from segcam_jax.runs import StoredRun
 from segcam_jax.runs.job import Job, OpenJob
 from segcam_jax.runs.work import StudyOptions
+from segcam_jax.taps import INPUT
 
 BIASED, UNBIASED = "texture-mnist-biased", "texture-mnist-unbiased"
 STORES = (f"{BIASED}.zarr", f"{UNBIASED}.zarr")
 TAPS = ("encoder4", "bottleneck", "decoder1")
 METHODS = ("grad_cam", "hires_cam", "grad_cam_pp", "xgrad_cam", "layer_cam", "ablation_cam")
+# Of the input; 25 steps add up to the difference of scores to about a tenth.
+OF_INPUT, STEPS = "integrated_gradients", ("integrated_gradients.steps=25",)
 COMPARED = ("grad_cam", "xgrad_cam", "layer_cam", "ablation_cam")
 SHOWN_METHOD, SHOWN_TAP = "ablation_cam", "bottleneck"
-TABLE_METHODS = ("grad_cam", "hires_cam", "ablation_cam")
+TABLE_METHODS = ("grad_cam", "hires_cam", "ablation_cam", OF_INPUT)
 DIGITS = (3, 5, 8)
 BIASED_CLASS = 2
 # With the digits one batch: the page must be there within seconds, and each ablation is exact.
@@ -125,7 +128,9 @@ def _write_images(folder: Path, *, overwrite: bool) -> list[str]:
 
 def _opened(name: str, out: Path, *, overwrite: bool) -> OpenJob:
     # To find out how many images serve takes seconds of tracing.
-    options = StudyOptions(weights=name, taps=TAPS, methods=METHODS, batch=_BATCH)
+    options = StudyOptions(
+        weights=name, taps=TAPS, methods=(*METHODS, OF_INPUT), options=STEPS, batch=_BATCH
+    )
     return Job(
         options, (out / "images" / "list.csv",), out / f"{name}.zarr", 1, None, overwrite
     ).open()
@@ -169,12 +174,14 @@ def _leans(rows: Sequence[BiasRow]) -> dict[tuple[str, str], tuple[float, float]
 
 
 def gaps(rows: Mapping[str, Sequence[BiasRow]]) -> dict[str, list[tuple[float, bool]]]:
-    """By tap, one entry per method: how much more the biased network leans to the stripes than the
-    unbiased one, and whether that tells them apart: it leans there, and by more than the errors.
+    """By layer, one entry per method: how much more the biased network leans to the stripes than
+    the unbiased one, and whether that tells them apart: it leans there, by more than the errors.
     """
     biased, fair = _leans(rows[BIASED]), _leans(rows[UNBIASED])
     found: dict[str, list[tuple[float, bool]]] = {}
     for (tap, method), (lean, error) in biased.items():
+        if tap == INPUT:
+            continue
         other, other_error = fair[tap, method]
         tells = lean > 0 and lean - other > _ERRORS * float(np.hypot(error, other_error))
         found.setdefault(tap, []).append((lean - other, tells))
@@ -196,6 +203,7 @@ def _finding(
 ) -> Finding:
     """What the page says."""
     at = {name: [row for row in each if row.tap == tap] for name, each in rows.items()}
+    listed = {name: [row for row in each if row.tap in (tap, INPUT)] for name, each in rows.items()}
     shares = {name: [[row.biased, row.unbiased] for row in each] for name, each in at.items()}
     halves = {name: np.nanmean(each, axis=0) for name, each in shares.items()}
     quality = {name: (each.get("scores") or {}).get("mean_iou") for name, each in about.items()}
@@ -206,8 +214,12 @@ def _finding(
         methods=len(METHODS),
         halves={name: (_percent(one), _percent(other)) for name, (one, other) in halves.items()},
         table=[
-            (_adjective(name), row.method, _cells(row))
-            for name, each in at.items()
+            (
+                _adjective(name),
+                row.method + (", at the input" if row.tap == INPUT else ""),
+                _cells(row),
+            )
+            for name, each in listed.items()
             for row in each
             if row.method in TABLE_METHODS
         ],
@@ -273,5 +285,7 @@ def _figures(
         "two-a-unbiased": steps(fair, twos[0], tap),
         "bias": functools.partial(viz.bias_table, every, title=title),
         **{f"digit-{digit}": steps(fair, row, SHOWN_TAP) for row, digit in enumerate(DIGITS)},
-        "montage": functools.partial(reports.montage, fair, 0, _LOOK),
+        "montage": functools.partial(
+            reports.montage, fair, 0, _LOOK, chosen=[(m, at) for at in TAPS for m in METHODS]
+        ),
     }
