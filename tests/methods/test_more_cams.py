@@ -172,7 +172,7 @@ def test_faults_in_one_line():
 
     weight, large = jnp.ones((1, 1)), jnp.ones((80, 80, 1))
     split = segcam.split(single, "hidden", weight, large)
-    with pytest.raises(InputError, match="one only"):
+    with pytest.raises(InputError, match="only one"):
         segcam.methods.finer_cam(split, weight, large, segcam.targets.whole_image(0))
     with pytest.raises(InputError, match="6400 positions, more than 4096"):
         segcam.methods.kpca_cam(split, weight, large, segcam.targets.whole_image(0))

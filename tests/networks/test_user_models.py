@@ -243,7 +243,10 @@ def test_names_that_are_suggested_are_functions(fault, tmp_path, monkeypatch):
         ("no.such.module:make", r"there is no module 'no' in "),
         ("tests.support.own_netwrks:make", r"there is no module 'tests.support.own_netwrks'"),
         ("tests/support/own_netwrks.py:make", r"does not exist; there are own_networks.py"),
-        (FILE, r"names a file; add the function .*own_networks.py:NAME; .*.py has classifier, "),
+        (
+            FILE,
+            r"names a file; add the function .*networks.py:NAME; .*networks.py has classifier, ",
+        ),
         (f"{FILE}:", r"names no function; give module.path:NAME"),
         (f"{FILE}:clasifier", r"has no 'clasifier'; it has classifier, "),
         (f"{FILE}:needy", r"needy needs the arguments rngs, but segcam calls it without any"),

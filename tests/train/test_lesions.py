@@ -680,7 +680,9 @@ def test_features_that_cannot_be_learned_from_are_one_line(tmp_path):
             detector.read_features(path)
     # All false positives lie in one scan: whatever is learned without it knows none.
     values = np.zeros((12, 1))
-    one = detector.Table([*"abcdefgggggg"], ["1"] * 12, np.arange(12) >= 6, ["mean"], values)
+    one = detector.Table(
+        [*"abcdefgggggg"], ["1"] * 12, np.full(12, 9), np.arange(12) >= 6, ["mean"], values
+    )
     with pytest.raises(InputError, match="one of them holds all false positives"):
         detector.cross_validated(one, 5)
     with pytest.raises(InputError, match="`folds` is 1"):
