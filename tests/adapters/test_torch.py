@@ -620,7 +620,7 @@ def test_a_checkpoint_is_loaded_whole_or_not_at_all(tmp_path, monkeypatch, capsy
         "wrong.pth": r"it lacks 0.bias, 3.bias, 3.weight; it has besides 9.bias, 1.scale; it has "
         r"other shapes for 0.weight \(4, 1, 3, 3\) for \(4, 3, 3, 3\)",
         "two.pth": "holds 2 state dicts, 'model' and 'ema'; save the one that you mean",
-        "whole.pth": "could run code when read",
+        "whole.pth": "could run code when they are read",
         "absent.pt": "does not exist",
     }.items():
         assert main([*line, "--checkpoint", name, "--out", "other"]) == 2
