@@ -267,7 +267,7 @@ class StudyOptions:
             plain = word.replace("-", "_")
             plain = plain if plain in known else _RENAMED.get(plain, plain)
             if plain in given:
-                raise InputError(f"{origin} has {plain!r} twice, once as {word!r}; leave one out")
+                raise InputError(f"{origin} gives {plain!r} by two names; leave one out")
             if _WORDS.get(plain, plain) in cls.UNUSED:
                 raise InputError(f"{origin} has the key {word!r}, which has no meaning here")
             one = isinstance(value, (str, int, float)) and cls._several(_WORDS.get(plain, plain))
