@@ -1,7 +1,7 @@
 """What a traced function computes, as a key: functions that compute the same have equal keys."""
 
 import functools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,10 +14,10 @@ from segcam_jax._jaxpr import graph
 def key(jaxpr: Any) -> Hashable:
     """A key of a jaxpr; that of another trace is equal where all equations are.
 
-    What a closed jaxpr closes over counts by value; the constants of an open one are inputs. A
-    derivative rule of a user's own is a function, new in each trace: it counts by what it computes.
+    Its own constants are inputs; those of jaxprs inside of it count by value. A derivative rule of
+    a user's own is a function, new in each trace: it counts by what it computes.
     """
-    return _jaxpr(jaxpr, derivatives=True)
+    return _jaxpr(jaxpr, (), derivatives=True)
 
 
 def holds_tracers(key: Hashable) -> bool:
@@ -27,8 +27,8 @@ def holds_tracers(key: Hashable) -> bool:
     return isinstance(key, _Itself) and key.is_tracer
 
 
-def _jaxpr(jaxpr: Any, *, derivatives: bool) -> Hashable:
-    whole, jaxpr = jaxpr, getattr(jaxpr, "jaxpr", jaxpr)
+def _jaxpr(jaxpr: Any, constants: Sequence[Any], *, derivatives: bool) -> Hashable:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     numbers: dict[Any, int] = {}
     for variable in (*jaxpr.constvars, *jaxpr.invars):
         numbers[variable] = len(numbers)
@@ -39,7 +39,7 @@ def _jaxpr(jaxpr: Any, *, derivatives: bool) -> Hashable:
         return _value(value.val, derivatives), str(value.aval)
 
     return (
-        tuple(_value(const, derivatives) for const in graph.constants_of(whole)),
+        tuple(_value(const, derivatives) for const in constants),
         tuple(str(variable.aval) for variable in (*jaxpr.constvars, *jaxpr.invars)),
         tuple(
             (
@@ -57,8 +57,8 @@ def _jaxpr(jaxpr: Any, *, derivatives: bool) -> Hashable:
 def _parameters(equation: Any, derivatives: bool) -> Hashable:
     if "custom" not in equation.primitive.name:
         return _value(equation.params, derivatives)
-    bodies = tuple(_jaxpr(body, derivatives=False) for body in graph.bodies(equation))
-    return (bodies, _jaxpr(_derivative(equation), derivatives=False)) if derivatives else bodies
+    bodies = tuple(_value(body, False) for body in graph.bodies(equation))
+    return (bodies, _value(_derivative(equation), False)) if derivatives else bodies
 
 
 def _derivative(equation: Any) -> Any:
@@ -96,7 +96,7 @@ def _tangent(struct: jax.ShapeDtypeStruct) -> Any:
 def _value(value: Any, derivatives: bool) -> Hashable:
     """A parameter, literal or constant by value; what has none by identity."""
     if hasattr(getattr(value, "jaxpr", value), "eqns"):
-        return _jaxpr(value, derivatives=derivatives)
+        return _jaxpr(value, graph.constants_of(value), derivatives=derivatives)
     if isinstance(value, Mapping):
         return tuple((name, _value(each, derivatives)) for name, each in sorted(value.items()))
     if isinstance(value, (tuple, list)):

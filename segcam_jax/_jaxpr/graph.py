@@ -4,6 +4,7 @@ Works with jax 0.10 to 0.12: `ClosedJaxpr` and `Jaxpr` are told apart nowhere, s
 in 0.12, and new jaxprs come from `Jaxpr.replace` only.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -69,15 +70,18 @@ def tap_name(equation: Equation, prefix: str) -> str | None:
     return None
 
 
-def trace(fn: Callable, prefix: str, *args: Any) -> tuple[Graph, Any]:
+def trace(fn: Callable, prefix: str, *args: Any, kept: bool = True) -> tuple[Graph, Any]:
     """Traces `fn(*args)` to a graph.
+
+    Args:
+        kept: whether it may run under another mesh of devices than the one in use.
 
     Returns:
         `(graph, output)`, output the pytree of `ShapeDtypeStruct`s that `fn` returns.
     """
     traced = jax.make_jaxpr(fn, return_shape=True)
     try:
-        with on_any_mesh():
+        with on_any_mesh() if kept else contextlib.nullcontext():
             closed, output = traced(*args)
     except (RuntimeError, ValueError) as error:  # The model may name axes of the mesh in use.
         mesh = _named_mesh()
@@ -215,6 +219,14 @@ def bodies(equation: Equation) -> list[Any]:
 def constants_of(jaxpr: Any) -> Sequence[Any]:
     """The arrays that a closed jaxpr closes over."""
     return getattr(jaxpr, "consts", ())
+
+
+def scan_counts(scan: Equation) -> tuple[int, int]:
+    """How many operands a scan holds for all steps, and how many it carries; the others are rows."""
+    if "num_consts" in scan.params:
+        return scan.params["num_consts"], scan.params["num_carry"]
+    held, carried, _ = scan.params["ft_in"].unpack()  # Since JAX 0.12.
+    return len(held), len(carried)
 
 
 def function_of(closed: Any) -> Callable[..., list]:

@@ -212,7 +212,7 @@ class _Rewriter:
 
     def _scan(self, equation: Equation, operands: Sequence[_Known]) -> list[_Known]:
         params = equation.params
-        body, consts, carry = params["jaxpr"], params["num_consts"], params["num_carry"]
+        body, (consts, carry) = params["jaxpr"], graph.scan_counts(equation)
         shared = operands[:consts]
         moving = tuple(operand.value for operand in operands[consts:])
         start, rows = moving[:carry], moving[carry:]

@@ -275,7 +275,7 @@ def _mapped(explain: Callable, targets: Any, together: int) -> Explanation:
     """One target after the other, `together` at once; what no target changes is computed once."""
     leaves = jax.tree.leaves(targets)
     structs = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves]
-    traced, output = graph.trace(_flat(explain, targets), "", *structs)
+    traced, output = graph.trace(_flat(explain, targets), "", *structs, kept=False)
     once, each = slicing.apart(traced)
     known = once()
     found = jax.lax.map(lambda row: each(row, known), leaves, batch_size=together)
