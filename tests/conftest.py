@@ -11,10 +11,11 @@ from importlib.metadata import version
 # part for each program, compile in a third of the time of MLIR's emitter and many parts. XLA ends a
 # process that is given a flag it does not know, and 0.12 has one emitter only. Flags that are given
 # replace these.
-_FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12):
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib") < "0.12" else ""),
+)
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("SEGCAM_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = os.environ["SEGCAM_TEST_PLATFORM"]

@@ -222,7 +222,7 @@ def constants_of(jaxpr: Any) -> Sequence[Any]:
 
 
 def scan_counts(scan: Equation) -> tuple[int, int]:
-    """How many operands a scan holds for all steps, and how many it carries; the others are rows."""
+    """How many operands a scan holds for all steps, and how many it carries, before its rows."""
     if "num_consts" in scan.params:
         return scan.params["num_consts"], scan.params["num_carry"]
     held, carried, _ = scan.params["ft_in"].unpack()  # Since JAX 0.12.
