@@ -90,8 +90,8 @@ class Split:
             its positions are those of the input.
         output: pytree of shape and dtype of the output.
         input: pytree of shape and dtype of one example.
-        outputs: what the output holds, `"logits"` or `"probabilities"`: as declared, else as the
-            model's last operations say; None where they do not tell.
+        fn: the model, as `split` was given it.
+        outputs: `"logits"` or `"probabilities"`, as declared, or as the last operations tell.
         declared: what `split` or the adapter was given; None: nothing.
     """
 
@@ -104,6 +104,7 @@ class Split:
     _places: tuple[int, ...]
     _layout: tuple[int | None, int | None]
     _again: Callable[[Any], "Split"] = dataclasses.field(repr=False)
+    fn: Callable = dataclasses.field(repr=False)
     outputs: Outputs | None = None
     declared: Outputs | None = None
     _one_example: bool = dataclasses.field(default=False, repr=False)
@@ -365,7 +366,7 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
     places = tuple(sorted(order).index(axis) for axis in order)
     if layouts.channel_axis_of(fn) is not None:
         layout = (None, layout[1])  # What is given to an adapted model has its channels last.
-    return Split(*found, places, layout, again, outputs, told, one_example)
+    return Split(*found, places, layout, again, fn, outputs, told, one_example)
 
 
 _CACHE: Recent[Split] = Recent(_CACHED_SPLITS)

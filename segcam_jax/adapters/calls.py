@@ -126,6 +126,18 @@ class Adapted:
         """Calls the model on an example in the model's own layout."""
         raise NotImplementedError
 
+    def initialised(self, params: Any, x: Any, key: Any) -> Any:
+        """Parameters as the model's own initialisers draw them, each by a key of its own.
+
+        Args:
+            params: of the model; only what they are matters.
+            x: an example, as `__call__` takes it.
+
+        Returns:
+            A pytree in which a parameter that the model tells of has its path; None: none is known.
+        """
+        return None
+
     def _layout(self, x: Any, batch_axis: int | None) -> naming.Layout:
         ndim = max((jnp.ndim(leaf) for leaf in jax.tree.leaves(x)), default=0)
         return naming.Layout(ndim, batch_axis, self.channel_axis)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from segcam_jax.adapters import calls
+from segcam_jax.adapters import calls, constructors
 from segcam_jax.extras import require
 from segcam_jax.types import InputError, Outputs
 
@@ -29,6 +30,12 @@ class _Equinox(calls.Adapted):
         model = _tapping_copy(model, ())
         output = (self.call or type(model).__call__)(model, *inputs, **self.arguments)
         return output[0] if self.stateful else output
+
+    def initialised(self, params: Any, x: Any, key: Any) -> Any:
+        import equinox as eqx
+
+        model, _ = eqx.combine(params, self.model)
+        return eqx.filter((_anew(model, key), None), eqx.is_array)
 
     def same_model(self, other: Any) -> bool:
         import equinox as eqx
@@ -101,6 +108,27 @@ def _tapping_copy(module: Any, path: tuple[Any, ...]) -> Any:
     for name, value in fields.items():
         object.__setattr__(copy, name, value)
     return copy
+
+
+def _anew(module: Any, key: Any) -> Any:
+    """A module as its constructor draws it, or with those in it that tell how they are made."""
+    import equinox as eqx
+
+    if (given := constructors.arguments_of(module, "key")) is not None:
+        return type(module)(**given, key=key)
+    if type(module).__module__.startswith("equinox.nn."):  # They keep all but the dtype.
+        known = inspect.signature(type(module).__init__).parameters
+        given = {name: v for name, v in vars(module).items() if name in known}
+        given = {name: v for name, v in given.items() if not constructors.holds_array(v)}
+        return type(module)(**given, **({"key": key} if "key" in known else {}))
+    found, tree = jax.tree.flatten(
+        module, is_leaf=lambda node: node is not module and isinstance(node, eqx.Module)
+    )
+    inside = [
+        _anew(leaf, jax.random.fold_in(key, index)) if isinstance(leaf, eqx.Module) else None
+        for index, leaf in enumerate(found)
+    ]
+    return jax.tree.unflatten(tree, inside)
 
 
 def _key(key: Any) -> Any:

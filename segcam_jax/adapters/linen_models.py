@@ -5,6 +5,9 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import jax
+
+from segcam_jax._jaxpr import naming
 from segcam_jax.adapters import calls
 from segcam_jax.types import InputError, Outputs
 
@@ -38,6 +41,16 @@ class _Linen(calls.Adapted):
                 f"{', '.join(params) or 'none'}); give what module.init returned, not "
                 "variables['params'] alone"
             ) from error
+
+    def initialised(self, params: Any, x: Any, key: Any) -> Any:
+        from flax import linen
+
+        given = {name: v for name, v in self.arguments.items() if name not in _APPLIED}
+        if self.call is not None:
+            given["method"] = self.call
+        layout = self._layout(x, self.batch_axis)
+        with naming.layout(layout), linen.intercept_methods(_tapping):
+            return self.model.init(key, jax.tree.map(layout.native, x), **given)
 
 
 def from_linen(

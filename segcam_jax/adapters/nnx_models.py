@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from segcam_jax.adapters import calls
+from segcam_jax.adapters import calls, constructors
 from segcam_jax.types import InputError, Outputs
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ class _Nnx(calls.Adapted):
             calls.check_arguments(model.__call__, (x,), self.arguments)
         _prepare(model, submodules=self.submodules)
         return (self.call or type(model).__call__)(model, x, **self.arguments)
+
+    def initialised(self, params: Any, x: Any, key: Any) -> Any:
+        from flax import nnx
+
+        model = nnx.merge(self.model, params, copy=True)
+        given = constructors.arguments_of(model, "rngs")
+        return None if given is None else nnx.state(type(model)(**given, rngs=nnx.Rngs(key)))
 
 
 def from_nnx(

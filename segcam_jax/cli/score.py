@@ -148,6 +148,12 @@ def _score(
         if len({(card.images, card.compared) for card in of_metric} - {(items, items)}):
             images = counted(max(card.compared for card in of_metric), "image")
             console.note(f"{metric} is compared over {images}, of which all methods have a value")
+    if kept := scoring.permuted:
+        named = ", ".join(kept[:2]) + (", ..." if len(kept) > 2 else "")
+        console.note(
+            f"randomisation permuted {counted(len(kept), 'array')} of parameters ({named}), as the "
+            "network does not tell how it initialises them"
+        )
     errors = Counter(found["error"].drop_nulls().to_list())
     for line, _ in errors.most_common(_MOST_NOTES):
         console.note(line)

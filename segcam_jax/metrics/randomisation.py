@@ -30,7 +30,7 @@ Draw = Callable[[Array, Array], Array]
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["last", "spearman", "ssim", "maps"],
-    meta_fields=["layers", "independent"],
+    meta_fields=["layers", "independent", "permuted"],
 )
 @dataclasses.dataclass(frozen=True)
 class Randomisation:
@@ -44,6 +44,7 @@ class Randomisation:
         layers: names of the parameters that each step draws anew.
         maps: of each step.
         independent: whether each step draws one layer alone.
+        permuted: names of the arrays whose initialiser is not known: their values are permuted.
     """
 
     last: Float[Array, ""]
@@ -52,6 +53,7 @@ class Randomisation:
     layers: tuple[str, ...]
     maps: Float[Array, "s *space"]
     independent: bool = False
+    permuted: tuple[str, ...] = ()
 
     @property
     def fractions(self) -> Float[np.ndarray, "s"] | None:
@@ -92,15 +94,17 @@ def parameter_randomisation(
     """Parameter randomisation: the map's likeness to its own while layers are drawn at random.
 
     Layers are the parameters that lie together in the pytree, from the output to the input. Each
-    array is drawn by a key of its own.
+    array is drawn by a key of its own, as the model initialises it. Models of this library tell how
+    they do, as do those of Flax Linen, those of Equinox, and those of Flax NNX that keep what their
+    constructor was given (`rngs` aside) under the names of its arguments. Values of other arrays
+    are put in another order, which keeps their distribution, and leaves an array of equal values
+    as it is; `Randomisation.permuted` names these arrays.
 
     Args:
         split, params, x, target, method: see `metrics.registry`; nothing else of it is compiled.
         key: of the draws.
         independent: randomise each layer alone; else all from the output up to it.
-        draw: `(key, array) -> array`, as the layer's initialiser draws it. None: the values of each
-            array in another order, which keeps their distribution, and leaves an array of equal
-            values, such as the scales of an untrained BatchNorm, as it is.
+        draw: `(key, array) -> array`, in place of the model's initialisers.
         options: of the method, as pairs of name and value.
 
     Raises:
@@ -112,13 +116,13 @@ def parameter_randomisation(
     """
     layers = layers_of(split, params)
     leaves, tree = jax.tree.flatten(params)
-    draw = permuted if draw is None else draw
+    anew, kept = redrawn(split, params, key, draw)
     whole = _magnitude(method(split, params, x, target, **dict(options)).map)
     names, found, now = [], [], list(leaves)
     for name, members in reversed(list(layers.items())):
         now = list(leaves) if independent else now
         for index in members:
-            now[index] = draw(jax.random.fold_in(key, index), jnp.asarray(leaves[index]))
+            now[index] = anew[index]
         given = jax.tree.unflatten(tree, now)
         found.append(method(split, given, x, target, **dict(options)).map)
         names.append(name)
@@ -126,7 +130,7 @@ def parameter_randomisation(
     spearman, alike = _likeness(whole, maps)
     mean = jnp.where(jnp.isnan(maps).any(), jnp.nan, jnp.nanmean(spearman))
     last = mean if independent else spearman[-1]
-    return Randomisation(last, spearman, alike, tuple(names), maps, independent)
+    return Randomisation(last, spearman, alike, tuple(names), maps, independent, kept)
 
 
 @metric(
@@ -196,10 +200,8 @@ def efficient_mprt(
     References:
         Hedström et al., A fresh look at sanity checks for saliency maps, 2024.
     """
-    leaves, tree = jax.tree.flatten(params)
-    draw = permuted if draw is None else draw
-    drawn = [draw(jax.random.fold_in(key, i), jnp.asarray(leaf)) for i, leaf in enumerate(leaves)]
-    both = (params, jax.tree.unflatten(tree, drawn))
+    anew, _ = redrawn(split, params, key, draw)
+    both = (params, jax.tree.unflatten(jax.tree.structure(params), anew))
     before, after = (
         _entropy(method(split, given, x, target, **dict(options)).map) for given in both
     )
@@ -225,6 +227,43 @@ def layers_of(split: Split, params: Any) -> dict[str, list[int]]:
         inside = path[:-1] if len(path) > 1 else path
         found.setdefault(jax.tree_util.keystr(inside), []).append(index)
     return found
+
+
+def redrawn(
+    split: Split, params: Any, key: Array, draw: Draw | None = None
+) -> tuple[list[Array], tuple[str, ...]]:
+    """All parameters drawn anew, in the order of the leaves, and names of those only permuted."""
+    told = {} if draw else initialised(split, params, key)
+    found, unknown = [], []
+    for index, (name, leaf) in enumerate(_named(params)):
+        own = jax.random.fold_in(key, index)
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            found.append(leaf)
+        elif draw or name not in told:
+            found.append((draw or permuted)(own, jnp.asarray(leaf)))
+            unknown += [] if draw else [name.removesuffix(".value") or "params"]
+        else:
+            found.append(told[name])
+    return found, tuple(unknown)
+
+
+def initialised(split: Split, params: Any, key: Array) -> dict[str, Array]:
+    """Parameters that the model draws itself, by their path; others are left out."""
+    draw = getattr(split.fn, "initialised", None)
+    if draw is None:
+        return {}
+    x = jax.tree.map(lambda struct: jnp.zeros(struct.shape, struct.dtype), split.input)
+    call = functools.partial(draw, params, x)
+    try:
+        jax.eval_shape(call, key)
+    except Exception:  # Any exception of the user's constructor, which then tells nothing.
+        return {}
+    structs = {name: (jnp.shape(leaf), jnp.result_type(leaf)) for name, leaf in _named(params)}
+    return {n: v for n, v in _named(call(key)) if structs.get(n) == (jnp.shape(v), v.dtype)}
+
+
+def _named(tree: Any) -> list[tuple[str, Array]]:
+    return [(jax.tree_util.keystr(p), v) for p, v in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def permuted(key: Array, values: Array) -> Array:

@@ -85,6 +85,11 @@ class Prepared:
         """Where the model has channels, as its adapter was told."""
         return getattr(self.fn, "channel_axis", None)
 
+    @property
+    def initialised(self) -> Callable | None:
+        """How the model's parameters are drawn anew, as its adapter tells."""
+        return getattr(self.fn, "initialised", None)
+
     def __call__(self, params: Any, x: Float[Array, "*space c"]) -> Array:
         """The logits of an image in [0, 1]; coarser ones of pixels are resized to the image."""
         if self.moments is not None:

@@ -40,6 +40,11 @@ class Measure:
         return self.metric.name
 
     @property
+    def randomises(self) -> bool:
+        """Whether it draws the parameters of the network anew."""
+        return "draw" in inspect.signature(self.metric.function).parameters
+
+    @property
     def at_input(self) -> bool:
         """Whether the network is cut at its input, whatever tap a map is of."""
         known = inspect.signature(self.metric.function).parameters.get("at")

@@ -46,6 +46,8 @@ _TOLD_EVERY = 5.0  # Seconds.
 _SUPERPIXELS, _MOST_SUPERPIXELS = 100, 160
 # Of what parts hold: raised when the same metric of the same map gives something else.
 _VERSION = 1
+_DRAWN = 1  # Likewise, of how parameters are drawn anew.
+_PERMUTED = "permuted"
 SCHEMA: Mapping[str, Any] = {
     "row": polars.Int64,
     "item": polars.Int64,
@@ -82,6 +84,7 @@ class Scoring:
         controls: bool = True,
     ):
         self.run, self.measures, self.seed, self.controls = run, tuple(measures), seed, controls
+        self._kept: tuple[str, ...] = ()
         scans = isinstance(run, StoredScans)
         self.scored = ScoredScans(run) if scans else ScoredImages(run)
         self.network, record = self.scored.network, run.manifest.network
@@ -141,7 +144,7 @@ class Scoring:
                 progress.failures += table["error"].count()
                 self._write(measure, shard, table)
             tell()
-        self._draws.cache_clear()
+        self._redrawn.cache_clear()
         self._together.cache_clear()
         return progress
 
@@ -152,6 +155,14 @@ class Scoring:
             [polars.DataFrame(schema=dict(SCHEMA)), *(part for part in parts if part is not None)]
         )
 
+    @property
+    def permuted(self) -> list[str]:
+        """The arrays that randomisation permuted, for want of a known initialiser."""
+        randomised = [each for each in self.measures if each.randomises]
+        parts = [self._read(each, shard) for each in randomised for shard in self.shards]
+        found = [part[1].get(_PERMUTED, "").splitlines() for part in parts if part is not None]
+        return list(dict.fromkeys(name for names in found for name in names))
+
     # ---- parts
 
     def _file(self, measure: Measure, shard: int) -> Path:
@@ -160,18 +171,23 @@ class Scoring:
     def _key(self, measure: Measure, shard: int) -> str:
         part = self.run.path / PARTS / f"{shard:05d}.parquet"
         made_of = [self.run.manifest.key, _files.sha256_of(part), self.seed, self.controls]
-        made_of += [list(SCHEMA), _VERSION]
+        made_of += [list(SCHEMA), _VERSION, *([_DRAWN] if measure.randomises else [])]
         return _files.key_of([measure.metric.name, [list(o) for o in measure.options], *made_of])
 
     def _part(self, measure: Measure, shard: int) -> polars.DataFrame | None:
+        found = self._read(measure, shard)
+        return None if found is None else found[0]
+
+    def _read(self, measure: Measure, shard: int) -> tuple[polars.DataFrame, Any] | None:
         data = _files.read_if_there(self._file(measure, shard))
         found = None if data is None else parquet.decode(data)
-        if found is None or found[1].get("key") != self._key(measure, shard):
-            return None
-        return found[0]
+        return found if found and found[1].get("key") == self._key(measure, shard) else None
 
     def _write(self, measure: Measure, shard: int, table: polars.DataFrame) -> None:
-        data = parquet.encode(table, {"key": self._key(measure, shard)})
+        about = {"key": self._key(measure, shard)}
+        if measure.randomises:
+            about[_PERMUTED] = "\n".join(self._kept)
+        data = parquet.encode(table, about)
         _files.write_bytes(self._file(measure, shard), data)
 
     # ---- maps
@@ -202,18 +218,15 @@ class Scoring:
         self, measure: Measure, about: Mapping[str, Any], method: str, tap: str
     ) -> dict[str, Any]:
         metric, options = measure.metric, dict(measure.options)
-        key = jax.random.fold_in(jax.random.key(self.seed), about["row"] % 2**32)
         if metric.needs_key:
-            options["key"] = _apart(key, metric.name)
+            options["key"] = self._key_of(about["row"], metric.name)
         known = inspect.signature(metric.function).parameters
         if "region" in metric.needs and "threshold" in known:
             options.setdefault("threshold", self.scored.threshold)
-        if "draw" in known:
-            options["draw"] = self._draws(about["row"])
         region = self.scored.region(about)
         if "network" not in metric.needs and "method" not in metric.needs:
             masks = () if region is None or "mask" not in metric.needs else (jnp.asarray(region),)
-            map = self._map(about, method, tap, key, region)
+            map = self._map(about, method, tap, region)
             found = _of_map(map, *masks, function=metric.function, options=measure.options)
         else:
             # Of the input, maps of all taps take one program.
@@ -225,12 +238,14 @@ class Scoring:
                 options["count"] = _MOST_SUPERPIXELS
             if "method" in metric.needs:
                 function, own = self.scored.method(about, method, tap)
-                if "draw" in known:
+                if measure.randomises:
                     function, own = self._remade(about["row"], method, tap), ()
                     given = (*self.scored.randomised(given), *given[2:])
+                    drawn = self._redrawn(about["row"], metric.name)
+                    options["draw"] = lambda key, _: drawn[_bytes(key)]
                 found = metric.function(*given, function, options=own, **options)
             else:
-                map = self._map(about, method, tap, key, region)
+                map = self._map(about, method, tap, region)
                 map = brought(map, given[0].activation.shape) if measure.at_input else map
                 found = metric.function(*given, map, **options)
         curve = getattr(found, "curves", {}).get("dice", found)
@@ -244,20 +259,26 @@ class Scoring:
         }
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
-    def _draws(self, row: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """Draws arrays in another order, each once for all methods of a row.
+    def _redrawn(self, row: int, metric: str) -> dict[bytes, jax.Array]:
+        """Each array drawn anew by the key that it is drawn with, once for all methods of a row.
 
-        It holds what it has drawn, as large as the parameters of the network together.
+        They are as large as the parameters of the network together.
         """
-        known: dict[bytes, jax.Array] = {}
+        given = self.scored.explained(self._about(row), self.scored.taps[0])
+        split, params = self.scored.randomised(given)
+        key = self._key_of(row, metric)
+        leaves, self._kept = randomisation.redrawn(split, params, key)
+        keys = (jax.random.fold_in(key, index) for index in range(len(leaves)))
+        return dict(zip(map(_bytes, keys), leaves, strict=True))
 
-        def draw(key: jax.Array, values: jax.Array) -> jax.Array:
-            place = np.asarray(jax.random.key_data(key)).tobytes()
-            if place not in known:
-                known[place] = randomisation.permuted(key, values)
-            return known[place]
+    def _about(self, row: int) -> Mapping[str, Any]:
+        shards = self.scored.shards.values()
+        return next(each for rows in shards for each in rows if each["row"] == row)
 
-        return draw
+    def _key_of(self, row: int, word: str) -> jax.Array:
+        """A key of its own for each row and use, none of which is that of a sample."""
+        key = jax.random.fold_in(jax.random.key(self.seed), row % 2**32)
+        return jax.random.fold_in(key, zlib.crc32(word.encode()))
 
     def _remade(self, row: int, method: str, tap: str) -> Callable[..., Explanation]:
         """What explains a row again by other parameters, all maps of it in one program."""
@@ -267,8 +288,7 @@ class Scoring:
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _together(self, row: int) -> Callable[[Any], Mapping[tuple[str, str], Explanation]]:
         """All maps of a row by given parameters, once for the same arrays of them."""
-        scored, pairs = self.scored, self.scored.pairs(row)
-        about = next(each for rows in scored.shards.values() for each in rows if each["row"] == row)
+        scored, pairs, about = self.scored, self.scored.pairs(row), self._about(row)
         calls, traced = [], []
         for name, tap in pairs:
             split, _, x, target = scored.explained(about, tap)  # All taps have the last two.
@@ -295,11 +315,11 @@ class Scoring:
         about: Mapping[str, Any],
         method: str,
         tap: str,
-        key: jax.Array,
         region: Bool[np.ndarray, "*space"] | None,
     ) -> Float[np.ndarray, "*space"]:
         if method == RANDOM:
-            return np.asarray(random_map(_apart(key, CONTROL), self.scored.extent(about)))
+            key = self._key_of(about["row"], CONTROL)
+            return np.asarray(random_map(key, self.scored.extent(about)))
         if method == MASK:
             assert region is not None
             return np.asarray(mask_shaped(region))
@@ -335,9 +355,8 @@ def _maps_that_fit(*given: Any, calls: tuple[tuple[Callable, Any, Any], ...]) ->
     return _each_map(*given, calls=calls)
 
 
-def _apart(key: jax.Array, word: str) -> jax.Array:
-    """A key of its own for each use, none of which is that of a sample."""
-    return jax.random.fold_in(key, zlib.crc32(word.encode()))
+def _bytes(key: jax.Array) -> bytes:
+    return np.asarray(jax.random.key_data(key)).tobytes()
 
 
 def _listed(values: Any) -> list[float] | None:

@@ -43,7 +43,7 @@ from segcam_jax.runs import instance_studies, open_scans, scored_scans
 from segcam_jax.runs.measures import measures
 from segcam_jax.runs.scans import ScanRun
 from segcam_jax.runs.scored_scans import ScoredScans
-from segcam_jax.runs.scores import Scoring, _apart
+from segcam_jax.runs.scores import Scoring
 from segcam_jax.volumes import (
     SegmentOptions,
     crop_around,
@@ -331,8 +331,7 @@ def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys, m
     assert len(programs) <= len(known)
     assert {len(calls) for ((_, calls),) in programs} == {len(pairs)}
     by_row = scoring.table().filter(polars.col("row") == about["row"])
-    key = jax.random.fold_in(jax.random.key(0), about["row"])
-    key = _apart(key, "parameter_randomisation")
+    key = scoring._key_of(about["row"], "parameter_randomisation")
     for name, tap in pairs:
         method, options = scoring.scored.method(about, name, tap)
         given = scoring.scored.explained(about, tap)

@@ -21,7 +21,7 @@ from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
 from segcam_jax.runs import open_store, scores
 from segcam_jax.runs.measures import Measure, measures
-from segcam_jax.runs.scores import CONTROL, MASK, RANDOM, SCHEMA, Scoring, _apart
+from segcam_jax.runs.scores import CONTROL, MASK, RANDOM, SCHEMA, Scoring
 from segcam_jax.types import FileError, InputError
 from segcam_jax.viz import ranking as ranking_figures
 from tests.support.stored_runs import programs_of_all_maps
@@ -172,7 +172,7 @@ def test_a_run_is_scored_from_any_folder(run, monkeypatch, tmp_path):
     assert Scoring(open_store(run), ()).network.sha256 == open_store(run).manifest.network.sha256
 
 
-def test_what_explains_again_is_scored_too(run, monkeypatch):
+def test_what_explains_again_is_scored_too(run, monkeypatch, capsys):
     drawn, permuted = [], randomisation.permuted
     monkeypatch.setattr(
         randomisation, "permuted", lambda key, values: drawn.append(1) or permuted(key, values)
@@ -182,6 +182,10 @@ def test_what_explains_again_is_scored_too(run, monkeypatch):
     assert "random map" not in found["method"].to_list()
     assert found["images"].to_list() == [3] * 4
     assert len(drawn) == 3  # One array of three images, once for both methods.
+    said = "randomisation permuted 1 array of parameters ("
+    assert said in capsys.readouterr().err
+    score(run, "--metric", "parameter_randomisation")  # Of scores that are there, too.
+    assert said in capsys.readouterr().err
 
 
 def test_randomisation_takes_one_program_for_all_methods_and_layers(run, monkeypatch):
@@ -202,7 +206,7 @@ def test_randomisation_takes_one_program_for_all_methods_and_layers(run, monkeyp
     again = [*scoring._scored(measure, about, True)]
     rows = table.filter(polars.col("row") == about["row"])
     np.testing.assert_allclose([each["value"] for each in again], rows["value"], rtol=1e-5)
-    key = _apart(jax.random.fold_in(jax.random.key(0), about["row"]), "parameter_randomisation")
+    key = scoring._key_of(about["row"], "parameter_randomisation")
     for name, tap in (("input_x_gradient", "input"), ("grad_cam", "hidden")):
         method = getattr(segcam.methods, name)
         given = scoring.scored.explained(about, tap)
