@@ -1,6 +1,7 @@
 """Whether the map is a linear account of the score: of perturbations, and of all that there is."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -21,6 +22,7 @@ from segcam_jax.types import InputError
     range=(0.0, math.inf),
     cost="samples + 1 evaluations",
     paper="Yeh et al., NeurIPS 2019",
+    constant=True,
 )
 def infidelity(
     split: Any,
@@ -30,7 +32,7 @@ def infidelity(
     map: Float[Array, "..."],
     *,
     key: Array,
-    perturbation: Literal["noise", "squares"] = "noise",
+    perturbation: Literal["noise", "squares"] | Callable[[Array, Array], Array] = "noise",
     deviation: float = 0.2,
     side: int = 4,
     samples: int = 100,
@@ -49,7 +51,8 @@ def infidelity(
             a map of positions stands for the slope of every channel, one of channels for that of
             every position.
         key: of the perturbations.
-        perturbation: normal noise, or squares (cubes) at random places that become 0.
+        perturbation: normal noise; squares (cubes) at random places that become 0; or a function
+            `(key, activation) -> I` of what is taken away.
         deviation: of the noise.
         side: of the squares.
         samples: perturbations.
@@ -60,14 +63,16 @@ def infidelity(
         Yeh et al., On the (in)fidelity and sensitivity of explanations, NeurIPS 2019, eq. 1. As
         captum's; Quantus removes one block after the other, and none comes back.
     """
-    if perturbation not in ("noise", "squares"):
-        raise InputError(f"perturbation={perturbation!r}; choose noise or squares")
+    if not callable(perturbation) and perturbation not in ("noise", "squares"):
+        raise InputError(f"perturbation={perturbation!r}; choose noise or squares, or a function")
     there = scene(split, params, x, map, at, execution, by)
     activation = there.activation
     slopes = there.map[..., None] if there.map.shape == there.positions else there.map
 
     def change(index):
         drawn = jax.random.fold_in(key, index)
+        if callable(perturbation):
+            return perturbation(drawn, activation)
         if perturbation == "noise":
             normal = jax.random.normal(drawn, activation.shape).astype(activation.dtype)
             return jnp.asarray(deviation, activation.dtype) * normal
@@ -100,6 +105,7 @@ def squared_error(
     range=(0.0, math.inf),
     cost="2 evaluations",
     paper="Sundararajan et al., ICML 2017",
+    constant=True,
 )
 def completeness(
     split: Any,

@@ -90,6 +90,7 @@ def _robustness(
             key: Array,
             samples: int = 10,
             radius: float = size,
+            added: Draw | None = None,
             options: tuple[tuple[str, Any], ...] = (),
             execution: Execution = Execution(),
         ) -> Float[Array, ""]:
@@ -99,7 +100,9 @@ def _robustness(
                 return wide(method(split, params, image, target, **dict(options)).map)
 
             def one(index):
-                drawn = (radius * draw(jax.random.fold_in(key, index), x)).astype(x.dtype)
+                own = jax.random.fold_in(key, index)
+                drawn = radius * draw(own, x) if added is None else added(own, x)
+                drawn = drawn.astype(x.dtype)
                 return drawn, explained(x + drawn)
 
             drawn, moved = jax.lax.map(one, jnp.arange(samples, dtype=jnp.int32))
@@ -131,6 +134,7 @@ def max_sensitivity(found: Neighbours) -> Float[Array, ""]:
         key: of the noise.
         samples: noisy inputs.
         radius: of the noise, in units of the input.
+        added: `(key, x) -> u`, in place of noise of this radius.
         options: of the method, as pairs of name and value.
         execution: of what the metric runs besides; the method has its own, an option.
 

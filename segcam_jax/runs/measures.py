@@ -17,7 +17,7 @@ from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, nearest_first
 
 # What a scoring gives by itself.
-_GIVEN = frozenset({"key", "options", "execution", "segments", "count", "draw"})
+_GIVEN = frozenset({"key", "options", "execution", "segments", "count", "draw", "added"})
 _UNIONS = (types.UnionType, Union)
 _LARGEST = 10**8  # Of what is counted: more would take years.
 _KINDS = {int: f"a whole number up to {_LARGEST:,}", float: "a number", bool: "true or false"}
