@@ -47,6 +47,8 @@ from segcam_jax.metrics.drop import (
 from segcam_jax.metrics.evidence import (
     ablation_matrix as ablation_matrix,
     evidence_shares as evidence_shares,
+    segment_ablation as segment_ablation,
+    segment_evidence as segment_evidence,
 )
 from segcam_jax.metrics.features import (
     FIRST_ORDER as FIRST_ORDER,

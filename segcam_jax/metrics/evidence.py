@@ -1,5 +1,7 @@
 """What the predicted segments of an image have to do with each other."""
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -8,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
+from segcam_jax.metrics.registry import metric
 from segcam_jax.metrics.removal import At, scene, touched
 from segcam_jax.metrics.saliency import region_shares
 from segcam_jax.outputs import Meaning
@@ -92,3 +95,86 @@ def ablation_matrix(
     present = segments.any(tuple(range(1, segments.ndim)))
     fall = (whole[None] - found) / jnp.where(whole > 0, whole, 1)[None]
     return jnp.where(present[:, None] & present[None], fall, jnp.nan)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SegmentShares:
+    """A row of the evidence table.
+
+    Attributes:
+        inside: share of the positive evidence that lies where the class itself is predicted.
+        scores: shares of the positive evidence on each class, then those of the negative.
+    """
+
+    inside: Float[Array, ""]
+    scores: Float[Array, "2*k"]
+
+
+@metric(
+    "labels",
+    title="Evidence by segment",
+    higher_is_better=None,
+    range=(0.0, 1.0),
+    cost="none",
+    paper="Vinogradova et al., Seg-Grad-CAM, AAAI 2020, of all classes",
+    constant=True,
+)
+def segment_evidence(
+    map: Float[Array, "*space"], labels: Int[Array, "*space"], class_index: Any, *, classes: int
+) -> SegmentShares:
+    """Evidence by segment: how much of a class's evidence lies where each class is predicted.
+
+    Args:
+        map, labels, classes: as in `evidence_shares`.
+        class_index: the class that the map explains.
+    """
+    positive, negative = evidence_shares(map, labels, classes=classes)
+    inside = jnp.where((map > 0).any(), positive[class_index], jnp.nan)
+    return SegmentShares(inside, jnp.concatenate([positive, negative]))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SegmentFalls:
+    """A column of the ablation matrix.
+
+    Attributes:
+        itself: how far the class falls without the segment where it is predicted.
+        scores: likewise, without the segment of each class.
+    """
+
+    itself: Float[Array, ""]
+    scores: Float[Array, "k"]
+
+
+@metric(
+    "network",
+    "labels",
+    title="Segment ablation",
+    higher_is_better=None,
+    range=(-math.inf, 1.0),
+    cost="one evaluation a class",
+    paper="Vinogradova et al., Seg-Grad-CAM, AAAI 2020, of segments removed",
+)
+def segment_ablation(
+    split: Split,
+    params: Any,
+    x: Any,
+    target: Target,
+    labels: Int[Array, "*space"],
+    *,
+    baseline: Any = "zeros",
+    at: At = "input",
+    execution: Execution = Execution(),
+) -> SegmentFalls:
+    """Segment ablation: what removing each predicted segment does to the target's class.
+
+    The column of `ablation_matrix`, whose arguments it has; no map is asked.
+    """
+    falls = ablation_matrix(
+        split, params, x, target, labels, baseline=baseline, at=at, execution=execution
+    )
+    column = jax.lax.dynamic_index_in_dim(falls, target.class_index, 1, keepdims=False)
+    own = jax.lax.dynamic_index_in_dim(column, target.class_index, 0, keepdims=False)
+    return SegmentFalls(own, column)

@@ -6,6 +6,8 @@ What a metric is given first says `needs`:
     network, method    metric(split, params, x, target, method, ...)    it explains again
     mask               metric(map, mask, ...)                           a truth, or a region
     nothing            metric(map, ...)
+    labels             metric(map, labels, class_index, classes=)       what is predicted where
+    network, labels    metric(split, params, x, target, labels, ...)    it asks no map
 
 `split` is the model, cut at the tap that the map is of; `params` its parameters; `x` one example;
 `target` the score that was explained; `map` a raw map, signed, of other positions than where it is
@@ -36,7 +38,7 @@ from segcam_jax.metrics.removal import check_baseline
 from segcam_jax.types import Explanation, InputError, nearest_first
 
 F = TypeVar("F", bound=Callable)
-Need = Literal["network", "method", "mask", "region", "superpixels"]
+Need = Literal["network", "method", "mask", "region", "superpixels", "labels"]
 _ROUNDING = 8
 
 

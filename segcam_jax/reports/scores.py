@@ -2,7 +2,7 @@
 
 RUN/scores/ranking.csv      a card for each metric, method and tap: mean, interval, wins, worst
 RUN/scores/agreement.csv    Kendall's tau of the rankings by each pair of metrics
-RUN/scores/ranking.png, curves.png, agreement.png
+RUN/scores/ranking.png, curves.png, agreement.png; those of `reports.segments`
 RUN/scores/cards.png        a row for each method at a tap: where it wins, where it fails
 """
 
@@ -18,8 +18,9 @@ from scipy import stats
 
 from segcam_jax import _files, viz
 from segcam_jax.metrics import METRICS, Metric
+from segcam_jax.reports import segments
 from segcam_jax.runs import StoredRun, StoredScans
-from segcam_jax.runs.scores import CONTROL, FOLDER
+from segcam_jax.runs.scores import CONTROL, FOLDER, NO_MAP
 from segcam_jax.types import counted, shortened
 from segcam_jax.viz import ranking as figures
 
@@ -111,7 +112,8 @@ def agreement(found: Sequence[Card]) -> list[tuple[str, str, float]]:
 
 def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
     """Writes all files of the report; returns the cards."""
-    folder, found = run.path / FOLDER, cards(run, scores, seed=seed)
+    ranks = scores.filter(polars.col("method") != NO_MAP)
+    folder, found = run.path / FOLDER, cards(run, ranks, seed=seed)
     _write_csv(folder / "ranking.csv", polars.DataFrame(list(map(dataclasses.asdict, found))))
     columns = {"metric": polars.String, "other": polars.String, "kendall": polars.Float64}
     taus = agreement(found)
@@ -138,6 +140,8 @@ def write(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
             viz.save(drawn[name], folder / f"{name}.png")
         else:  # Of fewer metrics, or images, an earlier one shows others.
             (folder / f"{name}.png").unlink(missing_ok=True)
+    if isinstance(run, StoredRun):
+        segments.write(run, scores, folder, title=title)
     return found
 
 

@@ -17,7 +17,7 @@ from segcam_jax.taps import INPUT
 from segcam_jax.types import InputError, nearest_first
 
 # What a scoring gives by itself.
-_GIVEN = frozenset({"key", "options", "execution", "segments", "count", "draw", "added"})
+_GIVEN = frozenset({"key", "options", "execution", "segments", "count", "draw", "added", "classes"})
 _UNIONS = (types.UnionType, Union)
 _LARGEST = 10**8  # Of what is counted: more would take years.
 _KINDS = {int: f"a whole number up to {_LARGEST:,}", float: "a number", bool: "true or false"}
@@ -43,6 +43,11 @@ class Measure:
     def randomises(self) -> bool:
         """Whether it draws the parameters of the network anew."""
         return "draw" in inspect.signature(self.metric.function).parameters
+
+    @property
+    def asks_no_map(self) -> bool:
+        """Whether it asks the network alone, once for each target."""
+        return {"network", "labels"} <= set(self.metric.needs)
 
     @property
     def at_input(self) -> bool:
@@ -121,13 +126,13 @@ def check(asked: Sequence[Measure], network: Network | NetworkRecord, *, compare
     """
     for each in asked:
         needs = set(each.metric.needs)
-        if network.classifies and {"mask", "region"} & needs:
+        if network.classifies and {"mask", "region", "labels"} & needs:
             raise InputError(
                 f"{each.metric.name} needs a region, and {network.title} classifies whole images; "
                 "leave it out"
             )
         where = dict(each.options).get("where", "all")
-        if compares and ("region" in needs or where != "all"):
+        if compares and ({"region", "labels"} & needs or where != "all"):
             raise InputError(
                 f"{each.metric.name} reads the region of one class, and the run explains a "
                 "class rather than another; leave it out, or score a run of one class"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import polars
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from segcam_jax import targets
 from segcam_jax.engine import Execution
@@ -92,6 +92,14 @@ class ScoredImages:
             return None
         whole = np.zeros(self.extent(about), bool)
         whole[: region.shape[0], : region.shape[1]] = region
+        return whole
+
+    def labels(self, about: Mapping[str, Any]) -> Int[np.ndarray, "u v"]:
+        """The predicted class of each pixel over the padded image, -1 where there is none."""
+        found = self._run.prediction(about["row"])
+        assert found is not None
+        whole = np.full(self.extent(about), -1, np.int32)
+        whole[: found.shape[0], : found.shape[1]] = found
         return whole
 
     def method(self, about: Mapping[str, Any], name: str, tap: str) -> tuple[Callable, tuple]:

@@ -42,6 +42,7 @@ from segcam_jax.types import Explanation, InputError, SegcamError
 FOLDER = "scores"
 CONTROL = "control"  # In place of a tap.
 RANDOM, MASK = "random map", "mask-shaped map"
+NO_MAP = "no map"  # In place of a method.
 _TOLD_EVERY = 5.0  # Seconds.
 _SUPERPIXELS, _MOST_SUPERPIXELS = 100, 160
 # Of what parts hold: raised when the same metric of the same map gives something else.
@@ -94,6 +95,12 @@ class Scoring:
                 "or its source changed since"
             )
         check(self.measures, record, compares=self.scored.compares)
+        for each in self.measures:
+            if scans and "labels" in each.metric.needs:
+                raise InputError(
+                    f"{each.metric.name} reads the predicted class of each pixel, and a run over "
+                    "scans keeps the explained class alone; score a run of images"
+                )
 
     @property
     def shards(self) -> list[int]:
@@ -207,6 +214,8 @@ class Scoring:
 
     def _pairs(self, measure: Measure, row: int) -> list[tuple[str, str]]:
         """The maps of a row, by method and tap, and the controls."""
+        if measure.asks_no_map:
+            return [(NO_MAP, tap) for tap in ((INPUT,) if measure.at_input else self.scored.taps)]
         found = self.scored.pairs(row)
         alone = "method" in measure.metric.needs or measure.metric.name in _WITHOUT_CONTROLS
         if self.controls and not alone:
@@ -227,7 +236,11 @@ class Scoring:
         if "network" not in metric.needs and "method" not in metric.needs:
             masks = () if region is None or "mask" not in metric.needs else (jnp.asarray(region),)
             map = self._map(about, method, tap, region)
-            found = _of_map(map, *masks, function=metric.function, options=measure.options)
+            if "labels" in metric.needs:
+                labels = self._labels(about)
+                map, masks = brought(map, (*labels.shape, 1)), (labels, about["class_index"])
+                options["classes"] = self.network.config.classes
+            found = _of_map(map, *masks, function=metric.function, options=tuple(options.items()))
         else:
             # Of the input, maps of all taps take one program.
             at = INPUT if measure.at_input else self.scored.taps[0] if tap == CONTROL else tap
@@ -236,7 +249,9 @@ class Scoring:
                 found = superpixels(given[2], _SUPERPIXELS)
                 options["segments"] = jnp.minimum(found, _MOST_SUPERPIXELS - 1)
                 options["count"] = _MOST_SUPERPIXELS
-            if "method" in metric.needs:
+            if measure.asks_no_map:
+                found = metric.function(*given, self._labels(about), **options)
+            elif "method" in metric.needs:
                 function, own = self.scored.method(about, method, tap)
                 if measure.randomises:
                     function, own = self._remade(about["row"], method, tap), ()
@@ -324,6 +339,10 @@ class Scoring:
             assert region is not None
             return np.asarray(mask_shaped(region))
         return self.scored.map(about, method, tap)
+
+    def _labels(self, about: Mapping[str, Any]) -> jax.Array:
+        assert isinstance(self.scored, ScoredImages)
+        return jnp.asarray(self.scored.labels(about))
 
 
 @engine.compiled_function

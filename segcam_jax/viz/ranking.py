@@ -36,6 +36,16 @@ _CARDS = (
     "method is better,\nand the image with the worst value. Red: a control is better than the "
     "method, so the metric says nothing for it."
 )
+_SHARES = (
+    "Rows: evidence for a class, by which method at which layer. Columns: the class that is "
+    "predicted where it lies.\nMeans over images. A random map tells how much of an image each "
+    "class covers."
+)
+_FALLS = (
+    "Rows: a class. Columns: the class whose predicted segment is removed from the image.\nThe "
+    "share of its probability that the class of the row loses then, a mean over images; negative: "
+    "it gains."
+)
 _BETTER = {True: "higher is better", False: "lower is better", None: ""}
 _CELL = (1.5, 0.5)  # inches
 _NAMES, _LEGEND = 2.1, 1.8  # inches
@@ -241,13 +251,48 @@ def cards(
     return figure
 
 
-def _table(rows: int, columns: int, cell: tuple[float, float], title: str, caption: str):
-    """A figure of cells, with room for names and a caption."""
+def segments(
+    panels: Mapping[str, Float[np.ndarray, "rows columns"]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    falls: bool = False,
+    title: str = "",
+) -> Figure:
+    """Draws what the predicted segments of images have to do with each class: numbers on colours.
+
+    Args:
+        panels: values by what they are called, panels from left to right; NaN where there is none.
+        rows: names of what is explained.
+        columns: names of the classes of the segments.
+        falls: what the values are: of a class without a segment, else shares of its evidence.
+        title: a line above all.
+    """
+    cell = (0.5 * len(panels), 0.24)
+    caption = _FALLS if falls else _SHARES
+    figure, every = _table(len(rows), len(columns), cell, title, caption, len(panels))
+    colours = {"cmap": "RdBu_r", "vmin": -1} if falls else {"cmap": "Blues", "vmin": 0}
+    for axes, (name, values) in zip(np.ravel(every), panels.items(), strict=True):
+        axes.imshow(values, vmax=1, aspect="auto", **colours)
+        for (row, column), value in np.ndenumerate(values):
+            colour = "white" if abs(value) > 0.7 else "black"
+            words = f"{value:z.2f}" if np.isfinite(value) else "-"
+            axes.text(column, row, words, ha="center", va="center", fontsize=6.5, color=colour)
+        first = axes is np.ravel(every)[0]
+        _named(axes, rows if first else [""] * len(rows), columns, rotation=35)
+        axes.set_title(name, fontsize=8.5, loc="left", **_PLAIN)
+    return figure
+
+
+def _table(
+    rows: int, columns: int, cell: tuple[float, float], title: str, caption: str, panels: int = 1
+):
+    """A figure of cells, with room for names and a caption: its axes, or those of each panel."""
     size = (max(_NAMES + cell[0] * columns, 6.6), 1.5 + cell[1] * rows)
     figure = Figure(size, layout="constrained")
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", **_PLAIN)
     figure.supxlabel(caption, fontsize=7.5, x=0.01, ha="left", color=_CONTROL, **_PLAIN)
-    return figure, figure.subplots()
+    return figure, figure.subplots(1, panels)
 
 
 def _named(axes: Axes, rows: Sequence[str], columns: Sequence[str], rotation: int = 0) -> None:

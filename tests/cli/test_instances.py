@@ -321,6 +321,8 @@ def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys, m
     )
     np.testing.assert_allclose(row["scores"], want.scores, rtol=1e-4, atol=1e-5)
     assert run("score", out, "--metric", "random_class", "--no-controls") == 0
+    assert run("score", out, "--metric", "segment_evidence") == 2
+    assert "keeps the explained class alone" in capsys.readouterr().err
     kept = Recent(99)
     monkeypatch.setattr(fitting, "_PROGRAMS", kept)
     scoring = Scoring(stored, measures(("parameter_randomisation",)))

@@ -409,3 +409,11 @@ def test_what_else_is_lost():
     matrix = metrics.ablation_matrix(split, params, x, target, labels)
     np.testing.assert_allclose(matrix[1], 0, atol=1e-6)  # Nothing looks at segment 1 itself.
     assert float(matrix[0, 1]) > 0.9  # Without what is called 0, class 1 is lost.
+    column = metrics.segment_ablation(split, params, x, target, labels)
+    np.testing.assert_array_equal(column.scores, matrix[:, 1])
+    assert float(column.itself) == float(matrix[1, 1])
+    # All evidence for class 1 lies where 0 is predicted.
+    found = metrics.segment_evidence(truth, labels, 1, classes=2)
+    np.testing.assert_array_equal(found.scores, [1, 0, 0, 0])
+    assert float(found.inside) == 0
+    assert np.isnan(metrics.segment_evidence(-truth, labels, 1, classes=2).inside)

@@ -119,6 +119,58 @@ def test_scores_are_those_of_the_library_and_the_truth_wins(place, run, capsys):
     assert len(pairs) == 3
 
 
+def test_segments_are_tables_and_figures(place, run, capsys):
+    """On which class the evidence lies, and what the class loses without each segment."""
+    score(run, "--metric", "segment_evidence", "segment_ablation", "sparseness")
+    folder, stored = run / "scores", open_store(run)
+    words = dict.fromkeys(("image", "class", "segment"), polars.String)
+    found = polars.read_csv(folder / "segments.csv", schema_overrides=words)
+    network = Scoring(stored, ()).network
+    labels = list(stored.manifest.network.labels)
+    for item, name in stored.names.items():
+        if stored.row(item)["error"] is not None:
+            continue
+        of_image = found.filter(polars.col("image") == name)
+        pixels = np.asarray(Image.open(place / "images" / f"{name}.png"), np.float32)
+        x, predicted = pixels[..., None] / 255, stored.prediction(item)
+        assert predicted is not None
+        map = stored.map(item, "input", "input_x_gradient")
+        for part, values in (("positive", np.maximum(map, 0)), ("negative", np.maximum(-map, 0))):
+            rows = of_image.filter(
+                polars.col("method") == "input_x_gradient", polars.col("part") == part
+            )
+            assert rows["segment"].to_list() == labels
+            whole = values.sum() if values.any() else np.nan
+            want = [values[predicted == k].sum() / whole for k in range(len(labels))]
+            np.testing.assert_allclose(rows["value"].cast(float).fill_null(np.nan), want, atol=1e-6)
+        # By hand: the class's mean probability over its segment, without another one's pixels.
+        index = stored.row(item)["class_index"]
+        inside = predicted == index
+
+        def share(image, inside=inside, index=index):
+            logits = np.exp(network.logits(np.asarray(image, np.float32)))
+            return (logits[..., index] / logits.sum(-1))[inside].mean()
+
+        rows = of_image.filter(polars.col("part") == "fall")
+        for k, value in enumerate(rows["value"]):
+            without = np.where((predicted == k)[..., None], 0, x)
+            if (predicted == k).any():
+                np.testing.assert_allclose(value, 1 - share(without) / share(x), atol=1e-5)
+            else:
+                assert value is None
+    over = polars.read_csv(folder / "segments_mean.csv", schema_overrides=words)
+    assert set(over["images"]) == {3}
+    key = (polars.col("method") == "no map", polars.col("segment") == over["segment"][0])
+    np.testing.assert_allclose(
+        over.filter(*key)["value"], found.filter(*key)["value"].mean(), rtol=1e-6
+    )
+    for name in ("evidence.png", "ablation.png"):
+        assert (folder / name).stat().st_size > 1000
+    assert "no map" not in capsys.readouterr().out  # It ranks no method.
+    score(run, "--metric", "sparseness")
+    assert not [*folder.glob("segments*.csv"), *folder.glob("[ea]*.png")]
+
+
 def test_a_scoring_resumes_and_metrics_are_added(run, monkeypatch):
     words = ("--metric", "sparseness", "rank_accuracy")
     score(run, *words)
