@@ -167,7 +167,11 @@ def _tell(scoring: Scoring) -> None:
     scans = isinstance(run, StoredScans)
     if scans:
         console.note("each instance counts as an image; a map is the sum over modalities")
-    if not scans and any("network" in each.metric.needs for each in scoring.measures):
+    resized = any(
+        {"network", "labels"} & {*each.metric.needs} and not each.asks_no_map
+        for each in scoring.measures
+    )
+    if not scans and resized:
         small = [tap for tap in run.taps if tap != "input"]
         if small:
             console.note(f"maps at {', '.join(small)} are resized linearly to where they are used")

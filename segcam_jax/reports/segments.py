@@ -101,7 +101,7 @@ def figure(
             if row["segment"] in columns:
                 place = places.index((row["method"], row["tap"], row["class"]))
                 values[place, columns.index(row["segment"])] = row["value"]
-        name = "without the segment of" if falls else f"{part} evidence lies on"
+        name = "loss without the segment of" if falls else f"{part} evidence lies on"
         panels[name] = values
     names = [_named(*place) for place in places]
     return figures.segments(panels, names, columns, falls=falls, title=title)
