@@ -87,11 +87,7 @@ def check_config(config, **least: int) -> None:
         config: has `normalisation` and `in_channels`.
         least: field -> the smallest value that it may have.
     """
-    for field, smallest in {"in_channels": 1, "classes": 1, **least}.items():
-        if getattr(config, field) < smallest:
-            raise InputError(
-                f"`{field}` is {getattr(config, field)}; it must be at least {smallest}"
-            )
+    check_least(config, in_channels=1, classes=1, **least)
     name = config.normalisation
     if name not in NORMALISATIONS:
         choices = ", ".join(nearest_first(str(name), NORMALISATIONS))
@@ -101,6 +97,19 @@ def check_config(config, **least: int) -> None:
             f"normalisation 'imagenet' is for 3 channels, not {config.in_channels}; choose none "
             "or symmetric"
         )
+
+
+def check_least(config, **least: int) -> None:
+    """Checks that fields of a configuration are not below the smallest values that they may have.
+
+    Raises:
+        InputError: naming the first that is.
+    """
+    for field, smallest in least.items():
+        if getattr(config, field) < smallest:
+            raise InputError(
+                f"`{field}` is {getattr(config, field)}; it must be at least {smallest}"
+            )
 
 
 def check_choice(field: str, value, choices) -> None:
@@ -122,6 +131,28 @@ def check_image(shape: tuple[int, ...], config, name: str, smallest: int) -> Non
             f"{name} was given an image of {shape[-3]} x {shape[-2]}; it needs at least "
             f"{smallest} x {smallest}, enlarge the image"
         )
+
+
+def check_space(
+    shape: tuple[int, ...], config, name: str, multiples: tuple[int, ...], why: str = ""
+) -> None:
+    """Checks a shape as `check_image`, of images or volumes whose extents must be multiples.
+
+    Args:
+        config: has `ndim` and `in_channels`.
+        multiples: of what, along each axis.
+        why: what these are, for the message.
+    """
+    ndim, channels = config.ndim, config.in_channels
+    if len(shape) not in (ndim + 1, ndim + 2) or shape[-1] != channels:
+        raise InputError(
+            f"{name} was given shape {shape}; it expects {ndim} spatial dimensions and "
+            f"{counted(channels, 'channel')} last, after an optional batch dimension"
+        )
+    space = shape[-1 - ndim : -1]
+    if any(extent % n for extent, n in zip(space, multiples, strict=True)):
+        said = multiples[0] if len(set(multiples)) == 1 else multiples
+        raise InputError(f"{name} was given extents {space}; pad them to multiples of {said}{why}")
 
 
 def normalise(x: Float[Array, "... c"], name: str) -> Float[Array, "... c"]:

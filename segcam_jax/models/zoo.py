@@ -28,25 +28,6 @@ from segcam_jax.weights import foreign, tables
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a library lays out a network's weights.
-
-    Attributes:
-        table: `(config, names in the file) -> Table`.
-        sizes: shapes in the file -> what they say of the configuration's fields.
-        normalisation: what the library's trained weights expect of an image; None for a network
-            that does nothing to it.
-        check: `(shapes in the file, its name)`; raises `InputError` for variants of the network
-            that are told from their tensors, but are not supported.
-    """
-
-    table: Callable[[Any, tuple[str, ...]], tables.Table]
-    sizes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Any]]
-    normalisation: str | None
-    check: Callable[[Mapping[str, tuple[int, ...]], str], None] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Network:
     """A family of networks.
 
@@ -61,7 +42,7 @@ class Network:
     name: str
     model: Callable[..., Any]
     config: type[Any]
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, tables.Layout]
     from_bgr: Callable[[Any], None] | None = None
 
     def make(self, config: Any) -> nnx.Module:
@@ -77,91 +58,18 @@ class Network:
         return stored.load(path, self.name, self.make, self.config)
 
 
-def _plain(table: Callable[[Any], tables.Table]) -> Callable[[Any, Any], tables.Table]:
-    return lambda config, _names: table(config)
-
-
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
+        Network("resnet", ResNet, ResNetConfig, resnet_weights.LAYOUTS),
+        Network("densenet", DenseNet, DenseNetConfig, densenet_weights.LAYOUTS),
+        Network("inception", Inception, InceptionConfig, inception_weights.LAYOUTS),
         Network(
-            "resnet",
-            ResNet,
-            ResNetConfig,
-            {
-                "torchvision": Layout(
-                    _plain(resnet_weights.torchvision_table),
-                    resnet_weights.torchvision_sizes,
-                    "imagenet",
-                )
-            },
+            "efficientnet_lite", EfficientNetLite, EfficientNetLiteConfig, lite_weights.LAYOUTS
         ),
-        Network(
-            "densenet",
-            DenseNet,
-            DenseNetConfig,
-            {
-                "torchvision": Layout(
-                    _plain(densenet_weights.torchvision_table),
-                    densenet_weights.torchvision_sizes,
-                    "imagenet",
-                ),
-                "keras": Layout(
-                    densenet_weights.keras_table, densenet_weights.keras_sizes, "imagenet"
-                ),
-            },
-        ),
-        Network(
-            "inception",
-            Inception,
-            InceptionConfig,
-            {
-                "torchvision": Layout(
-                    _plain(inception_weights.torchvision_table),
-                    inception_weights.torchvision_sizes,
-                    "symmetric",
-                )
-            },
-        ),
-        Network(
-            "efficientnet_lite",
-            EfficientNetLite,
-            EfficientNetLiteConfig,
-            {
-                "torch": Layout(
-                    _plain(lite_weights.torch_table), lite_weights.torch_sizes, "efficientnet_lite"
-                )
-            },
-        ),
-        Network(
-            "monai_unet",
-            MonaiUNet,
-            MonaiUNetConfig,
-            {
-                "monai": Layout(
-                    _plain(monai_weights.monai_table),
-                    monai_weights.monai_sizes,
-                    None,
-                    check=monai_weights.monai_check,
-                )
-            },
-        ),
-        Network(
-            "vgg_unet",
-            VggUNet,
-            VggUNetConfig,
-            {"keras": Layout(_plain(vgg_weights.keras_table), vgg_weights.keras_sizes, "none")},
-        ),
-        Network(
-            "unet",
-            UNet,
-            UNetConfig,
-            {
-                "torch": Layout(unet_weights.torch_table, unet_weights.torch_sizes, None),
-                "keras": Layout(unet_weights.keras_table, unet_weights.keras_sizes, None),
-            },
-            unet_weights.from_bgr,
-        ),
+        Network("monai_unet", MonaiUNet, MonaiUNetConfig, monai_weights.LAYOUTS),
+        Network("vgg_unet", VggUNet, VggUNetConfig, vgg_weights.LAYOUTS),
+        Network("unet", UNet, UNetConfig, unet_weights.LAYOUTS, unet_weights.from_bgr),
     )
 }
 
@@ -191,10 +99,7 @@ def classifier(name: str, **options) -> Any:
     Raises:
         InputError: if the name is unknown.
     """
-    if name not in CLASSIFIERS:
-        choices = ", ".join(nearest_first(str(name), CLASSIFIERS))
-        raise InputError(f"unknown model {name!r}; choose from {choices}")
-    family, fields = _family(name)
+    family, fields = _family(name, CLASSIFIERS)
     return family.make(family.config(**{**fields, **options}))
 
 
@@ -335,11 +240,13 @@ def efficientnet_lite0_imagenet() -> EfficientNetLite:
     )
 
 
-def _family(name: str) -> tuple[Network, dict[str, Any]]:
-    if name not in _NAMED:
-        choices = ", ".join(nearest_first(str(name), _NAMED))
+def _family(
+    name: str, named: Mapping[str, tuple[str, dict[str, Any]]] = _NAMED
+) -> tuple[Network, dict[str, Any]]:
+    if name not in named:
+        choices = ", ".join(nearest_first(str(name), named))
         raise InputError(f"unknown model {name!r}; choose from {choices}")
-    family, fields = _NAMED[name]
+    family, fields = named[name]
     return NETWORKS[family], fields
 
 
@@ -373,7 +280,9 @@ def _check_keras(names: Mapping[str, Any], origin: str) -> None:
             )
 
 
-def _layout(family: Network, layout: str | None, source: Mapping[str, Any], origin: str) -> Layout:
+def _layout(
+    family: Network, layout: str | None, source: Mapping[str, Any], origin: str
+) -> tables.Layout:
     name = next(iter(family.layouts)) if layout is None else layout
     if name == "keras":
         _check_keras(source, origin)

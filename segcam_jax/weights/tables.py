@@ -16,10 +16,13 @@ import fnmatch
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from segcam_jax.types import InputError, counted
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def _conv(tensor: np.ndarray) -> np.ndarray:
@@ -82,6 +85,35 @@ class Table:
 
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a library lays out a network's weights.
+
+    Attributes:
+        table: `(config, names in the file) -> Table`.
+        sizes: shapes in the file -> what they say of the configuration's fields.
+        normalisation: what the library's trained weights expect of an image; None for a network
+            that does nothing to it.
+        check: `(shapes in the file, its name)`; raises `InputError` for variants of the network
+            that are told from their tensors, but are not supported.
+    """
+
+    table: Callable[[Any, tuple[str, ...]], Table]
+    sizes: Callable[[Shapes], Mapping[str, Any]]
+    normalisation: str | None = None
+    check: Callable[[Shapes, str], None] | None = None
+
+
+def extents(shapes: Shapes, tensor: str, rank: int, **axes: int) -> dict[str, int]:
+    """The extents of a tensor by the fields that they are; none where it has another rank.
+
+    >>> extents({"fc.weight": (10, 512)}, "fc.weight", 2, classes=0)
+    {'classes': 10}
+    """
+    shape = shapes.get(tensor, ())
+    return {field: shape[axis] for field, axis in axes.items()} if len(shape) == rank else {}
 
 
 def norm_rules(source: str, target: str) -> tuple[Rule, ...]:

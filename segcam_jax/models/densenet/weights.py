@@ -1,15 +1,21 @@
 """Where the tensors of torchvision and Keras go in a DenseNet."""
 
-from collections.abc import Mapping
-
 from segcam_jax.models.densenet.model import DenseNetConfig
-from segcam_jax.weights.tables import Rule, Table, keras_norm_rules, norm_rules
+from segcam_jax.weights.tables import (
+    Layout,
+    Rule,
+    Shapes,
+    Table,
+    extents,
+    keras_norm_rules,
+    norm_rules,
+)
 
 _KERAS_EPSILON = 1.001e-5
 _LAYER = "blocks/{block-1}/{layer-1}"
 
 
-def torchvision_table(config: DenseNetConfig) -> Table:
+def torchvision_table(config: DenseNetConfig, names: tuple[str, ...]) -> Table:
     """The rules for torchvision's DenseNets, whose oldest files write `norm1` as `norm.1`."""
     layer = "features.denseblock{block}.denselayer{layer}"
     transition = "features.transition{block}"
@@ -31,14 +37,15 @@ def torchvision_table(config: DenseNetConfig) -> Table:
     )
 
 
-def torchvision_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def torchvision_sizes(shapes: Shapes) -> dict[str, int]:
     """What the shapes in a file say of the configuration."""
-    sizes = {}
-    if len(stem := shapes.get("features.conv0.weight", ())) == 4:
-        sizes |= {"growth": stem[0] // 2, "in_channels": stem[1]}
-    if len(head := shapes.get("classifier.weight", ())) == 2:
-        sizes["classes"] = head[0]
-    return sizes
+    stem = extents(shapes, "features.conv0.weight", 4, growth=0, in_channels=1)
+    return _halved(stem) | extents(shapes, "classifier.weight", 2, classes=0)
+
+
+def _halved(stem: dict[str, int]) -> dict[str, int]:
+    """The stem has twice the growth."""
+    return stem | {"growth": stem["growth"] // 2} if stem else {}
 
 
 def keras_table(config: DenseNetConfig, names: tuple[str, ...]) -> Table:
@@ -70,17 +77,16 @@ def keras_table(config: DenseNetConfig, names: tuple[str, ...]) -> Table:
     return Table(tuple(rules))
 
 
-def keras_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | float]:
+def keras_sizes(shapes: Shapes) -> dict[str, int | float]:
     """What the shapes in a file say of the configuration."""
     sizes: dict[str, int | float] = {"epsilon": _KERAS_EPSILON}
     for name in ("conv1/conv/kernel", "conv1_conv/kernel"):
-        if len(stem := shapes.get(name, ())) == 4:
-            sizes |= {"growth": stem[-1] // 2, "in_channels": stem[-2]}
-    dense = [shapes.get(f"{name}/kernel", ()) for name in keras_dense(tuple(shapes))]
-    if dense and len(dense[-1]) == 2:
-        sizes["classes"] = dense[-1][-1]
+        sizes |= _halved(extents(shapes, name, 4, growth=-1, in_channels=-2))
+    dense = [f"{name}/kernel" for name in keras_dense(tuple(shapes))]
+    if dense:
+        sizes |= extents(shapes, dense[-1], 2, classes=-1)
     if len(dense) == 2:
-        sizes["hidden"] = dense[0][-1]
+        sizes["hidden"] = shapes[dense[0]][-1]
     return sizes
 
 
@@ -88,3 +94,9 @@ def keras_dense(names: tuple[str, ...]) -> list[str]:
     """The Dense layers of a file, in its order."""
     layers = [name.rpartition("/")[0] for name in names if name.endswith("/kernel")]
     return [name for name in layers if "conv" not in name]
+
+
+LAYOUTS = {
+    "torchvision": Layout(torchvision_table, torchvision_sizes, "imagenet"),
+    "keras": Layout(keras_table, keras_sizes, "imagenet"),
+}

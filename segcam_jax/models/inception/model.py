@@ -33,79 +33,60 @@ class Branch(NamedTuple):
     pool: str = ""
 
 
+def _row(name: str, *convs: tuple[int, int | tuple[int, int]]) -> tuple[Conv, ...]:
+    """Convolutions in a row: outputs and kernel of each, numbered where they are several."""
+    names = [name] if len(convs) == 1 else [f"{name}_{n}" for n in range(1, len(convs) + 1)]
+    return tuple(Conv(each, *conv) for each, conv in zip(names, convs, strict=True))
+
+
+def _halving(row: tuple[Conv, ...]) -> Branch:
+    """A row whose last convolution halves the extents."""
+    return Branch((*row[:-1], row[-1]._replace(stride=2, even=False)))
+
+
+_WIDE, _TALL = (1, 7), (7, 1)
+
+
 def _grid35(pool: int) -> tuple[Branch, ...]:
     return (
-        Branch((Conv("branch1x1", 64, 1),)),
-        Branch((Conv("branch5x5_1", 48, 1), Conv("branch5x5_2", 64, 5))),
-        Branch(
-            (
-                Conv("branch3x3dbl_1", 64, 1),
-                Conv("branch3x3dbl_2", 96, 3),
-                Conv("branch3x3dbl_3", 96, 3),
-            )
-        ),
-        Branch((Conv("branch_pool", pool, 1),), pool="mean"),
+        Branch(_row("branch1x1", (64, 1))),
+        Branch(_row("branch5x5", (48, 1), (64, 5))),
+        Branch(_row("branch3x3dbl", (64, 1), (96, 3), (96, 3))),
+        Branch(_row("branch_pool", (pool, 1)), pool="mean"),
     )
 
 
 def _grid17(inner: int) -> tuple[Branch, ...]:
-    wide, tall = (1, 7), (7, 1)
+    tall, wide = (inner, _TALL), (inner, _WIDE)
     return (
-        Branch((Conv("branch1x1", 192, 1),)),
-        Branch(
-            (
-                Conv("branch7x7_1", inner, 1),
-                Conv("branch7x7_2", inner, wide),
-                Conv("branch7x7_3", 192, tall),
-            )
-        ),
-        Branch(
-            (
-                Conv("branch7x7dbl_1", inner, 1),
-                Conv("branch7x7dbl_2", inner, tall),
-                Conv("branch7x7dbl_3", inner, wide),
-                Conv("branch7x7dbl_4", inner, tall),
-                Conv("branch7x7dbl_5", 192, wide),
-            )
-        ),
-        Branch((Conv("branch_pool", 192, 1),), pool="mean"),
+        Branch(_row("branch1x1", (192, 1))),
+        Branch(_row("branch7x7", (inner, 1), wide, (192, _TALL))),
+        Branch(_row("branch7x7dbl", (inner, 1), tall, wide, tall, (192, _WIDE))),
+        Branch(_row("branch_pool", (192, 1)), pool="mean"),
     )
 
 
 _TO_17 = (
-    Branch((Conv("branch3x3", 384, 3, 2, even=False),)),
-    Branch(
-        (
-            Conv("branch3x3dbl_1", 64, 1),
-            Conv("branch3x3dbl_2", 96, 3),
-            Conv("branch3x3dbl_3", 96, 3, 2, even=False),
-        )
-    ),
+    _halving(_row("branch3x3", (384, 3))),
+    _halving(_row("branch3x3dbl", (64, 1), (96, 3), (96, 3))),
     Branch(pool="max"),
 )
 _TO_8 = (
-    Branch((Conv("branch3x3_1", 192, 1), Conv("branch3x3_2", 320, 3, 2, even=False))),
-    Branch(
-        (
-            Conv("branch7x7x3_1", 192, 1),
-            Conv("branch7x7x3_2", 192, (1, 7)),
-            Conv("branch7x7x3_3", 192, (7, 1)),
-            Conv("branch7x7x3_4", 192, 3, 2, even=False),
-        )
-    ),
+    _halving(_row("branch3x3", (192, 1), (320, 3))),
+    _halving(_row("branch7x7x3", (192, 1), (192, _WIDE), (192, _TALL), (192, 3))),
     Branch(pool="max"),
 )
 _GRID_8 = (
-    Branch((Conv("branch1x1", 320, 1),)),
+    Branch(_row("branch1x1", (320, 1))),
     Branch(
         (Conv("branch3x3_1", 384, 1),),
         (Conv("branch3x3_2a", 384, (1, 3)), Conv("branch3x3_2b", 384, (3, 1))),
     ),
     Branch(
-        (Conv("branch3x3dbl_1", 448, 1), Conv("branch3x3dbl_2", 384, 3)),
+        _row("branch3x3dbl", (448, 1), (384, 3)),
         (Conv("branch3x3dbl_3a", 384, (1, 3)), Conv("branch3x3dbl_3b", 384, (3, 1))),
     ),
-    Branch((Conv("branch_pool", 192, 1),), pool="mean"),
+    Branch(_row("branch_pool", (192, 1)), pool="mean"),
 )
 STEM = (
     Conv("conv2d_1a_3x3", 32, 3, 2, even=False),

@@ -1,12 +1,10 @@
 """Where torchvision's tensors go in an Inception-v3."""
 
-from collections.abc import Mapping
-
 from segcam_jax.models.inception.model import AUXILIARY, BLOCKS, STEM, InceptionConfig
-from segcam_jax.weights.tables import Rule, Table, norm_rules
+from segcam_jax.weights.tables import Layout, Rule, Shapes, Table, extents, norm_rules
 
 
-def torchvision_table(config: InceptionConfig) -> Table:
+def torchvision_table(config: InceptionConfig, names: tuple[str, ...]) -> Table:
     """The rules for torchvision's Inception-v3."""
     places = {_foreign(conv.name): f"stem/{index}" for index, conv in enumerate(STEM)}
     for index, (name, branches) in enumerate(BLOCKS.items()):
@@ -25,14 +23,16 @@ def torchvision_table(config: InceptionConfig) -> Table:
     return Table(tuple(rules), ignored=("*.num_batches_tracked",))
 
 
-def torchvision_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | bool]:
+def torchvision_sizes(shapes: Shapes) -> dict[str, int | bool]:
     """What the shapes in a file say of the configuration."""
-    sizes: dict[str, int | bool] = {"auxiliary": any(n.startswith("AuxLogits.") for n in shapes)}
-    if len(stem := shapes.get("Conv2d_1a_3x3.conv.weight", ())) == 4:
-        sizes["in_channels"] = stem[1]
-    if len(head := shapes.get("fc.weight", ())) == 2:
-        sizes["classes"] = head[0]
-    return sizes
+    return {
+        "auxiliary": any(name.startswith("AuxLogits.") for name in shapes),
+        **extents(shapes, "Conv2d_1a_3x3.conv.weight", 4, in_channels=1),
+        **extents(shapes, "fc.weight", 2, classes=0),
+    }
+
+
+LAYOUTS = {"torchvision": Layout(torchvision_table, torchvision_sizes, "symmetric")}
 
 
 def _foreign(name: str) -> str:

@@ -64,11 +64,7 @@ class MonaiUNetConfig:
         # A file gives lists; a configuration is hashable.
         for field in ("channels", "strides", "kernel_size", "up_kernel_size"):
             object.__setattr__(self, field, _tuples(getattr(self, field)))
-        for field, least in {"in_channels": 1, "classes": 1, "num_res_units": 0}.items():
-            if getattr(self, field) < least:
-                raise InputError(
-                    f"`{field}` is {getattr(self, field)}; it must be at least {least}"
-                )
+        layers.check_least(self, in_channels=1, classes=1, num_res_units=0)
         if len(self.channels) < 2 or min(self.channels) < 1:
             raise InputError(
                 f"`channels` is {self.channels}; give a positive number for each of two or more "

@@ -8,7 +8,6 @@ from segcam_jax.models import layers
 from segcam_jax.models.monai_unet.blocks import Level, Up
 from segcam_jax.models.monai_unet.config import MonaiUNetConfig
 from segcam_jax.taps import tap
-from segcam_jax.types import InputError, counted
 
 
 class MonaiUNet(nnx.Module):
@@ -60,7 +59,9 @@ class MonaiUNet(nnx.Module):
 
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
         """Returns logits at the extent of the image."""
-        self._check(x.shape)
+        multiples = self.config.multiples
+        why = ", the product of its strides"
+        layers.check_space(x.shape, self.config, "MONAI's U-Net", multiples, why)
         skips = []
         for level in self.encoder:
             x = tap(level(x), level.name)
@@ -75,23 +76,6 @@ class MonaiUNet(nnx.Module):
         """The taps of all convolutions in the order of MONAI's modules."""
         parts = [*self.encoder, self.bottleneck, *self.decoder]
         return [name for part in parts for name in part.convolutions()]
-
-    def _check(self, shape: tuple[int, ...]) -> None:
-        config = self.config
-        if len(shape) not in (config.ndim + 1, config.ndim + 2) or shape[-1] != config.in_channels:
-            raise InputError(
-                f"MONAI's U-Net was given shape {shape}; it expects {config.ndim} spatial "
-                f"dimensions and {counted(config.in_channels, 'channel')} last, after an optional "
-                "batch dimension"
-            )
-        space = shape[-1 - config.ndim : -1]
-        if any(extent % n for extent, n in zip(space, config.multiples, strict=True)):
-            same = len(set(config.multiples)) == 1
-            multiples = config.multiples[0] if same else config.multiples
-            raise InputError(
-                f"MONAI's U-Net was given extents {space}; pad them to multiples of {multiples}, "
-                "the product of its strides"
-            )
 
 
 def monai_unet(*, rngs: nnx.Rngs | None = None, **options) -> MonaiUNet:

@@ -7,13 +7,13 @@ innermost is the bottleneck.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from segcam_jax.models.monai_unet.config import MonaiUNetConfig
 from segcam_jax.models.monai_unet.model import MonaiUNet
 from segcam_jax.types import InputError
-from segcam_jax.weights.tables import Rule, Table, norm_rules
+from segcam_jax.weights.tables import Layout, Rule, Shapes, Table, norm_rules
 
 _INNER = "1.submodule"
 
@@ -65,7 +65,7 @@ def monai_taps(model: MonaiUNet) -> dict[str, str]:
     return taps
 
 
-def monai_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def monai_sizes(shapes: Shapes) -> dict[str, Any]:
     """What the names and shapes in a file say of the configuration.
 
     Strides leave no trace in weights: they are 2, unless an option says otherwise.
@@ -102,7 +102,7 @@ def monai_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     }
 
 
-def monai_check(shapes: Mapping[str, tuple[int, ...]], origin: str) -> None:
+def monai_check(shapes: Shapes, origin: str) -> None:
     """Refuses other networks of MONAI, and other activations than a PReLU of one slope."""
     if not (_has(shapes, "model.0.") and _has(shapes, "model.2.")):
         raise InputError(
@@ -137,7 +137,7 @@ def monai_assumed(config: MonaiUNetConfig, *, strides: bool) -> list[str]:
     return [*assumed, "activations after normalisation (MONAI's adn_ordering='NDA')"]
 
 
-def _has(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> bool:
+def _has(shapes: Shapes, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in shapes)
 
 
@@ -176,3 +176,8 @@ def _level(module: str, path: str, name: str, config: MonaiUNetConfig) -> Iterat
 
 def _unit(module: str, path: str, tap: str) -> _Place:
     return _Place(f"{module}.conv", f"{module}.adn", f"{path}/conv", tap, "conv")
+
+
+LAYOUTS = {
+    "monai": Layout(lambda config, names: monai_table(config), monai_sizes, check=monai_check)
+}

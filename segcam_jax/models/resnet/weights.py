@@ -1,12 +1,10 @@
 """Where torchvision's tensors go in a ResNet."""
 
-from collections.abc import Mapping
-
 from segcam_jax.models.resnet.model import ResNetConfig
-from segcam_jax.weights.tables import Rule, Table, norm_rules
+from segcam_jax.weights.tables import Layout, Rule, Shapes, Table, extents, norm_rules
 
 
-def torchvision_table(config: ResNetConfig) -> Table:
+def torchvision_table(config: ResNetConfig, names: tuple[str, ...]) -> Table:
     """The rules for torchvision's ResNets."""
     here, there = "layer{stage}.{block}", "stages/{stage-1}/{block}"
     last = 3 if config.bottleneck else 2
@@ -29,11 +27,10 @@ def torchvision_table(config: ResNetConfig) -> Table:
     )
 
 
-def torchvision_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def torchvision_sizes(shapes: Shapes) -> dict[str, int]:
     """What the shapes in a file say of the configuration."""
-    sizes = {}
-    if len(stem := shapes.get("conv1.weight", ())) == 4:
-        sizes |= {"width": stem[0], "in_channels": stem[1]}
-    if len(head := shapes.get("fc.weight", ())) == 2:
-        sizes["classes"] = head[0]
-    return sizes
+    stem = extents(shapes, "conv1.weight", 4, width=0, in_channels=1)
+    return stem | extents(shapes, "fc.weight", 2, classes=0)
+
+
+LAYOUTS = {"torchvision": Layout(torchvision_table, torchvision_sizes, "imagenet")}

@@ -1,7 +1,7 @@
 """A configurable U-Net in 2D and 3D, with a tap after every convolution and every block."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 
 from segcam_jax.models import layers
 from segcam_jax.taps import tap
-from segcam_jax.types import InputError, counted
+from segcam_jax.types import InputError
 
+Upsample = Literal["nearest", "linear", "transposed"]
+Halve = Literal["block", "upsample"]
 # Extents must be multiples of two to the power of it.
 _DEEPEST = 16
 
@@ -43,29 +45,22 @@ class UNetConfig:
     depth: int = 4
     width: int = 32
     dropout: float = 0.0
-    upsample: Literal["nearest", "linear", "transposed"] = "nearest"
+    upsample: Upsample = "nearest"
     skips: bool = True
-    halve: Literal["block", "upsample"] = "block"
+    halve: Halve = "block"
     bias: bool = True
     epsilon: float = 1e-3
 
     def __post_init__(self):
-        if self.ndim not in (2, 3):
-            raise InputError(f"`ndim` is {self.ndim}; a U-Net here has 2 or 3 spatial dimensions")
-        if self.upsample not in ("nearest", "linear", "transposed"):
-            raise InputError(
-                f"`upsample` is {self.upsample!r}; choose nearest, linear or transposed"
-            )
-        if self.halve not in ("block", "upsample"):
-            raise InputError(f"`halve` is {self.halve!r}; choose block or upsample")
+        layers.check_choice("ndim", self.ndim, (2, 3))
+        layers.check_choice("upsample", self.upsample, get_args(Upsample))
+        layers.check_choice("halve", self.halve, get_args(Halve))
         if self.halve == "upsample" and self.upsample != "transposed":
             raise InputError(
                 f"`halve` is 'upsample' and `upsample` is {self.upsample!r}, which keeps all "
                 "channels; choose upsample='transposed'"
             )
-        for field in ("in_channels", "classes", "depth", "width"):
-            if getattr(self, field) < 1:
-                raise InputError(f"`{field}` is {getattr(self, field)}; it must be at least 1")
+        layers.check_least(self, in_channels=1, classes=1, depth=1, width=1)
         if self.depth > _DEEPEST:
             raise InputError(f"`depth` is {self.depth}; it must be at most {_DEEPEST}")
         layers.check_dropout(self.dropout)
@@ -157,8 +152,9 @@ class UNet(nnx.Module):
 
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... k"]:
         """Returns logits at the extent of the image."""
-        self._check(x.shape)
-        window = (2,) * self.config.ndim
+        ndim = self.config.ndim
+        layers.check_space(x.shape, self.config, "the U-Net", (self.config.multiple,) * ndim)
+        window = (2,) * ndim
         skips = []
         for block in self.encoder:
             x = block(x)
@@ -183,17 +179,3 @@ class UNet(nnx.Module):
         for axis in range(x.ndim - 1 - ndim, x.ndim - 1):
             x = jnp.repeat(x, 2, axis=axis)
         return x
-
-    def _check(self, shape: tuple[int, ...]) -> None:
-        config = self.config
-        if len(shape) not in (config.ndim + 1, config.ndim + 2) or shape[-1] != config.in_channels:
-            raise InputError(
-                f"the U-Net was given shape {shape}; it expects {config.ndim} spatial dimensions "
-                f"and {counted(config.in_channels, 'channel')} last, after an optional batch "
-                "dimension"
-            )
-        space = shape[-1 - config.ndim : -1]
-        if any(extent % config.multiple for extent in space):
-            raise InputError(
-                f"the U-Net was given extents {space}; pad them to multiples of {config.multiple}"
-            )

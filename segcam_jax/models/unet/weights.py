@@ -10,9 +10,8 @@ from flax import nnx
 
 from segcam_jax.models import stored
 from segcam_jax.models.unet.model import UNet, UNetConfig
-from segcam_jax.weights.tables import Rule, Table, keras_norm_rules, norm_rules
+from segcam_jax.weights.tables import Layout, Rule, Shapes, Table, keras_norm_rules, norm_rules
 
-Shapes = Mapping[str, tuple[int, ...]]
 _TORCH_EPSILON = 1e-5
 _INSIDE = "bottleneck.bottleneckconv1.weight"
 _UNPUBLISHED = (
@@ -150,3 +149,9 @@ def _of_layers(names: tuple[str, ...], weight: str) -> list[str]:
         return int(found[1]) if found else 0
 
     return sorted(layers, key=number)
+
+
+LAYOUTS = {
+    "torch": Layout(torch_table, torch_sizes),
+    "keras": Layout(keras_table, keras_sizes),
+}

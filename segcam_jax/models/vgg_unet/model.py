@@ -45,15 +45,8 @@ class VggUNetConfig:
         if self.width % 4:
             raise InputError(f"`width` is {self.width}; it must be a multiple of 4")
 
-    @property
-    def ndim(self) -> int:
-        """Dimensions of the image."""
-        return 2
-
-    @property
-    def multiple(self) -> int:
-        """What every extent of the image must be a multiple of."""
-        return 2 ** len(COUNTS)
+    ndim = 2
+    multiple = 2 ** len(COUNTS)
 
 
 class ConvNormRelu(nnx.Module):
@@ -126,12 +119,7 @@ class VggUNet(nnx.Module):
         Args:
             x: one image or a batch of them, in [0, 1], channels last; extents are multiples of 32.
         """
-        layers.check_image(x.shape, self.config, "the U-Net", 1)
-        if any(extent % self.config.multiple for extent in x.shape[-3:-1]):
-            raise InputError(
-                f"the U-Net was given extents {x.shape[-3:-1]}; pad them to multiples of "
-                f"{self.config.multiple}"
-            )
+        layers.check_space(x.shape, self.config, "the U-Net", (self.config.multiple,) * 2)
         x = layers.normalise(x, self.config.normalisation)
         skips = []
         for block, convolutions in enumerate(self.encoder, 1):

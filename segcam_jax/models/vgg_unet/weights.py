@@ -1,9 +1,7 @@
 """Where the tensors of segmentation_models' `Unet("vgg16")` go, a file of Keras."""
 
-from collections.abc import Mapping
-
 from segcam_jax.models.vgg_unet.model import VggUNetConfig
-from segcam_jax.weights.tables import Rule, Table, keras_norm_rules
+from segcam_jax.weights.tables import Layout, Rule, Shapes, Table, extents, keras_norm_rules
 
 _PARTS = (
     ("center_block{block}", "center/{block-1}"),
@@ -12,7 +10,7 @@ _PARTS = (
 )
 
 
-def keras_table(config: VggUNetConfig) -> Table:
+def keras_table(config: VggUNetConfig, names: tuple[str, ...]) -> Table:
     """The rules for a network with BatchNorm in its decoder, as is the default there."""
     rules = []
     for weight in ("kernel", "bias"):
@@ -26,11 +24,10 @@ def keras_table(config: VggUNetConfig) -> Table:
     return Table(tuple(rules))
 
 
-def keras_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def keras_sizes(shapes: Shapes) -> dict[str, int]:
     """What the shapes in a file say of the configuration."""
-    sizes = {}
-    if len(first := shapes.get("block1_conv1/kernel", ())) == 4:
-        sizes |= {"in_channels": first[-2], "width": first[-1]}
-    if len(head := shapes.get("final_conv/kernel", ())) == 4:
-        sizes["classes"] = head[-1]
-    return sizes
+    first = extents(shapes, "block1_conv1/kernel", 4, in_channels=-2, width=-1)
+    return first | extents(shapes, "final_conv/kernel", 4, classes=-1)
+
+
+LAYOUTS = {"keras": Layout(keras_table, keras_sizes, "none")}
