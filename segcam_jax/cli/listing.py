@@ -1,6 +1,5 @@
 """`segcam layers` and `segcam methods`."""
 
-import inspect
 import math
 import textwrap
 from collections.abc import Iterable
@@ -8,9 +7,8 @@ from collections.abc import Iterable
 from segcam_jax.cli import commands, console
 from segcam_jax.heatmap import PROFILES
 from segcam_jax.methods import METHODS
-from segcam_jax.methods.registry import about_option
-from segcam_jax.metrics import METRICS, Metric
-from segcam_jax.runs.measures import expected, options_of
+from segcam_jax.metrics import METRICS
+from segcam_jax.options import Option
 from segcam_jax.types import InputError
 
 _SIDE = 64
@@ -97,7 +95,7 @@ def methods(_: commands.Methods) -> None:
         where = "the input" if method.explains == "input" else "a layer"
         facts = [f"{method.title}, at {where}", method.cost, method.paper, method.notes]
         options = [
-            f"{option.name}={str(option.default).lower()} ({option.choices}): {option.about}"
+            f"{option.given} ({option.choices}): {option.about}"
             for option in method.options.values()
         ]
         _entry(method.name, facts, options)
@@ -107,8 +105,8 @@ def methods(_: commands.Methods) -> None:
         needs = f"needs {', '.join(metric.needs)}" if metric.needs else ""
         facts = [metric.title, way[metric.higher_is_better], needs, metric.cost, metric.paper]
         options = [
-            f"{_given(each)} ({expected(each.annotation)}){_about(metric, each.name)}"
-            for each in options_of(metric).values()
+            f"{option.given} ({option.choices}){_about(option)}"
+            for option in metric.options.values()
         ]
         _entry(metric.name, facts, options)
     print("Profiles of heatmaps, by --profile NAME\n")
@@ -116,18 +114,11 @@ def methods(_: commands.Methods) -> None:
         _entry(profile.name, [profile.about, "signed" if profile.signed else "not signed"])
 
 
-def _given(option: inspect.Parameter) -> str:
-    """An option with its default, as a command line is given it."""
-    value = option.default
-    said = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
-    return f"{option.name}={said}" if said else option.name
-
-
-def _about(metric: Metric, option: str) -> str:
-    """What an option means; of those that many metrics share, as `deletion` says it."""
-    said = about_option(metric.function, option)
-    if option in ("at", "baseline", "by") and said in ("", "as in `deletion`"):
-        said = about_option(METRICS["deletion"].function, option)
+def _about(option: Option) -> str:
+    """What an option of a metric means; of those that many metrics share, as `deletion` says it."""
+    said = option.about
+    if option.name in ("at", "baseline", "by") and said in ("", "as in `deletion`"):
+        said = METRICS["deletion"].options[option.name].about
     return f": {said}" if said else ""
 
 

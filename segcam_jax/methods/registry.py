@@ -3,10 +3,6 @@
 import dataclasses
 import functools
 import inspect
-import math
-import re
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
@@ -14,6 +10,7 @@ import jax
 
 from segcam_jax import engine
 from segcam_jax.methods.augmented import mean_of_six
+from segcam_jax.options import Option, options_of, parse_options
 from segcam_jax.taps import Split
 from segcam_jax.targets import Difference, Target
 from segcam_jax.types import Explanation, InputError, nearest_first
@@ -21,67 +18,8 @@ from segcam_jax.types import Explanation, InputError, nearest_first
 F = TypeVar("F", bound=Callable)
 # What the engine, the run's seed and files give.
 _NOT_IN_WORDS = ("execution", "key", "weights")
-_FROM_ZERO = ("sigma", "epsilon")
-_LARGEST = 10**8  # of evaluations, positions, channels: more would take years
-_KINDS: dict[type, str] = {
-    bool: "true or false",
-    int: f"a whole number up to {_LARGEST:,}",
-    float: "a number",
-    tuple: "whole numbers such as 2x3",
-    type(None): "none",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """An option of a method that words can give.
-
-    Attributes:
-        default: its value where it is not given.
-        kinds: what words may mean: types, or the words themselves.
-        about: what it means: the first sentence about it in the method's documentation.
-    """
-
-    name: str
-    default: Any
-    kinds: tuple[Any, ...]
-    about: str = ""
-
-    @property
-    def choices(self) -> str:
-        """What may be given, in words."""
-        told = [each if isinstance(each, str) else _KINDS[each] for each in self.kinds]
-        return " or ".join(dict.fromkeys(told))
-
-    def parse(self, words: str, where: str) -> Any:
-        """Reads a value.
-
-        Args:
-            words: for example `2x3` or `none`.
-            where: what the option is called in a message.
-        """
-        plain = words.strip()
-        if plain in self.kinds:
-            return plain
-        for kind in self.kinds:
-            if not isinstance(kind, str):
-                try:
-                    value = _read(plain, kind)
-                except ValueError:
-                    continue
-                if self.name in _FROM_ZERO and value < 0:
-                    break
-                return value
-        least = " from 0" if self.name in _FROM_ZERO else ""
-        raise InputError(f"--option {where} was given {words!r}; give {self.choices}{least}")
-
-
-AUG_SMOOTH = Option(
-    "aug_smooth",
-    False,
-    (bool,),
-    "the mean heatmap of six changed images, as in pytorch-grad-cam",
-)
+_AUGMENTED = "the mean heatmap of six changed images, as in pytorch-grad-cam"
+AUG_SMOOTH = Option("aug_smooth", False, (bool,), _AUGMENTED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,16 +85,7 @@ class Method:
     def options(self) -> Mapping[str, Option]:
         """The options that words can give, by name."""
         of_layer = self.explains == "activation" and not self.pixelwise
-        own = {
-            name: Option(
-                name,
-                parameter.default,
-                tuple(_kinds(parameter.annotation)),
-                about_option(self.function, name),
-            )
-            for name, parameter in self._keywords.items()
-            if name not in _NOT_IN_WORDS
-        }
+        own = options_of(self.function, _NOT_IN_WORDS)
         return own | {AUG_SMOOTH.name: AUG_SMOOTH} if of_layer else own
 
     @functools.cached_property
@@ -266,25 +195,7 @@ def parse_calls(methods: Sequence[Method], words: Sequence[str]) -> tuple[Method
     Raises:
         InputError: if no such method has such an option, or the value is not one of its kind.
     """
-    known = {each.name: each for each in methods}
-    found: dict[str, dict[str, Any]] = {each.name: {} for each in methods}
-    for word in words:
-        left, equals, value = word.partition("=")
-        if not equals:
-            raise InputError(f"--option was given {word!r}; give NAME=VALUE or METHOD.NAME=VALUE")
-        start, dot, name = left.rpartition(".")
-        if dot and start not in known:
-            choices = ", ".join(nearest_first(start, known))
-            raise InputError(
-                f"--option {word!r}: {start!r} is not a method of this run; its methods are "
-                f"{choices}"
-            )
-        asked = [known[start]] if dot else list(methods)
-        having = [each for each in asked if name in each.options]
-        if not having:
-            raise InputError(_unknown(word, name, asked))
-        for each in having:
-            found[each.name][name] = each.options[name].parse(value, f"{each.name}.{name}")
+    found = parse_options(words, {each.name: each.options for each in methods}, "method")
     return tuple(
         MethodCall(
             each,
@@ -293,49 +204,6 @@ def parse_calls(methods: Sequence[Method], words: Sequence[str]) -> tuple[Method
         )
         for each in methods
     )
-
-
-def _unknown(word: str, name: str, asked: Sequence[Method]) -> str:
-    there = dict.fromkeys(option for each in asked for option in each.options)
-    choices = ", ".join(nearest_first(name, there)) or "none"
-    return (
-        f"--option {word!r}: {', '.join(each.name for each in asked)} has no option {name!r}; "
-        f"there are {choices} (`segcam methods` lists them)"
-    )
-
-
-def about_option(function: Callable, option: str) -> str:
-    """The first sentence about an argument in the docstring of a function."""
-    said = re.search(rf"^    {option}: (.*(?:\n        .*)*)", inspect.getdoc(function) or "", re.M)
-    words = " ".join(said[1].split()) if said else ""
-    return words.split(". ")[0].rstrip(".")
-
-
-def _kinds(annotation: Any) -> list[Any]:
-    """The kinds of an annotation that words can give; no array is one."""
-    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        return list(inside)
-    if origin in (types.UnionType, typing.Union):
-        return [kind for each in inside for kind in _kinds(each)]
-    plain = tuple if origin is tuple else annotation
-    return [plain] if isinstance(plain, type) and plain in _KINDS else []
-
-
-def _read(words: str, kind: type) -> Any:
-    """Raises `ValueError` if the words are not of that kind."""
-    if kind is bool:
-        return ("false", "true").index(words.lower()) == 1
-    if kind is tuple:
-        return tuple(int(part) for part in words.replace(",", "x").split("x"))
-    if kind is type(None):
-        if words.lower() != "none":
-            raise ValueError
-        return None
-    value = kind(words)
-    if not math.isfinite(value) or (kind is int and abs(value) > _LARGEST):
-        raise ValueError
-    return value
 
 
 def _plain(name: str) -> str:

@@ -25,7 +25,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast
 
 import jax
@@ -35,11 +35,14 @@ from jaxtyping import Array, Bool, Float
 
 from segcam_jax import engine
 from segcam_jax.metrics.removal import check_baseline
+from segcam_jax.options import Option, options_of
 from segcam_jax.types import Explanation, InputError, nearest_first
 
 F = TypeVar("F", bound=Callable)
 Need = Literal["network", "method", "mask", "region", "superpixels", "labels"]
 _ROUNDING = 8
+# What a scoring gives by itself.
+_GIVEN = ("key", "options", "execution", "segments", "count", "draw")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,11 @@ class Metric:
     cost: str
     paper: str
     constant: bool = False
+
+    @functools.cached_property
+    def options(self) -> Mapping[str, Option]:
+        """The options that words can give, by name."""
+        return options_of(self.function, _GIVEN)
 
     @property
     def needs_key(self) -> bool:

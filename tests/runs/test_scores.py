@@ -417,15 +417,23 @@ def test_completeness_has_no_controls_and_infidelity_says_what_it_takes(run, cap
 @pytest.mark.parametrize(
     ("metric", "word", "said"),
     [
-        ("deletion", "steps=abc", "deletion takes a whole number"),
-        ("deletion", "steps=2.5", "deletion takes a whole number"),
-        ("deletion", "where=left", "takes one of all, inside, outside"),
-        ("road", "percentiles=10,x", "takes whole numbers, as 10,20,30"),
-        ("mu_fidelity", "rate=nan", "takes a number"),
-        ("pointing_game", "ties=perhaps", "takes true or false"),
-        ("pointing_game", "tolerance=-1", "'tolerance=-1': tolerance=-1; give at least 0$"),
+        ("deletion", "steps=abc", "deletion.steps was given 'abc'; give a whole number"),
+        ("deletion", "steps=2.5", "was given '2.5'; give a whole number up to 100,000,000$"),
+        ("deletion", "where=left", "give all or inside or outside$"),
+        ("road", "percentiles=10,x", "give whole numbers such as 2x3 or 10,20,30$"),
+        ("mu_fidelity", "rate=nan", "mu_fidelity.rate was given 'nan'; give a number$"),
+        ("pointing_game", "ties=perhaps", "give true or false$"),
+        (
+            "pointing_game",
+            "tolerance=-1",
+            "_game.tolerance: tolerance=-1; give at least 0$",
+        ),
         ("mu_fidelity", "baseline=none", "'none'; choose zeros, mean, blur, or give a number$"),
-        ("road", "deletion.steps=2", "'deletion' is not scored here, but road$"),
+        (
+            "road",
+            "deletion.steps=2",
+            "'deletion' is not a metric of this run; .* road$",
+        ),
         ("road", "road.steps=2", "road has no option 'steps'; there are .* integrated_gradients"),
     ],
 )
