@@ -84,6 +84,16 @@ def options_of(function: Callable, without: Collection[str]) -> dict[str, Option
     }
 
 
+def check_choices(known: Mapping[str, Option], given: Mapping[str, Any]) -> None:
+    """Raises `InputError` for an option that takes one of few words, and has another value."""
+    for name, value in given.items():
+        kinds = known[name].kinds if name in known else ()
+        words = [each for each in kinds if isinstance(each, str)]
+        if words and value not in words and (isinstance(value, str) or len(words) == len(kinds)):
+            *others, last = words
+            raise InputError(f"{name}={value!r}; choose {', '.join(others)} or {last}")
+
+
 def about(function: Callable, argument: str) -> str:
     """The first sentence about an argument in the docstring of a function."""
     found = inspect.getdoc(function) or ""

@@ -77,8 +77,6 @@ def screened_ablation_cam(
     """
     if exact < 0:
         raise InputError(f"exact={exact}; give the number of channels to ablate, 0 or more")
-    if screen not in ("taylor", "magnitude"):
-        raise InputError(f"screen={screen!r}; choose taylor or magnitude")
     activation, carry, score, products = _products(
         split, params, x, target, ablation_value, execution
     )
@@ -148,8 +146,6 @@ def group_ablation_cam(
     """
     if groups < 1:
         raise InputError(f"groups={groups}; at least 1 is needed")
-    if by not in ("spread", "order"):
-        raise InputError(f"by={by!r}; choose spread or order")
     activation, carry, _, products = _products(split, params, x, target, ablation_value, execution)
     first_order = products.sum(tuple(range(products.ndim - 1)))
     masks = _grouped(first_order, groups, by, ablation_value)

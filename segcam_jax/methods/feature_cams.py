@@ -93,8 +93,6 @@ def kpca_cam(
         which pytorch-grad-cam calls. Deviation: the sign is fixed, as in `eigen_cam`: the map goes
         up with the sum of channels.
     """
-    if kernel not in ("sigmoid", "rbf", "linear"):
-        raise InputError(f"kernel={kernel!r}; choose sigmoid, rbf or linear")
     activation, _, score = engine.baseline(split, params, x, target, execution)
     rows = wide(activation).reshape(-1, activation.shape[-1])
     if rows.shape[0] > _MOST_POSITIONS:

@@ -112,8 +112,6 @@ def full_grad(
         the two are one bias, and all other biases count (transposed convolutions, ReLU6, smooth
         activations). The authors' code resizes with aligned corners, here on half-pixel centres.
     """
-    if rescale not in ("channel", "layer", "none"):
-        raise InputError(f"rescale={rescale!r}; choose channel, layer or none")
     if len(split.activation.shape) < 2:
         raise InputError(f"full_grad needs positions, but tap {split.tap!r} has only channels")
     found = full_gradient(split, params, x, target, execution=execution)

@@ -4,6 +4,7 @@ For a segmentation target S is the class over a region, and `grad_cam` is Seg-Gr
 and signed: the papers' final ReLU is a step of the heatmap.
 """
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from segcam_jax.methods.principal_component import first_component
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, wide
+
+_of_gradient = functools.partial(method, "activation", cost="1 forward, 1 backward")
 
 
 def _activation_and_gradient(split, params, x, target, execution):
@@ -41,10 +44,8 @@ def weighted(
     return Explanation(map=first_component(each)[0], score=score, weights=weights)
 
 
-@method(
-    "activation",
+@_of_gradient(
     title="Grad-CAM",
-    cost="1 forward, 1 backward",
     paper="Selvaraju et al., ICCV 2017; for segmentation Vinogradova et al., AAAI 2020",
     aliases=("Seg-Grad-CAM",),
 )
@@ -85,10 +86,8 @@ def grad_cam(
     return weighted(activation, weights, score, eigen_smooth=eigen_smooth)
 
 
-@method(
-    "activation",
+@_of_gradient(
     title="HiResCAM",
-    cost="1 forward, 1 backward",
     paper="Draelos and Carin, 2020",
     aliases=("Seg-HiResCAM", "Seg-HiRes-Grad-CAM"),
 )
@@ -110,10 +109,8 @@ def hires_cam(
     return Explanation(map=product.sum(-1), score=score, attribution=product)
 
 
-@method(
-    "activation",
+@_of_gradient(
     title="Grad-CAM++",
-    cost="1 forward, 1 backward",
     paper="Chattopadhyay et al., WACV 2018",
     aliases=("GradCAMPlusPlus",),
     signed=False,
@@ -160,7 +157,7 @@ def grad_cam_pp(
     return weighted(activation, weights, score, eigen_smooth=eigen_smooth)
 
 
-@method("activation", title="XGrad-CAM", cost="1 forward, 1 backward", paper="Fu et al., BMVC 2020")
+@_of_gradient(title="XGrad-CAM", paper="Fu et al., BMVC 2020")
 def xgrad_cam(
     split: Split,
     params: Any,
@@ -194,13 +191,7 @@ def xgrad_cam(
     return weighted(activation, weights, score, eigen_smooth=eigen_smooth)
 
 
-@method(
-    "activation",
-    title="LayerCAM",
-    cost="1 forward, 1 backward",
-    paper="Jiang et al., TIP 2021",
-    signed=False,
-)
+@_of_gradient(title="LayerCAM", paper="Jiang et al., TIP 2021", signed=False)
 def layer_cam(
     split: Split, params: Any, x: Array, target: Any, *, execution: Execution = Execution()
 ) -> Explanation:

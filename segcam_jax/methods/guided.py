@@ -73,8 +73,6 @@ def guided_backprop(
 
 
 def _guided(split, activation, carry, target, rule, execution):
-    if rule not in ("guided", "deconvnet"):
-        raise InputError(f"rule={rule!r}; choose guided or deconvnet")
     score, received = engine.rectified_gradient(split, activation, carry, target, rule, execution)
     return score, wide(received)
 
@@ -122,8 +120,6 @@ def guided_grad_cam(
         Selvaraju et al., Grad-CAM, ICCV 2017, section 3.2. Not normalised: pytorch-grad-cam's
         script multiplies with the heatmap in [0, 1], a factor that is the same everywhere.
     """
-    if kind not in ("linear", "nearest"):
-        raise InputError(f"kind={kind!r}; choose linear or nearest")
     if len(jax.tree.leaves(split.input)) != 1:
         raise InputError("guided_grad_cam explains the input, which must be one array")
     cam = grad_cam(split, params, x, target, execution=execution)

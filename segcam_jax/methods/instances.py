@@ -84,7 +84,7 @@ def instance_smooth_grad(
         segmentation, arXiv 2406.09335. Their noise is not seeded.
     """
     check_samples(key, samples)
-    _check(split, target, sigma_unit, channel, aggregation, divisor)
+    _check(split, target, channel, aggregation, divisor)
     target = dataclasses.replace(target, reduce="mean")
     activation, carry, score = engine.baseline(split, params, x, target, execution)
     scale = jnp.asarray(sigma, activation.dtype)
@@ -104,12 +104,7 @@ def instance_smooth_grad(
 
 
 def _check(
-    split: Split,
-    target: Any,
-    sigma_unit: str,
-    channel: int | None,
-    aggregation: str,
-    divisor: float | None,
+    split: Split, target: Any, channel: int | None, aggregation: str, divisor: float | None
 ) -> None:
     if not isinstance(target, Target):
         given = "a function" if callable(target) else type(target).__name__
@@ -122,9 +117,5 @@ def _check(
         raise InputError(
             f"channel={channel}; tap {split.tap!r} has {channels}, 0 to {channels - 1}, or None"
         )
-    if sigma_unit not in ("range", "absolute"):
-        raise InputError(f"sigma_unit={sigma_unit!r}; choose range or absolute")
-    if aggregation not in ("mean", "max"):
-        raise InputError(f"aggregation={aggregation!r}; choose mean or max")
     if divisor is not None and aggregation == "max":
         raise InputError("divisor is for aggregation='mean'; the maximum is not divided")

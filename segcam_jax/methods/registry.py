@@ -10,7 +10,7 @@ import jax
 
 from segcam_jax import engine
 from segcam_jax.methods.augmented import mean_of_six
-from segcam_jax.options import Option, options_of, parse_options
+from segcam_jax.options import Option, check_choices, options_of, parse_options
 from segcam_jax.taps import Split
 from segcam_jax.targets import Difference, Target
 from segcam_jax.types import Explanation, InputError, nearest_first
@@ -140,7 +140,8 @@ def method(explains: Literal["activation", "input"], **fields: Any) -> Callable[
     of_input = explains == "input"
 
     def register(function: F) -> F:
-        named, name = _named(engine.compiled(function), fields["title"]), function.__name__
+        name = function.__name__
+        named = _named(engine.compiled(function), name, fields["title"])
         given = {"pixelwise": of_input, "per_channel": of_input, **fields}
         METHODS[name] = Method(name, named, explains, **given)
         return named
@@ -148,17 +149,18 @@ def method(explains: Literal["activation", "input"], **fields: Any) -> Callable[
     return register
 
 
-def _named(compiled: F, title: str) -> F:
+def _named(compiled: F, name: str, title: str) -> F:
     """The method, whose explanations say by which method, where and of what they are."""
 
     @functools.wraps(compiled)
     def call(
         split: Split, params: Any, x: Any, target: Any, *more: Any, **options: Any
     ) -> Explanation:
+        check_choices(METHODS[name].options, options)
         found = compiled(split, params, x, target, *more, **options)
         if not isinstance(target, Target | Difference):
-            name = getattr(target, "__name__", type(target).__name__)
-            target = "a function of the output" if name == "<lambda>" else f"the target {name}"
+            called = getattr(target, "__name__", type(target).__name__)
+            target = "a function of the output" if called == "<lambda>" else f"the target {called}"
         return dataclasses.replace(found, method=title, tap=split.tap, target=target)
 
     return cast(F, call)

@@ -65,8 +65,6 @@ def score_cam(
         Wang et al., Score-CAM, CVPR workshop 2020. The paper takes the score of a
         baseline away, which the softmax cancels.
     """
-    if masks not in ("torchcam", "pytorch_grad_cam"):
-        raise InputError(f"masks={masks!r}; choose torchcam or pytorch_grad_cam")
     if len(jax.tree.leaves(split.input)) != 1:
         raise InputError("score_cam masks the input, which must be one array")
     activation, _ = engine.encode(split, params, x, execution)

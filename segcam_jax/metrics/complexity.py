@@ -1,5 +1,6 @@
 """How concentrated a map is, whatever it shows."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -8,15 +9,11 @@ from jaxtyping import Array, Float
 from segcam_jax.metrics.registry import metric
 
 _COST = "none: the map alone"
+_of_map = functools.partial(metric, cost=_COST, constant=True)
 
 
-@metric(
-    title="Sparseness",
-    higher_is_better=True,
-    range=(0.0, 1.0),
-    cost=_COST,
-    paper="Chalasani et al., ICML 2020",
-    constant=True,
+@_of_map(
+    title="Sparseness", higher_is_better=True, range=(0.0, 1.0), paper="Chalasani et al., ICML 2020"
 )
 def sparseness(map: Float[Array, "..."]) -> Float[Array, ""]:
     """Sparseness: Gini's coefficient of the magnitudes, 0 for a constant, 1 - 1/n for one value.
@@ -32,13 +29,11 @@ def sparseness(map: Float[Array, "..."]) -> Float[Array, ""]:
     return (weights.astype(share.dtype) * share).sum() / share.sum()
 
 
-@metric(
+@_of_map(
     title="Complexity (entropy)",
     higher_is_better=False,
     range=(0.0, math.inf),
-    cost=_COST,
     paper="Bhatt et al., IJCAI 2020",
-    constant=True,
 )
 def entropy(map: Float[Array, "..."], *, relative: bool = False) -> Float[Array, ""]:
     """Entropy of the magnitudes in nats, from 0 (one value) to ln n (a constant).
@@ -54,13 +49,11 @@ def entropy(map: Float[Array, "..."], *, relative: bool = False) -> Float[Array,
     return -told.sum() / (math.log(map.size) if relative else 1.0)
 
 
-@metric(
+@_of_map(
     title="Effective complexity",
     higher_is_better=False,
     range=(0.0, math.inf),
-    cost=_COST,
     paper="Nguyen and Martinez, 2020",
-    constant=True,
 )
 def effective_complexity(map: Float[Array, "..."], *, threshold: float = 1e-5) -> Float[Array, ""]:
     """Effective complexity: how many values are larger than a share of the largest magnitude.

@@ -1,6 +1,7 @@
 """Whether the map's sums over what is removed are the falls of the score that removing it makes."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -19,6 +20,7 @@ from segcam_jax.metrics.similarity import correlation
 from segcam_jax.types import InputError
 
 _CORRELATION = (-1.0, 1.0)
+_correlating = functools.partial(metric, "network", higher_is_better=True, range=_CORRELATION)
 
 
 @jax.tree_util.register_dataclass
@@ -37,13 +39,8 @@ class SensitivityN:
     sizes: Int[Array, "s"]
 
 
-@metric(
-    "network",
-    title="Sensitivity-n",
-    higher_is_better=True,
-    range=_CORRELATION,
-    cost="sizes x samples + 1 evaluations",
-    paper="Ancona et al., ICLR 2018",
+@_correlating(
+    title="Sensitivity-n", cost="sizes x samples + 1 evaluations", paper="Ancona et al., ICLR 2018"
 )
 def sensitivity_n(
     split: Any,
@@ -91,11 +88,8 @@ def sensitivity_n(
     return SensitivityN(mean, found, jnp.asarray(asked, jnp.int32))
 
 
-@metric(
-    "network",
+@_correlating(
     title="Faithfulness correlation",
-    higher_is_better=True,
-    range=_CORRELATION,
     cost="samples + 1 evaluations",
     paper="Bhatt et al., IJCAI 2020",
 )
@@ -127,11 +121,8 @@ def faithfulness_correlation(
     return correlation(*_sums_and_falls(there, target, masks, baseline, execution))
 
 
-@metric(
-    "network",
+@_correlating(
     title="Faithfulness estimate",
-    higher_is_better=True,
-    range=_CORRELATION,
     cost="steps + 1 evaluations",
     paper="Alvarez-Melis and Jaakkola, NeurIPS 2018",
 )
@@ -166,11 +157,8 @@ def faithfulness_estimate(
     return correlation(*_sums_and_falls(there, target, masks, baseline, execution))
 
 
-@metric(
-    "network",
+@_correlating(
     title="Monotonicity correlation",
-    higher_is_better=True,
-    range=_CORRELATION,
     cost="steps x samples + 1 evaluations",
     paper="Nguyen and Martinez, 2020",
 )
@@ -219,11 +207,8 @@ def monotonicity_correlation(
     return rank_correlation(masks.removed(there.map[..., None]), effects)
 
 
-@metric(
-    "network",
+@_correlating(
     title="MuFidelity",
-    higher_is_better=True,
-    range=_CORRELATION,
     cost="samples + 1 evaluations",
     paper="Bhatt et al., 2020; Novello et al., 2022",
 )

@@ -5,6 +5,7 @@ once, and only what the target sees is computed.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -31,6 +32,13 @@ from segcam_jax.metrics.removal import (
 from segcam_jax.types import InputError
 
 _ANY = (-math.inf, math.inf)
+_of_curve = functools.partial(
+    metric,
+    "network",
+    range=_ANY,
+    cost="steps + 1 evaluations",
+    paper="Petsiuk et al., RISE, BMVC 2018",
+)
 
 
 @jax.tree_util.register_dataclass
@@ -74,14 +82,7 @@ def curve_of(
     return jax.tree.map(lambda leaf: jnp.where(moves, leaf, jnp.nan), found)
 
 
-@metric(
-    "network",
-    title="Deletion",
-    higher_is_better=False,
-    range=_ANY,
-    cost="steps + 1 evaluations",
-    paper="Petsiuk et al., RISE, BMVC 2018",
-)
+@_of_curve(title="Deletion", higher_is_better=False)
 def deletion(
     split: Any,
     params: Any,
@@ -135,14 +136,7 @@ def deletion(
     return removal_curve(there, target, masks, count, baseline, execution)
 
 
-@metric(
-    "network",
-    title="Insertion",
-    higher_is_better=True,
-    range=_ANY,
-    cost="steps + 1 evaluations",
-    paper="Petsiuk et al., RISE, BMVC 2018",
-)
+@_of_curve(title="Insertion", higher_is_better=True)
 def insertion(
     split: Any,
     params: Any,

@@ -7,6 +7,7 @@ removes its context alone. Run `controls` beside every comparison.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from segcam_jax.targets import Target
 from segcam_jax.types import InputError
 
 _SHARE = (0.0, 1.0)
+_of_region = functools.partial(metric, "network", "region", check=check_threshold)
 
 
 @jax.tree_util.register_dataclass
@@ -86,15 +88,12 @@ def _dense_curve(
     return DenseCurve(**areas, normalised=curves["logit"].normalised, curves=curves)
 
 
-@metric(
-    "network",
-    "region",
+@_of_region(
     title="Dice deletion",
     higher_is_better=False,
     range=_SHARE,
     cost="steps + 1 evaluations",
     paper="Petsiuk et al., BMVC 2018, with Dice as the score",
-    check=check_threshold,
 )
 def dice_deletion(
     split: Split,
@@ -124,15 +123,12 @@ def dice_deletion(
     return _dense_curve(there, target, masks, count, baseline, threshold, execution)
 
 
-@metric(
-    "network",
-    "region",
+@_of_region(
     title="Dice insertion",
     higher_is_better=True,
     range=_SHARE,
     cost="steps + 1 evaluations",
     paper="Petsiuk et al., BMVC 2018, with Dice as the score",
-    check=check_threshold,
 )
 def dice_insertion(
     split: Split,
@@ -188,15 +184,12 @@ class Sufficiency:
         return self.dice
 
 
-@metric(
-    "network",
-    "region",
+@_of_region(
     title="Sufficiency",
     higher_is_better=True,
     range=_SHARE,
     cost="one evaluation a threshold",
     paper="the explained Dice and saliency ratio of dense predictions",
-    check=check_threshold,
 )
 def sufficiency(
     split: Split,
@@ -244,15 +237,12 @@ def sufficiency(
     return Sufficiency(area, shares, dice, levels)
 
 
-@metric(
-    "network",
-    "region",
+@_of_region(
     title="IoU drop",
     higher_is_better=False,
     range=_SHARE,
     cost="2 evaluations",
     paper="SegClarity, J. Imaging 11(12), 2025",
-    check=check_threshold,
 )
 def iou_drop(
     split: Split,
@@ -292,15 +282,12 @@ class OffTarget:
     others: Float[Array, ""]
 
 
-@metric(
-    "network",
-    "region",
+@_of_region(
     title="Off-target drop",
     higher_is_better=True,
     range=(-1.0, 1.0),
     cost="2 evaluations",
     paper="DEA, arXiv 2603.22624",
-    check=check_threshold,
 )
 def off_target_drop(
     split: Split,

@@ -63,8 +63,6 @@ def infidelity(
         Yeh et al., On the (in)fidelity and sensitivity of explanations, NeurIPS 2019, eq. 1. As
         captum's; Quantus removes one block after the other, and none comes back.
     """
-    if not callable(perturbation) and perturbation not in ("noise", "squares"):
-        raise InputError(f"perturbation={perturbation!r}; choose noise or squares, or a function")
     there = scene(split, params, x, map, at, execution, by)
     activation = there.activation
     slopes = there.map[..., None] if there.map.shape == there.positions else there.map

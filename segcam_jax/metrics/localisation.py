@@ -4,6 +4,7 @@ These measure plausibility, not faithfulness: the mask itself is the best map. A
 linearly to the mask's extents.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -18,6 +19,7 @@ from segcam_jax.types import InputError
 
 _SHARE = (0.0, 1.0)
 _COST = "none: the map alone"
+_of_mask = functools.partial(metric, "mask", higher_is_better=True, range=_SHARE, cost=_COST)
 
 
 def per_instance(
@@ -32,14 +34,7 @@ def per_instance(
     return jax.vmap(lambda number: function(map, labels == number))(numbers)
 
 
-@metric(
-    "mask",
-    title="Pointing game",
-    higher_is_better=True,
-    range=_SHARE,
-    cost=_COST,
-    paper="Zhang et al., ECCV 2016",
-)
+@_of_mask(title="Pointing game", paper="Zhang et al., ECCV 2016")
 def pointing_game(
     map: Float[Array, "*space"],
     mask: Bool[ArrayLike, "*space"],
@@ -72,14 +67,7 @@ def pointing_game(
     return _or_nan(mask, (top & inside).any().astype(jnp.float32))
 
 
-@metric(
-    "mask",
-    title="Relevance rank accuracy",
-    higher_is_better=True,
-    range=_SHARE,
-    cost=_COST,
-    paper="Arras et al., Information Fusion 2022",
-)
+@_of_mask(title="Relevance rank accuracy", paper="Arras et al., Information Fusion 2022")
 def rank_accuracy(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> Float[Array, ""]:
     """Rank accuracy: the share of the |mask| largest values that lies in the mask.
 
@@ -92,12 +80,8 @@ def rank_accuracy(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) 
     return _or_nan(mask, (inside.ravel()[order] & chosen).sum() / jnp.maximum(count, 1))
 
 
-@metric(
-    "mask",
+@_of_mask(
     title="Relevance mass accuracy",
-    higher_is_better=True,
-    range=_SHARE,
-    cost=_COST,
     paper="Arras et al., 2022; Wang et al., Score-CAM, 2020 (energy-based pointing game)",
 )
 def mass_accuracy(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> Float[Array, ""]:
@@ -115,14 +99,7 @@ def mass_accuracy(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) 
     return _or_nan(mask, _share(jnp.maximum(values, 0), inside))
 
 
-@metric(
-    "mask",
-    title="Attribution localisation",
-    higher_is_better=True,
-    range=_SHARE,
-    cost=_COST,
-    paper="Kohlbrenner et al., IJCNN 2020",
-)
+@_of_mask(title="Attribution localisation", paper="Kohlbrenner et al., IJCNN 2020")
 def attribution_localisation(
     map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]
 ) -> Float[Array, ""]:
@@ -134,14 +111,7 @@ def attribution_localisation(
     return _or_nan(mask, _share(jnp.abs(values), inside))
 
 
-@metric(
-    "mask",
-    title="Top-k intersection",
-    higher_is_better=True,
-    range=_SHARE,
-    cost=_COST,
-    paper="Theiner et al., WACV 2022",
-)
+@_of_mask(title="Top-k intersection", paper="Theiner et al., WACV 2022")
 def top_k_intersection(
     map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"], *, k: int = 1000
 ) -> Float[Array, ""]:
@@ -162,7 +132,7 @@ def top_k_intersection(
     return _or_nan(mask, inside.ravel()[order].mean(dtype=jnp.float32))
 
 
-@metric("mask", title="AUC", higher_is_better=True, range=_SHARE, cost=_COST, paper="Fawcett, 2006")
+@_of_mask(title="AUC", paper="Fawcett, 2006")
 def auc(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> Float[Array, ""]:
     """AUC: the chance that a position in the mask has a larger value than one outside.
 

@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float
 
 from segcam_jax import engine
 from segcam_jax.metrics.removal import check_baseline
-from segcam_jax.options import Option, options_of
+from segcam_jax.options import Option, check_choices, options_of
 from segcam_jax.types import Explanation, InputError, nearest_first
 
 F = TypeVar("F", bound=Callable)
@@ -120,7 +120,7 @@ def metric(
         made = engine.compiled(made) if "network" in needs else made
         made = made if check is None else _checked(made, check)
         name = function.__name__
-        METRICS[name] = Metric(name, _in_range(made), needs, constant=constant, **fields)
+        METRICS[name] = Metric(name, _in_range(made, name), needs, constant=constant, **fields)
         return cast(F, METRICS[name].function)
 
     return register
@@ -198,16 +198,17 @@ def _undefined(function: Callable, constant: bool) -> Callable:
     return run
 
 
-def _in_range(function: F) -> F:
-    """The function, which refuses options that are not whole numbers, or as `check_option`."""
+def _in_range(function: F, name: str) -> F:
+    """The function, which refuses options of another kind than it says, or as `check_option`."""
     kinds = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
 
     @functools.wraps(function)
     def run(*given: Any, **options: Any):
-        for name, value in options.items():
-            if kinds.get(name) is int and not isinstance(value, (int, np.integer, jax.Array)):
-                raise InputError(f"{name}={value!r}; give a whole number")
-            check_option(name, value)
+        check_choices(METRICS[name].options, options)
+        for option, value in options.items():
+            if kinds.get(option) is int and not isinstance(value, (int, np.integer, jax.Array)):
+                raise InputError(f"{option}={value!r}; give a whole number")
+            check_option(option, value)
         return function(*given, **options)
 
     return cast(F, run)

@@ -56,8 +56,6 @@ def region_perturbation(
         2017, eq. 12, for one image. Quantus returns the falls one by one, without that of the
         untouched image, 0.
     """
-    if first not in ("most", "least"):
-        raise InputError(f"first={first!r}; choose most or least")
     there = scene(split, params, x, map, at, execution)
     labels, count = patches(there.positions, patch)
     places = _by_segment(there.map if first == "most" else -there.map, labels, count, "sum")
