@@ -30,7 +30,7 @@ import scipy
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from segcam_jax.types import Explanation, InputError, nearest_first, wide
+from segcam_jax.types import Explanation, InputError, none_of, wide
 
 Step = Callable[[Array, tuple[int, ...]], Array]
 
@@ -196,8 +196,7 @@ def find_profile(profile: str | Profile) -> Profile:
     if isinstance(profile, Profile):
         return profile
     if profile not in PROFILES:
-        choices = ", ".join(nearest_first(profile, PROFILES))
-        raise InputError(f"unknown profile {profile!r}; choose from {choices}")
+        raise none_of(f"unknown profile {profile!r}", profile, PROFILES)
     return PROFILES[profile]
 
 

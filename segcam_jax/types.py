@@ -58,6 +58,15 @@ def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
     return near + [choice for choice in choices if choice not in near]
 
 
+def none_of(said: str, name: object, choices: Iterable[str]) -> InputError:
+    """The error for a name that is not one of the choices, which are listed.
+
+    Args:
+        said: what is wrong, for example `"unknown model 'resnet19'"`.
+    """
+    return InputError(f"{said}; choose from {', '.join(nearest_first(str(name), choices))}")
+
+
 def near(name: str, choices: Iterable[str], most: int = 3) -> str:
     """The end of a message about an unknown name: the choices that look like it, if any does."""
     choices = list(choices)

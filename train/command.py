@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from segcam_jax import cli, files
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import InputError, none_of
 from train import reports
 
 # More steps would take years; more images at once (and epochs), channels, units, rows and columns,
@@ -65,8 +65,7 @@ def _recipe(
     if found is None or (found.recipe is None and others == arguments):
         return {}, others
     if found.recipe is None or found.recipe not in recipes:
-        choices = ", ".join(nearest_first(str(found.recipe), recipes))
-        raise InputError(f"--recipe was given {found.recipe or 'no name'}; choose from {choices}")
+        raise none_of(f"--recipe was given {found.recipe or 'no name'}", found.recipe, recipes)
     return recipes[found.recipe], others
 
 

@@ -16,7 +16,7 @@ import segcam_jax
 from segcam_jax import _process
 from segcam_jax.cli import cache, console
 from segcam_jax.cli.parser import check_words as check_words, parsed as parsed
-from segcam_jax.types import InputError, SegcamError, nearest_first
+from segcam_jax.types import InputError, SegcamError, none_of
 
 _HELP = """usage: segcam COMMAND [options]
 
@@ -142,8 +142,7 @@ def _run(given: list[str]) -> int:
         return 0
     name = given[0]
     if name not in commands.COMMANDS:
-        choices = ", ".join(nearest_first(name, commands.COMMANDS))
-        raise InputError(f"unknown command {name!r}; choose from {choices}")
+        raise none_of(f"unknown command {name!r}", name, commands.COMMANDS)
     command = commands.COMMANDS[name]
     options = commands.parse(command, name, given[1:])
     if options is None:

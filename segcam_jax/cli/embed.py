@@ -16,7 +16,7 @@ from segcam_jax.runs import StoredRun, cost, open_store
 from segcam_jax.runs.manifest import FILE
 from segcam_jax.runs.pooling import PoolJob, PoolOptions
 from segcam_jax.runs.stored_run import STORE
-from segcam_jax.types import InputError, counted, nearest_first
+from segcam_jax.types import InputError, counted, none_of
 
 TAPS = ("last",)
 _PROJECTIONS = ("pca", "tsne")
@@ -89,8 +89,7 @@ def _projections(command: Embed) -> tuple[str, ...]:
     chosen = tuple(word.lower().replace("-", "") for word in names_in(command.projection))
     for word in chosen:
         if word not in _PROJECTIONS:
-            choices = ", ".join(nearest_first(word, _PROJECTIONS))
-            raise InputError(f"unknown projection {word!r}; choose from {choices}")
+            raise none_of(f"unknown projection {word!r}", word, _PROJECTIONS)
     if not chosen:
         raise InputError("no projection was given; choose from pca, tsne")
     if "tsne" in chosen:

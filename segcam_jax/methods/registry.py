@@ -13,7 +13,7 @@ from segcam_jax.methods.augmented import mean_of_six
 from segcam_jax.options import Option, check_choices, options_of, parse_options
 from segcam_jax.taps import Split
 from segcam_jax.targets import Difference, Target
-from segcam_jax.types import Explanation, InputError, nearest_first
+from segcam_jax.types import Explanation, InputError, none_of
 
 F = TypeVar("F", bound=Callable)
 # What the engine, the run's seed and files give.
@@ -176,8 +176,7 @@ def find(name: str) -> Method:
     for known in METHODS.values():
         if plain in map(_plain, (known.name, known.title, *known.aliases)):
             return known
-    choices = ", ".join(nearest_first(name, METHODS))
-    raise InputError(f"unknown method {name!r}; choose from {choices}")
+    raise none_of(f"unknown method {name!r}", name, METHODS)
 
 
 def find_all(names: Sequence[str]) -> tuple[Method, ...]:

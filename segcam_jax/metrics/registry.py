@@ -36,7 +36,7 @@ from jaxtyping import Array, Bool, Float
 from segcam_jax import engine
 from segcam_jax.metrics.removal import check_baseline
 from segcam_jax.options import Option, check_choices, options_of
-from segcam_jax.types import Explanation, InputError, nearest_first
+from segcam_jax.types import Explanation, InputError, none_of
 
 F = TypeVar("F", bound=Callable)
 Need = Literal["network", "method", "mask", "region", "superpixels", "labels"]
@@ -136,8 +136,7 @@ def find(name: str) -> Metric:
     for known in METRICS.values():
         if plain in (_plain(known.name), _plain(known.title)):
             return known
-    choices = ", ".join(nearest_first(name, METRICS))
-    raise InputError(f"unknown metric {name!r}; choose from {choices}")
+    raise none_of(f"unknown metric {name!r}", name, METRICS)
 
 
 def is_defined(map: Float[Array, "..."], constant: bool) -> Bool[Array, ""]:

@@ -23,7 +23,7 @@ from segcam_jax.models.zoo import (
     from_tensors as from_tensors,
     imagenet_file as imagenet_file,
 )
-from segcam_jax.types import InputError, Outputs, counted, nearest_first
+from segcam_jax.types import InputError, Outputs, counted, nearest_first, none_of
 from segcam_jax.weights import store
 
 _OF_A_RUN = "weights.safetensors"
@@ -105,8 +105,7 @@ def load(weights: str | Path, *, model: str | None = None) -> LoadedModel:
         MissingExtraError: if weights are asked for whose package is not installed.
     """
     if model is not None and model not in NETWORKS:
-        choices = ", ".join(nearest_first(model, NETWORKS))
-        raise InputError(f"unknown model {model!r}; choose from {choices}")
+        raise none_of(f"unknown model {model!r}", model, NETWORKS)
     network, name, metadata = _opened(weights, model)
     fn, params = from_nnx(network)
     return LoadedModel(name, fn, params, network.config, metadata)

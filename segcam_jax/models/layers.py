@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segcam_jax.taps import tap
-from segcam_jax.types import InputError, counted, nearest_first
+from segcam_jax.types import InputError, counted, none_of
 
 # mean and standard deviation of each channel of an image in [0, 1]
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] = {
@@ -90,8 +90,7 @@ def check_config(config, **least: int) -> None:
     check_least(config, in_channels=1, classes=1, **least)
     name = config.normalisation
     if name not in NORMALISATIONS:
-        choices = ", ".join(nearest_first(str(name), NORMALISATIONS))
-        raise InputError(f"unknown normalisation {name!r}; choose from {choices}")
+        raise none_of(f"unknown normalisation {name!r}", name, NORMALISATIONS)
     if name == "imagenet" and config.in_channels != 3:
         raise InputError(
             f"normalisation 'imagenet' is for 3 channels, not {config.in_channels}; choose none "

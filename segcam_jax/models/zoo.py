@@ -23,7 +23,7 @@ from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig, weights as 
 from segcam_jax.models.resnet import ResNet, ResNetConfig, weights as resnet_weights
 from segcam_jax.models.unet import UNet, UNetConfig, weights as unet_weights
 from segcam_jax.models.vgg_unet import VggUNet, VggUNetConfig, weights as vgg_weights
-from segcam_jax.types import InputError, Outputs, nearest_first
+from segcam_jax.types import InputError, Outputs, none_of
 from segcam_jax.weights import foreign, tables
 
 
@@ -244,8 +244,7 @@ def _family(
     name: str, named: Mapping[str, tuple[str, dict[str, Any]]] = _NAMED
 ) -> tuple[Network, dict[str, Any]]:
     if name not in named:
-        choices = ", ".join(nearest_first(str(name), named))
-        raise InputError(f"unknown model {name!r}; choose from {choices}")
+        raise none_of(f"unknown model {name!r}", name, named)
     family, fields = named[name]
     return NETWORKS[family], fields
 
@@ -256,8 +255,7 @@ def _check_options(family: Network, options: Mapping[str, Any], normalisation: s
     given = [*options, *(["normalisation"] if normalisation is not None else [])]
     for option in given:
         if option not in fields:
-            choices = ", ".join(nearest_first(option, sorted(fields)))
-            raise InputError(f"{family.name} has no option `{option}`; choose from {choices}")
+            raise none_of(f"{family.name} has no option `{option}`", option, sorted(fields))
 
 
 # Networks of keras.applications that are none of ours: names of their tensors, and how many.
@@ -287,6 +285,5 @@ def _layout(
     if name == "keras":
         _check_keras(source, origin)
     if name not in family.layouts:
-        choices = ", ".join(nearest_first(str(name), family.layouts))
-        raise InputError(f"{family.name} has no table for layout {name!r}; choose from {choices}")
+        raise none_of(f"{family.name} has no table for layout {name!r}", name, family.layouts)
     return family.layouts[name]

@@ -21,7 +21,7 @@ from segcam_jax.networks.spec import (
     parse_layouts,
 )
 from segcam_jax.networks.user_models import open_user_model
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import InputError, none_of
 
 _SIDES = {"inception": 299}
 _PYTORCH = (".pth", ".pt", ".ckpt")
@@ -113,8 +113,7 @@ def _random(spec: NetworkSpec, seed: int) -> tuple[str, models.LoadedModel]:
     """Digest and network of a classifier with random weights."""
     name = spec.words.removeprefix(RANDOM)
     if name not in models.CLASSIFIERS:
-        choices = ", ".join(nearest_first(name, models.CLASSIFIERS))
-        raise InputError(f"unknown model {name!r} after {RANDOM!r}; choose from {choices}")
+        raise none_of(f"unknown model {name!r} after {RANDOM!r}", name, models.CLASSIFIERS)
     family, _ = models.CLASSIFIERS[name]
     model = models.randomised(lambda: models.classifier(name, normalisation="imagenet"), seed=seed)
     fn, params = from_nnx(model)

@@ -7,7 +7,7 @@ from flax import nnx
 
 from segcam_jax import models
 from segcam_jax.models import Keys, Network
-from segcam_jax.types import InputError, nearest_first
+from segcam_jax.types import InputError, none_of
 from train import steps
 from train.classifier.config import ClassifierConfig
 
@@ -58,8 +58,7 @@ def model_config(config: ClassifierConfig, classes: int, before: Any | None) -> 
 def _named(config: ClassifierConfig) -> tuple[str, dict[str, Any]]:
     """The family of the run's model, and what its name says of the configuration."""
     if config.model not in models.CLASSIFIERS:
-        choices = ", ".join(nearest_first(config.model, models.CLASSIFIERS))
-        raise InputError(f"unknown model {config.model!r}; choose from {choices}")
+        raise none_of(f"unknown model {config.model!r}", config.model, models.CLASSIFIERS)
     return models.CLASSIFIERS[config.model]
 
 

@@ -33,7 +33,7 @@ from segcam_jax.data.samples import (
     CLASSES as CLASSES,
     TextureMnistSample as TextureMnistSample,
 )
-from segcam_jax.types import InputError, counted, nearest_first
+from segcam_jax.types import InputError, counted, none_of
 from train.data import digits as digit_masks
 from train.data.textures import texture_set
 
@@ -352,8 +352,7 @@ class TextureMnist:
 
     def _check_name(self, name: str) -> None:
         if name not in self.textures:
-            choices = ", ".join(nearest_first(name, self._names))
-            raise InputError(f"there is no texture {name!r}; choose from {choices}")
+            raise none_of(f"there is no texture {name!r}", name, self._names)
 
     def _allowed(self) -> list[str]:
         """The textures of unbiased draws."""
