@@ -15,6 +15,7 @@ FLOORS = {
     "_files": 1,
     "files": 1,
     "_process": 0,
+    "options": 1,
     "extras": 1,
     "faults": 1,
     "schema": 1,

@@ -15,7 +15,7 @@ from segcam_jax.networks.image_truths import TruthReading, pair_truths
 from segcam_jax.networks.layers import MIDDLE
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.open import open_network
-from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions
 from segcam_jax.reports.occlusion import (
     TABLE,
     OccludedImage,
@@ -145,19 +145,7 @@ def _opened(command: Occlude) -> tuple[OcclusionJob, Sequence[Path]]:
 
 
 def _network(command: Occlude) -> Network:
-    options = OpenOptions.parse(
-        size=command.size,
-        range=command.range,
-        normalisation=command.normalisation,
-        labels=command.labels,
-        channels=command.channels,
-        seed=command.seed or 0,
-        said=Said(command.outputs, command.multi_label, command.threshold),
-        checkpoint=command.checkpoint,
-        layout=command.layout,
-        mirror=command.mirror,
-    )
-    network = open_network(NetworkSpec.parse(command.weights), options)
+    network = open_network(NetworkSpec.parse(command.weights), OpenOptions.of(command))
     if network.note:
         console.note(network.note)
     if network.classifies:

@@ -10,8 +10,27 @@ from segcam_jax.cli.arguments import MaybeFile, MaybeName, Names, Options, optio
 from segcam_jax.cli.study import Study
 
 
-@dataclasses.dataclass(frozen=True)
-class Show:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How stored maps are drawn.
+
+    Attributes:
+        profile: As in `segcam explain`.
+        smoothing: As in `segcam explain`.
+        colormap: As in `segcam explain`.
+        panels: As in `segcam explain`.
+        outline: As in `segcam explain`.
+    """
+
+    profile: str = "auto"
+    smoothing: float = 0.0
+    colormap: MaybeName = None
+    panels: int = 6
+    outline: MaybeName = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Show(Drawing):
     """Look at a stored run: its contents, one image, or the best and worst; draw figures.
 
     For example:
@@ -33,11 +52,6 @@ class Show:
         count: How many results to list and draw.
         out: Draw the results into this file. Several targets of an image, or best and worst, go to
             files with similar names.
-        profile: As in `segcam explain`.
-        smoothing: As in `segcam explain`.
-        colormap: As in `segcam explain`.
-        panels: As in `segcam explain`.
-        outline: As in `segcam explain`.
     """
 
     run: tyro.conf.Positional[Path]
@@ -46,11 +60,6 @@ class Show:
     worst: Annotated[str | None, optional("COLUMN")] = None
     count: int = 8
     out: MaybeFile = None
-    profile: str = "auto"
-    smoothing: float = 0.0
-    colormap: MaybeName = None
-    panels: int = 6
-    outline: MaybeName = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +105,8 @@ class Score(Study):
     no_controls: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Export:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Drawing):
     """Write files of a stored run: a PNG and a .npy array per map, and a table.
 
     For example:
@@ -112,11 +121,6 @@ class Export:
         what: What to write. png: figures. npy: raw maps. csv: the table of all images, items.csv.
         items: Which images to write, by number, range of numbers (10-19), name or file. Default:
             all.
-        profile: As in `segcam explain`.
-        smoothing: As in `segcam explain`.
-        colormap: As in `segcam explain`.
-        panels: As in `segcam explain`.
-        outline: As in `segcam explain`.
         overwrite: Replace files that are there.
     """
 
@@ -124,9 +128,4 @@ class Export:
     out: Path
     what: tuple[Literal["png", "npy", "csv"], ...] = ("png", "npy", "csv")
     items: Names = ()
-    profile: str = "auto"
-    smoothing: float = 0.0
-    colormap: MaybeName = None
-    panels: int = 6
-    outline: MaybeName = None
     overwrite: bool = False

@@ -14,6 +14,7 @@ import polars
 from segcam_jax import _files, viz
 from segcam_jax.cli import commands, console
 from segcam_jax.cli.arguments import names_in
+from segcam_jax.cli.stored import Drawing
 from segcam_jax.reports import images
 from segcam_jax.reports.context import ContextReport
 from segcam_jax.reports.export import TABLE, What, export as export_run, row_names
@@ -31,7 +32,7 @@ _MOST_ROWS = 50
 _TOLD = 8
 
 
-def _look(command: commands.Show | commands.Export) -> Look:
+def _look(command: Drawing) -> Look:
     names = [field.name for field in dataclasses.fields(Look)]
     return Look(**{name: getattr(command, name) for name in names})
 

@@ -78,6 +78,37 @@ class Opening:
 
 
 @dataclasses.dataclass(frozen=True)
+class Judging:
+    """What a network's output means, and what the truth is.
+
+    Attributes:
+        truth: The ground truth that figures show, for a segmentation network: masks of the
+            explained class, or maps of classes. Give a file for each image, or a folder; the
+            command pairs them by name or by number (pesca001.png, taglio001.png).
+        truth_threshold: Values of these masks above this are inside, in units of the files.
+        truth_value: Pixels of these masks with this value are inside.
+        truth_labels: The truth's values are numbers of classes; 255 is unknown.
+        outputs: What the network returns. Default: what its weights or adapter say, or else its
+            last operations, if they are a softmax over classes or a sigmoid.
+        multi_label: The classes do not exclude each other: each has a probability of its own, its
+            sigmoid. A pixel has every class whose probability exceeds --threshold.
+        threshold: The threshold of --multi-label, or of a single class: one number, or one per
+            class. Default: 0.5.
+        labels: A file with one class name per line. Default: the names in the weights, or
+            ImageNet's for 1000 classes.
+    """
+
+    truth: Files = ()
+    truth_threshold: MaybeNumber = None
+    truth_value: MaybeCount = None
+    truth_labels: bool = False
+    outputs: MaybeOutputs = None
+    multi_label: bool = False
+    threshold: Thresholds = ()
+    labels: MaybeFile = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Explaining:
     """What to explain in each image.
 
@@ -97,20 +128,6 @@ class Explaining:
             The command explains each of several regions by itself. Default: predicted.
         min_probability: Predicted pixels need a probability above this; 0.5 is Seg-Grad-CAM's.
         mask_threshold: Values of a mask file above this are inside, in units of the file.
-        truth: The ground truth that figures show, for a segmentation network: masks of the
-            explained class, or maps of classes. Give a file for each image, or a folder; the
-            command pairs them by name or by number (pesca001.png, taglio001.png).
-        truth_threshold: Values of these masks above this are inside, in units of the files.
-        truth_value: Pixels of these masks with this value are inside.
-        truth_labels: The truth's values are numbers of classes; 255 is unknown.
-        outputs: What the network returns. Default: what its weights or adapter say, or else its
-            last operations, if they are a softmax over classes or a sigmoid.
-        multi_label: The classes do not exclude each other: each has a probability of its own, its
-            sigmoid. A pixel has every class whose probability exceeds --threshold.
-        threshold: The threshold of --multi-label, or of a single class: one number, or one per
-            class. Default: 0.5.
-        labels: A file with one class name per line. Default: the names in the weights, or
-            ImageNet's for 1000 classes.
         of: Explain logits or probabilities. Default: logits.
         reduce: How to combine the region's pixels into one score. Default: sum.
         precision: The precision of convolutions and products after the tap. Default: float32, which
@@ -125,14 +142,6 @@ class Explaining:
     region: Annotated[tuple[str, ...], optional("WORDS ...")] = ()
     min_probability: MaybeNumber = None
     mask_threshold: MaybeNumber = None
-    truth: Files = ()
-    truth_threshold: MaybeNumber = None
-    truth_value: MaybeCount = None
-    truth_labels: bool = False
-    outputs: MaybeOutputs = None
-    multi_label: bool = False
-    threshold: Thresholds = ()
-    labels: MaybeFile = None
     of: MaybeOf = None
     reduce: MaybeReduce = None
     precision: MaybePrecision = None
@@ -182,7 +191,7 @@ class Running:
 
 
 @dataclasses.dataclass(frozen=True)
-class Study(Running, Explaining, Opening):
+class Study(Running, Judging, Explaining, Opening):
     """What to explain in which images, and how a run computes it."""
 
 
@@ -330,7 +339,7 @@ class Embed(Running, Opening):
 
 
 @dataclasses.dataclass(frozen=True)
-class Occlude(Opening):
+class Occlude(Judging, Opening):
     """Occlude activation maps, one by one and all at once: what does a segmentation lose?
 
     For example:
@@ -350,15 +359,8 @@ class Occlude(Opening):
         tap: Whose maps to occlude: a tap (`segcam layers` lists them), first, middle or last.
             Default: the bottleneck.
         truth: As in `segcam explain`. Default: the prediction.
-        truth_threshold: As in `segcam explain`.
-        truth_value: As in `segcam explain`.
-        truth_labels: As in `segcam explain`.
         classes: The one class that is the foreground: a name, number or rank (top:2). Default:
             predicted.
-        outputs: As in `segcam explain`.
-        multi_label: As in `segcam explain`.
-        threshold: As in `segcam explain`.
-        labels: As in `segcam explain`.
         shares: Which shares of the foreground's (background's) positions to occlude, above 0 and at
             most 1. Default: a quarter, a half, three quarters, all.
         places: How many places to occlude for each share below 1, at most 100. The first is in the
@@ -375,15 +377,7 @@ class Occlude(Opening):
     """
 
     images: Images = ()
-    truth: Files = ()
-    truth_threshold: MaybeNumber = None
-    truth_value: MaybeCount = None
-    truth_labels: bool = False
     classes: Classes = ()
-    outputs: MaybeOutputs = None
-    multi_label: bool = False
-    threshold: Thresholds = ()
-    labels: MaybeFile = None
     shares: Thresholds = ()
     places: int = 2
     occluded: Names = ("foreground", "background")

@@ -206,28 +206,13 @@ class OpenOptions:
             raise InputError(f"--channels was given {self.channels}; give at least 1")
 
     @classmethod
-    def parse(
-        cls,
-        *,
-        size: Sequence[int] = (),
-        range: Sequence[float] = (),
-        normalisation: str | None = None,
-        labels: str | Path | None = None,
-        channels: int | None = None,
-        seed: int = 0,
-        said: Said = Said(),
-        checkpoint: str | Path | None = None,
-        layout: Sequence[str] = (),
-        mirror: bool = False,
-    ) -> "OpenOptions":
-        """Reads what a command line states about a network of images.
+    def of(cls, said: Any) -> "OpenOptions":
+        """Reads what is said of a network of images.
 
         Args:
-            size: none, one or two numbers.
-            range: none or two numbers.
-            normalisation: as `Normalisation.parse` reads it.
-            labels: a file of names.
+            said: has the options of `segcam explain`, as the command line gives them.
         """
+        size, range, normalisation = said.size, said.range, said.normalisation
         if size and not (len(size) <= 2 and _SMALLEST <= min(size) <= max(size) <= LARGEST):
             words = " ".join(map(str, size))
             raise InputError(
@@ -242,18 +227,18 @@ class OpenOptions:
             )
         options = cls(
             size=(size[0], size[-1]) if size else None,
-            channels=channels,
+            channels=said.channels,
             range=(range[0], range[1]) if range else None,
             normalisation=None if normalisation is None else Normalisation.parse(normalisation),
-            seed=seed,
-            said=said,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            layout=tuple(layout),
-            mirror=mirror,
+            seed=said.seed or 0,
+            said=Said(said.outputs, said.multi_label, tuple(said.threshold)),
+            checkpoint=None if said.checkpoint is None else Path(said.checkpoint),
+            layout=tuple(said.layout),
+            mirror=said.mirror,
         )
-        if labels is None:
+        if said.labels is None:
             return options
-        names, origin = tuple(read_labels(labels)), f"labels {str(labels)!r}"
+        names, origin = tuple(read_labels(said.labels)), f"labels {str(said.labels)!r}"
         return dataclasses.replace(options, labels=names, labels_from=origin)
 
 

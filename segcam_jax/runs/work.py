@@ -13,7 +13,7 @@ from segcam_jax.networks.image_inputs import Fit
 from segcam_jax.networks.image_truths import TruthReading
 from segcam_jax.networks.network import Network
 from segcam_jax.networks.regions import Region
-from segcam_jax.networks.spec import NetworkSpec, OpenOptions, Said, check_seed
+from segcam_jax.networks.spec import NetworkSpec, OpenOptions, check_seed
 from segcam_jax.types import InputError, Outputs
 
 # What a person types, and the field of `StudyOptions`.
@@ -169,18 +169,7 @@ class StudyOptions:
     @functools.cached_property
     def opening(self) -> OpenOptions:
         """How the network is opened."""
-        return OpenOptions.parse(
-            size=self.size,
-            range=self.range,
-            normalisation=self.normalisation,
-            labels=self.labels,
-            channels=self.channels,
-            seed=self.seed,
-            said=Said(self.outputs, self.multi_label, self.threshold),
-            checkpoint=self.checkpoint,
-            layout=self.layout,
-            mirror=self.mirror,
-        )
+        return OpenOptions.of(self)
 
     @property
     def network(self) -> NetworkSpec:

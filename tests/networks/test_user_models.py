@@ -19,6 +19,7 @@ from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, Normalisation, OpenOptions
 from segcam_jax.runs import open_scans
 from segcam_jax.runs.scored_scans import ScoredScans
+from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError
 from tests.support import own_networks
 from tests.support.explained import manifest_of, rows_of, run_of
@@ -308,7 +309,7 @@ def test_a_module_of_another_ones_name_is_still_found(tmp_path, monkeypatch):
 def test_small_models_work_at_their_size():
     assert opened("small_only", size=(16, 16)).size == (16, 16)
     with pytest.raises(InputError, match="--size was given 3; give"):
-        OpenOptions.parse(size=(3,))
+        OpenOptions.of(StudyOptions(size=(3,)))
 
 
 @pytest.mark.parametrize("command", ["explain", "embed", "gallery"])
