@@ -21,6 +21,7 @@ import numpy as np
 from segcam_jax.types import FileError, InputError
 
 _NAME_BYTES = 100
+_MARK = len(".01234567.")  # what a temporary name begins with
 
 
 @contextlib.contextmanager
@@ -48,6 +49,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def is_temporary(name: str) -> bool:
     """Whether a file's name is one that `whole_file` gives; a process that died leaves some."""
     return re.fullmatch(r"\.[0-9a-f]{8}\..+", name) is not None
+
+
+def remove_temporary(folder: Path, name: str | None = None) -> None:
+    """Removes what processes that died have left in a folder, of all files or of one of a name."""
+    for each in filter(is_temporary, names_in(folder)):
+        if name in (None, each[_MARK:]):
+            (folder / each).unlink(missing_ok=True)
 
 
 def whole_files(folder: Path, pattern: str) -> list[Path]:

@@ -7,6 +7,7 @@ from segcam_jax._files import (
     parse_json as parse_json,
     read_bytes as read_bytes,
     read_json as read_json,
+    remove_temporary as remove_temporary,
     sha256_of as sha256_of,
     whole_file as whole_file,
     write_array as write_array,

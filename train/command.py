@@ -133,6 +133,8 @@ def check_seed(seed: int) -> None:
 def claim_folder(folder: Path, config: Any, without: Collection[str], **others: Any) -> None:
     """Makes the folder of a run, or checks that the run in it had the same configuration.
 
+    What a run that was killed has left half written there is removed, and beside its `export`.
+
     Args:
         without: settings that may differ in a run that is resumed.
         others: what else must be the same, in place of settings or besides.
@@ -142,13 +144,16 @@ def claim_folder(folder: Path, config: Any, without: Collection[str], **others: 
     # What checkpoints hold; a training of version 0.5 cannot resume.
     settings |= {**others, "checkpoints": 2}
     settings = json.loads(json.dumps(settings, default=str))
-    if not path.is_file():
-        reports.write_json(path, settings)
-        return
-    before = reports.read_json(path)
+    before = reports.read_json(path) if path.is_file() else settings
     changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
     if changed:
         raise InputError(
             f"{str(folder)!r} holds a run with another {', '.join(changed)}; repeat its "
             "configuration to resume it, or give another --out"
         )
+    for place in (folder, *folder.glob("*/")):
+        files.remove_temporary(place)
+    if config.export is not None:
+        files.remove_temporary(config.export.parent, config.export.name)
+    if not path.is_file():
+        reports.write_json(path, settings)

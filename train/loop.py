@@ -13,7 +13,10 @@ machine.
 
 import contextlib
 import dataclasses
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,13 +105,21 @@ def batches(
         if not flags.is_parsed():
             flags.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers)
-        stream = stream.mp_prefetch(options, worker_init_fn=_leave_interrupts)
+        stream = stream.mp_prefetch(options, worker_init_fn=_follow_the_training)
     return iter(stream)
 
 
-def _leave_interrupts(number: int, workers: int) -> None:
-    """Leaves Ctrl-C to the process that trains, which ends those that make batches."""
+def _follow_the_training(number: int, workers: int) -> None:
+    """Leaves Ctrl-C to the process that trains, and ends with it, also where it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after_the_training, daemon=True).start()
+
+
+def _end_after_the_training() -> None:
+    training = multiprocessing.parent_process()
+    assert training is not None
+    training.join()
+    os._exit(1)
 
 
 class Checkpoints:

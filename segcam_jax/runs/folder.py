@@ -166,8 +166,7 @@ def _entered(
     if alone:
         inside = (Path(place) for place, _, _ in os.walk(path))
         for place in itertools.chain(inside, filter(os.path.isdir, beside)):
-            for name in filter(_files.is_temporary, os.listdir(place)):
-                (place / name).unlink()
+            _files.remove_temporary(place)
     if found is None:
         _files.write_bytes(file, manifest.encode())
     if alone:

@@ -105,11 +105,11 @@ def test_methods_and_layers(capsys, weights):
     # Options of metrics have their defaults as a command line is given them.
     deletion = out[out.index("\ndeletion\n") : out.index("\ninsertion\n")]
     assert "steps=20 (a whole number up to 100,000,000): equal parts of what is" in deletion
-    assert "at=input (one of input, tap)" in deletion
+    assert "at=input (input or tap)" in deletion
     assert "channel=none" in deletion
-    assert "percentiles=10,20,30,40,50,60,70,80,90 (whole numbers, as 10,20,30)" in out
+    assert "percentiles=10,20,30,40,50,60,70,80,90 (whole numbers such as 2x3 or" in out
     assert "key=" not in out
-    assert out.count("at=input") == out.count("at=input (one of input, tap): ")
+    assert out.count("at=input") == out.count("at=input (input or tap): ")
     assert run("layers", "--weights", weights, "--size", 16, 11) == 0
     out, err = capsys.readouterr()
     assert re.search(r"bottleneck +│ +8 x 6 +│ +4 │ the bottleneck", out)

@@ -34,6 +34,7 @@ from segcam_jax.runs.programs import ImageKernel, batches
 from segcam_jax.runs.reading import Failure, read_ahead
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError
+from tests.support.kills import survives
 
 MODEL = '''
 import jax, jax.numpy as jnp, numpy as np
@@ -300,32 +301,9 @@ def test_a_killed_explain_goes_on_to_the_same_bytes(place, tmp_path, monkeypatch
 @pytest.mark.parametrize(("command", "kills"), [("sweep", 50), ("explain", 10)])
 def test_kills_at_random_moments_change_no_byte(place, tmp_path, command, kills):
     """The same command resumes after each, and leaves no temporary file."""
-    whole, out = tmp_path / "whole", tmp_path / "out"
     given = [sys.executable, "-m", "segcam_jax", command, str(place / "images")]
     given += ["--weights", f"{place / 'own.py'}:make", "--method", "grad_cam", "--shard", "2"]
-    given += ["--out"]
-
-    def start(folder):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen([*given, str(folder)], **quiet)
-
-    assert start(whole).wait() == 3
-    expected, begun = files_of(whole), time.monotonic()
-    shutil.rmtree(whole)
-    assert start(whole).wait() == 3  # Its programs are compiled, as those of what is killed.
-    seconds = time.monotonic() - begun
-    moments = np.random.default_rng(0)
-    while kills:
-        child = start(out)
-        try:
-            assert child.wait(moments.uniform(0.2, 1) * seconds) == 3
-            assert files_of(out) == expected
-            shutil.rmtree(out)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            kills -= child.wait() == -signal.SIGKILL
-    assert start(out).wait() == 3
-    assert files_of(out) == expected
+    survives([*given, "--out"], tmp_path, files_of, kills=kills, code=3)
 
 
 def test_options_come_from_a_file_or_a_manifest(place, run, tmp_path):

@@ -195,8 +195,15 @@ def test_a_killed_run_resumes_to_the_same_weights(whole_run, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         classifier.train(config)
     monkeypatch.setattr(loop.Checkpoints, "save", save)
-    assert classifier.train(config) == whole_run[1]
+    export = tmp_path / "mine.safetensors"
+    kept = [tmp_path / ".0badcafe.other.safetensors", config.out / ".hidden"]
+    half = [config.out / ".0badcafe.config.json", config.out / "fold1" / ".0badcafe.curves.png"]
+    half.append(tmp_path / f".0badcafe.{export.name}")
+    for path in (*kept, *half):
+        path.write_bytes(b"half")
+    assert classifier.train(dataclasses.replace(config, export=export)) == whole_run[1]
     same_weights(config, whole_run[0])
+    assert [path.exists() for path in (*kept, *half)] == [True] * 2 + [False] * 3
 
 
 def test_folds_can_be_trained_one_by_one(whole_run, tmp_path):
