@@ -136,7 +136,7 @@ def test_evaluations_are_told_before(explain, capsys):
         (("--size", "16", "16", "16"), r"--size was given 16 16 16; give"),
         (("--memory-limit", "1 foot"), r"--memory-limit was given '1 foot'"),
         (("--devices", "0"), r"0 devices were asked for; give at least 1"),
-        (("--option", "windw=3"), r"has no option 'windw'; there are .*ablation_value"),
+        (("--option", "windw=3"), r"have no option 'windw'; there are .*ablation_value"),
         (
             ("--option", "fem.deviations=3"),
             r"'fem' is not a method of this run; its methods are grad_cam, ablation_cam",
