@@ -89,7 +89,8 @@ def check_choices(known: Mapping[str, Option], given: Mapping[str, Any]) -> None
     for name, value in given.items():
         kinds = known[name].kinds if name in known else ()
         words = [each for each in kinds if isinstance(each, str)]
-        if words and value not in words and (isinstance(value, str) or len(words) == len(kinds)):
+        alone = len(words) == len(kinds) and not callable(value)
+        if words and value not in words and (alone or isinstance(value, str)):
             *others, last = words
             raise InputError(f"{name}={value!r}; choose {', '.join(others)} or {last}")
 
