@@ -42,7 +42,7 @@ F = TypeVar("F", bound=Callable)
 Need = Literal["network", "method", "mask", "region", "superpixels", "labels"]
 _ROUNDING = 8
 # What a scoring gives by itself.
-_GIVEN = ("key", "options", "execution", "segments", "count", "draw")
+_GIVEN = ("key", "options", "execution", "segments", "count", "draw", "added", "classes")
 
 
 @dataclasses.dataclass(frozen=True)
