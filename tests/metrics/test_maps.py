@@ -414,6 +414,6 @@ def test_what_else_is_lost():
     assert float(column.itself) == float(matrix[1, 1])
     # All evidence for class 1 lies where 0 is predicted.
     found = metrics.segment_evidence(truth, labels, 1, classes=2)
-    np.testing.assert_array_equal(found.scores, [1, 0, 0, 0])
+    np.testing.assert_allclose(found.scores, [1, 0, 0, 0], atol=1e-6)
     assert float(found.inside) == 0
     assert np.isnan(metrics.segment_evidence(-truth, labels, 1, classes=2).inside)
