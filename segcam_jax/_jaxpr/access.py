@@ -43,6 +43,12 @@ class Read:
     table: np.ndarray | None = None
     slides: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a position of the output reads the same position of the operand alone."""
+        formula = (self.stride, self.offset, self.reach, self.dilation, self.width)
+        return self.table is None and formula == (1, 0, 1, 1, 1)
+
     def places(self, have: Span) -> tuple[np.ndarray, int]:
         """The first position of the dilated operand that an output window reads, and how many."""
         low = have.starts * self.stride + self.offset

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from segcam_jax._jaxpr import graph, kinds
-from segcam_jax._jaxpr.graph import Equation, Var
+from segcam_jax._jaxpr.graph import Equation
 
 Array = Any
 
@@ -90,21 +90,16 @@ class _Walk:
             for atom in atoms
             if graph.is_variable(atom)
         )
-        environment: dict[Var, _Part] = {}
 
-        def keep(variables, parts):
-            for variable, part in zip(variables, parts, strict=True):
-                environment[variable] = part if uses[variable] == 1 else self.settled(part)
+        def kept(variables, parts):
+            pairs = zip(variables, parts, strict=True)
+            return [part if uses[v] == 1 else self.settled(part) for v, part in pairs]
 
-        def read(atom):
-            return environment[atom] if graph.is_variable(atom) else _Part(atom.val, False)
+        def step(equation, operands):
+            return kept(equation.outvars, self.results(equation, operands))
 
-        keep(jaxpr.constvars, [_Part(const, False) for const in consts])
-        keep(jaxpr.invars, inputs)
-        for equation in jaxpr.eqns:
-            operands = [read(atom) for atom in equation.invars]
-            keep(equation.outvars, self.results(equation, operands))
-        return [read(atom) for atom in jaxpr.outvars]
+        inputs = kept(jaxpr.invars, inputs)
+        return graph.interpret(jaxpr, consts, inputs, step, lambda array: _Part(array, False))
 
     def settled(self, part: _Part) -> _Part:
         """The part with its bias put on record."""
@@ -202,16 +197,7 @@ def _is_homogeneous(equation: Equation, changing: Sequence[int], operands: Seque
 
 
 def _is_relu(jaxpr: Any) -> bool:
-    """Whether a body is max(x, 0)."""
-    equations = list(getattr(jaxpr, "jaxpr", jaxpr).eqns)
-    if len(equations) != 1:
-        return False
-    body = graph.called_jaxpr(equations[0]) or equations[0].params.get("call_jaxpr")
-    if body is not None:
-        return _is_relu(body)
-    return equations[0].primitive.name == "max" and any(
-        not graph.is_variable(atom) and _is_zero(atom.val) for atom in equations[0].invars
-    )
+    return kinds.body_is(jaxpr, (("max", 0.0),))
 
 
 def _is_pointwise(jaxpr: Any) -> bool:

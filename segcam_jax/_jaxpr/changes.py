@@ -18,6 +18,7 @@ from segcam_jax._jaxpr import (
     access_table,
     constants,
     difference,
+    difference_linear,
     graph,
     kinds,
     spans,
@@ -155,12 +156,6 @@ def _step(
     return Step(equation, reads, window, needs, summed)
 
 
-# 0 where the first operand is, whatever the others.
-_KEEP_ZERO = kinds.LINEAR | frozenset(
-    "convert_element_type reduce_precision div dynamic_slice gather cumsum".split()
-)
-
-
 def _zeros(jaxpr: Any) -> frozenset[Any]:
     """The variables that are 0 where the first input is: those that are changes."""
     zeros = {jaxpr.invars[0]}
@@ -172,16 +167,7 @@ def _zeros(jaxpr: Any) -> frozenset[Any]:
 
     for equation in jaxpr.eqns:
         name, flags = equation.primitive.name, [is_zero(atom) for atom in equation.invars]
-        if name == "name":
-            found = flags[0] or equation.params["name"] == difference.MARK
-        elif name in ("mul", "dot_general", "conv_general_dilated"):
-            found = any(flags)
-        elif name in ("add", "sub", "add_any", "concatenate", "pad"):
-            found = all(flags)
-        elif name == "select_n":
-            found = all(flags[1:])
-        else:
-            found = name in _KEEP_ZERO and flags[0]
-        if found:
+        is_marked = name == "name" and equation.params["name"] == difference.MARK
+        if is_marked or difference_linear.keeps_zero(name, flags):
             zeros.update(equation.outvars)
     return frozenset(zeros)

@@ -231,6 +231,8 @@ class _Finite:
 
 def _by_rule(equation: Equation, params: dict, operands: Sequence[Value]) -> list[Array] | None:
     name = equation.primitive.name
+    if "fill_value" in params:  # Nothing changes outside of what is gathered from.
+        params = {**params, "fill_value": 0}
     apply = functools.partial(equation.primitive.bind, **params)
     known = [value.known for value in operands]
     changes = [value.whole_change() for value in operands]

@@ -29,13 +29,6 @@ def filled(known: Array, change: Array | None) -> Array:
     return lax.full(np.shape(known), 0, jnp.result_type(known))
 
 
-def _first(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
-    """Linear in the first operand; the others say where or by how much."""
-    if changes[0] is None or any(change is not None for change in changes[1:]):
-        return None
-    return apply(changes[0], *known[1:])
-
-
 def _add(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
     x, y = changes
     if x is None or y is None:
@@ -59,60 +52,67 @@ def _multiply(apply: Callable, params: dict, known: Sequence[Array], changes: Ch
     return apply(x, known[1]) + apply(known[0] + x, y)
 
 
-def _every(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
-    """Linear in all operands together."""
-    return apply(*(filled(k, c) for k, c in zip(known, changes, strict=True)))
+def _together(says: slice) -> Rule:
+    """Linear in all operands together but those that say where, which or by how much."""
+
+    def rule(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
+        if any(change is not None for change in changes[says]):
+            return None
+        operands = list(known)
+        for at in _summed(says, len(known)):
+            operands[at] = filled(known[at], changes[at])
+        return apply(*operands)
+
+    return rule
 
 
-def _scatter(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
-    operand, indices, updates = changes
-    if indices is not None:
-        return None
-    return apply(filled(known[0], operand), known[1], filled(known[2], updates))
+def _summed(says: slice, count: int) -> list[int]:
+    """The operands that do not say anything."""
+    return [at for at in range(count) if at not in range(count)[says]]
 
 
-def _dynamic_update(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
-    if any(change is not None for change in changes[2:]):
-        return None
-    return apply(filled(known[0], changes[0]), filled(known[1], changes[1]), *known[2:])
-
-
-def _select(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
-    """Where the choice is known."""
-    pairs = zip(known[1:], changes[1:], strict=True)
-    return apply(known[0], *(filled(k, c) for k, c in pairs))
-
-
-RULES: dict[str, Rule] = {
+# The operands that say where, which or by how much.
+_SAYING: dict[str, slice] = {
     **dict.fromkeys(
         """
         neg reshape transpose squeeze broadcast_in_dim slice rev reduce_sum cumsum reduce_window_sum
         real imag conj fft convert_element_type copy copy_p name stop_gradient split tile
-        sharding_constraint optimization_barrier pvary dynamic_slice gather
+        sharding_constraint dynamic_slice gather
         """.split(),
-        _first,
+        slice(1, None),
     ),
+    **dict.fromkeys(
+        "add add_any sub concatenate pad complex optimization_barrier pvary".split(), slice(0)
+    ),
+    **dict.fromkeys(("scatter", "scatter-add", "scatter_add"), slice(1, 2)),
+    "dynamic_update_slice": slice(2, None),
+    "select_n": slice(1),
+}
+PRODUCTS = frozenset(("mul", "dot_general", "conv_general_dilated"))
+RULES: dict[str, Rule] = {
+    **{name: _together(says) for name, says in _SAYING.items()},
     **dict.fromkeys(("add", "add_any"), _add),
     "sub": _subtract,
-    **dict.fromkeys(("mul", "dot_general", "conv_general_dilated"), _multiply),
-    **dict.fromkeys(("concatenate", "pad", "complex"), _every),
-    **dict.fromkeys(("scatter", "scatter-add", "scatter_add"), _scatter),
-    "dynamic_update_slice": _dynamic_update,
-    "select_n": _select,
+    **dict.fromkeys(PRODUCTS, _multiply),
 }
 
 
 def is_linear(equation: Equation, changed: Sequence[bool]) -> bool:
     """Whether an equation is linear in those of its operands that change, but for a constant."""
-    name, rule = equation.primitive.name, RULES.get(equation.primitive.name)
+    name = equation.primitive.name
+    if name in PRODUCTS:
+        return sum(changed) == 1
     if name == "convert_element_type":
         return kinds.is_linear_cast(equation)
-    if rule is _multiply:
-        return sum(changed) == 1
-    if rule is _scatter or rule is _select:
-        return not changed[1 if rule is _scatter else 0]
-    if rule is _dynamic_update:
-        return not any(changed[2:])
-    if rule is _first or name == "div":
-        return name != "stop_gradient" and not any(changed[1:])
-    return rule is not None
+    says = slice(1, None) if name == "div" else _SAYING.get(name)
+    return says is not None and name != "stop_gradient" and not any(changed[says])
+
+
+def keeps_zero(name: str, zero: Sequence[bool]) -> bool:
+    """Whether the result of a primitive is 0 where some operands are."""
+    if name in PRODUCTS:
+        return any(zero)
+    if name in ("div", "reduce_precision"):
+        return zero[0]
+    says = _SAYING.get(name)
+    return says is not None and all(zero[at] for at in _summed(says, len(zero)))

@@ -266,19 +266,42 @@ def evaluate(
     Args:
         rule: `(equation, operands) -> results`, or None where the equation is to run as it is.
     """
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    environment = dict(zip(jaxpr.invars, inputs, strict=True))
-    environment.update(zip(jaxpr.constvars, consts, strict=True))
-    for equation in jaxpr.eqns:
-        operands = [read(environment, atom) for atom in equation.invars]
+
+    def step(equation, operands):
         results = None if rule is None else rule(equation, operands)
-        body = called_jaxpr(equation)
-        if results is None and body is not None:
-            results = evaluate(body, constants_of(body), operands, rule)
-        elif results is None:
-            results = bind(equation, *operands)
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [read(environment, atom) for atom in jaxpr.outvars]
+        if results is None and (body := called_jaxpr(equation)) is not None:
+            return evaluate(body, constants_of(body), operands, rule)
+        return bind(equation, *operands) if results is None else results
+
+    return interpret(jaxpr, consts, inputs, step)
+
+
+def interpret(
+    jaxpr: Any,
+    consts: Sequence[Any],
+    inputs: Sequence[Any],
+    step: Callable[[Equation, list[Any]], Sequence[Any]],
+    lifted: Callable[[Any], Any] = lambda array: array,
+) -> list[Any]:
+    """Evaluates a jaxpr on values of any kind.
+
+    Args:
+        consts: arrays.
+        inputs: values.
+        step: `(equation, operands) -> results`, all of them values.
+        lifted: the value of a constant or a literal.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    values = dict(zip(jaxpr.invars, inputs, strict=True))
+    values.update(zip(jaxpr.constvars, map(lifted, consts), strict=True))
+
+    def value(atom):
+        return values[atom] if is_variable(atom) else lifted(atom.val)
+
+    for equation in jaxpr.eqns:
+        results = step(equation, [value(atom) for atom in equation.invars])
+        values.update(zip(equation.outvars, results, strict=True))
+    return [value(atom) for atom in jaxpr.outvars]
 
 
 def read(environment: Mapping[Var, Any], atom: Any) -> Any:

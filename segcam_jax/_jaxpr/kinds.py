@@ -1,14 +1,13 @@
 """What kind of operation a primitive is; the rewrites read these tables."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
-from segcam_jax._jaxpr.graph import Equation, bodies, called_jaxpr, is_variable
+from segcam_jax._jaxpr.graph import Equation, bodies, is_variable, opened
 
 # One output element from the elements at the same place of each operand.
 ELEMENTWISE = frozenset(
@@ -47,7 +46,7 @@ def elementwise(equation: Equation) -> Callable[..., Any] | None:
     if equation.primitive.name == "custom_jvp_call":
         body = equation.params["call_jaxpr"]
         function, expected = _POLYMORPHIC.get(jax_nn_name(body), (None, ()))
-        if function is not None and _body_is(body, expected):
+        if function is not None and body_is(body, expected):
             return function
     return None
 
@@ -80,17 +79,17 @@ def jax_nn_name(jaxpr: Any) -> str:
     return name if "nn/functions.py" in file else ""
 
 
-def _body_is(jaxpr: Any, expected: tuple[tuple[str, float], ...]) -> bool:
-    """Whether a body is this chain of primitives, each with one literal operand."""
+def body_is(jaxpr: Any, expected: tuple[tuple[str, float], ...]) -> bool:
+    """Whether a body, calls opened, is this chain of primitives with one literal operand each."""
     found = []
     pending = list(getattr(jaxpr, "jaxpr", jaxpr).eqns)
     while pending:
         equation = pending.pop(0)
-        inner = called_jaxpr(equation)
+        inner = opened(equation)
         if inner is not None:
-            pending = list(getattr(inner, "jaxpr", inner).eqns) + pending
+            pending = list(inner.eqns) + pending
             continue
-        literals = [float(atom.val) for atom in equation.invars if not is_variable(atom)]
+        literals = [known_number(atom.val) for atom in equation.invars if not is_variable(atom)]
         found.append((equation.primitive.name, *literals))
     return tuple(found) == expected
 
@@ -120,54 +119,3 @@ def convolved_axes(jaxpr: Any) -> set[int]:
         if equation.primitive.name == "conv_general_dilated"
     ]
     return found | {len(each.lhs_spec) - 2 for each in numbers}
-
-
-def moved_axis(
-    equation: Equation, axis: int, shape: Sequence[int]
-) -> tuple[int, Callable[[int], dict]] | None:
-    """Where an axis goes that an operation leaves whole, element by element.
-
-    Args:
-        equation: of one operand, or of one and of scalars that say where or with what.
-
-    Returns:
-        The axis of the output, and the parameters for an operand of another size along it; None
-        where the operation mixes what lies along the axis.
-    """
-    name, params = equation.primitive.name, equation.params
-
-    def sized(key: str, at: int) -> Callable[[int], dict]:
-        def resized(size):
-            sizes = list(params[key])
-            sizes[at] = size
-            return {**params, key: tuple(sizes)}
-
-        return resized
-
-    if name == "reshape" and params.get("dimensions") is None:
-        before = math.prod(shape[:axis])
-        new = params["new_sizes"]
-        for at, size in enumerate(new):
-            if math.prod(new[:at]) == before and size == shape[axis]:
-                return at, sized("new_sizes", at)
-    if name == "broadcast_in_dim":
-        at = params["broadcast_dimensions"][axis]
-        return at, sized("shape", at)
-    if name == "transpose":
-        return params["permutation"].index(axis), lambda size: params
-    if name == "pad" and params["padding_config"][axis] == (0, 0, 0):
-        return axis, lambda size: params
-    if name == "slice" and (params["strides"] or (1,) * len(shape))[axis] == 1:
-        full = (params["start_indices"][axis], params["limit_indices"][axis]) == (0, shape[axis])
-        return (axis, sized("limit_indices", axis)) if full else None
-    if name == "dynamic_slice" and params["slice_sizes"][axis] == shape[axis]:
-        return axis, sized("slice_sizes", axis)
-    if name == "squeeze":
-        gone = [d % len(shape) for d in params["dimensions"]]
-        return axis - sum(d < axis for d in gone), lambda size: params
-    if name in ("reduce_sum", "reduce_max", "reduce_min") and axis not in params["axes"]:
-        return axis - sum(d < axis for d in params["axes"]), lambda size: params
-    if name.startswith("reduce_window_") and params["window_dimensions"][axis] == 1:
-        keeps = params["window_strides"][axis] == 1 and params["padding"][axis] == (0, 0)
-        return (axis, lambda size: params) if keeps else None
-    return None

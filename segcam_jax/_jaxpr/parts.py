@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from jax import lax
 
-from segcam_jax._jaxpr import graph, kinds
+from segcam_jax._jaxpr import access_table, graph, kinds
 from segcam_jax._jaxpr.graph import Equation
 
 Array = Any
@@ -130,25 +130,16 @@ def interpret(
     jaxpr: Any, consts: Sequence[Array], values: Sequence[Value], form: Form
 ) -> list[Value]:
     """Evaluates a jaxpr on values and their changes."""
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    environment = dict(zip(jaxpr.invars, values, strict=True))
-    environment.update(zip(jaxpr.constvars, map(Value, consts), strict=True))
 
-    def read(atom):
-        return environment[atom] if graph.is_variable(atom) else Value(atom.val)
-
-    for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
+    def step(equation, operands):
         if not any(value.changed for value in operands):
-            results = [Value(x) for x in graph.bind(equation, *(v.known for v in operands))]
-        elif (body := form.body(equation)) is not None:
-            results = interpret(body, graph.constants_of(body), operands, form)
-        else:
-            results = _in_parts(equation, operands, form)
-            if results is None:
-                results = form.changed(equation, equation.params, operands)
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            return [Value(x) for x in graph.bind(equation, *(v.known for v in operands))]
+        if (body := form.body(equation)) is not None:
+            return interpret(body, graph.constants_of(body), operands, form)
+        results = _in_parts(equation, operands, form)
+        return form.changed(equation, equation.params, operands) if results is None else results
+
+    return graph.interpret(jaxpr, consts, values, step, Value)
 
 
 def _in_parts(equation: Equation, operands: list[Value], form: Form) -> list[Value] | None:
@@ -175,26 +166,46 @@ def _each_part(equation: Equation, operands: list[Value], form: Form) -> list[Va
         return None
     if any((each.axis, each.bounds) != (first.axis, first.bounds) for each in held):
         return None
-    if kinds.elementwise(equation) is not None:
-        axis, params_of = first.axis, lambda size: dict(equation.params)
-    else:
-        moved = None
-        if len(held) == 1 and operands[0].changed:
-            moved = kinds.moved_axis(equation, first.axis, np.shape(operands[0].known))
-        if moved is None:
-            return None
-        axis, params_of = moved
+    axis: int | None = first.axis
+    if kinds.elementwise(equation) is None:
+        axis = _kept_axis(equation, first.axis) if len(held) == 1 and operands[0].changed else None
+    if axis is None:
+        return None
     (known,) = graph.bind(equation, *(value.known for value in operands))
     results = []
     for index, (low, high) in enumerate(first.bounds):
         part = [value.part(first.axis, low, high, index) for value in operands]
         there = [lax.slice_in_dim(known, low, high, axis=axis)]
-        results += form.changed(equation, params_of(high - low), part, there)
+        params = _resized(equation, first.axis, axis, high - low)
+        results += form.changed(equation, params, part, there)
     if not results[0].changed:
         return [Value(known)]
     if results[0].now is not None:
         return [Value(known, now=Parts(axis, first.bounds, tuple(r.now for r in results)))]
     return [Value(known, change=Parts(axis, first.bounds, tuple(r.change for r in results)))]
+
+
+def _kept_axis(equation: Equation, axis: int) -> int | None:
+    """The axis of the output that an axis of the first operand becomes, whole and in order."""
+    found = access_table.find(equation, {}) if len(equation.outvars) == 1 else None
+    before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    for read in () if found is None else found.reads[0]:
+        if read.axis == axis and read.is_plain and before[axis] == after[read.out]:
+            return read.out
+    return None
+
+
+# Parameters that are extents: of the operand, or of the output.
+_EXTENTS = {"limit_indices": 0, "slice_sizes": 0, "shape": 1, "new_sizes": 1}
+
+
+def _resized(equation: Equation, axis: int, out: int, size: int) -> dict:
+    """The parameters for another extent of an axis of the first operand, and of the output."""
+    params = dict(equation.params)
+    for name in _EXTENTS.keys() & params.keys():
+        at = (axis, out)[_EXTENTS[name]]
+        params[name] = (*params[name][:at], size, *params[name][at + 1 :])
+    return params
 
 
 def _concatenated(axis: int, operands: list[Value]) -> Array | Parts | None:

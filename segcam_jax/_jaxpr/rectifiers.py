@@ -142,23 +142,12 @@ class _Rewriter:
 
     def run(self, jaxpr: Any, consts: Sequence[Array], inputs: Sequence[_Known]) -> list[_Known]:
         """Evaluates a jaxpr; a variable holds a value and what is known of it."""
-        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-        environment: dict[Var, _Known] = dict(zip(jaxpr.invars, inputs, strict=True))
-        for variable, const in zip(jaxpr.constvars, consts, strict=True):
-            environment[variable] = _Known(const, _constant(const))
-        guards = _guards(jaxpr)
+        guards = _guards(getattr(jaxpr, "jaxpr", jaxpr))
 
-        def read(atom):
-            if graph.is_variable(atom):
-                return environment[atom]
-            return _Known(atom.val, _constant(atom.val))
+        def step(equation, operands):
+            return self.results(equation, operands, not guards.isdisjoint(equation.outvars))
 
-        for equation in jaxpr.eqns:
-            operands = [read(atom) for atom in equation.invars]
-            guards_a_root = equation.outvars[0] in guards if equation.outvars else False
-            results = self.results(equation, operands, guards_a_root)
-            environment.update(zip(equation.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
+        return graph.interpret(jaxpr, consts, inputs, step, _of_array)
 
     def results(
         self, equation: Equation, operands: Sequence[_Known], guards_a_root: bool
@@ -267,10 +256,10 @@ def _mentions_rectifiers(jaxpr: Any) -> bool:
     )
 
 
-def _constant(value: Array) -> _Constant | None:
-    """What is known of a literal, or of an array that a function closes over."""
+def _of_array(value: Array) -> _Known:
+    """A literal, or an array that a function closes over."""
     number = kinds.known_number(value)
-    return None if number is None else _Constant(number)
+    return _Known(value, None if number is None else _Constant(number))
 
 
 def _fact(name: str, operands: Sequence[_Known]) -> Any:

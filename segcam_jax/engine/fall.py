@@ -22,9 +22,9 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float
 
 from segcam_jax._jaxpr import changes, constants, cost, difference, graph, lowering, spans
+from segcam_jax._jaxpr.precision import at_precision
 from segcam_jax._jaxpr.spans import Span, Windowed, narrow, whole
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.precision import at_precision
 from segcam_jax.engine.scoring import fast, lowers, on_window
 from segcam_jax.masks import LocalMasks, Masks, around
 from segcam_jax.taps import Carry, Split

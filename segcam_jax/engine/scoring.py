@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segcam_jax._jaxpr import blocks, cost, graph, lowering, slopes
+from segcam_jax._jaxpr.precision import at_precision
 from segcam_jax._jaxpr.windows import WindowPlan
 from segcam_jax.engine import memory
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.precision import at_precision
 from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
 from segcam_jax.types import TargetError, wide
