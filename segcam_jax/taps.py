@@ -269,7 +269,8 @@ def list_taps(
     _, signature = signatures.of(params, x)
     said = layouts.is_one_example(fn, one_example)
     traced, _, origins = _trace(fn, signature, said)
-    if layouts.has_batch_axis(fn) and not said:  # Else `split` may be told of one.
+    # Where no adapter gives the model its batch of one, `split` may be told of it.
+    if isinstance(getattr(fn, "batch_axis", None), int) and not said:
         layouts.check_example(origins, traced, x, of_one=True)
     variables, given = _variables(traced, x), channel_axes or {}
     found = layouts.tapped(variables, fn, traced, x, origins)
@@ -364,7 +365,7 @@ def _split(signature, fn, tap_name, layout, said) -> Split:
     outputs = logits.held(traced) if told is None else told
     found = (tap_name, activation, output, x, cut, signature)
     places = tuple(sorted(order).index(axis) for axis in order)
-    if layouts.channel_axis_of(fn) is not None:
+    if getattr(fn, "channel_axis", None) is not None:
         layout = (None, layout[1])  # What is given to an adapted model has its channels last.
     return Split(*found, places, layout, again, fn, outputs, told, one_example)
 

@@ -150,3 +150,41 @@ def _touched(matrix: np.ndarray, have: Span) -> Span | None:
     low = np.where(touched.any(1), touched.argmax(1), 0)
     high = np.where(touched.any(1), extent - touched[:, ::-1].argmax(1), 0)
     return spans.span(have.axis, low, high, extent)
+
+
+def groups(
+    before: Sequence[int], after: Sequence[int]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Axes of a shape, and of one that it is reshaped to, in groups of as many elements.
+
+    Neighbours of extent one on both sides are a group by themselves.
+    """
+    found = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        ones = _ones(before, i), _ones(after, j)
+        if all(ones):
+            found.append(ones)
+            i, j = i + len(ones[0]), j + len(ones[1])
+            continue
+        olds, news = [], []
+        left = right = 1
+        while not (olds or news) or left != right:
+            if i == len(before) and j == len(after):  # An array without elements.
+                break
+            if (left <= right and i < len(before)) or j == len(after):
+                olds.append(i)
+                left, i = left * before[i], i + 1
+            else:
+                news.append(j)
+                right, j = right * after[j], j + 1
+        found.append((tuple(olds), tuple(news)))
+    return found
+
+
+def _ones(shape: Sequence[int], start: int) -> tuple[int, ...]:
+    """The axes of extent one from a place on."""
+    end = start
+    while end < len(shape) and shape[end] == 1:
+        end += 1
+    return tuple(range(start, end))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from segcam_jax._jaxpr import constants, factors, kinds
+from segcam_jax._jaxpr import access, constants, kinds
 from segcam_jax._jaxpr.access import Access, Read, shapes
 from segcam_jax._jaxpr.constants import Known
 from segcam_jax._jaxpr.graph import Equation
@@ -92,7 +92,7 @@ def _reshape(equation: Equation) -> Access | None:
     if equation.params.get("dimensions") is not None or 0 in old:
         return None
     reads, rigid = [], set()
-    for left, right in factors.groups(old, new):
+    for left, right in access.groups(old, new):
         source, target = (
             [axis for axis in axes if n[axis] != 1] for axes, n in ((left, old), (right, new))
         )

@@ -4,9 +4,19 @@ from collections.abc import Iterable
 
 import jax.numpy as jnp
 
-from segcam_jax._jaxpr import attention, factors, graph, kinds
-from segcam_jax._jaxpr.factors import Axes, Factors
-from segcam_jax._jaxpr.follower import Follower, Rule, shape_of
+from segcam_jax._jaxpr import access, graph, kinds
+from segcam_jax._jaxpr.follower import (
+    Axes,
+    Factors,
+    Follower,
+    Rule,
+    divided,
+    filled,
+    met,
+    recurrent,
+    resized,
+    shape_of,
+)
 from segcam_jax._jaxpr.graph import Equation
 
 
@@ -33,7 +43,7 @@ def _broadcast(follower: Follower, equation: Equation, operands: list[Axes]) -> 
     axes: list[Factors] = [()] * len(shape)
     for old, new in enumerate(equation.params["broadcast_dimensions"]):
         repeats = before[old] != shape[new]
-        axes[new] = factors.resized(operands[0][old], shape[new]) if repeats else operands[0][old]
+        axes[new] = resized(operands[0][old], shape[new]) if repeats else operands[0][old]
     return [tuple(axes)]
 
 
@@ -60,7 +70,7 @@ def _along_one(follower: Follower, equation: Equation, operands: list[Axes]) -> 
     found = []
     for variable in equation.outvars:
         axes = list(operands[0])
-        axes[axis] = factors.resized(axes[axis], shape_of(variable)[axis])
+        axes[axis] = resized(axes[axis], shape_of(variable)[axis])
         found.append(tuple(axes))
     return found
 
@@ -75,7 +85,7 @@ def _same_axes(follower: Follower, equation: Equation, operands: list[Axes]) -> 
     moved |= {axis for axis in range(len(shape)) if before[axis] != shape[axis]}
     follower.mix(*(operands[0][axis] for axis in moved))
     axes = tuple(
-        factors.resized(each, shape[axis]) if before[axis] != shape[axis] else each
+        resized(each, shape[axis]) if before[axis] != shape[axis] else each
         for axis, each in enumerate(operands[0])
     )
     return [axes] * len(equation.outvars)
@@ -85,7 +95,7 @@ def _concatenate(follower: Follower, equation: Equation, operands: list[Axes]) -
     along, shape = equation.params["dimension"], shape_of(equation.outvars[0])
     follower.mix(*(axes[along] for axes in operands))
     axes = [follower.join(*each) for each in zip(*operands, strict=True)]
-    axes[along] = factors.resized(axes[along], shape[along])
+    axes[along] = resized(axes[along], shape[along])
     return [tuple(axes)]
 
 
@@ -101,14 +111,14 @@ def _convolution(follower: Follower, equation: Equation, operands: list[Axes]) -
         follower.mix(x[batch])
     axes: list[Factors] = [()] * len(shape)
     for old, new in zip(numbers.lhs_spec, numbers.out_spec, strict=True):
-        axes[new] = factors.resized(x[old], shape[new]) if old != batch else x[old]
+        axes[new] = resized(x[old], shape[new]) if old != batch else x[old]
     return [tuple(axes)]
 
 
 def _product(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     contracted, batched = equation.params["dimension_numbers"]
     if all(graph.is_variable(atom) and atom in follower.axes for atom in equation.invars):
-        follower.attended.add(attention.met(equation, operands))
+        follower.attended.add(met(equation, operands))
     axes = [
         follower.join(operands[0][one], operands[1][other])
         for one, other in zip(*batched, strict=True)
@@ -124,14 +134,14 @@ def _product(follower: Follower, equation: Equation, operands: list[Axes]) -> li
             if axis in gone:
                 continue
             made_of = operands[1 - side][summed[0]] if fixed else each
-            axes.append(factors.resized(made_of, shape[len(axes)]) if fixed else each)
+            axes.append(resized(made_of, shape[len(axes)]) if fixed else each)
     return [tuple(axes)]
 
 
 def _reshape(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     before, shape = shape_of(equation.invars[0]), shape_of(equation.outvars[0])
     axes: list[Factors] = []
-    for olds, news in factors.groups(before, shape):
+    for olds, news in access.groups(before, shape):
         if len(olds) == len(news) == 1:
             axes.append(operands[0][olds[0]])
             continue
@@ -140,8 +150,8 @@ def _reshape(follower: Follower, equation: Equation, operands: list[Axes]) -> li
             any_of = dict.fromkeys(each for axis in olds for each in operands[0][axis])
             axes.extend([tuple(any_of)] * len(news))
             continue
-        left = [each for axis in olds for each in factors.filled(operands[0][axis], before[axis])]
-        axes.extend(factors.divided(left, [shape[axis] for axis in news]))
+        left = [each for axis in olds for each in filled(operands[0][axis], before[axis])]
+        axes.extend(divided(left, [shape[axis] for axis in news]))
     return [tuple(axes)]
 
 
@@ -156,7 +166,7 @@ def _gather(follower: Follower, equation: Equation, operands: list[Axes]) -> lis
     follower.mix(*(x[axis] for axis in (*numbers.start_index_map, *cut)), indices[-1])
     axes: list[Factors] = [()] * len(shape)
     for new, old in zip(numbers.offset_dims, kept, strict=True):
-        axes[new] = factors.resized(x[old], shape[new])
+        axes[new] = resized(x[old], shape[new])
     # The others are the axes of the indices, in order: of a batch they share, or of places in it.
     others = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
     shared = dict(zip(getattr(numbers, "start_indices_batching_dims", ()), batching, strict=True))
@@ -166,7 +176,7 @@ def _gather(follower: Follower, equation: Equation, operands: list[Axes]) -> lis
         if number in shared:
             source = x[shared[number]]
         elif len(picked) == 1:  # Positions of one axis, as a resize to the nearest picks them.
-            source = factors.resized(x[picked.pop()], shape[axis])
+            source = resized(x[picked.pop()], shape[axis])
         axes[axis] = follower.join(source, indices[number])
     return [tuple(axes)]
 
@@ -213,7 +223,7 @@ def _fourier(follower: Follower, equation: Equation, operands: list[Axes]) -> li
     shape, count = shape_of(equation.outvars[0]), len(equation.params["fft_lengths"])
     (x,) = operands
     follower.mix(*x[len(x) - count :])
-    return [(*x[:-1], factors.resized(x[-1], shape[-1]))]
+    return [(*x[:-1], resized(x[-1], shape[-1]))]
 
 
 def _dynamic_update(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
@@ -243,7 +253,7 @@ def _loop(follower: Follower, equation: Equation, operands: list[Axes]) -> list[
             pairs = zip(operands[consts + number], found[number], strict=True)
             operands[consts + number] = tuple(follower.join(*pair) for pair in pairs)
     if any(map(any, operands[consts:first])):
-        follower.attended.add(attention.recurrent(over, operands[first:], follower.mixed))
+        follower.attended.add(recurrent(over, operands[first:], follower.mixed))
     follower.mixed |= outer
     along = follower.join(*over)
     return [*operands[consts:first], *((along, *axes) for axes in found[carried:])]

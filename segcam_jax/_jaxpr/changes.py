@@ -18,7 +18,7 @@ from segcam_jax._jaxpr import (
     access_table,
     constants,
     difference,
-    difference_linear,
+    difference_rules,
     graph,
     kinds,
     spans,
@@ -168,6 +168,6 @@ def _zeros(jaxpr: Any) -> frozenset[Any]:
     for equation in jaxpr.eqns:
         name, flags = equation.primitive.name, [is_zero(atom) for atom in equation.invars]
         is_marked = name == "name" and equation.params["name"] == difference.MARK
-        if is_marked or difference_linear.keeps_zero(name, flags):
+        if is_marked or difference_rules.keeps_zero(name, flags):
             zeros.update(equation.outvars)
     return frozenset(zeros)

@@ -75,16 +75,12 @@ def _derivative(equation: Any) -> Any:
         results, pull = jax.vjp(functools.partial(graph.bind, equation, *consts), *operands)
         return results, pull(cotangents)
 
-    structs = tuple(_struct(atom.aval) for atom in equation.invars)
+    structs = tuple(graph.struct(atom.aval) for atom in equation.invars)
     consts, operands = structs[:held], structs[held:]
     if "jvp" in equation.primitive.name:
         return jax.make_jaxpr(forwards)(consts, operands, tuple(map(_tangent, operands)))
-    results = [_tangent(_struct(variable.aval)) for variable in equation.outvars]
+    results = [_tangent(graph.struct(variable.aval)) for variable in equation.outvars]
     return jax.make_jaxpr(backwards)(consts, operands, results)
-
-
-def _struct(aval: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
 def _tangent(struct: jax.ShapeDtypeStruct) -> Any:

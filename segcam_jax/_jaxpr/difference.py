@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from segcam_jax._jaxpr import difference_linear, difference_nonlinear, graph, slicing, windows
+from segcam_jax._jaxpr import difference_rules, graph, slicing, windows
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.parts import Value, interpret
 
@@ -98,7 +98,7 @@ def difference(jaxpr: Any) -> Difference:
 
     def run(change, first, *others):
         values = interpret(jaxpr, (), [_moved(first, change), *map(Value, others)], form)
-        changes = [difference_linear.filled(v.known, _as_change(v)) for v in values]
+        changes = [difference_rules.filled(v.known, _as_change(v)) for v in values]
         return [*changes, *(value.known for value in values)]
 
     structs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
@@ -153,7 +153,7 @@ def _change_of(
     closed, jaxpr = graph.closed(fn, *known)
     values = [_moved(k, c) for k, c in zip(known, changes, strict=True)]
     (found,) = interpret(jaxpr, graph.constants_of(closed), values, form)
-    return difference_linear.filled(found.known, _as_change(found))
+    return difference_rules.filled(found.known, _as_change(found))
 
 
 def change_dtype(dtype: Any) -> Any:
@@ -183,7 +183,7 @@ def _as_change(value: Value) -> Array | None:
 
 def _apart(after: Array, before: Array) -> Array:
     """The difference, 0 where they are the same infinity."""
-    return checkpoint_name(difference_nonlinear.gap(after, before), MARK)
+    return checkpoint_name(difference_rules.gap(after, before), MARK)
 
 
 class _Finite:
@@ -208,7 +208,7 @@ class _Finite:
         operands: Sequence[Value],
         known: Sequence[Array] | None = None,
     ) -> list[Value]:
-        self.is_linear &= difference_linear.is_linear(equation, [v.changed for v in operands])
+        self.is_linear &= difference_rules.is_linear(equation, [v.changed for v in operands])
         if known is None:
             known = graph.bind(equation, *(value.known for value in operands))
         wide = [is_wide(jnp.result_type(value)) for value in known]
@@ -239,10 +239,10 @@ def _by_rule(equation: Equation, params: dict, operands: Sequence[Value]) -> lis
     if any(value.now is not None for value in operands):
         return _by_choice(operands, known, changes) if name == "select_n" else None
     result = None
-    if name in difference_linear.RULES:
-        result = difference_linear.RULES[name](apply, params, known, changes)
-    elif name in difference_nonlinear.RULES and not _complex(known):
-        result = difference_nonlinear.RULES[name](apply, params, known, changes)
+    if name in difference_rules.LINEAR:
+        result = difference_rules.LINEAR[name](apply, params, known, changes)
+    elif name in difference_rules.NONLINEAR and not _complex(known):
+        result = difference_rules.NONLINEAR[name](apply, params, known, changes)
         result = None if result is None else checkpoint_name(result, MARK)
     if result is None:
         return None
@@ -255,9 +255,9 @@ def _by_choice(operands: Sequence[Value], known: list, changes: list) -> list[Ar
         return None
     if known[0].dtype != jnp.bool_ or np.shape(known[0]) != np.shape(known[1]):
         return None
-    no, yes = (difference_linear.filled(k, c) for k, c in zip(known[1:], changes[1:], strict=True))
+    no, yes = (difference_rules.filled(k, c) for k, c in zip(known[1:], changes[1:], strict=True))
     choice = (known[0], operands[0].after(), (yes, no), (known[2], known[1]))
-    return [checkpoint_name(difference_nonlinear.picked(*choice), MARK)]
+    return [checkpoint_name(difference_rules.picked(*choice), MARK)]
 
 
 def _complex(known: Sequence[Array]) -> bool:

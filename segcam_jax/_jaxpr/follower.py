@@ -5,10 +5,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from segcam_jax._jaxpr import graph
-from segcam_jax._jaxpr.attention import Met
-from segcam_jax._jaxpr.factors import Axes, Factors
 from segcam_jax._jaxpr.graph import Equation, Var
 
+# The input's axes that one axis is made of, outermost first: (axis, extent).
+Factors = tuple[tuple[int, int], ...]
+# One entry an axis.
+Axes = tuple[Factors, ...]
+# The input's axes that are kept apart, and those along which all positions read each other.
+Met = tuple[frozenset[int], frozenset[int]]
 Rule = Callable[["Follower", Equation, list[Axes]], list[Axes]]
 
 
@@ -85,3 +89,82 @@ class Follower:
 def shape_of(atom: Any) -> tuple[int, ...]:
     """The shape of a variable or literal; none of a token."""
     return tuple(getattr(atom.aval, "shape", ()))
+
+
+def resized(factors: Factors, extent: int) -> Factors:
+    """The same axis with another extent, where it is made of one axis."""
+    return ((factors[0][0], extent),) if len(factors) == 1 else factors
+
+
+def filled(factors: Factors, extent: int) -> Factors:
+    """Factors whose product is the extent; an axis of no input is one of its own, -1."""
+    if extent == 1:
+        return ()
+    if math.prod(each for _, each in factors) == extent and factors:
+        return factors
+    return ((-1, extent),) if len({a for a, _ in factors}) != 1 else ((factors[0][0], extent),)
+
+
+def divided(factors: Sequence[tuple[int, int]], extents: Sequence[int]) -> list[Factors]:
+    """Factors dealt to axes of these extents, outermost first; cut where an extent ends in one."""
+    left, found = list(factors), []
+    for extent in extents:
+        own: list[tuple[int, int]] = []
+        have = 1
+        while have < extent and left:
+            axis, size = left.pop(0)
+            want = extent // have
+            if extent % have == 0 and size > want and size % want == 0:
+                left.insert(0, (axis, size // want))
+                size = want
+            own.append((axis, size))
+            have *= size
+        if have != extent:  # It ends inside of an axis: what follows is made of it, too.
+            left = [*own[-1:], *left]
+        found.append(tuple(each for each in own if each[0] >= 0))
+    return found
+
+
+def met(equation: Any, operands: Sequence[Axes]) -> Met:
+    """Of a product of two values that both depend on the input, as queries and keys do.
+
+    Positions meet that are summed over in both (values times weights), or left free in both
+    (queries times keys); those of a batch that both share are kept apart.
+    """
+    contracted, batched = equation.params["dimension_numbers"]
+    gone = [(*contracted[side], *batched[side]) for side in (0, 1)]
+    free = [
+        [axis for axis in range(len(axes)) if axis not in gone[side]]
+        for side, axes in enumerate(operands)
+    ]
+
+    def made_of(side: int, places: Iterable[int]) -> frozenset[int]:
+        return _of(operands[side][axis] for axis in places)
+
+    along = [made_of(0, one) & made_of(1, other) for one, other in (contracted, free)]
+    apart = made_of(0, batched[0]) | made_of(1, batched[1])
+    return apart, along[0] | along[1]
+
+
+def recurrent(over: Iterable[Factors], inside: Iterable[Axes], mixed: set[int]) -> Met:
+    """Of a loop that carries something from one position to the next.
+
+    Args:
+        over: the axis along which it runs.
+        inside: the axes of what each step is given.
+        mixed: those along which positions read each other in a step.
+    """
+    return _of(each for axes in inside for each in axes) - mixed, _of(over)
+
+
+def keeps_rows(attended: Iterable[Met], positions: set[int]) -> bool:
+    """Whether rows are kept apart where other positions meet, and meet nowhere.
+
+    Rows are what lies along the first axis, as examples of a batch would.
+    """
+    rows = [along for apart, along in attended if 0 in apart]
+    return any(along & positions for along in rows) and not any(0 in a for _, a in attended)
+
+
+def _of(made_of: Iterable[Factors]) -> frozenset[int]:
+    return frozenset(axis for factors in made_of for axis, _ in factors)

@@ -98,7 +98,7 @@ def trace(fn: Callable, prefix: str, *args: Any, kept: bool = True) -> tuple[Gra
                 "mesh with axes of AxisType.Auto"
             ) from error
         closed = _without_annotations(closed)
-        output = jax.tree.map(_struct, output)
+        output = jax.tree.map(struct, output)
     jaxpr = getattr(closed, "jaxpr", closed)
     builder = _Inliner(prefix)
     outvars = builder.inline(jaxpr, {}, rename=False)
@@ -160,10 +160,10 @@ def _without_annotations(program: Any) -> Any:
 
     with on_any_mesh():
         context = closed(jax.lax.neg, 1.0)[1].eqns[0].ctx
-        return jax.make_jaxpr(run)(*(_struct(variable.aval) for variable in jaxpr.invars))
+        return jax.make_jaxpr(run)(*(struct(variable.aval) for variable in jaxpr.invars))
 
 
-def _struct(value: Any) -> jax.ShapeDtypeStruct:
+def struct(value: Any) -> jax.ShapeDtypeStruct:
     """Shape and dtype, without a place on a mesh."""
     weak = getattr(value, "weak_type", False)
     return jax.ShapeDtypeStruct(value.shape, value.dtype, weak_type=weak)
@@ -196,14 +196,8 @@ def called_jaxpr(equation: Equation) -> Any | None:
     return None
 
 
-def opened(equation: Equation) -> Any | None:
-    """The jaxpr of a call, of one with a derivative rule of its own too, or None; for reading."""
-    inner = _body(equation) if equation.primitive.name in _TRANSPARENT else None
-    return getattr(inner, "jaxpr", inner)
-
-
 def call_body(equation: Equation) -> Any | None:
-    """The jaxpr of a call as it is held, derivative rules of its own ignored, or None."""
+    """The jaxpr of a call, of one with a derivative rule of its own too, or None."""
     return _body(equation) if equation.primitive.name in _TRANSPARENT else None
 
 

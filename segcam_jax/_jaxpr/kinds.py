@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from segcam_jax._jaxpr.graph import Equation, bodies, is_variable, opened
+from segcam_jax._jaxpr.graph import Equation, bodies, call_body, is_variable
 
 # One output element from the elements at the same place of each operand.
 ELEMENTWISE = frozenset(
@@ -85,29 +85,13 @@ def body_is(jaxpr: Any, expected: tuple[tuple[str, float], ...]) -> bool:
     pending = list(getattr(jaxpr, "jaxpr", jaxpr).eqns)
     while pending:
         equation = pending.pop(0)
-        inner = opened(equation)
+        inner = call_body(equation)
         if inner is not None:
-            pending = list(inner.eqns) + pending
+            pending = [*getattr(inner, "jaxpr", inner).eqns, *pending]
             continue
         literals = [known_number(atom.val) for atom in equation.invars if not is_variable(atom)]
         found.append((equation.primitive.name, *literals))
     return tuple(found) == expected
-
-
-def summed_with(equation: Equation, operand: int, axis: int) -> int | None:
-    """The axis of the other operand that an axis of this one is summed with, or None.
-
-    Args:
-        equation: a convolution, of which operand 0 is meant, or a product.
-    """
-    if equation.primitive.name == "dot_general":
-        contracting, _ = equation.params["dimension_numbers"]
-        ours, theirs = contracting[operand], contracting[1 - operand]
-        return theirs[list(ours).index(axis)] if axis in ours else None
-    numbers = equation.params["dimension_numbers"]
-    single = equation.params["feature_group_count"] == equation.params["batch_group_count"] == 1
-    channels = operand == 0 and axis == numbers.lhs_spec[1]
-    return numbers.rhs_spec[1] if single and channels else None
 
 
 def convolved_axes(jaxpr: Any) -> set[int]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segcam_jax import _print
-from segcam_jax._jaxpr import axes, channels, graph
+from segcam_jax._jaxpr import axes, graph
 from segcam_jax.types import InputError, TapError, nearest_first
 
 _MOST_LISTED = 12
@@ -209,7 +209,7 @@ def tapped(
     variables: Mapping[str, Any], fn: Callable, traced: graph.Graph, x: Any, origins: axes.Origins
 ) -> dict[str, Tapped]:
     """Activations of a traced model."""
-    maker, given = channels.makers(traced, origins), getattr(fn, "channel_axis", None)
+    maker, given = axes.makers(traced, origins), getattr(fn, "channel_axis", None)
     return {
         name: Tapped(
             name,
@@ -276,16 +276,6 @@ def rank_of(x: Any) -> int:
 def is_one_example(fn: Callable, said: bool | None = None) -> bool:
     """Whether somebody says that an input is one example: what is given, else its adapter."""
     return getattr(fn, "one_example", False) is True if said is None else said
-
-
-def has_batch_axis(fn: Callable) -> bool:
-    """Whether an adapter gives a model its batch of one: an example has none, then."""
-    return isinstance(getattr(fn, "batch_axis", None), int)
-
-
-def channel_axis_of(fn: Callable) -> int | None:
-    """Where an adapter was told that a model has channels, without the batch; None: no adapter."""
-    return getattr(fn, "channel_axis", None)
 
 
 def is_whole(leaf: Any) -> bool:

@@ -138,27 +138,30 @@ def _convolve(shape: tuple, precision: Any, x: Array, w: Array) -> Array:
     return _straight(shape, precision, x, w)
 
 
+def taps(
+    x: Array, kernel: Sequence[int], strides: Sequence[int], spread: Sequence[int], first: int
+) -> list[Array]:
+    """What each tap of a kernel reads of a padded image whose positions begin at axis `first`."""
+    rank, found = len(kernel), []
+    along = zip(x.shape[first : first + rank], kernel, spread, strides, strict=True)
+    counts = [(n - (k - 1) * step - 1) // stride + 1 for n, k, step, stride in along]
+    for tap in np.ndindex(*kernel):
+        starts, limits, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
+        for axis, at in enumerate(tap):
+            starts[first + axis] = low = at * spread[axis]
+            limits[first + axis] = low + (counts[axis] - 1) * strides[axis] + 1
+            steps[first + axis] = strides[axis]
+        found.append(jax.lax.slice(x, starts, limits, steps))
+    return found
+
+
 def _depthwise(x, w, strides, padding, _, dilation) -> Array:
     """Shifted multiply-adds, one per element of the kernel."""
-    rank = x.ndim - 2
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
-    extents = [
-        (x.shape[axis + 1] - (w.shape[axis] - 1) * dilation[axis] - 1) // strides[axis] + 1
-        for axis in range(rank)
-    ]
-    total = None
-    for at in np.ndindex(*w.shape[:rank]):
-        starts = [i * d for i, d in zip(at, dilation, strict=True)]
-        limits = [
-            s + (n - 1) * step + 1 for s, n, step in zip(starts, extents, strides, strict=True)
-        ]
-        part = jax.lax.slice(
-            x, (0, *starts, 0), (x.shape[0], *limits, x.shape[-1]), (1, *strides, 1)
-        )
-        term = part * w[at].reshape((1,) * (x.ndim - 1) + (-1,))
-        total = term if total is None else total + term
-    assert total is not None
-    return total
+    weights = w.reshape(-1, *(1,) * (x.ndim - 1), w.shape[-1])
+    parts = taps(x, w.shape[: x.ndim - 2], strides, dilation, first=1)
+    terms = [part * weight for part, weight in zip(parts, weights, strict=True)]
+    return functools.reduce(jnp.add, terms)
 
 
 def _is_pointwise(w: Array, shape: tuple) -> bool:
@@ -188,19 +191,15 @@ def _over_depth(x: Array, w: Array, shape: tuple, precision: Any) -> Array:
     x = jax.lax.pad(
         x, jnp.zeros((), x.dtype), [(0, 0, 0), (low, high, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0)]
     )
-    depth = (x.shape[1] - (w.shape[0] - 1) * w_dilation[0] - 1) // strides[0] + 1
     flat = tuple(each[1:] for each in shape)
-    images = []
-    for tap in range(w.shape[0]):
-        start = tap * w_dilation[0]
-        slices = jax.lax.slice_in_dim(x, start, start + (depth - 1) * strides[0] + 1, strides[0], 1)
-        images.append(slices.reshape(-1, *slices.shape[2:]))
+    slices = taps(x, w.shape[:1], strides[:1], w_dilation[:1], first=1)
+    images = [each.reshape(-1, *each.shape[2:]) for each in slices]
     weights = list(w)
     if x.shape[-1] <= _NARROW:
         images, weights = [jnp.concatenate(images, -1)], [jnp.concatenate(weights, -2)]
     parts = [_convolve(flat, precision, *each) for each in zip(images, weights, strict=True)]
     total = functools.reduce(jnp.add, parts)
-    return total.reshape(x.shape[0], depth, *total.shape[1:])
+    return total.reshape(*slices[0].shape[:2], *total.shape[1:])
 
 
 # With fewer outputs than this, one convolution with many is faster than many with few.

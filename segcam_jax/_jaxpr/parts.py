@@ -185,6 +185,15 @@ def _each_part(equation: Equation, operands: list[Value], form: Form) -> list[Va
     return [Value(known, change=Parts(axis, first.bounds, tuple(r.change for r in results)))]
 
 
+def _summed_with(equation: Equation, operand: int, axis: int) -> int | None:
+    """The axis of the other operand that an axis of this one is summed with, or None."""
+    found = access_table.find(equation, {})
+    for pair in () if found is None else found.summed:
+        if (operand, axis) in pair:
+            return next(place for other, place in pair if other != operand)
+    return None
+
+
 def _kept_axis(equation: Equation, axis: int) -> int | None:
     """The axis of the output that an axis of the first operand becomes, whole and in order."""
     found = access_table.find(equation, {}) if len(equation.outvars) == 1 else None
@@ -244,7 +253,7 @@ def _contracted(equation: Equation, operands: list[Value], form: Form) -> Array 
     parts, weight = operands[at].change, operands[1 - at]
     if not isinstance(parts, Parts):
         return None
-    along = kinds.summed_with(equation, at, parts.axis)
+    along = _summed_with(equation, at, parts.axis)
     if along is None:
         return None
     weights = [lax.slice_in_dim(weight.known, *bound, axis=along) for bound in parts.bounds]

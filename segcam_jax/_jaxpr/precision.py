@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segcam_jax._jaxpr import difference_linear, graph
+from segcam_jax._jaxpr import difference_rules, graph
 from segcam_jax._jaxpr.graph import Equation, Var, is_variable
 
 Array = Any
@@ -113,7 +113,7 @@ def _last_piece(jaxpr: Any) -> frozenset[Var]:
         states = [crossed[variable] for variable in equation.outvars if variable in crossed]
         behind = any(states)
         changed = [is_variable(atom) and atom in varying for atom in equation.invars]
-        if not states or (behind and not difference_linear.is_linear(equation, changed)):
+        if not states or (behind and not difference_rules.is_linear(equation, changed)):
             continue
         piece.update(equation.outvars)
         for atom in equation.invars:

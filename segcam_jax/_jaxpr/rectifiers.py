@@ -40,12 +40,12 @@ Backward = Literal["guided", "deconvnet"]
 BACKWARDS: tuple[str, ...] = get_args(Backward)
 
 
-def rewritten(closed: Any, backward: Backward) -> Callable[..., tuple[list[Array], int]]:
+def rewritten(closed: Any, backward: Backward) -> Callable[..., tuple[list[Array], bool]]:
     """The function of a jaxpr, its rectifiers with another gradient.
 
     Returns:
-        `(*inputs) -> ([*outputs], number of rectifiers)`; the outputs are those of the jaxpr, to
-        the last bit.
+        `(*inputs) -> ([*outputs], whether there are rectifiers)`; the outputs are those of the
+        jaxpr, to the last bit.
     """
     jaxpr = getattr(closed, "jaxpr", closed)
 
@@ -82,17 +82,14 @@ _rectify.defvjp(_rectify_forward, _rectify_backward)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Known:
-    """A value and what is known of it; two are the same value if they are the same object."""
+    """A value and what is known of it; two are the same value if they are the same object.
+
+    Attributes:
+        fact: a number that all elements are, or one of the facts below.
+    """
 
     value: Array
     fact: Any = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Constant:
-    """All elements are this number."""
-
-    number: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +115,7 @@ class _Capped:
     """min(of, cap)."""
 
     of: _Known
-    cap: float
+    cap: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +135,7 @@ _POSITIVE = {"gt": True, "ge": True, "lt": False, "le": False}
 class _Rewriter:
     def __init__(self, backward: str):
         self.backward = backward
-        self.found = 0
+        self.found = False
 
     def run(self, jaxpr: Any, consts: Sequence[Array], inputs: Sequence[_Known]) -> list[_Known]:
         """Evaluates a jaxpr; a variable holds a value and what is known of it."""
@@ -181,7 +178,7 @@ class _Rewriter:
         return [_Known(x) for x in graph.bind(equation, *(each.value for each in operands))]
 
     def _rectified(self, fact: _Rectified, value: Array) -> _Known:
-        self.found += 1
+        self.found = True
         x = fact.of.value
         slope = jax.lax.stop_gradient(jnp.asarray(fact.slope, jnp.result_type(x)))
         # The value is the model's own; what it would send back is in the rule.
@@ -201,38 +198,26 @@ class _Rewriter:
 
     def _scan(self, equation: Equation, operands: Sequence[_Known]) -> list[_Known]:
         params = equation.params
-        body, (consts, carry) = params["jaxpr"], graph.scan_counts(equation)
-        shared = operands[:consts]
+        consts, carry = graph.scan_counts(equation)
         moving = tuple(operand.value for operand in operands[consts:])
-        start, rows = moving[:carry], moving[carry:]
-        counts: list[int] = []
 
         def step(state, row):
-            inner = _Rewriter(self.backward)
-            inputs = [*shared, *map(_Known, state), *map(_Known, row)]
-            outputs = [each.value for each in inner.run(body, graph.constants_of(body), inputs)]
-            counts.append(inner.found)
+            outputs = self._inside(params["jaxpr"], operands[:consts], *state, *row)
             return tuple(outputs[:carry]), tuple(outputs[carry:])
 
         options = {key: params[key] for key in ("length", "reverse", "unroll")}
-        final, stacked = jax.lax.scan(step, start, rows, **options)
-        self.found += max(counts)
+        final, stacked = jax.lax.scan(step, moving[:carry], moving[carry:], **options)
         return [_Known(value) for value in (*final, *stacked)]
 
     def _cond(self, equation: Equation, operands: Sequence[_Known]) -> list[_Known]:
         index, *inputs = (operand.value for operand in operands)
-        counts = [0]
+        branches = equation.params["branches"]
+        run = [functools.partial(self._inside, body, ()) for body in branches]
+        return [_Known(value) for value in jax.lax.switch(index, run, *inputs)]
 
-        def branch(body, *values):
-            inner = _Rewriter(self.backward)
-            outputs = inner.run(body, graph.constants_of(body), [_Known(x) for x in values])
-            counts.append(inner.found)
-            return [each.value for each in outputs]
-
-        branches = [functools.partial(branch, body) for body in equation.params["branches"]]
-        results = jax.lax.switch(index, branches, *inputs)
-        self.found += max(counts)
-        return [_Known(value) for value in results]
+    def _inside(self, body: Any, shared: Sequence[_Known], *moving: Array) -> list[Array]:
+        inputs = [*shared, *map(_Known, moving)]
+        return [each.value for each in self.run(body, graph.constants_of(body), inputs)]
 
 
 def _refuse_inside(equation: Equation) -> None:
@@ -258,28 +243,26 @@ def _mentions_rectifiers(jaxpr: Any) -> bool:
 
 def _of_array(value: Array) -> _Known:
     """A literal, or an array that a function closes over."""
-    number = kinds.known_number(value)
-    return _Known(value, None if number is None else _Constant(number))
+    return _Known(value, kinds.known_number(value))
 
 
 def _fact(name: str, operands: Sequence[_Known]) -> Any:
     """What is known of a result that is not a rectifier."""
     facts = [operand.fact for operand in operands]
-    numbers = [fact.number if isinstance(fact, _Constant) else None for fact in facts]
     if name == "convert_element_type":
-        return facts[0] if isinstance(facts[0], (_Constant, _Sign)) else None
-    if name in _REPEATING and isinstance(facts[0], _Constant):
+        return facts[0] if isinstance(facts[0], (float, _Sign)) else None
+    if name in _REPEATING and isinstance(facts[0], float):
         return facts[0]
     if name in _POSITIVE:
-        if numbers[1] == 0:
+        if facts[1] == 0:
             return _Sign(operands[0], _POSITIVE[name])
-        if numbers[0] == 0:
+        if facts[0] == 0:
             return _Sign(operands[1], not _POSITIVE[name])
     if name == "mul":
         return _Product((operands[0], operands[1]))
     if name == "min":
-        for x, cap in zip(operands, reversed(numbers), strict=True):
-            if cap is not None and cap > 0:
+        for x, cap in zip(operands, reversed(facts), strict=True):
+            if isinstance(cap, float) and cap > 0:
                 return _Capped(x, cap)
     return None
 
@@ -292,9 +275,8 @@ def _meeting(name: str, operands: Sequence[_Known]) -> _Rectified | None:
         return pair(first, second) or pair(second, first)
     if name == "clamp":
         low, x, high = operands
-        if isinstance(low.fact, _Constant) and isinstance(high.fact, _Constant):
-            bounded = low.fact.number == 0 < high.fact.number
-            return _Rectified(x, jnp.zeros(()), high.fact.number) if bounded else None
+        if low.fact == 0 and isinstance(high.fact, float) and high.fact > 0:
+            return _Rectified(x, jnp.zeros(()), high.fact)
     if name == "select_n" and len(operands) == 3 and isinstance(operands[0].fact, _Sign):
         sign = operands[0].fact
         negative, positive = operands[1:] if sign.positive else reversed(operands[1:])
@@ -305,25 +287,22 @@ def _meeting(name: str, operands: Sequence[_Known]) -> _Rectified | None:
 
 def _maximum(x: _Known, other: _Known) -> _Rectified | None:
     """max(x, 0), max(min(x, cap), 0), max(x, slope x)."""
-    if isinstance(other.fact, _Constant):
-        if other.fact.number != 0:
-            return None
-        if isinstance(x.fact, _Capped):
-            return _Rectified(x.fact.of, jnp.zeros(()), x.fact.cap)
-        return _Rectified(x, jnp.zeros(()))
+    if other.fact == 0:
+        capped = x.fact if isinstance(x.fact, _Capped) else _Capped(x, None)
+        return _Rectified(capped.of, jnp.zeros(()), capped.cap)
     if isinstance(other.fact, _Product):
         slope = other.fact.slope_of(x)
-        if slope is not None and isinstance(slope.fact, _Constant) and 0 <= slope.fact.number <= 1:
+        if slope is not None and isinstance(slope.fact, float) and 0 <= slope.fact <= 1:
             return _Rectified(x, slope.value)
     return None
 
 
 def _minimum(x: _Known, other: _Known) -> _Rectified | None:
     """min(a rectified value, cap)."""
-    if not isinstance(x.fact, _Rectified) or not isinstance(other.fact, _Constant):
+    if not isinstance(x.fact, _Rectified) or not isinstance(other.fact, float):
         return None
-    fits = x.fact.cap is None and other.fact.number > 0
-    return dataclasses.replace(x.fact, cap=other.fact.number) if fits else None
+    fits = x.fact.cap is None and other.fact > 0
+    return dataclasses.replace(x.fact, cap=other.fact) if fits else None
 
 
 def _gate(x: _Known, other: _Known) -> _Rectified | None:
@@ -335,7 +314,7 @@ def _gate(x: _Known, other: _Known) -> _Rectified | None:
 
 def _slope(negative: _Known, x: _Known) -> Array | None:
     """The slope of what stands where x is not positive."""
-    if isinstance(negative.fact, _Constant) and negative.fact.number == 0:
+    if negative.fact == 0:
         return jnp.zeros(())
     if isinstance(negative.fact, _Product):
         slope = negative.fact.slope_of(x)

@@ -24,7 +24,6 @@ class Slice:
         encode: `(*inputs) -> [activation, *carry]`.
         decode: `(activation, *carry) -> [*outputs]`.
         encode_jaxpr, decode_jaxpr: their equations.
-        carry_avals: shape and dtype of each member of the carry.
         reaches_output: whether any output depends on the activation.
         holds_tracers: whether it closes over tracers.
     """
@@ -33,7 +32,6 @@ class Slice:
     decode: Callable[..., list]
     encode_jaxpr: Any
     decode_jaxpr: Any
-    carry_avals: tuple[Any, ...]
     reaches_output: bool
     holds_tracers: bool
 
@@ -96,7 +94,6 @@ def cut(whole: Graph, activation: Var, also: Sequence[Any] = ()) -> Slice:
         decode=decode,
         encode_jaxpr=encode_jaxpr,
         decode_jaxpr=decode_jaxpr,
-        carry_avals=tuple(variable.aval for variable in carry),
         reaches_output=any(is_variable(atom) and atom in dependent for atom in whole.outvars),
         holds_tracers=any(isinstance(const, Tracer) for const in consts),
     )
@@ -126,6 +123,7 @@ def _sources(
 
     Calls are opened. `first` takes down in which step an input meets the activation.
     """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     known = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom: Any) -> frozenset[Var] | None:
@@ -133,7 +131,7 @@ def _sources(
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
-        body = graph.opened(equation)
+        body = graph.call_body(equation)
         if body is not None:
             known |= zip(equation.outvars, _sources(body, operands, first, steps), strict=True)
             continue

@@ -54,7 +54,7 @@ def _values(equations: Sequence[graph.Equation], known: dict[Any, Value]) -> dic
     """The values of all variables, calls opened, those with a derivative rule of their own too."""
     for equation in equations:
         operands = tuple(_read(known, atom) for atom in equation.invars)
-        body = graph.opened(equation)
+        body = graph.call_body(equation)
         if body is None:
             fixed = all(each.is_fixed for each in operands) and constants.is_small(equation)
             made = [
@@ -62,6 +62,7 @@ def _values(equations: Sequence[graph.Equation], known: dict[Any, Value]) -> dic
                 for place, v in enumerate(equation.outvars)
             ]
         else:
+            body = getattr(body, "jaxpr", body)
             inside = _values(body.eqns, dict(zip(body.invars, operands, strict=True)))
             made = [_read(inside, atom) for atom in body.outvars]
         known.update(zip(equation.outvars, made, strict=True))

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segcam_jax._jaxpr import factors, graph, kinds, spans
+from segcam_jax._jaxpr import access, graph, kinds, lowering, spans
 from segcam_jax._jaxpr.access import Access, Read
 from segcam_jax._jaxpr.graph import Equation, Rewrite
 from segcam_jax._jaxpr.spans import Places, Span, Window, Windowed
@@ -198,7 +198,7 @@ def _reshaped(step: Step, value: Windowed, places: Places) -> Array:
     assert step.access is not None
     (wanted,), new = step.needs, step.equation.params["new_sizes"]
     array = spans.narrow(value, wanted, places)
-    groups = factors.groups(value.shape, new)
+    groups = access.groups(value.shape, new)
     array = array.reshape([math.prod(array.shape[axis] for axis in left) for left, _ in groups])
     for read in step.access.reads[0]:
         have, source = step.window[read.out], wanted[read.axis]
@@ -241,14 +241,10 @@ def _of_few_channels(params: dict, value: Array, weight: Array) -> Array:
     inner = [d - 1 for d in params["lhs_dilation"]]
     config = [(0, 0, 0)] * 2 + [(*p, d) for p, d in zip(params["padding"], inner, strict=True)]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), config)
-    strides, spread = params["window_strides"], params["rhs_dilation"]
-    sizes = zip(x.shape[2:], w.shape[:rank], spread, strides, strict=True)
-    out = [(n - (taps - 1) * step - 1) // stride + 1 for n, taps, step, stride in sizes]
-    taps = []
-    for tap in np.ndindex(*w.shape[:rank]):
-        starts = [t * d for t, d in zip(tap, spread, strict=True)]
-        limits = [s + (n - 1) * step + 1 for s, n, step in zip(starts, out, strides, strict=True)]
-        taps.append(jax.lax.slice(x, (0, 0, *starts), (*x.shape[:2], *limits), (1, 1, *strides)))
+    taps = lowering.taps(
+        x, w.shape[:rank], params["window_strides"], params["rhs_dilation"], first=2
+    )
+    out = taps[0].shape[2:]
     patches = jnp.stack(taps, 1).reshape(x.shape[0], -1, math.prod(out))
     product = jax.lax.dot_general(
         patches,

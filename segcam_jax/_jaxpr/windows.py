@@ -148,10 +148,15 @@ def plan_of(
     """
     known = constants.known(jaxpr)
     windows: dict[Any, Window] = {}
+
+    def ask(atom: Any, window: Window) -> None:
+        if graph.is_variable(atom):
+            had = windows.get(atom)
+            windows[atom] = window if had is None else spans.union(had, window, atom.aval.shape)
+
     for out, window in zip(jaxpr.outvars, wanted, strict=True):
-        if window is not None and graph.is_variable(out):
-            had = windows.get(out)
-            windows[out] = window if had is None else spans.union(had, window, out.aval.shape)
+        if window is not None:
+            ask(out, window)
     fallbacks: dict[str, None] = {}
     steps: list[Step] = []
     for equation in reversed(jaxpr.eqns):
@@ -170,8 +175,6 @@ def plan_of(
         needs = access.needed(equation, reads, window)
         steps.append(Step(equation, reads, window, needs))
         for atom, need in zip(equation.invars, needs, strict=True):
-            if graph.is_variable(atom):
-                had = windows.get(atom)
-                windows[atom] = need if had is None else spans.union(had, need, atom.aval.shape)
+            ask(atom, need)
     steps.reverse()
     return WindowPlan(jaxpr, extents, windows, tuple(fallbacks), tuple(steps), tuple(wanted))

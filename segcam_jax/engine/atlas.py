@@ -140,36 +140,32 @@ def _unchanged(split, masks, execution, params, x):
 
 
 def _changes(split, masks, block, dtype, subtract, execution, params, x, rows):
-    options = (split, masks, block, dtype, subtract, execution)
-    run = functools.partial(_dealt_changes, *options)
-    return devices.on_mesh(run, execution.mesh)(params, x, rows)
-
-
-def _dealt_changes(split, masks, block, dtype, subtract, execution, params, x, rows):
-    activation, carry = encode(split, params, x, execution)
     summed = functools.partial(_summed, block=block)
-    by_change = None
-    if not subtract:
-        by_change = fall.falls(split, activation, activation, carry, summed, masks, execution)
-    before = split.decode(activation, carry)
 
-    def change_of(row):
-        if by_change is not None:
-            return by_change.fall(row)
-        after = split.decode(ablate(activation, masks(row)), carry)
-        return summed(wide(before) - wide(after))
+    def run(params, x, rows):
+        activation, carry = encode(split, params, x, execution)
+        dealt = devices.share(len(rows), execution.mesh)
+        before = wide(split.decode(activation, carry))
 
-    def stored(row):
-        change = change_of(row)
-        largest = jnp.abs(change).max()
-        scale = jnp.where(largest > 0, largest, 1)
-        return (change / scale).astype(dtype), scale
+        def subtracted(row):
+            return summed(before - wide(split.decode(ablate(activation, masks(row)), carry)))
 
-    dealt, chunk = devices.share(len(rows), execution.mesh), 1
-    if by_change is not None:
-        chunk = memory.chunk(execution, len(dealt), by_change.live_bytes)
-    found = jax.lax.map(jax.vmap(stored), rows[dealt.rows(chunk)[0]])
-    return [dealt.gathered(each.reshape(-1, *each.shape[2:])) for each in found]
+        chunk, change_of = 1, subtracted
+        if not subtract:
+            by_change = fall.falls(split, activation, activation, carry, summed, masks, execution)
+            chunk = memory.chunk(execution, len(dealt), by_change.live_bytes)
+            change_of = by_change.fall
+
+        def stored(row):
+            change = change_of(row)
+            largest = jnp.abs(change).max()
+            scale = jnp.where(largest > 0, largest, 1)
+            return (change / scale).astype(dtype), scale
+
+        found = jax.lax.map(jax.vmap(stored), rows[dealt.rows(chunk)[0]])
+        return [dealt.gathered(each.reshape(-1, *each.shape[2:])) for each in found]
+
+    return devices.on_mesh(run, execution.mesh)(params, x, rows)
 
 
 def _summed(output: Float[Array, "*space k"], block: int) -> Float[Array, "*blocks k"]:

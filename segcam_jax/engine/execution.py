@@ -52,16 +52,8 @@ class Execution:
     lowering: bool | None = None
     mesh: Mesh | None = None
     precision: Precision = "float32"
-    hoist: dataclasses.InitVar[None] = None
-    changes: dataclasses.InitVar[None] = None
 
-    def __post_init__(self, hoist: None, changes: None):
-        if hoist is not None or changes is not None:
-            name = "changes" if hoist is None else "hoist"
-            raise InputError(
-                f"Execution({name}=...) was removed; difference=True or False switches the "
-                "difference form of ablations and gradients"
-            )
+    def __post_init__(self):
         for name, unit in (("chunk_size", "evaluations"), ("memory_limit", "bytes")):
             given = getattr(self, name)
             if given is not None and (not isinstance(given, numbers.Integral) or given < 1):
@@ -74,29 +66,6 @@ class Execution:
             raise InputError(
                 f"precision={self.precision!r}; choose from {', '.join(get_args(Precision))}"
             )
-
-    def chunk(self, count: int, bytes_each: int, free_bytes: int) -> int:
-        """The number of evaluations per chunk, from 1 to `count`, evened out.
-
-        Args:
-            count: evaluations in all.
-            bytes_each: bytes that one evaluation holds at its peak.
-            free_bytes: what a chunk may hold where `memory_limit` is None.
-
-        Raises:
-            InputError: if one evaluation alone exceeds `memory_limit`.
-        """
-        if self.chunk_size is not None:
-            return min(self.chunk_size, count)
-        if self.memory_limit is not None and self.memory_limit < bytes_each:
-            raise InputError(
-                f"memory_limit={self.memory_limit} bytes; one evaluation alone needs about "
-                f"{bytes_each}"
-            )
-        limit = free_bytes if self.memory_limit is None else self.memory_limit
-        most = max(1, min(count, limit // max(1, bytes_each)))
-        chunks = -(-count // most)
-        return -(-count // chunks)
 
 
 NAIVE = Execution(

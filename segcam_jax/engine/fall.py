@@ -25,7 +25,7 @@ from segcam_jax._jaxpr import changes, constants, cost, difference, graph, lower
 from segcam_jax._jaxpr.precision import at_precision
 from segcam_jax._jaxpr.spans import Span, Windowed, narrow, whole
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import fast, lowers, on_window
+from segcam_jax.engine.scoring import fast, lowers, window_of
 from segcam_jax.masks import LocalMasks, Masks, around
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import wide
@@ -50,7 +50,7 @@ class Falls:
     score: Callable[[], Array]
     live_bytes: int
     flops: int
-    window: tuple[int | None, ...] | None
+    window: tuple[int, ...] | None
     seen: Array | None
     fallbacks: tuple[str, ...]
     subtracted: tuple[str, ...]
@@ -119,14 +119,11 @@ def falls(
 def _falls(split, base, activation, carry, target, masks, execution) -> Falls:
     activation = jax.lax.stop_gradient(activation)
     subtracted = dict.fromkeys(split.changes.subtracted)
-    plan = window_of_target = None
     tree = jax.tree.structure(split.output)
-    if on_window(split, target, execution):
-        extents = (*target.extent, jax.tree.leaves(split.output)[0].shape[-1])
-        corner = [jnp.asarray(at, jnp.int32) for at in (*target.corner, 0)]
-        plan, window_of_target = split.changes.plan(extents), (extents, corner)
-        target = target.cropped()
-    leaves, prepared = _known(split, base, carry, window_of_target, execution)
+    seen = window_of(split, target, execution)
+    plan, corner = (None, []) if seen is None else (split.changes.plan(seen[0]), seen[1])
+    target = target if plan is None else target.cropped()
+    leaves, prepared = _known(split, base, carry, seen, execution)
 
     def fall(change):
         if plan is None:
@@ -168,7 +165,7 @@ def _falls(split, base, activation, carry, target, masks, execution) -> Falls:
         lambda: target(jax.tree.unflatten(tree, leaves)),
         cost.live_bytes(traced),
         cost.flops(traced),
-        None if plan is None else plan.extents[:-1],
+        None if seen is None else seen[0][:-1],
         None if plan is None else split.canonical(plan.seen([*corner])),
         () if plan is None else plan.fallbacks,
         tuple(subtracted),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from segcam_jax.engine import run
+from segcam_jax.engine import ablation, gradients, scoring
 from segcam_jax.engine.execution import Execution
 from segcam_jax.masks import LocalMasks, Masks, around
 from segcam_jax.taps import Split
@@ -94,8 +94,9 @@ class Ablations:
 
         @jax.jit
         def kernel(params, x, target):
-            activation, carry = run.encode(self.split, params, x, execution)
-            return run.ablation_drops(self.split, activation, carry, target, masks, execution)[1]
+            activation, carry = scoring.encode(self.split, params, x, execution)
+            given = (activation, carry, target, masks, execution)
+            return ablation.ablation_drops(self.split, *given)[1]
 
         return lambda: kernel(self.params, self.x, self.target)
 
@@ -115,7 +116,7 @@ class Ablations:
     def _unchanged(self) -> Callable[[], Any]:
         @jax.jit
         def kernel(params, x, target):
-            return run.baseline(self.split, params, x, target, _alone(self.execution))[-1]
+            return ablation.baseline(self.split, params, x, target, _alone(self.execution))[-1]
 
         return lambda: kernel(self.params, self.x, self.target)
 
@@ -156,7 +157,7 @@ def gradient_seconds(
     @jax.jit
     def gradient(params, x, target):
         activation, carry = split.encode(params, x)
-        return run.value_and_gradient(split, activation, carry, target, alone)
+        return gradients.value_and_gradient(split, activation, carry, target, alone)
 
     once = seconds(lambda: encode(params, x))
     return once + count * max(0.0, seconds(lambda: gradient(params, x, target)) - once)

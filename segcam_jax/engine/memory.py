@@ -8,13 +8,12 @@ from collections.abc import Iterator
 import jax
 
 from segcam_jax.engine.execution import Execution
+from segcam_jax.types import InputError
 
 # A CPU runs small chunks at the higher rate: what a chunk holds should stay in its cache.
 _CPU_BYTES = 32 * 2**20
 _ACCELERATOR_SHARE = 0.4
 _UNKNOWN_ACCELERATOR_BYTES = 2 * 2**30
-
-
 # On CPUs a gradient keeps up to so many bytes for its way back.
 _CPU_KEPT = 4 * 2**30
 _MOST_BLOCKS = 64
@@ -54,10 +53,21 @@ def chunk(execution: Execution, count: int, bytes_each: int, most: int | None = 
     Args:
         bytes_each: bytes that one evaluation holds at its peak.
         most: of the evaluations of a chunk, unless `execution.chunk_size` says otherwise.
+
+    Raises:
+        InputError: if one evaluation alone exceeds `execution.memory_limit`.
     """
-    planned = execution.chunk(count, bytes_each, free_bytes())
-    if most is not None and execution.chunk_size is None:
-        planned = min(planned, most)
+    if execution.chunk_size is not None:
+        planned = min(execution.chunk_size, count)
+    else:
+        given = free_bytes() if execution.memory_limit is None else execution.memory_limit
+        if execution.memory_limit is not None and given < bytes_each:
+            raise InputError(
+                f"memory_limit={given} bytes; one evaluation alone needs about {bytes_each}"
+            )
+        fitting = max(1, min(count, given // max(1, bytes_each)))
+        planned = -(-count // -(-count // fitting))
+        planned = planned if most is None else min(planned, most)
     halving = _HALVING.get()
     if halving is None or halving.times == 0:
         return planned

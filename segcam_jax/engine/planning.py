@@ -8,7 +8,7 @@ optimisation is one more line of `_STEPS`.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -75,7 +75,7 @@ def plan_of(
     steps, idle = _steps(split, method_of, given, execution, evaluated)
     how = None if study is None else study.by_change or study.how
     by_change = study is not None and study.by_change is not None
-    window = None if how is None else _whole_extents(split, how.window)
+    window = None if how is None else how.window
     facts = Plan(
         method=getattr(method, "__name__", "a method"),
         tap=split.tap,
@@ -239,14 +239,6 @@ def _encode_flops(
 
 def _classes(split: Split) -> int:
     return jax.tree.leaves(split.output)[0].shape[-1]
-
-
-def _whole_extents(split: Split, window: Sequence[int | None] | None) -> tuple[int, ...] | None:
-    """The window with the extents of the output where it has all of an axis."""
-    if window is None:
-        return None
-    shape = jax.tree.leaves(split.output)[0].shape
-    return tuple(n if size is None else size for size, n in zip(window, shape, strict=False))
 
 
 def _seen(split: Split, window: tuple[int, ...] | None, by_change: bool) -> tuple[int, ...] | None:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segcam_jax._jaxpr import blocks, cost, graph, lowering, slopes
+from segcam_jax._jaxpr import cost, graph, lowering, slopes
 from segcam_jax._jaxpr.precision import at_precision
 from segcam_jax._jaxpr.windows import WindowPlan
 from segcam_jax.engine import memory
@@ -46,7 +46,7 @@ class Scoring:
     plain: Callable[[Array], Array]
     jaxpr: Any
     execution: Execution
-    window: tuple[int | None, ...] | None
+    window: tuple[int, ...] | None
     seen: Array | None
     fallbacks: tuple[str, ...]
     unit: Callable[[Array], Array] | None
@@ -158,7 +158,7 @@ def scoring(split: Split, carry: Carry, target: Any, execution: Execution) -> Sc
         plain,
         closed,
         execution,
-        None if plan is None else plan.extents[:-1],
+        None if plan is None else target.extent,
         None if plan is None else split.canonical(plan.seen([*target.corner, 0])),
         () if plan is None else plan.fallbacks,
         functools.partial(_unit, read, decode) if _is_half(split) else None,
@@ -252,8 +252,7 @@ def _slope(
     closed: Any, first: Array, execution: Execution
 ) -> tuple[list[Array], Callable[..., Array]]:
     """The outputs of a function and their pull to its input, in blocks where it is large."""
-    count = _block_count(getattr(closed, "jaxpr", closed), execution)
-    return slopes.slope(closed, first) if count == 1 else blocks.slope(closed, first, count)
+    return slopes.slope(closed, first, _block_count(getattr(closed, "jaxpr", closed), execution))
 
 
 def _block_count(jaxpr: Any, execution: Execution) -> int:
@@ -269,16 +268,21 @@ def _decoder(
     split: Split, carry: Carry, target: Any, execution: Execution
 ) -> tuple[WindowPlan | None, Any, Callable]:
     """The window that is computed, if any, the target of it, and what computes it."""
-    if not on_window(split, target, execution):
+    window = window_of(split, target, execution)
+    if window is None:
         return None, target, lambda a: split.decode(a, carry)
-    plan = split.on_window((*target.extent, jax.tree.leaves(split.output)[0].shape[-1]))
-    given, corner = [*carry, *split.constants], [*target.corner, 0]
+    plan, corner = split.on_window(window[0]), window[1]
+    given = [*carry, *split.constants]
     return plan, target.cropped(), lambda a: plan.run([split.native(a), *given], corner)
 
 
-def on_window(split: Split, target: Any, execution: Execution) -> bool:
-    """Whether only the window of a target's region is computed."""
+def window_of(
+    split: Split, target: Any, execution: Execution
+) -> tuple[tuple[int, ...], list[Any]] | None:
+    """Extents and corner of the window of the output that is computed; None: all is computed."""
     if not execution.windows or not isinstance(target, Target) or target.extent is None:
-        return False
-    shape = jax.tree.leaves(split.output)[0].shape
-    return target.extent != shape[:-1]
+        return None
+    *space, classes = jax.tree.leaves(split.output)[0].shape
+    if target.extent == tuple(space):
+        return None
+    return (*target.extent, classes), [*target.corner, 0]

@@ -8,7 +8,7 @@ from jax import lax
 
 import segcam_jax as segcam
 from segcam_jax import Execution, TargetError, engine, tap
-from segcam_jax._jaxpr import blocks, cost, graph, slopes
+from segcam_jax._jaxpr import cost, graph, slopes
 from tests._jaxpr.test_difference import ANY, POSITIVE
 from tests.engine.test_engine import Recipe, random_net
 from tests.support.networks import convolve, make_input, make_params, skip_net
@@ -213,7 +213,7 @@ def test_gradients_in_blocks_are_those_of_the_whole():
     for count, mapped in ((3, False), (50, True)):
 
         def both(x, count=count):
-            (score, first, _), pull = blocks.slope(closed, x, count)
+            (score, first, _), pull = slopes.slope(closed, x, count)
             return score, first, pull(one, row, np.zeros(4, jax.dtypes.float0))
 
         run = jax.jit(jax.vmap(both) if mapped else both)

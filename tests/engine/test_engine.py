@@ -300,13 +300,6 @@ def test_dead_channels_are_not_run():
     np.testing.assert_allclose(explanation.weights, naive.weights, atol=1e-6)
 
 
-def test_what_is_no_more_says_what_replaces_it():
-    for name in ("hoist", "changes"):
-        with pytest.raises(segcam.InputError, match=rf"Execution\({name}=...\) was removed; diff"):
-            Execution(**{name: False})
-    assert dataclasses.replace(segcam.NAIVE, difference=True).difference
-
-
 def test_changes_and_windows_save_the_operations_they_promise():
     """On the CSBDeep U-Net at 256x256: steady counts, no timing."""
     from flax import nnx

@@ -1,4 +1,4 @@
-"""Evaluating a split: once, differentiated, ablated, sampled. Traced by `compiled` kernels."""
+"""Scores under ablations, and what is read of the output under them or for other activations."""
 
 import dataclasses
 import functools
@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from segcam_jax._jaxpr import cost, graph
 from segcam_jax.engine import devices, fall, memory, record
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import Scoring, encode, scoring
+from segcam_jax.engine.scoring import Scoring, encode, fast, itself, scoring
 from segcam_jax.masks import Masks, ablate, around
 from segcam_jax.taps import Carry, Split
-from segcam_jax.types import TargetError, wide
+from segcam_jax.types import wide
 
 # Dead rows are skipped by whole chunks: enough of these that most dead rows are, none too small.
 _CHUNKS = 8
@@ -28,19 +29,6 @@ def baseline(
     activation, carry = encode(split, params, x, execution)
     score = scoring(split, carry, target, execution).score(activation)
     return activation, carry, score
-
-
-def value_and_gradient(
-    split: Split,
-    activation: Float[Array, "*space c"],
-    carry: Carry,
-    target: Any,
-    execution: Execution,
-) -> tuple[Float[Array, ""], Float[Array, "*space c"]]:
-    """The score and its gradient with respect to the activation."""
-    how = _smooth(split, scoring(split, carry, target, execution))
-    _record_gradients(split, how, 1, 1)
-    return how.value_and_gradient(activation)
 
 
 def ablation_drops(
@@ -287,74 +275,84 @@ def _closed_form(ablated: _Ablated, how: Scoring) -> tuple[Float[Array, ""], Flo
     return score, masks.removed(finite.astype(score.dtype) * gradient.astype(score.dtype))
 
 
-def _smooth(split: Split, how: Scoring) -> Scoring:
-    """Raises `TargetError` if no gradient can flow from a score back to the tap."""
-    if not how.depends:
-        raise TargetError(
-            f"the target does not depend on tap {split.tap!r}: the model computes the output that "
-            "the target reads without this activation, and the map would be zero. Score another "
-            "part of the output, or explain a tap that leads to this one"
-        )
-    if not how.has_slope:
-        raise TargetError(
-            f"the score does not depend smoothly on tap {split.tap!r}: a threshold, argmax, "
-            "one-hot, rounding or stop_gradient lies between them, and the map would be zero. "
-            "Score logits or probabilities, or use a method that ablates (ablation_cam)"
-        )
-    return how
+def score_of(
+    split: Split, carry: Carry, target: Any, execution: Execution
+) -> Callable[[Array], Array]:
+    """The score as a function of the activation, on the window that the target sees."""
+    return scoring(split, carry, target, execution).score
 
 
-def _record_gradients(split: Split, how: Scoring, count: int, chunk: int) -> None:
-    record.study(lambda: record.Study("gradients", count, how.gradient_flops, how, chunk))
+def read_of(
+    split: Split, carry: Carry, read: Callable[[Any], Any], execution: Execution
+) -> Callable[[Array], Any]:
+    """What is read of the whole output, a pytree, as a function of the activation."""
+    return fast(lambda a: read(split.decode(a, carry)), execution, split.activation)
 
 
-def sampled_moments(
-    split: Split,
-    carry: Carry,
-    target: Any,
-    activation_of: Callable[[Array], Array],
-    weights: Float[Array, "n"],
+def readings(
+    value: Callable[[Array], Any],
+    activation_of: Callable[[Int[Array, ""]], Array],
+    count: int,
     execution: Execution,
-) -> tuple[Array, Array]:
-    """Weighted mean and variance of the score's gradient over activations, none of them kept.
+) -> Any:
+    """`value(activation_of(index))` for every index below `count`, along a new leading axis.
 
-    Chunks are merged by the rule of Chan et al. (1979), so that neither result depends on the size
-    of chunks but for rounding.
+    Each is a whole evaluation: for what no mask makes (`ablation_scores` is for masks), or where
+    several things are read of one output.
 
     Args:
-        activation_of: index -> activation at which the gradient is taken.
-        weights: non-negative, not all zero.
+        value: as `score_of` or `read_of` made it.
+        activation_of: makes one activation at a time; not all are in memory together.
+        execution: how to run; with a mesh, its devices share the activations.
     """
-    how = _smooth(split, scoring(split, carry, target, execution))
-    dealt = devices.share(weights.shape[0], execution.mesh)
-    chunk = memory.chunk(execution, len(dealt), how.total_bytes)
-    _record_gradients(split, how, dealt.count, chunk)
-    rows, own = dealt.rows(chunk)
 
-    def sample(index):
-        return wide(how.value_and_gradient(activation_of(index))[1])
+    def one(index):
+        return value(activation_of(index))
 
-    def merge(state, chunk):
-        total, mean, spread = state
-        index, keep = chunk
-        values = jax.vmap(sample)(index)
-        weight = jnp.where(keep, weights[index], 0)
-        mass = weight.sum()
-        column = weight.reshape(-1, *[1] * (values.ndim - 1)) / jnp.where(mass > 0, mass, 1)
-        chunk_mean = (column * values).sum(0)
-        chunk_spread = mass * (column * (values - chunk_mean[None]) ** 2).sum(0)
-        new_total = total + mass
-        share = jnp.where(new_total > 0, mass / jnp.where(new_total > 0, new_total, 1), 0)
-        delta = chunk_mean - mean
-        moved = spread + chunk_spread + delta**2 * total * share
-        return (new_total, mean + delta * share, moved), None
+    _, jaxpr = graph.closed(one, jax.ShapeDtypeStruct((), jnp.int32))
+    dealt = devices.share(count, execution.mesh)
+    rows, _ = dealt.rows(memory.chunk(execution, len(dealt), cost.live_bytes(jaxpr)))
+    found = jax.lax.map(jax.vmap(one), rows)
+    return jax.tree.map(lambda leaf: dealt.gathered(leaf.reshape(-1, *leaf.shape[2:])), found)
 
-    zeros = wide(jnp.zeros(split.activation.shape, split.activation.dtype))
-    start = (jnp.zeros((), weights.dtype), zeros, zeros)
-    (total, mean, spread), _ = jax.lax.scan(merge, start, (rows, own))
-    if dealt.devices > 1:
-        own_total, own_mean = total, mean
-        total = dealt.summed(own_total)
-        mean = dealt.summed(own_total * own_mean) / total
-        spread = dealt.summed(spread + own_total * (own_mean - mean) ** 2)
-    return mean, spread / total
+
+def change_readings(
+    split: Split,
+    activation: Float[Array, "*space c"],
+    carry: Carry,
+    masks: Masks,
+    read: Callable[[Array, Array], Any],
+    execution: Execution,
+    empty: Float[Array, "*space c"],
+) -> Any:
+    """`read(y_m, y - y_m)` for every mask, along a new leading axis: for what no scalar says.
+
+    The change goes through the network by itself, as in `ablation_drops`; masks that change nothing
+    are not run, and their change is exactly 0. Not to be differentiated.
+
+    Args:
+        split: the model; its output is one array.
+        masks: the ablations, around 1.
+        read: of the output under a mask, and of how far it falls; a pytree.
+        execution: how to run; with a mesh, its devices share the masks.
+        empty: what is ablated becomes this.
+    """
+    there = activation - empty
+    by_change = fall.falls(split, activation, there, carry, itself, masks, execution)
+    output = wide(by_change.score())
+
+    def subtracted(index):
+        after = wide(split.decode(empty + ablate(there, masks(index)), carry))
+        return read(after, output - after)
+
+    def moved(index):
+        change = by_change.fall(index)
+        return read(output - change, change)
+
+    one = moved if execution.difference else subtracted
+    live = live_masks(there, masks, by_change.seen, execution)
+    order = jnp.argsort(~live).astype(jnp.int32)
+    rows = Rows(order, live.sum(dtype=jnp.int32), by_change.live_bytes)
+    unchanged = read(output, jnp.zeros_like(output))
+    found = in_chunks(rows, jax.vmap(one), execution, unneeded=unchanged)
+    return undrowned(found, there, masks, subtracted) if execution.difference else found
