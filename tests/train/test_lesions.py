@@ -485,7 +485,7 @@ def test_scans_that_are_not_right_are_told_before_the_run(training, cohort, tmp_
     broken = nibabel.Nifti1Image(np.where(values, np.nan, image.get_fdata()), image.affine)
     ninth = np.cumsum(values).reshape(values.shape) * values == 9
     unknown = nibabel.Nifti1Image(np.where(ninth, 255, values).astype(np.uint8), mask.affine)
-    negative = nibabel.Nifti1Image(np.where(ninth, -1, values).astype(np.int8), mask.affine)
+    negative = nibabel.Nifti1Image(np.where(ninth, -1, values.astype(np.int8)), mask.affine)
     nothing = nibabel.Nifti1Image(0 * values, mask.affine)
     classes = {"truth_labels": "classes"}
     for number, (name, content, change, said) in enumerate(
