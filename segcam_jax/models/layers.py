@@ -39,6 +39,17 @@ class Keys:
         return jax.random.fold_in(self._key, self._count)
 
 
+class Unfilled:
+    """In place of keys, for a network that gets its tensors from a file before it runs.
+
+    Its convolutions are not drawn (`drawn`): to trace that takes longer than all else of a network.
+    """
+
+    def params(self) -> Array:
+        """Returns the same key every time."""
+        return jax.random.key(0)
+
+
 class Classifier(nnx.Module):
     """What the classifiers share: logits of what is pooled of the last level of their features.
 
@@ -63,6 +74,11 @@ class Classifier(nnx.Module):
 def keys(rngs: nnx.Rngs | None) -> Any:
     """The given keys, or those of seed zero."""
     return Keys(0) if rngs is None else rngs
+
+
+def drawn(usual: Any, rngs: nnx.Rngs) -> Any:
+    """The initialiser of a kernel: the usual one, or zeros where the kernel is filled later."""
+    return nnx.initializers.zeros_init() if isinstance(rngs, Unfilled) else usual
 
 
 def dropout(share: float, rngs: nnx.Rngs) -> nnx.Dropout | None:
@@ -193,7 +209,7 @@ def conv(
         padding="SAME" if padding == "SAME" else tuple((pad, pad) for pad in pads),
         feature_group_count=groups,
         use_bias=False,
-        kernel_init=_HE,
+        kernel_init=drawn(_HE, rngs),
         rngs=rngs,
     )
 

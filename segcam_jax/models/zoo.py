@@ -49,13 +49,17 @@ class Network:
         """Makes a network with random weights."""
         return self.model(config, rngs=layers.keys(None))
 
+    def unfilled(self, config: Any) -> nnx.Module:
+        """Makes a network whose tensors are set before it runs; to be traced."""
+        return self.model(config, rngs=layers.Unfilled())
+
     def convolution_tap(self, config: Any, index: int) -> str:
         """The tap of the n-th convolution of a network of this family, as `convolution_tap`."""
-        return convolution_tap(nnx.eval_shape(lambda: self.make(config)), index)
+        return convolution_tap(nnx.eval_shape(lambda: self.unfilled(config)), index)
 
     def load(self, path: str | Path) -> tuple[Any, dict[str, Any]]:
         """Reads a network of this family that `stored.save` wrote."""
-        return stored.load(path, self.name, self.make, self.config)
+        return stored.load(path, self.name, self.unfilled, self.config)
 
 
 NETWORKS: dict[str, Network] = {
@@ -130,7 +134,7 @@ def from_tensors(
     if chosen.check is not None:
         chosen.check(shapes, origin)
     config = family.config(**{**fields, **chosen.sizes(shapes), **options})
-    model = nnx.eval_shape(lambda: family.make(config))
+    model = nnx.eval_shape(lambda: family.unfilled(config))
     table = chosen.table(config, tuple(source))
     stored.fill(model, tables.converted(source, table, stored.shapes(model), origin))
     return model

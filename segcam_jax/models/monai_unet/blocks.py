@@ -209,7 +209,7 @@ def _convolution(
         strides=each("strides", stride, config.ndim),
         padding=tuple((n // 2, n // 2) for n in size),
         use_bias=config.bias,
-        kernel_init=nnx.initializers.glorot_uniform(),
+        kernel_init=layers.drawn(nnx.initializers.glorot_uniform(), rngs),
         rngs=rngs,
     )
 
@@ -231,6 +231,6 @@ def _transposed(
         strides=strides,
         padding=tuple((n // 2, n // 2 + s - 1) for n, s in zip(size, strides, strict=True)),
         use_bias=config.bias,
-        kernel_init=nnx.initializers.glorot_uniform(),
+        kernel_init=layers.drawn(nnx.initializers.glorot_uniform(), rngs),
         rngs=rngs,
     )

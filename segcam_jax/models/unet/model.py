@@ -80,7 +80,7 @@ class ConvNormRelu(nnx.Module):
             outputs,
             (3,) * config.ndim,
             use_bias=config.bias,
-            kernel_init=nnx.initializers.glorot_uniform(),
+            kernel_init=layers.drawn(nnx.initializers.glorot_uniform(), rngs),
             rngs=rngs,
         )
         self.norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=config.epsilon, rngs=rngs)

@@ -54,7 +54,8 @@ class ConvNormRelu(nnx.Module):
 
     def __init__(self, name: str, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.name = name
-        self.conv = nnx.Conv(inputs, outputs, (3, 3), use_bias=False, kernel_init=_HE, rngs=rngs)
+        init = layers.drawn(_HE, rngs)
+        self.conv = nnx.Conv(inputs, outputs, (3, 3), use_bias=False, kernel_init=init, rngs=rngs)
         self.norm = nnx.BatchNorm(outputs, momentum=_BATCH_MOMENTUM, epsilon=_EPSILON, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
