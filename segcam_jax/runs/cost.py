@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -19,7 +19,9 @@ from segcam_jax.runs.job import OpenJob
 from segcam_jax.taps import INPUT, Split
 from segcam_jax.targets import Target
 from segcam_jax.types import InputError, counted
-from segcam_jax.volumes import ScanInput, SegmentOptions
+
+if TYPE_CHECKING:
+    from segcam_jax.volumes import ScanInput, SegmentOptions
 
 # More operations a second than a core of a CPU, and than an accelerator, does.
 _CORE, _ACCELERATOR = 10**11, 10**15
@@ -114,9 +116,9 @@ def check_instance(
 
 def check_scan(
     network: Network,
-    segmenting: SegmentOptions,
+    segmenting: "SegmentOptions",
     of_an_instance: Callable[[Tiling], int],
-    given: ScanInput,
+    given: "ScanInput",
 ) -> None:
     """The same of a scan: its windows, and those of one instance.
 

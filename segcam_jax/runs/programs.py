@@ -8,7 +8,7 @@ methods; `collect` waits for them. What a batch holds depends on the study and t
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -104,13 +104,14 @@ class ImageKernel:
     def _predict(self, group: Group) -> None:
         most = self._most_predicted
         images = [loaded.sample.padded for loaded in group.loaded]
+        forward = self._forward(images[0].shape)
         for chosen, size in batches(len(images), most, devices.image_devices(self._mesh)):
             batch = np.stack([images[index] for index in chosen])
             with self.network.blamed(batch.shape[1:]):
                 group.outputs.append(
-                    engine.predict_together(
-                        self.network.fn, self._params, batch, execution=self.execution
-                    )[: len(set(chosen))]
+                    engine.predict_together(forward, self._params, batch, execution=self.execution)[
+                        : len(set(chosen))
+                    ]
                 )
             group.programs.append(f"predict {group.name} x{size}")
 
@@ -282,6 +283,14 @@ class ImageKernel:
             for tap in ((INPUT,) if call.method.explains == "input" else hidden)
         )
 
+    @functools.cache  # noqa: B019
+    def _forward(self, shape: tuple[int, ...]) -> Callable[[Any, Any], Any]:
+        """The network for images of a shape `h w c`, of the trace that its methods are made of."""
+        if not (places := self.places(shape)):
+            return self.network.fn
+        split = self.network.split(places[0].tap, shape)
+        return lambda params, image: split.decode(*split.encode(params, image))
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Traces all methods for images of a shape `h w c`, and runs none."""
         shape = tuple(shape)
@@ -300,7 +309,7 @@ class ImageKernel:
         images = np.stack([sample.padded] * devices.image_devices(self._mesh))
         with self.network.blamed(sample.padded.shape):
             output = engine.predict_together(
-                self.network.fn, self._params, images, execution=self.execution
+                self._forward(images.shape[1:]), self._params, images, execution=self.execution
             )[0]
         self.network.check_output(np.asarray(output, np.float32))
 
