@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch, PathPatch, Rectangle
+from matplotlib.path import Path
 
 from segcam_jax.viz.checks import AnyArray, ClassNames, as_map, check_class, class_name
+from segcam_jax.viz.pixels import show
 from segcam_jax.viz.reuse import element, inner, kept
 from segcam_jax.viz.style import (
     FAINT,
@@ -51,13 +52,8 @@ def picture(
         over: extents (h, w) of the image that it covers, where it has a resolution of its own.
     """
     height, width = over or rgb.shape[:2]
-    axes.imshow(
-        np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8),
-        interpolation="antialiased" if smooth else "nearest",
-        aspect="auto",
-        origin="upper",
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-    )
+    colours = np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)
+    show(axes, colours, (-0.5, width - 0.5, height - 0.5, -0.5), smooth=smooth)
 
 
 def edges(region: Bool[AnyArray, "h w"]) -> Float[np.ndarray, "edges 2 2"]:
@@ -85,11 +81,13 @@ def outline(axes: Axes, region: Bool[AnyArray, "h w"] | None, colour: str = OUTL
     """Draws the exact outline of a region; nothing for None or an empty region."""
     if region is None or not region.any():
         return
-    segments = list(edges(region))
+    ends = edges(region).reshape(-1, 2)
+    path = Path(ends, np.tile([Path.MOVETO, Path.LINETO], len(ends) // 2))
+    path.should_simplify = False
     for each, width in ((OUTLINE_SHADOW, 2.0), (colour, 0.9)):
-        look = {"capstyle": "projecting", "clip_on": False, "label": "region", "zorder": 3}
-        lines = LineCollection(segments, colors=each, linewidths=width, **look)
-        axes.add_collection(lines, autolim=False)
+        look = {"fill": False, "capstyle": "projecting", "clip_on": False, "snap": True}
+        lines = PathPatch(path, edgecolor=each, linewidth=width, label="region", zorder=3, **look)
+        axes.add_artist(lines)  # It asks for no other limits.
 
 
 @element

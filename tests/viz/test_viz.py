@@ -11,7 +11,8 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 import pytest
-from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from PIL import Image
 
@@ -21,6 +22,7 @@ from segcam_jax.reports import instances as portraits
 from segcam_jax.types import InputError
 from segcam_jax.viz import Classes, Cut, Noted, Row, Segmented, Style, layout
 from segcam_jax.viz.panels import edges
+from segcam_jax.viz.pixels import show
 from segcam_jax.viz.plots import peak_table
 from segcam_jax.viz.points import scatter
 from segcam_jax.viz.slices import Portrait, instance_portrait, marked_slices
@@ -40,10 +42,7 @@ LABELS = np.where(REGION, 2, 0)
 
 def outlines(figure):
     return [
-        lines
-        for axes in figure.axes
-        for lines in axes.collections
-        if isinstance(lines, LineCollection) and lines.get_label() == "region"
+        lines for axes in figure.axes for lines in axes.patches if lines.get_label() == "region"
     ]
 
 
@@ -184,6 +183,26 @@ def test_what_leaves_its_panel_or_its_line_is_drawn_anew_like_all_else():
         found = [viz.to_array(make()) for make in makers]
     for make, pixels in zip(makers, found, strict=True):
         np.testing.assert_array_equal(pixels, viz.to_array(make()))
+
+
+@pytest.mark.parametrize("extents", [(24, 40), (60, 60), (5, 9), (12, 50), (37, 33)])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_pictures_are_resampled_as_matplotlib_does_it(extents, smooth):
+    colours = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
+    if not smooth:
+        colours[:, 1::2], colours[1::2] = colours[:, ::2], colours[::2]
+    figure = Figure((extents[1] / 10, extents[0] / 10), dpi=10)
+    axes = figure.add_axes((0, 0, 1, 1))
+    place = (-0.5, SHAPE[1] - 0.5, SHAPE[0] - 0.5, -0.5)
+    axes.set(xlim=place[:2], ylim=place[2:])
+    show(axes, colours, place, smooth=smooth)
+    how = "antialiased" if smooth else "nearest"
+    other = AxesImage(axes, interpolation=how, origin="upper", extent=place, resample=True)
+    other.set_data(colours)
+    axes.add_image(other)
+    expected, found = (each.make_image(None) for each in (other, axes.images[0]))
+    assert found[1:3] == expected[1:3]
+    np.testing.assert_allclose(found[0].astype(int), expected[0], atol=2)
 
 
 def test_words_in_another_style_are_drawn_anew():
