@@ -1,6 +1,5 @@
 """Figures to files and arrays."""
 
-import struct
 import zlib
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from segcam_jax import _files
 from segcam_jax.types import InputError
@@ -16,7 +16,6 @@ from segcam_jax.viz.reuse import kept
 from segcam_jax.viz.style import DPI, drawing
 
 _MARK = "segcam_jax"
-_UP = 2  # The filter of a row of a PNG file, the difference from the row above.
 
 
 def save(figure: Figure, path: str | Path, *, dpi: float = DPI, mark: str | None = None) -> Path:
@@ -43,35 +42,18 @@ def save(figure: Figure, path: str | Path, *, dpi: float = DPI, mark: str | None
         raise InputError(f"figure file {str(path)!r} has no known suffix; use one of {kinds}")
     with _files.whole_file(path) as temporary, drawing():
         if kind == "png":
-            # `savefig` would lay the figure out again before it draws.
-            Path(temporary).write_bytes(_png(to_array(figure, dpi=dpi), dpi, mark))
+            # As `savefig` has it, which would lay the figure out again before it draws.
+            about = PngInfo()
+            if mark is not None:
+                about.add_text(_MARK, mark)
+            pixels = Image.fromarray(to_array(figure, dpi=dpi))
+            # Runs of bytes alone are as short as what the usual level 6 finds, to a twentieth, in
+            # a third of the time.
+            packed = {"compress_level": 4, "compress_type": zlib.Z_RLE}
+            pixels.save(temporary, "PNG", dpi=(dpi, dpi), pnginfo=about, **packed)
         else:
             figure.savefig(temporary, format=kind, dpi=dpi)
     return path
-
-
-def _png(pixels: UInt8[np.ndarray, "h w 3"], dpi: float, mark: str | None) -> bytes:
-    """A PNG file: each row is stored as what it differs by from the row above.
-
-    Pillow tries five such filters on each row, and takes twice as long in all; its files are a
-    tenth smaller.
-    """
-    height, width, _ = pixels.shape
-    rows = np.full((height, 1 + 3 * width), _UP, np.uint8)
-    values = pixels.reshape(height, -1)
-    rows[0, 1:] = values[0]
-    np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
-    dots = round(dpi / 0.0254)  # a metre
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
-    chunks.append((b"pHYs", struct.pack(">IIB", dots, dots, 1)))
-    if mark is not None:
-        chunks.append((b"iTXt", f"{_MARK}\0\0\0\0\0{mark}".encode()))
-    chunks += [(b"IDAT", zlib.compress(rows.tobytes(), 2)), (b"IEND", b"")]
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for kind, data in chunks:
-        check = zlib.crc32(data, zlib.crc32(kind))
-        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", check)]
-    return b"".join(parts)
 
 
 def save_colours(values: Float[np.ndarray, "h w 3"], path: str | Path) -> Path:
@@ -135,6 +117,5 @@ def to_array(figure: Figure, *, dpi: float = DPI) -> UInt8[np.ndarray, "h w 3"]:
 def _rgb(canvas: FigureCanvasAgg) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of a canvas, whose letters and lines lie on white."""
     pixels = np.asarray(canvas.buffer_rgba())
-    return np.stack(
-        [pixels[..., channel] for channel in range(3)], -1
-    )  # Five times as fast as a copy.
+    # Five times as fast as a copy.
+    return np.stack([pixels[..., channel] for channel in range(3)], -1)
