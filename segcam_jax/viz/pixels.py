@@ -25,6 +25,8 @@ class Pixels(AxesImage):
             return super().make_image(renderer, magnification, unsampled)
         x0, x1 = (int(np.floor(x + 0.5)) for x in (seen.xmin, seen.xmax + 1e-8))
         y0, y1 = (int(np.ceil(y - 0.5)) for y in (seen.ymin - 1e-8, seen.ymax))
+        if min(x1 - x0, y1 - y0) < 1:
+            return super().make_image(renderer, magnification, unsampled)
         rgb: UInt8[np.ndarray, "h w 3"] = np.asarray(self.get_array())
         # Where the drawn pixels start in the picture, in its own pixels, and how large they are.
         row, tall = whole.ymax - y1, (whole.ymax - whole.ymin) / rgb.shape[0]
@@ -34,14 +36,11 @@ class Pixels(AxesImage):
             rows = _nearest(row, tall, y1 - y0, rgb.shape[0])
             shown[..., :3] = rgb[rows[:, None], _nearest(column, wide, x1 - x0, rgb.shape[1])]
         else:
-            ends = (column, row, column + x1 - x0, row + y1 - y0)
-            most = (rgb.shape[1], rgb.shape[0]) * 2
-            box = tuple(
-                float(np.clip(end / size, 0, last))
-                for end, size, last in zip(ends, (wide, tall) * 2, most, strict=True)
-            )
-            drawn = Image.fromarray(rgb).resize((x1 - x0, y1 - y0), Image.Resampling.HAMMING, box)
-            shown[..., :3] = drawn
+            height, width, _ = rgb.shape
+            ends = ((column + x1 - x0) / wide, (row + y1 - y0) / tall)
+            box = (max(column / wide, 0), max(row / tall, 0), *map(min, ends, (width, height)))
+            size, how = (x1 - x0, y1 - y0), Image.Resampling.HAMMING
+            shown[..., :3] = np.asarray(Image.fromarray(rgb).resize(size, how, box))
         return shown[::-1], x0, y0, None
 
 
