@@ -86,8 +86,7 @@ class Split:
 
     Attributes:
         tap: the name of the tap.
-        activation: shape and dtype of the activation, channels last, without a batch axis; whether
-            its positions are those of the input.
+        activation: shape and dtype, channels last, no batch; whether it has the input's positions.
         output: pytree of shape and dtype of the output.
         input: pytree of shape and dtype of one example.
         fn: the model, as `split` was given it.

@@ -238,7 +238,7 @@ def _dynamic_update(follower: Follower, equation: Equation, operands: list[Axes]
 
 def _loop(follower: Follower, equation: Equation, operands: list[Axes]) -> list[Axes]:
     """A scan: what is scanned over is the first axis of what is stacked, mixed by a carry."""
-    consts, carried = graph.scan_counts(equation)
+    consts, carried = kinds.scan_counts(equation)
     body = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
     first = consts + carried
     over = [axes[0] for axes in operands[first:] if axes]

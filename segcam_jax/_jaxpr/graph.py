@@ -77,15 +77,14 @@ def trace(fn: Callable, prefix: str, *args: Any, kept: bool = True) -> tuple[Gra
         kept: whether it may run under another mesh of devices than the one in use.
 
     Returns:
-        `(graph, output)`, output the pytree of `ShapeDtypeStruct`s that `fn` returns.
+        The graph, and the pytree of `ShapeDtypeStruct`s that `fn` returns.
     """
     traced = jax.make_jaxpr(fn, return_shape=True)
     try:
         with on_any_mesh() if kept else contextlib.nullcontext():
             closed, output = traced(*args)
     except (RuntimeError, ValueError) as error:  # The model may name axes of the mesh in use.
-        mesh = _named_mesh()
-        if mesh is None:
+        if (mesh := _named_mesh()) is None:
             raise
         try:
             with jax.sharding.use_abstract_mesh(mesh):
@@ -99,8 +98,7 @@ def trace(fn: Callable, prefix: str, *args: Any, kept: bool = True) -> tuple[Gra
             ) from error
         closed = _without_annotations(closed)
         output = jax.tree.map(struct, output)
-    jaxpr = getattr(closed, "jaxpr", closed)
-    builder = _Inliner(prefix)
+    jaxpr, builder = getattr(closed, "jaxpr", closed), _Inliner(prefix)
     outvars = builder.inline(jaxpr, {}, rename=False)
     taps, enclosed = naming.settled(builder.taps, builder.enclosed)
     graph = Graph(
@@ -215,14 +213,6 @@ def constants_of(jaxpr: Any) -> Sequence[Any]:
     return getattr(jaxpr, "consts", ())
 
 
-def scan_counts(scan: Equation) -> tuple[int, int]:
-    """How many operands a scan holds for all steps, and how many it carries, before its rows."""
-    if "num_consts" in scan.params:
-        return scan.params["num_consts"], scan.params["num_carry"]
-    held, carried, _ = scan.params["ft_in"].unpack()  # Since JAX 0.12.
-    return len(held), len(carried)
-
-
 def function_of(closed: Any) -> Callable[..., list]:
     """The function `(constants, *inputs) -> [*outputs]` of a closed jaxpr."""
     jaxpr = getattr(closed, "jaxpr", closed)
@@ -305,7 +295,7 @@ def read(environment: Mapping[Var, Any], atom: Any) -> Any:
 
 def flattened(fn: Callable, *structs: Any) -> tuple[Any, Any]:
     """As `closed`, and calls that mean no more than their body are opened."""
-    whole, _ = closed(fn, *structs)
+    whole = jax.make_jaxpr(fn)(*structs)
     return closed(lambda *inputs: evaluate(whole, constants_of(whole), inputs), *structs)
 
 
@@ -314,13 +304,12 @@ def subgraph_function(
 ) -> tuple[Any, Callable]:
     """The jaxpr of some equations, and the function `(*inputs) -> [*outputs]` that evaluates it."""
     template: Any = getattr(_EMPTY, "jaxpr", _EMPTY)
-    effects = frozenset().union(*(equation.effects for equation in equations))
     jaxpr = template.replace(
         constvars=(),
         invars=list(inputs),
         eqns=list(equations),
         outvars=list(outputs),
-        effects=effects,
+        effects=frozenset().union(*(equation.effects for equation in equations)),
         debug_info=template.debug_info.with_unknown_names(),
     )
     return jaxpr, core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, []))

@@ -103,3 +103,11 @@ def convolved_axes(jaxpr: Any) -> set[int]:
         if equation.primitive.name == "conv_general_dilated"
     ]
     return found | {len(each.lhs_spec) - 2 for each in numbers}
+
+
+def scan_counts(scan: Equation) -> tuple[int, int]:
+    """How many operands a scan holds for all steps, and how many it carries, before its rows."""
+    if "num_consts" in scan.params:
+        return scan.params["num_consts"], scan.params["num_carry"]
+    held, carried, _ = scan.params["ft_in"].unpack()  # Since JAX 0.12.
+    return len(held), len(carried)

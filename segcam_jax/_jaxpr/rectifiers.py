@@ -198,7 +198,7 @@ class _Rewriter:
 
     def _scan(self, equation: Equation, operands: Sequence[_Known]) -> list[_Known]:
         params = equation.params
-        consts, carry = graph.scan_counts(equation)
+        consts, carry = kinds.scan_counts(equation)
         moving = tuple(operand.value for operand in operands[consts:])
 
         def step(state, row):

@@ -81,9 +81,9 @@ def make(words: str) -> Made:
     module = _module_of_file(Path(place), words) if by_file else _module(place, words)
     if not colon:
         names = ", ".join(_candidates(module)[:_TOLD])
-        there = f"; {words} has {names}" if names else ""
+        there = f"; it has {names}" if names else ""
         raise InputError(
-            f"{words!r} names a file; add the function that makes the model, {words}:NAME{there}"
+            f"{words!r} names a file; add :NAME of the function that makes the model{there}"
         )
     model = _called(_attribute(module, name, left), words)
     if not is_model(model):

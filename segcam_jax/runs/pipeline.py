@@ -165,7 +165,6 @@ class _Writer:
         self._work = work
         self._queue: queue.Queue[tuple | None] = queue.Queue()
         self._error: BaseException | None = None
-        self._ends = False
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
 
     def __enter__(self) -> "_Writer":
@@ -173,8 +172,7 @@ class _Writer:
         return self
 
     def __exit__(self, kind: Any, *about: Any) -> None:
-        # What is in hand is stored; what waits for it is not, if something went wrong.
-        self._ends = kind is not None
+        # What is computed is stored, whatever ended the loop.
         self._queue.put(None)
         self._thread.join()
         if kind is None:
@@ -193,7 +191,7 @@ class _Writer:
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
             try:
-                if self._error is None and not self._ends:
+                if self._error is None:
                     self._work(*entry)
             except BaseException as error:  # Told to the thread that waits.
                 self._error = error

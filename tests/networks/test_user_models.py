@@ -235,7 +235,7 @@ def test_names_that_are_suggested_are_functions(fault, tmp_path, monkeypatch):
         "def make_network():\n    return WIDTH\n"
     )
     assert fault("layers", "net_of_mine.py:mak").endswith(" has no 'mak'; it has make_network")
-    assert fault("layers", "net_of_mine.py").endswith("; net_of_mine.py has make_network")
+    assert fault("layers", "net_of_mine.py").endswith("; it has make_network")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_names_that_are_suggested_are_functions(fault, tmp_path, monkeypatch):
         ("tests/support/own_netwrks.py:make", r"does not exist; there are own_networks.py"),
         (
             FILE,
-            r"names a file; add the function .*networks.py:NAME; .*networks.py has classifier, ",
+            r"networks.py' names a file; add :NAME of the function .*; it has classifier, ",
         ),
         (f"{FILE}:", r"names no function; give module.path:NAME"),
         (f"{FILE}:clasifier", r"has no 'clasifier'; it has classifier, "),

@@ -406,7 +406,7 @@ def test_files_of_options_are_checked(place, tmp_path, capsys):
         ),
         ("size = ['a']", "has ['a'] for --size, which takes a list, each of it a whole number"),
         ("batch = 3", "study.toml': --batch was given 3; give a power of two"),
-        ("model = 'unet'\nweights = 'x'", "has 'weights' twice"),
+        ("model = 'unet'\nweights = 'x'", "gives 'weights' by two names"),
         ("seed = ", "is not TOML"),
     ):
         config.write_text(words)
