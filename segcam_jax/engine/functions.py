@@ -70,8 +70,8 @@ class FunctionTarget:
     def __call__(self, output: Any) -> Any:
         """The score of an output."""
         jaxpr = self.formula.jaxpr
-        inputs = [*self.leaves, *jax.tree.leaves(_read(output))]
-        (score,) = graph.evaluate(jaxpr, self.consts, inputs)
+        inputs = [*self.consts, *self.leaves, *jax.tree.leaves(_read(output))]
+        (score,) = graph.evaluate(jaxpr, (), inputs)
         return score
 
 
@@ -96,8 +96,10 @@ def function_target(target: Callable, split: Split) -> FunctionTarget:
         raise
     except Exception as error:  # The target's own, of whatever type.
         raise _failed(output, error) from error
-    consts = list(graph.constants_of(whole))
-    return FunctionTarget(consts, leaves, Formula(jaxpr, content.key(jaxpr)))
+    consts, inputs = list(graph.constants_of(whole)), [*jaxpr.constvars, *jaxpr.invars]
+    # A formula outlasts the call, its constants must not: they may be values of a trace.
+    opened, _ = graph.subgraph_function(inputs, jaxpr.eqns, jaxpr.outvars)
+    return FunctionTarget(consts, leaves, Formula(opened, content.key(opened)))
 
 
 def _checked(score: Any) -> Any:
