@@ -35,6 +35,9 @@ def evidence_shares(
 
     Raises:
         InputError: if the map has other extents than the labels.
+
+    References:
+        Agg2Exp, WACV 2025, arXiv:2407.16653.
     """
     if jnp.shape(map) != jnp.shape(labels):
         raise InputError(
@@ -72,6 +75,9 @@ def ablation_matrix(
 
     Returns:
         Segment removed (row) by class; NaN for classes that are not predicted.
+
+    References:
+        captum's tutorial on semantic segmentation, which ablates one segment after the other.
     """
     nothing = jnp.zeros((split.at_input if at == "input" else split).activation.shape[:-1])
     there = scene(split, params, x, nothing, at, execution)
@@ -117,7 +123,7 @@ class SegmentShares:
     higher_is_better=None,
     range=(0.0, 1.0),
     cost="none",
-    paper="Vinogradova et al., Seg-Grad-CAM, AAAI 2020, of all classes",
+    paper="Agg2Exp, WACV 2025",
     constant=True,
 )
 def segment_evidence(
@@ -155,7 +161,7 @@ class SegmentFalls:
     higher_is_better=None,
     range=(-math.inf, 1.0),
     cost="one evaluation a class",
-    paper="Vinogradova et al., Seg-Grad-CAM, AAAI 2020, of segments removed",
+    paper="captum, tutorial on segmentation",
 )
 def segment_ablation(
     split: Split,
