@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-import segcam_jax
 from segcam_jax import _files
 from segcam_jax.data import nifti
 from segcam_jax.runs.manifest import FILE
@@ -39,8 +38,6 @@ from segcam_jax.runs.table import SCORES
 from segcam_jax.types import InputError
 
 RECORD, QUALITY = "record.json", "quality.csv"
-# What versions before 0.5 wrote first.
-_OLD_CLAIM = ".segcam-run.json"
 Advance = Callable[[int, str], None]
 Record = dict[str, Any]
 
@@ -179,21 +176,13 @@ def check_free(
         The files of the run that is to be replaced.
     """
     _files.check_folder(out)
-    old = _files.read_json(out / _OLD_CLAIM)
     if overwrite:
-        found = [*_named(old), _OLD_CLAIM] if isinstance(old, dict) else []
         with contextlib.suppress(InputError):
             names = [row["scan"] for row in open_scans(out).scans.values()]
-            found += [file for files in _records(out, names).values() for file in files]
-        return found
+            return [file for files in _records(out, names).values() for file in files]
+        return []
     if (out / STORE / FILE).exists():
         return []
-    if isinstance(old, dict):
-        version, now = old.get("version", "0.1.0"), segcam_jax.__version__
-        raise InputError(
-            f"output {str(out)!r} holds another run by segcam_jax {version}, and {now} cannot "
-            "resume it; give another folder, or --overwrite"
-        )
     names = (f"{scan}/{name}" for scan in scans for name in ("probability.nii.gz", RECORD))
     _files.check_free(out, (*files, FILE, *names))
     return []

@@ -583,13 +583,6 @@ def test_a_stored_run_is_exported_as_it_was_written(explained, tmp_path, capsys,
     assert "is a run of scans" in capsys.readouterr().err
 
 
-def test_a_run_of_an_older_version_is_one_line(case, tmp_path, capsys):
-    old = {"key": "1", "version": "0.4.0", "files": ["patient/record.json"]}
-    (tmp_path / ".segcam-run.json").write_text(json.dumps(old))
-    assert run(*arguments(case, tmp_path)) == 2
-    assert "holds another run by segcam_jax 0.4.0, and" in capsys.readouterr().err
-
-
 def test_a_mended_scan_is_done_again_and_the_others_stay(case, tmp_path, capsys, undrawn):
     """A broken second scan fails; when it is mended, the first is not segmented again."""
     for name in ("flair", "t1"):
