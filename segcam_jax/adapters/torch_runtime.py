@@ -4,7 +4,7 @@ import contextlib
 import functools
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from segcam_jax.extras import require
 from segcam_jax.types import InputError, MissingExtraError
 
 EXTRA = "torchax"
-_FITS = "torch 2.11 to 2.13"
+_FITS = "torch 2.11 to 2.14"
 # What a trace sets in torch holds for the process.
 _TRACING = threading.RLock()
 
@@ -24,21 +24,14 @@ _TRACING = threading.RLock()
 def load_torchax() -> Any:
     """torchax, also where its release is older than torch's.
 
-    Its release 0.0.13 asks for overloads of named tensors, which torch 2.13 has no more.
+    Its release 0.0.13 has rules for operators that later ones of torch lack: overloads of named
+    tensors (2.13), `cholesky` and `qr` (2.14).
     """
     torch = require("torch", extra=EXTRA)
-    packet: Any = torch._ops.OpOverloadPacket
-    plain = packet.__getattr__
-
-    def tolerant(self: Any, key: str) -> Any:
-        try:
-            return plain(self, key)
-        except AttributeError:
-            if key.startswith("__"):
-                raise
-            return object()
-
-    packet.__getattr__ = tolerant
+    kinds: Any = (torch._ops._OpNamespace, torch._ops.OpOverloadPacket)
+    plain = [kind.__getattr__ for kind in kinds]
+    for kind in kinds:
+        kind.__getattr__ = _tolerant(kind.__getattr__)
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torchax = require("torchax", extra=EXTRA)
@@ -51,9 +44,32 @@ def load_torchax() -> Any:
             f'needs {_FITS}. Run: pip install "segcam-jax[{EXTRA}]"'
         ) from error
     finally:
-        packet.__getattr__ = plain
+        for kind, each in zip(kinds, plain, strict=True):
+            kind.__getattr__ = each
         torch.backends.mha.set_fastpath_enabled(fast)
     return torchax
+
+
+class _Lacking:
+    """An operator that torch lacks, which no module can ask for, and its overloads."""
+
+    def __getattr__(self, key: str) -> "_Lacking":
+        if key.startswith("__"):
+            raise AttributeError(key)
+        return _Lacking()
+
+
+def _tolerant(plain: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    def found(self: Any, key: str) -> Any:
+        try:
+            return plain(self, key)
+        except AttributeError:
+            # torch asks what there is of other namespaces while it defines theirs.
+            if key.startswith("__") or vars(self).get("name", "aten") != "aten":
+                raise
+            return _Lacking()
+
+    return found
 
 
 @contextlib.contextmanager

@@ -467,8 +467,11 @@ def test_carriers_and_modes():
         fn, params = segcam.from_torch(carried)
         np.testing.assert_allclose(fn(params, X), want, atol=1e-6)
         assert list(segcam.list_taps(fn, params, X)) == ["input", "0", "1"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch has better than scripts by now.
+        script = torch.jit.trace(plain, given(X))
     with pytest.raises(InputError, match="ScriptModule.*give the module itself"):
-        segcam.from_torch(torch.jit.trace(plain, given(X)))
+        segcam.from_torch(script)
     with pytest.raises(InputError, match="given Conv2d, expected a torch.nn.Module|given type"):
         segcam.from_torch(nn.Conv2d)
     exported = torch.export.export(plain, (given(X),))
