@@ -302,7 +302,7 @@ def test_images_are_explained_by_networks_of_images(tmp_path, capsys):
     slices = {**said, "image_reader_writer": "SimpleITKIO"}
     write_plans(folder, said=slices)
     assert main(line) == 2
-    assert "segments the slices of volumes" in capsys.readouterr().err
+    assert "2d segments volumes slice by slice" in capsys.readouterr().err
 
 
 def of_images():
