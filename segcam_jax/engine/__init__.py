@@ -38,5 +38,5 @@ from segcam_jax.engine.many_targets import (
 )
 from segcam_jax.engine.plan import Plan as Plan
 from segcam_jax.engine.planning import plan_of as plan_of
-from segcam_jax.engine.scoring import encode as encode
+from segcam_jax.engine.score import encode as encode
 from segcam_jax.engine.sliding import sliding_window as sliding_window

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from segcam_jax._jaxpr import cost, graph
 from segcam_jax.engine import devices, fall, memory, record
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import Scoring, encode, fast, itself, scoring
+from segcam_jax.engine.score import Scoring, encode, fast, itself, scoring
 from segcam_jax.masks import Masks, ablate, around
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import wide

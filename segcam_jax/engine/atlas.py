@@ -17,8 +17,8 @@ from segcam_jax._jaxpr import difference
 from segcam_jax.engine import devices, fall, memory
 from segcam_jax.engine.compiled import checked_target
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.fitting import kept
-from segcam_jax.engine.scoring import encode
+from segcam_jax.engine.programs import kept
+from segcam_jax.engine.score import encode
 from segcam_jax.masks import Masks, ablate
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target

@@ -1,4 +1,4 @@
-"""A method becomes one compiled kernel: a program that `fitting` jits and keeps."""
+"""A method becomes one compiled kernel: a program that `programs` jits and keeps."""
 
 import dataclasses
 import functools
@@ -13,8 +13,8 @@ import numpy as np
 
 from segcam_jax.engine import devices, memory
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.fitting import Anew, Program, Programs, kept
 from segcam_jax.engine.functions import FunctionTarget, function_target
+from segcam_jax.engine.programs import Anew, Program, Programs, kept
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError, TargetError, nearest_first
@@ -39,7 +39,7 @@ def compiled(method: F) -> F:
     function is traced whenever it is given. What it computes is part of the program; arrays that it
     closes over, or that its object holds as attributes, are inputs. So another lambda that computes
     the same runs the same program; a number in it that is another one compiles again. Of all
-    programs the last `fitting.MOST_PROGRAMS` used are kept.
+    programs the last `programs.MOST_PROGRAMS` used are kept.
 
     The result has the attribute `program`, which takes the same arguments and returns the compiled
     program without running it.
@@ -72,7 +72,7 @@ def compiled_function(function: F) -> F:
     """Compiles a function of arrays that is not a method, for rooms above the engine.
 
     Positional arguments are its inputs. Those by keyword are part of the program, and hashable. It
-    is one of the programs of which the last `fitting.MOST_PROGRAMS` used are kept.
+    is one of the programs of which the last `programs.MOST_PROGRAMS` used are kept.
     """
 
     def kernel(static: Static, *inputs: Any) -> Any:

@@ -25,7 +25,7 @@ from segcam_jax._jaxpr import changes, constants, cost, difference, graph, lower
 from segcam_jax._jaxpr.precision import at_precision
 from segcam_jax._jaxpr.spans import Span, Windowed, narrow, whole
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import fast, lowers, window_of
+from segcam_jax.engine.score import fast, lowers, window_of
 from segcam_jax.masks import LocalMasks, Masks, around
 from segcam_jax.taps import Carry, Split
 from segcam_jax.types import wide

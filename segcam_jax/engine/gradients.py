@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from segcam_jax._jaxpr import biases, cost, graph, rectifiers
 from segcam_jax.engine import devices, memory, record
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import Reading, Scoring, fast, reading, scoring
+from segcam_jax.engine.score import Reading, Scoring, fast, reading, scoring
 from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
 from segcam_jax.types import InputError, TargetError, wide

@@ -14,8 +14,8 @@ from jax.core import Tracer
 from segcam_jax.engine import devices, record
 from segcam_jax.engine.compiled import checked_target, divided
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.fitting import kept
 from segcam_jax.engine.functions import FunctionTarget, function_target
+from segcam_jax.engine.programs import kept
 from segcam_jax.taps import Split
 from segcam_jax.targets import Difference, Target, stack
 from segcam_jax.types import Explanation, InputError, TargetError, counted

@@ -19,8 +19,8 @@ from segcam_jax._jaxpr import graph, slicing
 from segcam_jax.engine import devices, memory, record
 from segcam_jax.engine.compiled import checked_target, divided
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.fitting import Programs
 from segcam_jax.engine.functions import FunctionTarget
+from segcam_jax.engine.programs import Programs
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target, check_class, region, stack
 from segcam_jax.types import Explanation, InputError

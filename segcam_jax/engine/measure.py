@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from segcam_jax.engine import ablation, gradients, scoring
+from segcam_jax.engine import ablation, gradients
 from segcam_jax.engine.execution import Execution
+from segcam_jax.engine.score import encode
 from segcam_jax.masks import LocalMasks, Masks, around
 from segcam_jax.taps import Split
 
@@ -94,7 +95,7 @@ class Ablations:
 
         @jax.jit
         def kernel(params, x, target):
-            activation, carry = scoring.encode(self.split, params, x, execution)
+            activation, carry = encode(self.split, params, x, execution)
             given = (activation, carry, target, masks, execution)
             return ablation.ablation_drops(self.split, *given)[1]
 

@@ -9,7 +9,7 @@ from typing import Literal
 from jaxtyping import Array, Bool
 
 from segcam_jax.engine.fall import Falls
-from segcam_jax.engine.scoring import Scoring
+from segcam_jax.engine.score import Scoring
 from segcam_jax.masks import Masks
 
 

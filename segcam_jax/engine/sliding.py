@@ -21,7 +21,7 @@ from segcam_jax._jaxpr import cost, graph, lowering
 from segcam_jax.engine import memory
 from segcam_jax.engine.compiled import compiled_function
 from segcam_jax.engine.execution import Execution
-from segcam_jax.engine.scoring import lowers
+from segcam_jax.engine.score import lowers
 from segcam_jax.types import InputError, wide
 
 # MONAI's: no weight is below, so that corners of windows are never divided by nearly nothing.

@@ -13,7 +13,7 @@ from segcam_jax import Execution, tap
 from segcam_jax._jaxpr import changes
 from segcam_jax._jaxpr.spans import Span
 from segcam_jax.engine import fall
-from segcam_jax.engine.scoring import scoring
+from segcam_jax.engine.score import scoring
 from segcam_jax.masks import ChannelMasks, WindowMasks
 from tests.engine.test_engine import random_net, recipes
 from tests.support.networks import convolve, make_input, make_params, skip_net

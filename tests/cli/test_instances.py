@@ -30,7 +30,7 @@ from segcam_jax.cli.volumetric import Context, Instances, chosen
 from segcam_jax.data import nifti, scans
 from segcam_jax.data.instances import measured
 from segcam_jax.data.truths import TruthOptions
-from segcam_jax.engine import fitting
+from segcam_jax.engine import programs as engine_programs
 from segcam_jax.methods import METHODS
 from segcam_jax.metrics import randomisation
 from segcam_jax.models import stored
@@ -324,7 +324,7 @@ def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys, m
     assert run("score", out, "--metric", "segment_evidence") == 2
     assert "keeps the explained class alone" in capsys.readouterr().err
     kept = Recent(99)
-    monkeypatch.setattr(fitting, "_PROGRAMS", kept)
+    monkeypatch.setattr(engine_programs, "_PROGRAMS", kept)
     scoring = Scoring(stored, measures(("parameter_randomisation",)))
     scoring.compute()
     # All methods and layers in one, of each extent of a window and of a target.

@@ -12,7 +12,7 @@ import pytest
 
 import segcam_jax as segcam
 from segcam_jax._jaxpr import content
-from segcam_jax.engine import fitting
+from segcam_jax.engine import programs as engine_programs
 from segcam_jax.taps import Recent
 from segcam_jax.types import TargetError
 
@@ -36,7 +36,7 @@ def score(target) -> float:
 def programs(monkeypatch):
     """The programs that are kept, of which there are four."""
     kept = Recent(4)
-    monkeypatch.setattr(fitting, "_PROGRAMS", kept)
+    monkeypatch.setattr(engine_programs, "_PROGRAMS", kept)
     return kept._values
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 import segcam_jax as segcam
 from segcam_jax import Execution, InputError
-from segcam_jax.engine import fitting, memory
+from segcam_jax.engine import memory, programs
 from segcam_jax.models.unet import UNet, UNetConfig
 from tests.support.networks import make_input, make_params, skip_net
 
@@ -33,7 +33,7 @@ def chunks(monkeypatch):
 
 def fails_while(monkeypatch, too_large, error=EXHAUSTED):
     """Programs raise an error while `too_large(halvings)`."""
-    call = fitting.Programs._call
+    call = programs.Programs._call
 
     def failing(self, program, *arguments):
         result = call(self, program, *arguments)
@@ -41,7 +41,7 @@ def fails_while(monkeypatch, too_large, error=EXHAUSTED):
             raise error
         return result
 
-    monkeypatch.setattr(fitting.Programs, "_call", failing)
+    monkeypatch.setattr(programs.Programs, "_call", failing)
 
 
 def ablate(**settings) -> Any:
@@ -105,7 +105,7 @@ def test_nothing_is_compiled_inside_a_callers_jit(monkeypatch):
         raise AssertionError
 
     expected = ablate()
-    monkeypatch.setattr(fitting.Programs, "fitted", fitted)
+    monkeypatch.setattr(programs.Programs, "fitted", fitted)
     params, x = make_params(), make_input()
     split = segcam.split(skip_net, "bottleneck", params, x)
     execution = Execution(memory_limit=10**7)
@@ -147,13 +147,13 @@ def a_unet():
 def test_temporaries_stay_under_the_limit(monkeypatch, chunks):
     split, params, x = a_unet()
     compiled = []
-    size_of = fitting.temporary_bytes
+    size_of = programs.temporary_bytes
 
     def temporary_bytes(executable):
         compiled.append(size_of(executable))
         return compiled[-1]
 
-    monkeypatch.setattr(fitting, "temporary_bytes", temporary_bytes)
+    monkeypatch.setattr(programs, "temporary_bytes", temporary_bytes)
     target = segcam.targets.whole_image(1)
     expected: Any = segcam.methods.ablation_cam(split, params, x, target)
     used = {}
@@ -180,7 +180,7 @@ def test_gradients_keep_to_the_limit():
 
 
 def test_a_limit_that_the_estimate_allows_and_the_compiler_does_not(monkeypatch):
-    monkeypatch.setattr(fitting, "temporary_bytes", lambda _: 5_000_000)
+    monkeypatch.setattr(programs, "temporary_bytes", lambda _: 5_000_000)
     with pytest.raises(InputError, match="memory_limit=4000000 bytes; .* about 5000000 for"):
         ablate(memory_limit=4_000_000)
 

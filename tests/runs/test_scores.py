@@ -15,7 +15,7 @@ from segcam_jax import metrics
 from segcam_jax._jaxpr.recent import Recent
 from segcam_jax.cli import commands, main, score as score_command
 from segcam_jax.cli.score import _study
-from segcam_jax.engine import fitting
+from segcam_jax.engine import programs as engine_programs
 from segcam_jax.metrics import METRICS, randomisation
 from segcam_jax.metrics.controls import random_map
 from segcam_jax.reports import scores as report
@@ -242,7 +242,7 @@ def test_what_explains_again_is_scored_too(run, monkeypatch, capsys):
 
 def test_randomisation_takes_one_program_for_all_methods_and_layers(run, monkeypatch):
     kept = Recent(99)
-    monkeypatch.setattr(fitting, "_PROGRAMS", kept)
+    monkeypatch.setattr(engine_programs, "_PROGRAMS", kept)
     scoring = Scoring(open_store(run), measures(("parameter_randomisation",)))
     scoring.compute()
     assert len(programs_of_all_maps(kept)) == 1
@@ -602,7 +602,7 @@ def test_images_and_a_stored_run_are_told_apart(place, run, capsys):
 
 def test_maps_of_all_taps_take_one_program(run, monkeypatch):
     kept = Recent(99)
-    monkeypatch.setattr(fitting, "_PROGRAMS", kept)
+    monkeypatch.setattr(engine_programs, "_PROGRAMS", kept)
     stored = open_store(run)
     assert {stored.map(0, tap, stored.methods(tap)[0]).shape for tap in stored.taps} == {(16, 16)}
     Scoring(stored, measures(("deletion",), ("steps=4",))).compute()
