@@ -26,13 +26,15 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from segcam_jax._jaxpr import difference_rules, graph, slicing, windows
+from segcam_jax._jaxpr import difference_rules, graph, kinds, slicing, windows
 from segcam_jax._jaxpr.graph import Equation
 from segcam_jax._jaxpr.parts import Value, interpret
 
 Array = Any
 # What is 0 where nothing changes bears this name.
 MARK = "segcam-change"
+# What is as cheap to compute again of changed values as its change is, elements and sums of them.
+_CHEAP = kinds.ELEMENTWISE | kinds.LINEAR - {"reduce_window_sum"} | {"reduce_max", "reduce_min"}
 # Subtracting their results is exact.
 _STEPS = frozenset(("floor", "ceil", "round", "sign", "convert_element_type"))
 
@@ -170,7 +172,7 @@ def _moved(known: Array, change: Array) -> Value:
     """A value and its change, as a step where the value is narrow."""
     dtype = jnp.result_type(known)
     if is_wide(dtype):
-        return Value(known, change=change)
+        return Value(known, change=change, fresh=known + change)
     return Value(known, now=(known.astype(change.dtype) + change).astype(dtype))
 
 
@@ -215,18 +217,27 @@ class _Finite:
         if all(wide):
             changes = _by_rule(equation, params, operands)
             if changes is not None:
-                pairs = zip(known, changes, strict=True)
-                return [Value(k, change=_like(k, change)) for k, change in pairs]
+                fresh = [None] * len(known)
+                if _is_fresh(operands) and equation.primitive.name in _CHEAP:
+                    fresh = [equation.primitive.bind(*(v.after() for v in operands), **params)]
+                found = zip(known, changes, fresh, strict=True)
+                return [Value(k, change=_like(k, change), fresh=f) for k, change, f in found]
         if params is equation.params:
             now = graph.bind(equation, *(value.after() for value in operands))
         else:
             now = [equation.primitive.bind(*(value.after() for value in operands), **params)]
         if any(wide) and equation.primitive.name not in _STEPS:
             self.subtracted[equation.primitive.name] = None
+        fresh = now if _is_fresh(operands) else [None] * len(now)
         return [
-            Value(k, change=_apart(n, k)) if is_float else Value(k, now=n)
-            for k, n, is_float in zip(known, now, wide, strict=True)
+            Value(k, change=_apart(n, k), fresh=f) if is_float else Value(k, now=n, fresh=f)
+            for k, n, f, is_float in zip(known, now, fresh, wide, strict=True)
         ]
+
+
+def _is_fresh(operands: Sequence[Value]) -> bool:
+    """Whether none of the changed operands is a sum of what is known and its change."""
+    return all(value.fresh is not None for value in operands if value.changed)
 
 
 def _by_rule(equation: Equation, params: dict, operands: Sequence[Value]) -> list[Array] | None:
@@ -242,7 +253,8 @@ def _by_rule(equation: Equation, params: dict, operands: Sequence[Value]) -> lis
     if name in difference_rules.LINEAR:
         result = difference_rules.LINEAR[name](apply, params, known, changes)
     elif name in difference_rules.NONLINEAR and not _complex(known):
-        result = difference_rules.NONLINEAR[name](apply, params, known, changes)
+        fresh = [value.fresh for value in operands]
+        result = difference_rules.NONLINEAR[name](apply, params, known, changes, fresh)
         result = None if result is None else checkpoint_name(result, MARK)
     if result is None:
         return None

@@ -15,7 +15,9 @@ Infinities that are equal are no distance apart, as those that pad a maximum or 
 change that is really infinite, or not a number, stays so.
 
 A rule is `(apply, params, known, changes) -> change`, or None where it does not hold. `apply` is
-the primitive with its parameters; `changes` has None for an operand that does not change. The
+the primitive with its parameters; `changes` has None for an operand that does not change. Nonlinear
+ones take `fresh` too: changed operands that were not computed as `known + change`, or None. Those
+with a pole or an infinite slope at 0 read them: `x / (|x| + 1e-6)` where all of x is ablated. The
 derivatives of these formulas are not those of the functions at ties; nobody takes them (see
 `engine/fall.py`).
 """
@@ -34,7 +36,7 @@ from segcam_jax._jaxpr.graph import Equation
 
 Array = Any
 Changes = Sequence[Array | None]
-Rule = Callable[[Callable, dict, Sequence[Array], Changes], Any]
+Rule = Callable[..., Any]
 
 
 def filled(known: Array, change: Array | None) -> Array:
@@ -133,6 +135,8 @@ def keeps_zero(name: str, zero: Sequence[bool]) -> bool:
     return says is not None and all(zero[at] for at in _summed(says, len(zero)))
 
 
+# So many times the unit of rounding is what a sum of many terms may be off.
+_ROUNDING = 16
 # Gauss-Legendre on [0, 1].
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
 
@@ -164,10 +168,10 @@ def _exp2(x: Array, d: Array) -> Array:
     return where(d > 1, lax.exp2(x + d) - lax.exp2(x), lax.exp2(x) * lax.expm1(d * math.log(2)))
 
 
-def _log(x: Array, d: Array) -> Array:
+def _log(x: Array, d: Array, after: Array) -> Array:
     small = abs(d) < 0.5 * abs(x)
     ratio = where(small, d / where(x != 0, x, 1.0), 0.0)
-    return where(small, lax.log1p(ratio), lax.log((x + d) / x))
+    return where(small, lax.log1p(ratio), lax.log(after / x))
 
 
 def _logistic(x: Array, d: Array) -> Array:
@@ -178,25 +182,25 @@ def _logistic(x: Array, d: Array) -> Array:
     return lax.sign(d) * -lax.expm1(-abs(d)) * lax.exp(-near) / share
 
 
-def _sqrt(x: Array, d: Array) -> Array:
-    both = lax.sqrt(x + d) + lax.sqrt(x)
+def _sqrt(x: Array, d: Array, after: Array) -> Array:
+    both = lax.sqrt(after) + lax.sqrt(x)
     return where(both == 0, 0.0, d / where(both == 0, 1.0, both))
 
 
-def _rsqrt(x: Array, d: Array) -> Array:
-    before, after = lax.sqrt(x), lax.sqrt(x + d)
-    return -d / (before * after * (before + after))
+def _rsqrt(x: Array, d: Array, after: Array) -> Array:
+    x, after = lax.sqrt(x), lax.sqrt(after)
+    return -d / (x * after * (x + after))
 
 
-def _cbrt(x: Array, d: Array) -> Array:
-    before, after = lax.cbrt(x), lax.cbrt(x + d)
-    both = before * before + before * after + after * after
+def _cbrt(x: Array, d: Array, after: Array) -> Array:
+    x, after = lax.cbrt(x), lax.cbrt(after)
+    both = x * x + x * after + after * after
     return where(both == 0, 0.0, d / where(both == 0, 1.0, both))
 
 
-def _integer_pow(x: Array, d: Array, power: int) -> Array:
+def _integer_pow(x: Array, d: Array, after: Array, power: int) -> Array:
     """(x + d)^n - x^n = d (sum of x^i (x + d)^(n - 1 - i))."""
-    count, after = abs(power), x + d
+    count = abs(power)
     if count == 0:
         return d * 0
     total = jnp.ones_like(d)
@@ -228,13 +232,8 @@ _UNARY: dict[str, Callable[..., Array]] = {
     "exp": _exp,
     "exp2": _exp2,
     "expm1": _exp,
-    "log": _log,
-    "log1p": lambda x, d: _log(1 + x, d),
     "logistic": _logistic,
     "tanh": lambda x, d: 2 * _logistic(2 * x, 2 * d),
-    "sqrt": _sqrt,
-    "rsqrt": _rsqrt,
-    "cbrt": _cbrt,
     "square": lambda x, d: d * (x + (x + d)),
     "abs": _abs,
     "erf": _erf,
@@ -244,20 +243,43 @@ _UNARY: dict[str, Callable[..., Array]] = {
 }
 
 
+# What they do close to 0 takes the changed operand itself.
+_SINGULAR: dict[str, Callable[..., Array]] = {
+    "log": _log,
+    "log1p": lambda x, d, after: _log(1 + x, d, 1 + after),
+    "sqrt": _sqrt,
+    "rsqrt": _rsqrt,
+    "cbrt": _cbrt,
+}
+
+
+def _now(known: Array, change: Array | None, fresh: Array | None) -> Array:
+    """The changed operand."""
+    if fresh is not None:
+        return fresh
+    return known if change is None else known + change
+
+
 def _unary(formula: Callable) -> Rule:
-    def rule(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
-        assert changes[0] is not None
+    def rule(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Array:
         return formula(known[0], changes[0])
 
     return rule
 
 
-def _power(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
-    assert changes[0] is not None
-    return _integer_pow(known[0], changes[0], params["y"])
+def _singular(formula: Callable) -> Rule:
+    def rule(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Array:
+        return formula(known[0], changes[0], _now(known[0], changes[0], fresh[0]))
+
+    return rule
 
 
-def _real_power(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
+def _power(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Array:
+    now = _now(known[0], changes[0], fresh[0] if params["y"] < 0 else None)
+    return _integer_pow(known[0], changes[0], now, params["y"])
+
+
+def _real_power(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Any:
     """x^p, p known."""
     (x, p), (d, other) = known, changes
     if other is not None or d is None:
@@ -266,15 +288,23 @@ def _real_power(apply: Callable, params: dict, known: Sequence[Array], changes: 
     small = (abs(d) < 0.5 * abs(x)) & (abs(x) > 0)
     ratio = where(small, d / where(x != 0, x, 1.0), 0.0)
     near = apply(x, p) * lax.expm1(p * lax.log1p(ratio))
-    return where(small, near, apply(x + d, p) - apply(x, p))
+    return where(small, near, apply(_now(x, d, fresh[0]), p) - apply(x, p))
 
 
-def _divide(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
+def _divide(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Array:
+    """(dx - q dy) / (y + dy), q = x / y; (x + dx) / (y + dy) - q where |dy| > |y + dy|."""
     (x, y), (dx, dy) = known, changes
     if dy is None:
         return apply(dx, y)
-    lost = x / y * dy
-    return (lax.neg(lost) if dx is None else dx - lost) / (y + dy)
+    quotient, now, numerator = x / y, _now(y, dy, fresh[1]), _now(x, dx, fresh[0])
+    near = -quotient * dy if dx is None else dx - quotient * dy
+    if dx is not None and fresh[0] is None:
+        # A sum of which rounding alone is left, over what is left of the denominator.
+        lost = _ROUNDING * jnp.finfo(x.dtype).eps
+        gone = (abs(numerator) < lost * abs(x)) & (abs(now) < lost * abs(y))
+        numerator = where(gone, 0.0, jnp.broadcast_to(numerator, gone.shape))
+    far = jnp.broadcast_to(abs(dy) > abs(now), near.shape)
+    return where(far, numerator / now - quotient, near / now)
 
 
 def picked(first0: Array, first1: Array, changes: tuple, values: tuple) -> Array:
@@ -283,7 +313,7 @@ def picked(first0: Array, first1: Array, changes: tuple, values: tuple) -> Array
     return where(first1, where(first0, dx, gap(x, y) + dx), where(first0, gap(y, x) + dy, dy))
 
 
-def _larger(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
+def _larger(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes = ()) -> Array:
     (x, y), (dx, dy) = known, changes
     if dx is not None and dy is not None:
         return picked(x >= y, x + dx >= y + dy, (dx, dy), (x, y))
@@ -294,12 +324,12 @@ def _larger(apply: Callable, params: dict, known: Sequence[Array], changes: Chan
     )
 
 
-def _smaller(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
+def _smaller(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes = ()) -> Array:
     mirrored = [None if change is None else -change for change in changes]
     return -_larger(apply, params, [-jnp.asarray(value) for value in known], mirrored)
 
 
-def _clamp(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
+def _clamp(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Any:
     low, x, high = known
     if changes[0] is not None or changes[2] is not None:
         return None
@@ -308,7 +338,7 @@ def _clamp(apply: Callable, params: dict, known: Sequence[Array], changes: Chang
     return _smaller(apply, params, (raised, high), (change, None))
 
 
-def _extreme(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
+def _extreme(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Array:
     """max_i(x_i + d_i) - max_i x_i = max_i(d_i + (x_i - max x)), the bracket known."""
     x, axes = known[0], params["axes"]
     kept = [axis for axis in range(x.ndim) if axis not in axes]
@@ -319,7 +349,7 @@ def _extreme(apply: Callable, params: dict, known: Sequence[Array], changes: Cha
 def _pooled(kind: Callable, outside: float) -> Rule:
     """The same for every window, along one axis after the other."""
 
-    def rule(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
+    def rule(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Any:
         if set(params["base_dilation"]) != {1}:
             return None
         (x,), (d,) = known, changes
@@ -351,6 +381,7 @@ def _pooled(kind: Callable, outside: float) -> Rule:
 
 NONLINEAR: dict[str, Rule] = {
     **{name: _unary(formula) for name, formula in _UNARY.items()},
+    **{name: _singular(formula) for name, formula in _SINGULAR.items()},
     "integer_pow": _power,
     "pow": _real_power,
     "div": _divide,

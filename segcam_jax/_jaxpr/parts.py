@@ -36,11 +36,14 @@ class Value:
         known: on the unchanged input.
         change: what is added to it, of an array at least as wide as float32.
         now: the changed value itself, of any other.
+        fresh: the changed value, where it is computed of changed values alone: `known + change` has
+            no digits of what is much smaller than both.
     """
 
     known: Array
     change: Array | Parts | None = None
     now: Array | Parts | None = None
+    fresh: Array | None = None
 
     @property
     def changed(self) -> bool:
@@ -63,8 +66,8 @@ class Value:
         """The changed value."""
         if isinstance(self.now, Parts):
             return _assembled(self.now, functools.partial(self._slice, self.now.axis), self.known)
-        if self.now is not None:
-            return self.now
+        if self.now is not None or self.fresh is not None:
+            return self.fresh if self.now is None else self.now
         return self.known if self.change is None else self.known + self.whole_change()
 
     def part(self, axis: int, low: int, high: int, index: int) -> "Value":
