@@ -187,7 +187,7 @@ def _gather(equation: Equation, known: Known) -> Access | None:
         if places.size == 0 or (places < 0).any() or (places + sizes[axis] > shape[axis]).any():
             return None
         along = [at for at in range(places.ndim) if (places != places.take([0], at)).any()]
-        if len(along) > 1 or max(places.shape) * shape[axis] > _MOST_TOLD:
+        if len(along) > 1 or max(places.shape, default=1) * shape[axis] > _MOST_TOLD:
             return None
         if along:
             line = np.moveaxis(places, along[0], 0).reshape(places.shape[along[0]], -1)[:, 0]
