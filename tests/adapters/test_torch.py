@@ -350,6 +350,18 @@ def test_sizes_that_are_computed_from_shapes():
         np.testing.assert_allclose(fn(params, x), back(module(given(x))), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4, 8])
+def test_transposed_convolutions_of_groups(groups):
+    """8 channels: torchax 0.0.13 is right for 1 group and for 8."""
+    for dims, bias in ((1, True), (2, False), (2, True), (3, True)):
+        kind = getattr(nn, f"ConvTranspose{dims}d")
+        sizes = {"stride": 2, "padding": 1, "output_padding": 1, "dilation": 2}
+        module = kind(8, 16, 3, groups=groups, bias=bias, **sizes).eval()
+        x = np.random.default_rng(1).normal(size=(5, 4, 3)[:dims] + (8,)).astype(np.float32)
+        fn, params = segcam.from_torch(module)
+        np.testing.assert_allclose(fn(params, x), back(module(given(x))), rtol=1e-5, atol=1e-6)
+
+
 def test_packages_that_are_missing_or_do_not_fit(monkeypatch):
     def unfit():
         raise AttributeError("no such overload")
