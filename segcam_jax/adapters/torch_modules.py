@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,9 +113,23 @@ def _is_own(hook: Any, modules: set[int]) -> bool:
 
 
 def plain(module: Any) -> dict[str, Any]:
-    """What a module is besides its tensors and submodules; hooks are told apart."""
+    """What a module is besides its tensors and submodules; hooks are told apart.
+
+    Lists of its parameters, as recurrent layers keep them, are the names of these.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    names = {id(tensor): name for name, tensor in registered(module).items()}
+
+    def named(leaf: Any) -> Any:
+        if isinstance(leaf, weakref.ref) and isinstance(leaf(), torch.Tensor):
+            return weakref.ref
+        return names.get(id(leaf), id(leaf)) if isinstance(leaf, torch.Tensor) else leaf
+
     kept = {name: each for name, each in vars(module).items() if name not in _REGISTERED[:3]}
-    return {name: dict(each) if name in _HOOKS else each for name, each in kept.items()}
+    kept = {name: dict(each) if name in _HOOKS else each for name, each in kept.items()}
+    return pytree.tree_map(named, kept)
 
 
 def _name_of(hook: Any) -> str:

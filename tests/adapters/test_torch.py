@@ -246,6 +246,25 @@ def test_equal_modules_share_their_splits():
         first({}, X)
 
 
+def test_recurrent_layers_that_list_their_parameters_compare():
+    class Rows(nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            self.gru = nn.GRU(3, size, batch_first=True, bidirectional=True)
+
+        def forward(self, x):
+            rows = x.permute(0, 2, 3, 1).flatten(0, 1)
+            found = self.gru(rows)[0].reshape(*x.permute(0, 2, 3, 1).shape[:3], -1)
+            return found.permute(0, 3, 1, 2)
+
+    module = Rows(4).eval()
+    fn, params = segcam.from_torch(module)
+    np.testing.assert_allclose(fn(params, X), back(module(given(X))), rtol=1e-5, atol=1e-6)
+    assert segcam.from_torch(module)[0] == fn
+    assert segcam.from_torch(Rows(4).eval())[0] == fn
+    assert segcam.from_torch(Rows(2).eval())[0] != fn
+
+
 def test_integers_that_do_not_fit_are_refused():
     module = nn.Conv2d(3, 2, 1)
     module.register_buffer("large", torch.tensor([2**40]))
