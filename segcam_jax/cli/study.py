@@ -339,7 +339,7 @@ class Embed(Running, Opening):
 
 
 @dataclasses.dataclass(frozen=True)
-class Occlude(Judging, Opening):
+class Occlude(Running, Judging, Opening):
     """Occlude activation maps, one by one and all at once: what does a segmentation lose?
 
     For example:
@@ -352,10 +352,10 @@ class Occlude(Judging, Opening):
     half, three quarters and all of it to 0 in the activation maps of a tap, in all maps together
     and in each map alone; and likewise of the background. Tables have the mean output (logits, or
     probabilities) of foreground and background, and the mean Dice, before and after. ablations.csv
-    has them for maps that are 0 everywhere, sorted. If it was interrupted, the command resumes.
+    has them for maps that are 0 everywhere, sorted. The folder holds the run (run.zarr), from which
+    the same command draws figures again without the network.
 
     Attributes:
-        images: Image files, or folders of them.
         tap: Whose maps to occlude: a tap (`segcam layers` lists them), first, middle or last.
             Default: the bottleneck.
         truth: As in `segcam explain`. Default: the prediction.
@@ -364,27 +364,22 @@ class Occlude(Judging, Opening):
         shares: Which shares of the foreground's (background's) positions to occlude, above 0 and at
             most 1. Default: a quarter, a half, three quarters, all.
         places: How many places to occlude for each share below 1, at most 100. The first is in the
-            middle, the others are far apart.
-        occluded: What to occlude: foreground, background, or both.
-        value: Occluded positions get this value.
+            middle, the others are far apart. Default: 2.
+        occluded: What to occlude: foreground, background, or both. Default: both.
+        value: Occluded positions get this value. Default: 0.
         cover: Which positions of the maps are foreground. linear: where the mask, resized linearly,
-            exceeds 100 of 255. touched: all positions that the mask touches.
-        memory_limit: As in `segcam explain`.
-        on_error: What to do if an image fails: say why and continue, or stop the study.
-        no_figures: Write tables only. To add figures later, the command must compute again.
-        out: Folder of the results.
-        overwrite: Write into a folder that already holds files of these names.
+            exceeds 100 of 255. touched: all positions that the mask touches. Default: linear.
+        shard: How many images to compute and store together. Default: 1.
+        no_figures: Write no PNG files; the same command without it draws them from the run.
+        out: Folder of the results. A run that was interrupted there resumes.
     """
 
-    images: Images = ()
     classes: Classes = ()
     shares: Thresholds = ()
-    places: int = 2
-    occluded: Names = ("foreground", "background")
-    value: float = 0.0
-    cover: Literal["linear", "touched"] = "linear"
-    memory_limit: Annotated[str | None, optional("BYTES")] = None
-    on_error: Literal["row", "stop"] = "row"
+    places: MaybeCount = None
+    occluded: Names = ()
+    value: MaybeNumber = None
+    cover: Annotated[Literal["linear", "touched"] | None, optional("{linear,touched}")] = None
+    shard: MaybeCount = 1
     no_figures: bool = False
     out: Path = Path("segcam-occlusion")
-    overwrite: bool = False

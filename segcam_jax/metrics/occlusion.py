@@ -184,11 +184,9 @@ def occlusion_study(
     at_tap = _at_tap(mask, split, cover)
     known = np.asarray(touched(jnp.asarray(labels != UNKNOWN), at_tap.shape))
     regions = {"foreground": at_tap, "background": known & ~at_tap}
-    patches, covered = [Patch("map", 1.0)], [np.ones(at_tap.shape, bool)]
+    covered = [np.ones(at_tap.shape, bool)]
     for name in dict.fromkeys(occluded):
-        for patch, positions in _patches(name, regions[name], shares, places, split.tap):
-            patches.append(patch)
-            covered.append(positions)
+        covered += _covered(name, regions[name], shares, places, split.tap)
     output, before, falls, together = _read(
         split,
         params,
@@ -205,7 +203,21 @@ def occlusion_study(
         said.check_values(output)
     said.check_exclusive(output)
     found = jax.tree.map(np.asarray, (before, falls, together))
-    return OcclusionStudy(tuple(patches), np.stack(covered), *found)
+    return OcclusionStudy(patches_of(shares, places, occluded), np.stack(covered), *found)
+
+
+def patches_of(
+    shares: Sequence[float], places: int, occluded: Sequence[Occluded]
+) -> tuple[Patch, ...]:
+    """What `occlusion_study` occludes with these options, in its order."""
+    parts = [
+        Patch(name, float(share), place)
+        for name in dict.fromkeys(occluded)
+        for place in range(1, places + 1)
+        for share in shares
+        if share < 1 or place == 1
+    ]
+    return (Patch("map", 1.0), *parts)
 
 
 def _checked(
@@ -263,9 +275,9 @@ def _at_tap(mask: Bool[np.ndarray, "*positions"], split: Split, cover: Cover) ->
     return np.asarray(resize(jnp.asarray(mask, jnp.float32), positions)) > _INSIDE
 
 
-def _patches(
+def _covered(
     name: Occluded, region: np.ndarray, shares: Sequence[float], places: int, tap: str
-) -> Iterator[tuple[Patch, np.ndarray]]:
+) -> Iterator[np.ndarray]:
     """Which positions each share at each place covers."""
     there = np.argwhere(region)
     if not len(there):
@@ -284,7 +296,7 @@ def _patches(
                 continue
             positions = np.zeros(region.shape, bool)
             positions[tuple(there[order[: max(1, round(share * len(there)))]].T)] = True
-            yield Patch(name, float(share), place), positions
+            yield positions
         distance = np.minimum(distance, away)
         seed = int(np.argmax(distance))
 

@@ -83,6 +83,13 @@ class Items(Sequence[Item]):
         path = self.paths[index]
         return Item(index, path, self.goals.get(path, ()), self.truths.get(path))
 
+    def check_plain(self) -> None:
+        """Raises `InputError` if a list says what is explained of each image."""
+        if self.goals:
+            raise InputError(
+                "the list names classes, regions or masks; give a list with only the column image"
+            )
+
     @property
     def every_goal(self) -> Iterator[Goal]:
         """What is explained of images that say so themselves."""

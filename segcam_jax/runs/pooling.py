@@ -6,7 +6,7 @@ thumbnail  (item, y, x, c)         the image, every few pixels, for figures
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -19,15 +19,13 @@ from segcam_jax.engine import devices
 from segcam_jax.methods import MethodCall
 from segcam_jax.networks.image_inputs import Sample
 from segcam_jax.networks.layers import find_layer
-from segcam_jax.runs.items import Items
 from segcam_jax.runs.job import Job, OpenJob
 from segcam_jax.runs.programs import ImageKernel, batches
 from segcam_jax.runs.reading import Failure
-from segcam_jax.runs.results import failed_row, file_of_row
+from segcam_jax.runs.results import file_of_row
 from segcam_jax.runs.shard import Group, Pending, Ran
 from segcam_jax.runs.store import Block, Variable
 from segcam_jax.runs.work import StudyOptions
-from segcam_jax.types import InputError
 
 Pool = Literal["mean", "max"]
 THUMBNAIL = "thumbnail"
@@ -108,18 +106,6 @@ class PoolKernel(ImageKernel):
     def explain(self, pending: Pending) -> None:
         """All is started."""
 
-    def collect(self, pending: Pending) -> tuple[list[Block], list[Mapping[str, Any]]]:
-        """Waits for a shard: its arrays, and a row for every item."""
-        rows: list[Mapping[str, Any]] = [
-            failed_row(item, self.targets, failure) for item, failure in pending.failures
-        ]
-        blocks: list[Block] = []
-        for group in pending.groups.values():
-            made, said = self._of_group(group)
-            blocks += made
-            rows += said
-        return blocks, sorted(rows, key=lambda row: row["row"])
-
     def _of_group(self, group: Group) -> tuple[list[Block], list[dict[str, Any]]]:
         """The arrays of the images of one extent, and their rows."""
         rows = [file_of_row(group, member) for member in range(len(group.members))]
@@ -166,15 +152,8 @@ class OpenPoolJob(OpenJob):
 
     def check(self) -> None:
         """Raises `InputError` also if the list says what is to be explained of each image."""
-        _check_plain(self.items)
+        self.items.check_plain()
         super().check()
-
-
-def _check_plain(items: Items) -> None:
-    if items.goals:
-        raise InputError(
-            "the list names classes, regions or masks; give a list with only the column image"
-        )
 
 
 def pool_names(taps: Sequence[str]) -> dict[str, str]:

@@ -94,10 +94,14 @@ class ImageKernel:
         for item, failure in pending.failures:
             rows.append(results.failed_row(item, self.targets, failure))
         for group in pending.groups.values():
-            made, said = results.of_group(self.network, self.options, self.targets, group)
+            made, said = self._of_group(group)
             blocks += made
             rows += said
         return blocks, sorted(rows, key=lambda row: row["row"])
+
+    def _of_group(self, group: Group) -> tuple[list[Block], list[results.Row]]:
+        """The arrays of the images of one extent, and their rows."""
+        return results.of_group(self.network, self.options, self.targets, group)
 
     # ---- of one extent
 

@@ -214,18 +214,27 @@ class StoredRun:
 
     def region(self, row: int) -> Bool[np.ndarray, "h w"] | None:
         """The explained pixels; None of a classifier."""
-        return self._values(row, "region")
+        return self.values(row, "region")
 
     def prediction(self, row: int) -> Int[np.ndarray, "h w"] | None:
         """The predicted class of each pixel, -1 where there is none; None of a classifier."""
-        return self._values(row, "prediction")
+        return self.values(row, "prediction")
 
     def truth(self, row: int) -> Int[np.ndarray, "h w"] | None:
         """The true class of each pixel; None where there is no truth.
 
         It is -1 where it is unknown, and 1 outside of a network's only class, 0.
         """
-        return self._values(row, "truth")
+        return self.values(row, "truth")
+
+    def values(self, row: int, name: str) -> np.ndarray | None:
+        """Values of a row in an array that is by row; None where the run has no such array."""
+        return self._at(row, self._explained(row), name)
+
+    def tap_of(self, row: int, name: str) -> str | None:
+        """The layer that an array of a row is of; None where the run has no such array."""
+        arrays = self._arrays_of_taps[self._explained(row)["extent"]]
+        return next((each["tap"] for each in arrays if each["name"] == name), None)
 
     def image(self, item: int) -> Float[np.ndarray, "h w c"] | None:
         """The image as it was explained, without padding; None where images are not stored."""
@@ -280,10 +289,6 @@ class StoredRun:
         name, index = groups[about["extent"]]
         values = self._at(row, about, name, *index)
         return None if values is None or np.isnan(values).all() else values
-
-    def _values(self, row: int, name: str) -> np.ndarray | None:
-        """Values of a row; None where the run has no such array."""
-        return self._at(row, self._explained(row), name)
 
     def _explained(self, row: int) -> dict[str, Any]:
         """A row that has results."""

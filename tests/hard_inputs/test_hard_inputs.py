@@ -34,7 +34,7 @@ def _apart(files, monkeypatch):
     monkeypatch.chdir(files)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr("segcam_jax.cli.cache.enable", lambda: None)
-    for module in ("runs.job", "cli.instances", "cli.occlude"):
+    for module in ("runs.job", "cli.instances"):
         monkeypatch.setattr(f"segcam_jax.{module}.open_network", _OPENED)
     before = set(sys.modules)
     yield
