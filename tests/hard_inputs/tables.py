@@ -565,13 +565,13 @@ def occlude() -> Iterator[Row]:
         ("image.png", "--truth-threshold"),
         ("image.png --truth-labels", "no class of the network's"),
         ("image.png --truth-value 999", "999"),
-        ("image.png --truth-threshold 1e9", "nothing to occlude"),
         ("image.png --truth-threshold nan", "--truth-threshold is nan"),
         ("nan.npy", "nan"),
         ("vector.npy --truth-labels", "vector"),
         ("image.png other.png", "other"),
     )
-    yield Row(f"{line} --value 1e38", "give a --value nearer to 0")
+    yield Row(f"{line} --truth image.png --truth-threshold 1e9", "nothing to occlude", 3)
+    yield Row(f"{line} --value 1e38", "give a --value nearer to 0", 3)
     line = "occlude image.png --weights"
     yield from each(line, "random:resnet18", "nets.py:exits", "vol.safetensors")
 
