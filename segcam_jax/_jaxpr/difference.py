@@ -28,13 +28,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 from segcam_jax._jaxpr import difference_rules, graph, kinds, slicing, windows
 from segcam_jax._jaxpr.graph import Equation
-from segcam_jax._jaxpr.parts import Value, interpret
+from segcam_jax._jaxpr.parts import Value, interpret, is_fresh
 
 Array = Any
 # What is 0 where nothing changes bears this name.
 MARK = "segcam-change"
 # What is as cheap to compute again of changed values as its change is, elements and sums of them.
-_CHEAP = kinds.ELEMENTWISE | kinds.LINEAR - {"reduce_window_sum"} | {"reduce_max", "reduce_min"}
+_CHEAP = frozenset("concatenate dynamic_slice gather pad reduce_max reduce_min".split())
+_CHEAP |= kinds.ELEMENTWISE | kinds.LINEAR - {"reduce_window_sum"}
 # Subtracting their results is exact.
 _STEPS = frozenset(("floor", "ceil", "round", "sign", "convert_element_type"))
 
@@ -173,7 +174,8 @@ def _moved(known: Array, change: Array) -> Value:
     dtype = jnp.result_type(known)
     if is_wide(dtype):
         return Value(known, change=change, fresh=known + change)
-    return Value(known, now=(known.astype(change.dtype) + change).astype(dtype))
+    now = (known.astype(change.dtype) + change).astype(dtype)
+    return Value(known, now=now, fresh=now)
 
 
 def _as_change(value: Value) -> Array | None:
@@ -218,7 +220,7 @@ class _Finite:
             changes = _by_rule(equation, params, operands)
             if changes is not None:
                 fresh = [None] * len(known)
-                if _is_fresh(operands) and equation.primitive.name in _CHEAP:
+                if is_fresh(operands) and _is_cheap(equation, operands):
                     fresh = [equation.primitive.bind(*(v.after() for v in operands), **params)]
                 found = zip(known, changes, fresh, strict=True)
                 return [Value(k, change=_like(k, change), fresh=f) for k, change, f in found]
@@ -228,16 +230,17 @@ class _Finite:
             now = [equation.primitive.bind(*(value.after() for value in operands), **params)]
         if any(wide) and equation.primitive.name not in _STEPS:
             self.subtracted[equation.primitive.name] = None
-        fresh = now if _is_fresh(operands) else [None] * len(now)
+        fresh = now if is_fresh(operands) else [None] * len(now)
         return [
             Value(k, change=_apart(n, k), fresh=f) if is_float else Value(k, now=n, fresh=f)
             for k, n, f, is_float in zip(known, now, fresh, wide, strict=True)
         ]
 
 
-def _is_fresh(operands: Sequence[Value]) -> bool:
-    """Whether none of the changed operands is a sum of what is known and its change."""
-    return all(value.fresh is not None for value in operands if value.changed)
+def _is_cheap(equation: Equation, operands: Sequence[Value]) -> bool:
+    """Also a product of two changed values, as of features with themselves."""
+    name = equation.primitive.name
+    return name in _CHEAP or (name == "dot_general" and all(v.changed for v in operands))
 
 
 def _by_rule(equation: Equation, params: dict, operands: Sequence[Value]) -> list[Array] | None:
@@ -253,9 +256,12 @@ def _by_rule(equation: Equation, params: dict, operands: Sequence[Value]) -> lis
     if name in difference_rules.LINEAR:
         result = difference_rules.LINEAR[name](apply, params, known, changes)
     elif name in difference_rules.NONLINEAR and not _complex(known):
+        result = difference_rules.NONLINEAR[name](apply, params, known, changes)
+    elif name in difference_rules.SINGULAR and not _complex(known):
         fresh = [value.fresh for value in operands]
-        result = difference_rules.NONLINEAR[name](apply, params, known, changes, fresh)
-        result = None if result is None else checkpoint_name(result, MARK)
+        result = difference_rules.SINGULAR[name](apply, params, known, changes, fresh)
+    if result is not None and name not in difference_rules.LINEAR:
+        result = checkpoint_name(result, MARK)
     if result is None:
         return None
     return list(result) if equation.primitive.multiple_results else [result]

@@ -15,11 +15,13 @@ Infinities that are equal are no distance apart, as those that pad a maximum or 
 change that is really infinite, or not a number, stays so.
 
 A rule is `(apply, params, known, changes) -> change`, or None where it does not hold. `apply` is
-the primitive with its parameters; `changes` has None for an operand that does not change. Nonlinear
-ones take `fresh` too: changed operands that were not computed as `known + change`, or None. Those
-with a pole or an infinite slope at 0 read them: `x / (|x| + 1e-6)` where all of x is ablated. The
+the primitive with its parameters; `changes` has None for an operand that does not change. The
 derivatives of these formulas are not those of the functions at ties; nobody takes them (see
 `engine/fall.py`).
+
+What has a pole or an infinite slope at 0 reads the changed operand itself, as in `x / (|x| + 1e-6)`
+where all of x is ablated: `known + change` is rounding there. The rules in `SINGULAR` take `fresh`
+too: the changed operands that were not computed so, or None.
 """
 
 import functools
@@ -36,7 +38,7 @@ from segcam_jax._jaxpr.graph import Equation
 
 Array = Any
 Changes = Sequence[Array | None]
-Rule = Callable[..., Any]
+Rule = Callable[[Callable, dict, Sequence[Array], Changes], Any]
 
 
 def filled(known: Array, change: Array | None) -> Array:
@@ -243,33 +245,32 @@ _UNARY: dict[str, Callable[..., Array]] = {
 }
 
 
-# What they do close to 0 takes the changed operand itself.
-_SINGULAR: dict[str, Callable[..., Array]] = {
-    "log": _log,
-    "log1p": lambda x, d, after: _log(1 + x, d, 1 + after),
-    "sqrt": _sqrt,
-    "rsqrt": _rsqrt,
-    "cbrt": _cbrt,
-}
-
-
 def _now(known: Array, change: Array | None, fresh: Array | None) -> Array:
     """The changed operand."""
-    if fresh is not None:
-        return fresh
-    return known if change is None else known + change
+    added = known if change is None else known + change
+    return added if fresh is None else fresh
+
+
+def _rounding(x: Array) -> Array:
+    """What `x + change` may be off where it should be 0."""
+    return abs(x) * (_ROUNDING * float(jnp.finfo(x.dtype).eps))
 
 
 def _unary(formula: Callable) -> Rule:
-    def rule(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Array:
+    def rule(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
+        assert changes[0] is not None
         return formula(known[0], changes[0])
 
     return rule
 
 
-def _singular(formula: Callable) -> Rule:
+def _singular(formula: Callable, *, root: bool = False) -> Callable[..., Array]:
     def rule(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Array:
-        return formula(known[0], changes[0], _now(known[0], changes[0], fresh[0]))
+        x, after = known[0], _now(known[0], changes[0], fresh[0])
+        if root and fresh[0] is None:  # Squares of which nothing is left may sum to less than 0.
+            least = _rounding(x)
+            after = where((after < least) & (after > -least), least, after)
+        return formula(x, changes[0], after)
 
     return rule
 
@@ -299,10 +300,7 @@ def _divide(apply, params, known: Sequence[Array], changes: Changes, fresh: Chan
     quotient, now, numerator = x / y, _now(y, dy, fresh[1]), _now(x, dx, fresh[0])
     near = -quotient * dy if dx is None else dx - quotient * dy
     if dx is not None and fresh[0] is None:
-        # A sum of which rounding alone is left, over what is left of the denominator.
-        lost = _ROUNDING * jnp.finfo(x.dtype).eps
-        gone = (abs(numerator) < lost * abs(x)) & (abs(now) < lost * abs(y))
-        numerator = where(gone, 0.0, jnp.broadcast_to(numerator, gone.shape))
+        numerator = where(abs(numerator) < _rounding(x), 0.0, numerator)
     far = jnp.broadcast_to(abs(dy) > abs(now), near.shape)
     return where(far, numerator / now - quotient, near / now)
 
@@ -313,7 +311,7 @@ def picked(first0: Array, first1: Array, changes: tuple, values: tuple) -> Array
     return where(first1, where(first0, dx, gap(x, y) + dx), where(first0, gap(y, x) + dy, dy))
 
 
-def _larger(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes = ()) -> Array:
+def _larger(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
     (x, y), (dx, dy) = known, changes
     if dx is not None and dy is not None:
         return picked(x >= y, x + dx >= y + dy, (dx, dy), (x, y))
@@ -324,12 +322,12 @@ def _larger(apply, params, known: Sequence[Array], changes: Changes, fresh: Chan
     )
 
 
-def _smaller(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes = ()) -> Array:
+def _smaller(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
     mirrored = [None if change is None else -change for change in changes]
     return -_larger(apply, params, [-jnp.asarray(value) for value in known], mirrored)
 
 
-def _clamp(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Any:
+def _clamp(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
     low, x, high = known
     if changes[0] is not None or changes[2] is not None:
         return None
@@ -338,7 +336,7 @@ def _clamp(apply, params, known: Sequence[Array], changes: Changes, fresh: Chang
     return _smaller(apply, params, (raised, high), (change, None))
 
 
-def _extreme(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Array:
+def _extreme(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Array:
     """max_i(x_i + d_i) - max_i x_i = max_i(d_i + (x_i - max x)), the bracket known."""
     x, axes = known[0], params["axes"]
     kept = [axis for axis in range(x.ndim) if axis not in axes]
@@ -349,7 +347,7 @@ def _extreme(apply, params, known: Sequence[Array], changes: Changes, fresh: Cha
 def _pooled(kind: Callable, outside: float) -> Rule:
     """The same for every window, along one axis after the other."""
 
-    def rule(apply, params, known: Sequence[Array], changes: Changes, fresh: Changes) -> Any:
+    def rule(apply: Callable, params: dict, known: Sequence[Array], changes: Changes) -> Any:
         if set(params["base_dilation"]) != {1}:
             return None
         (x,), (d,) = known, changes
@@ -381,10 +379,6 @@ def _pooled(kind: Callable, outside: float) -> Rule:
 
 NONLINEAR: dict[str, Rule] = {
     **{name: _unary(formula) for name, formula in _UNARY.items()},
-    **{name: _singular(formula) for name, formula in _SINGULAR.items()},
-    "integer_pow": _power,
-    "pow": _real_power,
-    "div": _divide,
     "max": _larger,
     "min": _smaller,
     "clamp": _clamp,
@@ -392,4 +386,15 @@ NONLINEAR: dict[str, Rule] = {
     "reduce_min": _extreme,
     "reduce_window_max": _pooled(lax.max, -math.inf),
     "reduce_window_min": _pooled(lax.min, math.inf),
+}
+
+SINGULAR: dict[str, Callable[..., Any]] = {
+    "log": _singular(_log),
+    "log1p": _singular(lambda x, d, after: _log(1 + x, d, 1 + after)),
+    "sqrt": _singular(_sqrt, root=True),
+    "rsqrt": _singular(_rsqrt, root=True),
+    "cbrt": _singular(_cbrt),
+    "integer_pow": _power,
+    "pow": _real_power,
+    "div": _divide,
 }

@@ -88,6 +88,11 @@ class Value:
         return lax.full(shape, 0, self.known.dtype)
 
 
+def is_fresh(values: Sequence[Value]) -> bool:
+    """Whether all that changes is known afresh."""
+    return all(value.fresh is not None for value in values if value.changed)
+
+
 def _assembled(parts: Parts, between: Callable[[int, int], Array], whole: Array) -> Array:
     """Parts with what lies between them."""
     pieces, end = [], 0
@@ -157,7 +162,10 @@ def _in_parts(equation: Equation, operands: list[Value], form: Form) -> list[Val
     if change is None:
         return None
     (known,) = graph.bind(equation, *(value.known for value in operands))
-    return [Value(known, change=change)]
+    fresh = None
+    if name == "concatenate" and is_fresh(operands):
+        (fresh,) = graph.bind(equation, *(value.after() for value in operands))
+    return [Value(known, change=change, fresh=fresh)]
 
 
 def _each_part(equation: Equation, operands: list[Value], form: Form) -> list[Value] | None:

@@ -27,9 +27,13 @@ def _standardised(h):
     return (h - h.mean((0, 1), keepdims=True)) / spread
 
 
+def _projected(h):
+    return h @ WEIGHTS.astype(h.dtype)
+
+
 def _cosine(h):
     norm = jnp.linalg.norm(h, axis=-1, keepdims=True)
-    return (h @ WEIGHTS.astype(h.dtype)) / (3 * norm + 1e-8)
+    return _projected(h) / (3 * norm + 1e-8)
 
 
 GONE = {
@@ -45,6 +49,15 @@ GONE = {
         (h - h.mean((0, 1), keepdims=True)) / jnp.sqrt(h.var((0, 1), keepdims=True) + 1e-5)
     ),
     "over its sum": lambda h: h / (h.sum(-1, keepdims=True) + 1e-8),
+    "beside its squares": lambda h: _over_norm(jnp.concatenate([h, h * h], -1), 1e-6),
+    "in another order": lambda h: _over_norm(h[..., np.arange(8)[::-1]], 1e-12),
+    "narrow before": lambda h: _over_norm(h.astype(jnp.bfloat16).astype(h.dtype), 1e-6),
+    "projected": lambda h: (
+        _projected(h) / jnp.maximum(jnp.linalg.norm(_projected(h), axis=-1, keepdims=True), 1e-12)
+    ),
+    "projected, over the root of squares": lambda h: (
+        _projected(h) * lax.rsqrt(jnp.square(_projected(h)).sum(-1, keepdims=True) + 1e-12)
+    ),
     "modulo": lambda h: jnp.mod(3 * h, 1.0),
     "unpooled": _unpooled,
 }
