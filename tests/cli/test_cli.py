@@ -649,11 +649,14 @@ def test_bad_manifests(tmp_path, weights, image, fault):
         assert said in fault(*again, out)
 
 
-def test_help_says_what_is_there(capsys):
-    """Empty defaults and back-references stood there."""
+def test_help_says_what_is_there(capsys, monkeypatch):
+    """Empty defaults, back-references and lines longer than the terminal stood there."""
+    monkeypatch.setenv("COLUMNS", "100")
     for name in commands.COMMANDS:
         assert run(name, "--help") == 0
         out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= 100
+        assert "\n\n\n" not in out
         assert "(default: )" not in out
         assert "Likewise" not in out
     assert run("gallery", "--help") == 0
