@@ -76,6 +76,7 @@ class Randomisation:
     title="Parameter randomisation",
     higher_is_better=False,
     range=_CORRELATION,
+    by_magnitude=True,
     cost="one explanation a layer, and one",
     paper="Adebayo et al., NeurIPS 2018",
 )
@@ -138,6 +139,7 @@ def parameter_randomisation(
     title="Random class",
     higher_is_better=False,
     range=_CORRELATION,
+    by_magnitude=True,
     cost="2 explanations",
     paper="Sixt et al., ICML 2020",
 )

@@ -60,6 +60,8 @@ class Metric:
         cost: what it runs, in words.
         paper: where it comes from.
         constant: whether a constant map has a value.
+        by_magnitude: whether the sign says nothing of what is better: means and ranks are of the
+            magnitudes.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Metric:
     cost: str
     paper: str
     constant: bool = False
+    by_magnitude: bool = False
 
     @functools.cached_property
     def options(self) -> Mapping[str, Option]:

@@ -36,7 +36,8 @@ class Card:
     Attributes:
         method: its name, or that of a control.
         mean: over the images of which all methods have a value, those left out that have none at
-            all; of deletion and insertion that of the normalised area. None if there is none.
+            all; of deletion and insertion that of the normalised area, of metrics by magnitude
+            that of the magnitudes. None if there is none.
         low: 2.5th percentile of the mean over resampled images; None of a single one.
         high: 97.5th.
         images: that have a value.
@@ -71,7 +72,7 @@ def cards(run: Run, scores: polars.DataFrame, *, seed: int = 0) -> list[Card]:
     found: list[Card] = []
     for (metric,), rows in scores.group_by("metric", maintain_order=True):
         higher = METRICS[str(metric)].higher_is_better
-        values = _compared(rows)
+        values = _compared(rows, METRICS[str(metric)].by_magnitude)
         won = {} if higher is None else _wins(values, higher)
         made = [
             _card(run, str(metric), str(method), str(tap), each, higher, seed, won)
@@ -227,13 +228,14 @@ def _card(
     return Card(metric, method, tap, float(values.mean()), low, high, *about, wins, name, None)
 
 
-def _compared(rows: polars.DataFrame) -> polars.DataFrame:
+def _compared(rows: polars.DataFrame, by_magnitude: bool) -> polars.DataFrame:
     """Rows of a metric with the `value` they are ranked by, null where there is none.
 
     The column `compared` says of which maps all methods and controls have one; those that never
     have any do not count.
     """
     value = polars.coalesce("normalised", "value")
+    value = value.abs() if by_magnitude else value
     rows = rows.with_columns(polars.when(value.is_finite()).then(value).alias("value"))
     known = rows.filter(polars.col("value").is_not_null())
     all_methods = known.select("method", "tap").n_unique() if len(known) else 0

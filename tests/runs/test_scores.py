@@ -333,6 +333,20 @@ def test_areas_are_ranked_by_their_shares_and_wins_are_of_images_without_control
     assert [card.place for card in made] == [1, 2, 3, None]
 
 
+def test_an_opposite_map_is_as_alike_as_the_same_one(run):
+    values = {"flips": (-0.9, 0.8), "keeps": (0.7, 0.7), "loses": (0.1, -0.3)}
+    rows = [
+        (image, image, method, "t", "parameter_randomisation", value)
+        for method, pair in values.items()
+        for image, value in enumerate(pair)
+    ]
+    made = report.cards(open_store(run), _scores(rows))
+    assert [card.method for card in made] == ["loses", "keeps", "flips"]
+    np.testing.assert_allclose([card.mean for card in made], [0.2, 0.7, 0.85])
+    assert [card.wins for card in made] == [1, 0, 0]
+    assert (made[2].worst, made[0].worst) == ("0", "1")
+
+
 def test_curves_of_other_fractions_by_hand():
     nan = float("nan")
     lines = [
