@@ -19,8 +19,8 @@ import scipy
 from jaxtyping import Bool, Float
 
 from segcam_jax.data.frames import size_words
-from segcam_jax.data.scans import Scan, onto, turned
-from segcam_jax.data.volume import Turn, Volume, resized, turn_to
+from segcam_jax.data.scans import Scan, onto, oriented, turned
+from segcam_jax.data.volume import Turn, Volume, resized
 from segcam_jax.types import InputError, counted
 
 # No deviation or range is divided by that is smaller.
@@ -40,12 +40,11 @@ class Orient(msgspec.Struct, frozen=True, tag=True):
 
     def __call__(self, scan: Scan) -> Scan:
         """The scan, oriented; one whose file does not say how it lies stays, which is noted."""
-        if not scan.file.oriented:
-            note = (
-                f"{scan.file.path}: its axes are assumed to be {self.letters}, like the network's"
-            )
-            return dataclasses.replace(scan, notes=(*scan.notes, note))
-        return turned(scan, turn_to(scan.grid.affine, self.letters))
+        notes = scan.notes
+        if not scan.grid.oriented:
+            said = f"its axes are assumed to be {self.letters}, like the network's"
+            notes = (*notes, f"{scan.file.path}: {said}")
+        return dataclasses.replace(oriented(scan, self.letters), notes=notes)
 
 
 class Exchange(msgspec.Struct, frozen=True, tag=True):

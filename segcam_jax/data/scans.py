@@ -14,14 +14,18 @@ from segcam_jax.data.frames import Frame
 from segcam_jax.data.volume import (
     Turn,
     Volume,
+    affine_along,
     grid_words,
     interpolated,
+    part_of,
     resampled,
     resized,
     same_grid,
     turn_to,
 )
 from segcam_jax.types import InputError, counted
+
+_SAME_SIZE = 1e-3  # of voxels, as a share: headers store float32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,14 +74,14 @@ class Scan:
     def _turned(self) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4"]]:
         """Extents and affine of the file's voxels along the axes of the grid, in its part."""
         affine = self.turn.affine(self.file.affine, self.file.shape)
-        return _part_of(self._extents, affine, self.part)
+        return part_of(self._extents, affine, self.part)
 
     def cropped(self, box: tuple[slice, ...]) -> "Scan":
         """The part of the scan in a box of its voxels, which must be the file's."""
         assert not self.resampled
         volumes = []
         for each in self.volumes:
-            affine = _part_of(each.shape, each.affine, box)[1]
+            affine = part_of(each.shape, each.affine, box)[1]
             volumes.append(
                 dataclasses.replace(each, values=each.values[box], affine=affine, header=None)
             )
@@ -200,10 +204,9 @@ def read_scan(
     file = volumes[0]
     notes = [f"{volume.path}: {note}" for volume in volumes for note in volume.notes]
     frame = frame or Frame()
-    turn = Turn()
-    if frame.orientation is not None and file.oriented:
-        turn = turn_to(file.affine, frame.orientation)
-    scan = Scan(tuple(_turned(volume, turn) for volume in volumes), names, file, turn)
+    scan = Scan(tuple(volumes), names, file)
+    if frame.orientation is not None:
+        scan = oriented(scan, frame.orientation)
     sizes = scan.grid.spacing
     told = frame.notes(file, sizes, match_spacing=match_spacing)
     notes += [f"{file.path}: {note}" for note in told]
@@ -213,15 +216,22 @@ def read_scan(
     return dataclasses.replace(scan, notes=tuple(notes))
 
 
-def _part_of(
-    shape: tuple[int, ...], affine: np.ndarray, part: tuple[slice, ...] | None
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """Extents and affine of a part of a grid."""
-    if part is None:
-        return shape, affine
-    moved = np.array(affine, float)
-    moved[:3, 3] += moved[:3, :3] @ [along.start for along in part]
-    return tuple(along.stop - along.start for along in part), moved
+def oriented(scan: Scan, letters: str) -> Scan:
+    """A scan that is whole and not resampled, its axes brought to where letters such as RAS lead.
+
+    If its file does not say where its axes lead, they are taken to lead there already, in all that
+    is told and drawn of it.
+    """
+    if scan.grid.oriented:
+        return turned(scan, turn_to(scan.grid.affine, letters))
+    affine = affine_along(letters, scan.grid.spacing)
+    back = scan.turn.back.affine(affine, scan.grid.shape)
+    volumes = tuple(
+        dataclasses.replace(each, affine=affine, oriented=True) for each in scan.volumes
+    )
+    return dataclasses.replace(
+        scan, volumes=volumes, file=dataclasses.replace(scan.file, affine=back)
+    )
 
 
 def turned(scan: Scan, turn: Turn) -> Scan:
@@ -253,8 +263,17 @@ def read_labels(path: str | Path, like: Volume, *, resample: bool = False) -> Vo
 
 def on_grid(volume: Volume, like: Volume, *, resample: bool, nearest: bool = False) -> Volume:
     """A volume on the grid of another; with `resample`, resampled to it, else it must have it."""
-    if same_grid(volume.shape, volume.affine, like.shape, like.affine):
+    affine, unknown = volume.affine, [each for each in (volume, like) if not each.oriented]
+    if len(unknown) == 2 and np.allclose(volume.spacing, like.spacing, rtol=_SAME_SIZE):
+        affine = like.affine  # Nothing but the voxels' size is known of either.
+    if same_grid(volume.shape, affine, like.shape, like.affine):
         return volume
+    if resample and unknown:
+        raise InputError(
+            f"{str(unknown[0].path)!r} does not give its orientation, so {str(volume.path)!r} "
+            f"cannot be resampled onto the grid of {str(like.path)!r}; write the orientation into "
+            "its header"
+        )
     if resample:
         return resampled(volume, like, nearest=nearest)
     raise _differ(volume.path, volume.shape, volume.affine, like.path, like.shape, like.affine)

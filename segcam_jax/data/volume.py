@@ -38,7 +38,7 @@ class Volume:
         header: the file's NIfTI header, so that what is written can keep codes and units; None for
             other formats, and on another grid than the file's.
         notes: what was converted, in words.
-        oriented: whether the file says where its axes lead.
+        oriented: whether the file says where its axes lead, or it is assumed.
     """
 
     values: Float[np.ndarray, "d h w"]
@@ -200,6 +200,27 @@ def turn_to(affine: np.ndarray, letters: str) -> Turn:
         order.append(own)
         reverse.append(flips[own] == bool(forward))
     return Turn(tuple(order), tuple(reverse))
+
+
+def affine_along(letters: str, spacing: Sequence[float]) -> Float[np.ndarray, "4 4"]:
+    """The affine of voxels of a size whose axes lead where letters say, the first voxel at 0."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for own, (letter, size) in enumerate(zip(check_orientation(letters), spacing, strict=True)):
+        world, forward = divmod("".join(_DIRECTIONS).index(letter), 2)
+        affine[world, own] = size if forward else -size
+    return affine
+
+
+def part_of(
+    shape: tuple[int, ...], affine: np.ndarray, part: tuple[slice, ...] | None
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Extents and affine of a part of a grid."""
+    if part is None:
+        return shape, affine
+    moved = np.array(affine, float)
+    moved[:3, 3] += moved[:3, :3] @ [along.start for along in part]
+    return tuple(along.stop - along.start for along in part), moved
 
 
 def canonical(values: np.ndarray, affine: np.ndarray) -> np.ndarray:

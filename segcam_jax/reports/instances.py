@@ -359,6 +359,7 @@ def _portrait(
         spacing=spacing,  # pyright: ignore
         # Not more than the scan: of micrometres, 12 mm around are thousands of voxels of nothing.
         extent=min(max(sizes) + 2 * _AROUND, max(np.multiply(shape, spacing).tolist())),
+        sides=read.grid.oriented,
     )
 
 

@@ -155,6 +155,7 @@ class Portrait:
         center: the voxel that all slices contain.
         spacing: size of a voxel in mm along each axis.
         extent: side in mm of the cube that is shown enlarged.
+        sides: whether it is known which sides of the patient the axes run to; letters name them.
     """
 
     images: Mapping[str, Float[np.ndarray, "x y z"]]
@@ -165,6 +166,7 @@ class Portrait:
     center: tuple[int, int, int]
     spacing: tuple[float, float, float]
     extent: float
+    sides: bool = True
 
     def sliced(self, volume: np.ndarray, plane: _Plane) -> np.ndarray:
         """A whole slice as a picture: rows from the top down, columns to the right."""
@@ -215,7 +217,8 @@ def instance_portrait(
             base = _DIMMED * _grey(portrait.enlarged(portrait.images[under], plane))
             painted = scale.blend(base, portrait.enlarged(values, plane))
             _enlarged(next(columns), portrait, plane, painted)
-        beside(row[0], plane.name, "left", rotation=90)
+        name = plane.name if portrait.sides else f"across axis {plane.axis + 1}"
+        beside(row[0], name, "left", rotation=90)
     for axes, name in zip(made.axes[0], names, strict=True):
         axes.set_title(wrap(name, _SIDE))
     maps = made.axes[-1][-len(portrait.maps) :]
@@ -242,6 +245,8 @@ def _whole(axes: Axes, volume: np.ndarray, plane: _Plane, portrait: Portrait) ->
     corner = (portrait.center[plane.across] - half[0], row - half[1])
     frame = Rectangle(corner, 2 * half[0], 2 * half[1], fill=False, edgecolor=OUTLINE, linewidth=1)
     axes.add_patch(frame)
+    if not portrait.sides:
+        return
     left, right, top, bottom = -0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5
     x, y = (left + right) / 2, (top + bottom) / 2
     marks = (

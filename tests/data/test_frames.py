@@ -13,8 +13,9 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from segcam_jax import InputError, cli, models
 from segcam_jax.cli import cache
-from segcam_jax.data import scans, volume as volumes
+from segcam_jax.data import nifti, scans, volume as volumes
 from segcam_jax.data.frames import Frame
+from segcam_jax.data.preparation import Orient
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
@@ -115,6 +116,38 @@ def test_a_file_that_does_not_say_how_it_lies_stays_and_is_noted(tmp_path):
     scan = scans.read_scan([save(image, tmp_path / "a.nii")], frame=Frame("LPS"))
     np.testing.assert_array_equal(scan.values[..., 0], image.get_fdata(dtype=np.float32))
     assert any("its axes are assumed to be LPS" in note for note in scan.notes)
+    # Figures name the sides by that, too, and what is written has the file's header.
+    for done in (scan, Orient("LPS")(scans.read_scan([scan.file.path]))):
+        assert done.grid.oriented
+        assert not done.file.oriented
+        assert not done.resampled
+        np.testing.assert_allclose(done.grid.affine[:3, :3], np.diag([-2, -2, 3]), atol=1e-5)
+        turned = volumes.canonical(done.values, done.grid.affine)
+        np.testing.assert_array_equal(turned, done.values[::-1, ::-1])
+        back = nifti.write_map(
+            tmp_path / "b.nii", done.restored(done.values[..., 0]), like=done.file
+        )
+        np.testing.assert_array_equal(nibabel.load(back).get_fdata(), image.get_fdata())
+        assert nibabel.load(back).header["sform_code"] == 0
+    again = Orient("RAS")(Orient("LPS")(scans.read_scan([scan.file.path])))
+    np.testing.assert_array_equal(again.values, turned)
+
+
+def test_files_that_do_not_say_how_they_lie_share_a_grid_by_their_voxels_alone(tmp_path):
+    image = patient()
+    known = save(image, tmp_path / "known.nii")
+    for form in (image.set_sform, image.set_qform):
+        form(AFFINE, 0)
+    first, second = (save(image, tmp_path / name) for name in ("a.nii", "b.nii"))
+    small = nibabel.Nifti1Image(image.get_fdata()[1:], None, image.header.copy())
+    small = save(small, tmp_path / "small.nii")
+    assert nibabel.load(small).header["sform_code"] == 0
+    scan = scans.read_scan([first, second], frame=Frame("PIR"))
+    np.testing.assert_array_equal(scans.read_labels(second, scan.file).values, scan.values[..., 1])
+    # Where one lies on the other is not known.
+    for paths in ([first, known], [known, first], [first, small]):
+        with pytest.raises(InputError, match="does not give its orientation, so .* cannot be res"):
+            scans.read_scan(paths, resample=True)
 
 
 def test_other_voxels_are_noted_and_resampled_on_request(tmp_path):

@@ -683,6 +683,10 @@ def test_portraits_of_one_modality_are_legible():
         words_of(figure)
     )
     assert "All figures of the run share" in " ".join(" ".join(words_of(figure)).split())
+    # If nobody knows which sides the axes run to, no letter and no plane is named.
+    unknown = words_of(instance_portrait(dataclasses.replace(portrait(), sides=False), limit=1.0))
+    assert {"across axis 1", "across axis 2", "across axis 3"} <= set(unknown)
+    assert not {"axial", *"LRAPIS"} & set(unknown)
 
 
 @pytest.mark.parametrize(("volume", "words"), [(12.566, "12.57"), (114_702.0, "114,700")])
