@@ -19,7 +19,7 @@ import scipy
 from jaxtyping import Bool, Float
 
 from segcam_jax.data.frames import size_words
-from segcam_jax.data.scans import Scan, onto, oriented, turned
+from segcam_jax.data.scans import Scan, onto, oriented, turned, zscore
 from segcam_jax.data.volume import Turn, Volume, resized
 from segcam_jax.types import InputError, counted
 
@@ -99,11 +99,7 @@ class NonzeroZScore(msgspec.Struct, frozen=True, tag=True):
         self, values: Float[np.ndarray, "*space"], inside: Bool[np.ndarray, "*space"]
     ) -> Float[np.ndarray, "*space"]:
         """Values of a modality, normalised."""
-        out, part = values.copy(), values != 0
-        if part.any():
-            chosen = values[part]
-            out[part] = (chosen - chosen.mean()) / (chosen.std() or 1.0)
-        return out
+        return zscore(values[..., None])[..., 0]
 
 
 class Linear(msgspec.Struct, frozen=True, tag=True):

@@ -301,7 +301,9 @@ class ContextStudy:
             steps=self.steps,
             connectivity=self.segmenting.connectivity,
             threshold=self.segmenting.threshold,
-            spacing=given.scan.grid.spacing,
+            # Extents are whole numbers, so scans that are resampled have about that size, each
+            # another one; their curves need distances in common.
+            spacing=self.segmenting.spacing or given.scan.grid.spacing,
             roi=self.segmenting.window,
             overlap=self.segmenting.overlap,
             windows=self.segmenting.windows,

@@ -248,13 +248,27 @@ def test_all_storages_give_the_same_instances_and_maps(storages, tmp_path, capsy
 
 
 def test_context_is_the_same_of_all_storages(storages, tmp_path, capsys):
-    """By a frame that is given, for weights that say nothing of theirs."""
+    """By a frame that is given, for weights that say nothing of theirs.
+
+    One has voxels that are larger by 0.5 %, which is the frame's size, too: distances in mm are
+    those of the frame.
+    """
     out = tmp_path / "out"
-    given = ("--orientation", "ras", "--spacing", 2, 2, 3, "--steps", 1)
-    assert run(*command("context", storages, out, *given, weights="unknown.safetensors")) == 0
+    given = ("--orientation", "ras", "--spacing", 2, 2, 3, "--match-spacing", "--steps", 1)
+    line = command("context", storages, out, *given, weights="unknown.safetensors")
+    image = nibabel.load(storages / "LPS" / "t1.nii.gz")
+    wider = nibabel.Nifti1Image(image.get_fdata(), image.affine @ np.diag([1.005] * 3 + [1]))
+    assert run(line[0], save(wider, tmp_path / "wider" / "t1.nii"), *line[1:]) == 0
     assert "does not say" not in capsys.readouterr().err
     rows = table(out / "context-instances.csv")
-    apart = [[{**row, "scan": ""} for row in rows if row["scan"] == codes] for codes in STORAGES]
+    volume = {row["scan"]: float(row.pop("volume_mm3")) for row in rows if row["instance"] == "1"}
+    assert volume["wider"] == pytest.approx(1.005**3 * volume["LPS"])
+    codes = ("wider", *STORAGES)
+    apart = [
+        [{**row, "scan": "", "volume_mm3": ""} for row in rows if row["scan"] == each]
+        for each in codes
+    ]
+    assert {row["distance_mm"] for row in rows} == {"2"}
     assert apart[0]
     assert all(each == apart[0] for each in apart)
 
