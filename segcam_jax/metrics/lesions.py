@@ -87,6 +87,7 @@ def lesion_scores(
     min_voxels: int = 1,
     min_volume: float = 0.0,
     load: float = REFERENCE_LOAD,
+    beyond: float = 0,
 ) -> LesionScores:
     """Compares a prediction of lesions with a truth, in 2D or 3D.
 
@@ -102,6 +103,7 @@ def lesion_scores(
             are no prediction.
         min_volume: likewise, in mm^3 (mm^2).
         load: share of lesion voxels that `normalised_dice` assumes, in (0, 1).
+        beyond: how many voxels more the scan has, which are in neither mask.
 
     Raises:
         InputError: if extents differ, or a number is out of range.
@@ -123,17 +125,19 @@ def lesion_scores(
     )
     found, true = (ours.labels > 0) & known, (sides[1].labels > 0) & known
     return LesionScores(
-        **_by_voxels(found[known], true[known], load),
+        **_by_voxels(found[known], true[known], load, beyond),
         **_by_lesions(ours, theirs, WEAK_IOU if min_iou is None else min_iou),
         assd=surface_distance(found, true, spacing=spacing),
     )
 
 
-def _by_voxels(predicted: np.ndarray, truth: np.ndarray, load: float) -> dict[str, Any]:
+def _by_voxels(
+    predicted: np.ndarray, truth: np.ndarray, load: float, beyond: float
+) -> dict[str, Any]:
     """The scores of voxels."""
     hits = float((predicted & truth).sum())
     wrong, missed = predicted.sum() - hits, truth.sum() - hits
-    lesions, rest = hits + missed, truth.size - hits - missed
+    lesions, rest = hits + missed, truth.size + beyond - hits - missed
     scale = _ratio((1 - load) * lesions, load * rest) if wrong else 0.0
     return {
         "dice": _ratio(2 * hits, 2 * hits + wrong + missed),

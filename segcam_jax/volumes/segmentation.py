@@ -15,14 +15,16 @@ from jaxtyping import Bool, Float
 
 from segcam_jax.data import instances as instances_module
 from segcam_jax.data.instances import Instance, Instances
-from segcam_jax.data.truths import check_options, read_truth
+from segcam_jax.data.scans import Scan
+from segcam_jax.data.truths import TruthOptions, check_options, read_truth
+from segcam_jax.data.volume import Volume
 from segcam_jax.engine import Execution, compiled_function
 from segcam_jax.engine.sliding import Windows, sliding_window, tiling
 from segcam_jax.metrics.lesions import LesionScores, lesion_scores
 from segcam_jax.networks.class_queries import find_class
 from segcam_jax.networks.network import Network
 from segcam_jax.outputs import Meaning
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 from segcam_jax.volumes.scan_inputs import AXES, ScanInput, ScanOptions, about, known_frame
 
 
@@ -184,22 +186,62 @@ def segment(
     least: dict[str, Any] = {"min_voxels": options.min_voxels, "min_volume": options.min_volume}
     # All are matched before small ones are dropped.
     found = instances_module.find_instances(probability, threshold=options.threshold, **same)
+    found = _bordering(found, scan)
     missed, notes, scores = None, (), None
     if given.truth is not None:
         volume = given.truth
         with about(volume.path):
             truth = read_truth(scan.framed(volume.values, nearest=True), options.truth, **same)
+        lesions = _bordering(truth.lesions, scan)
         rules: dict[str, Any] = {"min_iou": options.min_iou, "ignored": truth.ignored}
-        scores = lesion_scores(found, truth.lesions, spacing=grid.spacing, **rules, **least)
-        found, missed = instances_module.matched(found, truth.lesions, **rules)
-        told = (*volume.notes, *truth.notes)
-        if not len(truth.lesions):
+        beyond = probability.size * (1 / _share(scan) - 1)
+        scores = lesion_scores(
+            found, lesions, spacing=grid.spacing, beyond=beyond, **rules, **least
+        )
+        found, missed = instances_module.matched(found, lesions, **rules)
+        told = (*volume.notes, *truth.notes, *_left_out(volume, scan, options.truth))
+        if not len(lesions):
             told = (*told, "holds no lesion; everything that is found counts as FP")
         notes = tuple(f"{volume.path}: {note}" for note in told)
     predicted = instances_module.large_enough(found, **least)
     if missed is not None:
         missed = instances_module.large_enough(missed, **least, after=len(predicted))
     return Segmented(probability, predicted, missed, notes, scores)
+
+
+def _share(scan: Scan) -> float:
+    """How much of the file's volume the network is given."""
+    if scan.part is None:
+        return 1.0
+    return float(np.prod([along.stop - along.start for along in scan.part]) / scan.file.values.size)
+
+
+def _bordering(found: Instances, scan: Scan) -> Instances:
+    """The instances, of which those touch the border that reach the end of the file's volume."""
+    if scan.part is None:
+        return found
+    ends = [
+        (along.start == 0, along.stop == extent)
+        for along, extent in zip(scan.part, scan.turn.of(scan.file.values).shape, strict=True)
+    ]
+
+    def touches(instance: Instance) -> bool:
+        along = zip(instance.box, ends, found.labels.shape, strict=True)
+        return any((a == 0 and first) or (b == n and last) for (a, b), (first, last), n in along)
+
+    kept = (dataclasses.replace(each, touches_border=touches(each)) for each in found.instances)
+    return Instances(found.labels, tuple(kept))
+
+
+def _left_out(truth: Volume, scan: Scan, options: TruthOptions) -> list[str]:
+    """A note where a truth has lesions beyond the part of the scan that the network is given."""
+    if scan.part is None:
+        return []
+    inside = read_truth(truth.values, options).lesions.labels > 0
+    scan.turn.of(inside)[scan.part] = False
+    size = int(np.count_nonzero(inside))
+    told = f"{counted(size, 'voxel')} of its lesions are where all modalities are 0; segcam leaves "
+    return [told + "them out"] if size else []
 
 
 @compiled_function

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -15,13 +16,15 @@ from segcam_jax import InputError, cli, models
 from segcam_jax.cli import cache
 from segcam_jax.data import nifti, scans, volume as volumes
 from segcam_jax.data.frames import Frame
-from segcam_jax.data.preparation import Orient
+from segcam_jax.data.preparation import CropToNonzero, Exchange, Orient
+from segcam_jax.metrics import lesion_scores
 from segcam_jax.models import stored
 from segcam_jax.models.monai_unet import MonaiUNet, MonaiUNetConfig
 from segcam_jax.networks.open import open_network
 from segcam_jax.networks.spec import NetworkSpec, OpenOptions
+from segcam_jax.outputs import Meaning
 from segcam_jax.reports import instances as report
-from segcam_jax.volumes import SegmentOptions, segmentation
+from segcam_jax.volumes import SegmentOptions, read_input, segmentation
 from segcam_jax.volumes.scan_inputs import frame_notes
 
 SHAPE = (12, 10, 8)
@@ -271,6 +274,31 @@ def test_context_is_the_same_of_all_storages(storages, tmp_path, capsys):
     assert {row["distance_mm"] for row in rows} == {"2"}
     assert apart[0]
     assert all(each == apart[0] for each in apart)
+
+
+def test_what_is_cut_off_a_scan_is_of_the_scan(tmp_path, monkeypatch):
+    """An nnU-Net sees the box of what is not 0; scores of voxels and borders are of the file."""
+    values, truth = np.zeros((10, 12, 14), np.float32), np.zeros((10, 12, 14), np.int16)
+    values[2:, 3:9, 4:10] = 1
+    values[2:4, 4:6, 4:6] = values[8:10, 4:6, 6:8] = 2
+    truth[2:4, 4:6, 4:7] = truth[0, 0, 0:3] = 1
+    files = [
+        save(nibabel.Nifti1Image(each, AFFINE), tmp_path / name)
+        for name, each in (("a.nii", values), ("b.nii", truth))
+    ]
+    steps = (Exchange((1, 0, 2)), CropToNonzero())
+    options = SegmentOptions(preparation=steps, roi=(8,))
+    monkeypatch.setattr(segmentation, "sliding_window", lambda fn, params, x, **more: 9 * (x - 1.5))
+    network = SimpleNamespace(fn=None, params=None, labels=("lesion",), meaning=Meaning())
+    given = read_input(scans.ScanFiles("scan", (files[0],), files[1]), options)
+    found = segmentation.segment(network, given, options)
+    assert found.probability.shape == (6, 8, 6)
+    # The first lies where the box begins, the second where the file ends.
+    assert [each.touches_border for each in found.predicted.instances] == [False, True]
+    assert found.scores.voxel_fpr == pytest.approx(8 / (values.size - 12))
+    whole = lesion_scores(values == 2, np.where(values > 0, truth, 0) > 0, min_iou=None)
+    assert found.scores.normalised_dice == pytest.approx(whole.normalised_dice)
+    assert any("3 voxels of its lesions are where all" in note for note in found.notes)
 
 
 def test_what_weights_do_not_say_is_told(storages, tmp_path, capsys):
