@@ -66,7 +66,7 @@ def instance_features(
     bins = np.where(mask, np.minimum((values - low) / width, levels - 1).clip(0).astype(int) + 1, 0)
     shares = np.bincount(bins[mask], minlength=levels + 1) / inside.size
     away, deviation = inside - inside.mean(), inside.std()
-    scale = deviation if deviation > 0 else np.nan
+    scale = deviation if high > low else np.nan  # The mean of equal values may be rounded.
     there = shares[shares > 0]
     first = (
         *(inside.mean(), deviation, low, *np.percentile(inside, (10, 50, 90)), high),

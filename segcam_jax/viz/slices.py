@@ -154,7 +154,7 @@ class Portrait:
         remarks: name of a map -> two short lines below its column.
         center: the voxel that all slices contain.
         spacing: size of a voxel in mm along each axis.
-        extent: side in mm of the cube that is shown enlarged.
+        extent: side in mm of the cube that is shown enlarged, about: voxels are shown whole.
         sides: whether it is known which sides of the patient the axes run to; letters name them.
     """
 
@@ -172,11 +172,15 @@ class Portrait:
         """A whole slice as a picture: rows from the top down, columns to the right."""
         return volume.take(self.center[plane.axis], plane.axis).T[::-1]
 
+    def reach(self, axis: int) -> int:
+        """How many voxels the enlarged part has on either side of the center."""
+        return max(1, round(self.extent / 2 / self.spacing[axis]))
+
     def enlarged(self, volume: np.ndarray, plane: _Plane) -> np.ndarray:
         """The enlarged part of a slice; 0 beyond the volume."""
         cut = volume.take(self.center[plane.axis], plane.axis)
         kept = (plane.across, plane.along)
-        reach = [max(1, round(self.extent / 2 / self.spacing[axis])) for axis in kept]
+        reach = [self.reach(axis) for axis in kept]
         padded = np.pad(cut, [(each, each) for each in reach])
         part = tuple(
             slice(self.center[axis], self.center[axis] + 2 * each + 1)
@@ -240,7 +244,7 @@ def _whole(axes: Axes, volume: np.ndarray, plane: _Plane, portrait: Portrait) ->
     wide, tall = portrait.spacing[plane.across], portrait.spacing[plane.along]
     fit(axes, (image.shape[0], image.shape[1]), 1.0, tall=tall / wide)
     picture(axes, _grey(image))
-    half = [portrait.extent / 2 / each for each in (wide, tall)]
+    half = [portrait.reach(axis) + 0.5 for axis in (plane.across, plane.along)]
     row = image.shape[0] - 1 - portrait.center[plane.along]
     corner = (portrait.center[plane.across] - half[0], row - half[1])
     frame = Rectangle(corner, 2 * half[0], 2 * half[1], fill=False, edgecolor=OUTLINE, linewidth=1)
@@ -266,8 +270,9 @@ def _whole(axes: Axes, volume: np.ndarray, plane: _Plane, portrait: Portrait) ->
 
 
 def _enlarged(axes: Axes, portrait: Portrait, plane: _Plane, rgb: np.ndarray) -> None:
-    """The enlarged part of a slice, which fills its square, and the instance's outline."""
-    fit(axes, (rgb.shape[0], rgb.shape[1]), 1.0, tall=rgb.shape[1] / rgb.shape[0])
+    """The enlarged part of a slice, to scale, and the instance's outline."""
+    tall = portrait.spacing[plane.along] / portrait.spacing[plane.across]
+    fit(axes, (rgb.shape[0], rgb.shape[1]), 1.0, tall=tall)
     picture(axes, rgb, smooth=False)
     outline(axes, portrait.enlarged(portrait.mask, plane))
 

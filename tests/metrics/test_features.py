@@ -57,6 +57,8 @@ def test_what_has_no_features_is_nan_and_what_makes_no_sense_is_refused():
     found = instance_features(values, mask)
     assert (found["mean"], found["entropy"], found["energy"]) == (2, 0, 4)
     assert np.isnan([found[name] for name in ("skewness", *TEXTURE)]).all()
+    tenths = instance_features(np.full((2, 5), 0.1), np.ones((2, 5), bool))
+    assert np.isnan([tenths[name] for name in ("skewness", "kurtosis")]).all()
     flat = instance_features(values, mask | True)
     assert (flat["contrast"], flat["homogeneity"], flat["correlation"]) == (0, 1, 1)
     for wrong, levels in ((mask & False, 16), (mask[0], 16), (mask, 1), (mask, 256)):

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from segcam_jax import viz
@@ -687,6 +688,17 @@ def test_portraits_of_one_modality_are_legible():
     unknown = words_of(instance_portrait(dataclasses.replace(portrait(), sides=False), limit=1.0))
     assert {"across axis 1", "across axis 2", "across axis 3"} <= set(unknown)
     assert not {"axial", *"LRAPIS"} & set(unknown)
+
+
+def test_portraits_of_thick_slices_are_to_scale_and_framed():
+    """Voxels three times as tall as wide: the frame is around the 5 x 3 that are enlarged."""
+    thick = dataclasses.replace(portrait(), spacing=(1, 1, 3), extent=5.0)
+    whole, part = instance_portrait(thick, limit=1.0).axes[4:6]  # coronal
+    (frame,) = (patch for patch in whole.patches if isinstance(patch, Rectangle))
+    assert frame.get_bbox().bounds == (1.5, 1.5, 5, 3)
+    assert part.images[0].get_extent() == [-0.5, 4.5, 2.5, -0.5]
+    width, height = (abs(np.subtract(*ends)) for ends in (part.get_xlim(), part.get_ylim()))
+    assert part.get_box_aspect() * width / height == pytest.approx(3)
 
 
 @pytest.mark.parametrize(("volume", "words"), [(12.566, "12.57"), (114_702.0, "114,700")])
