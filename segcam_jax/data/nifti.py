@@ -22,6 +22,7 @@ from segcam_jax.types import InputError, SegcamError, counted
 
 NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
 SUFFIXES = NIFTI + NRRD
+Grid = tuple[tuple[int, ...], Float[np.ndarray, "4 4"], bool]  # and whether it is oriented
 # Noise-like maps hardly compress; higher levels only take longer.
 _GZIP_LEVEL = 3
 AXES = 3
@@ -55,8 +56,8 @@ def stem(path: str | Path) -> str:
     return name[: len(name) - len(found)] or name
 
 
-def read_grid(path: str | Path) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4"]]:
-    """Extents and affine of a volume, from its header alone.
+def read_grid(path: str | Path) -> Grid:
+    """Extents and affine of a volume, and whether its orientation is known, by its header alone.
 
     Raises:
         InputError: as `read_volume`, as far as a header tells.
@@ -67,11 +68,13 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], Float[np.ndarray, "4 4
         with _reading(path):
             header = require("nrrd", extra="nifti").read_header(str(path))
             shape = _extents(tuple(int(n) for n in header["sizes"]), path)
-            return shape, _nrrd_affine(header, path)[0]
+            affine, notes = _nrrd_affine(header, path)
+            return shape, affine, _UNORIENTED not in notes
     with _reading(path):
         with gzip.open(path) if _is_packed(path) else path.open("rb") as file:
             header = _header_of(file.read(_LARGEST_HEADER), path)
-        return _extents(header.get_data_shape(), path), _nifti_affine(header, path)[0]
+        affine, notes = _nifti_affine(header, path)
+        return _extents(header.get_data_shape(), path), affine, _UNORIENTED not in notes
 
 
 def read_volume(path: str | Path) -> Volume:

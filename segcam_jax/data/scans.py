@@ -263,20 +263,15 @@ def read_labels(path: str | Path, like: Volume, *, resample: bool = False) -> Vo
 
 def on_grid(volume: Volume, like: Volume, *, resample: bool, nearest: bool = False) -> Volume:
     """A volume on the grid of another; with `resample`, resampled to it, else it must have it."""
-    affine, unknown = volume.affine, [each for each in (volume, like) if not each.oriented]
-    if len(unknown) == 2 and np.allclose(volume.spacing, like.spacing, rtol=_SAME_SIZE):
+    affine, known = volume.affine, (volume.oriented, like.oriented)
+    if not any(known) and np.allclose(volume.spacing, like.spacing, rtol=_SAME_SIZE):
         affine = like.affine  # Nothing but the voxels' size is known of either.
     if same_grid(volume.shape, affine, like.shape, like.affine):
         return volume
-    if resample and unknown:
-        raise InputError(
-            f"{str(unknown[0].path)!r} does not give its orientation, so {str(volume.path)!r} "
-            f"cannot be resampled onto the grid of {str(like.path)!r}; write the orientation into "
-            "its header"
-        )
-    if resample:
+    if resample and all(known):
         return resampled(volume, like, nearest=nearest)
-    raise _differ(volume.path, volume.shape, volume.affine, like.path, like.shape, like.affine)
+    own, other = (volume.shape, affine), (like.shape, like.affine)
+    raise _differ(volume.path, (*own, known[0]), like.path, (*other, known[1]))
 
 
 def check_different(paths: Sequence[str | Path]) -> None:
@@ -293,19 +288,24 @@ def check_different(paths: Sequence[str | Path]) -> None:
 
 def check_grids(files: ScanFiles) -> None:
     """Checks by the headers that all files of a scan share one grid."""
-    first = files.files[0]
-    shape, affine = nifti.read_grid(first)
-    for other in (*files.files[1:], *((files.truth,) if files.truth else ())):
+    first, *others = files.paths
+    one = nifti.read_grid(first)
+    for other in others:
         grid = nifti.read_grid(other)
-        if not same_grid(*grid, shape, affine):
-            raise _differ(other, *grid, first, shape, affine)
+        if not same_grid(*grid[:2], *one[:2]):
+            raise _differ(other, grid, first, one)
 
 
-def _differ(path, shape, affine, first, first_shape, first_affine) -> InputError:
+def _differ(path: Path, grid: nifti.Grid, first: Path, other: nifti.Grid) -> InputError:
+    unknown = [each for each, (*_, known) in ((path, grid), (first, other)) if not known]
+    if unknown:
+        return InputError(
+            f"{str(unknown[0])!r} does not give its orientation, so it is not known how "
+            f"{str(path)!r} lies on the grid of {str(first)!r}; write it into the header"
+        )
     return InputError(
-        f"{str(path)!r} has another grid ({grid_words(shape, affine)}) than {str(first)!r} "
-        f"({grid_words(first_shape, first_affine)}); register them, or resample (--resample, "
-        "resample=True)"
+        f"{str(path)!r} has another grid ({grid_words(*grid[:2])}) than {str(first)!r} "
+        f"({grid_words(*other[:2])}); register them, or resample (--resample, resample=True)"
     )
 
 

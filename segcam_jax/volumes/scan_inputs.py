@@ -253,8 +253,9 @@ def frame_notes(network: Network, frame: Frame, files: Sequence[ScanFiles]) -> l
     """
     known, notes, name = Frame.of(network.model.metadata), [], network.spec.words
     if frame.orientation is None:
-        affines = [nifti.read_grid(each.files[0])[1] for each in files]
-        found = ", ".join(sorted({orientation(affine) for affine in affines}))
+        grids = [nifti.read_grid(each.files[0]) for each in files]
+        each = {orientation(affine) if known else "unknown" for _, affine, known in grids}
+        found = ", ".join(sorted(each))
         notes.append(
             f"{name!r} does not state the orientation that it was trained with, so it gets scans "
             f"as they lie in their files ({found}); give the orientation with --orientation, such "

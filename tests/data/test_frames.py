@@ -149,8 +149,14 @@ def test_files_that_do_not_say_how_they_lie_share_a_grid_by_their_voxels_alone(t
     np.testing.assert_array_equal(scans.read_labels(second, scan.file).values, scan.values[..., 1])
     # Where one lies on the other is not known.
     for paths in ([first, known], [known, first], [first, small]):
-        with pytest.raises(InputError, match="does not give its orientation, so .* cannot be res"):
+        with pytest.raises(
+            InputError, match="does not give its orientation, so .* lies on the grid"
+        ):
             scans.read_scan(paths, resample=True)
+        with pytest.raises(
+            InputError, match="does not give its orientation, so .* lies on the grid"
+        ):
+            scans.check_grids(scans.ScanFiles("a", tuple(paths)))
 
 
 def test_other_voxels_are_noted_and_resampled_on_request(tmp_path):

@@ -200,7 +200,7 @@ def _spacing_of_all(found: Sequence[ScanFiles]) -> tuple[float, ...]:
     """The size of the voxels of all scans along the network's axes."""
     sizes = []
     for each in found:
-        shape, affine = nifti.read_grid(each.files[0])
+        shape, affine, _ = nifti.read_grid(each.files[0])
         sizes.append(spacing_of(turn_to(affine, ORIENTATION).affine(affine, shape)))
         if not np.allclose(sizes[-1], sizes[0], rtol=_SAME):
             raise InputError(
