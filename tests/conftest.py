@@ -91,5 +91,5 @@ def _few_programs():
     """A process has a limited number of maps of memory (65,530), and every program takes some."""
     yield
     maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > 10_000:
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 6_000:
         jax.clear_caches()
