@@ -267,7 +267,8 @@ def _in_range(
     """Values of any type as float32, brought to [0, 1] as `reading` says."""
     if not values.size:
         raise InputError(f"{name!r} has no pixels: {' x '.join(map(str, values.shape))}")
-    kind, dtype = values.dtype.kind, values.dtype
+    dtype = values.dtype.newbyteorder("=")
+    kind = dtype.kind
     # What leaves float32's range is caught as infinite later.
     with np.errstate(over="ignore"):
         if reading.range is not None:
@@ -328,11 +329,13 @@ def _picture(data: bytes, name: str, reading: Reading) -> tuple[np.ndarray, list
         return pixels, notes + said
     if reduced and image.mode in ("RGB", "RGBA", "LA"):
         notes.append("16-bit colour was read as 8-bit")
-    if image.mode in _ALPHA_MODES or (image.mode == "P" and "transparency" in image.info):
+    # A PNG of grey or colours may name one of them that is transparent, as a palette does.
+    keyed = image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
+    if image.mode in _ALPHA_MODES or keyed:
+        grey = image.mode in ("1", "L", "LA", "La")
         rgba = image.convert("RGBA")
         opaque = rgba.getchannel("A").getextrema() == (255, 255)
         white = Image.new("RGBA", rgba.size, "white")
-        grey = image.mode in ("LA", "La")
         image = Image.alpha_composite(white, rgba).convert("L" if grey else "RGB")
         notes.append(
             "its opaque alpha channel was dropped"

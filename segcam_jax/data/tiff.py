@@ -105,7 +105,10 @@ def _check_parts(page: tifffile.TiffPage) -> None:
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
-    """Whether Pillow reads a page as it is stored: up to 8 bits, of grey, colour or a palette."""
-    few = np.max(page.bitspersample) <= 8
+    """Whether Pillow reads a page as it is stored: up to 8 bits, of grey, colour or a palette.
+
+    It takes a band for opacity, or drops it, where the page does not say what the band is.
+    """
+    few = np.max(page.bitspersample) <= 8 and _ALPHA.issuperset(page.extrasamples)
     grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
     return bool(few) and (page.samplesperpixel <= 2 if grey else page.samplesperpixel <= 4)

@@ -65,6 +65,19 @@ def test_transparency_is_composited_on_white(tmp_path):
     assert "dropped" in read_image(saved(tmp_path, rgba), channels=3).notes[0]
 
 
+@pytest.mark.parametrize(("stored", "channels"), [(GREY, 1), (RGB, 3)])
+def test_a_colour_that_a_png_names_as_transparent_is_composited_on_white(
+    tmp_path, stored, channels
+):
+    key = stored[2, 3]
+    clear = int(key) if channels == 1 else tuple(map(int, key))
+    image = read_image(saved(tmp_path, stored, transparency=clear), channels=channels)
+    stored = stored.reshape(9, 11, channels)
+    expected = np.where((stored == key).all(-1, keepdims=True), 1, stored / 255)
+    np.testing.assert_allclose(image.pixels, expected, atol=1e-6)
+    assert "white" in image.notes[0]
+
+
 def test_palette_and_bilevel_are_read_by_colour(tmp_path):
     path = tmp_path / "palette.png"
     Image.fromarray(RGB).quantize(16).save(path)
@@ -96,6 +109,8 @@ def test_arrays(tmp_path):
     np.testing.assert_allclose(read_image(path, channels=3).pixels, RGB / 255, rtol=1e-6)
     np.save(path, RNG.random((5, 6, 4)))
     assert read_image(path, channels=4).pixels.shape == (5, 6, 4)
+    np.save(path, np.array([[0, 65535]], ">u2"))
+    assert read_image(path, channels=1).pixels.ravel().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

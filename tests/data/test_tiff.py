@@ -69,6 +69,19 @@ def test_bands_are_channels(tmp_path, dtype):
         read_image(path, channels=3)
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize(("bands", "photometric"), [(2, "minisblack"), (4, "rgb")])
+def test_8_bit_bands_whose_meaning_is_not_said_are_channels(tmp_path, bands, photometric, planar):
+    """Pillow drops them, or cannot open the file."""
+    values = RNG.integers(0, 256, (8, 9, bands), dtype=np.uint8)
+    given = values if planar == "contig" else np.moveaxis(values, -1, 0)
+    told = {"photometric": photometric, "planarconfig": planar, "extrasamples": ["unspecified"]}
+    path = written(tmp_path, given, **told)
+    np.testing.assert_allclose(read_image(path, channels=bands).pixels, values / 255, rtol=1e-6)
+    with pytest.raises(InputError, match=f"{bands} channels, the network expects {bands - 1}"):
+        read_image(path, channels=bands - 1)
+
+
 @pytest.mark.parametrize("suffix", ["tif", "npy"])
 def test_z_scored_images_are_taken_as_they_are_stored_or_asked_about(tmp_path, suffix):
     values = RNG.normal(size=(8, 9)).astype(np.float32)
