@@ -182,7 +182,7 @@ def _tell(scoring: Scoring) -> None:
         )
     missing = run.table["error"].count()
     if missing:
-        console.note(f"{counted(missing, 'row')} of the run failed, and have no maps to score")
+        console.note(f"{counted(missing, 'row')} of the run failed, without a map to score")
     if run.manifest.finished is None:
         console.note("the run is not finished; what it has so far is scored")
 

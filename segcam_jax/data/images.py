@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segcam_jax import _files
@@ -34,7 +34,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 _SENSORS = (np.uint8, np.uint16, np.int16)
 _FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 _NPY = b"\x93NUMPY"
-_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
+ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
         data, found = values.tobytes(), (values, [])
     else:
         data = _files.read_bytes(path)
-        found = (_load_npy(data, name), []) if _is_npy(path) else tiff.stored(data, name)
+        found = (load_npy(data, name), []) if is_npy(path) else tiff.stored(data, name)
     if found is None:
         array, notes = _picture(data, name, reading)
     else:
@@ -114,115 +114,8 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
     return ReadImage(np.ascontiguousarray(pixels), tuple(notes + note), _files.digest_of(data))
 
 
-def read_mask(
-    path: str | Path,
-    shape: tuple[int, int],
-    *,
-    threshold: float | None = None,
-    value: int | None = None,
-    truth: bool = False,
-) -> Bool[np.ndarray, "h w"]:
-    """Reads a region from an image file or a `.npy` array: inside wherever a value is not 0.
-
-    Values are those stored: the indices of a palette, not its colours; of WhiteIsZero not the
-    inverse. The orientation that a camera wrote down is applied, as to images. Of what was drawn
-    in one colour on transparency, the opacity is the mask.
-
-    Args:
-        path: an image file of any mode, or an array `h w` or `h w c`.
-        shape: the extents of the image that the region is for, as displayed.
-        threshold: inside is what lies above it, in units of the file's values; of colours their
-            largest channel. Grey and lossy masks need one.
-        value: inside is what has this value: of a mask of several labels, one.
-        truth: whether it is one, for messages.
-
-    Raises:
-        InputError: if the file cannot be read, has several pages or values that are not finite, or
-            its extents are others; if it has values other than 0 and one more, and neither a
-            threshold nor a value was given.
-    """
-    name, stored = str(path), stored_mask(path)
-    if stored.shape[:2] != tuple(shape):
-        raise InputError(
-            f"mask {name!r} has extents {stored.shape[:2]}, the image {tuple(shape)} as displayed; "
-            "give a mask of the whole image at the image's own size (--size resizes both)"
-        )
-    if not np.isfinite(stored).all():
-        raise InputError(f"mask {name!r} has values that are NaN or infinite; replace them by 0")
-    if stored.ndim == 3 and (stored == stored[..., :1]).all():
-        stored = stored[..., 0]
-    if threshold is not None and value is None:
-        return (stored.max(-1) if stored.ndim == 3 else stored) > threshold
-    found = np.unique(stored.reshape(stored.shape[0] * stored.shape[1], -1), axis=0)
-    if value is not None:
-        if stored.ndim == 3 or value not in found:
-            raise InputError(f"mask {name!r} has no value {value}; it has {_listed(found)}")
-        return stored == value
-    if len(found) > 2 or (len(found) == 2 and found[0].any()):
-        ways = f"a threshold (--{'truth' if truth else 'mask'}-threshold)"
-        one = "--truth-value VALUE" if truth else "mask:FILE=VALUE"
-        ways += "" if stored.ndim == 3 else f" or one of them ({one})"
-        raise InputError(
-            f"mask {name!r} has the values {_listed(found)}; expected 0 and one more: give {ways}"
-        )
-    return np.asarray(stored.any(-1) if stored.ndim == 3 else stored != 0)
-
-
-def stored_mask(path: str | Path) -> np.ndarray:
-    """The values of a mask's file, `h w`, or `h w c` of colours; raises as `read_mask`."""
-    data, name = _files.read_bytes(path), str(path)
-    stored = _load_npy(data, name) if _is_npy(path) else _stored_mask(data, name)
-    return stored[..., 0] if stored.ndim == 3 and stored.shape[-1] == 1 else stored
-
-
-def _listed(values: np.ndarray, most: int = 8) -> str:
-    """Values or colours in words, the first ones of many."""
-    words = [" ".join(f"{one:g}" for one in row) for row in values.astype(float)]
-    several = f", ... ({len(words)} in all)" if len(words) > most else ""
-    return ", ".join(words[:most]) + several
-
-
-def _stored_mask(data: bytes, name: str) -> np.ndarray:
-    """An image file's values as they are stored, `h w` or `h w c`, turned as it says."""
-    image = _opened(data, name)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise InputError(f"mask {name!r} has {frames} pages; save one page as a file of its own")
-    if _is_deep_png(data) and image.mode in ("RGB", "RGBA", "LA"):
-        raise InputError(f"mask {name!r} has 16-bit colours; save it as grey, or with 8 bits")
-    # TIFF's PhotometricInterpretation may say that 0 is white; Pillow inverts 8 bits and fewer.
-    white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0
-    inverted = white_is_zero and image.mode in ("1", "L")
-    clear = image.info.get("transparency") if image.mode == "P" else None
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "P":
-        index = np.asarray(image)
-        alphas = np.full(256, 255, np.uint8)
-        if isinstance(clear, bytes):
-            alphas[: len(clear)] = np.frombuffer(clear, np.uint8)
-        elif isinstance(clear, int):
-            alphas[clear] = 0
-        return np.where(alphas[index] == 0, 0, index)
-    if image.mode in _ALPHA_MODES:
-        return _drawn(np.asarray(image.convert("RGBA")))
-    if image.mode not in ("1", "L", "RGB", "F") and not image.mode.startswith("I"):
-        image = image.convert("RGB")
-    array = np.asarray(image)
-    if not inverted:
-        return array
-    return ~array if array.dtype == bool else 255 - array
-
-
-def _drawn(rgba: np.ndarray) -> np.ndarray:
-    """Of what has one colour, the opacity, unless all is opaque; else the colours that are seen."""
-    colours, alpha = rgba[..., :3], rgba[..., 3]
-    seen = colours[alpha > 0]
-    if (alpha < 255).any() and (seen == seen[:1]).all():
-        return alpha
-    return np.where(alpha[..., None] > 0, colours, 0)
-
-
-def _is_deep_png(data: bytes) -> bool:
+def is_deep_png(data: bytes) -> bool:
+    """Whether data is a PNG of 16 bits."""
     return data[24:25] == b"\x10" and data[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -243,11 +136,13 @@ def pad_to_multiple(
     return pixels
 
 
-def _is_npy(path: str | Path) -> bool:
+def is_npy(path: str | Path) -> bool:
+    """Whether a file is named as an array."""
     return Path(path).suffix.lower() == ".npy"
 
 
-def _load_npy(data: bytes, name: str) -> np.ndarray:
+def load_npy(data: bytes, name: str) -> np.ndarray:
+    """An array of real numbers with two or three axes; else raises `InputError`."""
     if not data.startswith(_NPY):
         raise InputError(f"{name!r} is not a readable .npy array; write it by numpy.save")
     try:
@@ -294,7 +189,7 @@ def _in_range(
     return (values / top).astype(np.float32), [said]
 
 
-def _opened(data: bytes, name: str) -> Image.Image:
+def opened(data: bytes, name: str) -> Image.Image:
     """The first frame, decoded; the others are found, too."""
     try:
         with warnings.catch_warnings():
@@ -315,14 +210,18 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 def _picture(data: bytes, name: str, reading: Reading) -> tuple[np.ndarray, list[str]]:
     notes = []
-    reduced = _is_deep_png(data)
-    image = _opened(data, name)
+    reduced = is_deep_png(data)
+    image = opened(data, name)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the first of {frames} frames was used")
     if image.getexif().get(0x0112, 1) not in (0, 1):
         image = ImageOps.exif_transpose(image)
         notes.append("it was turned according to its orientation tag")
+    if reduced and "transparency" in image.info:
+        raise InputError(
+            f"{name!r} has 16 bits and a transparent colour; flatten it, or save it with 8 bits"
+        )
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)[..., None]
         pixels, said = _in_range(values if image.mode == "F" else _deep(values), name, reading)
@@ -331,7 +230,7 @@ def _picture(data: bytes, name: str, reading: Reading) -> tuple[np.ndarray, list
         notes.append("16-bit colour was read as 8-bit")
     # A PNG of grey or colours may name one of them that is transparent, as a palette does.
     keyed = image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
-    if image.mode in _ALPHA_MODES or keyed:
+    if image.mode in ALPHA_MODES or keyed:
         grey = image.mode in ("1", "L", "LA", "La")
         rgba = image.convert("RGBA")
         opaque = rgba.getchannel("A").getextrema() == (255, 255)

@@ -31,10 +31,16 @@ _TURNS = {
 }
 
 
-def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[str]] | None:
+def stored(
+    data: bytes, name: str, *, mask: bool = False
+) -> tuple[Shaped[np.ndarray, "h w c"], list[str]] | None:
     """The first page's values as they are stored, turned as its orientation says.
 
     Of what is white at 0 the values are inverted; opaque colours lose their alpha.
+
+    Args:
+        mask: whether it is one: then values are not inverted, Pillow reads up to 32 bits as they
+            are stored, and there is one page.
 
     Returns:
         `(values, notes)`; None for what is no TIFF, and for what Pillow reads as it is stored.
@@ -46,8 +52,11 @@ def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[st
             warnings.simplefilter("ignore")
             pages, page = len(file.pages), file.pages[0]
             assert isinstance(page, tifffile.TiffPage)
-            if _is_plain(page):
+            few = np.max(page.bitspersample) < 64 and page.dtype != np.float16
+            if few if mask else _is_plain(page):
                 return None
+            if mask and pages > 1:
+                raise ValueError(f"it has {pages} pages; save one page as a file of its own")
             if not page.is_contiguous:
                 _check_parts(page)  # tifffile would go through all of them.
             values = page.asarray()
@@ -69,7 +78,8 @@ def stored(data: bytes, name: str) -> tuple[Shaped[np.ndarray, "h w c"], list[st
     if orientation in _TURNS:
         values = _TURNS[orientation](values)
         notes.append("it was turned according to its orientation tag")
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and values.dtype.kind == "u":
+    white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not mask
+    if white_is_zero and values.dtype.kind == "u":
         values = np.iinfo(values.dtype).max - values
         notes.append("it was inverted, because its 0 is white")
     if page.photometric == tifffile.PHOTOMETRIC.RGB and _ALPHA & set(page.extrasamples):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from segcam_jax.data import images
+from segcam_jax.data import mask_images
 from segcam_jax.data.pairs import paired
 from segcam_jax.networks import image_inputs
 from segcam_jax.types import UNKNOWN, InputError
@@ -20,7 +20,7 @@ class TruthReading:
     """What the values of a truth's files mean.
 
     Attributes:
-        threshold: of a mask, what lies above it is inside, as in `images.read_mask`.
+        threshold: of a mask, what lies above it is inside, as in `mask_images.read_mask`.
         value: of a mask, what has this value is inside.
         labels: values are numbers of classes, 255 is unknown; else a file is a mask of one class.
             Of a network of one class, 1 is inside of it and 0 outside.
@@ -97,12 +97,12 @@ def read_labels(
         outside: the label of the pixels outside of a mask.
     """
     if not reading.labels:
-        mask = images.read_mask(
+        mask = mask_images.read_mask(
             path, sample.file_extent, threshold=reading.threshold, value=reading.value, truth=True
         )
         found = np.where(mask, class_index, outside)
         return image_inputs.fitted_labels(found, sample.extent, fit)
-    stored = images.stored_mask(path)
+    stored = mask_images.stored_mask(path)
     if stored.shape != sample.file_extent:
         raise InputError(
             f"truth {str(path)!r} has shape {stored.shape}; expected one value for each pixel of "

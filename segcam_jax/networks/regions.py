@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from segcam_jax import components, targets
-from segcam_jax.data import images
+from segcam_jax.data import mask_images
 from segcam_jax.networks import image_inputs
 from segcam_jax.outputs import Meaning
 from segcam_jax.types import InputError, TargetError, nearest_first
@@ -163,7 +163,7 @@ class Region:
     ) -> Bool[np.ndarray, "h w"]:
         """The mask of `FILE` or `FILE=VALUE`, brought to the image's size as the image was."""
         path, value = self.value
-        whole = images.read_mask(path, file_extent, threshold=self.mask_threshold, value=value)
+        whole = mask_images.read_mask(path, file_extent, threshold=self.mask_threshold, value=value)
         given = self.words.partition(":")[2]
         if not whole.any():
             raise TargetError(f"mask {given!r} is empty, so there is nothing to explain")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segcam_jax import _files
 from segcam_jax.data import zarr_rows
-from segcam_jax.data.images import stored_mask
+from segcam_jax.data.mask_images import stored_mask
 from segcam_jax.networks.class_queries import parse_queries
 from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.networks.image_truths import pair_truths

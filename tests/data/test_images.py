@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcam_jax.data.images import pad_to_multiple, read_image, read_mask
+from segcam_jax.data.images import pad_to_multiple, read_image
+from segcam_jax.data.mask_images import read_mask
 from segcam_jax.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -192,9 +193,9 @@ def test_palette_masks_are_read_by_index(tmp_path):
     label = np.zeros((16, 16), np.uint8)
     label[2:6, 3:8] = 1
     path = tmp_path / "palette.png"
-    for background in ([255, 255, 255], [0, 0, 0]):
+    for background, drawn in (([255, 255, 255], [0, 0, 9]), ([0, 0, 0], [0, 0, 0])):
         palette = Image.fromarray(label)
-        palette.putpalette(background + [0, 0, 0] + [7] * (254 * 3))
+        palette.putpalette(background + drawn + [7] * (254 * 3))
         palette.save(path)
         np.testing.assert_array_equal(read_mask(path, (16, 16)), label == 1)
     label[10:12] = 2
@@ -207,6 +208,23 @@ def test_palette_masks_are_read_by_index(tmp_path):
     np.testing.assert_array_equal(read_mask(path, (16, 16), threshold=0), label > 0)
     with pytest.raises(InputError, match="no value 3; it has 0, 1, 2"):
         read_mask(path, (16, 16), value=3)
+
+
+def test_a_palette_with_black_after_another_colour_asks_which_is_inside(tmp_path):
+    """Programs that reduce colours put white first, and the mask was the inverse of the drawn."""
+    inside = np.zeros((6, 7), bool)
+    inside[1:3, 2:6] = True
+    for name, first in (("white.png", 255), ("black.gif", 0)):
+        image = Image.fromarray((inside == (first == 0)).astype(np.uint8), "P")
+        image.putpalette([first] * 3 + [255 - first] * 3)
+        image.save(tmp_path / name, optimize=False)
+    path = tmp_path / "white.png"
+    with pytest.raises(InputError, match=r"black at 1, and another .*FILE=0 or mask:FILE=1\)"):
+        read_mask(path, (6, 7))
+    with pytest.raises(InputError, match=r"--truth-value 0 or --truth-value 1"):
+        read_mask(path, (6, 7), truth=True)
+    np.testing.assert_array_equal(read_mask(path, (6, 7), value=0), inside)
+    np.testing.assert_array_equal(read_mask(tmp_path / "black.gif", (6, 7)), inside)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])

@@ -5,7 +5,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segcam_jax.data.images import Reading, read_image, read_mask
+from segcam_jax.data.images import Reading, read_image
+from segcam_jax.data.mask_images import read_mask
 from segcam_jax.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -166,3 +167,15 @@ def test_strips_that_are_missing_are_one_line(tmp_path, dtype, largest, compress
             read_image(path, channels=1)
         with pytest.raises(InputError, match=f"it has 4 of the {parts} strips or tiles"):
             read_mask(path, (height, 9), threshold=9)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.float64, np.float16])
+def test_masks_have_any_numbers(tmp_path, dtype):
+    """Label maps of scikit-image have 64 bits, which Pillow does not read."""
+    labels = np.array([[0, 3, 3], [0, 0, 3]], dtype)
+    for photometric in ("minisblack", "miniswhite"):
+        path = written(tmp_path, labels, photometric=photometric)
+        np.testing.assert_array_equal(read_mask(path, (2, 3)), labels == 3)
+    path = written(tmp_path, np.stack([labels, labels]), photometric="minisblack")
+    with pytest.raises(InputError, match="2 pages; save one page"):
+        read_mask(path, (2, 3))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segcam_jax.data.images import stored_mask
+from segcam_jax.data.mask_images import stored_mask
 from segcam_jax.types import InputError, counted
 from train.data.segmented import Form, SegmentedImages, contents
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from segcam_jax import files
-from segcam_jax.data.images import stored_mask
+from segcam_jax.data.mask_images import stored_mask
 from segcam_jax.types import InputError
 from train.data.segmented import UNKNOWN, Form, SegmentedImages, contents
 

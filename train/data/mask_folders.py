@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from segcam_jax.data.images import stored_mask
+from segcam_jax.data.mask_images import stored_mask
 from segcam_jax.data.pairs import paired
 from segcam_jax.networks.image_inputs import SUFFIXES
 from segcam_jax.types import InputError, nearest_first
