@@ -224,14 +224,26 @@ def parse_queries(words: Sequence[str] = ()) -> tuple[ClassQuery, ...]:
 
 
 def find_class(words: str, names: Sequence[str]) -> int:
-    """The class of a number or a name; of several in one (`"tabby, tabby cat"`), each does."""
+    """The class of a number or a name; of several in one (`"tabby, tabby cat"`), each does.
+
+    Raises:
+        TargetError: if there is no such class, or several have this name.
+    """
     wanted = words.strip().casefold()
     folded = [name.casefold() for name in names]
-    if words in names or wanted in folded:
-        return list(names).index(words) if words in names else folded.index(wanted)
-    for index, name in enumerate(folded):
-        if wanted in [part.strip() for part in name.split(",")]:
-            return index
+    parts = [[part.strip() for part in name.split(",")] for name in folded]
+    for found in (
+        [index for index, name in enumerate(names) if name == words],
+        [index for index, name in enumerate(folded) if name == wanted],
+        [index for index, several in enumerate(parts) if wanted in several],
+    ):
+        if len(found) > 1:
+            told = ", ".join(f"{index} ({names[index]})" for index in found[:_NEAREST])
+            raise TargetError(
+                f"class {words!r} is the name of several classes: {told}; give one's number"
+            )
+        if found:
+            return found[0]
     number = whole_number(words)
     if number is not None and number < len(names):
         return number

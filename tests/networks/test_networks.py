@@ -1,5 +1,7 @@
 """What names mean: classes, layers, networks, images."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -108,6 +110,11 @@ def test_what_a_network_says():
 def test_a_class_has_several_names():
     names = ["tench", "tabby, tabby cat", "7"]
     assert [find_class(word, names) for word in ("Tabby Cat", "TENCH", "0", "7")] == [1, 0, 0, 2]
+    twice = ["crane", "maillot, swimsuit", "Crane", "crane, machine", "crane, machine"]
+    assert [find_class(word, twice) for word in ("crane", "Crane", "swimsuit")] == [0, 2, 1]
+    for word, told in (("CRANE", "0 (crane), 2 (Crane)"), ("machine", "3 (crane, machine), 4 ")):
+        with pytest.raises(TargetError, match="several classes: " + re.escape(told)):
+            find_class(word, twice)
     with pytest.raises(TargetError, match="it has 3, 0 to 2: tabby, tabby cat"):
         find_class("tab", names)
     with pytest.raises(TargetError, match=r"0 to 999: Egyptian cat, .*, \.\.\.$"):
