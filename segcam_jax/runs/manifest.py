@@ -245,6 +245,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
     network, source = values["network"], values["source"]
     kind = values["kind"]
     items = "images" if kind == "images" else "scans"
+    listed = "list of images, masks and truths" if kind == "images" else items
     told = ("labels", "classifies", "background", "meaning", "images")
     return {
         "the version of segcam_jax": values["version"],
@@ -253,7 +254,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
         "the digest of the weights": network["sha256"],
         **{f"the network's {name!r}": network[name] for name in told},
         f"the number of {items}": source["items"],
-        f"the digest of the {items}": source["digest"],
+        f"the digest of the {listed}": source["digest"],
         "the number of images of a shard": values["items_per_shard"],
         "the number of targets of an image": values["targets"],
     }

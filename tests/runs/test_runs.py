@@ -489,7 +489,7 @@ def test_a_changed_mask_is_another_run(place, tmp_path, capsys):
         Image.fromarray(pixels).save(mask)
         code = main([*given, "--class", "1", "--out", out])
         assert code == (0 if size == 4 else 2)
-    assert "the digest of the images" in capsys.readouterr().err
+    assert "the digest of the list of images" in capsys.readouterr().err
 
 
 def test_what_one_kind_of_method_cannot_explain_is_a_row(place, tmp_path):

@@ -395,7 +395,10 @@ def other_version():
         (lambda: runs.manifest(net=runs.network(sha256="cd" * 32)), "the digest of the weights is"),
         (lambda: runs.manifest(net=runs.network(labels=("a", "b"))), "the network's 'labels' is"),
         (lambda: runs.manifest(items=6), "the number of images is 5 there, and 6 here"),
-        (lambda: runs.manifest(digest="others"), "the digest of the images is"),
+        (
+            lambda: runs.manifest(digest="others"),
+            "the digest of the list of images, masks and truths is",
+        ),
         (other_version, "the version of segcam_jax is"),
     ],
 )
