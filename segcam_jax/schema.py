@@ -88,5 +88,5 @@ def _expected(hint: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(_expected(each) for each in inside if each is not NoneType)
     if origin is tuple and inside[1:] == (...,):
-        return f"a list, each of it {_expected(inside[0])}"
+        return f"a list of {_expected(inside[0]).removeprefix('a ')}" + "s" * (inside[0] is not str)
     return _KINDS.get(hint, "a table")

@@ -110,7 +110,7 @@ def read_image(path: str | Path, *, channels: int, reading: Reading = Reading())
         array, said = _in_range(values, name, reading)
         notes = notes + said
     _check_values(array, name, reading)
-    pixels, note = _to_channels(array, channels, str(path))
+    pixels, note = _to_channels(array, channels, name, notes)
     return ReadImage(np.ascontiguousarray(pixels), tuple(notes + note), _files.digest_of(data))
 
 
@@ -280,7 +280,9 @@ def _check_values(array: np.ndarray, name: str, reading: Reading) -> None:
         )
 
 
-def _to_channels(array: np.ndarray, channels: int, name: str) -> tuple[np.ndarray, list[str]]:
+def _to_channels(
+    array: np.ndarray, channels: int, name: str, notes: list[str]
+) -> tuple[np.ndarray, list[str]]:
     given = array.shape[-1]
     if given == channels:
         return array, []
@@ -290,7 +292,10 @@ def _to_channels(array: np.ndarray, channels: int, name: str) -> tuple[np.ndarra
         # A weighted sum of ones may round to slightly more than one.
         grey = np.minimum(array @ _LUMINANCE[:, None], 1)
         return grey, ["RGB was converted to luminance"]
-    raise InputError(f"{name!r} has {counted(given, 'channel')}, the network expects {channels}")
+    done = f" ({'; '.join(notes)})" if notes else ""
+    raise InputError(
+        f"{name!r} has {counted(given, 'channel')}{done}, the network expects {channels}"
+    )
 
 
 def _one_line(error: BaseException) -> str:

@@ -64,6 +64,8 @@ def test_transparency_is_composited_on_white(tmp_path):
     assert "white" in image.notes[0]
     rgba[..., 3] = 255
     assert "dropped" in read_image(saved(tmp_path, rgba), channels=3).notes[0]
+    with pytest.raises(InputError, match=r"3 channels \(its opaque alpha.* dropped\), the .* 4"):
+        read_image(saved(tmp_path, rgba), channels=4)
 
 
 @pytest.mark.parametrize(("stored", "channels"), [(GREY, 1), (RGB, 3)])

@@ -66,7 +66,7 @@ def test_bands_are_channels(tmp_path, dtype):
     path = written(tmp_path, values, photometric="minisblack", planarconfig="contig")
     scale = 1 if dtype is np.float32 else 255
     np.testing.assert_allclose(read_image(path, channels=5).pixels, values / scale, rtol=1e-6)
-    with pytest.raises(InputError, match=r"5 channels, the network expects 3"):
+    with pytest.raises(InputError, match=r"5 channels.*, the network expects 3"):
         read_image(path, channels=3)
 
 
@@ -79,7 +79,7 @@ def test_8_bit_bands_whose_meaning_is_not_said_are_channels(tmp_path, bands, pho
     told = {"photometric": photometric, "planarconfig": planar, "extrasamples": ["unspecified"]}
     path = written(tmp_path, given, **told)
     np.testing.assert_allclose(read_image(path, channels=bands).pixels, values / 255, rtol=1e-6)
-    with pytest.raises(InputError, match=f"{bands} channels, the network expects {bands - 1}"):
+    with pytest.raises(InputError, match=f"{bands} channels .*, the network expects {bands - 1}"):
         read_image(path, channels=bands - 1)
 
 

@@ -404,7 +404,8 @@ def test_files_of_options_are_checked(place, tmp_path, capsys):
             "has 'float8' for --store, which takes float32 or float16; it has the unknown key "
             "'sedd'; the nearest are seed; it has 'a' for --mask-threshold, which takes a number",
         ),
-        ("size = ['a']", "has ['a'] for --size, which takes a list, each of it a whole number"),
+        ("size = ['a']", "has ['a'] for --size, which takes a list of whole numbers"),
+        ("class = [1]", "has [1] for --class, which takes a list of words"),
         ("batch = 3", "study.toml': --batch was given 3; give a power of two"),
         ("model = 'unet'\nweights = 'x'", "gives 'weights' by two names"),
         ("seed = ", "is not TOML"),
