@@ -46,7 +46,7 @@ NO_MAP = "no map"  # In place of a method.
 _TOLD_EVERY = 5.0  # Seconds.
 _SUPERPIXELS, _MOST_SUPERPIXELS = 100, 160
 # Of what parts hold: raised when the same metric of the same map gives something else.
-_VERSION = 1
+_VERSION = 2
 _DRAWN = 1  # Likewise, of how parameters are drawn anew.
 _PERMUTED = "permuted"
 SCHEMA: Mapping[str, Any] = {
@@ -234,8 +234,10 @@ class Scoring:
             options.setdefault("threshold", self.scored.threshold)
         region = self.scored.region(about)
         if "network" not in metric.needs and "method" not in metric.needs:
-            masks = () if region is None or "mask" not in metric.needs else (jnp.asarray(region),)
-            map = self._map(about, method, tap, region)
+            map, masks = self._map(about, method, tap, region), ()
+            if region is not None and "mask" in metric.needs:
+                map, region = self._without_padding(about, map, region)
+                masks = (jnp.asarray(region),)
             if "labels" in metric.needs:
                 labels = self._labels(about)
                 map, masks = brought(map, (*labels.shape, 1)), (labels, about["class_index"])
@@ -339,6 +341,15 @@ class Scoring:
             assert region is not None
             return np.asarray(mask_shaped(region))
         return self.scored.map(about, method, tap)
+
+    def _without_padding(
+        self, about: Mapping[str, Any], map: np.ndarray, region: np.ndarray
+    ) -> tuple[Any, np.ndarray]:
+        """A map and a region of the image alone: what mirrors it is not outside of the region."""
+        if not isinstance(self.scored, ScoredImages) or about["extent"] == about["padded"]:
+            return map, region
+        height, width = (int(extent) for extent in about["extent"].split("x"))
+        return brought(map, (*region.shape, 1))[:height, :width], region[:height, :width]
 
     def _labels(self, about: Mapping[str, Any]) -> jax.Array:
         assert isinstance(self.scored, ScoredImages)

@@ -621,3 +621,42 @@ def test_maps_of_all_taps_take_one_program(run, monkeypatch):
     assert {stored.map(0, tap, stored.methods(tap)[0]).shape for tap in stored.taps} == {(16, 16)}
     Scoring(stored, measures(("deletion",), ("steps=4",))).compute()
     assert len(kept._values) == 1
+
+
+PADDED = """
+import jax.numpy as jnp
+import segcam_jax as segcam
+
+def make():
+    def fn(params, x):
+        blocks = x.reshape(x.shape[0] // 4, 4, x.shape[1] // 4, 4, 1).mean((1, 3))
+        hidden = segcam.tap(jnp.repeat(jnp.repeat(blocks, 4, 0), 4, 1), "hidden")
+        one = params * hidden[..., 0] - 1
+        return jnp.stack([jnp.zeros_like(one), one], -1)
+
+    return fn, jnp.float32(2)
+"""
+
+
+def test_the_padding_is_not_outside_of_a_region(tmp_path):
+    """13 x 14 are mirrored to 16 x 16 for the network; a quarter of that is padding."""
+    values = np.random.default_rng(0).integers(60, 180, (13, 14)).astype(np.uint8)
+    values[4:8] = 230
+    Image.fromarray(values).save(tmp_path / "image.png")
+    (tmp_path / "own.py").write_text(PADDED)
+    out = tmp_path / "run.zarr"
+    network = ("--weights", f"{tmp_path / 'own.py'}:make", "--channels", "1", "--class", "1")
+    given = ("sweep", str(tmp_path / "image.png"), *network, "--method", "input_x_gradient")
+    assert main([*given, "--out", str(out)]) == 0
+    score(out, "--metric", "mass_accuracy", "rank_accuracy", "--no-controls")
+    stored = open_store(out)
+    map, region = stored.map(0, "input", "input_x_gradient"), stored.region(0)
+    assert (map.shape, region.shape) == ((16, 16), (13, 14))
+    assert 0 < region.mean() < 1
+    seen = map[:13, :14].clip(0)
+    found = ranking(out)
+    place = found.filter(polars.col("metric") == "mass_accuracy")
+    np.testing.assert_allclose(place["mean"][0], seen[region].sum() / seen.sum(), rtol=1e-5)
+    largest = np.sort(seen.ravel())[-region.sum()]
+    place = found.filter(polars.col("metric") == "rank_accuracy")
+    np.testing.assert_allclose(place["mean"][0], (seen[region] >= largest).mean(), rtol=1e-5)
