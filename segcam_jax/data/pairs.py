@@ -4,7 +4,7 @@
 |---|---|---|
 | `a.jpg` | `a.png` | name |
 | `a.jpg` | `a_mask.png`, `a-label.png` | name, without that end |
-| `pesca001.png` | `taglio001.png` | last number |
+| `pesca001.png` | `taglio001.png` | last number, if names of a folder differ in numbers alone |
 
 The first of these that gives every image one mask and every mask one image decides for all of them.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from segcam_jax.types import InputError, counted
 
 _ENDS = re.compile(r"[_-](masks?|labels?|seg|segmentation|gt|truth)$", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+")
 _NAMED = 5  # files that a message names
 
 Key = Callable[[Path], str]
@@ -29,7 +30,10 @@ def paired(images: Sequence[Path], masks: Sequence[Path]) -> list[tuple[Path, Pa
         `(image, mask)` of each image, in the order of the images.
     """
     best: tuple[int, list[Path], list[Path]] = (-1, list(images), list(masks))
-    for key in (lambda path: path.stem, lambda path: _ENDS.sub("", path.stem), _last_number):
+    keys = [lambda path: path.stem, lambda path: _ENDS.sub("", path.stem)]
+    if all(len({_NUMBER.sub("", path.stem) for path in files}) == 1 for files in (images, masks)):
+        keys.append(_last_number)  # Else dog_3 would get the mask of cat_3.
+    for key in keys:
         first, second = (_by_key(files, key) for files in (images, masks))
         if first is None or second is None:
             continue
@@ -52,7 +56,7 @@ def _by_key(files: Sequence[Path], key: Key) -> dict[str, Path] | None:
 
 
 def _last_number(path: Path) -> str:
-    numbers = re.findall(r"[0-9]+", path.stem)
+    numbers = _NUMBER.findall(path.stem)
     return str(int(numbers[-1])) if numbers else ""
 
 

@@ -36,6 +36,8 @@ def test_images_get_the_masks_of_their_names_or_numbers(images, masks):
         (("a.png", "b.png"), ("c.png",), "2 images have no mask .* the same name, or the same num"),
         # One number twice: a pair would be a guess.
         (("p1.png", "q1.png"), ("t1.png", "t2.png"), "2 images have no mask"),
+        # A cat would get the mask of a dog.
+        (("cat_2.png", "dog_3.png"), ("cat_3_mask.png", "dog_2_mask.png"), "2 images have no"),
         ([f"{n}.png" for n in range(9)], ["0.png"], "8 images .*1.png, .*5.png and 3 more"),
     ],
 )
