@@ -13,6 +13,7 @@ from segcam_jax.cli import cache
 from segcam_jax.weights import foreign
 from tests.models.test_goldens import tensors
 
+OF_THE_SAME_BLOCKS = ("resnet34", "resnet101", "resnet152", "densenet169", "densenet201")
 LABELS = ["ant", "bee", "cat", "dog", "elk"]
 
 
@@ -102,10 +103,14 @@ def test_faults_in_one_line(source, tmp_path, capsys):
     assert run("convert", source, "--model", "resnet18", "--out", out, "--overwrite") == 0
 
 
-@pytest.mark.parametrize("name", models.CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in OF_THE_SAME_BLOCKS else [])
+        for name in models.CLASSIFIERS
+    ],
+)
 def test_every_classifier_survives_the_disk(name, tmp_path):
-    if name in ("resnet101", "resnet152", "densenet201"):
-        pytest.skip("large; of the same family as others")
     model = models.randomised(lambda: models.classifier(name, classes=2))
     family = models.CLASSIFIERS[name][0]
     models.stored.save(tmp_path / "net.safetensors", family, model, {})
