@@ -205,6 +205,9 @@ def opened(data: bytes, name: str) -> Image.Image:
         raise InputError(f"{name!r} is a corrupt image: {_one_line(error)}") from None
     if 0 in image.size:
         raise InputError(f"{name!r} has no pixels: {image.height} x {image.width}")
+    bits = data[24] if image.format == "PNG" else 8
+    if image.mode == "L" and bits in (2, 4) and "transparency" in image.info:
+        image.info["transparency"] *= 255 // (2**bits - 1)  # Pillow scales the pixels alone.
     return image
 
 
@@ -236,11 +239,10 @@ def _picture(data: bytes, name: str, reading: Reading) -> tuple[np.ndarray, list
         opaque = rgba.getchannel("A").getextrema() == (255, 255)
         white = Image.new("RGBA", rgba.size, "white")
         image = Image.alpha_composite(white, rgba).convert("L" if grey else "RGB")
-        notes.append(
-            "its opaque alpha channel was dropped"
-            if opaque
-            else "transparency was composited on white"
-        )
+        if not opaque:
+            notes.append("transparency was composited on white")
+        elif not keyed:
+            notes.append("its opaque alpha channel was dropped")
     elif image.mode == "P":
         image = image.convert("RGB")
         notes.append("palette colours were read as RGB")

@@ -116,8 +116,11 @@ def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[tuple[int, ...]]]
             alphas[: len(clear)] = np.frombuffer(clear, np.uint8)
         elif isinstance(clear, int):
             alphas[clear] = 0
+        seen = alphas[index] > 0
         colours = np.resize(image.getpalette() or [], (256, 3)).tolist()
-        return np.where(alphas[index] == 0, 0, index), [*map(tuple, colours)]
+        return _seen(index, seen), [*map(tuple, colours)] if seen.all() else []
+    if image.mode in ("1", "L", "RGB") and "transparency" in image.info:
+        return _seen(np.asarray(image), np.asarray(image.convert("RGBA"))[..., 3] > 0), []
     if image.mode in ALPHA_MODES:
         return _drawn(np.asarray(image.convert("RGBA"))), []
     if image.mode not in ("1", "L", "RGB", "F") and not image.mode.startswith("I"):
@@ -126,6 +129,15 @@ def _picture(data: bytes, name: str) -> tuple[np.ndarray, list[tuple[int, ...]]]
     if inverted:
         array = ~array if array.dtype == bool else 255 - array
     return array, []
+
+
+def _seen(values: np.ndarray, seen: Bool[np.ndarray, "h w"]) -> np.ndarray:
+    """Values, 0 where they are transparent; where all that is drawn is 0, 1 in place of it."""
+    if seen.all():
+        return values
+    if not values[seen].any():
+        return seen.astype(np.uint8)
+    return np.where(seen if values.ndim == 2 else seen[..., None], values, 0)
 
 
 def _drawn(rgba: np.ndarray) -> np.ndarray:

@@ -16,13 +16,12 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from segcam_jax import _files
-from segcam_jax.data.volume import Volume, check_affine, farthest, spacing_of
+from segcam_jax.data.volume import Grid, Volume, check_affine, farthest, spacing_of
 from segcam_jax.extras import require
 from segcam_jax.types import InputError, SegcamError, counted
 
 NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
 SUFFIXES = NIFTI + NRRD
-Grid = tuple[tuple[int, ...], Float[np.ndarray, "4 4"], bool]  # and whether it is oriented
 # Noise-like maps hardly compress; higher levels only take longer.
 _GZIP_LEVEL = 3
 AXES = 3

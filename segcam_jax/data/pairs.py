@@ -69,5 +69,6 @@ def _without_partner(common: int, images: list[Path], masks: list[Path]) -> str:
             names += f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
             verb = "has" if len(files) == 1 else "have"
             parts.append(f"{counted(len(files), noun)} {verb} no {other} ({names})")
-    why = "" if common > 0 else "; an image and its mask have the same name, or the same number"
+    why = "; an image and its mask have the same name, or the same number if names in each folder "
+    why = "" if common > 0 else f"{why}differ in numbers alone"
     return f"{' and '.join(parts)}{why}; add the missing files, or move these elsewhere"

@@ -12,6 +12,7 @@ from segcam_jax import _files
 from segcam_jax.data import nifti
 from segcam_jax.data.frames import Frame
 from segcam_jax.data.volume import (
+    Grid,
     Turn,
     Volume,
     affine_along,
@@ -21,11 +22,10 @@ from segcam_jax.data.volume import (
     resampled,
     resized,
     same_grid,
+    share_grid,
     turn_to,
 )
 from segcam_jax.types import InputError, counted
-
-_SAME_SIZE = 1e-3  # of voxels, as a share: headers store float32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,7 +35,8 @@ class Scan:
     Attributes:
         volumes: one per modality, all on one grid.
         modalities: what they are called, without those letters that are not for file names.
-        file: the first volume as it is in its file: what maps are written like.
+        file: the first volume as it is in its file, where its axes lead assumed if the file does
+            not say: what maps are written like.
         turn: from the axes of the file to those of `volumes`.
         notes: what was converted, each with its file.
         part: of the turned file, the part that `volumes` lie in; None: all.
@@ -229,9 +230,8 @@ def oriented(scan: Scan, letters: str) -> Scan:
     volumes = tuple(
         dataclasses.replace(each, affine=affine, oriented=True) for each in scan.volumes
     )
-    return dataclasses.replace(
-        scan, volumes=volumes, file=dataclasses.replace(scan.file, affine=back)
-    )
+    file = dataclasses.replace(scan.file, affine=back, stored=scan.file.affine)
+    return dataclasses.replace(scan, volumes=volumes, file=file)
 
 
 def turned(scan: Scan, turn: Turn) -> Scan:
@@ -263,15 +263,13 @@ def read_labels(path: str | Path, like: Volume, *, resample: bool = False) -> Vo
 
 def on_grid(volume: Volume, like: Volume, *, resample: bool, nearest: bool = False) -> Volume:
     """A volume on the grid of another; with `resample`, resampled to it, else it must have it."""
-    affine, known = volume.affine, (volume.oriented, like.oriented)
-    if not any(known) and np.allclose(volume.spacing, like.spacing, rtol=_SAME_SIZE):
-        affine = like.affine  # Nothing but the voxels' size is known of either.
-    if same_grid(volume.shape, affine, like.shape, like.affine):
+    stored = like.affine if like.stored is None else like.stored
+    one, other = (volume.shape, volume.affine, volume.oriented), (like.shape, stored, like.oriented)
+    if share_grid(one, other):
         return volume
-    if resample and all(known):
+    if resample and volume.oriented and like.oriented:
         return resampled(volume, like, nearest=nearest)
-    own, other = (volume.shape, affine), (like.shape, like.affine)
-    raise _differ(volume.path, (*own, known[0]), like.path, (*other, known[1]))
+    raise _differ(volume.path, one, like.path, other)
 
 
 def check_different(paths: Sequence[str | Path]) -> None:
@@ -292,16 +290,18 @@ def check_grids(files: ScanFiles) -> None:
     one = nifti.read_grid(first)
     for other in others:
         grid = nifti.read_grid(other)
-        if not same_grid(*grid[:2], *one[:2]):
+        if not share_grid(grid, one):
             raise _differ(other, grid, first, one)
 
 
-def _differ(path: Path, grid: nifti.Grid, first: Path, other: nifti.Grid) -> InputError:
+def _differ(path: Path, grid: Grid, first: Path, other: Grid) -> InputError:
     unknown = [each for each, (*_, known) in ((path, grid), (first, other)) if not known]
     if unknown:
+        extents = [" x ".join(map(str, shape)) for shape, *_ in (grid, other)]
         return InputError(
             f"{str(unknown[0])!r} does not give its orientation, so it is not known how "
-            f"{str(path)!r} lies on the grid of {str(first)!r}; write it into the header"
+            f"{str(path)!r} ({extents[0]} voxels) lies on the grid of {str(first)!r} "
+            f"({extents[1]}); give files of one grid, or write it into the header"
         )
     return InputError(
         f"{str(path)!r} has another grid ({grid_words(*grid[:2])}) than {str(first)!r} "

@@ -63,6 +63,8 @@ def stored(
             orientation = page.tags.valueof("Orientation", default=1)
     except Exception as error:  # Decoders raise many kinds on corrupt data.
         reason = " ".join(str(error).split())
+        if "imagecodecs" in reason:
+            reason += "; install it, or save the file without compression"
         raise InputError(
             f"{name!r} is a TIFF that cannot be decoded: {reason or type(error).__name__}"
         ) from None

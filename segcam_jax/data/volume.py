@@ -20,6 +20,8 @@ from segcam_jax.types import InputError
 # Grids whose corners are this close, as a share of a voxel, are one grid: affines are stored as
 # float32, or as quaternions.
 _SAME = 0.05
+_SAME_SIZE = 1e-3  # of voxels, as a share: headers store float32
+Grid = tuple[tuple[int, ...], Float[np.ndarray, "4 4"], bool]  # and whether it is oriented
 # The volume of a voxel with edges of 1, where they lie in a plane but for rounding.
 _SINGULAR = 1e-6
 # Of an atom, and of a town, in mm.
@@ -39,6 +41,7 @@ class Volume:
             other formats, and on another grid than the file's.
         notes: what was converted, in words.
         oriented: whether the file says where its axes lead, or it is assumed.
+        stored: the affine in the file, if another one is assumed.
     """
 
     values: Float[np.ndarray, "d h w"]
@@ -47,6 +50,7 @@ class Volume:
     header: Any = None
     notes: tuple[str, ...] = ()
     oriented: bool = True
+    stored: Float[np.ndarray, "4 4"] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,6 +104,13 @@ def same_grid(
     if tuple(shape) != tuple(other_shape):
         return False
     return farthest(shape, affine, other_affine) <= _SAME * min(spacing_of(affine))
+
+
+def share_grid(one: Grid, other: Grid) -> bool:
+    """Whether two files have one grid; if neither gives its orientation, by extents and sizes."""
+    sizes = map(spacing_of, (one[1], other[1]))
+    by_size = not (one[2] or other[2]) and np.allclose(*sizes, rtol=_SAME_SIZE)
+    return one[0] == other[0] if by_size else same_grid(*one[:2], *other[:2])
 
 
 def farthest(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:

@@ -237,6 +237,9 @@ def find_class(words: str, names: Sequence[str]) -> int:
         [index for index, name in enumerate(folded) if name == wanted],
         [index for index, several in enumerate(parts) if wanted in several],
     ):
+        number = whole_number(words)
+        if len(found) > 1 and number in found:
+            return number
         if len(found) > 1:
             told = ", ".join(f"{index} ({names[index]})" for index in found[:_NEAREST])
             raise TargetError(

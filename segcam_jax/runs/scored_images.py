@@ -81,6 +81,10 @@ class ScoredImages:
         height, width = map(int, about["padded"].split("x"))
         return height, width
 
+    def inside(self, about: Mapping[str, Any]) -> tuple[slice, ...]:
+        """The part of the input that is the image."""
+        return tuple(slice(0, int(extent)) for extent in about["extent"].split("x"))
+
     def map(self, about: Mapping[str, Any], method: str, tap: str) -> Float[np.ndarray, "u v"]:
         """The raw map."""
         return self._run.map(about["row"], tap, method)

@@ -95,6 +95,10 @@ class ScoredScans:
         """Extents of the input."""
         return self._crop(about).mask.shape
 
+    def inside(self, about: Mapping[str, Any]) -> tuple[slice, ...]:
+        """The part of the input that lies in the scan."""
+        return self._crop(about).place
+
     def map(self, about: Mapping[str, Any], method: str, tap: str) -> Float[np.ndarray, "u v w"]:
         """The raw map over the input, 0 outside of the scan; a sum over modalities."""
         found = self._run.map_of(about["scan"], about["instance"], method, tap)

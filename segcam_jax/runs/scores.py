@@ -345,11 +345,11 @@ class Scoring:
     def _without_padding(
         self, about: Mapping[str, Any], map: np.ndarray, region: np.ndarray
     ) -> tuple[Any, np.ndarray]:
-        """A map and a region of the image alone: what mirrors it is not outside of the region."""
-        if not isinstance(self.scored, ScoredImages) or about["extent"] == about["padded"]:
+        """A map and a region of the image alone: what is added to it lies in no region."""
+        place = self.scored.inside(about)
+        if region[place].shape == region.shape:
             return map, region
-        height, width = (int(extent) for extent in about["extent"].split("x"))
-        return brought(map, (*region.shape, 1))[:height, :width], region[:height, :width]
+        return brought(map, (*region.shape, 1))[place], region[place]
 
     def _labels(self, about: Mapping[str, Any]) -> jax.Array:
         assert isinstance(self.scored, ScoredImages)

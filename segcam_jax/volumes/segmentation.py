@@ -6,6 +6,7 @@ components of `probability > threshold`. Where there is a ground truth, they are
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -194,26 +195,20 @@ def segment(
             truth = read_truth(scan.framed(volume.values, nearest=True), options.truth, **same)
         lesions = _bordering(truth.lesions, scan)
         rules: dict[str, Any] = {"min_iou": options.min_iou, "ignored": truth.ignored}
-        beyond = probability.size * (1 / _share(scan) - 1)
+        beyond, left_out = _outside(volume, scan, options.truth)
         scores = lesion_scores(
             found, lesions, spacing=grid.spacing, beyond=beyond, **rules, **least
         )
         found, missed = instances_module.matched(found, lesions, **rules)
-        told = (*volume.notes, *truth.notes, *_left_out(volume, scan, options.truth))
+        told = (*volume.notes, *truth.notes, *left_out)
         if not len(lesions):
-            told = (*told, "holds no lesion; everything that is found counts as FP")
+            there = "no lesion else" if left_out else "no lesion"
+            told = (*told, f"holds {there}; everything that is found counts as FP")
         notes = tuple(f"{volume.path}: {note}" for note in told)
     predicted = instances_module.large_enough(found, **least)
     if missed is not None:
         missed = instances_module.large_enough(missed, **least, after=len(predicted))
     return Segmented(probability, predicted, missed, notes, scores)
-
-
-def _share(scan: Scan) -> float:
-    """How much of the file's volume the network is given."""
-    if scan.part is None:
-        return 1.0
-    return float(np.prod([along.stop - along.start for along in scan.part]) / scan.file.values.size)
 
 
 def _bordering(found: Instances, scan: Scan) -> Instances:
@@ -233,15 +228,23 @@ def _bordering(found: Instances, scan: Scan) -> Instances:
     return Instances(found.labels, tuple(kept))
 
 
-def _left_out(truth: Volume, scan: Scan, options: TruthOptions) -> list[str]:
-    """A note where a truth has lesions beyond the part of the scan that the network is given."""
+def _outside(truth: Volume, scan: Scan, options: TruthOptions) -> tuple[float, list[str]]:
+    """What a truth has beyond the part of the scan that the network is given.
+
+    Returns:
+        How many voxels of the network's size are known there, and a note if lesions are there.
+    """
     if scan.part is None:
-        return []
-    inside = read_truth(truth.values, options).lesions.labels > 0
-    scan.turn.of(inside)[scan.part] = False
-    size = int(np.count_nonzero(inside))
+        return 0.0, []
+    whole = read_truth(truth.values, options)
+    inside = whole.lesions.labels > 0
+    known = np.ones_like(inside) if whole.ignored is None else ~whole.ignored
+    for each in (inside, known):
+        scan.turn.of(each)[scan.part] = False
+    size, part = int(inside.sum()), math.prod(along.stop - along.start for along in scan.part)
     told = f"{counted(size, 'voxel')} of its lesions are where all modalities are 0; segcam leaves "
-    return [told + "them out"] if size else []
+    rest = float(known.sum()) * scan.grid.values.size / part
+    return rest, [told + "them out"] if size else []
 
 
 @compiled_function

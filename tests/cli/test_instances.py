@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -320,6 +321,13 @@ def test_instances_are_scored_as_images_are(explained, case, tmp_path, capsys, m
         0, named=True
     )
     np.testing.assert_allclose(row["scores"], want.scores, rtol=1e-4, atol=1e-5)
+    # Of a window that reaches beyond the scan, the part in the scan alone.
+    about = {"scan": 0, "instance": instance.label, "pairs": [("grad_cam", "bottleneck")]}
+    assert ScoredScans(stored).inside(about) == crop.place
+    beyond = SimpleNamespace(scored=SimpleNamespace(inside=lambda about: (slice(3, 12),) * 3))
+    parts = Scoring._without_padding(beyond, about, map, crop.mask)
+    for part, whole in zip(parts, (map, crop.mask), strict=True):
+        np.testing.assert_array_equal(part, whole[3:, 3:, 3:])
     assert run("score", out, "--metric", "random_class", "--no-controls") == 0
     assert run("score", out, "--metric", "segment_evidence") == 2
     assert "keeps the explained class alone" in capsys.readouterr().err

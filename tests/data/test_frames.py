@@ -136,6 +136,27 @@ def test_a_file_that_does_not_say_how_it_lies_stays_and_is_noted(tmp_path):
     np.testing.assert_array_equal(again.values, turned)
 
 
+@pytest.mark.parametrize("letters", ["RAS", "LAS", "PIR"])
+def test_a_truth_with_the_affine_of_a_scan_that_does_not_say_how_it_lies(tmp_path, letters):
+    """nibabel writes an image with such an affine as if it were one that is known."""
+    image = patient()
+    for form in (image.set_sform, image.set_qform):
+        form(None, 0)
+    path = save(image, tmp_path / "a.nii")
+    mask = np.zeros(image.shape, np.uint8)
+    mask[1, 2, 3] = 1
+    truth = save(nibabel.Nifti1Image(mask, nibabel.load(path).affine), tmp_path / "truth.nii")
+    assert nibabel.load(truth).header["sform_code"] > 0
+    scan = scans.read_scan([path], frame=Frame(letters))
+    for resample in (False, True):
+        found = scans.read_labels(truth, scan.file, resample=resample)
+        np.testing.assert_array_equal(scan.framed(found.values, nearest=True), mask)
+    scans.check_grids(scans.ScanFiles("a", (path,), truth))
+    other = nibabel.Nifti1Image(mask[:-1], nibabel.load(path).affine)
+    with pytest.raises(InputError, match=r"\d x \d+ x \d+ voxels\) lies on .* one grid"):
+        scans.read_labels(save(other, tmp_path / "other.nii"), scan.file)
+
+
 def test_files_that_do_not_say_how_they_lie_share_a_grid_by_their_voxels_alone(tmp_path):
     image = patient()
     known = save(image, tmp_path / "known.nii")

@@ -1,11 +1,13 @@
 """Image files: what is converted is said, what cannot be used is one clear error."""
 
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from segcam_jax.data.images import pad_to_multiple, read_image
-from segcam_jax.data.mask_images import read_mask
+from segcam_jax.data.mask_images import read_mask, stored_mask
 from segcam_jax.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -210,6 +212,57 @@ def test_palette_masks_are_read_by_index(tmp_path):
     np.testing.assert_array_equal(read_mask(path, (16, 16), threshold=0), label > 0)
     with pytest.raises(InputError, match="no value 3; it has 0, 1, 2"):
         read_mask(path, (16, 16), value=3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "clear", "drawn", "expected"),
+    [
+        # Transparency says what is inside: black on a transparent colour, whichever its number is.
+        ("P", 0, 1, 1),
+        ("P", 1, 0, 1),
+        ("L", 255, 0, 1),
+        ("L", 255, 7, 7),
+        ("L", 0, 2, 2),
+        ("RGB", (255, 255, 255), (0, 0, 0), 1),
+        ("1", 1, 0, 1),
+    ],
+)
+def test_masks_drawn_on_a_transparent_colour(tmp_path, mode, clear, drawn, expected):
+    inside = np.zeros((6, 7), bool)
+    inside[1:3, 2:6] = True
+    image = Image.new(mode, (7, 6), clear)
+    if mode == "P":
+        image.putpalette([0] * 3 * clear + [255] * 3 + [0] * 3 * (not clear) + [9] * 9)
+    image.paste(drawn, (2, 1, 6, 3))
+    path = tmp_path / "mask.png"
+    image.save(path, transparency=255 if mode == "1" else clear)
+    np.testing.assert_array_equal(read_mask(path, (6, 7)), inside)
+    np.testing.assert_array_equal(stored_mask(path), np.where(inside, expected, 0))
+
+
+def test_grey_of_few_bits_with_a_transparent_one(tmp_path):
+    """Pillow scales the pixels of 2 and 4 bits to 255, and not the transparent one."""
+    grey = np.array([[0, 5, 15, 5]], np.uint8)
+    path = tmp_path / "grey.png"
+    Image.fromarray(17 * grey).save(path)
+    data = path.read_bytes()
+
+    def chunk(name, content):
+        return (
+            len(content).to_bytes(4, "big")
+            + name
+            + content
+            + zlib.crc32(name + content).to_bytes(4, "big")
+        )
+
+    header = chunk(b"IHDR", bytes([0, 0, 0, 4, 0, 0, 0, 1, 4, 0, 0, 0, 0]))
+    pixels = chunk(b"IDAT", zlib.compress(bytes([0, 0x05, 0xF5])))
+    path.write_bytes(
+        data[:8] + header + chunk(b"tRNS", bytes([0, 5])) + pixels + chunk(b"IEND", b"")
+    )
+    image = read_image(path, channels=1)
+    np.testing.assert_allclose(image.pixels[..., 0], [[0, 1, 1, 1]])
+    assert "transparency was composited on white" in image.notes
 
 
 def test_a_palette_with_black_after_another_colour_asks_which_is_inside(tmp_path):
