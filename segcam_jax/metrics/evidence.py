@@ -82,8 +82,8 @@ def ablation_matrix(
     nothing = jnp.zeros((split.at_input if at == "input" else split).activation.shape[:-1])
     there = scene(split, params, x, nothing, at, execution)
     classes = jax.tree.leaves(split.output)[0].shape[-1]
-    every = jnp.arange(classes, dtype=labels.dtype).reshape(-1, *[1] * labels.ndim)
-    segments = labels[None] == every
+    every = jnp.arange(classes, dtype=jnp.int32).reshape(-1, *[1] * labels.ndim)
+    segments = labels[None].astype(jnp.int32) == every  # int8 may not hold all classes.
     base = there.base(baseline)
     meaning = Meaning(target.outputs, target.exclusive)
 

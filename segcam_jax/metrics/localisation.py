@@ -29,8 +29,8 @@ def per_instance(
     count: int,
 ) -> Float[Array, "i"]:
     """A metric of a map for each instance of a label map, 1 to `count`; NaN for missing ones."""
-    labels = jnp.asarray(labels)
-    numbers = jnp.arange(1, count + 1, dtype=labels.dtype)
+    labels = jnp.asarray(labels).astype(jnp.int32)  # uint8 may not hold the count.
+    numbers = jnp.arange(1, count + 1, dtype=jnp.int32)
     return jax.vmap(lambda number: function(map, labels == number))(numbers)
 
 

@@ -67,8 +67,7 @@ def confusion_matrix(
                 "logits.argmax(-1)"
             )
     truth, prediction = jnp.ravel(truth), jnp.ravel(prediction)
-    # Comparing is safe for unsigned labels too, where -1 cannot be represented.
-    counted = (truth >= 0) & (truth < classes) & (prediction >= 0) & (prediction < classes)
+    counted = _is_class(truth, classes) & _is_class(prediction, classes)
     cell = truth.astype(jnp.int32) * classes + prediction.astype(jnp.int32)
     cell = jnp.where(counted, cell, classes * classes)
     return jnp.bincount(cell, length=classes * classes + 1)[:-1].reshape(classes, classes)
@@ -116,6 +115,11 @@ def scores(matrix: Int[Array, "k k"], *, absent: Absent = "both") -> Segmentatio
         mean_iou=jnp.nanmean(by_iou),
         mean_dice=jnp.nanmean(by_dice),
     )
+
+
+def _is_class(labels: Int[Array, "n"], classes: int) -> Array:
+    """Whether labels are from 0 to `classes - 1`; the dtype may hold neither -1 nor `classes`."""
+    return (labels >= 0) & (labels <= min(classes - 1, jnp.iinfo(labels.dtype).max))
 
 
 def _counts(matrix: Int[Array, "k k"]) -> tuple[Array, Array, Array]:

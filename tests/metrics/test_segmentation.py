@@ -44,6 +44,19 @@ def test_labels_outside_the_classes_are_not_counted():
         assert found.tolist() == [[1, 0], [0, 1]]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "classes"), [(jnp.int8, 150), (jnp.uint8, 256), (jnp.uint8, 300)]
+)
+def test_labels_of_a_narrow_dtype_count_where_it_cannot_hold_all_classes(dtype, classes):
+    labels = np.array([0, 100, jnp.iinfo(dtype).max])
+    found = segmentation.confusion_matrix(
+        jnp.asarray(labels, dtype), jnp.asarray(labels, dtype), classes=classes
+    )
+    expected = np.zeros((classes, classes))
+    expected[labels, labels] = 1
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_under_jit_and_vmap_as_eager(matrix):
     count = jax.jit(segmentation.confusion_matrix, static_argnames="classes")
     assert count(TRUTH, PREDICTION, classes=4).tolist() == matrix.tolist()
