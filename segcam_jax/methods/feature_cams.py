@@ -1,5 +1,6 @@
 """CAMs from the activation alone: what stands out at a tap, whatever the target."""
 
+import math
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -112,14 +113,16 @@ def kpca_cam(
 
 
 def _kernel(rows: Float[Array, "p c"], kernel: str, gamma: Any) -> Float[Array, "p p"]:
+    """The kernel less its value at 0, which centring cancels: beside it small products round."""
     products = rows @ rows.T
     if kernel == "linear":
         return products
     scale = jnp.asarray(gamma, rows.dtype)
     if kernel == "sigmoid":
-        return jnp.tanh(scale * products + 1)
+        one, above = math.tanh(1), jnp.tanh(scale * products)
+        return above * (1 - one**2) / (1 + one * above)
     squares = jnp.diagonal(products)
-    return jnp.exp(-scale * (squares[:, None] + squares[None] - 2 * products))
+    return jnp.expm1(-scale * (squares[:, None] + squares[None] - 2 * products))
 
 
 @method(

@@ -16,13 +16,17 @@ def first_component(values: Float[Array, "*space c"]) -> tuple[Array, Array]:
         `(projection, direction)`, `*space` and `c`.
     """
     rows = values.reshape(-1, values.shape[-1])
+    # Divided first: squares of small gradients are 0 in float32, and those of large ones infinite.
+    largest = jnp.abs(rows).max()
+    size = jnp.where(largest > 0, largest, 1)
+    rows = rows / size
     centred = rows - rows.mean(0, keepdims=True)
     direction = _first_right_singular_vector(centred)
     projection = centred @ direction
     agreement = projection @ centred.sum(-1)
     largest = projection[jnp.argmax(jnp.abs(projection))]
     sign = jnp.where(agreement != 0, jnp.sign(agreement), jnp.where(largest < 0, -1.0, 1.0))
-    return (sign * projection).reshape(values.shape[:-1]), sign * direction
+    return (sign * size * projection).reshape(values.shape[:-1]), sign * direction
 
 
 def _first_right_singular_vector(rows: Float[Array, "p c"]) -> Float[Array, "c"]:

@@ -91,9 +91,13 @@ def squared_error(
     >>> float(squared_error(jnp.array([2.0, 4.0]), jnp.array([1.0, 2.0]), normalise=True))
     0.0
     """
-    size = (sums**2).sum()
-    beta = (sums * falls).sum() / jnp.where(size > 0, size, 1) if normalise else 1.0
-    return ((beta * sums - falls) ** 2).mean()
+    if normalise:
+        # Divided first: squares of the sums of a small map are 0 in float32.
+        largest = jnp.abs(sums).max()
+        sums = sums / jnp.where(largest > 0, largest, 1)
+        size = (sums**2).sum()
+        sums = (sums * falls).sum() / jnp.where(size > 0, size, 1) * sums
+    return ((sums - falls) ** 2).mean()
 
 
 @metric(

@@ -204,7 +204,10 @@ def relative_representation_stability(found: Neighbours) -> Float[Array, ""]:
 
 def _norm(values: Float[Array, "m ..."]) -> Float[Array, "m"]:
     flat = values.reshape(len(values), -1)
-    return jnp.sqrt((flat**2).sum(1))
+    # Divided first: squares of small maps are 0 in float32.
+    largest = jnp.abs(flat).max(1)
+    flat = flat / jnp.where(largest > 0, largest, 1)[:, None]
+    return largest * jnp.sqrt((flat**2).sum(1))
 
 
 def _relative(moved: Float[Array, "m ..."], whole: Float[Array, "..."]) -> Float[Array, "m"]:

@@ -42,7 +42,9 @@ def ssim(a: Float[Array, "*space"], b: Float[Array, "*space"]) -> Float[Array, "
     """
     blurred = functools.partial(smooth, sigma=_SIGMA, truncate=_REACH)
     reach = jnp.maximum(a.max(), b.max()) - jnp.minimum(a.min(), b.min())
-    first, second = (0.01 * reach) ** 2, (0.03 * reach) ** 2
+    # In units of the range: squares of small maps are 0 in float32.
+    a, b = (each / jnp.where(reach > 0, reach, 1) for each in (a, b))
+    first, second = 0.01**2, 0.03**2
     mean_a, mean_b = blurred(a), blurred(b)
     spread_a, spread_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
     both = blurred(a * b) - mean_a * mean_b

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.decomposition import KernelPCA
+from sklearn.metrics.pairwise import pairwise_kernels
 
 import segcam_jax as segcam
 from segcam_jax import InputError, methods, tap
+from segcam_jax.methods.feature_cams import _kernel
+from segcam_jax.methods.principal_component import first_component
 from tests.support.networks import make_input, make_params, skip_net
 
 
@@ -48,6 +51,30 @@ def test_eigen_smooth_is_the_first_component_of_weighted_channels(name):
     expected *= np.sign(expected @ rows.sum(-1))
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found.map.ravel() / scale, expected / scale, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (1, 2, 7)])
+@pytest.mark.parametrize("scale", [1e-24, 1e24])
+def test_the_first_component_is_of_the_same_direction_at_any_scale(shape, scale):
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    rows = values.reshape(-1, shape[-1]).astype(np.float64)
+    rows -= rows.mean(0)
+    expected = np.linalg.svd(rows)[2][0]
+    expected *= np.sign((rows @ expected) @ rows.sum(-1))
+    projection, direction = first_component(jnp.asarray(values * np.float32(scale)))
+    np.testing.assert_allclose(direction, expected, atol=1e-4)
+    np.testing.assert_allclose(projection.ravel() / scale, rows @ expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "more"), [("sigmoid", {"coef0": 1}), ("rbf", {})])
+def test_kernels_of_small_activations_are_not_rounded_away(kernel, more):
+    rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32) * np.float32(1e-3)
+    rows -= rows.mean(0)
+    whole = pairwise_kernels(rows.astype(np.float64), metric=kernel, gamma=0.25, **more)
+    middle = np.eye(9) - 1 / 9
+    found = middle @ np.asarray(_kernel(jnp.asarray(rows), kernel, 0.25), np.float64) @ middle
+    expected = middle @ whole @ middle
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_given_weights_make_the_map_that_they_are_of():

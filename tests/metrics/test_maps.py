@@ -16,6 +16,7 @@ import segcam_jax as segcam
 from segcam_jax import engine, metrics
 from segcam_jax.metrics.randomisation import layers_of
 from segcam_jax.metrics.readings import reader
+from segcam_jax.metrics.robustness import Neighbours
 from segcam_jax.types import Explanation, InputError, TargetError
 from tests.support import planted
 from tests.support.networks import make_input, make_params, skip_net
@@ -38,6 +39,8 @@ def test_localisation_by_hand():
     labels = jnp.array([[1, 0, 0], [2, 2, 0]])
     shares = metrics.per_instance(metrics.mass_accuracy, MAP, labels, 3)
     np.testing.assert_allclose(shares, [0.4, 0.3, np.nan])
+    many = metrics.per_instance(metrics.mass_accuracy, MAP, labels.astype(jnp.uint8), 258)
+    np.testing.assert_allclose(many, [0.4, 0.3, *[np.nan] * 256])
 
 
 def test_the_pointing_game_may_miss_by_some_pixels_and_ties_are_an_option():
@@ -88,6 +91,9 @@ def test_similarity_by_hand():
     like = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": reach}
     _, full = structural_similarity(np.asarray(a), np.asarray(other), full=True, **like)
     np.testing.assert_allclose(metrics.ssim(a, other), full.mean(), rtol=1e-4)
+    for scale in (1e-24, 1e24):
+        small = metrics.ssim(a * scale, other * scale)
+        np.testing.assert_allclose(small, full.mean(), rtol=1e-4)
     b = a + 0.5 * jax.random.normal(jax.random.key(1), a.shape)
     want = np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]
     np.testing.assert_allclose(metrics.correlation(a, b), want, rtol=1e-5)
@@ -118,6 +124,14 @@ def simple():
     x = planted.image()
     split = segcam.split(planted.classifier, "hidden", planted.params(), x, outputs="logits")
     return split, planted.params(), x, segcam.targets.whole_image(0)
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e24])
+def test_sensitivity_does_not_depend_on_the_scale_of_maps(scale):
+    maps = np.array([[3.0, 4.0], [0.0, 5.0]], np.float32) * np.float32(scale)
+    there: Any = (None,) * 3
+    found = Neighbours(*there, None, jnp.asarray(maps[0]), jnp.asarray(maps), engine.Execution())
+    np.testing.assert_allclose(found.sensitivities, [0, np.sqrt(10) / 5], rtol=1e-6)
 
 
 def test_robustness_by_hand(simple):

@@ -367,7 +367,9 @@ def test_a_linear_score_is_told_by_its_weights():
     np.testing.assert_allclose(metrics.completeness(*given, effect), 0, atol=1e-5)
     np.testing.assert_allclose(metrics.completeness(*given, 3 * effect), 2, rtol=1e-4)
     sums, falls = jnp.array([1.0, 2.0]), jnp.array([2.0, 1.0])  # beta = 4 / 5
-    np.testing.assert_allclose(squared_error(sums, falls, normalise=True), (1.44 + 0.36) / 2, 1e-5)
+    for scale in (1, 1e-24, 1e24):  # beta takes up the scale of the map
+        found = squared_error(sums * scale, falls, normalise=True)
+        np.testing.assert_allclose(found, (1.44 + 0.36) / 2, 1e-5)
 
 
 def test_masking_by_the_map():
