@@ -129,8 +129,9 @@ def simple():
 @pytest.mark.parametrize("scale", [1e-24, 1e24])
 def test_sensitivity_does_not_depend_on_the_scale_of_maps(scale):
     maps = np.array([[3.0, 4.0], [0.0, 5.0]], np.float32) * np.float32(scale)
-    there: Any = (None,) * 3
-    found = Neighbours(*there, None, jnp.asarray(maps[0]), jnp.asarray(maps), engine.Execution())
+    none: Any = None
+    first, both = jnp.asarray(maps[0]), jnp.asarray(maps)
+    found = Neighbours(none, none, none, none, first, both, engine.Execution())
     np.testing.assert_allclose(found.sensitivities, [0, np.sqrt(10) / 5], rtol=1e-6)
 
 
