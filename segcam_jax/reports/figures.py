@@ -133,7 +133,7 @@ def legend(labels: Sequence[str], background: Background | None) -> list[str]:
     if len(names) == 1:
         return [*names, f"not {names[0]}"]
     if background is not None and background.assumed:
-        names[background.index] += ", assumed to be the background"
+        names[background.index] += " (assumed background)"
     return names
 
 
