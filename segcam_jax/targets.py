@@ -72,7 +72,8 @@ class Target:
         extent: extents of a window that holds the region, from a few sizes only, so that regions
             of like size share one program. None: unknown, as for a region that is traced.
         corner: where that window starts.
-        outputs: `"logits"` or `"probabilities"`; None: as a method's split says, else logits.
+        outputs: `"logits"` or `"probabilities"`; None: as a method's split says, else logits. A
+            target that a function of your own calls does not learn it: give it there.
         exclusive: whether classes exclude each other; one alone never does.
     """
 

@@ -286,6 +286,16 @@ def test_methods_tell_their_target_what_the_output_holds(activation):
         split, params, x, segcam.targets.region(1, mask, of="probabilities")
     )
     np.testing.assert_allclose(finer.score, found.score, rtol=1e-5)
+    both = [segcam.targets.region(k, mask, of="probabilities") for k in (1, 0)]
+    differing = segcam.methods.grad_cam(split, params, x, segcam.targets.Difference(*both))
+    other = segcam.methods.grad_cam(split, params, x, both[1])
+    np.testing.assert_allclose(differing.score, found.score - other.score, rtol=1e-5)
+    np.testing.assert_allclose(
+        differing.weights, found.weights - other.weights, rtol=1e-4, atol=1e-6
+    )
+    beyond = segcam.targets.Difference(both[0], segcam.targets.region(99, mask))
+    with pytest.raises(TargetError, match="99"):
+        segcam.methods.grad_cam(split, params, x, beyond)
 
 
 @pytest.mark.parametrize("name", ["heads, stacked", "resized", "mean of two"])

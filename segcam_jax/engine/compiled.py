@@ -16,7 +16,7 @@ from segcam_jax.engine.execution import Execution
 from segcam_jax.engine.functions import FunctionTarget, function_target
 from segcam_jax.engine.programs import Anew, Program, Programs, kept
 from segcam_jax.taps import Split
-from segcam_jax.targets import Target
+from segcam_jax.targets import Difference, Target
 from segcam_jax.types import Explanation, InputError, TargetError, nearest_first
 
 F = TypeVar("F", bound=Callable)
@@ -207,6 +207,9 @@ def checked_target(target: Any, split: Split) -> Any:
                 "`split` or the adapter (--outputs on the command line)"
             )
         return dataclasses.replace(target, outputs=told)
+    if isinstance(target, Difference):
+        first, second = (checked_target(each, split) for each in (target.first, target.second))
+        target = Difference(first, second)
     return target if isinstance(target, FunctionTarget) else function_target(target, split)
 
 
