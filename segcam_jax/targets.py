@@ -11,7 +11,7 @@ therefore run before a method does, on concrete arrays:
     explanation = ablation_cam(split, params, x, target)
 
 A `Target` is a pytree, so targets of one kind stack (`stack`) and `vmap` over them. Any other
-function `output -> scalar` is a target too.
+function `output -> scalar` is a target too; targets that it calls must be given `outputs=`.
 
 Signs follow the direction of the score, not the score's own: summed logits are often negative, and
 a channel that raises them has a positive weight (Ablation-CAM divides by |S|, not by S).
@@ -72,8 +72,7 @@ class Target:
         extent: extents of a window that holds the region, from a few sizes only, so that regions
             of like size share one program. None: unknown, as for a region that is traced.
         corner: where that window starts.
-        outputs: `"logits"` or `"probabilities"`; None: as a method's split says, else logits. A
-            target that a function of your own calls does not learn it: give it there.
+        outputs: `"logits"` or `"probabilities"`; None: as a method's split says, else logits.
         exclusive: whether classes exclude each other; one alone never does.
     """
 
