@@ -229,7 +229,7 @@ def find_class(words: str, names: Sequence[str]) -> int:
     Raises:
         TargetError: if there is no such class, or several have this name.
     """
-    wanted = words.strip().casefold()
+    wanted, number = words.strip().casefold(), whole_number(words)
     folded = [name.casefold() for name in names]
     parts = [[part.strip() for part in name.split(",")] for name in folded]
     for found in (
@@ -237,8 +237,7 @@ def find_class(words: str, names: Sequence[str]) -> int:
         [index for index, name in enumerate(folded) if name == wanted],
         [index for index, several in enumerate(parts) if wanted in several],
     ):
-        number = whole_number(words)
-        if len(found) > 1 and number in found:
+        if number is not None and number in found:
             return number
         if len(found) > 1:
             told = ", ".join(f"{index} ({names[index]})" for index in found[:_NEAREST])
@@ -247,7 +246,6 @@ def find_class(words: str, names: Sequence[str]) -> int:
             )
         if found:
             return found[0]
-    number = whole_number(words)
     if number is not None and number < len(names):
         return number
     inside = [name for name in names if wanted and wanted in name.casefold()]

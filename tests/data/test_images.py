@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segcam_jax.data import images
 from segcam_jax.data.images import pad_to_multiple, read_image
 from segcam_jax.data.mask_images import read_mask, stored_mask
 from segcam_jax.types import InputError
@@ -342,3 +343,10 @@ def test_padding_mirrors_at_the_end():
     np.testing.assert_array_equal(padded[5], pixels[3])
     assert pad_to_multiple(np.ones((1, 1, 1)), 8).shape == (8, 8, 1)
     assert pad_to_multiple(pixels[:4], 4) is not None
+
+
+def test_the_reader_of_masks_is_found_where_it_was():
+    with pytest.warns(FutureWarning, match="mask_images.read_mask now"):
+        assert images.read_mask is read_mask
+    with pytest.raises(AttributeError, match="no attribute 'read_masks'"):
+        _ = images.read_masks
