@@ -85,4 +85,4 @@ else:
         return sorted({*globals(), *_LATER})
 
 
-__version__ = "0.12.0"
+__version__ = "0.13.0"

@@ -19,7 +19,6 @@ import dataclasses
 import io
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -303,17 +302,3 @@ def _to_channels(
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def __getattr__(name: str) -> Any:
-    """`read_mask`, for one version more."""
-    if name != "read_mask":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from segcam_jax.data import mask_images
-
-    warnings.warn(
-        f"{__name__}.read_mask is segcam_jax.data.mask_images.read_mask now",
-        FutureWarning,
-        stacklevel=2,
-    )
-    return mask_images.read_mask

@@ -343,10 +343,3 @@ def test_padding_mirrors_at_the_end():
     np.testing.assert_array_equal(padded[5], pixels[3])
     assert pad_to_multiple(np.ones((1, 1, 1)), 8).shape == (8, 8, 1)
     assert pad_to_multiple(pixels[:4], 4) is not None
-
-
-def test_the_reader_of_masks_is_found_where_it_was():
-    with pytest.warns(FutureWarning, match="mask_images.read_mask now"):
-        assert images.read_mask is read_mask
-    with pytest.raises(AttributeError, match="no attribute 'read_masks'"):
-        _ = images.read_masks
