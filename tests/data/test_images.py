@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcam_jax.data import images
 from segcam_jax.data.images import pad_to_multiple, read_image
 from segcam_jax.data.mask_images import read_mask, stored_mask
 from segcam_jax.types import InputError
