@@ -78,7 +78,11 @@ def from_equinox(
     """
     eqx: Any = require("equinox", extra="test")
     if not isinstance(model, eqx.Module):
-        raise InputError(f"from_equinox was given {type(model).__name__}, expected an eqx.Module")
+        stateful = isinstance(model, tuple) and len(model) == 2
+        hint = "; give the state as the second argument" if stateful else ""
+        raise InputError(
+            f"from_equinox was given {type(model).__name__}, expected an eqx.Module{hint}"
+        )
     both = (eqx.nn.inference_mode(model), state)
     params, static = eqx.partition(both, lambda leaf: isinstance(leaf, (jax.Array, np.ndarray)))
     calls.check_weights(params)

@@ -172,6 +172,8 @@ def test_a_model_with_state_and_tokens():
 def test_what_is_no_module():
     with pytest.raises(InputError, match="from_equinox was given int, expected an eqx.Module"):
         segcam.from_equinox(3)
+    with pytest.raises(InputError, match="given tuple.*give the state as the second argument"):
+        segcam.from_equinox((3, None))
 
 
 class Counting(eqx.Module):
