@@ -108,7 +108,7 @@ class _Walk:
         value = part.value
         if self.nudges is not None:
             value = value + self.nudges[len(self.biases)]
-        self.biases.append(jax.lax.stop_gradient(part.pending))
+        self.biases.append(part.pending)
         return _Part(value, True)
 
     def results(self, equation: Equation, operands: Sequence[_Part]) -> list[_Part]:
@@ -163,7 +163,7 @@ def _linear_part(equation: Equation, values: Sequence[Array], changing: Sequence
 
     By two pullbacks: what has a reverse-mode rule only (`custom_vjp`) has no forward mode.
     """
-    moving = [jax.lax.stop_gradient(values[index]) for index in changing]
+    moving = [values[index] for index in changing]
 
     def outputs(*given):
         filled = list(values)

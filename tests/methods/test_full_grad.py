@@ -50,6 +50,21 @@ X = jax.random.normal(KEYS[1], (4, 5, 3))
 LAYERS = rows(X, 6, 4)
 
 
+def test_parts_change_with_the_parameters_as_the_score_does():
+    def model(params, x):
+        return dense(jnp.tanh(dense(x, params[0])), params[1])
+
+    target = segcam.targets.whole_image(1)
+    split = segcam.split(model, "input", LAYERS, X)
+
+    def parts(params):
+        return total(segcam.methods.full_gradient(split, params, X, target))
+
+    slopes = jax.grad(parts)(LAYERS), jax.grad(lambda params: target(model(params, X)))(LAYERS)
+    for found, right in zip(*map(jax.tree.leaves, slopes), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-4)
+
+
 def test_by_hand():
     def model(params, x):
         return dense(jax.nn.relu(dense(x, params[0])), params[1])
