@@ -11,6 +11,7 @@ from segcam_jax import engine
 from segcam_jax.engine import Execution
 from segcam_jax.methods.gradient_cams import weighted
 from segcam_jax.methods.registry import method
+from segcam_jax.outputs import Meaning
 from segcam_jax.taps import Split
 from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError, wide
@@ -94,6 +95,8 @@ def finer_cam(
     References:
         Zhang et al., Finer-CAM, CVPR 2025 (arXiv 2501.11309), with the softmax weights of
         pytorch-grad-cam's `FinerWeightedTarget`, which are differentiated too; here per position.
+        Deviation: it adds 1e-9 to the sum of q, with which the contrast vanishes, or its gradient
+        turns around, where the network is nearly certain of the class.
     """
     if not isinstance(target, Target):
         raise InputError("finer_cam compares a class with others; give a Target")
@@ -122,11 +125,20 @@ def _most_similar(target: Target, output: Float[Array, "*space k"], count: int) 
 def _contrast(target: Target, similar: Int[Array, "m"], alpha: Array, output: Array) -> Array:
     """S': the target of an output whose one channel is the contrast."""
     output = wide(output)
-    probabilities = target.probabilities(output)
-    values = probabilities if target.of == "probabilities" else output
+    values = target.probabilities(output) if target.of == "probabilities" else output
     own = target.values(output)[..., None]
-    share = probabilities[..., similar]
-    # pytorch-grad-cam's 1e-9 keeps a sum of vanishing probabilities finite.
+    share = _shares(target, output, similar)
     contrast = (share * (own - alpha * values[..., similar])).sum(-1, keepdims=True)
-    contrast = contrast / (share.sum(-1, keepdims=True) + 1e-9)
     return Target(0, target.mask, "logits", target.reduce)(contrast)
+
+
+def _shares(target: Target, output: Array, similar: Int[Array, "m"]) -> Array:
+    """q_i / sum_i q_i of similar classes; beside a class that is certain, each q_i rounds to 0."""
+    chosen = output[..., similar]
+    if target.outputs != "probabilities":
+        exclusive = Meaning(exclusive=target.exclusive).excludes(output.shape[-1])
+        return jax.nn.softmax(chosen if exclusive else jax.nn.log_sigmoid(chosen), -1)
+    # The largest becomes 1, so that no square of a small probability is divided by.
+    largest = jax.lax.stop_gradient(chosen.max(-1, keepdims=True))
+    chosen = jnp.where(largest > 0, chosen / jnp.where(largest > 0, largest, 1), 1)
+    return chosen / chosen.sum(-1, keepdims=True)

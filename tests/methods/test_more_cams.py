@@ -11,6 +11,7 @@ from sklearn.metrics.pairwise import pairwise_kernels
 
 import segcam_jax as segcam
 from segcam_jax import InputError, methods, tap
+from segcam_jax.methods.contrast_cams import _shares
 from segcam_jax.methods.feature_cams import _kernel
 from segcam_jax.methods.principal_component import first_component
 from tests.support.networks import make_input, make_params, skip_net
@@ -162,6 +163,43 @@ def test_finer_cam(reduce, of, comparisons, alpha):
     found = segcam.methods.finer_cam(split, params, x, target, comparisons=comparisons, alpha=alpha)
     np.testing.assert_allclose(found.weights, weights, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.score, target(split.decode(activation, carry)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("margin", [20.0, 200.0])
+def test_finer_cam_of_a_class_that_is_certain(margin):
+    """q_i / sum_i q_i of the other classes is theirs alone, however small they all are."""
+    rng = np.random.default_rng(0)
+    x, weight = np.abs(rng.normal(size=(3, 4, 5))), rng.normal(size=(5, 3))
+    params = (jnp.asarray(weight, jnp.float32), jnp.array([[[margin, 0.0, 0.0]]]))
+    given = jnp.asarray(x, jnp.float32)
+    split = segcam.split(lambda p, x: tap(x, "hidden") @ p[0] + p[1], "hidden", params, given)
+    target = segcam.targets.whole_image(0, reduce="mean", outputs="logits")
+    found = segcam.methods.finer_cam(split, params, given, target)
+
+    others = (x @ weight)[..., 1:]
+    share = np.exp(others) / np.exp(others).sum(-1, keepdims=True)
+    mean = (share * others).sum(-1, keepdims=True)
+    # Of sum_i q_i (y_c - y_i): its slope in y_i is -q_i (1 + y_i - sum_j q_j y_j).
+    slope = weight[:, 0] - (share * (1 + others - mean)) @ weight[:, 1:].T
+    np.testing.assert_allclose(found.weights, slope.mean((0, 1)) / x[..., 0].size, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "exclusive", "given", "odds"),
+    [
+        ("logits", True, [90.0, 0.0, 1.0], [1, np.e]),
+        ("logits", False, [90.0, -60.0, -61.0], [np.e, 1]),
+        ("probabilities", True, [1.0, 1e-30, 3e-30], [1, 3]),
+        ("probabilities", True, [1.0, 0.0, 0.0], [1, 1]),
+    ],
+)
+def test_shares_of_classes_that_are_all_improbable(outputs, exclusive, given, odds):
+    target = segcam.targets.whole_image(0, outputs=outputs, exclusive=exclusive)
+    others = jnp.array([1, 2])
+    found = _shares(target, jnp.array(given), others)
+    np.testing.assert_allclose(found, np.array(odds) / sum(odds), rtol=1e-5)
+    slope = jax.grad(lambda y: _shares(target, y, others)[0])(jnp.array(given))
+    assert np.isfinite(slope).all()
 
 
 def test_finer_cam_without_comparison_is_grad_cam():
