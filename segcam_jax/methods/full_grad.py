@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from segcam_jax import engine
 from segcam_jax.engine import Execution
-from segcam_jax.heatmap import min_max
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, InputError, wide
@@ -87,7 +86,10 @@ def full_grad(
     """FullGrad: input and biases times their gradients, brought together at the input's extents.
 
         map = sum over channels of psi(a dS/da) + sum_l sum over channels of psi(b_l dS/db_l)
-        psi(m) = resize(rescale(|m|)),    rescale(m) = (m - min m) / (max m - min m + 1e-7)
+        psi(m) = resize(rescale(|m|)),    rescale(m) = (m - min m) / (max m - min m)
+
+    A channel of equal values is rescaled to 0, so that the map is of the same shape for a sum of
+    scores and for their mean.
 
     Biases without positions, as those of a dense layer on a vector, are left out; `full_gradient`
     has them. The map is not negative: it says where, not whether for or against.
@@ -111,6 +113,8 @@ def full_grad(
         where a convolution before a BatchNorm has none, and where only ReLUs are not linear. Here
         the two are one bias, and all other biases count (transposed convolutions, ReLU6, smooth
         activations). The authors' code resizes with aligned corners, here on half-pixel centres.
+        Both add a constant (1e-7 and alike) to the range, with which biases of small gradients, as
+        those of a mean over many positions, count less.
     """
     if len(split.activation.shape) < 2:
         raise InputError(f"full_grad needs positions, but tap {split.tap!r} has only channels")
@@ -140,6 +144,7 @@ def _scaled(values: Float[Array, "*space c"], rescale: str) -> Float[Array, "*sp
     size = jnp.abs(values)
     if rescale == "none":
         return size
-    if rescale == "layer":
-        return min_max(size)
-    return jax.vmap(min_max, in_axes=-1, out_axes=-1)(size)
+    axes = None if rescale == "layer" else tuple(range(size.ndim - 1))
+    low, high = size.min(axes, keepdims=True), size.max(axes, keepdims=True)
+    told = high - low > 8 * jnp.finfo(size.dtype).eps * high
+    return jnp.where(told, (size - low) / jnp.where(told, high - low, 1), 0)
