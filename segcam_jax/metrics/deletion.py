@@ -116,7 +116,8 @@ def deletion(
         at: remove from the input, or from the activation at the tap.
         where: remove all positions, those in the target's region, or those outside (what is left is
             never removed).
-        channel: remove from this channel of the input or activation alone: one modality.
+        channel: remove from this channel of the input or activation alone: one modality. Of a map
+            `*space c`, its values order the positions.
         by: whether a map of one axis is of `"positions"` or of `"channels"`, where its shape does
             not say it.
 
@@ -180,14 +181,16 @@ def ordered(
             raise InputError("a map of channels orders whole channels; leave `where` and `channel`")
         return ranks(values), jnp.where(differ(values), channels, 0), channels
     allowed = there.region(target, where)
+    if channel is not None and not 0 <= channel < channels:
+        raise InputError(f"channel={channel}; there are {channels}, 0 to {channels - 1}")
     if values.ndim == len(positions):
         values = values[..., None]
+    elif channel is not None:
+        values = values[..., channel : channel + 1]
     free = jnp.broadcast_to(allowed[..., None], values.shape)
     places = ranks(values, free)
     count = jnp.where(differ(values, free), free.sum(dtype=jnp.int32), 0)
     if channel is not None:
-        if not 0 <= channel < channels:
-            raise InputError(f"channel={channel}; there are {channels}, 0 to {channels - 1}")
         alone = jnp.arange(channels, dtype=jnp.int32) == channel
         alone = alone.reshape((1,) * len(positions) + (-1,))
         places = jnp.where(alone, places, there.activation.size)

@@ -128,6 +128,11 @@ def test_what_may_be_removed(net):
     without = np.asarray(x).copy()
     without[..., 1] = 0
     np.testing.assert_allclose(one.scores[-1], _score(params, without, mask), atol=2e-6)
+    # Of a map with channels, those of this one order its positions, whatever lies in the others.
+    both = jnp.stack([100 + 0 * map, map], -1)
+    alike = metrics.deletion(split, params, x, target, both, steps=2, channel=1)
+    np.testing.assert_array_equal(alike.scores, one.scores)
+    np.testing.assert_array_equal(alike.fractions, one.fractions)
 
 
 def test_a_region_on_another_grid_is_the_cells_that_it_touches(net):
