@@ -229,11 +229,7 @@ def heatmap(
     if isinstance(raw, Explanation):
         raise InputError("heatmap takes a map, not an Explanation; give explanation.map")
     chosen = find_profile(profile)
-    values, size = jnp.asarray(raw), tuple(size)
-    floating = jnp.issubdtype(values.dtype, jnp.floating)
-    values = wide(values) if floating else values.astype(jnp.float32)
-    if not isinstance(values, Tracer) and values.is_fully_addressable:
-        _check_values(np.asarray(values), chosen)
+    values, size = _checked(raw, chosen), tuple(size)
     if smoothing:
         values = smooth(resize(values, size), smoothing)
     for step in chosen.steps:
@@ -261,16 +257,20 @@ def cropped_heatmap(
         extent: extents of the image, at the start of the padded ones.
         profile: as in `segcam_jax.heatmap`.
         smoothing: likewise, in pixels.
+
+    Raises:
+        InputError: as `segcam_jax.heatmap`, or if the image is larger than what it is padded to.
     """
     if any(small > large for small, large in zip(extent, padded, strict=True)):
         raise InputError(f"extent {extent} exceeds the padded extent {padded}")
     if padded == extent:
         return heatmap(raw, extent, profile, smoothing=smoothing)
-    values = jnp.asarray(raw)
+    chosen = find_profile(profile)
+    values = _checked(raw, chosen)
     if smoothing:
         values = smooth(resize(values, padded), smoothing)
     size = padded
-    for step in (lambda same, _: same, *find_profile(profile).steps):
+    for step in (lambda same, _: same, *chosen.steps):
         values = step(values, size)
         if size == padded and values.shape == padded:
             size = extent
@@ -293,6 +293,16 @@ def hidden_share(raw: Float[np.ndarray, "*cells"]) -> float:
     return float(np.abs(values[values < 0]).sum() / total) if total > 0 else 0.0
 
 
+def _checked(raw: Float[ArrayLike, "*space"], profile: Profile) -> Float[Array, "*space"]:
+    """A map at least float32, checked where its values are known."""
+    values = jnp.asarray(raw)
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    values = wide(values) if floating else values.astype(jnp.float32)
+    if not isinstance(values, Tracer) and values.is_fully_addressable:
+        _check_values(np.asarray(values), profile)
+    return values
+
+
 def _check_values(values: np.ndarray, profile: Profile) -> None:
     """Raises `InputError` if a map is not finite; warns if a profile hides all of it."""
     if not np.isfinite(values).all():
@@ -305,5 +315,5 @@ def _check_values(values: np.ndarray, profile: Profile) -> None:
         warnings.warn(
             f"all evidence in this map is negative: the ReLU of profile {profile.name!r} leaves "
             "nothing; profile='signed' shows it",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 import segcam_jax as segcam
 from segcam_jax import InputError
-from segcam_jax.heatmap import PROFILES, heatmap, resize, smooth
+from segcam_jax.heatmap import PROFILES, cropped_heatmap, heatmap, resize, smooth
 
 RAW = jax.random.normal(jax.random.key(0), (4, 6))
 
@@ -104,6 +104,14 @@ def test_no_profile_gives_nan_whatever_the_dtype(dtype, values):
         assert jnp.isfinite(shown).all(), profile
 
 
+def test_a_narrow_map_over_padding_is_made_wide_first():
+    narrow = RAW.astype(jnp.float16)
+    found = cropped_heatmap(narrow, (8, 12), (7, 11))
+    assert found.dtype == jnp.float32
+    wide = cropped_heatmap(narrow.astype(jnp.float32), (8, 12), (7, 11))
+    np.testing.assert_array_equal(found, wide)
+
+
 def test_a_map_of_negative_evidence_alone_is_told():
     raw = -jnp.ones((2, 2))
     with pytest.warns(UserWarning, match="is negative.*profile='signed'"):
@@ -119,3 +127,5 @@ def test_maps_that_are_not_finite_are_refused():
     for value in (jnp.nan, jnp.inf):
         with pytest.raises(InputError, match="NaN or infinite"):
             heatmap(jnp.full((2, 2), value), (4, 4))
+        with pytest.raises(InputError, match="NaN or infinite"):
+            cropped_heatmap(jnp.full((2, 2), value), (4, 4), (3, 4))
