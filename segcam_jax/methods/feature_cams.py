@@ -42,7 +42,8 @@ def fem(
 
     References:
         Fuad et al., Features Understanding in 3D CNNs for Actions Recognition in Video, IPTA
-        2020.
+        2020. Deviation: the map is pytorch-grad-cam's. The paper's weights are the means of the
+        channels, and it adds up where they are rare: sum_k mean_k [A[p, k] > mean_k + K std_k].
     """
     activation, _, score = engine.baseline(split, params, x, target, execution)
     activation = wide(activation)

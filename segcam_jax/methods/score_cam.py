@@ -51,7 +51,8 @@ def score_cam(
         per_position: divide the scores by the size of the target's region: the mean score, however
             the target reduces. The softmax of a sum over many pixels gives nearly all weight to
             one channel. False: the scores as they are, as both libraries take them. Makes no
-            difference for a classifier, or a target that is a function of your own.
+            difference for a classifier. The scores of a `Difference`, or of a function of your
+            own, are taken as they are: give means (`reduce="mean"`).
         temperature: divides the scores, too; above 1 spreads the weights.
 
     Returns:
