@@ -71,13 +71,13 @@ def pointing_game(
 def rank_accuracy(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> Float[Array, ""]:
     """Rank accuracy: the share of the |mask| largest values that lies in the mask.
 
+    Of equal values that are not all among them, each counts by the share of them that is: what an
+    order by chance gives on average.
+
     Raises `InputError` if the mask is empty. Arras et al., 2022, section 3.
     """
     values, inside = _checked(map, mask)
-    order = jnp.argsort(-values.ravel(), stable=True)
-    count = inside.sum(dtype=jnp.int32)
-    chosen = jnp.arange(order.size, dtype=jnp.int32) < count
-    return _or_nan(mask, (inside.ravel()[order] & chosen).sum() / jnp.maximum(count, 1))
+    return _or_nan(mask, _among_largest(values, inside, inside.sum(dtype=jnp.int32)))
 
 
 @_of_mask(
@@ -117,6 +117,8 @@ def top_k_intersection(
 ) -> Float[Array, ""]:
     """Top-k intersection: the share of the k largest values that lies in the mask.
 
+    Equal values count as in `rank_accuracy`.
+
     Args:
         map: of positions.
         mask: True inside.
@@ -128,8 +130,7 @@ def top_k_intersection(
     if k < 1:
         raise InputError(f"k={k}; give at least 1")
     values, inside = _checked(map, mask)
-    order = jnp.argsort(-values.ravel(), stable=True)[:k]
-    return _or_nan(mask, inside.ravel()[order].mean(dtype=jnp.float32))
+    return _or_nan(mask, _among_largest(values, inside, jnp.int32(min(k, values.size))))
 
 
 @_of_mask(title="AUC", paper="Fawcett, 2006")
@@ -164,6 +165,15 @@ def _checked(map: Float[Array, "*space"], mask: Bool[ArrayLike, "*space"]) -> tu
     if jnp.ndim(map) != inside.ndim:
         raise InputError(f"the map has shape {jnp.shape(map)}, and the mask {inside.shape}")
     return brought(map, (*inside.shape, 1), "positions"), inside
+
+
+def _among_largest(values: Array, inside: Array, count: Int[Array, ""]) -> Float[Array, ""]:
+    """The share of so many largest values that is inside, of equal ones on average."""
+    least = jnp.sort(values.ravel())[values.size - jnp.maximum(count, 1)]
+    above, ties = values > least, values == least
+    of_ties = (count - above.sum(dtype=jnp.int32)) / ties.sum(dtype=jnp.int32)
+    sure, likely = (each.sum(dtype=jnp.float32) for each in (above & inside, ties & inside))
+    return (sure + of_ties * likely) / jnp.maximum(count, 1).astype(jnp.float32)
 
 
 def _share(values: Array, inside: Array) -> Float[Array, ""]:
