@@ -36,7 +36,7 @@ from jaxtyping import Array, Bool, Float
 from segcam_jax import engine
 from segcam_jax.metrics.removal import check_baseline
 from segcam_jax.options import Option, check_choices, options_of
-from segcam_jax.types import Explanation, InputError, none_of
+from segcam_jax.types import Explanation, InputError, none_of, wide
 
 F = TypeVar("F", bound=Callable)
 Need = Literal["network", "method", "mask", "region", "superpixels", "labels"]
@@ -184,8 +184,9 @@ def _undefined(function: Callable, constant: bool) -> Callable:
         if isinstance(map, Explanation):
             raise InputError("a metric takes a map, not an Explanation; give explanation.map")
         map = jnp.asarray(map)
-        if not jnp.issubdtype(map.dtype, jnp.floating):
-            map = map.astype(jnp.float32)
+        floating = jnp.issubdtype(map.dtype, jnp.floating)
+        # Sums over a map of float16 are infinite, and its small shares 0.
+        map = wide(map) if floating else map.astype(jnp.float32)
         defined = is_defined(map, constant)
         # Of a map of zeros, so that nothing that is computed of NaN or of infinity traps.
         bound.arguments["map"] = jnp.where(jnp.isfinite(map), map, 0)

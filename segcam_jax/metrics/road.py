@@ -14,7 +14,7 @@ from segcam_jax import engine
 from segcam_jax.engine import Execution
 from segcam_jax.metrics.registry import metric
 from segcam_jax.metrics.removal import At, ranks, scene
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, wide
 
 # Weights of the neighbours at a squared distance of 1, 2, 3, before they are made to sum to 1.
 _WEIGHTS = {1: 1.0, 2: 1 / 2, 3: 1 / 3}
@@ -139,8 +139,9 @@ def impute(
     Returns:
         The image, filled. NaN where there is nothing to fill from.
     """
-    rank = hole.ndim
+    rank, given = hole.ndim, image
     kernel = _kernel(rank)
+    image = wide(image)  # The solver needs the digits.
     inside = hole[..., None].astype(image.dtype)
     degree = _neighbours(jnp.ones_like(inside), kernel)
     known = image * (1 - inside)
@@ -154,7 +155,7 @@ def impute(
     solved, _ = jax.scipy.sparse.linalg.cg(
         system, right, inside * mean, tol=_TOLERANCE, maxiter=_MOST_ITERATIONS
     )
-    filled = known + inside * solved
+    filled = jnp.where(inside > 0, solved.astype(given.dtype), given)
     return jnp.where(hole.all(), jnp.nan, filled)
 
 

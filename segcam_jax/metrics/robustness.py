@@ -203,7 +203,7 @@ def relative_representation_stability(found: Neighbours) -> Float[Array, ""]:
 
 
 def _norm(values: Float[Array, "m ..."]) -> Float[Array, "m"]:
-    flat = values.reshape(len(values), -1)
+    flat = wide(values).reshape(len(values), -1)
     # Divided first: squares of small maps are 0 in float32.
     largest = jnp.abs(flat).max(1)
     flat = flat / jnp.where(largest > 0, largest, 1)[:, None]
@@ -211,4 +211,5 @@ def _norm(values: Float[Array, "m ..."]) -> Float[Array, "m"]:
 
 
 def _relative(moved: Float[Array, "m ..."], whole: Float[Array, "..."]) -> Float[Array, "m"]:
+    moved, whole = wide(moved), wide(whole)
     return _norm((moved - whole[None]) / jnp.where(whole == 0, jnp.inf, whole)[None])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, wide
 
 
 def region_shares(
@@ -34,6 +34,8 @@ def region_shares(
         Vinogradova et al., Seg-Grad-CAM, AAAI 2020, and its published code.
     """
     saliency, regions = jnp.asarray(saliency), jnp.asarray(regions)
+    floating = jnp.issubdtype(saliency.dtype, jnp.floating)
+    saliency = wide(saliency) if floating else saliency.astype(jnp.float32)
     lowest = saliency.min()
     if not isinstance(lowest, Tracer) and lowest < 0:
         raise InputError(

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from segcam_jax.heatmap import smooth
 from segcam_jax.metrics.rank import rank_correlation as rank_correlation
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, wide
 
 _SIGMA, _REACH = 1.5, 3.5  # A window of 11.
 
@@ -25,7 +25,7 @@ def correlation(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, 
     """
     if a.shape != b.shape:
         raise InputError(f"the values have shapes {a.shape} and {b.shape}; they must be the same")
-    first, second = (_unit(each.ravel()) for each in (a, b))
+    first, second = (_unit(wide(each).ravel()) for each in (a, b))
     return jnp.clip((first * second).sum(), -1, 1)
 
 
@@ -40,14 +40,19 @@ def ssim(a: Float[Array, "*space"], b: Float[Array, "*space"]) -> Float[Array, "
     References:
         Wang et al., Image quality assessment, IEEE TIP 2004.
     """
+    a, b = wide(a), wide(b)
     blurred = functools.partial(smooth, sigma=_SIGMA, truncate=_REACH)
     reach = jnp.maximum(a.max(), b.max()) - jnp.minimum(a.min(), b.min())
     # In units of the range: squares of small maps are 0 in float32.
     a, b = (each / jnp.where(reach > 0, reach, 1) for each in (a, b))
     first, second = 0.01**2, 0.03**2
+    # Around a common value: beside squares of large ones, spreads round away.
+    middle = jnp.minimum(a.min(), b.min())
+    a, b = a - middle, b - middle
     mean_a, mean_b = blurred(a), blurred(b)
     spread_a, spread_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
     both = blurred(a * b) - mean_a * mean_b
+    mean_a, mean_b = mean_a + middle, mean_b + middle
     up = (2 * mean_a * mean_b + first) * (2 * both + second)
     down = (mean_a**2 + mean_b**2 + first) * (spread_a + spread_b + second)
     return jnp.where(reach > 0, (up / jnp.where(down > 0, down, 1)).mean(), jnp.nan)

@@ -16,7 +16,7 @@ import segcam_jax as segcam
 from segcam_jax import engine, metrics
 from segcam_jax.metrics.randomisation import layers_of
 from segcam_jax.metrics.readings import reader
-from segcam_jax.metrics.robustness import Neighbours
+from segcam_jax.metrics.robustness import Neighbours, _relative
 from segcam_jax.types import Explanation, InputError, TargetError
 from tests.support import planted
 from tests.support.networks import make_input, make_params, skip_net
@@ -41,6 +41,28 @@ def test_localisation_by_hand():
     np.testing.assert_allclose(shares, [0.4, 0.3, np.nan])
     many = metrics.per_instance(metrics.mass_accuracy, MAP, labels.astype(jnp.uint8), 258)
     np.testing.assert_allclose(many, [0.4, 0.3, *[np.nan] * 256])
+
+
+def test_equal_values_count_as_an_order_by_chance_does():
+    """In float64: the mean over many orders of the ties, drawn at random."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 3, (5, 6)).astype(np.float32)
+    mask = np.zeros((5, 6), bool)
+    mask[:2, :4] = True
+    inside = mask.ravel()
+    orders = [np.lexsort((rng.random(30), -values.ravel())) for _ in range(20000)]
+    for found, count in (
+        (metrics.rank_accuracy(values, mask), 8),
+        (metrics.top_k_intersection(values, mask, k=14), 14),
+    ):
+        want = np.mean([inside[order[:count]].mean() for order in orders])
+        np.testing.assert_allclose(found, want, atol=5e-3)
+    # A map of one value above zeros knows no corner from another.
+    peak = jnp.zeros((6, 6)).at[5, 5].set(1.0)
+    corners = np.zeros((2, 6, 6), bool)
+    corners[0, :2, :2] = corners[1, :2, 3:5] = True
+    found = [float(metrics.rank_accuracy(peak, corner)) for corner in corners]
+    np.testing.assert_allclose(found, 3 * (4 / 35) / 4, rtol=1e-6)
 
 
 def test_the_pointing_game_may_miss_by_some_pixels_and_ties_are_an_option():
@@ -79,6 +101,13 @@ def test_complexity_by_hand():
     np.testing.assert_allclose(metrics.entropy(one), 0, atol=1e-6)
     np.testing.assert_allclose(metrics.entropy(even), np.log(8), rtol=1e-6)
     np.testing.assert_allclose(metrics.entropy(even, relative=True), 1, rtol=1e-6)
+    # Sums over maps of float16 leave its range.
+    many = jnp.full((300, 300), 1.0, jnp.float16).at[:150].set(0.5)
+    values = np.sort(np.asarray(many, np.float64).ravel())
+    gini = ((2 * np.arange(1, 90001) - 90001) * values).sum() / (90000 * values.sum())
+    np.testing.assert_allclose(metrics.sparseness(many), gini, rtol=1e-4)
+    share = values / values.sum()
+    np.testing.assert_allclose(metrics.entropy(many), -(share * np.log(share)).sum(), rtol=1e-4)
     assert float(metrics.effective_complexity(one)) == 1
     assert float(metrics.effective_complexity(jnp.array([1.0, 1e-3, 1e-6]))) == 2
 
@@ -94,6 +123,12 @@ def test_similarity_by_hand():
     for scale in (1e-24, 1e24):
         small = metrics.ssim(a * scale, other * scale)
         np.testing.assert_allclose(small, full.mean(), rtol=1e-4)
+    far = (np.asarray(each, np.float32) + np.float32(3000) for each in (a, other))
+    far = [each.astype(np.float64) for each in far]
+    like["data_range"] = np.max(far) - np.min(far)
+    _, full = structural_similarity(*far, full=True, **like)
+    found = metrics.ssim(*(jnp.asarray(each, jnp.float32) for each in far))
+    np.testing.assert_allclose(found, full.mean(), rtol=1e-4)
     b = a + 0.5 * jax.random.normal(jax.random.key(1), a.shape)
     want = np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]
     np.testing.assert_allclose(metrics.correlation(a, b), want, rtol=1e-5)
@@ -133,6 +168,16 @@ def test_sensitivity_does_not_depend_on_the_scale_of_maps(scale):
     first, both = jnp.asarray(maps[0]), jnp.asarray(maps)
     found = Neighbours(none, none, none, none, first, both, engine.Execution())
     np.testing.assert_allclose(found.sensitivities, [0, np.sqrt(10) / 5], rtol=1e-6)
+
+
+def test_relative_changes_of_narrow_activations_are_those_of_wide_ones():
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(300, 300)).astype(np.float16)
+    moved = (whole + np.float16(0.01) * rng.normal(size=whole.shape)).astype(np.float16)
+    wide = [each.astype(np.float64) for each in (moved, whole)]
+    want = np.linalg.norm((wide[0] - wide[1]) / np.where(wide[1] == 0, np.inf, wide[1]))
+    found = _relative(jnp.asarray(moved)[None], jnp.asarray(whole))
+    np.testing.assert_allclose(found[0], want, rtol=1e-4)
 
 
 def test_robustness_by_hand(simple):

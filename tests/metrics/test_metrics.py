@@ -286,6 +286,15 @@ def test_imputation_is_that_of_a_direct_solver(shape):
     found = metrics.impute(jnp.asarray(image), jnp.asarray(hole))
     np.testing.assert_allclose(found, _solved(image, hole), atol=1e-4)
     assert (np.asarray(found)[~hole] == image[~hole]).all()
+    for dtype in (jnp.float16, jnp.bfloat16):  # Solved in float32, known values as they are.
+        narrow = jnp.asarray(image + 5, dtype)
+        want = _solved(np.asarray(narrow.astype(jnp.float32)), hole)
+        found = metrics.impute(narrow, jnp.asarray(hole))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(
+            found.astype(jnp.float32), want, rtol=float(jnp.finfo(dtype).eps)
+        )
+        assert (found == narrow)[~hole].all()
     ramp = sum(
         np.arange(n).reshape([-1 if a == i else 1 for a in range(len(shape))])
         for i, n in enumerate(shape)

@@ -25,6 +25,8 @@ def test_region_shares():
     np.testing.assert_allclose(density, np.array([4, 0.5, 2, 0]) / 6.5, rtol=1e-6)
     mass, density = region_shares(jnp.ones((2, 3)), regions[:3])
     np.testing.assert_allclose(density, 1 / 3, rtol=1e-6)
+    narrow = region_shares(jnp.ones((300, 300), jnp.float16), jnp.ones((1, 300, 300), bool))
+    np.testing.assert_array_equal(narrow, 1)  # Its sum, 90,000, is infinite in float16.
     mass, density = region_shares(jnp.zeros((2, 3)), regions)
     assert not mass.any()
     assert not density.any()
