@@ -1,6 +1,7 @@
 """The mean heatmap over an image mirrored and made darker and brighter: aug_smooth."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 from segcam_jax import engine
 from segcam_jax.heatmap import heatmap
 from segcam_jax.taps import Split
-from segcam_jax.targets import Difference, Target
+from segcam_jax.targets import Target
 from segcam_jax.types import Explanation, InputError
 
 FACTORS = (0.9, 1.0, 1.1)
@@ -48,7 +49,8 @@ def aug_smooth(
         `map` `h w`, the mean; `score` of the unchanged image.
 
     Raises:
-        InputError: if the input is not one image with its channels last.
+        InputError: if the input is not one image with its channels last; or the target is no
+            `Target`, and no axis of the output runs along the columns of the image.
 
     References:
         `aug_smooth=True` of pytorch-grad-cam. Deviation: there a region is not mirrored with the
@@ -82,21 +84,39 @@ def mean_of_six(
 
     x = jnp.asarray(x)
     heat, score = of_three(x, target)
-    other, _ = of_three(jnp.flip(x, 1), _mirrored(target))
+    other, _ = of_three(jnp.flip(x, 1), _mirrored(target, x.shape[:2]))
     return Explanation((heat + jnp.flip(other, 1)) / 2, score)
 
 
-def _mirrored(target: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _mirrored(target: Callable[[Any], Any], extent: tuple[int, ...]) -> Callable[[Any], Any]:
     """The same score as a function of the output of the mirrored image."""
-    if isinstance(target, Difference):
-        return Difference(*(_of_class(each) for each in (target.first, target.second)))
     if isinstance(target, Target):
         return _of_class(target)
 
     def back(each: Any) -> Any:
-        return jnp.flip(each, 1) if each.ndim > 2 else each
+        columns = _columns(each.shape, extent)
+        return each if columns is None else jnp.flip(each, columns)
 
     return lambda output: target(jax.tree.map(back, output))
+
+
+def _columns(shape: tuple[int, ...], extent: tuple[int, ...]) -> int | None:
+    """The axis of an output along the image's columns; None if it has no positions.
+
+    Rows and columns lie side by side, and are as many as the image's, or as many at a stride.
+    """
+    height, width = extent
+    pairs = enumerate(itertools.pairwise(shape), 1)
+    apart = [(abs(h * width - w * height), h, axis) for axis, (h, w) in pairs]
+    # At a stride both are rounded up; of several pairs, that which is nearest to the image's form.
+    if found := [(gap / h, axis) for gap, h, axis in apart if gap < max(extent)]:
+        return min(found)[1]
+    if len(shape) < 2 or (len(shape) == 2 and shape[0] == 1):
+        return None
+    raise InputError(
+        f"aug_smooth cannot tell which axis of the output {shape} runs along the columns of the "
+        f"image {extent}; let the model return positions as `h w k`, or use the method without it"
+    )
 
 
 def _of_class(target: Target) -> Target:

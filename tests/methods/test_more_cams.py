@@ -11,6 +11,7 @@ from sklearn.metrics.pairwise import pairwise_kernels
 
 import segcam_jax as segcam
 from segcam_jax import InputError, methods, tap
+from segcam_jax.methods.augmented import _columns
 from segcam_jax.methods.contrast_cams import _shares
 from segcam_jax.methods.feature_cams import _kernel
 from segcam_jax.methods.principal_component import first_component
@@ -292,3 +293,24 @@ def test_aug_smooth_is_the_mean_of_six_heatmaps():
     expected = np.mean([segcam.heatmap(m, (6, 8), profile="pytorch_grad_cam") for m in maps], 0)
     np.testing.assert_allclose(found.map, expected, atol=1e-5)
     assert not np.asarray(found.map)[:, :5].any()
+
+    # A function of the output in any form: its columns are mirrored back.
+    for form, score in (
+        (lambda y: y[None], lambda y: y[0, 1:4, 5:, 1].sum()),
+        (lambda y: y[..., 1], lambda y: y[1:4, 5:].sum()),
+        (lambda y: jnp.moveaxis(y, -1, 0)[None], lambda y: y[0, 1, 1:4, 5:].sum()),
+    ):
+        other = segcam.split(
+            lambda params, x, form=form: form(tap(x @ head[:3], "b") ** 2), "b", None, x
+        )
+        alike = methods.aug_smooth(methods.hires_cam, other, None, x, score)
+        np.testing.assert_allclose(alike.map, found.map, atol=1e-5)
+
+
+def test_columns_of_outputs():
+    image = (224, 300)
+    for shape, axis in (((7, 10, 21), 1), ((1, 28, 38, 2), 2), ((21, 224, 300), 2), ((9,), None)):
+        assert _columns(shape, image) == axis
+    assert _columns((1, 1000), image) is None
+    with pytest.raises(InputError, match=r"the output \(196, 10\) runs along the columns"):
+        _columns((196, 10), image)
