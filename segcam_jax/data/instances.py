@@ -150,9 +150,15 @@ def label_instances(
     """The connected components of a mask, as `find_instances` finds them.
 
     Raises:
-        InputError: if a number is out of range.
+        InputError: if a number is out of range, or the mask holds other values than 0 and 1.
     """
-    mask = np.asarray(mask, bool)
+    given = np.asarray(mask)
+    if given.dtype != bool and not np.isin(given, (0, 1)).all():
+        raise InputError(
+            f"the mask holds values from {given.min():.4g} to {given.max():.4g}; give booleans, as "
+            "`probability > 0.5`, or `measured(labels)` of a label map"
+        )
+    mask = given.astype(bool)
     each = _voxel_size(spacing, voxel_volume, mask.ndim)
     if min_voxels < 0 or not (np.isfinite(min_volume) and min_volume >= 0):
         raise InputError(

@@ -184,6 +184,9 @@ def surface_distance(
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.shape != second.shape:
         raise InputError(f"masks have extents {first.shape} and {second.shape}; expected the same")
+    sizes = np.ones(first.ndim) if spacing is None else np.asarray(spacing, float)
+    if sizes.shape != (first.ndim,) or not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise InputError(f"spacing={spacing!r}; expected {first.ndim} positive lengths in mm")
     if not (first.any() and second.any()):
         return float("nan")
     # Nothing outside of the box that holds both masks is nearer.
@@ -191,7 +194,7 @@ def surface_distance(
     first, second = first[box], second[box]
     surfaces = [mask & (scipy.ndimage.binary_erosion(mask) == 0) for mask in (first, second)]
     away = [
-        np.asarray(scipy.ndimage.distance_transform_edt(np.logical_not(surface), sampling=spacing))
+        np.asarray(scipy.ndimage.distance_transform_edt(np.logical_not(surface), sampling=sizes))
         for surface in surfaces
     ]
     total = away[1][surfaces[0]].sum() + away[0][surfaces[1]].sum()

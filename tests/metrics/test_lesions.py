@@ -144,6 +144,13 @@ def test_refuses_other_extents_and_loads():
         lesion_scores(mask, np.ones((3, 4), bool))
     with pytest.raises(InputError, match="load=0"):
         lesion_scores(mask, mask, load=0)
+    for given, said in ((mask * 0.3, "from 0.3 to 0.3; give booleans"), (mask * 2, "from 2 to 2")):
+        with pytest.raises(InputError, match=said):
+            lesion_scores(given, mask)
+    assert lesion_scores(mask * 1.0, mask.astype(int)).dice == 1
+    for spacing in ((1.0,), (1.0, -1.0), (1.0, 0.0)):
+        with pytest.raises(InputError, match="expected 2 positive lengths"):
+            surface_distance(mask, mask, spacing=spacing)
 
 
 def test_a_stored_run_has_all_scores():
