@@ -46,7 +46,7 @@ NO_MAP = "no map"  # In place of a method.
 _TOLD_EVERY = 5.0  # Seconds.
 _SUPERPIXELS, _MOST_SUPERPIXELS = 100, 160
 # Of what parts hold: raised when the same metric of the same map gives something else.
-_VERSION = 2
+_VERSION = 3
 _DRAWN = 1  # Likewise, of how parameters are drawn anew.
 _PERMUTED = "permuted"
 SCHEMA: Mapping[str, Any] = {
