@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from segcam_jax import engine
 from segcam_jax.engine import Execution
 from segcam_jax.methods.gradient_cams import weighted
+from segcam_jax.methods.principal_component import centred
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
 from segcam_jax.types import Explanation, InputError, wide
@@ -102,7 +103,7 @@ def kpca_cam(
             f"kpca_cam at tap {split.tap!r}: {rows.shape[0]} positions, more than "
             f"{_MOST_POSITIONS}; choose a deeper tap"
         )
-    rows = rows - rows.mean(0, keepdims=True)
+    rows = centred(rows)
     matrix = _kernel(rows, kernel, 1 / rows.shape[1] if gamma is None else gamma)
     across = matrix.mean(0, keepdims=True)
     matrix = matrix - across - across.T + matrix.mean()

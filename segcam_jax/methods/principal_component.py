@@ -19,14 +19,20 @@ def first_component(values: Float[Array, "*space c"]) -> tuple[Array, Array]:
     # Divided first: squares of small gradients are 0 in float32, and those of large ones infinite.
     largest = jnp.abs(rows).max()
     size = jnp.where(largest > 0, largest, 1)
-    rows = rows / size
-    centred = rows - rows.mean(0, keepdims=True)
-    direction = _first_right_singular_vector(centred)
-    projection = centred @ direction
-    agreement = projection @ centred.sum(-1)
+    away = centred(rows / size)
+    direction = _first_right_singular_vector(away)
+    projection = away @ direction
+    agreement = projection @ away.sum(-1)
     largest = projection[jnp.argmax(jnp.abs(projection))]
     sign = jnp.where(agreement != 0, jnp.sign(agreement), jnp.where(largest < 0, -1.0, 1.0))
     return (sign * size * projection).reshape(values.shape[:-1]), sign * direction
+
+
+def centred(rows: Float[Array, "p c"]) -> Float[Array, "p c"]:
+    """Rows less their mean; 0 in channels whose values are equal, whose mean may be rounded."""
+    away = rows - rows.mean(0, keepdims=True)
+    differ = jnp.ptp(rows, 0, keepdims=True) > 0
+    return jnp.where(differ, away, 0)
 
 
 def _first_right_singular_vector(rows: Float[Array, "p c"]) -> Float[Array, "c"]:

@@ -68,6 +68,16 @@ def test_the_first_component_is_of_the_same_direction_at_any_scale(shape, scale)
     np.testing.assert_allclose(projection.ravel() / scale, rows @ expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("positions", [(7, 5), (14, 14), (31, 3)])
+def test_an_activation_that_is_the_same_everywhere_has_no_component(positions):
+    """The mean of equal numbers is rounded: a map of the rest would look like evidence."""
+    values = jnp.broadcast_to(jnp.array([0.1, 0.7, 1.3]).reshape(1, 1, 3), (*positions, 3))
+    np.testing.assert_array_equal(first_component(values)[0], 0)
+    split = segcam.split(lambda params, x: tap(x, "hidden") * params, "hidden", 2.0, values)
+    given = (split, 2.0, values, segcam.targets.whole_image(0))
+    np.testing.assert_array_equal(segcam.methods.kpca_cam(*given).map, 0)
+
+
 @pytest.mark.parametrize(("kernel", "more"), [("sigmoid", {"coef0": 1}), ("rbf", {})])
 def test_kernels_of_small_activations_are_not_rounded_away(kernel, more):
     rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32) * np.float32(1e-3)
