@@ -293,6 +293,13 @@ def test_methods_tell_their_target_what_the_output_holds(activation):
     np.testing.assert_allclose(
         differing.weights, found.weights - other.weights, rtol=1e-4, atol=1e-6
     )
+    one = segcam.targets.Difference(*both)
+    each = segcam.targets.Difference(*(segcam.targets.stack([target] * 2) for target in both))
+    for given in (one, [one, one], each):
+        batch = segcam.explain_batch(
+            segcam.methods.grad_cam, split, params, jnp.stack([x, x]), given
+        )
+        np.testing.assert_allclose(batch.weights[1], differing.weights, rtol=1e-4, atol=1e-6)
     beyond = segcam.targets.Difference(both[0], segcam.targets.region(99, mask))
     with pytest.raises(TargetError, match="99"):
         segcam.methods.grad_cam(split, params, x, beyond)

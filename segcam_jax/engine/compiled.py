@@ -208,9 +208,16 @@ def checked_target(target: Any, split: Split) -> Any:
             )
         return dataclasses.replace(target, outputs=told)
     if isinstance(target, Difference):
-        first, second = (checked_target(each, split) for each in (target.first, target.second))
-        target = Difference(first, second)
+        both = (checked_target(each, split) for each in (target.first, target.second))
+        # Windows are of one region; without them, regions of any extent share a program.
+        return Difference(*(_without_window(each) for each in both))
     return target if isinstance(target, FunctionTarget) else function_target(target, split)
+
+
+def _without_window(target: Any) -> Any:
+    if not isinstance(target, Target):
+        return target
+    return dataclasses.replace(target, extent=None, corner=None)
 
 
 def _check_classes(split: Split) -> None:

@@ -285,8 +285,7 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
         plain = all(isinstance(each, Target) for each in targets)
         targets = stack(targets) if plain else _stacked(targets, split)
     leaves = jax.tree.leaves(targets)
-    plain = not leaves or leaves[0] is targets
-    if plain or (isinstance(targets, Target) and np.ndim(targets.class_index) == 0):
+    if not leaves or leaves[0] is targets or _is_one(targets):
         return None, checked_target(targets, split)
     lengths = {np.shape(leaf)[:1] for leaf in leaves}
     if lengths != {(count,)}:
@@ -300,17 +299,23 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
         host = jax.tree.map(np.asarray, targets)
         for index in range(count):
             jax.tree.map(operator.itemgetter(index), host).check(split.output)
-    if isinstance(targets, (Target, FunctionTarget)):
+    if isinstance(targets, (Target, Difference, FunctionTarget)):
         return targets, None
     first = function_target(jax.tree.map(operator.itemgetter(0), targets), split)
     return leaves, dataclasses.replace(first, leaves=[])
 
 
-def _stacked(targets: Sequence[Any], split: Split) -> FunctionTarget:
-    """Functions that compute the same of other arrays, as one batch."""
+def _is_one(target: Any) -> bool:
+    """Whether it is a single target of a class, or a single difference."""
+    if isinstance(target, Difference):
+        return _is_one(target.first)
+    return isinstance(target, Target) and np.ndim(target.class_index) == 0
+
+
+def _stacked(targets: Sequence[Any], split: Split) -> Any:
+    """Differences, or functions, that compute the same of other arrays, as one batch."""
     traced = [checked_target(each, split) for each in targets]
-    formulas = {each.formula if isinstance(each, FunctionTarget) else None for each in traced}
-    if len(formulas) > 1 or None in formulas:
+    if len({jax.tree.structure(each) for each in traced}) > 1:
         raise TargetError(
             "the targets compute different things; explain their images one by one, or give "
             "functions that differ only in the arrays that they hold"

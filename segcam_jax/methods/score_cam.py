@@ -13,7 +13,7 @@ from segcam_jax.masks import ActivationMasks, KeepMasks
 from segcam_jax.methods.gradient_cams import weighted
 from segcam_jax.methods.registry import method
 from segcam_jax.taps import Split
-from segcam_jax.targets import Target
+from segcam_jax.targets import Difference, Target
 from segcam_jax.types import Explanation, InputError, wide
 
 
@@ -50,9 +50,9 @@ def score_cam(
             after they are resized with aligned corners (`"pytorch_grad_cam"`).
         per_position: divide the scores by the size of the target's region: the mean score, however
             the target reduces. The softmax of a sum over many pixels gives nearly all weight to
-            one channel. False: the scores as they are, as both libraries take them. Makes no
-            difference for a classifier. The scores of a `Difference`, or of a function of your
-            own, are taken as they are: give means (`reduce="mean"`).
+            one channel. Of a difference, the larger of its two regions divides. False: the scores
+            as they are, as both libraries take them. Makes no difference for a classifier. The
+            scores of a function of your own are taken as they are: let it give a mean.
         temperature: divides the scores, too; above 1 spreads the weights.
 
     Returns:
@@ -89,11 +89,14 @@ def score_cam(
 
 def _region_size(target: Any, split: Split) -> Any:
     """What the score of a target is a sum over; 1 where it is a mean or of an unknown kind."""
+    if isinstance(target, Difference):
+        both = (_region_size(each, split) for each in (target.first, target.second))
+        return jnp.maximum(*both)
     if not isinstance(target, Target) or target.reduce == "mean":
         return 1
     if target.mask is None:
         return math.prod(split.output.shape[:-1])
-    size = jnp.asarray(target.mask, jnp.float32).sum()
+    size = jnp.abs(jnp.asarray(target.mask, jnp.float32)).sum()
     return jnp.where(size > 0, size, 1)
 
 

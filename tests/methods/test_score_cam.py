@@ -82,6 +82,17 @@ def test_the_mean_score_is_the_same_however_the_target_reduces():
             segcam.methods.score_cam(split, params, x, target).weights,
             rtol=1e-4,
         )
+    rather, mean_rather = (
+        segcam.targets.Difference(
+            *(segcam.targets.region(k, target.mask, reduce=reduce) for k in (0, 1))
+        )
+        for reduce in ("sum", "mean")
+    )
+    np.testing.assert_allclose(
+        segcam.methods.score_cam(split, params, x, rather).weights,
+        segcam.methods.score_cam(split, params, x, mean_rather).weights,
+        rtol=1e-4,
+    )
     everywhere = [
         segcam.methods.score_cam(
             split, params, x, segcam.targets.whole_image(1, reduce=reduce)
