@@ -322,9 +322,12 @@ def unique_names(names: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
         taken: names that no file may have.
     """
     seen = {name.casefold() for name in taken}
+    # Counts go on where the last one of the same name has stopped: there may be very many.
+    counts: dict[str, Iterator[int]] = {}
     unique = []
     for name in names:
-        candidates = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
+        count = counts.setdefault(name.casefold(), itertools.count(2))
+        candidates = itertools.chain([name], (f"{name}-{k}" for k in count))
         free = next(each for each in candidates if each.casefold() not in seen)
         seen.add(free.casefold())
         unique.append(free)

@@ -8,9 +8,10 @@ from segcam_jax.cli.arguments import names_in
 from segcam_jax.cli.study import Occlude
 from segcam_jax.reports import occlusion
 from segcam_jax.runs import cost, open_store
+from segcam_jax.runs.items import names_of
 from segcam_jax.runs.manifest import FILE
 from segcam_jax.runs.occlusion import OccludeJob, OccludeOptions
-from segcam_jax.runs.stored_run import STORE, names_of
+from segcam_jax.runs.stored_run import STORE
 from segcam_jax.types import InputError, counted, shortened
 
 

@@ -23,8 +23,9 @@ from segcam_jax.reports.export import TABLE, RowTask, row_files, row_names, writ
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.layers import LayersTask, file_of, layers_tasks
 from segcam_jax.runs import StoredRun, open_store
+from segcam_jax.runs.items import names_of
 from segcam_jax.runs.manifest import FILE
-from segcam_jax.runs.stored_run import STORE, names_of
+from segcam_jax.runs.stored_run import STORE
 from segcam_jax.types import InputError
 
 

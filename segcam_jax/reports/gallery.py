@@ -29,8 +29,8 @@ from segcam_jax.reports.comparison import Kind, Line, comparison, layers
 from segcam_jax.reports.figures import Look
 from segcam_jax.reports.processes import spread
 from segcam_jax.runs import StoredRun, open_store
+from segcam_jax.runs.items import names_of
 from segcam_jax.runs.manifest import FILE
-from segcam_jax.runs.stored_run import names_of
 from segcam_jax.runs.table import MAX, NEGATIVE
 
 INDEX = "gallery.json"

@@ -5,8 +5,9 @@ together. Names are listed at the start; no file is opened before its turn.
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from segcam_jax import _files
@@ -45,11 +46,13 @@ class Item:
     Attributes:
         index: its place in the run.
         path: its file, or `ARRAY.zarr#ROW`.
+        name: of what is made of it, among all images of the run.
         goals: what is explained of it, where the list says so; else what the study says.
     """
 
     index: int
     path: str
+    name: str = ""
     goals: tuple[Goal, ...] = ()
     truth: str | None = None
 
@@ -79,9 +82,15 @@ class Items(Sequence[Item]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self.rows is not None:
-            return Item(index, zarr_rows.row_name(self.paths[0], index))
-        path = self.paths[index]
-        return Item(index, path, self.goals.get(path, ()), self.truths.get(path))
+            return Item(index, zarr_rows.row_name(self.paths[0], index), self._names[index])
+        path, name = self.paths[index], self._names[index]
+        return Item(index, path, name, self.goals.get(path, ()), self.truths.get(path))
+
+    @functools.cached_property
+    def _names(self) -> Sequence[str]:
+        if self.rows is None:
+            return names_of(self.paths)
+        return names_of(zarr_rows.row_name(self.paths[0], row) for row in range(self.rows))
 
     def check_plain(self) -> None:
         """Raises `InputError` if a list says what is explained of each image."""
@@ -110,6 +119,11 @@ class Items(Sequence[Item]):
         masks |= dict.fromkeys(self.truths.values())
         found = [dataclasses.astuple(file_now(Item(0, mask))) for mask in masks]
         return _files.key_of([list(self.paths), self.rows, goals, found])
+
+
+def names_of(paths: Iterable[str]) -> list[str]:
+    """A name for each image of a run: its file's; several of one name are numbered."""
+    return _files.names_of([Path(path.replace(".zarr#", "-")) for path in paths])
 
 
 def list_items(

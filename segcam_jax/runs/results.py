@@ -35,6 +35,7 @@ def failed_row(item: Item, targets: int, failure: Failure) -> Row:
     return {
         "row": item.index * targets,
         "item": item.index,
+        "name": item.name,
         **dataclasses.asdict(file),
         "error": failure.reason,
     }
@@ -79,6 +80,7 @@ def file_of_row(group: Group, member: int, row: int | None = None) -> Row:
     return {
         "row": item.index if row is None else row,
         "item": item.index,
+        "name": item.name,
         **dataclasses.asdict(loaded.file),
         "sha256": loaded.sample.sha256,
         "extent": group.name,

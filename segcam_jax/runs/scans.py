@@ -37,7 +37,7 @@ from segcam_jax.runs.stored_scans import (
     segmented_of,
 )
 from segcam_jax.runs.table import Part, failure
-from segcam_jax.types import InputError, SegcamError
+from segcam_jax.types import InputError, SegcamError, counted
 from segcam_jax.volumes import ScanInput, Segmented, SegmentOptions, read_input, segment
 from segcam_jax.volumes.scan_inputs import VolumeCase
 
@@ -328,7 +328,7 @@ class ScanKernel:
             reason = Failure.of(error).reason
             self._report(f"{where} failed: {reason}")
             return [], [{"error": reason}]
-        advance(1, f"{where}, {instance.group or 'found'}: {instance.voxels} voxels")
+        advance(1, f"{where}, {instance.group or 'found'}: {counted(instance.voxels, 'voxel')}")
         return variables, rows
 
 

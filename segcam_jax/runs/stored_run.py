@@ -9,7 +9,7 @@ import collections
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from segcam_jax import _files
 from segcam_jax.runs.folder import METADATA, array_metadata, array_reading
+from segcam_jax.runs.items import names_of
 from segcam_jax.runs.manifest import FILE, read_manifest
 from segcam_jax.runs.store import node
 from segcam_jax.runs.table import COLUMNS, Part, read_parts
@@ -36,7 +37,7 @@ def open_store(path: str | os.PathLike, names: Mapping[int, str] | None = None) 
 
     Args:
         path: its folder, or that of `segcam explain`, which holds it.
-        names: of all its images, by number; None: `names_of` those that are there.
+        names: of all its images, by number; None: those of the table.
 
     Raises:
         InputError: if it is none, or another version's.
@@ -58,11 +59,6 @@ def run_at(path: Path) -> Path:
 def manifest_at(path: Path) -> Path | None:
     """The manifest of that run; None if there is none."""
     return next((file for file in (path / STORE / FILE, path / FILE) if file.is_file()), None)
-
-
-def names_of(paths: Iterable[str]) -> list[str]:
-    """A name for each image of a run: its file's; several of one name are numbered."""
-    return _files.names_of([Path(path.replace(".zarr#", "-")) for path in paths])
 
 
 class StoredRun:
@@ -103,7 +99,9 @@ class StoredRun:
         if self._names is not None:
             return self._names
         seen = self.table.unique("item", keep="first", maintain_order=True)
-        return dict(zip(seen["item"], names_of(seen["path"]), strict=True))
+        # Runs of before 0.13 do not say them.
+        names = names_of(seen["path"]) if seen["name"].null_count() else seen["name"]
+        return dict(zip(seen["item"], names, strict=True))
 
     def row(self, number: int) -> dict[str, Any]:
         """A row of the table.

@@ -20,6 +20,7 @@ MAX, NEGATIVE = ".max", ".negative"
 COLUMNS: Mapping[str, Any] = {
     "row": polars.Int64,
     "item": polars.Int64,
+    "name": polars.String,
     "path": polars.String,
     "size": polars.Int64,
     "mtime_ns": polars.Int64,

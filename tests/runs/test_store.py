@@ -15,9 +15,12 @@ import polars
 import pytest
 import xarray
 
+from segcam_jax import _files
 from segcam_jax.methods import METHODS
 from segcam_jax.outputs import Meaning
-from segcam_jax.runs import open_store
+from segcam_jax.runs import open_store, results
+from segcam_jax.runs.items import Items
+from segcam_jax.runs.reading import Failure
 from segcam_jax.runs.store import Store
 from segcam_jax.runs.table import COLUMNS, Part
 from segcam_jax.types import FileError, InputError
@@ -166,6 +169,31 @@ def test_a_run_is_read_while_it_is_written(tmp_path, monkeypatch):
     assert run.table["row"].to_list() == [0, 1, 2, 3, 8, 9]
     with pytest.raises(InputError, match="row 6 is not computed yet"):
         run.map(6, "body", "grad_cam")
+
+
+def test_an_image_has_one_name_while_a_run_is_written(tmp_path):
+    """Shards of several processes end in any order; the third of three cats is never the first."""
+    items = Items(["a/cat.png", "b/cat.png", "b/dog.png", "c/Cat.png", "d/cat.png"])
+    names = ["cat", "cat-2", "dog", "Cat-3", "cat-4"]
+    for shards in ((1,), (1, 2), (1, 2, 0)):
+        for item in [items[number] for number in (2 * shards[-1], min(2 * shards[-1] + 1, 4))]:
+            row = results.failed_row(item, 1, Failure("it is gone"))
+            assert (row["item"], row["name"]) == (item.index, names[item.index])
+        folder = tmp_path / "".join(map(str, shards))
+        with Store.create(folder, runs.manifest()) as store:
+            for shard in shards:
+                there = [{**row, "name": names[row["item"]]} for row in runs.rows(shard)]
+                store.write(shard, runs.blocks(shard), there)
+        known = sorted({row["item"] for shard in shards for row in runs.rows(shard)})
+        assert open_store(folder).names == {item: names[item] for item in known}
+    runs.write(tmp_path / "old", finish=False)  # Of a version that did not say them.
+    assert open_store(tmp_path / "old").names[4] == "image4"
+
+
+def test_many_equal_names_are_numbered():
+    names = _files.unique_names(["image"] * 100_000 + ["IMAGE", "image-7"], ["image-2"])
+    assert names[:3] == ["image", "image-3", "image-4"]
+    assert names[-3:] == ["image-100001", "IMAGE-100002", "image-7-2"]
 
 
 def test_a_stored_image_belongs_to_its_item(tmp_path):
