@@ -294,8 +294,9 @@ def check_whole(command: Running, store: Store) -> Finished | None:
     _, count = sharing.parse_share(command.share)
     if manifest is None and count == 1:
         raise InputError(
-            f"{str(command.out)!r} lacks shards that were computed; did another process remove "
-            "them? The same command computes them again"
+            f"{str(command.out)!r} lacks shards that this process computed: another process "
+            "removed them, or writes them again at this moment; once it has ended, start the same "
+            "command again, which computes what is missing"
         )
     return None if manifest is None else manifest.finished
 

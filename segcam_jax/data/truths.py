@@ -19,7 +19,8 @@ Meaning = Literal["instances", "classes"]
 # Largest values of integer types, by custom "unknown" where they stand beside small labels.
 _UNKNOWN = (127, 255, 32767, 65535)
 _ROUNDING = 1e-3  # scaled integers are off by this much at most
-_LARGEST = 2**24  # volumes are read as float32, which tells no larger integers apart
+# Volumes are read as float32, which makes this of the next larger integer, too.
+_LARGEST = 2**24
 _SHOWN = 8
 
 
@@ -146,9 +147,9 @@ def _parts(
             "for what is inside (--truth-threshold 0.5)"
         )
     labels = np.where(ignored, 0, labels)
-    if labels.size and labels.max() > _LARGEST:
+    if labels.size and labels.max() >= _LARGEST:
         raise InputError(
-            f"the truth holds {labels.max():.0f}; labels above {_LARGEST} cannot be told apart"
+            f"the truth holds {labels.max():.0f}; labels from {_LARGEST} on cannot be told apart"
         )
     labels = labels.astype(np.int32)
     found = np.unique(labels)

@@ -299,9 +299,10 @@ def _output(fn: Callable, params: Any, shape: tuple[int, ...]) -> tuple[int, ...
     output = jax.eval_shape(fn, params, jax.ShapeDtypeStruct(shape, jnp.float32))
     if not isinstance(output, jax.ShapeDtypeStruct):
         kinds = f"a {type(output).__name__} of {len(jax.tree.leaves(output))} array(s)"
+        first = repr(next(iter(output))) if isinstance(output, dict) and output else "0"
         raise _WrongOutput(
             f"the model returns {kinds}, expected the logits alone; let the factory return "
-            "segcam_jax.from_nnx(model, output=lambda out: out[0]) or the like"
+            f"segcam_jax.from_nnx(model, output=lambda out: out[{first}]) or the like"
         )
     found = tuple(output.shape)
     if not jnp.issubdtype(output.dtype, jnp.floating):

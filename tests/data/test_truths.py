@@ -113,6 +113,10 @@ def test_values_that_are_no_labels_are_refused():
         read_truth(np.full((2, 2), np.nan))
     with pytest.raises(InputError, match="cannot be told apart"):
         read_truth(np.array([[0, 614454277]]))
+    # float32 makes 2^24 of 2^24 + 1.
+    with pytest.raises(InputError, match="labels from 16777216 on cannot be told apart"):
+        read_truth(np.float32([[0, 2**24 + 1, 2**24]]), TruthOptions("instances"))
+    assert len(read_truth(np.float32([[0, 2**24 - 1]]), TruthOptions("instances")).lesions) == 1
 
 
 def test_a_large_hit_on_a_small_lesion_is_no_false_positive():

@@ -267,6 +267,10 @@ def two_outputs():
     return (lambda params, x: (x, x)), {}
 
 
+def named_outputs():
+    return (lambda params, x: {"map": x, "other": x}), {}
+
+
 def odd_output():
     return (lambda params, x: x[:-3, :-1]), {}
 
