@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from segcam_jax import faults
+from segcam_jax.adapters import torch_operators
 from segcam_jax.adapters.torch_storage import LostWriteError, storage
 from segcam_jax.extras import require
 from segcam_jax.types import InputError, MissingExtraError
@@ -35,7 +36,7 @@ def load_torchax() -> Any:
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torchax = require("torchax", extra=EXTRA)
-        _mend_convolutions(torchax)
+        torch_operators.mend(torchax)
     except MissingExtraError:
         raise
     except (AttributeError, ImportError, RuntimeError) as error:
@@ -48,34 +49,6 @@ def load_torchax() -> Any:
             kind.__getattr__ = each
         torch.backends.mha.set_fastpath_enabled(fast)
     return torchax
-
-
-def _mend_convolutions(torchax: Any) -> None:
-    """Transposed convolutions of several groups, whose weights torchax 0.0.13 mixes up."""
-    from torchax.ops import ops_registry
-
-    env = torchax.default_env()  # It fills the registry.
-    aten = require("torch", extra=EXTRA).ops.aten.convolution
-    plain = ops_registry.all_aten_ops[aten].func
-
-    def convolution(x: Any, weight: Any, bias: Any, *how: Any) -> Any:
-        *sizes, transposed, padding, groups = how
-        if not transposed or groups == 1:
-            return plain(x, weight, bias, *how)
-
-        def of_group(*operands: Any) -> jax.Array:
-            return plain(*operands, *sizes, True, padding, 1)
-
-        x = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
-        weight = weight.reshape(groups, -1, *weight.shape[1:])
-        bias = None if bias is None else bias.reshape(groups, -1)
-        found = jax.vmap(of_group, (1, 0, 0), 1)(x, weight, bias)
-        return found.reshape(found.shape[0], -1, *found.shape[3:])
-
-    def on_arrays(*args: Any) -> Any:
-        return torchax.interop.call_jax(convolution, *args)
-
-    env.override_op_definition(aten, on_arrays)
 
 
 class _Lacking:

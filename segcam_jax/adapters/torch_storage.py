@@ -88,6 +88,8 @@ def storage() -> type:
             first = given[0] if given else None
             before = None if first is None else _root(first)._elem
             result = func(*args, **kwargs)
+            if not _writes(name):
+                result = pytree.tree_map(_sized, result)
             if first is not None and name in _VIEWS:
                 self._join(first, pytree.tree_leaves(result))
             lost = first is not _root(first) and _writes(name) and _root(first)._elem is before
@@ -127,6 +129,16 @@ def storage() -> type:
 
     def _is_ours(value: Any) -> bool:
         return isinstance(value, (torchax.tensor.Tensor, torchax.view.View))
+
+    def _sized(value: Any) -> Any:
+        """A tensor whose size torch knows too, though it was transposed in place."""
+        if isinstance(value, torchax.tensor.Tensor) and known(value) != value.shape:
+            return torchax.tensor.Tensor(value._elem, value._env)
+        return value
+
+    def known(tensor: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return torch._C.TensorBase.size(tensor)
 
     return Storage
 

@@ -198,6 +198,7 @@ class Writing(nn.Module):
 
 SAFE = {
     "slice": lambda z: z[:, 1:3].mul_(2).sum(),
+    "select": lambda z: z[:, 0].zero_().sum(),
     "whole": lambda z: z.mul_(2).flatten()[:5].sum(),
     "fresh": lambda z: (z.permute(0, 2, 3, 1) * 1).add_(1).sum(),
     "dead": lambda z: (z * 2).flatten(1).relu_().sum(),
@@ -207,7 +208,6 @@ LOST = {
     "chunk": lambda z: z.chunk(2, 1)[0].add_(1).sum(),
     "view": lambda z: z.view(1, 3, -1).zero_().sum(),
     "item of a view": lambda z: z.transpose(1, 2).__setitem__(0, 0.0),
-    "select": lambda z: z[:, 0].zero_().sum(),
     "transpose": lambda z: z.transpose(1, 2).mul_(3).sum(),
     "read": lambda z: [z.permute(0, 2, 3, 1), z.__setitem__((slice(None), 1), 5.0)][0].sum(),
     "relu": lambda z: F.relu(z.flatten(), inplace=True).sum(),
