@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,14 @@ def mend(torchax: Any) -> None:
     for operator, new in ((aten.zero_, aten.zeros_like), (aten.fill_, aten.fill)):
         written = op_base.InplaceOp(new)  # Into `x[...]` too.
         env.override_op_definition(operator, written, is_view_op=True)
+
+
+def mend_torchvision(torchax: Any) -> None:
+    """Adds the operators of torchvision, once it is imported: a module may have them."""
+    if "torchvision" in sys.modules:
+        operator = require("torch", extra="torchax").ops.torchvision.deform_conv2d
+        function = functools.partial(torchax.interop.call_jax, _deformable_convolution)
+        torchax.default_env().override_op_definition(operator, function)
 
 
 def _convolution(plain: Callable[..., Any], x: Any, weight: Any, bias: Any, *how: Any) -> Any:
@@ -275,3 +284,46 @@ def _inverse_real_fft(x: Any, dim: Sequence[int], normalization: int, last_dim_s
     norm = ("forward", "ortho", "backward")[normalization]
     sizes = [*(x.shape[axis] for axis in dim[:-1]), last_dim_size]
     return jnp.fft.irfftn(x, s=sizes, axes=dim, norm=norm)
+
+
+def _deformable_convolution(
+    x: Any,
+    weight: Any,
+    offset: Any,
+    mask: Any,
+    bias: Any,
+    *how: Any,
+) -> Any:
+    """A convolution that reads between the pixels, each of its taps elsewhere at every position.
+
+    y[p] = sum_t w_t m_t[p] x(p + t + offset_t[p]),    x linear between pixels, 0 outside
+    """
+    *sizes, groups, offset_groups, modulated = how
+    steps, margins, gaps = (sizes[i : i + 2] for i in (0, 2, 4))
+    count, channels, height, width = x.shape
+    kernel, taps, out = weight.shape[2:], math.prod(weight.shape[2:]), offset.shape[2:]
+    offset = offset.reshape(count, offset_groups, taps, 2, *out)
+    places = []
+    for axis in (0, 1):
+        start = np.arange(out[axis]) * steps[axis] - margins[axis]
+        tap = np.indices(kernel)[axis].ravel() * gaps[axis]
+        start = start.reshape([-1 if a == axis else 1 for a in (0, 1)])
+        places.append(offset[:, :, :, axis] + (tap[:, None, None] + start).astype(x.dtype))
+    parts = x.reshape(count, offset_groups, -1, height * width)
+    read: Any = 0
+    for corner in np.ndindex(2, 2):
+        share, inside, flat = 1.0, True, 0
+        for place, step, size in zip(places, corner, (height, width), strict=True):
+            at = jnp.floor(place) + step
+            share = share * (1 - jnp.abs(place - at))
+            inside = inside & (at >= 0) & (at < size)
+            flat = flat * size + jnp.clip(at, 0, size - 1).astype(jnp.int32)
+        flat = jnp.reshape(flat, (count, offset_groups, 1, -1))
+        found = jnp.take_along_axis(parts, flat, -1).reshape(*parts.shape[:3], taps, *out)
+        read = read + found * jnp.where(inside, share, 0)[:, :, None]
+    if modulated:
+        read = read * mask.reshape(count, offset_groups, 1, taps, *out)
+    read = read.reshape(count, groups, -1, taps, *out)
+    weight = weight.reshape(groups, -1, channels // groups, taps)
+    found = jnp.einsum("ngctyx,goct->ngoyx", read, weight).reshape(count, -1, *out)
+    return found + bias[:, None, None]

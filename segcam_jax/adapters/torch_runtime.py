@@ -81,6 +81,7 @@ def on_jax() -> Iterator[Any]:
     tensors that share their memory.
     """
     torch, torchax = require("torch", extra=EXTRA), load_torchax()
+    torch_operators.mend_torchvision(torchax)
     env = torchax.default_env()
     numbers = env.override_property(prng=jax.random.key(0))
     with _told(torchax), _quietly(), numbers, env, torch.device("jax"), storage()() as watch:

@@ -1,5 +1,6 @@
 """Operators of torch in place of those of torchax: torch's values and gradients."""
 
+import copy
 import importlib.util
 
 import jax
@@ -106,11 +107,15 @@ CASES = [*((X, *case) for case in PLANE.items()), *((V, *case) for case in SPACE
     ids=[f"{name}, {x.ndim - 1}d" for x, name, _ in CASES],
 )
 def test_values_and_gradients_are_torchs(x, function):
+    assert_as_in_torch(Applied(function), x)
+
+
+def assert_as_in_torch(module, x):
     image = np.ascontiguousarray(np.moveaxis(x, -1, 0)[None])
     given = torch.from_numpy(image).double().requires_grad_()
-    want = function(given)
+    want = copy.deepcopy(module).double()(given)
     (want**2).sum().backward()
-    fn, params = segcam.from_torch(Applied(function).eval())
+    fn, params = segcam.from_torch(module.eval())
     gradient = jax.grad(lambda x: (fn(params, x) ** 2).sum())(x)
     values = np.moveaxis(want.detach().numpy()[0], 0, -1)
     np.testing.assert_allclose(fn(params, x), values, rtol=1e-5, atol=1e-5)
@@ -169,3 +174,22 @@ def test_sizes_after_a_recurrent_layer():
     fn, params = segcam.from_torch(module)
     want = module(torch.from_numpy(np.moveaxis(X, -1, 0)[None]))[0].detach().numpy()
     np.testing.assert_allclose(fn(params, X), np.moveaxis(want, 0, -1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_deformable_convolutions(modulated):
+    ops = pytest.importorskip("torchvision.ops")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            how = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
+            self.offset, self.mask = nn.Conv2d(4, 2 * 18, 3, **how), nn.Conv2d(4, 18, 3, **how)
+            self.deformed = ops.DeformConv2d(4, 6, 3, groups=2, **how)
+
+        def forward(self, x):
+            mask = self.mask(x).sigmoid() if modulated else None
+            return self.deformed(x, 2 * self.offset(x), mask)
+
+    torch.manual_seed(0)
+    assert_as_in_torch(Net(), X)
