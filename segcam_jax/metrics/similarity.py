@@ -3,7 +3,7 @@
 import functools
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from segcam_jax.heatmap import smooth
 from segcam_jax.metrics.rank import rank_correlation as rank_correlation
@@ -25,7 +25,7 @@ def correlation(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, 
     """
     if a.shape != b.shape:
         raise InputError(f"the values have shapes {a.shape} and {b.shape}; they must be the same")
-    first, second = (_unit(wide(each).ravel()) for each in (a, b))
+    first, second = (_unit(_floats(each).ravel()) for each in (a, b))
     return jnp.clip((first * second).sum(), -1, 1)
 
 
@@ -40,7 +40,7 @@ def ssim(a: Float[Array, "*space"], b: Float[Array, "*space"]) -> Float[Array, "
     References:
         Wang et al., Image quality assessment, IEEE TIP 2004.
     """
-    a, b = wide(a), wide(b)
+    a, b = _floats(a), _floats(b)
     blurred = functools.partial(smooth, sigma=_SIGMA, truncate=_REACH)
     reach = jnp.maximum(a.max(), b.max()) - jnp.minimum(a.min(), b.min())
     # In units of the range: squares of small maps are 0 in float32.
@@ -56,6 +56,11 @@ def ssim(a: Float[Array, "*space"], b: Float[Array, "*space"]) -> Float[Array, "
     up = (2 * mean_a * mean_b + first) * (2 * both + second)
     down = (mean_a**2 + mean_b**2 + first) * (spread_a + spread_b + second)
     return jnp.where(reach > 0, (up / jnp.where(down > 0, down, 1)).mean(), jnp.nan)
+
+
+def _floats(values: ArrayLike) -> Array:
+    values = jnp.asarray(values)
+    return wide(values) if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
 
 
 def _unit(values: Float[Array, "n"]) -> Float[Array, "n"]:

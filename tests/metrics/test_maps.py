@@ -134,6 +134,9 @@ def test_similarity_by_hand():
     np.testing.assert_allclose(metrics.correlation(a, b), want, rtol=1e-5)
     np.testing.assert_allclose(metrics.correlation(a * 1e-30, b * 1e-30), want, rtol=1e-4)
     assert np.isnan(metrics.correlation(a, jnp.full_like(a, 0.1)))
+    np.testing.assert_allclose(
+        metrics.correlation(np.arange(4), np.array([0, 1, 2, 5])), 8 / 70**0.5
+    )
 
 
 @engine.compiled
