@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from segcam_jax import engine
 from segcam_jax.heatmap import heatmap
 from segcam_jax.taps import Split
-from segcam_jax.targets import Target
+from segcam_jax.targets import Difference, Target
 from segcam_jax.types import Explanation, InputError
 
 FACTORS = (0.9, 1.0, 1.1)
@@ -90,6 +90,8 @@ def mean_of_six(
 
 def _mirrored(target: Callable[[Any], Any], extent: tuple[int, ...]) -> Callable[[Any], Any]:
     """The same score as a function of the output of the mirrored image."""
+    if isinstance(target, Difference):  # Still one: methods look at its two parts.
+        return Difference(*(_mirrored(each, extent) for each in (target.first, target.second)))
     if isinstance(target, Target):
         return _of_class(target)
 
@@ -106,13 +108,13 @@ def _columns(shape: tuple[int, ...], extent: tuple[int, ...]) -> int | None:
     Rows and columns lie side by side, and are as many as the image's, or as many at a stride.
     """
     height, width = extent
+    if len(shape) < 2 or (len(shape) == 2 and shape[0] == 1 and shape != extent):
+        return None  # Classes, with an axis of one image or without.
     pairs = enumerate(itertools.pairwise(shape), 1)
     apart = [(abs(h * width - w * height), h, axis) for axis, (h, w) in pairs]
     # At a stride both are rounded up; of several pairs, that which is nearest to the image's form.
     if found := [(gap / h, axis) for gap, h, axis in apart if gap < max(extent)]:
         return min(found)[1]
-    if len(shape) < 2 or (len(shape) == 2 and shape[0] == 1):
-        return None
     raise InputError(
         f"aug_smooth cannot tell which axis of the output {shape} runs along the columns of the "
         f"image {extent}; let the model return positions as `h w k`, or use the method without it"
@@ -122,9 +124,9 @@ def _columns(shape: tuple[int, ...], extent: tuple[int, ...]) -> int | None:
 def _of_class(target: Target) -> Target:
     if target.mask is None:
         return target
-    mask = jnp.flip(jnp.asarray(target.mask), 1)
+    mask = jnp.flip(jnp.asarray(target.mask), -1)
     if target.extent is None or target.corner is None:
         return dataclasses.replace(target, mask=mask)
-    row, column = target.corner
-    column = mask.shape[1] - target.extent[1] - column
-    return dataclasses.replace(target, mask=mask, corner=jnp.stack([row, column]))
+    *others, column = target.corner
+    column = mask.shape[-1] - target.extent[-1] - column
+    return dataclasses.replace(target, mask=mask, corner=jnp.stack([*others, column]))
