@@ -146,5 +146,6 @@ def _scaled(values: Float[Array, "*space c"], rescale: str) -> Float[Array, "*sp
         return size
     axes = None if rescale == "layer" else tuple(range(size.ndim - 1))
     low, high = size.min(axes, keepdims=True), size.max(axes, keepdims=True)
-    told = high - low > 8 * jnp.finfo(size.dtype).eps * high
-    return jnp.where(told, (size - low) / jnp.where(told, high - low, 1), 0)
+    # Asked this way around, NaN and infinity are not taken for equal values, and stay visible.
+    alike = jnp.isfinite(high) & (high - low <= 8 * jnp.finfo(size.dtype).eps * high)
+    return jnp.where(alike, 0, (size - low) / jnp.where(alike, 1, high - low))

@@ -31,8 +31,7 @@ def first_component(values: Float[Array, "*space c"]) -> tuple[Array, Array]:
 def centred(rows: Float[Array, "p c"]) -> Float[Array, "p c"]:
     """Rows less their mean; 0 in channels whose values are equal, whose mean may be rounded."""
     away = rows - rows.mean(0, keepdims=True)
-    differ = jnp.ptp(rows, 0, keepdims=True) > 0
-    return jnp.where(differ, away, 0)
+    return jnp.where(jnp.ptp(rows, 0, keepdims=True) == 0, 0, away)  # NaN stays NaN.
 
 
 def _first_right_singular_vector(rows: Float[Array, "p c"]) -> Float[Array, "c"]:

@@ -288,6 +288,16 @@ def test_the_map_does_not_depend_on_the_scale_of_the_score(rescale):
     np.testing.assert_allclose(found.map, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rescale", ["channel", "layer"])
+def test_what_is_not_finite_stays_visible(rescale):
+    """The derivative of the root is infinite at 0, and 0 times it NaN; the score is finite."""
+    x = X.at[1, 2].set(0)
+    split = segcam.split(lambda params, x: jnp.sqrt(jnp.abs(x)), "input", None, x)
+    found = segcam.methods.full_grad(split, None, x, segcam.targets.whole_image(1), rescale=rescale)
+    assert np.isfinite(found.score)
+    assert np.isnan(found.map[1, 2])
+
+
 def test_input_is_checked():
     split = segcam.split(skip_net, "input", make_params(), make_input())
     with pytest.raises(InputError, match="rescale='all'; choose channel, layer or none"):

@@ -11,10 +11,10 @@ from sklearn.metrics.pairwise import pairwise_kernels
 
 import segcam_jax as segcam
 from segcam_jax import InputError, methods, tap
-from segcam_jax.methods.augmented import _columns
+from segcam_jax.methods.augmented import _columns, _mirrored
 from segcam_jax.methods.contrast_cams import _shares
 from segcam_jax.methods.feature_cams import _kernel
-from segcam_jax.methods.principal_component import first_component
+from segcam_jax.methods.principal_component import centred, first_component
 from tests.support.networks import make_input, make_params, skip_net
 
 
@@ -324,3 +324,27 @@ def test_columns_of_outputs():
     assert _columns((1, 1000), image) is None
     with pytest.raises(InputError, match=r"the output \(196, 10\) runs along the columns"):
         _columns((196, 10), image)
+    # One image of two or three classes has the form of a wide image, but no columns.
+    assert _columns((1, 2), (100, 224)) is None
+    assert _columns((1, 3), (64, 192)) is None
+    assert _columns((1, 9), (1, 9)) == 1
+
+
+@pytest.mark.parametrize("leading", [(), (1,)])
+def test_mirrored_targets_are_of_the_same_kind(leading):
+    """Score-CAM divides by the size of a difference's regions, which a function does not tell."""
+    output = np.random.default_rng(0).normal(size=(*leading, 4, 6, 2)).astype(np.float32)
+    masks = np.zeros((2, *leading, 4, 6), bool)
+    masks[0, ..., 1:3, 4:], masks[1, ..., :1] = True, True
+    first, second = (segcam.targets.region(k, mask) for k, mask in enumerate(masks))
+    score = output[..., 0][masks[0]].sum() - output[..., 1][masks[1]].sum()
+    found = _mirrored(segcam.targets.Difference(first, second), (4, 6))
+    assert isinstance(found, segcam.targets.Difference)
+    np.testing.assert_allclose(found(jnp.asarray(output[..., ::-1, :])), score, rtol=1e-5)
+    found.first.check(jax.ShapeDtypeStruct(output.shape, np.float32))  # Its window holds it.
+
+
+def test_nan_is_not_taken_for_equal_values():
+    rows = jnp.array([[1.0, 0.1, 2.0], [jnp.nan, 0.1, 4.0], [1.0, 0.1, 3.0]])
+    expected = np.array([[np.nan, 0, -1], [np.nan, 0, 1], [np.nan, 0, 0]])
+    np.testing.assert_array_equal(centred(rows), expected)
