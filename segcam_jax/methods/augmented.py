@@ -88,7 +88,7 @@ def mean_of_six(
     return Explanation((heat + jnp.flip(other, 1)) / 2, score)
 
 
-def _mirrored(target: Callable[[Any], Any], extent: tuple[int, ...]) -> Callable[[Any], Any]:
+def _mirrored(target: Callable[[Any], Any], extent: tuple[int, ...]) -> Any:
     """The same score as a function of the output of the mirrored image."""
     if isinstance(target, Difference):  # Still one: methods look at its two parts.
         return Difference(*(_mirrored(each, extent) for each in (target.first, target.second)))
