@@ -3,6 +3,8 @@
 The blob is 16 x 32 = 512 pixels of logit 6, the rest has logit -6.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -303,6 +305,11 @@ def test_methods_tell_their_target_what_the_output_holds(activation):
     beyond = segcam.targets.Difference(both[0], segcam.targets.region(99, mask))
     with pytest.raises(TargetError, match="99"):
         segcam.methods.grad_cam(split, params, x, beyond)
+    beyond = segcam.targets.Difference(
+        each.first, dataclasses.replace(each.second, class_index=np.array([1, 99]))
+    )
+    with pytest.raises(TargetError, match="99"):
+        segcam.explain_batch(segcam.methods.grad_cam, split, params, jnp.stack([x, x]), beyond)
 
 
 @pytest.mark.parametrize("name", ["heads, stacked", "resized", "mean of two"])

@@ -285,7 +285,7 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
         plain = all(isinstance(each, Target) for each in targets)
         targets = stack(targets) if plain else _stacked(targets, split)
     leaves = jax.tree.leaves(targets)
-    if not leaves or leaves[0] is targets or _is_one(targets):
+    if not leaves or _is_one(targets):
         return None, checked_target(targets, split)
     lengths = {np.shape(leaf)[:1] for leaf in leaves}
     if lengths != {(count,)}:
@@ -295,10 +295,12 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
         )
     # Where this process can look at the values.
     known = not any(isinstance(leaf, Tracer) or devices.is_global(leaf) for leaf in leaves)
-    if hasattr(targets, "check") and known:
-        host = jax.tree.map(np.asarray, targets)
-        for index in range(count):
-            jax.tree.map(operator.itemgetter(index), host).check(split.output)
+    parts = (targets.first, targets.second) if isinstance(targets, Difference) else (targets,)
+    for part in parts:
+        if hasattr(part, "check") and known:
+            host = jax.tree.map(np.asarray, part)
+            for index in range(count):
+                jax.tree.map(operator.itemgetter(index), host).check(split.output)
     if isinstance(targets, (Target, Difference, FunctionTarget)):
         return targets, None
     first = function_target(jax.tree.map(operator.itemgetter(0), targets), split)
@@ -306,10 +308,12 @@ def _targets(targets: Any, split: Split, count: int) -> tuple[Any, Any]:
 
 
 def _is_one(target: Any) -> bool:
-    """Whether it is a single target of a class, or a single difference."""
+    """Whether it is a single target of a class, a single difference, or a function."""
     if isinstance(target, Difference):
         return _is_one(target.first)
-    return isinstance(target, Target) and np.ndim(target.class_index) == 0
+    if isinstance(target, Target):
+        return np.ndim(target.class_index) == 0
+    return jax.tree_util.all_leaves([target])
 
 
 def _stacked(targets: Sequence[Any], split: Split) -> Any:
