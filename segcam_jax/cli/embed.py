@@ -42,7 +42,7 @@ def embed(command: Embed) -> int:
     numbers = study_run.numbers_of(command, opened)
     with opened.create(beside=[command.out]) as store:
         done = study_run.compute(command, opened, store, numbers)
-        finished = study_run.check_whole(command, store)
+        finished = study_run.finish(command, opened, store, numbers)
         run = open_store(command.out / STORE)
         images = [opened.items[n].path for n in study_run.items_of(opened, numbers)]
         study_run.tell_images([run], images)

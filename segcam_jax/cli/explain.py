@@ -47,7 +47,7 @@ def explain(command: Explain) -> int:
     with opened.create(beside=folder.folders()) as store:
         _files.remove(command.out, before)
         done = study_run.compute(command, opened, store, numbers)
-        finished = study_run.check_whole(command, store)
+        finished = study_run.finish(command, opened, store, numbers)
         run = folder.open_run()
         study_run.tell_images([run], [opened.items[n].path for n in mine])
         with console.progress("drawing", folder.count(run, mine)) as advance:

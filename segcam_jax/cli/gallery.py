@@ -45,7 +45,7 @@ def gallery(command: Gallery) -> int:
         mine |= dict.fromkeys(each.items[n].path for n in study_run.items_of(each, numbers))
         with each.create(beside=folder.folders()) as store:
             found = study_run.compute(command, each, store, numbers)
-            finished = study_run.check_whole(command, store)
+            finished = study_run.finish(command, each, store, numbers)
             _draw(folder, list(mine))
         done = done.and_then(found, found.seconds, 1)
         code = max(code, study_run.exit_code(found, finished))

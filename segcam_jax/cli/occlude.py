@@ -39,7 +39,7 @@ def occlude(command: Occlude) -> int:
     with opened.create(beside=folders) as store:
         _files.remove(command.out, before)
         done = study_run.compute(command, opened, store, numbers)
-        finished = study_run.check_whole(command, store)
+        finished = study_run.finish(command, opened, store, numbers)
         run = open_store(command.out / STORE, dict(enumerate(names)))
         study_run.tell_images([run], [opened.items[n].path for n in mine])
         with console.progress("drawing", len(mine)) as advance:

@@ -35,6 +35,7 @@ from segcam_jax.types import InputError
 Options = TypeVar("Options", bound=StudyOptions)
 _LOOK = tuple(field.name for field in dataclasses.fields(Look))
 _MOST_NOTES = 8
+_ATTEMPTS = 4  # at shards that another process removes
 _OF_IMPORTANCE = "given_weights"
 _FILES = (*SUFFIXES, ".csv", ".zarr")
 
@@ -288,17 +289,29 @@ def _padded(about: Mapping[str, Any]) -> str:
     )
 
 
-def check_whole(command: Running, store: Store) -> Finished | None:
-    """What a run has come to; None where other processes have shards to compute."""
-    manifest = store.finish()
+def finish(
+    command: Running, opened: OpenJob, store: Store, numbers: Sequence[int]
+) -> Finished | None:
+    """What a run has come to; None where other processes have shards to compute.
+
+    A process that writes a shard removes the earlier version of it first. If that happens to a
+    shard of this process, because both were given the same ones, this process computes it again:
+    the other may die before it has written it.
+    """
     _, count = sharing.parse_share(command.share)
-    if manifest is None and count == 1:
-        raise InputError(
-            f"{str(command.out)!r} lacks shards that this process computed: another process "
-            "removed them, or writes them again at this moment; once it has ended, start the same "
-            "command again, which computes what is missing"
-        )
-    return None if manifest is None else manifest.finished
+    for attempt in range(_ATTEMPTS):
+        if attempt > 0:
+            compute(command, opened, store, numbers)
+        manifest = store.finish()
+        if manifest is not None:
+            return manifest.finished
+        if count > 1:
+            return None
+    raise InputError(
+        f"{str(command.out)!r} lacks shards that this process computed {_ATTEMPTS} times: another "
+        "process removes them; end it and start the same command again, which computes what is "
+        "missing"
+    )
 
 
 def exit_code(done: Progress, finished: Finished | None) -> int:

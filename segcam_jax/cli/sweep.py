@@ -32,9 +32,10 @@ def opened_of(command: Sweep) -> OpenJob:
 def compute(command: Running, opened: OpenJob) -> tuple[Progress, Finished | None]:
     """Computes a run and says so: what was done, and what the run has come to when it is whole."""
     study_run.check(command, opened)
+    numbers = study_run.numbers_of(command, opened)
     with opened.create() as store:
-        done = study_run.compute(command, opened, store, study_run.numbers_of(command, opened))
-        finished = study_run.check_whole(command, store)
+        done = study_run.compute(command, opened, store, numbers)
+        finished = study_run.finish(command, opened, store, numbers)
     _tell(command.out, done, finished)
     return done, finished
 

@@ -257,6 +257,10 @@ def _listed(path: Path, options: StudyOptions) -> Items:
     import polars
 
     text = _files.read_bytes(path)
+    if b"\0" in text:
+        raise InputError(
+            f"{str(path)!r} is binary or UTF-16; expected a table as CSV in UTF-8: save it as that"
+        )
     try:
         table = polars.read_csv(text, infer_schema=False)
     except polars.exceptions.PolarsError as error:
@@ -266,6 +270,7 @@ def _listed(path: Path, options: StudyOptions) -> Items:
     if unknown or "image" not in table.columns:
         said = f"the unknown column {unknown[0]!r}" if unknown else "no column 'image'"
         raise InputError(f"{str(path)!r} has {said}; expected {', '.join(_COLUMNS)}")
+    table = table.filter(~polars.all_horizontal(polars.all().is_null()))  # Blank lines.
     if not len(table):
         raise InputError(f"{str(path)!r} does not list any image")
     if table["image"].null_count():

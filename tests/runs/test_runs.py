@@ -32,6 +32,8 @@ from segcam_jax.runs import cost, open_store, results
 from segcam_jax.runs.items import check_apart, files_in, list_items
 from segcam_jax.runs.programs import ImageKernel, batches
 from segcam_jax.runs.reading import Failure, read_ahead
+from segcam_jax.runs.store import Store
+from segcam_jax.runs.table import part_file
 from segcam_jax.runs.work import StudyOptions
 from segcam_jax.types import InputError
 from tests.support.kills import survives
@@ -241,6 +243,31 @@ def test_shares_make_the_store_of_one_process(place, run, tmp_path):
     assert files_of(out) == files_of(run)
 
 
+@pytest.mark.parametrize(("often", "code"), [(1, 0), (9, 2)])
+def test_a_shard_that_another_process_writes_again_is_no_error(
+    place, tmp_path, monkeypatch, capsys, often, code
+):
+    """A process that writes a shard again has removed it when this one looks, once or always."""
+    looks, finish = [], Store.finish
+
+    def removed(store):
+        if len(looks) < often:
+            part_file(store.path, 1).unlink()
+        looks.append(store)
+        return finish(store)
+
+    given = ["sweep", f"{place}/images/00.png", f"{place}/images/03.png", "--shard", "1"]
+    given += ["--method", "gradient", "--weights", f"{place / 'own.py'}:make"]
+    assert main([*given, "--out", str(tmp_path / "alone")]) == 0
+    monkeypatch.setattr(Store, "finish", removed)
+    assert main([*given, "--out", str(tmp_path / "run")]) == code
+    if code == 0:
+        assert len(looks) == 2
+        assert files_of(tmp_path / "run") == files_of(tmp_path / "alone")
+    else:
+        assert "lacks shards that this process computed 4 times" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.6])
 def test_a_killed_run_goes_on_to_the_same_bytes(place, run, tmp_path, delay):
     """Killed a moment after its first file; the same command ends with the same store."""
@@ -323,7 +350,8 @@ def test_a_list_says_what_is_explained_of_each_image(place, tmp_path):
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
     images = place / "images"
     rows = ["image,class,mask", f"{images / '01.png'},2,{tmp_path / 'mask.png'}"]
-    rows += [f"{images / '02.png'},1,", f"{images / '01.png'},3,{tmp_path / 'mask.png'}"]
+    # Lines that are empty, and rows without a word, are skipped.
+    rows += ["", f"{images / '02.png'},1,", ",,", f"{images / '01.png'},3,{tmp_path / 'mask.png'}"]
     listed = tmp_path / "list.csv"
     listed.write_text("\n".join(rows))
     out = tmp_path / "run.zarr"
@@ -420,11 +448,14 @@ def test_lists_that_are_wrong_are_one_line(place, tmp_path, capsys):
         ("file,class\na.png,1\n", "unknown column 'file'"),
         ("class\n1\n", "no column 'image'"),
         ("image,class\n", "does not list any image"),
+        ("image,class\n\n,\n", "does not list any image"),
+        ("image,class\na.png,1\n,2\n", "has a row without an image"),
+        ("\ufeffimage,class\na.png,1\n".encode("utf-16-le"), "is binary or UTF-16"),
         ("image\nnowhere.png\n", "neither beside the list"),
         (f"image,region\n{place / 'own.py'},nonsense\n", "own.py': unknown region 'nonsense'"),
     ):
         listed = tmp_path / "list.csv"
-        listed.write_text(text)
+        listed.write_bytes(text if isinstance(text, bytes) else text.encode())
         given = ["sweep", str(listed), "--weights", f"{place / 'own.py'}:make"]
         assert main([*given, "--out", str(tmp_path / "x")]) == 2
         assert said in capsys.readouterr().err
