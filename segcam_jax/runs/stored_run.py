@@ -52,7 +52,10 @@ def open_store(path: str | os.PathLike, names: Mapping[int, str] | None = None) 
 def run_at(path: Path) -> Path:
     """The folder of the run that a folder is, or holds as `run.zarr`."""
     if (there := manifest_at(path)) is None:
-        raise InputError(f"{str(path)!r} is not a run: it holds no {FILE}")
+        inside = (path / name for name in _files.names_in(path) if manifest_at(path / name))
+        run = next(inside, None)
+        hint = "" if run is None else f"; give the run in it, {str(run)!r}"
+        raise InputError(f"{str(path)!r} is not a run: it holds no {FILE}{hint}")
     return there.parent
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from segcam_jax.types import InputError, Outputs
 from segcam_jax.viz.checks import AnyArray, as_image, as_region
@@ -132,6 +133,7 @@ def _sorted(axes: Axes, maps: SortedMaps, one: str) -> None:
         values = getattr(maps, name)
         axes.plot(places, values, "o", color=_READ[name], markersize=size, markeredgewidth=0)
     axes.set_title("(c) each map ablated, sorted")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="rank of the map", ylabel=f"fall of the mean {one}")
 
 

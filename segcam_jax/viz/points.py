@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from segcam_jax.types import InputError
+from segcam_jax.types import InputError, counted
 from segcam_jax.viz.checks import AnyArray, as_image
 from segcam_jax.viz.layout import Words, finished, new_figure
 from segcam_jax.viz.style import class_colour, drawing, wrap
@@ -63,8 +63,9 @@ def scatter(
     if names and groups:
         _group_legend(drawn, colours, list(groups))
     hidden = len(pictures) - len(shown)
-    note = f"{len(pictures)} images"
-    note += f"; {hidden} are dots where thumbnails would hide each other" if hidden else ""
+    note = counted(len(pictures), "image")
+    if hidden:
+        note += f"; {counted(hidden, 'dot')} where thumbnails would hide each other"
     return finished(figure, Words(title, subtitle, note))
 
 

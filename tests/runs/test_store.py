@@ -452,6 +452,9 @@ def test_what_is_no_run_is_refused(tmp_path):
     for path, said in (("file", "is a file"), ("none", "does not exist"), (".", "is not a run")):
         with pytest.raises(InputError, match=said):
             open_store(tmp_path / path)
+    runs.write(tmp_path / "inside")
+    with pytest.raises(InputError, match="give the run in it, '.*inside'"):
+        open_store(tmp_path)
 
 
 def test_without_locks_nothing_is_taken_for_left_over(tmp_path, monkeypatch):
