@@ -44,6 +44,7 @@ def open_folder(
     *,
     overwrite: bool = False,
     grows: bool = False,
+    single: bool = False,
     beside: Iterable[Path] = (),
 ) -> tuple[int, Manifest]:
     """Makes the folder of a run, or finds out that it is that of the same run, and locks it.
@@ -53,6 +54,7 @@ def open_folder(
         overwrite: remove a run that is there, this one too; other files stay.
         grows: a run that differs in its images alone becomes this one; what it has of the same
             images, at the same places, stays.
+        single: only one process at a time may write the run.
         beside: folders where the run's processes write too: half-written files go there as well.
 
     Returns:
@@ -60,7 +62,8 @@ def open_folder(
 
     Raises:
         InputError: if it is a file, no run, or another run, and says how that differs; nothing is
-            touched then. If it is to be overwritten, or to grow, while a process writes it.
+            touched then. If it is to be overwritten, or to grow, or takes one process, while a
+            process writes it.
         FileError: if it cannot be written.
     """
     _files.check_folder(path)
@@ -69,7 +72,7 @@ def open_folder(
         folder = os.open(path, os.O_RDONLY)
     try:
         with written(path):
-            return folder, _entered(path, folder, manifest, overwrite, grows, beside)
+            return folder, _entered(path, folder, manifest, overwrite, grows, single, beside)
     except BaseException:
         os.close(folder)
         raise
@@ -136,6 +139,7 @@ def _entered(
     manifest: Manifest,
     overwrite: bool,
     grows: bool,
+    single: bool,
     beside: Iterable[Path],
 ) -> Manifest:
     file = path / FILE
@@ -151,9 +155,12 @@ def _entered(
         )
     grows = grows and found is not None and found.is_of_other_images(manifest)
     other = grows and found is not None and found.difference(manifest) != ""
+    if found is not None and (overwrite or other or single) and alone is False:
+        raise InputError(
+            f"output {str(path)!r} is being written by another process; wait until it ends, or "
+            "give another folder"
+        )
     if found is not None and (overwrite or other):
-        if alone is False:
-            raise InputError(f"output {str(path)!r} is being written by another process")
         if overwrite:
             _clear(path)
         found = None

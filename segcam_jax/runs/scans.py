@@ -172,8 +172,8 @@ class ScanRun:
 
         Raises:
             SegcamError: if another run is there, or a scan of the same name from elsewhere with
-                other contents; if no scan of a new run can be read; if something cannot be written,
-                or failed and that is to stop the run.
+                other contents; if another process writes the run; if no scan of a new run can be
+                read; if something cannot be written, or failed and that is to stop the run.
         """
         known: dict[int, LoadedScan | Failure] = {}
         if overwrite or not (out / FILE).exists():
@@ -182,7 +182,7 @@ class ScanRun:
         def read(number: int) -> LoadedScan | Failure:
             return known.pop(number) if number in known else self.read(number)
 
-        with Store.create(out, self.manifest, overwrite=overwrite) as store:
+        with Store.create(out, self.manifest, overwrite=overwrite, single=True) as store:
             parts = {number: store.part(number) for number in range(len(self.cases))}
             changed = {n: part for n, part in parts.items() if part and not self._same(n, part)}
             for number, part in changed.items():

@@ -109,6 +109,7 @@ class Store:
         *,
         overwrite: bool = False,
         grows: bool = False,
+        single: bool = False,
         beside: Iterable[Path] = (),
     ) -> "Store":
         """Makes the folder of a run, or opens that of the same run, which resumes.
@@ -116,7 +117,7 @@ class Store:
         Arguments and errors are those of `folder.open_folder`.
         """
         folder, found = open_folder(
-            Path(path), manifest, overwrite=overwrite, grows=grows, beside=beside
+            Path(path), manifest, overwrite=overwrite, grows=grows, single=single, beside=beside
         )
         return cls(Path(path), found, folder)
 

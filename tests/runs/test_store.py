@@ -572,7 +572,10 @@ def test_two_processes_write_one_run(tmp_path):
         assert left.exists()
         with pytest.raises(InputError, match="is being written by another process"):
             Store.create(folder, runs.manifest(), overwrite=True)
+        with pytest.raises(InputError, match="written by another process; wait until it ends"):
+            Store.create(folder, runs.manifest(), single=True)
         child.kill()
+    Store.create(folder, runs.manifest(), single=True).close()
     Store.create(folder, runs.manifest()).close()
     assert not left.exists()
     runs.write(tmp_path / "alone")
