@@ -1,5 +1,6 @@
 """Why a user's own model or target fails, where, and which input the model would take."""
 
+import re
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ import numpy as np
 from segcam_jax.types import InputError
 
 _LONGEST = 240
+# Keras puts a line before what a layer raises, and prints that bold.
+_BEFORE = "Exception encountered when calling "
+_BOLD = re.compile(r"\x1b\[\d*m")
 _LIBRARIES = {
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")),
     Path(__file__).resolve().parent,
@@ -28,7 +32,8 @@ def words_of(error: BaseException) -> str:
     If no call is in the user's own code, the words have only the type and the first line.
     """
     message = error.msg or "" if isinstance(error, SyntaxError) else str(error)
-    said = next(filter(None, (line.strip() for line in message.splitlines())), "")
+    lines = [line.strip() for line in _BOLD.sub("", message).splitlines()]
+    said = next((line for line in lines if line and not line.startswith(_BEFORE)), "")
     said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
     name = type(error).__name__
     what = f"{name}: {said}" if said else name

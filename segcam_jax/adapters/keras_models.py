@@ -70,7 +70,8 @@ def from_keras(
         their paths.
 
     Raises:
-        InputError: if `model` is no Keras 3 layer, is not built, or Keras runs on another backend.
+        InputError: if `model` is no Keras 3 layer, is not built, if Keras runs on another backend,
+            or if the model takes channels first and `channel_axis` says otherwise.
         MissingExtraError: if Keras is not installed.
     """
     keras: Any = require("keras", extra="keras")
@@ -95,8 +96,23 @@ def from_keras(
         name = f"{variable.path}#{count + 1}" if count else variable.path
         params[name] = jnp.asarray(variable.value)
     calls.check_weights(params)
+    _check_channels(model, channel_axis)
     told = (batch_axis, channel_axis, arguments, call, output, outputs, one_example)
     return _Keras(model, tuple(params), *told), params
+
+
+def _check_channels(model: Any, channel_axis: int) -> None:
+    """Raises `InputError` if the first convolution reads the channels at the front of the input."""
+    convolutions = (inner for _, inner in _layers(model) if hasattr(inner, "kernel_size"))
+    first, shape = next(convolutions, None), getattr(model, "input_shape", None)
+    if getattr(first, "data_format", "") != "channels_first" or not isinstance(shape, tuple):
+        return
+    channels = first.input_spec.axes[1]  # type: ignore[union-attr]
+    if channel_axis != 0 and channels == shape[1] != shape[-1]:
+        raise InputError(
+            f"the model {model.name!r} takes channels first, {shape[1:]}, and channel_axis is "
+            f"{channel_axis}; give channel_axis=0 to from_keras, and an x with channels last"
+        )
 
 
 def _layers(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -86,12 +86,17 @@ def from_linen(
         `(fn, variables)`.
 
     Raises:
-        InputError: if `module` is no Linen module.
+        InputError: if `module` is no Linen module, or `mutable` is given without `output`.
     """
     from flax import linen
 
     if not isinstance(module, linen.Module):
         raise InputError(f"from_linen was given {type(module).__name__}, expected a linen.Module")
+    if output is None and arguments.get("mutable", False) is not False:
+        raise InputError(
+            "with mutable=, module.apply returns a pair, the output and the changed collections; "
+            "give output=lambda pair: pair[0], which takes the output"
+        )
     calls.check_weights(variables)
     names = calls.names_of(variables)
     return _Linen(

@@ -98,6 +98,20 @@ def test_a_subclassed_model():
         segcam.from_keras({})
 
 
+def test_channels_first_must_be_said():
+    conv = layers.Conv2D(4, 3, padding="same", data_format="channels_first", name="conv")
+    model = keras.Sequential([keras.Input((3, 16, 12)), conv], name="net")
+    with pytest.raises(InputError, match=r"'net' takes channels first, \(3, 16, 12\), .*axis=0"):
+        segcam.from_keras(model)
+    fn, params = segcam.from_keras(model, channel_axis=0)
+    want = np.asarray(model(X.transpose(2, 0, 1)[None]))[0].transpose(1, 2, 0)
+    np.testing.assert_allclose(fn(params, X), want, atol=1e-6)
+    with pytest.raises(InputError, match="ValueError: Input 0 .*have value 3, but received"):
+        fn(params, X[..., :2])
+    turned = keras.Sequential([keras.Input((16, 12, 3)), layers.Permute((3, 1, 2)), conv])
+    segcam.from_keras(turned)
+
+
 def test_another_backend_is_refused():
     code = (
         "import keras, segcam_jax as segcam\n"

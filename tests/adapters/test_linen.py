@@ -164,6 +164,8 @@ def test_variables_are_the_same_after_a_call():
     module = Keeping()
     variables = module.init(jax.random.key(0), X[None])
     before = jax.tree.map(np.array, variables)
+    with pytest.raises(InputError, match=r"returns a pair, .* give output=lambda pair: pair\[0\]"):
+        segcam.from_linen(module, variables, mutable=["state"])
     fn, params = segcam.from_linen(
         module, variables, mutable=["state", "intermediates"], output=lambda out: out[0]
     )
