@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from segcam_jax import faults
 from segcam_jax._jaxpr import cost, graph, lowering, slopes
 from segcam_jax._jaxpr.precision import at_precision
 from segcam_jax._jaxpr.windows import WindowPlan
@@ -22,7 +23,7 @@ from segcam_jax.engine import memory
 from segcam_jax.engine.execution import Execution
 from segcam_jax.taps import Carry, Split
 from segcam_jax.targets import Target
-from segcam_jax.types import TargetError, wide
+from segcam_jax.types import SegcamError, TargetError, wide
 
 F = TypeVar("F", bound=Callable)
 
@@ -93,12 +94,25 @@ class Scoring:
     def value_and_gradient(
         self, activation: Float[Array, "*space c"]
     ) -> tuple[Float[Array, ""], Float[Array, "*space c"]]:
-        """The score and its gradient, in float32 where the network's are float16."""
-        if self.unit is None:
-            return self._gradient(activation, jnp.ones((), self._one.dtype))
-        unit = jax.lax.stop_gradient(self.unit(activation))
-        score, gradient = self._gradient(activation, unit.astype(self._one.dtype))
-        return score, wide(gradient) / unit
+        """The score and its gradient, in float32 where the network's are float16.
+
+        Raises:
+            TargetError: if JAX cannot differentiate it: a `while_loop`, a callback.
+        """
+        one = jnp.ones((), self._one.dtype)
+        unit = None if self.unit is None else jax.lax.stop_gradient(self.unit(activation))
+        try:
+            score, gradient = self._gradient(
+                activation, one if unit is None else unit.astype(one.dtype)
+            )
+        except (ValueError, NotImplementedError) as error:  # By either JAX says so.
+            if isinstance(error, SegcamError):
+                raise
+            raise TargetError(
+                f"the score cannot be differentiated: {faults.words_of(error).rstrip('.')}. Use a "
+                "method that ablates (ablation_cam)"
+            ) from error
+        return score, gradient if unit is None else wide(gradient) / unit
 
     @property
     def _opened(self) -> Any:

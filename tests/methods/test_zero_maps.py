@@ -42,6 +42,24 @@ def test_flat_outputs_are_refused_by_gradients(name, method):
         method(network(FLAT[name]), PARAMS, X, segcam.targets.whole_image(0))
 
 
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        (lambda y: jax.lax.while_loop(lambda z: z.max() > 1, lambda z: z / 2, y), "while_loop"),
+        (lambda y: jax.pure_callback(np.square, y, y, vmap_method="sequential"), "callbacks"),
+    ],
+)
+def test_what_has_no_derivative_is_ablated(ending, said):
+    target = segcam.targets.whole_image(0)
+    with pytest.raises(TargetError, match=rf"cannot be differentiated: .*{said}.*ablation_cam"):
+        segcam.methods.grad_cam(network(ending), PARAMS, X, target)
+    hidden = jnp.maximum(X, 0)
+    full = target(ending(hidden @ PARAMS))
+    without = [target(ending(hidden.at[..., c].set(0) @ PARAMS)) for c in range(3)]
+    found = segcam.methods.ablation_cam(network(ending), PARAMS, X, target)
+    np.testing.assert_allclose(found.score - found.scores, full - jnp.stack(without), atol=1e-4)
+
+
 def test_flat_outputs_are_ablated():
     split = network(FLAT["threshold"])
     found = segcam.methods.ablation_cam(split, PARAMS, X, segcam.targets.whole_image(0))
