@@ -122,8 +122,6 @@ def show(
 
     raw = np.asarray(explanation.map)
     extent = tuple(np.shape(image)[:2])
-    if raw.ndim != 2:
-        raise InputError(f"the map has shape {raw.shape}; expected two axes, one image's map")
     if profile is None:
         signed = display.is_dominated(display.hidden_share(raw))
         profile = display.SIGNED if signed else display.PROFILE

@@ -72,7 +72,14 @@ def resize(
     output i reads floor(i n / m).
     """
     if len(size) != values.ndim:
-        raise InputError(f"size {tuple(size)} is not for a map of {values.ndim} dimensions")
+        tokens = (
+            "; if it has one value per token, leave out those that are no patches (a class token) "
+            "and reshape it to rows and columns of patches, map[1:].reshape(rows, columns)"
+        )
+        raise InputError(
+            f"size {tuple(size)} is not for a map of shape {values.shape}"
+            f"{tokens if values.ndim == 1 else ''}"
+        )
     if kind == "linear":
         return jax.image.resize(values, tuple(size), "linear", antialias=False)
     for axis, (old, new) in enumerate(zip(values.shape, size, strict=True)):

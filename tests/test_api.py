@@ -172,7 +172,7 @@ def test_show_draws_the_sign_where_most_of_a_map_speaks_against(image):
         heat = segcam.heatmap(explanation.map, (8, 8), profile)
         shown = drawn(segcam.show(explanation, image, title="why"))
         np.testing.assert_array_equal(shown, drawn(viz.overlay(image, heat, title="why")))
-    with pytest.raises(InputError, match="expected two axes"):
+    with pytest.raises(InputError, match=r"not for a map of shape \(2, 2, 2\)"):
         segcam.show(segcam.Explanation(jnp.ones((2, 2, 2)), jnp.float32(0)), image)
 
 

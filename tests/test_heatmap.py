@@ -88,8 +88,10 @@ def test_heatmaps_are_finite_and_in_range(profile, raw):
 def test_errors():
     with pytest.raises(InputError, match="unknown profile 'pytorch-gradcam'; choose from pytorch_"):
         segcam.heatmap(RAW, (8, 12), "pytorch-gradcam")
-    with pytest.raises(InputError, match=r"size \(8, 12, 3\) is not for a map of 2"):
+    with pytest.raises(InputError, match=r"size \(8, 12, 3\) is not for a map of shape"):
         segcam.heatmap(RAW, (8, 12, 3))
+    with pytest.raises(InputError, match=r"shape \(7,\); .*map\[1:\].reshape\(rows, columns\)"):
+        segcam.heatmap(jnp.arange(7.0), (8, 12))
     with pytest.raises(InputError, match="sigma=-1"):
         smooth(RAW, -1.0)
 
