@@ -105,7 +105,7 @@ class Scoring:
             score, gradient = self._gradient(
                 activation, one if unit is None else unit.astype(one.dtype)
             )
-        except (ValueError, NotImplementedError) as error:  # By either JAX says so.
+        except (ValueError, NotImplementedError) as error:  # JAX raises either.
             if isinstance(error, SegcamError):
                 raise
             raise TargetError(
